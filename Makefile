@@ -1,0 +1,69 @@
+# Two commands matter: `make demo` and `make test`. Each makes .venv and installs what it needs.
+# PYTHON=python3.12 chooses an interpreter; IMAGE=photo.jpg BOX=x0,y0,x1,y1 gives the demo a photograph of yours.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo "$$p" && break; done)
+BIN := .venv/bin
+STAMP := .venv/installed
+DEMO := build/demo
+SPLITE := $(BIN)/splite-deploy
+HAND := models/splite_hand
+THREADS := 1
+
+.PHONY: help demo test lint unit clean
+.DELETE_ON_ERROR:
+
+help:  ## Lists the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv was found."; \
+		echo "hint:  Install one (for example: apt install python3 python3-venv), or give its path: make PYTHON=/path/python3.11"; exit 1; }
+	@echo "==> Making .venv with $$($(PYTHON) --version)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@echo "==> Installing splite-deploy with the extra 'export' and the development tools (about 1 GB, a minute or two)"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[export]' --group dev
+	@touch $@
+
+demo: $(STAMP)  ## Exports, verifies, times and draws the hand network that comes with the repository
+	@mkdir -p $(DEMO)
+	@echo "==> Exporting $(HAND)/splite_hand.safetensors and comparing every step with torch"
+	@$(SPLITE) export $(HAND)/splite_hand.safetensors --output $(DEMO)/hand.splite --overwrite
+	@echo "==> Checking the bundle again, as a device would"
+	@$(SPLITE) verify $(DEMO)/hand.splite
+	@echo "==> Timing it on $(THREADS) thread"
+	@$(SPLITE) bench $(DEMO)/hand.splite --threads $(THREADS) --json $(DEMO)/bench.jsonl
+ifdef IMAGE
+	@echo "==> Finding the keypoints in $(IMAGE)"
+	@$(SPLITE) run $(DEMO)/hand.splite "$(IMAGE)" $(if $(BOX),--box $(BOX)) --json $(DEMO)/hand.json --save $(DEMO)/overlay.png
+else
+	@echo "==> Rendering a hand and finding its keypoints"
+	@box=$$($(BIN)/python $(HAND)/synthetic.py --example $(DEMO)/hand.png) && \
+		$(SPLITE) run $(DEMO)/hand.splite $(DEMO)/hand.png --box "$$box" --json $(DEMO)/hand.json --save $(DEMO)/overlay.png
+endif
+	@echo
+	@echo "Look at $(DEMO)/overlay.png. Next, with a photograph of a hand of your own:"
+	@echo "  make demo IMAGE=photo.jpg BOX=x0,y0,x1,y1"
+	@echo "  $(SPLITE) run $(DEMO)/hand.splite photo.jpg --box x0,y0,x1,y1 --save overlay.png"
+	@echo "  $(SPLITE) inspect $(DEMO)/hand.splite"
+	@echo "  $(SPLITE) --help"
+
+test: lint unit  ## Runs every check: style, types, import rules, tests
+
+lint: $(STAMP)
+	@echo "==> Style (ruff)"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "==> Types (mypy --strict)"
+	@$(BIN)/mypy
+	@echo "==> Import rules (import-linter)"
+	@$(BIN)/lint-imports --no-cache | tail -n 4
+
+unit: $(STAMP)
+	@echo "==> Tests (pytest)"
+	@$(BIN)/python -m pytest -n auto
+
+clean:  ## Removes .venv and everything built
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
