@@ -1,0 +1,310 @@
+"""The bundle, a folder ``NAME.splite/``: the interface between the stages, and all that a runtime needs.
+
+    manifest.json   model spec, source, artifacts with their hashes, measured parity
+    model.onnx      the graph; further artifacts beside it
+    golden.npz      a few input crops with the reference outputs, to check any artifact on any machine
+
+A bundle appears whole or not at all, every file is bound by its SHA-256, and the manifest by its own checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.errors import BundleError, OutputError, SpecError, UsageError, writing
+from splite_deploy.spec import LimitSpec, ModelSpec, Precision, structure, to_plain
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+GOLDEN = "golden.npz"
+_REEXPORT = "Copy the bundle again, or make it anew with 'splite-deploy export'."
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of an artifact, as the file has it.
+
+    Attributes:
+        name: Its name in the graph.
+        shape: Its sizes; None for a dynamic batch.
+        dtype: numpy name of its type.
+        layout: For example ``NCHW``.
+        role: What it is to the decoder: ``image``, ``heatmap``, ``depth`` or ``coordinates``.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    layout: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One runnable file of a bundle.
+
+    Attributes:
+        backend: ``ort``, ``tflite`` or ``trt``.
+        precision: What the file was built for and has been checked to be.
+        file: Its name inside the bundle.
+        sha256: Its hash.
+        inputs: Its input tensors.
+        outputs: Its output tensors, in the graph's order.
+        limits: How far its keypoints may lie from the reference.
+        target: What it was built for (GPU, versions); empty for a portable file.
+    """
+
+    backend: str
+    precision: Precision
+    file: str
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    limits: LimitSpec
+    target: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """For example ``ort fp32``."""
+        return f"{self.backend} {self.precision}"
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """50th and 95th percentile and maximum of a quantity."""
+
+    p50: float
+    p95: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the outputs of one step of the conversion lie from those of the reference.
+
+    Attributes:
+        hop: For example ``torch -> onnx``.
+        crops: Number of crops compared.
+        crops_from: Where the crops came from.
+        tensor_max_abs: Largest absolute difference of each output, by role.
+        shift_px: Keypoint shift in pixels of the network's input.
+        depth: Shift of the depth, in ``depth_unit``; None for models without depth.
+        depth_unit: ``mm``, or ``palm`` where the model spec has no ``palm_mm``; empty without depth.
+    """
+
+    hop: str
+    crops: int
+    crops_from: str
+    tensor_max_abs: Mapping[str, float]
+    shift_px: Percentiles
+    depth: Percentiles | None
+    depth_unit: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a bundle comes from.
+
+    Attributes:
+        checkpoint: File name of the checkpoint.
+        checkpoint_sha256: Its hash.
+        notes: What was done to it while loading, for example which wrapper was taken off.
+        tool_version: Version of splite-deploy.
+        versions: Versions of the libraries that took part.
+        opset: ONNX operator set of the graph.
+    """
+
+    checkpoint: str
+    checkpoint_sha256: str
+    notes: tuple[str, ...]
+    tool_version: str
+    versions: Mapping[str, str]
+    opset: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of ``manifest.json``."""
+
+    format_version: int
+    model: ModelSpec
+    source: Source
+    artifacts: tuple[Artifact, ...]
+    parity: tuple[Parity, ...]
+    golden_sha256: str
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``, with its own checksum."""
+        data = {**to_plain(self), "model": self.model.to_dict()}
+        return json.dumps({**data, "checksum": _checksum(data)}, indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Reference inputs and outputs.
+
+    Attributes:
+        crops: (N, h, w, 3) uint8, channels in the order of the input spec.
+        outputs: fp32 outputs of the original network by role, N first.
+    """
+
+    crops: NDArray[np.uint8]
+    outputs: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle whose files have been checked.
+
+    Attributes:
+        path: Its folder.
+        manifest: Its manifest.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Opens a bundle and checks every hash.
+
+        Raises:
+            BundleError: It is missing, incomplete, damaged, or of another format version.
+        """
+        folder = Path(path)
+        manifest = _read_manifest(folder)
+        expected = {artifact.file: artifact.sha256 for artifact in manifest.artifacts}
+        for name, digest in {**expected, GOLDEN: manifest.golden_sha256}.items():
+            file = folder / name
+            if Path(name).name != name or not file.is_file():
+                raise BundleError(f"The bundle {folder} lacks its file {name}.", hint=_REEXPORT)
+            if sha256_of(file) != digest:
+                raise BundleError(
+                    f"{file} is not the file that the manifest describes (its SHA-256 differs).", hint=_REEXPORT
+                )
+        return cls(folder, manifest)
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model spec."""
+        return self.manifest.model
+
+    def find(self, backend: str | None = None, precision: Precision | None = None) -> Artifact:
+        """The first artifact of this backend and precision; None stands for any.
+
+        Raises:
+            UsageError: The bundle holds none; the hint lists what it holds.
+        """
+        for artifact in self.manifest.artifacts:
+            if backend in (None, artifact.backend) and precision in (None, artifact.precision):
+                return artifact
+        wanted = " ".join(filter(None, (backend, precision)))
+        held = ", ".join(artifact.label for artifact in self.manifest.artifacts)
+        raise UsageError(f"The bundle {self.path} holds no {wanted} artifact.", hint=f"It holds: {held}.")
+
+    def golden(self) -> Golden:
+        """Reads the reference inputs and outputs."""
+        with np.load(self.path / GOLDEN, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        return Golden(arrays.pop("crops"), arrays)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    file = folder / MANIFEST
+    if not folder.is_dir():
+        what = "is a file, not a bundle folder" if folder.exists() else "does not exist"
+        raise BundleError(
+            f"{folder} {what}.", hint="Make a bundle with 'splite-deploy export CHECKPOINT -o NAME.splite'."
+        )
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise BundleError(f"{folder} holds no {MANIFEST}, so it is no bundle.", hint=_REEXPORT) from err
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as err:
+        raise BundleError(f"{file} cannot be read: {err}.", hint=_REEXPORT) from err
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        raise BundleError(
+            f"{file} has format version {version}; this version of splite-deploy reads {FORMAT_VERSION}.",
+            hint="Upgrade splite-deploy on this machine." if newer else _REEXPORT,
+        )
+    checksum = data.pop("checksum", None)
+    if checksum != _checksum(data):
+        raise BundleError(f"{file} was changed after it was written (its checksum differs).", hint=_REEXPORT)
+    try:
+        model = ModelSpec.from_dict(data.get("model", {}))
+        return structure(Manifest, {**data, "model": model}, "")
+    except SpecError as err:
+        raise BundleError(f"{file} is malformed: {err.message}", hint=_REEXPORT) from err
+
+
+def write_golden(path: Path, golden: Golden) -> None:
+    """Writes reference inputs and outputs as ``.npz``."""
+    arrays: dict[str, Any] = {"crops": golden.crops, **golden.outputs}
+    np.savez_compressed(path, **arrays)
+
+
+@contextmanager
+def new_bundle(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields an empty folder that becomes the bundle ``path`` when the block ends, and vanishes if it fails.
+
+    Raises:
+        OutputError: The place is taken (and ``overwrite`` is false) or cannot be written to.
+    """
+    if path.exists() and not (overwrite and (path / MANIFEST).is_file()):
+        hint = "Name another place with --output." if overwrite else "Add --overwrite, or name another place."
+        what = "exists and is no bundle" if overwrite else "exists already"
+        raise OutputError(f"{path} {what}.", hint=hint)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        with writing(path):
+            yield folder
+            for file in folder.iterdir():
+                _sync(file)
+            _sync(folder)
+            folder.chmod(0o755)
+            retired = folder.with_name(folder.name + ".old")
+            if path.exists():
+                path.rename(retired)
+            folder.rename(path)
+            shutil.rmtree(retired, ignore_errors=True)
+            _sync(path.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Flushes a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,82 @@
+"""The errors a caller can expect. Each says what happened (``message``) and what to do next (``hint``).
+
+The library raises them and never prints; ``cli.py`` turns them into two lines and exit status 1 in one place.
+Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike, fspath
+
+
+class SpliteError(Exception):
+    """Root of all expected errors.
+
+    Attributes:
+        message: What happened, in one sentence.
+        hint: What to do about it, in one sentence; empty only where nothing can be done.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UsageError(SpliteError):
+    """A value given by the caller cannot be used: an empty box, a file that is no image, a wrong option."""
+
+
+class SpecError(SpliteError):
+    """``model.toml`` or the model part of a manifest is wrong."""
+
+
+class CheckpointError(SpliteError):
+    """A checkpoint cannot be read, or does not fit its architecture."""
+
+
+class BundleError(SpliteError):
+    """A bundle is incomplete, damaged, or of a format this version does not know."""
+
+
+class ExportError(SpliteError):
+    """A graph could not be made from the network."""
+
+
+class ParityError(SpliteError):
+    """A conversion moved the keypoints by more than its limit."""
+
+
+class BackendError(SpliteError):
+    """An inference backend refused the artefact or failed while running it."""
+
+
+class OutputError(SpliteError):
+    """A result could not be written."""
+
+
+class MissingDependencyError(SpliteError, ImportError):
+    """A package that this step needs is not installed."""
+
+
+@contextmanager
+def writing(path: str | PathLike[str]) -> Iterator[None]:
+    """Turns the operating system's refusal to write ``path`` into an `OutputError` with a hint."""
+    try:
+        yield
+    except OSError as err:
+        hints = {
+            errno.ENOSPC: "Free some space, or name another place with --output.",
+            errno.EDQUOT: "Your quota is used up: free some space, or name another place with --output.",
+            errno.EACCES: "Check the permissions of the folder, or name another place with --output.",
+            errno.EPERM: "Check the permissions of the folder, or name another place with --output.",
+            errno.EROFS: "That file system is read-only: name another place with --output.",
+        }
+        hint = hints.get(err.errno or 0, "Check that the folder exists and can be written to.")
+        raise OutputError(f"Cannot write {fspath(path)}: {err.strerror or err}.", hint=hint) from err
