@@ -1,0 +1,67 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from splite_deploy.bundle import Artifact, Bundle, TensorSpec
+from splite_deploy.errors import BackendError
+from splite_deploy.runtime.session import check_feeds
+
+Array = NDArray[np.float32]
+
+
+class OrtSession:
+    """A graph loaded into ONNX Runtime's CPU provider; see `splite_deploy.runtime.session.Session`."""
+
+    def __init__(self, file: Path, artifact: Artifact, threads: int | None) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session: ort.InferenceSession | None = ort.InferenceSession(
+                str(file), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as err:  # onnxruntime has no common base class of its errors
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__} cannot load {file.name}: {_first_line(err)}",
+                hint="Upgrade onnxruntime, or export again with a lower --opset.",
+            ) from err
+        self._artifact = artifact
+        self._names = [spec.name for spec in artifact.outputs]
+
+    @classmethod
+    def open(cls, bundle: Bundle, artifact: Artifact, threads: int | None) -> OrtSession:
+        """Loads an artifact of a bundle."""
+        return cls(bundle.path / artifact.file, artifact, threads)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._artifact.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._artifact.outputs
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if self._session is None:
+            raise BackendError("The session is closed.", hint="Open a new one.")
+        check_feeds(feeds, self._artifact.inputs)
+        try:
+            values = self._session.run(self._names, dict(feeds))
+        except Exception as err:
+            raise BackendError(f"ONNX Runtime failed: {_first_line(err)}", hint="Run 'splite-deploy verify'.") from err
+        return dict(zip(self._names, values, strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _first_line(err: Exception) -> str:
+    return str(err).splitlines()[0][:300] if str(err) else type(err).__name__

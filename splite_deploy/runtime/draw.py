@@ -1,0 +1,50 @@
+"""Keypoints drawn on a picture."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from splite_deploy.runtime.pose import Pose
+from splite_deploy.runtime.preprocess import Image
+from splite_deploy.spec import SkeletonSpec
+
+MIN_SIDE_PX = 480
+"""Smaller pictures are enlarged, so that the drawing does not hide what it shows."""
+
+
+def overlay(image: Image, poses: Sequence[Pose], skeleton: SkeletonSpec) -> Image:
+    """Draws skeletons on a copy of ``image`` (BGR); small images are enlarged by a whole factor.
+
+    Every chain of the skeleton has its own hue; a keypoint of low score is drawn hollow.
+    """
+    factor = max(1, -(-MIN_SIDE_PX // max(image.shape[:2])))
+    canvas = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    for pose in poses:
+        _draw(canvas, pose, skeleton, factor)  # type: ignore[arg-type]
+    return canvas  # type: ignore[return-value]
+
+
+def _draw(canvas: Image, pose: Pose, skeleton: SkeletonSpec, factor: int) -> None:
+    extent = float(np.ptp(pose.keypoints, axis=0).max()) * factor
+    thickness, shift = max(1, round(extent / 130)), 4
+    # OpenCV's pixel centres are at integers; it takes fixed-point coordinates with `shift` fractional bits
+    points = np.round((pose.keypoints * factor - 0.5) * (1 << shift)).astype(int).tolist()
+    colours = _chain_colours(skeleton)
+    for a, b in skeleton.edges:
+        cv2.line(canvas, points[a], points[b], colours[b], thickness, cv2.LINE_AA, shift)
+    for point, score, colour in zip(points, pose.scores, colours, strict=True):
+        radius = round(1.6 * thickness * (1 << shift))
+        cv2.circle(canvas, point, radius, colour, -1 if score >= 0.5 else 1, cv2.LINE_AA, shift)
+        cv2.circle(canvas, point, radius, (255, 255, 255), max(1, thickness // 2), cv2.LINE_AA, shift)
+
+
+def _chain_colours(skeleton: SkeletonSpec) -> list[tuple[int, int, int]]:
+    """A BGR colour per keypoint: keypoints whose names share their first word share a hue."""
+    groups = [name.split("_")[0] for name in skeleton.keypoint_names]
+    hues = {group: index for index, group in enumerate(dict.fromkeys(groups))}
+    rgb = [colorsys.hsv_to_rgb(hues[group] / len(hues), 0.85, 1.0) for group in groups]
+    return [(round(255 * b), round(255 * g), round(255 * r)) for r, g, b in rgb]

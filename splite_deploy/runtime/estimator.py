@@ -1,0 +1,186 @@
+"""Image and box to `Pose`: preprocess, session, decode, back to the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from splite_deploy.bundle import Bundle
+from splite_deploy.errors import UsageError
+from splite_deploy.runtime.decode import Decoded, decode
+from splite_deploy.runtime.lift import absolute, weak_perspective
+from splite_deploy.runtime.pose import Pose
+from splite_deploy.runtime.preprocess import (
+    Image,
+    Matrix,
+    Preprocessor,
+    check_box,
+    check_image,
+    invert,
+    transform_points,
+)
+from splite_deploy.runtime.session import Session, open_session
+from splite_deploy.spec import Color, ModelSpec, Precision, SoftArgmaxDepth, Unit
+
+
+class PoseEstimator:
+    """Finds keypoints in boxes of images. Not thread-safe: one per thread.
+
+    The stages are public, so that a benchmark times exactly what an application runs: `prepare`, ``session.run``,
+    `decode` and `finish`.
+
+    Args:
+        spec: The model.
+        session: A loaded artifact of that model.
+        color: Channel order of the images it will be given; OpenCV reads ``bgr``.
+    """
+
+    def __init__(self, spec: ModelSpec, session: Session, color: Color = "bgr") -> None:
+        if color not in ("rgb", "bgr"):
+            raise UsageError(f"The channel order is {color!r}.", hint="Choose 'bgr' (OpenCV) or 'rgb'.")
+        self.spec = spec
+        self.session = session
+        self.preprocessor = Preprocessor(spec.input, color)
+        self._input = session.inputs[0].name
+        self._roles = {tensor.name: tensor.role for tensor in session.outputs}
+
+    @classmethod
+    def open(
+        cls,
+        path: str | PathLike[str],
+        backend: str = "auto",
+        precision: Precision | None = None,
+        threads: int | None = None,
+        color: Color = "bgr",
+    ) -> PoseEstimator:
+        """Opens a bundle.
+
+        Args:
+            path: The bundle's folder.
+            backend: ``ort``, ``replay``, or ``auto`` for the first that is installed and that the bundle serves.
+            precision: ``fp32``, ``fp16`` or ``int8``; None takes the backend's first artifact.
+            threads: CPU threads; None is the backend's default.
+            color: Channel order of the images.
+
+        Raises:
+            BundleError: The bundle is missing or damaged.
+            UsageError: It has no such artifact.
+            MissingDependencyError: The backend's package is not installed.
+            BackendError: The backend cannot load the artifact.
+        """
+        bundle = Bundle.open(path)
+        return cls(bundle.model, open_session(bundle, backend, precision, threads=threads), color)
+
+    def __call__(
+        self,
+        image: Image,
+        box: ArrayLike | None = None,
+        *,
+        intrinsics: ArrayLike | None = None,
+        bone_length_mm: float | None = None,
+    ) -> Pose:
+        """Keypoints in one box.
+
+        Args:
+            image: (H, W, 3) uint8.
+            box: xyxy in pixels; None is the whole image.
+            intrinsics: (3, 3) camera matrix; with ``bone_length_mm`` it makes ``keypoints_3d`` absolute millimetres.
+            bone_length_mm: Palm length of this person: the length of the decoder's scale bone, or the root mean
+                square of several.
+
+        Raises:
+            UsageError: The image or the box cannot be used.
+            BackendError: The backend failed, or gave a result that is not finite.
+        """
+        if (intrinsics is None) != (bone_length_mm is None):
+            raise UsageError(
+                "Absolute 3D needs both the intrinsics and a bone length.",
+                hint="Give both, or neither for 3D relative to the root keypoint.",
+            )
+        tensor, frames = self.prepare(image, [box])
+        decoded = self.decode(self.session.run({self._input: tensor}))
+        return self.finish(decoded, frames, intrinsics, bone_length_mm)[0]
+
+    def batch(self, image: Image, boxes: Sequence[ArrayLike]) -> list[Pose]:
+        """Keypoints in several boxes of one image, by one inference; the bundle needs a dynamic batch.
+
+        Raises:
+            UsageError: The image or a box cannot be used.
+            BackendError: The artifact has a fixed batch size, or the backend failed.
+        """
+        if len(boxes) == 0:
+            return []
+        tensor, frames = self.prepare(image, boxes)
+        return self.finish(self.decode(self.session.run({self._input: tensor})), frames)
+
+    def prepare(
+        self, image: Image, boxes: Sequence[ArrayLike | None]
+    ) -> tuple[NDArray[np.float32], list[tuple[NDArray[np.float64], Matrix]]]:
+        """Crops and normalises; returns the (N, 3, h, w) input and, per crop, its box and its matrix."""
+        image = check_image(image)
+        crops, frames = [], []
+        for box in boxes:
+            checked = check_box(box, image.shape[0], image.shape[1])
+            crop, matrix = self.preprocessor.crop(image, checked)
+            crops.append(crop)
+            frames.append((checked, matrix))
+        return self.preprocessor.normalise(crops), frames
+
+    def decode(self, outputs: dict[str, NDArray[np.float32]]) -> Decoded:
+        """Outputs of the session to keypoints in input pixels."""
+        return decode({self._roles[name]: array for name, array in outputs.items()}, self.spec)
+
+    def finish(
+        self,
+        decoded: Decoded,
+        frames: Sequence[tuple[NDArray[np.float64], Matrix]],
+        intrinsics: ArrayLike | None = None,
+        bone_length_mm: float | None = None,
+    ) -> list[Pose]:
+        """Maps keypoints back to the image and lifts them to 3D."""
+        poses = []
+        for index, (box, matrix) in enumerate(frames):
+            keypoints = transform_points(decoded.keypoints[index], invert(matrix)).astype(np.float32)
+            lifted, unit = self._lift(keypoints, decoded, index, intrinsics, bone_length_mm)
+            poses.append(Pose(keypoints, decoded.scores[index], box.astype(np.float32), lifted, unit))
+        return poses
+
+    def _lift(
+        self,
+        keypoints: NDArray[np.float32],
+        decoded: Decoded,
+        index: int,
+        intrinsics: ArrayLike | None,
+        bone_length_mm: float | None,
+    ) -> tuple[NDArray[np.float32] | None, Unit | None]:
+        decoder = self.spec.decoder
+        if decoded.depth is None or not isinstance(decoder, SoftArgmaxDepth):
+            if intrinsics is not None:
+                raise UsageError("This model gives no depth.", hint="Leave out intrinsics and bone length.")
+            return None, None
+        depth = decoded.depth[index]
+        if intrinsics is not None and bone_length_mm is not None:
+            points = absolute(keypoints, depth, decoder, intrinsics, bone_length_mm)
+            return points, "mm" if points is not None else None
+        palm = 1.0 if decoder.unit == "palm" else self.spec.palm_mm
+        if palm is None:  # ModelSpec requires palm_mm for depth in millimetres
+            return None, None
+        return weak_perspective(keypoints, depth, decoder, palm), decoder.unit
+
+    def close(self) -> None:
+        """Frees the session."""
+        self.session.close()
+
+    def __enter__(self) -> PoseEstimator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        self.close()
+        return False

@@ -1,0 +1,84 @@
+"""Image files in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.errors import OutputError, UsageError, writing
+from splite_deploy.labels import read_labels
+from splite_deploy.runtime.preprocess import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def read_image(path: Path) -> Image:
+    """Reads an image file as (H, W, 3) uint8 BGR.
+
+    Raises:
+        UsageError: The file is missing or is no image that OpenCV can read.
+    """
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as err:
+        raise UsageError(f"Cannot read {path}: {err.strerror}.", hint="Name an image file.") from err
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise UsageError(f"{path} is not an image that can be read.", hint="Use a JPEG, PNG, BMP, WebP or TIFF file.")
+    return image  # type: ignore[return-value]
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Writes an (H, W, 3) uint8 BGR image in the format of the file's suffix.
+
+    Raises:
+        UsageError: The suffix names no format.
+        OutputError: The file cannot be written.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path} has no image suffix.", hint=f"Use one of {', '.join(SUFFIXES)}.")
+    done, data = cv2.imencode(path.suffix, image)
+    if not done:
+        raise OutputError(f"Cannot encode {path}.", hint="Save it as .png.")
+    with writing(path):
+        path.write_bytes(data.tobytes())
+
+
+def boxed_images(path: Path, count: int | None = None) -> tuple[list[tuple[Path, NDArray[np.float64] | None]], str]:
+    """Image files with their boxes: of a labels file its boxes, of a folder each image whole.
+
+    Args:
+        path: A folder of images, a ``labels.json``, or a folder that holds one.
+        count: At most so many, picked evenly over the whole list, which is often sorted by class.
+
+    Returns:
+        (file, xyxy box or None) of each image, and where they come from, in words.
+
+    Raises:
+        UsageError: There are no images.
+    """
+    items: list[tuple[Path, NDArray[np.float64] | None]]
+    if path.suffix == ".json" or (path / "labels.json").is_file():
+        items, kind = [(item.path, item.box) for item in read_labels(path)], "labelled images"
+    elif path.is_dir():
+        items, kind = [(file, None) for file in image_files(path)], "images"
+    else:
+        raise UsageError(f"{path} is neither a folder of images nor a labels.json.", hint="Name one with --images.")
+    if count is not None and count < len(items):
+        items = [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+    return items, f"{len(items)} {kind} of {path.parent.name if path.suffix else path.name}"
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files directly in a folder, by name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UsageError(f"{folder} holds no image.", hint=f"Images end in {', '.join(SUFFIXES)}.")
+    return files

@@ -1,0 +1,90 @@
+"""2D keypoints and relative depth (2.5D) to 3D keypoints. Pure numpy.
+
+A *palm* is the root mean square length of the decoder's ``scale_bones``. With a single scale bone it is the length of
+that bone, and `absolute` is the formula of Iqbal et al. 2018 (arXiv 1804.09534, section 3.2); with several bones the
+quadratic equations of the bones are summed, so that no single short or foreshortened bone decides the distance.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from splite_deploy.errors import UsageError
+from splite_deploy.spec import SoftArgmaxDepth
+
+Array = NDArray[np.float32]
+MIN_VISIBLE_SHARE = 0.05
+"""Least share of the squared palm length that is taken to lie in the image plane: keeps the scale finite when the
+predicted depths alone are longer than the palm."""
+
+
+def weak_perspective(keypoints: Array, depth: Array, decoder: SoftArgmaxDepth, palm: float) -> Array:
+    """Root-relative 3D with one scale for all keypoints, in the unit of ``depth``.
+
+    A palm of length L satisfies sum |d_xy|^2 / s^2 + sum d_z^2 = n L^2 over its n bones, which gives the scale s in
+    pixels per unit.
+
+    Args:
+        keypoints: (K, 2) image pixels.
+        depth: (K,) relative to the root, in units.
+        decoder: Root keypoint and scale bones.
+        palm: Palm length L in units: 1 for ``palm``, millimetres for ``mm``.
+
+    Returns:
+        (K, 3) float32, x right, y down, z away from the camera, in units.
+    """
+    bones = np.array(decoder.scale_bones)
+    across = np.square(keypoints[bones[:, 0]] - keypoints[bones[:, 1]]).sum()
+    along = np.square(depth[bones[:, 0]] - depth[bones[:, 1]]).sum()
+    total = len(bones) * palm**2
+    scale = np.sqrt(max(float(across), 1e-12) / max(total - float(along), MIN_VISIBLE_SHARE * total))
+    plane = (keypoints - keypoints[decoder.root_keypoint]) / scale
+    return np.column_stack([plane, depth - depth[decoder.root_keypoint]]).astype(np.float32)
+
+
+def absolute(
+    keypoints: Array, depth: Array, decoder: SoftArgmaxDepth, intrinsics: ArrayLike, palm_mm: float
+) -> Array | None:
+    """3D in camera coordinates, millimetres.
+
+    Args:
+        keypoints: (K, 2) image pixels.
+        depth: (K,) relative to the root, in the decoder's unit.
+        decoder: Root keypoint, unit and scale bones.
+        intrinsics: (3, 3) camera matrix for pixel coordinates whose origin is the corner of the first pixel (add 0.5
+            to cx and cy of an OpenCV calibration).
+        palm_mm: Length of the person's palm in millimetres.
+
+    Returns:
+        (K, 3) float32, x right, y down, z away from the camera; None where the palm has no extent in the image, so
+        that nothing tells the distance, or where the depths would put the root behind the camera.
+
+    Raises:
+        UsageError: The intrinsics or the length are unusable.
+    """
+    camera = np.asarray(intrinsics, np.float64)
+    if camera.shape != (3, 3) or not np.isfinite(camera).all() or abs(np.linalg.det(camera)) < 1e-12:
+        raise UsageError(
+            "The intrinsics are not an invertible (3, 3) matrix.",
+            hint="Pass [[fx, 0, cx], [0, fy, cy], [0, 0, 1]].",
+        )
+    if not 0 < palm_mm < np.inf:
+        raise UsageError(f"The bone length {palm_mm} mm is not a positive number.", hint="Measure it in millimetres.")
+    rays = np.column_stack([keypoints, np.ones(len(keypoints))]).astype(np.float64) @ np.linalg.inv(camera).T
+    z = np.asarray(depth, np.float64) / (palm_mm if decoder.unit == "mm" else 1.0)
+    z = z - z[decoder.root_keypoint]
+    first, second = np.array(decoder.scale_bones).T
+    # P_k = (Z + z_k) ray_k: the difference over a bone is Z * step + offset, whose squares sum to n palms squared.
+    step = rays[first] - rays[second]
+    offset = z[first, None] * rays[first] - z[second, None] * rays[second]
+    a, b = np.square(step).sum(), 2 * (step * offset).sum()
+    c = np.square(offset).sum() - len(first)
+    if a < 1e-12:
+        return None
+    # A negative discriminant means depths longer than the palm allows; the vertex is then the closest distance.
+    root = (-b + np.sqrt(max(b * b - 4 * a * c, 0.0))) / (2 * a)
+    if root <= 0:
+        return None
+    points: Array = (palm_mm * (root + z)[:, None] * rays).astype(np.float32)
+    return points

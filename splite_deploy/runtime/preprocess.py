@@ -1,0 +1,182 @@
+"""Image and box to network input: the only code that does it, for calibration, parity, benchmarks and the device.
+
+Shapes: H, W image size; h, w input size of the network; N crops. Matrices are (2, 3) float64 and act on continuous
+pixel coordinates (origin at the top-left corner of the top-left pixel); OpenCV, which puts the origin at that
+pixel's centre, is converted to in `warp` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from splite_deploy.errors import UsageError
+from splite_deploy.spec import Color, InputSpec
+
+Image = NDArray[np.uint8]
+Matrix = NDArray[np.float64]
+
+
+def check_image(image: object) -> Image:
+    """Returns ``image`` if it is an (H, W, 3) uint8 array.
+
+    Raises:
+        UsageError: It is not; the message says what it is.
+    """
+    if not isinstance(image, np.ndarray):
+        raise UsageError(
+            f"The image is a {type(image).__name__}, not a numpy array.",
+            hint="Pass an (H, W, 3) uint8 array, for example from cv2.imread (which gives None for no image).",
+        )
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise UsageError(
+            f"The image has shape {image.shape} and type {image.dtype}.",
+            hint="Pass an (H, W, 3) uint8 array; cv2.cvtColor makes one of a grey or RGBA image.",
+        )
+    return image
+
+
+def check_box(box: ArrayLike | None, height: int, width: int) -> NDArray[np.float64]:
+    """Returns the xyxy box as (4,) float64; ``None`` is the whole image.
+
+    Raises:
+        UsageError: The box is empty, not finite, or entirely outside the image.
+    """
+    if box is None:
+        return np.array([0.0, 0.0, width, height])
+    try:
+        values = np.asarray(box, np.float64)
+    except (TypeError, ValueError) as err:
+        raise UsageError(f"The box {box!r} is not four numbers.", hint="Pass x0, y0, x1, y1 in pixels.") from err
+    if values.shape != (4,) or not np.isfinite(values).all():
+        raise UsageError(f"The box {box!r} is not four finite numbers.", hint="Pass x0, y0, x1, y1 in pixels.")
+    x0, y0, x1, y1 = (float(v) for v in values)
+    shown = f"({x0:g}, {y0:g}, {x1:g}, {y1:g})"
+    if x1 <= x0 or y1 <= y0:
+        raise UsageError(
+            f"The box {shown} is empty.",
+            hint="Pass x0, y0, x1, y1 with x1 > x0 and y1 > y0 (not width and height).",
+        )
+    if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+        raise UsageError(
+            f"The box {shown} lies outside the {width} x {height} image.",
+            hint="Pass pixels of this image, x to the right and y down.",
+        )
+    return values
+
+
+def crop_matrix(box: NDArray[np.float64], spec: InputSpec) -> Matrix:
+    """Maps image pixels to input pixels: the box grows to the input's aspect and by ``box_padding``, is not turned.
+
+    Args:
+        box: (4,) xyxy, valid.
+        spec: The input.
+
+    Returns:
+        (2, 3) matrix with one scale for both axes.
+    """
+    x0, y0, x1, y1 = box
+    scale = min(spec.width / (x1 - x0), spec.height / (y1 - y0)) / spec.box_padding
+    return np.array(
+        [
+            [scale, 0.0, spec.width / 2 - scale * (x0 + x1) / 2],
+            [0.0, scale, spec.height / 2 - scale * (y0 + y1) / 2],
+        ]
+    )
+
+
+def transform_points(points: NDArray[np.floating[Any]], matrix: Matrix) -> NDArray[np.float64]:
+    """Applies a (2, 3) matrix to points of shape (..., 2)."""
+    moved: NDArray[np.float64] = points @ matrix[:, :2].T + matrix[:, 2]
+    return moved
+
+
+def invert(matrix: Matrix) -> Matrix:
+    """The inverse of a (2, 3) matrix."""
+    return cv2.invertAffineTransform(matrix).astype(np.float64)
+
+
+def warp(image: Image, matrix: Matrix, height: int, width: int, pad_value: int) -> Image:
+    """Resamples ``image`` through ``matrix`` with bilinear interpolation, averaging where it shrinks.
+
+    Plain bilinear sampling skips source pixels when it shrinks by more than two, which makes keypoints flicker on
+    large images; there the image is first averaged over whole blocks of pixels.
+
+    Args:
+        image: (H, W, 3) uint8.
+        matrix: (2, 3), image pixels to output pixels.
+        height: Output height.
+        width: Output width.
+        pad_value: Grey value outside the image.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    shrink = int(1.0 / np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if shrink >= 2:
+        image, matrix = _reduce(image, matrix, height, width, shrink)
+    shifted = matrix.copy()  # OpenCV's origin is the centre of the first pixel
+    shifted[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
+    return cv2.warpAffine(  # type: ignore[return-value]
+        image, shifted, (width, height), flags=cv2.INTER_LINEAR, borderValue=(pad_value,) * 3
+    )
+
+
+def _reduce(image: Image, matrix: Matrix, height: int, width: int, factor: int) -> tuple[Image, Matrix]:
+    """Averages ``factor`` x ``factor`` blocks of the part of ``image`` that the output sees."""
+    corners = transform_points(np.array([[0, 0], [width, 0], [0, height], [width, height]], float), invert(matrix))
+    low = np.floor(corners.min(axis=0) - 2 * factor).astype(int).clip(0)
+    high = np.ceil(corners.max(axis=0) + 2 * factor).astype(int)
+    part = image[low[1] : max(high[1], 0), low[0] : max(high[0], 0)]
+    if part.size == 0:
+        return image, matrix
+    rows, columns = part.shape[0] // factor, part.shape[1] // factor
+    if rows == 0 or columns == 0:
+        return image, matrix
+    # Only whole blocks are averaged; what is left at the far edge is less than one block.
+    part = cv2.resize(part[: rows * factor, : columns * factor], (columns, rows), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    reduced = matrix.copy()
+    reduced[:, 2] += matrix[:, :2] @ low
+    reduced[:, :2] *= factor
+    return part, reduced
+
+
+class Preprocessor:
+    """Crops and normalises for one input spec.
+
+    Args:
+        spec: The input.
+        color: Channel order of the images it will be given.
+    """
+
+    def __init__(self, spec: InputSpec, color: Color) -> None:
+        self.spec = spec
+        self._swap = color != spec.color
+        self._scale = (1.0 / np.array(spec.std)).astype(np.float32)
+        self._offset = (-np.array(spec.mean) / np.array(spec.std)).astype(np.float32)
+
+    def crop(self, image: Image, box: NDArray[np.float64]) -> tuple[Image, Matrix]:
+        """One crop in the channel order of the spec.
+
+        Returns:
+            (h, w, 3) uint8 crop and the (2, 3) matrix from image to crop.
+        """
+        matrix = crop_matrix(box, self.spec)
+        crop = warp(image, matrix, self.spec.height, self.spec.width, self.spec.pad_value)
+        if self._swap:
+            crop = cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
+        return crop, matrix
+
+    def normalise(self, crops: Sequence[Image] | NDArray[np.uint8]) -> NDArray[np.float32]:
+        """N crops of (h, w, 3) uint8 to (N, 3, h, w) float32."""
+        tensor = np.empty((len(crops), 3, self.spec.height, self.spec.width), np.float32)
+        for index, crop in enumerate(crops):
+            for channel in range(3):
+                plane = tensor[index, channel]
+                np.multiply(crop[..., channel], self._scale[channel], out=plane)
+                plane += self._offset[channel]
+        return tensor

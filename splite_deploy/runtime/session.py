@@ -1,0 +1,152 @@
+"""The one seam of the runtime: a loaded artifact that maps named float32 arrays to named float32 arrays.
+
+Layout, quantisation and device memory stay inside a backend. A backend is one module with one class, found through
+`BACKENDS`; its heavy dependency is imported at the top of that module and nowhere else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.bundle import Artifact, Bundle, TensorSpec
+from splite_deploy.errors import BackendError, MissingDependencyError, UsageError
+from splite_deploy.spec import Precision
+
+Array = NDArray[np.float32]
+
+
+class Session(Protocol):
+    """One loaded artifact. Not thread-safe: open one per thread."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Input tensors."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Output tensors."""
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs the network; the results are on the host on return and stay valid until the next call.
+
+        Args:
+            feeds: Every input by name: float32, C-contiguous, batch first, NCHW unless its spec says otherwise.
+
+        Returns:
+            Every output by name, float32.
+
+        Raises:
+            BackendError: A feed is missing, unknown or of the wrong shape or type, or the backend failed.
+        """
+
+    def close(self) -> None:
+        """Frees what the session holds; a second call does nothing, and ``run`` raises from then on."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a backend is and what it needs.
+
+    Attributes:
+        factory: ``module:class``; the class has ``open(bundle, artifact, threads)``.
+        module: Top-level module of its dependency; empty if none.
+        install: What to type where it is missing.
+    """
+
+    factory: str
+    module: str
+    install: str
+
+    @property
+    def installed(self) -> bool:
+        """Whether its dependency can be found (it is not imported)."""
+        return self.module == "" or find_spec(self.module) is not None
+
+
+BACKENDS: Mapping[str, Backend] = {
+    "ort": Backend("splite_deploy.runtime.backends.ort:OrtSession", "onnxruntime", "pip install 'splite-deploy[ort]'"),
+    "replay": Backend("splite_deploy.runtime.backends.replay:ReplaySession", "", ""),
+}
+"""In the order in which ``auto`` prefers them; ``replay`` is only used when asked for."""
+
+
+def pick_artifact(bundle: Bundle, backend: str, precision: Precision | None) -> tuple[str, Artifact]:
+    """The backend to use and the artifact it loads.
+
+    Args:
+        bundle: The bundle.
+        backend: A key of `BACKENDS`, or ``auto``: the first whose dependency is installed and that has an artifact.
+        precision: Which precision; None takes the first artifact of the backend.
+
+    Raises:
+        UsageError: The backend is unknown, or the bundle has no such artifact.
+        MissingDependencyError: The backend's dependency is not installed.
+    """
+    if backend == "replay":
+        return backend, bundle.find(None, precision)
+    if backend == "auto":
+        held = {artifact.backend for artifact in bundle.manifest.artifacts}
+        names = [name for name in BACKENDS if name in held]
+        backend = next((name for name in names if BACKENDS[name].installed), names[0] if names else "auto")
+    if backend not in BACKENDS:
+        raise UsageError(f"There is no backend '{backend}'.", hint=f"Choose one of: auto, {', '.join(BACKENDS)}.")
+    artifact = bundle.find(backend, precision)
+    if not BACKENDS[backend].installed:
+        raise MissingDependencyError(
+            f"The backend '{backend}' needs {BACKENDS[backend].module}, which is not installed.",
+            hint=f"Install it: {BACKENDS[backend].install}.",
+        )
+    return backend, artifact
+
+
+def open_session(
+    bundle: Bundle, backend: str = "auto", precision: Precision | None = None, *, threads: int | None = None
+) -> Session:
+    """Loads an artifact of the bundle; see `pick_artifact` for the choice.
+
+    Args:
+        bundle: An opened bundle.
+        backend: A key of `BACKENDS`, or ``auto``.
+        precision: Which precision, or None.
+        threads: CPU threads of the backend; None is the backend's own default.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads are too few.", hint="Give 1 or more, or leave it out.")
+    name, artifact = pick_artifact(bundle, backend, precision)
+    module, _, symbol = BACKENDS[name].factory.partition(":")
+    session: Session = getattr(importlib.import_module(module), symbol).open(bundle, artifact, threads)
+    return session
+
+
+def check_feeds(feeds: Mapping[str, Array], inputs: tuple[TensorSpec, ...]) -> None:
+    """Compares the feeds of `Session.run` with the inputs of the artifact.
+
+    Raises:
+        BackendError: The message names the input, what came, and what it takes.
+    """
+    names = {spec.name for spec in inputs}
+    if set(feeds) != names:
+        raise BackendError(
+            f"The inputs given are {sorted(feeds)}; the network takes {sorted(names)}.",
+            hint="Feed every input by its name in Session.inputs.",
+        )
+    for spec in inputs:
+        array = feeds[spec.name]
+        fits = len(array.shape) == len(spec.shape) and all(
+            want is None or want == have for want, have in zip(spec.shape, array.shape, strict=True)
+        )
+        if not fits or array.dtype != np.float32:
+            shown = "x".join("N" if size is None else str(size) for size in spec.shape)
+            batch = spec.shape[0] is not None and array.shape[1:] == spec.shape[1:]
+            hint = "Export with --dynamic-batch to run several crops at once." if batch else ""
+            raise BackendError(
+                f"The input '{spec.name}' is {array.dtype} of shape {array.shape}; the network takes float32 {shown}.",
+                hint=hint or "Prepare it with splite_deploy.runtime.preprocess.Preprocessor.",
+            )

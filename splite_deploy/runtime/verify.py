@@ -1,0 +1,148 @@
+"""Compares outputs in pixels and millimetres, and checks the artifacts of a bundle on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.bundle import Artifact, Bundle, Parity, Percentiles
+from splite_deploy.errors import ParityError, UsageError
+from splite_deploy.runtime.decode import decode
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.session import Session, open_session
+from splite_deploy.spec import LimitSpec, ModelSpec, Precision
+
+Array = NDArray[np.float32]
+Outputs = Mapping[str, Array]
+
+
+def run_each(session: Session, tensors: Array) -> dict[str, Array]:
+    """Runs N inputs one at a time; outputs by role, N first."""
+    name = session.inputs[0].name
+    results = [dict(session.run({name: tensors[i : i + 1]})) for i in range(len(tensors))]
+    return {spec.role: np.concatenate([result[spec.name] for result in results]) for spec in session.outputs}
+
+
+def compare(hop: str, reference: Outputs, candidate: Outputs, spec: ModelSpec, crops_from: str) -> Parity:
+    """How far ``candidate`` lies from ``reference``.
+
+    Args:
+        hop: What is compared, for the report.
+        reference: Outputs by role, N first.
+        candidate: The same.
+        spec: The model; its decoder turns both into keypoints.
+        crops_from: Where the inputs came from, for the report.
+    """
+    before, after = decode(reference, spec), decode(candidate, spec)
+    shift = np.linalg.norm((after.keypoints - before.keypoints).astype(np.float64), axis=-1)
+    depth, unit = None, ""
+    if before.depth is not None and after.depth is not None:
+        scale = spec.mm_per_unit()
+        unit = "mm" if scale is not None else "palm"
+        depth = _percentiles(np.abs(after.depth - before.depth) * (scale or 1.0))
+    return Parity(
+        hop=hop,
+        crops=len(shift),
+        crops_from=crops_from,
+        tensor_max_abs={role: float(np.abs(candidate[role] - reference[role]).max()) for role in reference},
+        shift_px=_percentiles(shift),
+        depth=depth,
+        depth_unit=unit,
+    )
+
+
+def violations(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[str]:
+    """The limits that a comparison breaks, each as a phrase; empty if none."""
+    found = []
+    if not parity.shift_px.p95 <= limits.shift_p95_px:
+        found.append(f"keypoint shift p95 {parity.shift_px.p95:.4g} px (limit {limits.shift_p95_px:g})")
+    if not parity.shift_px.max <= limits.shift_max_px:
+        found.append(f"keypoint shift max {parity.shift_px.max:.4g} px (limit {limits.shift_max_px:g})")
+    if parity.depth is not None:
+        limit = limits.depth_p95 * (spec.mm_per_unit() or 1.0)
+        if not parity.depth.p95 <= limit:
+            found.append(f"depth shift p95 {parity.depth.p95:.4g} {parity.depth_unit} (limit {limit:.4g})")
+    return found
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The check of one artifact on this machine.
+
+    Attributes:
+        artifact: The artifact.
+        parity: How far its outputs on the golden crops lie from the reference.
+        violations: The limits it breaks; empty if it passed.
+    """
+
+    artifact: Artifact
+    parity: Parity
+    violations: tuple[str, ...]
+
+
+def verify(
+    bundle: Bundle,
+    backend: str | None = None,
+    precision: Precision | None = None,
+    *,
+    threads: int | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> list[Verification]:
+    """Runs the golden crops through the artifacts of a bundle on this machine.
+
+    Args:
+        bundle: An opened bundle.
+        backend: Only this backend; None stands for all the artifacts there are.
+        precision: Only this precision.
+        threads: CPU threads.
+        progress: Told what is being done.
+
+    Returns:
+        One result per artifact, whether it passed or not; see `check`.
+
+    Raises:
+        UsageError: The bundle has no such artifact.
+        MissingDependencyError: A backend is not installed.
+        BackendError: An artifact cannot be loaded or run.
+    """
+    chosen = [
+        artifact
+        for artifact in bundle.manifest.artifacts
+        if backend in (None, artifact.backend) and precision in (None, artifact.precision)
+    ]
+    if not chosen:
+        bundle.find(backend, precision)  # raises with what there is
+    golden = bundle.golden()
+    spec = bundle.model
+    tensors = Preprocessor(spec.input, spec.input.color).normalise(golden.crops)
+    results = []
+    for artifact in chosen:
+        progress(artifact.label)
+        session = open_session(bundle, artifact.backend, artifact.precision, threads=threads)
+        try:
+            outputs = run_each(session, tensors)
+        finally:
+            session.close()
+        parity = compare(f"torch -> {artifact.label}", golden.outputs, outputs, spec, "golden crops of the bundle")
+        results.append(Verification(artifact, parity, tuple(violations(parity, artifact.limits, spec))))
+    return results
+
+
+def check(results: list[Verification]) -> None:
+    """Raises `ParityError` if an artifact broke its limits."""
+    if not results:
+        raise UsageError("Nothing was verified.", hint="Name a bundle with artifacts.")
+    for result in results:
+        if result.violations:
+            raise ParityError(
+                f"{result.artifact.label} differs on this machine: {'; '.join(result.violations)}.",
+                hint="Do not ship it from here: compare the backend's version with 'splite-deploy inspect'.",
+            )
+
+
+def _percentiles(values: NDArray[np.floating[Any]]) -> Percentiles:
+    return Percentiles(*(float(v) for v in (*np.percentile(values, [50, 95]), values.max())))
