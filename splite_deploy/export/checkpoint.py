@@ -1,0 +1,229 @@
+"""Checkpoint and architecture to a network with its weights. Runs on the developer's machine; imports torch.
+
+Nothing is unpickled: ``.pt`` files are read with ``weights_only=True``. The architecture is the user's own Python
+file, named in ``model.toml``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from splite_deploy.bundle import sha256_of
+from splite_deploy.errors import CheckpointError, SpecError
+from splite_deploy.spec import HostSpec
+
+EMA_WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "weights", "module")
+PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "architecture.")
+_TWO_WAYS_OUT = (
+    "Save the weights alone, torch.save(model.state_dict(), ...) or safetensors.torch.save_file(...), where the "
+    "class is at hand; or there export the network with torch.onnx.export and start from the ONNX file."
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights as they lie in a file, without their wrapping.
+
+    Attributes:
+        path: The file.
+        sha256: Its hash.
+        tensors: Weights by name.
+        notes: What was taken off or chosen on the way, in words.
+    """
+
+    path: Path
+    sha256: str
+    tensors: Mapping[str, Tensor]
+    notes: tuple[str, ...] = field(default=())
+
+
+def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
+    """Reads the weights of a ``.safetensors`` file or of a ``.pt`` / ``.pth`` / ``.tar`` file of tensors.
+
+    Args:
+        path: The checkpoint.
+        weights: Key of the wrapped weights to take where the file holds several (``state_dict``,
+            ``ema_state_dict``, ...). None takes averaged weights where there are some, and notes it.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, a pickled module, holds no weights, or holds NaN.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(9)
+    except OSError as err:
+        raise CheckpointError(
+            f"Cannot read the checkpoint {path}: {err.strerror}.", hint="Name a .safetensors or .pt file."
+        ) from err
+    notes: list[str] = []
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        tensors = _read_safetensors(path)
+    else:
+        tensors = _unwrap(_read_torch(path), weights, notes, path)
+    tensors = _strip_prefixes(tensors, notes)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path}: the tensor '{name}' holds NaN or infinity.",
+                hint="The training diverged there; take an earlier checkpoint.",
+            )
+    return Checkpoint(path, sha256_of(path), tensors, tuple(notes))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as err:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file: {err}.", hint="Copy it again; it may be truncated."
+        ) from err
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as err:
+        if "weights_only" in str(err).lower() or "unsupported" in str(err).lower():
+            raise CheckpointError(
+                f"{path} holds pickled Python objects, not only tensors; it was not loaded, since that runs code.",
+                hint=_TWO_WAYS_OUT,
+            ) from err
+        raise CheckpointError(f"{path} is no torch checkpoint.", hint="Copy it again; it may be truncated.") from err
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as err:
+        raise CheckpointError(
+            f"{path} is not a whole torch checkpoint: {str(err).splitlines()[0]}.",
+            hint="Copy it again; it may be truncated.",
+        ) from err
+
+
+def _unwrap(content: Any, weights: str | None, notes: list[str], path: Path) -> dict[str, Tensor]:
+    """Finds the state dict inside whatever the training script saved around it."""
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, not a dictionary of tensors.", hint=_TWO_WAYS_OUT
+        )
+    held = [key for key in (*EMA_WRAPPERS, *WRAPPERS) if isinstance(content.get(key), Mapping)]
+    if weights is not None and weights not in held:
+        raise CheckpointError(
+            f"{path} holds no weights under '{weights}'.",
+            hint=f"It holds: {', '.join(held) or 'weights without a wrapper; leave out --weights'}.",
+        )
+    if weights is not None or held:
+        key = weights or held[0]
+        others = [other for other in held if other != key]
+        notes.append(f"took the weights under '{key}'" + (f", not {', '.join(others)}" if others else ""))
+        return _unwrap(content[key], None, notes, path)
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(
+            f"{path} holds no tensors; its keys are: {', '.join(map(str, list(content)[:8]))}.",
+            hint="Name the key of the weights with --weights.",
+        )
+    return tensors
+
+
+def _strip_prefixes(tensors: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Takes off what DataParallel, torch.compile and averaging put before every name."""
+    stripped = dict(tensors)
+    if stripped.pop("n_averaged", None) is not None:
+        notes.append("left out 'n_averaged'")
+    for prefix in PREFIXES * 2:
+        if stripped and all(name.startswith(prefix) for name in stripped):
+            stripped = {name.removeprefix(prefix): tensor for name, tensor in stripped.items()}
+            notes.append(f"took off the prefix '{prefix}'")
+    return stripped
+
+
+def load_symbol(reference: str, folder: Path) -> Callable[..., Any]:
+    """Imports ``file.py:symbol``, relative to ``folder``.
+
+    Raises:
+        SpecError: The file or the symbol is not there, or the file does not run.
+    """
+    name, _, symbol = reference.partition(":")
+    file = (folder / name).resolve()
+    if not symbol or not file.is_file():
+        raise SpecError(
+            f"'{reference}' in model.toml names no Python file" + (f" ({file} is missing)." if symbol else "."),
+            hint='Write "file.py:symbol"; the file is sought beside model.toml.',
+        )
+    module_name = f"_splite_{file.parent.name}_{file.stem}"
+    module_spec = importlib.util.spec_from_file_location(module_name, file)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module  # dataclasses look their module up there
+    sys.path.insert(0, str(file.parent))
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as err:  # the user's file can raise anything
+        del sys.modules[module_name]
+        raise SpecError(
+            f"{file} cannot be imported: {type(err).__name__}: {err}", hint="Run it with python to see where."
+        ) from err
+    finally:
+        sys.path.remove(str(file.parent))
+    if not callable(getattr(module, symbol, None)):
+        held = [key for key, value in vars(module).items() if callable(value) and value.__module__ == module_name]
+        raise SpecError(f"{file} defines no '{symbol}'.", hint=f"It defines: {', '.join(held) or 'nothing callable'}.")
+    found: Callable[..., Any] = getattr(module, symbol)
+    return found
+
+
+def build_network(host: HostSpec, checkpoint: Checkpoint) -> nn.Module:
+    """Builds the architecture and loads the weights into it; returns it in evaluation mode.
+
+    Raises:
+        SpecError: The architecture cannot be built with its arguments.
+        CheckpointError: Names or shapes of the weights do not fit; the message names them.
+    """
+    build = load_symbol(host.arch, host.folder)
+    try:
+        network = build(**host.arch_args)
+    except Exception as err:
+        raise SpecError(
+            f"{host.arch} cannot be built: {type(err).__name__}: {err}",
+            hint=f"Its arguments come from [arch_args] of model.toml: {dict(host.arch_args)}.",
+        ) from err
+    if not isinstance(network, nn.Module):
+        raise SpecError(
+            f"{host.arch} returned a {type(network).__name__}, not a torch.nn.Module.", hint="Return the network."
+        )
+    _check_fit(network.state_dict(), checkpoint)
+    network.load_state_dict(dict(checkpoint.tensors))
+    return network.eval()
+
+
+def _check_fit(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    given = checkpoint.tensors
+    missing = [name for name in expected if name not in given]
+    unknown = [name for name in given if name not in expected]
+    if missing or unknown:
+        parts = [
+            f"{len(names)} {what} (first: '{names[0]}')"
+            for what, names in (("missing", missing), ("unknown", unknown))
+            if names
+        ]
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit its architecture: of {len(expected)} tensors, {' and '.join(parts)}.",
+            hint="Check arch and [arch_args] in model.toml, or name another set of weights with --weights.",
+        )
+    wrong = [name for name in expected if expected[name].shape != given[name].shape]
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"{checkpoint.path}: {len(wrong)} tensors have another shape than the architecture; the first is '{name}', "
+            f"{tuple(given[name].shape)} in the checkpoint and {tuple(expected[name].shape)} in the architecture.",
+            hint="Give the widths of the checkpoint in [arch_args] of model.toml.",
+        )

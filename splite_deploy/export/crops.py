@@ -1,0 +1,69 @@
+"""Input crops for parity: the user's images, or the model's own renderer where none are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.errors import UsageError
+from splite_deploy.export.checkpoint import load_symbol
+from splite_deploy.runtime.images import boxed_images, read_image
+from splite_deploy.runtime.preprocess import Image, Preprocessor, check_box, check_image
+from splite_deploy.spec import Color, HostSpec, InputSpec
+
+Boxed = tuple[Image, NDArray[np.floating[Any]] | None]
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Crops as the runtime makes them.
+
+    Attributes:
+        pixels: (N, h, w, 3) uint8, channels in the order of the input spec.
+        origin: Where they came from, in words.
+    """
+
+    pixels: NDArray[np.uint8]
+    origin: str
+
+
+def crops_from_images(path: Path, count: int, spec: InputSpec) -> Crops:
+    """Crops of a folder of images (each one whole), or of a labels file (by its boxes), evenly picked.
+
+    Raises:
+        UsageError: There are no images, or one of them cannot be read.
+    """
+    items, origin = boxed_images(path, count)
+    return _crop(((read_image(file), box) for file, box in items), "bgr", spec, origin)
+
+
+def crops_from_renderer(host: HostSpec, count: int, spec: InputSpec) -> Crops:
+    """Crops of the images that ``samples`` of model.toml yields.
+
+    Raises:
+        UsageError: The model has no ``samples``.
+        SpecError: It cannot be imported.
+    """
+    if not host.samples:
+        raise UsageError(
+            "There are no images to compare the conversions on.",
+            hint="Give some with --images DIR, or name a generator as samples in model.toml.",
+        )
+    samples = load_symbol(host.samples, host.folder)
+    return _crop(iter(samples(count, 0)), "rgb", spec, f"{count} synthetic images of {host.samples.partition(':')[0]}")
+
+
+def _crop(boxed: Iterator[Boxed], color: Color, spec: InputSpec, origin: str) -> Crops:
+    preprocessor = Preprocessor(spec, color)
+    pixels = []
+    for image, box in boxed:
+        image = check_image(image)
+        pixels.append(preprocessor.crop(image, check_box(box, image.shape[0], image.shape[1]))[0])
+    if not pixels:
+        raise UsageError("There are no images to compare the conversions on.", hint="Give some with --images DIR.")
+    return Crops(np.stack(pixels), origin)

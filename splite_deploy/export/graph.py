@@ -1,0 +1,202 @@
+"""Network to ONNX, and ONNX to simpler ONNX. Imports torch, onnx and onnxsim."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnxsim
+import torch
+from torch import nn
+
+from splite_deploy.bundle import TensorSpec
+from splite_deploy.errors import ExportError
+from splite_deploy.spec import ModelSpec
+
+MIN_OPSET = 18  # the lowest that torch's exporter writes without a conversion that fails on reductions
+MAX_OPSET = 23
+
+
+def input_spec(spec: ModelSpec, dynamic_batch: bool) -> TensorSpec:
+    """The input tensor of the graph."""
+    batch = None if dynamic_batch else 1
+    return TensorSpec("image", (batch, 3, spec.input.height, spec.input.width), "float32", "NCHW", "image")
+
+
+def check_outputs(network: nn.Module, spec: ModelSpec) -> None:
+    """Runs the network once and compares what it gives with what the decoder reads.
+
+    Raises:
+        ExportError: The number or the shape of the outputs is another.
+    """
+    example = torch.zeros(1, 3, spec.input.height, spec.input.width)
+    try:
+        with torch.inference_mode():
+            outputs = network(example)
+    except Exception as err:  # the user's network can raise anything
+        raise ExportError(
+            f"The network fails on an input of {tuple(example.shape)}: {type(err).__name__}: {err}",
+            hint="Check the input size in model.toml.",
+        ) from err
+    values = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+    roles = spec.decoder.roles
+    if len(values) != len(roles):
+        raise ExportError(
+            f"The network gives {len(values)} outputs; the decoder '{spec.decoder.type}' reads {len(roles)}: "
+            f"{', '.join(roles)}.",
+            hint="Choose the decoder that fits, or return these outputs in this order.",
+        )
+    for role, value in zip(roles, values, strict=True):
+        wanted = _expected_shape(role, spec)
+        if role == "coordinates" and value.ndim == 3 and value.shape[2] in (2, 3):
+            wanted = (*wanted[:2], value.shape[2])
+        if tuple(value.shape) != wanted:
+            raise ExportError(
+                f"The output '{role}' has shape {tuple(value.shape)}; the spec says {wanted}.",
+                hint="Check keypoint_names, the input size and the decoder's stride in model.toml.",
+            )
+
+
+def _expected_shape(role: str, spec: ModelSpec) -> tuple[int, ...]:
+    if role == "coordinates":
+        return (1, spec.keypoint_count, 2)
+    stride: float = spec.decoder.stride  # type: ignore[union-attr]
+    return (1, spec.keypoint_count, round(spec.input.height / stride), round(spec.input.width / stride))
+
+
+def onnx_from_network(network: nn.Module, spec: ModelSpec, path: Path, *, opset: int, dynamic_batch: bool) -> None:
+    """Writes the network as ONNX; inputs and outputs are named by their role.
+
+    Args:
+        network: In evaluation mode.
+        spec: The model.
+        path: The file to write.
+        opset: ONNX operator set.
+        dynamic_batch: Leaves the batch size open; otherwise it is 1.
+
+    Raises:
+        ExportError: torch cannot trace the network, or the graph is invalid.
+    """
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ExportError(f"Opset {opset} is not supported.", hint=f"Choose {MIN_OPSET} to {MAX_OPSET}.")
+    # An example batch of 1 would make torch take 1 for a constant
+    example = torch.zeros(2 if dynamic_batch else 1, 3, spec.input.height, spec.input.width)
+    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                input_names=["image"],
+                output_names=list(spec.decoder.roles),
+                opset_version=opset,
+                dynamic_shapes=shapes,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as err:  # torch raises many kinds, some of them private
+        raise ExportError(
+            f"torch cannot export this network: {_first_line(err)}",
+            hint="Data-dependent control flow is the usual cause; try torch.export.export on it for the details."
+            + (" Without --dynamic-batch it may pass." if dynamic_batch else ""),
+        ) from err
+    assert program is not None
+    program.save(str(path))
+    _check(onnx.load(str(path)), path)
+
+
+def simplify(source: Path, target: Path, *, metadata: dict[str, str]) -> tuple[int, int]:
+    """Folds constants and removes what does nothing; returns the number of nodes before and after.
+
+    Args:
+        source: ONNX file.
+        target: ONNX file to write.
+        metadata: Written into the graph's metadata slot.
+
+    Raises:
+        ExportError: onnxsim fails, or gives a graph it cannot validate.
+    """
+    model = onnx.load(str(source))
+    try:
+        with _quiet():
+            simplified, valid = onnxsim.simplify(model)
+    except Exception as err:
+        raise ExportError(f"onnxsim failed: {_first_line(err)}", hint="Export with --no-simplify.") from err
+    if not valid:
+        raise ExportError("onnxsim could not validate the simplified graph.", hint="Export with --no-simplify.")
+    finish(simplified, metadata)
+    _check(simplified, target)
+    onnx.save(simplified, str(target))
+    return len(model.graph.node), len(simplified.graph.node)
+
+
+def finish(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
+    """Drops the exporter's notes, which name source files, and sets the metadata."""
+    for part in (
+        model.graph.node,
+        model.graph.input,
+        model.graph.output,
+        model.graph.value_info,
+        model.graph.initializer,
+    ):
+        for item in part:
+            del item.metadata_props[:]
+            item.doc_string = ""
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    for key, value in metadata.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+
+
+def output_specs(path: Path, spec: ModelSpec) -> tuple[TensorSpec, ...]:
+    """Output tensors of a graph whose outputs are named by their role."""
+    graph = onnx.load(str(path)).graph
+    specs = []
+    for output in graph.output:
+        shape = tuple(
+            dimension.dim_value if dimension.HasField("dim_value") else None
+            for dimension in output.type.tensor_type.shape.dim
+        )
+        layout = "NKC" if output.name == "coordinates" else "NCHW"
+        specs.append(TensorSpec(output.name, shape, "float32", layout, output.name))
+    if {tensor.role for tensor in specs} != set(spec.decoder.roles):
+        raise ExportError(
+            f"The graph's outputs are {[tensor.name for tensor in specs]}, not {list(spec.decoder.roles)}.",
+            hint="Two outputs of the network may be the same tensor; return them apart.",
+        )
+    return tuple(specs)
+
+
+def _check(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as err:
+        raise ExportError(f"{path.name} is not valid ONNX: {_first_line(err)}", hint="Try another --opset.") from err
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporters' chatter from the terminal: failures are raised, the rest is noise to a user."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _first_line(err: Exception) -> str:
+    lines = [line for line in str(err).splitlines() if line.strip()]
+    return f"{type(err).__name__}: {lines[0][:300]}" if lines else type(err).__name__
