@@ -1,0 +1,416 @@
+"""The command line: parse, call one function, print. Standard output is data, standard error is talk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from splite_deploy import __version__
+from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError, writing
+from splite_deploy.runtime.session import BACKENDS
+from splite_deploy.spec import PRECISIONS, Precision
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from splite_deploy.bundle import Bundle, Parity
+    from splite_deploy.runtime import Pose, PoseEstimator
+    from splite_deploy.spec import ModelSpec
+
+FilePath = click.Path(path_type=Path)
+Command = Callable[..., Any]
+
+
+class Commands(click.Group):
+    """Turns expected errors into two lines and exit status 1, in this one place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except SpliteError as err:
+            fail(err)
+        except ModuleNotFoundError as err:
+            name = (err.name or "").partition(".")[0]
+            if name not in _EXTRAS:
+                raise
+            message = f"'{ctx.invoked_subcommand}' needs {name}, which is not installed here."
+            hint = f"Install it: pip install 'splite-deploy[{_EXTRAS[name]}]'."
+            fail(MissingDependencyError(message, hint=hint))
+
+
+BENCH_IMAGES = 64
+"""At most so many images are held in memory and used in turn by ``bench``."""
+
+_EXTRAS = {
+    **dict.fromkeys(("torch", "onnx", "onnxsim", "onnxscript", "safetensors"), "export"),
+    "onnxruntime": "ort",
+}
+
+
+def fail(err: SpliteError) -> NoReturn:
+    """Prints what happened and what to do, and ends with status 1."""
+    click.echo(click.style("error: ", fg="red", bold=True) + err.message, err=True)
+    if err.hint:
+        click.echo(click.style("hint:  ", fg="yellow", bold=True) + err.hint, err=True)
+    sys.exit(1)
+
+
+def show(*renderables: RenderableType, err: bool = False) -> None:
+    """Prints tables; unlike plain text they follow the terminal's width."""
+    from rich.console import Console
+
+    console = Console(stderr=err, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(stderr=err, width=110)
+    for renderable in renderables:
+        console.print(renderable, highlight=False)
+
+
+@contextmanager
+def working(title: str) -> Iterator[Callable[[str], None]]:
+    """Shows each step of a longer work while it runs, with its time when it is done."""
+    import time
+
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    step: list[Any] = ["", time.perf_counter()]
+
+    def done() -> None:
+        if step[0]:
+            console.print(f"  [green]✓[/] {step[0]} [dim]{time.perf_counter() - step[1]:.1f} s[/]", highlight=False)
+
+    with console.status(title) as status:
+
+        def report(message: str) -> None:
+            done()
+            step[:] = [message, time.perf_counter()]
+            status.update(f"{title}: {message} ...")
+
+        yield report
+        done()
+
+
+def backend_options(command: Command) -> Command:
+    """``--backend``, ``--precision`` and ``--threads``, the same for every command that runs a network."""
+    command = click.option("--threads", type=click.IntRange(1), help="CPU threads; the backend's default without it.")(
+        command
+    )
+    command = click.option(
+        "--precision", "-p", type=click.Choice(PRECISIONS), help="Only this precision; any without it."
+    )(command)
+    return click.option(
+        "--backend",
+        "-b",
+        type=click.Choice(list(BACKENDS)),
+        help="Only this backend; the first installed without it.",
+    )(command)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="splite-deploy")
+def main() -> None:
+    """Puts lightweight pose networks on edge devices, and proves every conversion in pixels and millimetres.
+
+    A checkpoint becomes a bundle (export); the bundle is checked (verify), timed (bench) and run (run) on the device.
+    """
+
+
+@main.command()
+@click.argument("checkpoint", type=FilePath)
+@click.option("--output", "-o", type=FilePath, required=True, help="The bundle to make, by custom NAME.splite.")
+@click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
+@click.option(
+    "--images",
+    type=FilePath,
+    help="Images to compare the conversions on: a folder, or a labels.json with boxes. Without it the model's own "
+    "renderer makes some.",
+)
+@click.option("--crops", type=click.IntRange(1), default=64, show_default=True, help="How many images to compare on.")
+@click.option("--dynamic-batch", is_flag=True, help="Let the graph run several crops at once.")
+@click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
+@click.option("--weights", help="Key of the weights to take, where the checkpoint holds several.")
+@click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the measured differences as JSON instead of a table.")
+def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **options: Any) -> None:
+    """Makes a bundle of a checkpoint: torch to ONNX to simplified ONNX.
+
+    After each step the keypoints are compared with those of the torch network, on real or rendered images; a step
+    that moves them by more than the limits fails the export and nothing is written.
+    """
+    from splite_deploy.export import ExportOptions, export_bundle
+
+    with working("export") as progress:
+        bundle = export_bundle(checkpoint, output, model=model, options=ExportOptions(**options), progress=progress)
+    if as_json:
+        from splite_deploy.spec import to_plain
+
+        click.echo(json.dumps(to_plain(bundle.manifest.parity), indent=1))
+        return
+    for note in bundle.manifest.source.notes:
+        click.echo(f"note: {note}", err=True)
+    show(parity_table([(parity, ()) for parity in bundle.manifest.parity], bundle.model))
+    size = sum(file.stat().st_size for file in output.iterdir())
+    click.echo(f"{output}: {size / 1e6:.2f} MB. Next:")
+    click.echo(f"  splite-deploy bench {output}\n  splite-deploy run {output} IMAGE --save overlay.png")
+
+
+@main.command()
+@click.argument("bundle", type=FilePath)
+@backend_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def verify(bundle: Path, backend: str | None, precision: Precision | None, threads: int | None, as_json: bool) -> None:
+    """Runs the bundle's golden images on this machine and compares with the original network.
+
+    Exit status 1 if an artifact differs by more than its limits.
+    """
+    from splite_deploy.bundle import Bundle
+    from splite_deploy.runtime.verify import check
+    from splite_deploy.runtime.verify import verify as verify_bundle
+    from splite_deploy.spec import to_plain
+
+    opened = Bundle.open(bundle)
+    with working("verify") as progress:
+        results = verify_bundle(opened, backend, precision, threads=threads, progress=progress)
+    if as_json:
+        click.echo(json.dumps([to_plain(result) for result in results], indent=1))
+    else:
+        show(parity_table([(result.parity, result.violations) for result in results], opened.model))
+    check(results)
+
+
+@main.command()
+@click.argument("bundle", type=FilePath)
+@click.argument("source", type=FilePath)
+@click.option("--box", help="x0,y0,x1,y1 in pixels around the hand or person; the whole image without it.")
+@backend_options
+@click.option("--json", "json_file", type=FilePath, help="Write the keypoints here; to standard output without it.")
+@click.option(
+    "--save", type=FilePath, help="Write the picture with the skeleton drawn: a file, or a folder for a folder."
+)
+def run(
+    bundle: Path,
+    source: Path,
+    box: str | None,
+    backend: str | None,
+    precision: Precision | None,
+    threads: int | None,
+    json_file: Path | None,
+    save: Path | None,
+) -> None:
+    """Finds the keypoints in an image, or in every image of a folder.
+
+    The result is JSON: for each image its name, size and poses (box, keypoints in pixels, scores, 3D keypoints and
+    their unit). One object for an image, a list for a folder.
+    """
+    from splite_deploy.runtime import PoseEstimator
+    from splite_deploy.runtime.images import image_files
+
+    folder = source.is_dir()
+    if folder and save is not None and save.suffix:
+        raise UsageError(f"--save {save} names a file, but {source} is a folder.", hint="Name a folder with --save.")
+    files = image_files(source) if folder else [source]
+    parsed = parse_box(box) if box is not None else None
+    with PoseEstimator.open(bundle, backend or "auto", precision, threads) as estimator:
+        results = []
+        for file in _progress(files, "images"):
+            target = (save / f"{file.stem}.png" if folder else save) if save is not None else None
+            results.append(_run_image(estimator, file, parsed, target))
+    text = json.dumps(results if folder else results[0], indent=1)
+    if json_file is None:
+        click.echo(text)
+    else:
+        with writing(json_file):
+            json_file.write_text(text + "\n", encoding="utf-8")
+        click.echo(f"keypoints: {json_file}", err=True)
+    if save is not None:
+        click.echo(f"picture{'s' if folder else ''}: {save}", err=True)
+
+
+def _run_image(estimator: PoseEstimator, file: Path, box: list[float] | None, save: Path | None) -> dict[str, Any]:
+    from splite_deploy.runtime.draw import overlay
+    from splite_deploy.runtime.images import read_image, write_image
+
+    image = read_image(file)
+    poses: list[Pose] = [estimator(image, box)]
+    if save is not None:
+        with writing(save):
+            save.parent.mkdir(parents=True, exist_ok=True)
+        write_image(save, overlay(image, poses, estimator.spec.skeleton))
+    height, width = image.shape[:2]
+    return {"image": file.name, "width": width, "height": height, "poses": [pose.to_dict() for pose in poses]}
+
+
+def parse_box(text: str) -> list[float]:
+    """Four numbers separated by commas.
+
+    Raises:
+        UsageError: They are not.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 4:
+        raise UsageError(f"The box '{text}' is not four numbers.", hint="Write it as --box x0,y0,x1,y1, in pixels.")
+    return values
+
+
+def _progress(items: list[Path], what: str) -> Iterator[Path]:
+    """A progress bar on standard error; none for a single item."""
+    if len(items) == 1:
+        yield items[0]
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(items, what, console=Console(stderr=True), transient=True)
+
+
+@main.command()
+@click.argument("bundle", type=FilePath)
+@backend_options
+@click.option("--frames", type=click.IntRange(10), default=300, show_default=True, help="Timed frames.")
+@click.option("--warmup", type=click.IntRange(0), default=50, show_default=True, help="Frames before, not counted.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Crops in one inference.")
+@click.option(
+    "--images", type=FilePath, help="Time these images: a folder, or a labels.json; golden images without it."
+)
+@click.option("--json", "json_file", type=FilePath, help="Append the result to this file as one JSON line.")
+def bench(
+    bundle: Path,
+    backend: str | None,
+    precision: Precision | None,
+    threads: int | None,
+    frames: int,
+    warmup: int,
+    batch: int,
+    images: Path | None,
+    json_file: Path | None,
+) -> None:
+    """Times the bundle on this machine, stage by stage: preprocess, inference, decode and the whole.
+
+    Percentiles, not a mean: p50, p90 and p99 of every stage after a warm-up, with the machine and the hash of the file.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from splite_deploy.bench import append_result, run_bench, table
+    from splite_deploy.runtime.images import boxed_images, read_image
+
+    inputs = None
+    if images is not None:
+        inputs = [(read_image(file), box) for file, box in boxed_images(images, BENCH_IMAGES)[0]]
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("bench", total=None)
+        result = run_bench(
+            bundle,
+            backend=backend or "auto",
+            precision=precision,
+            threads=threads,
+            frames=frames,
+            warmup=warmup,
+            batch=batch,
+            inputs=inputs,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if json_file is not None:
+        append_result(json_file, result)
+    show(table([result]))
+
+
+@main.command()
+@click.argument("path", type=FilePath)
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def inspect(path: Path, as_json: bool) -> None:
+    """Shows what a bundle holds: the model, its files, what was measured, where it comes from."""
+    from splite_deploy.bundle import Bundle
+
+    bundle = Bundle.open(path)
+    if as_json:
+        click.echo(bundle.manifest.to_json(), nl=False)
+        return
+    show(*describe(bundle))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def doctor(as_json: bool) -> None:
+    """Says what works on this machine, what is missing, and what to type to get it.
+
+    Exit status 1 if nothing here can run a bundle.
+    """
+    from splite_deploy.doctor import diagnose, table
+    from splite_deploy.spec import to_plain
+
+    with working("doctor") as progress:
+        progress("trying every backend")
+        diagnosis = diagnose()
+    if as_json:
+        click.echo(json.dumps(to_plain(diagnosis), indent=1))
+    else:
+        show(table(diagnosis))
+
+
+def parity_table(rows: list[tuple[Parity, tuple[str, ...]]], spec: ModelSpec) -> RenderableType:
+    """Measured differences, one row per comparison."""
+    from rich.table import Table
+
+    first = rows[0][0]
+    table = Table(title=f"{spec.name}: difference to the torch network on {first.crops} crops ({first.crops_from})")
+    table.add_column("step")
+    for heading in ("tensor max abs", "shift p50 px", "p95 px", "max px"):
+        table.add_column(heading, justify="right")
+    if first.depth is not None:
+        table.add_column(f"depth p95 {first.depth_unit}", justify="right")
+        table.add_column(f"max {first.depth_unit}", justify="right")
+    table.add_column("")
+    for parity, broken in rows:
+        shift, depth = parity.shift_px, parity.depth
+        cells = [parity.hop, f"{max(parity.tensor_max_abs.values()):.2g}"]
+        cells += [f"{value:.2g}" for value in (shift.p50, shift.p95, shift.max)]
+        cells += [f"{value:.2g}" for value in (depth.p95, depth.max)] if depth is not None else []
+        table.add_row(*cells, "[red]over the limit[/]" if broken else "[green]✓[/]")
+    return table
+
+
+def describe(bundle: Bundle) -> list[RenderableType]:
+    """The parts of ``inspect``."""
+    from rich.table import Table
+
+    manifest, spec = bundle.manifest, bundle.model
+    facts = Table.grid(padding=(0, 2))
+    given = spec.input
+    source = manifest.source
+    for name, value in (
+        ("model", f"{spec.name}, {spec.keypoint_count} keypoints, decoder {spec.decoder.type}"),
+        ("input", f"{given.width} x {given.height} {given.color.upper()}, box padded by {given.box_padding:g}"),
+        ("checkpoint", f"{source.checkpoint}, sha256 {source.checkpoint_sha256[:16]}…"),
+        (
+            "made with",
+            f"splite-deploy {source.tool_version}, opset {source.opset}, "
+            + ", ".join(f"{key} {version}" for key, version in source.versions.items()),
+        ),
+        *(("note", note) for note in source.notes),
+    ):
+        facts.add_row(f"[bold]{name}[/]", value)
+    files = Table(title="artifacts")
+    for heading in ("backend", "precision", "file", "size", "inputs", "outputs", "target"):
+        files.add_column(heading, justify="right" if heading == "size" else "left")
+    for artifact in manifest.artifacts:
+        shapes = [
+            ", ".join(f"{t.name} {'x'.join('N' if size is None else str(size) for size in t.shape)}" for t in tensors)
+            for tensors in (artifact.inputs, artifact.outputs)
+        ]
+        size = f"{(bundle.path / artifact.file).stat().st_size / 1e6:.2f} MB"
+        target = ", ".join(f"{k} {v}" for k, v in artifact.target.items()) or "any"
+        files.add_row(artifact.backend, artifact.precision, artifact.file, size, *shapes, target)
+    return [facts, files, parity_table([(parity, ()) for parity in manifest.parity], spec)]
