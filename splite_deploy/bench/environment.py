@@ -1,0 +1,243 @@
+"""What a latency was measured on. Standard library only; every reading is optional, and nothing raises.
+
+What cannot be read is None and is shown as 'not available': it is never guessed. Results are made to be
+published, so neither host name, user name nor any path is read.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import splite_deploy
+from splite_deploy.container import cpu_quota_cores
+
+NOT_AVAILABLE = "not available"
+
+PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "numpy": ("numpy",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "tensorrt": ("tensorrt",),
+    "tflite": ("ai-edge-litert", "tflite-runtime", "tensorflow"),
+}
+"""Package as it is named in results, with the distributions that provide it."""
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "OMP_PLACES",
+    "OMP_WAIT_POLICY",
+    "GOMP_CPU_AFFINITY",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+)
+_PLAIN_VALUE = re.compile(r"[\w .,:;{}()=+-]{1,80}")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and its software at the start of a measurement. None: not available.
+
+    Attributes:
+        cpu_model: Name of the processor; on ARM with implementer and part number, which tell the core.
+        logical_cores: Logical cores of the machine.
+        usable_cores: Logical cores that this process may use (CPU affinity).
+        cpu_quota_cores: Processor time that a container may use, in cores.
+        governor: Frequency governor; several, joined by commas, where cores differ.
+        max_clock_mhz: Highest clock of the fastest core.
+        allowed_clock_mhz: Highest clock that the present power mode allows the fastest core.
+        memory_total_mib: Memory in MiB (2**20 bytes).
+        os: Name and version of the operating system.
+        kernel: Name and release of the kernel.
+        architecture: Machine architecture, for example ``aarch64``.
+        python: Implementation and version.
+        versions: Versions of splite-deploy and of the packages of `PACKAGES` that are installed.
+        board: Name of the board from the device tree (Jetson, Raspberry Pi).
+        l4t: Release of Jetson Linux, for example ``36.4.3``.
+        thread_variables: Environment variables that set numbers of threads, as far as they are set.
+        load_average_1min: Processes that wanted a core during the last minute, on average.
+    """
+
+    cpu_model: str | None
+    logical_cores: int | None
+    usable_cores: int | None
+    cpu_quota_cores: float | None
+    governor: str | None
+    max_clock_mhz: float | None
+    allowed_clock_mhz: float | None
+    memory_total_mib: int | None
+    os: str | None
+    kernel: str | None
+    architecture: str | None
+    python: str
+    versions: Mapping[str, str]
+    board: str | None
+    l4t: str | None
+    thread_variables: Mapping[str, str]
+    load_average_1min: float | None
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Every reading as (label, text) for people."""
+        return [
+            ("Board", _shown(self.board)),
+            ("Processor", _shown(self.cpu_model)),
+            ("Logical cores", _shown(self.logical_cores)),
+            ("Cores this process may use", _shown(self.usable_cores)),
+            ("Container's CPU quota", _shown(self.cpu_quota_cores, "cores")),
+            ("Frequency governor", _shown(self.governor)),
+            ("Highest clock", _shown(self.max_clock_mhz, "MHz")),
+            ("Highest clock allowed now", _shown(self.allowed_clock_mhz, "MHz")),
+            ("Memory", _shown(self.memory_total_mib, "MiB")),
+            ("Operating system", _shown(self.os)),
+            ("Kernel", _shown(self.kernel)),
+            ("Architecture", _shown(self.architecture)),
+            ("Jetson Linux (L4T)", _shown(self.l4t)),
+            ("Python", self.python),
+            *((name, version) for name, version in self.versions.items()),
+            ("Thread variables", _joined(self.thread_variables) or "none set"),
+            ("Load average, 1 min", _shown(self.load_average_1min)),
+        ]
+
+
+def read_environment(root: Path = Path("/")) -> Environment:
+    """Reads the environment; never raises.
+
+    Args:
+        root: Where the files of the operating system are looked up; tests give a folder. Cores, kernel, architecture,
+            Python, versions and environment variables always come from the running process.
+    """
+    cpu = _fields(_text(root / "proc/cpuinfo"))
+    return Environment(
+        cpu_model=_cpu_model(cpu),
+        logical_cores=os.cpu_count(),
+        usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        cpu_quota_cores=cpu_quota_cores(root),
+        governor=", ".join(sorted(set(_per_core(root, "scaling_governor")))) or None,
+        max_clock_mhz=_fastest_mhz(root, "cpuinfo_max_freq"),
+        allowed_clock_mhz=_fastest_mhz(root, "scaling_max_freq"),
+        memory_total_mib=_memory_mib(root),
+        os=_fields(_text(root / "etc/os-release"), "=").get("PRETTY_NAME", "").strip("\"'") or None,
+        kernel=f"{platform.system()} {platform.release()}".strip() or None,
+        architecture=platform.machine() or None,
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        versions=installed_versions(),
+        board=_text(root / "proc/device-tree/model").strip("\0 \n") or None,
+        l4t=_l4t(_text(root / "etc/nv_tegra_release")),
+        thread_variables=_thread_variables(os.environ),
+        load_average_1min=_number(_text(root / "proc/loadavg").split(" ")[0]),
+    )
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of splite-deploy and of the packages it runs with; nothing is imported.
+
+    They come from the metadata of what is installed. OpenCV is asked itself where it is loaded: it has
+    several distributions, and a Jetson's own has no metadata.
+    """
+    versions = {"splite-deploy": splite_deploy.__version__}
+    opencv = getattr(sys.modules.get("cv2"), "__version__", None)
+    if isinstance(opencv, str):
+        versions["opencv"] = opencv
+    for name, distributions in PACKAGES.items():
+        for distribution in distributions:
+            version = package_version(distribution)
+            if version is not None:
+                versions[name] = version if distribution == name else f"{version} ({distribution})"
+                break
+    return versions
+
+
+def package_version(distribution: str) -> str | None:
+    """Version of an installed distribution, or None."""
+    try:
+        return metadata.version(distribution)
+    except (metadata.PackageNotFoundError, OSError, KeyError, ValueError):  # damaged metadata counts as none
+        return None
+
+
+def _text(path: Path) -> str:
+    """The text of a small file; empty where it is missing or cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _number(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text.strip()) else None
+
+
+def _fields(text: str, separator: str = ":") -> dict[str, str]:
+    """The first value of each key of a ``key : value`` file."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(separator)
+        found.setdefault(key.strip(), value.strip())
+    return found
+
+
+def _cpu_model(cpu: Mapping[str, str]) -> str | None:
+    # On ARM "model name" is missing or generic.
+    implementer, part = cpu.get("CPU implementer"), cpu.get("CPU part")
+    number = f"implementer {implementer}, part {part}" if implementer and part else ""
+    return ", ".join(filter(None, (cpu.get("model name"), number))) or None
+
+
+def _per_core(root: Path, name: str) -> Iterator[str]:
+    """The contents of a file of the frequency driver, of each core that has it."""
+    try:
+        folders = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*"))
+    except OSError:
+        return
+    for folder in folders:
+        text = _text(folder / "cpufreq" / name).strip()
+        if text:
+            yield text
+
+
+def _fastest_mhz(root: Path, name: str) -> float | None:
+    clocks_khz = [clock for clock in map(_number, _per_core(root, name)) if clock is not None]
+    return max(clocks_khz) / 1e3 if clocks_khz else None
+
+
+def _memory_mib(root: Path) -> int | None:
+    total, _, unit = _fields(_text(root / "proc/meminfo")).get("MemTotal", "").partition(" ")
+    kib = _number(total)
+    return round(kib / 1024) if kib is not None and unit == "kB" else None
+
+
+def _l4t(text: str) -> str | None:
+    """``36.4.3`` from ``# R36 (release), REVISION: 4.3, GCID: ...``."""
+    match = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    return f"{match[1]}.{match[2]}" if match else None
+
+
+def _thread_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    # Anything but numbers and keywords does not belong there, and might be private.
+    return {
+        name: variables[name] if _PLAIN_VALUE.fullmatch(variables[name]) else "(not shown)"
+        for name in THREAD_VARIABLES
+        if variables.get(name)
+    }
+
+
+def _shown(value: object, unit: str = "") -> str:
+    if value is None:
+        return NOT_AVAILABLE
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{text} {unit}".strip()
+
+
+def _joined(variables: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in variables.items())

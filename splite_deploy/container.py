@@ -1,0 +1,14 @@
+"""What a container allows this process. Standard library only, so that it can be asked where all else is broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def cpu_quota_cores(root: Path = Path("/")) -> float | None:
+    """Processor time that the control group (version 2) allows, in cores; None without a limit or where unreadable."""
+    try:
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number, and means no limit
+        return None

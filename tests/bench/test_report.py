@@ -1,0 +1,235 @@
+"""Results as JSON lines and as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from splite_deploy.bench.environment import Environment
+from splite_deploy.bench.measure import STAGES
+from splite_deploy.bench.report import (
+    BenchResult,
+    append_result,
+    environment_table,
+    read_results,
+    summary,
+    table,
+)
+from splite_deploy.bench.stats import LatencyStats
+from splite_deploy.errors import OutputError, UsageError
+
+ENVIRONMENT = Environment(
+    cpu_model="Test CPU",
+    logical_cores=4,
+    usable_cores=2,
+    cpu_quota_cores=None,
+    governor=None,
+    max_clock_mhz=1510.4,
+    allowed_clock_mhz=None,
+    memory_total_mib=7620,
+    os="Test OS 1",
+    kernel="Linux 6.1",
+    architecture="aarch64",
+    python="CPython 3.11.9",
+    versions={"splite-deploy": "0.1.0", "numpy": "1.26.4"},
+    board=None,
+    l4t=None,
+    thread_variables={"OMP_NUM_THREADS": "2"},
+    load_average_1min=0.25,
+)
+
+
+def _stats(p50_ms: float) -> LatencyStats:
+    return LatencyStats(300, p50_ms, 0.01, p50_ms / 2, p50_ms, p50_ms * 1.1, p50_ms * 1.2, p50_ms * 2)
+
+
+def _result(**changes: Any) -> BenchResult:
+    result = BenchResult(
+        schema_version=1,
+        date_utc="2025-11-20T11:35:27+00:00",
+        bundle="hand.splite",
+        model="hand",
+        artifact_file="model.onnx",
+        artifact_sha256="ab" * 32,
+        backend="ort",
+        precision="fp32",
+        batch=1,
+        threads=None,
+        opencv_threads=2,
+        frames=300,
+        warmup_frames=73,
+        warmup_s=0.5,
+        inputs_from="golden crops of the bundle",
+        inputs_count=8,
+        image_width_px=128,
+        image_height_px=96,
+        timer_overhead_us=0.05,
+        stages=dict(zip(STAGES, map(_stats, (0.125, 1.25, 0.625, 2.0, 1.1875)), strict=True)),
+        environment=ENVIRONMENT,
+    )
+    return dataclasses.replace(result, **changes)
+
+
+def _text(renderable: RenderableType, width: int = 200) -> str:
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()
+
+
+def test_round_trip_of_json_lines(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    results = [_result(), _result(backend="tflite", precision="int8", threads=4, batch=2)]
+    for result in results:
+        append_result(file, result)
+    assert file.read_bytes().count(b"\n") == 2
+    assert read_results(file) == results
+
+
+def test_empty_lines_are_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    append_result(file, _result())
+    file.write_text("\n" + file.read_text() + "\n")
+    assert len(read_results(file)) == 1
+
+
+def test_schema_is_fixed() -> None:
+    """Whoever changes a key must raise SCHEMA_VERSION."""
+    data = _result().to_dict()
+    assert list(data) == [
+        "schema_version",
+        "date_utc",
+        "bundle",
+        "model",
+        "artifact_file",
+        "artifact_sha256",
+        "backend",
+        "precision",
+        "batch",
+        "threads",
+        "opencv_threads",
+        "frames",
+        "warmup_frames",
+        "warmup_s",
+        "inputs_from",
+        "inputs_count",
+        "image_width_px",
+        "image_height_px",
+        "timer_overhead_us",
+        "stages",
+        "environment",
+    ]
+    assert list(data["stages"]) == ["preprocess", "inference", "decode", "total", "bare_inference"]
+    assert list(data["stages"]["total"]) == [
+        "count",
+        "mean_ms",
+        "std_ms",
+        "min_ms",
+        "p50_ms",
+        "p90_ms",
+        "p99_ms",
+        "max_ms",
+    ]
+    assert list(data["environment"]) == [
+        "cpu_model",
+        "logical_cores",
+        "usable_cores",
+        "cpu_quota_cores",
+        "governor",
+        "max_clock_mhz",
+        "allowed_clock_mhz",
+        "memory_total_mib",
+        "os",
+        "kernel",
+        "architecture",
+        "python",
+        "versions",
+        "board",
+        "l4t",
+        "thread_variables",
+        "load_average_1min",
+    ]
+    assert data["schema_version"] == 1
+
+
+def test_table_holds_the_figures() -> None:
+    text = _text(table([_result()]))
+    for header in ("Artifact", "Stage", "p50 (ms)", "p90 (ms)", "p99 (ms)", "Max (ms)", "Share of total (%)"):
+        assert header in text
+    rows = {stage: line for line in text.splitlines() for stage in ("Preprocess", "Decode") if stage in line}
+    assert rows["Preprocess"].split("│")[3:8] == [f" {v} " for v in _padded("0.125", "0.138", "0.150", "0.250", "6.2")]
+    for figure in ("1.250", "1.375", "1.500", "2.500", "62.5", "2.000", "4.000", "100.0", "1.188", "ort fp32"):
+        assert figure in text
+    assert "hand.splite" in text
+
+
+def _padded(*figures: str) -> list[str]:
+    """Right-aligned under the headers of the table."""
+    widths = [len(header) for header in ("p50 (ms)", "p90 (ms)", "p99 (ms)", "Max (ms)", "Share of total (%)")]
+    return [figure.rjust(width) for figure, width in zip(figures, widths, strict=True)]
+
+
+def test_sentence_states_overhead_and_speed() -> None:
+    text = summary(_result())
+    assert "estimator p50 2.000 ms minus bare inference p50 1.188 ms = 0.812 ms overhead" in text
+    assert "500.0 frames per second at p50" in text
+    assert "golden crops of the bundle (8 of at most 128 x 96 px)" in text
+    assert "300 frames after 73 of warm-up" in text
+    assert "default of the backend" in text
+    assert " ".join(text.split()) in " ".join(_text(table([_result()]), width=600).split())
+
+
+def test_sentence_of_a_batch_and_of_recorded_outputs() -> None:
+    assert "frames of 4 crops per second" in summary(_result(batch=4))
+    assert "threads: 2" in summary(_result(threads=2))
+    assert "no network ran" in summary(_result(backend="replay"))
+    assert "no network ran" not in summary(_result())
+
+
+def test_environment_table_shows_what_is_not_available() -> None:
+    lines = _text(environment_table(ENVIRONMENT)).splitlines()
+    shown = {parts[1].strip(): parts[2].strip() for parts in (line.split("│") for line in lines) if len(parts) == 4}
+    assert shown["Processor"] == "Test CPU"
+    assert shown["Highest clock"] == "1510.4 MHz"
+    assert shown["Frequency governor"] == "not available"
+    assert shown["Thread variables"] == "OMP_NUM_THREADS=2"
+    assert shown["numpy"] == "1.26.4"
+
+
+def test_brackets_in_a_name_are_no_markup() -> None:
+    assert "hand[bold].splite" in _text(table([_result(bundle="hand[bold].splite")]))
+
+
+def test_writing_to_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as caught:
+        append_result(tmp_path / "no" / "results.jsonl", _result())
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("content", ["nonsense", "[]", "{}", '{"schema_version": 2}', '{"schema_version": 1}'])
+def test_wrong_line_is_named(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "results.jsonl"
+    append_result(file, _result())
+    with file.open("a") as stream:
+        stream.write(content + "\n")
+    with pytest.raises(UsageError, match="line 2") as caught:
+        read_results(file)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_missing_stage_is_named(stage: str) -> None:
+    data = _result().to_dict()
+    del data["stages"][stage]
+    with pytest.raises(UsageError, match=stage):
+        BenchResult.from_dict(json.loads(json.dumps(data)))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Cannot read"):
+        read_results(tmp_path / "none.jsonl")

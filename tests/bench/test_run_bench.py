@@ -1,0 +1,171 @@
+"""The benchmark of a real, tiny bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from splite_deploy.bench import golden_inputs, run_bench
+from splite_deploy.bench.measure import STAGES
+from splite_deploy.bundle import (
+    FORMAT_VERSION,
+    GOLDEN,
+    MANIFEST,
+    Artifact,
+    Bundle,
+    Golden,
+    Manifest,
+    Source,
+    TensorSpec,
+    new_bundle,
+    sha256_of,
+    write_golden,
+)
+from splite_deploy.errors import BackendError, UsageError
+from splite_deploy.runtime.estimator import PoseEstimator
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.spec import InputSpec, LimitSpec, ModelSpec, SkeletonSpec, SoftArgmaxDepth
+
+SIZE, STRIDE, KEYPOINTS, CROPS = 128, 4, 21, 3
+CELLS = SIZE // STRIDE
+OPSET = 17
+SPEC = ModelSpec(
+    name="tiny",
+    input=InputSpec(SIZE, SIZE, "rgb", (123.7, 116.3, 103.5), (58.4, 57.1, 57.4), 1.25, 128),
+    decoder=SoftArgmaxDepth(
+        stride=STRIDE, beta=1.0, score_window=5, root_keypoint=0, unit="palm", scale_bones=((0, 9),)
+    ),
+    skeleton=SkeletonSpec(tuple(f"k{i}" for i in range(KEYPOINTS)), ((0, 1),)),
+)
+
+
+def _graph(batch: int | str, path: Path) -> None:
+    """A 1 x 1 convolution of stride 4 from 3 channels to heatmaps and depths."""
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    weights = np.random.default_rng(1).normal(size=(2 * KEYPOINTS, 3, 1, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["image", "weights"], ["maps"], strides=[STRIDE, STRIDE]),
+        helper.make_node("Split", ["maps"], ["heatmap", "depth"], axis=1),
+    ]
+    maps = [batch, KEYPOINTS, CELLS, CELLS]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [batch, 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, maps) for name in ("heatmap", "depth")],
+        [onnx.numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _tensors(batch: int | None) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    maps = (batch, KEYPOINTS, CELLS, CELLS)
+    outputs = tuple(TensorSpec(role, maps, "float32", "NCHW", role) for role in ("heatmap", "depth"))
+    return (TensorSpec("image", (batch, 3, SIZE, SIZE), "float32", "NCHW", "image"),), outputs
+
+
+def _bundle(path: Path, batch: int | None) -> Bundle:
+    crops = np.random.default_rng(0).integers(0, 256, (CROPS, SIZE, SIZE, 3), np.uint8)
+    with new_bundle(path) as folder:
+        _graph("N" if batch is None else batch, folder / "model.onnx")
+        inputs, outputs = _tensors(batch)
+        sha256 = sha256_of(folder / "model.onnx")
+        artifact = Artifact("ort", "fp32", "model.onnx", sha256, inputs, outputs, LimitSpec(), {})
+        write_golden(folder / GOLDEN, Golden(crops, _run(folder / "model.onnx", crops)))
+        source = Source("none", "0" * 64, (), "0", {}, OPSET)
+        manifest = Manifest(FORMAT_VERSION, SPEC, source, (artifact,), (), sha256_of(folder / GOLDEN))
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return Bundle.open(path)
+
+
+def _run(file: Path, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    session = pytest.importorskip("onnxruntime").InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    tensors = Preprocessor(SPEC.input, "rgb").normalise(crops)
+    results = [session.run(["heatmap", "depth"], {"image": tensor[None]}) for tensor in tensors]
+    return {role: np.concatenate([r[i] for r in results]) for i, role in enumerate(("heatmap", "depth"))}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return _bundle(tmp_path_factory.mktemp("bundle") / "tiny.splite", batch=1)
+
+
+@pytest.fixture(scope="module")
+def dynamic_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return _bundle(tmp_path_factory.mktemp("bundle") / "dynamic.splite", batch=None)
+
+
+@pytest.mark.parametrize(
+    ("backend", "threads", "ran"), [("auto", None, "ort"), ("ort", 1, "ort"), ("replay", None, "replay")]
+)
+def test_result(bundle: Bundle, backend: str, threads: int | None, ran: str) -> None:
+    result = run_bench(bundle, backend=backend, threads=threads, frames=12, warmup=2, warmup_min_s=0)
+    assert (result.backend, result.precision, result.threads) == (ran, "fp32", threads)
+    assert (result.bundle, result.model, result.artifact_file) == ("tiny.splite", "tiny", "model.onnx")
+    assert result.artifact_sha256 == bundle.manifest.artifacts[0].sha256
+    assert (result.inputs_from, result.inputs_count) == ("golden crops of the bundle", CROPS)
+    assert (result.image_width_px, result.image_height_px) == (SIZE, SIZE)
+    assert (result.frames, result.warmup_frames, result.batch) == (12, 2, 1)
+    assert tuple(result.stages) == STAGES
+    assert all(stats.count == 12 and 0 < stats.min_ms <= stats.max_ms for stats in result.stages.values())
+    parts = sum(result.stages[name].mean_ms for name in ("preprocess", "inference", "decode"))
+    assert parts == pytest.approx(result.stages["total"].mean_ms, rel=1e-9)
+    assert result.date_utc.endswith("+00:00")
+
+
+def test_bundle_by_path_with_warm_up_time(bundle: Bundle) -> None:
+    result = run_bench(bundle.path, frames=1, warmup=0, warmup_min_s=0.05)
+    assert result.warmup_s >= 0.05
+    assert result.warmup_frames > 0
+
+
+def test_golden_crops_are_cut_out_pixel_by_pixel(bundle: Bundle) -> None:
+    golden = bundle.golden()
+    with PoseEstimator.open(bundle.path, backend="replay", color="rgb") as estimator:
+        for crop, (image, box) in zip(golden.crops, golden_inputs(bundle), strict=True):
+            tensor, _ = estimator.prepare(image, [box])
+            np.testing.assert_array_equal(tensor, estimator.preprocessor.normalise([crop]))
+
+
+def test_batch(dynamic_bundle: Bundle) -> None:
+    result = run_bench(dynamic_bundle, batch=2, frames=3, warmup=1, warmup_min_s=0)
+    assert result.batch == 2
+
+
+def test_batch_of_a_fixed_artifact(bundle: Bundle) -> None:
+    with pytest.raises(BackendError) as caught:
+        run_bench(bundle, batch=2, frames=3, warmup=0, warmup_min_s=0)
+    assert "--dynamic-batch" in caught.value.hint
+
+
+def test_own_images(bundle: Bundle) -> None:
+    small, large = np.zeros((50, 60, 3), np.uint8), np.zeros((100, 300, 3), np.uint8)
+    told: list[int] = []
+    result = run_bench(
+        bundle,
+        frames=2,
+        warmup=0,
+        warmup_min_s=0,
+        inputs=[(small, None), (large, (10, 10, 90, 90))],
+        progress=lambda done, total: told.append(done),
+    )
+    assert result.inputs_from == "images given by the caller"
+    assert (result.image_width_px, result.image_height_px) == (300, 100)
+    assert told == [0, 2]
+
+
+def test_no_images(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="no images"):
+        run_bench(bundle, inputs=[])
+
+
+def test_unknown_precision_says_what_there_is(bundle: Bundle) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_bench(bundle, precision="int8")
+    assert "ort fp32" in caught.value.hint
