@@ -1,0 +1,160 @@
+"""The doctor: broken packages are findings, not crashes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from splite_deploy import doctor
+from splite_deploy.doctor import (
+    Check,
+    Stage,
+    check_package,
+    check_temporary_folder,
+    check_threads,
+    diagnose,
+    import_in_child,
+    table,
+)
+
+
+def _module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> str:
+    """Makes ``import name`` run ``source``."""
+    (folder / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(folder)
+    return name
+
+
+def _stage(found: doctor.Diagnosis, name: str) -> Stage:
+    return next(stage for stage in found.stages if stage.name == name)
+
+
+def _no_problem(module: str) -> str:
+    return ""
+
+
+def test_good_import() -> None:
+    assert import_in_child("json") == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("raise ImportError('libGL.so.1: cannot open shared object file')", "libGL.so.1"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
+        ("raise SystemExit(3)", "status 3"),
+    ],
+)
+def test_bad_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str) -> None:
+    assert said in import_in_child(_module(tmp_path, monkeypatch, "broken_for_doctor", source))
+
+
+def test_hanging_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = _module(tmp_path, monkeypatch, "hanging_for_doctor", "import time; time.sleep(60)")
+    assert "more than 0.3 s" in import_in_child(name, timeout_s=0.3)
+
+
+def test_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    assert "cannot start a process" in import_in_child("json")
+
+
+def test_package_that_is_missing() -> None:
+    found = check_package("no_such_package_xyz", "pip install xyz", _no_problem)
+    assert (found.status, found.fix, found.works) == ("missing", "pip install xyz", False)
+
+
+def test_package_that_is_broken() -> None:
+    found = check_package("cv2", "pip install splite-deploy", lambda module: "ImportError: libGL")
+    assert found.status == "failed"
+    assert "libGL" in found.detail
+    assert found.fix == "pip install --force-reinstall opencv-python-headless"
+
+
+def test_all_is_well() -> None:
+    found = diagnose(probe=_no_problem)
+    assert _stage(found, "run with ort").works is True
+    assert found.can_run
+    assert [stage.name for stage in found.stages][-1] == "export"
+    assert len(found.machine) == 2
+
+
+def test_missing_packages_give_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = {"onnxruntime", "torch"}
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in absent else object())
+    found = diagnose(probe=_no_problem)
+    assert _stage(found, "run with ort").fixes == ("pip install 'splite-deploy[ort]'",)
+    assert _stage(found, "export").fixes == ("pip install 'splite-deploy[export]'",)
+    assert _stage(found, "run with replay").works
+    assert not found.can_run
+
+
+def test_broken_opencv_breaks_everything_but_the_diagnosis() -> None:
+    found = diagnose(probe=lambda module: "ImportError: libGL" if module == "cv2" else "")
+    assert [stage.name for stage in found.stages] == ["run with any backend", "export"]
+    assert not any(stage.works for stage in found.stages)
+    assert not found.can_run
+
+
+def test_each_package_is_tried_once() -> None:
+    tried: list[str] = []
+
+    def probe(module: str) -> str:
+        tried.append(module)
+        return ""
+
+    diagnose(probe=probe)
+    assert len(tried) == len(set(tried))
+    assert {"numpy", "cv2", "onnxruntime"} <= set(tried)
+
+
+def test_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_temporary_folder(tmp_path, needed_mib=0).status == "ok"
+    missing = check_temporary_folder(tmp_path / "none")
+    assert (missing.status, missing.works) == ("failed", False)
+    assert "TMPDIR" in missing.fix
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10 << 20))
+    full = check_temporary_folder(tmp_path)
+    assert full.status == "warning"
+    assert "10 MiB free" in full.detail
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no CPU affinity")
+def test_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    assert check_threads({}, tmp_path) == Check("threads", "ok", "4 cores can be used")
+    assert check_threads({"OMP_NUM_THREADS": "4"}, tmp_path).status == "ok"
+    for wrong in ("5", "0", "four"):
+        found = check_threads({"OMP_NUM_THREADS": wrong}, tmp_path)
+        assert found.status == "warning"
+        assert "from 1 to 4" in found.fix
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no CPU affinity")
+def test_threads_in_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    limit = tmp_path / "sys/fs/cgroup/cpu.max"
+    limit.parent.mkdir(parents=True)
+    limit.write_text("150000 100000\n")
+    found = check_threads({}, tmp_path)
+    assert found.status == "warning"
+    assert "--threads 2" in found.fix
+    limit.write_text("max 100000\n")
+    assert check_threads({}, tmp_path).status == "ok"
+
+
+def test_table_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(table(diagnose(probe=_no_problem)))
+    text = captured.get()
+    assert "pip install 'splite-deploy[ort]'" in text
+    assert "run with ort" in text
+    assert "temporary folder" in text
