@@ -2,6 +2,7 @@
 # PYTHON=python3.12 chooses an interpreter; IMAGE=photo.jpg BOX=x0,y0,x1,y1 gives the demo a photograph of yours.
 
 SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo "$$p" && break; done)
 BIN := .venv/bin

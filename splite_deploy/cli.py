@@ -19,9 +19,7 @@ from splite_deploy.spec import PRECISIONS, Precision
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from splite_deploy.bundle import Bundle, Parity
     from splite_deploy.runtime import Pose, PoseEstimator
-    from splite_deploy.spec import ModelSpec
 
 FilePath = click.Path(path_type=Path)
 Command = Callable[..., Any]
@@ -146,6 +144,7 @@ def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **
     that moves them by more than the limits fails the export and nothing is written.
     """
     from splite_deploy.export import ExportOptions, export_bundle
+    from splite_deploy.present import parity_table
 
     with working("export") as progress:
         bundle = export_bundle(checkpoint, output, model=model, options=ExportOptions(**options), progress=progress)
@@ -172,6 +171,7 @@ def verify(bundle: Path, backend: str | None, precision: Precision | None, threa
     Exit status 1 if an artifact differs by more than its limits.
     """
     from splite_deploy.bundle import Bundle
+    from splite_deploy.present import parity_table
     from splite_deploy.runtime.verify import check
     from splite_deploy.runtime.verify import verify as verify_bundle
     from splite_deploy.spec import to_plain
@@ -333,12 +333,13 @@ def bench(
 def inspect(path: Path, as_json: bool) -> None:
     """Shows what a bundle holds: the model, its files, what was measured, where it comes from."""
     from splite_deploy.bundle import Bundle
+    from splite_deploy.present import bundle_tables
 
     bundle = Bundle.open(path)
     if as_json:
         click.echo(bundle.manifest.to_json(), nl=False)
-        return
-    show(*describe(bundle))
+    else:
+        show(*bundle_tables(bundle))
 
 
 @main.command()
@@ -358,59 +359,5 @@ def doctor(as_json: bool) -> None:
         click.echo(json.dumps(to_plain(diagnosis), indent=1))
     else:
         show(table(diagnosis))
-
-
-def parity_table(rows: list[tuple[Parity, tuple[str, ...]]], spec: ModelSpec) -> RenderableType:
-    """Measured differences, one row per comparison."""
-    from rich.table import Table
-
-    first = rows[0][0]
-    table = Table(title=f"{spec.name}: difference to the torch network on {first.crops} crops ({first.crops_from})")
-    table.add_column("step")
-    for heading in ("tensor max abs", "shift p50 px", "p95 px", "max px"):
-        table.add_column(heading, justify="right")
-    if first.depth is not None:
-        table.add_column(f"depth p95 {first.depth_unit}", justify="right")
-        table.add_column(f"max {first.depth_unit}", justify="right")
-    table.add_column("")
-    for parity, broken in rows:
-        shift, depth = parity.shift_px, parity.depth
-        cells = [parity.hop, f"{max(parity.tensor_max_abs.values()):.2g}"]
-        cells += [f"{value:.2g}" for value in (shift.p50, shift.p95, shift.max)]
-        cells += [f"{value:.2g}" for value in (depth.p95, depth.max)] if depth is not None else []
-        table.add_row(*cells, "[red]over the limit[/]" if broken else "[green]✓[/]")
-    return table
-
-
-def describe(bundle: Bundle) -> list[RenderableType]:
-    """The parts of ``inspect``."""
-    from rich.table import Table
-
-    manifest, spec = bundle.manifest, bundle.model
-    facts = Table.grid(padding=(0, 2))
-    given = spec.input
-    source = manifest.source
-    for name, value in (
-        ("model", f"{spec.name}, {spec.keypoint_count} keypoints, decoder {spec.decoder.type}"),
-        ("input", f"{given.width} x {given.height} {given.color.upper()}, box padded by {given.box_padding:g}"),
-        ("checkpoint", f"{source.checkpoint}, sha256 {source.checkpoint_sha256[:16]}…"),
-        (
-            "made with",
-            f"splite-deploy {source.tool_version}, opset {source.opset}, "
-            + ", ".join(f"{key} {version}" for key, version in source.versions.items()),
-        ),
-        *(("note", note) for note in source.notes),
-    ):
-        facts.add_row(f"[bold]{name}[/]", value)
-    files = Table(title="artifacts")
-    for heading in ("backend", "precision", "file", "size", "inputs", "outputs", "target"):
-        files.add_column(heading, justify="right" if heading == "size" else "left")
-    for artifact in manifest.artifacts:
-        shapes = [
-            ", ".join(f"{t.name} {'x'.join('N' if size is None else str(size) for size in t.shape)}" for t in tensors)
-            for tensors in (artifact.inputs, artifact.outputs)
-        ]
-        size = f"{(bundle.path / artifact.file).stat().st_size / 1e6:.2f} MB"
-        target = ", ".join(f"{k} {v}" for k, v in artifact.target.items()) or "any"
-        files.add_row(artifact.backend, artifact.precision, artifact.file, size, *shapes, target)
-    return [facts, files, parity_table([(parity, ()) for parity in manifest.parity], spec)]
+    if not diagnosis.can_run:
+        raise UsageError("Nothing here can run a bundle.", hint="Install a backend; the table says how.")

@@ -71,31 +71,46 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
-class SoftArgmax:
-    """Global soft-argmax over heatmap logits (Sun et al. 2018, integral regression).
+class HeatmapDecoder:
+    """What all soft-argmax decoders have.
 
     Attributes:
         stride: Input pixels per heatmap cell.
         beta: Inverse temperature of the softmax; must be the one of training.
+    """
+
+    type: ClassVar[str]
+    roles: ClassVar[tuple[str, ...]] = ("heatmap",)
+    stride: float
+    beta: float
+
+    def __post_init__(self) -> None:
+        _require(0 < self.stride < math.inf, "decoder.stride must be positive")
+        _require(0 < self.beta < math.inf, "decoder.beta must be positive")
+
+
+@dataclass(frozen=True)
+class SoftArgmax(HeatmapDecoder):
+    """Global soft-argmax over heatmap logits (Sun et al. 2018, integral regression).
+
+    Attributes:
         score_window: The score is the softmax mass inside this odd number of cells squared around the keypoint,
             a number in [0, 1]. It says how concentrated the heatmap is; it is no calibrated probability.
     """
 
     type: ClassVar[str] = "softargmax"
-    roles: ClassVar[tuple[str, ...]] = ("heatmap",)
-    stride: float
-    beta: float
     score_window: int
 
     def __post_init__(self) -> None:
-        _require(self.stride > 0, "decoder.stride must be positive")
-        _require(self.beta > 0, "decoder.beta must be positive")
+        super().__post_init__()
         _require(self.score_window > 0 and self.score_window % 2 == 1, "decoder.score_window must be odd")
 
 
 @dataclass(frozen=True)
-class SoftArgmaxWindow(SoftArgmax):
-    """Soft-argmax inside a window around the peak: for heatmaps trained with a mean squared error.
+class SoftArgmaxWindow(HeatmapDecoder):
+    """Soft-argmax inside a window around the peak: for heatmaps trained to unit-peak Gaussians.
+
+    The score is the value of the peak, clipped to [0, 1].
 
     Attributes:
         window: Odd side of the window in cells.
@@ -247,6 +262,8 @@ class ModelSpec:
         Raises:
             SpecError: A key is missing, unknown, or of the wrong type; the message names it.
         """
+        if not isinstance(data, Mapping):
+            raise SpecError("The model spec is no table.", hint=f"Write its fields; {_MODEL_KEYS}.")
         decoder = data.get("decoder")
         if isinstance(decoder, Mapping):
             kind = decoder.get("type")
@@ -294,12 +311,21 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
     except tomllib.TOMLDecodeError as err:
         raise SpecError(f"{path} is not valid TOML: {err}.", hint="Correct that line.") from err
     arch, args, samples = data.pop("arch", None), data.pop("arch_args", {}), data.pop("samples", "")
-    if not isinstance(arch, str) or not isinstance(args, dict) or not isinstance(samples, str):
+    if not isinstance(arch, str):
         raise SpecError(
             f"{path} does not name its architecture.",
             hint='Add arch = "arch.py:build" (and, where it has arguments, a table [arch_args]).',
         )
-    return ModelSpec.from_dict(data), HostSpec(path.parent, arch, args, samples)
+    if not isinstance(args, dict) or not isinstance(samples, str):
+        raise SpecError(
+            f"{path}: arch_args or samples has the wrong type.",
+            hint='Write [arch_args] as a table of keyword arguments, and samples = "file.py:symbol".',
+        )
+    try:
+        spec = ModelSpec.from_dict(data)
+    except SpecError as err:
+        raise SpecError(f"{path}: {err.message}", hint=err.hint) from err
+    return spec, HostSpec(path.parent, arch, args, samples)
 
 
 def structure(cls: type[T], data: Mapping[str, Any], where: str) -> T:
@@ -356,7 +382,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return {str(key): _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
     elif hint is Any:
         return value
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    elif hint is float and type(value) in (int, float) and abs(value) < sys.float_info.max:
         return float(value)
     elif hint is not float and type(value) is hint:
         return value
@@ -365,7 +391,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _describe(hint: Any) -> str:
     """A type in words a person would use."""
-    names = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "true or false"}
+    names = {int: "a whole number", float: "a finite number", str: "a text in quotes", bool: "true or false"}
     if hint in names:
         return names[hint]
     if get_origin(hint) is tuple:

@@ -6,7 +6,7 @@ pixels, so that a decoded keypoint lies in the input's continuous pixel coordina
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,8 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from splite_deploy.bundle import TensorSpec
 from splite_deploy.errors import BackendError
-from splite_deploy.spec import Coordinates, Decoder, ModelSpec, SoftArgmax, SoftArgmaxDepth, SoftArgmaxWindow
+from splite_deploy.spec import (
+    Coordinates,
+    Decoder,
+    HeatmapDecoder,
+    ModelSpec,
+    SoftArgmax,
+    SoftArgmaxDepth,
+    SoftArgmaxWindow,
+)
 
 Array = NDArray[np.float32]
 
@@ -52,7 +61,7 @@ def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> Decoded:
         fits = shape[2:] in ((2,), (3,)) if role == "coordinates" else len(shape) == 4
         if not fits or shape[1] != spec.keypoint_count or shape != outputs[decoder.roles[0]].shape:
             raise BackendError(
-                f"The output '{role}' has shape {shape}, which does not hold {spec.keypoint_count} keypoints.",
+                f"The output '{role}' has shape {shape}, which does not fit {spec.keypoint_count} keypoints.",
                 hint="Check the order of the network's outputs and the keypoint_names of model.toml.",
             )
         if not np.isfinite(outputs[role]).all():
@@ -63,13 +72,38 @@ def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> Decoded:
     return _decode(outputs, decoder, spec)
 
 
+def check_shapes(tensors: Sequence[TensorSpec], spec: ModelSpec) -> None:
+    """Compares the outputs of an artifact with what the decoder reads, once, before anything is run.
+
+    Raises:
+        BackendError: An output is missing, or a heatmap's size times the stride is not the input's size.
+    """
+    shapes = {tensor.role: tensor.shape for tensor in tensors}
+    decoder = spec.decoder
+    for role in decoder.roles:
+        if role not in shapes:
+            raise BackendError(
+                f"The artifact has no output '{role}', which the decoder '{decoder.type}' reads.",
+                hint=f"Its outputs are: {', '.join(shapes)}. Export it again.",
+            )
+        if isinstance(decoder, HeatmapDecoder) and len(shapes[role]) == 4:
+            covered = tuple((size or 0) * decoder.stride for size in shapes[role][2:])
+            if covered != (spec.input.height, spec.input.width):
+                raise BackendError(
+                    f"The output '{role}' covers {covered} px at stride {decoder.stride:g}, not the input's "
+                    f"{(spec.input.height, spec.input.width)}.",
+                    hint="Correct decoder.stride in model.toml and export again.",
+                )
+
+
 def _decode(outputs: Mapping[str, Array], decoder: Decoder, spec: ModelSpec) -> Decoded:
     if isinstance(decoder, Coordinates):
         return _coordinates(outputs["coordinates"], decoder, spec)
+    heatmap = outputs["heatmap"]
     if isinstance(decoder, SoftArgmaxWindow):
-        keypoints, weights = softargmax_window(outputs["heatmap"], decoder)
-    else:
-        keypoints, weights = softargmax(outputs["heatmap"], decoder)
+        scores = np.clip(heatmap.max(axis=(2, 3)), 0.0, 1.0)
+        return Decoded(softargmax_window(heatmap, decoder), scores, None)
+    keypoints, weights = softargmax(heatmap, decoder)
     scores = window_mass(weights, keypoints, decoder)
     depth = None
     if isinstance(decoder, SoftArgmaxDepth):
@@ -97,7 +131,7 @@ def softmax(heatmap: Array, beta: float) -> Array:
     return weights
 
 
-def softargmax(heatmap: Array, decoder: SoftArgmax) -> tuple[Array, Array]:
+def softargmax(heatmap: Array, decoder: HeatmapDecoder) -> tuple[Array, Array]:
     """Expected cell centre under softmax(beta * heatmap), over the whole map (Sun et al. 2018, arXiv 1711.08229).
 
     Args:
@@ -113,7 +147,7 @@ def softargmax(heatmap: Array, decoder: SoftArgmax) -> tuple[Array, Array]:
     return keypoints, weights
 
 
-def softargmax_window(heatmap: Array, decoder: SoftArgmaxWindow) -> tuple[Array, Array]:
+def softargmax_window(heatmap: Array, decoder: SoftArgmaxWindow) -> Array:
     """Soft-argmax restricted to a square window around the largest cell, clipped at the border of the map.
 
     Args:
@@ -121,14 +155,14 @@ def softargmax_window(heatmap: Array, decoder: SoftArgmaxWindow) -> tuple[Array,
         decoder: Stride, beta and window.
 
     Returns:
-        Keypoints (N, K, 2) in input pixels and the softmax weights (N, K, H, W), zero outside the window.
+        Keypoints (N, K, 2) in input pixels.
     """
     n, k, height, width = heatmap.shape
     peak = heatmap.reshape(n, k, -1).argmax(axis=2)
     rows, columns = np.divmod(peak, width)
     inside = _window(rows, height, decoder.window)[..., :, None] & _window(columns, width, decoder.window)[..., None, :]
     masked = np.where(inside, heatmap, -np.inf).astype(np.float32)
-    return softargmax(masked, decoder)
+    return softargmax(masked, decoder)[0]
 
 
 def _window(centre: NDArray[np.integer[Any]], size: int, window: int) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import UsageError
-from splite_deploy.runtime.decode import Decoded, decode
+from splite_deploy.runtime.decode import Decoded, check_shapes, decode
 from splite_deploy.runtime.lift import absolute, weak_perspective
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import (
@@ -43,6 +43,7 @@ class PoseEstimator:
     def __init__(self, spec: ModelSpec, session: Session, color: Color = "bgr") -> None:
         if color not in ("rgb", "bgr"):
             raise UsageError(f"The channel order is {color!r}.", hint="Choose 'bgr' (OpenCV) or 'rgb'.")
+        check_shapes(session.outputs, spec)
         self.spec = spec
         self.session = session
         self.preprocessor = Preprocessor(spec.input, color)
@@ -164,13 +165,14 @@ class PoseEstimator:
                 raise UsageError("This model gives no depth.", hint="Leave out intrinsics and bone length.")
             return None, None
         depth = decoded.depth[index]
+        unit: Unit
         if intrinsics is not None and bone_length_mm is not None:
-            points = absolute(keypoints, depth, decoder, intrinsics, bone_length_mm)
-            return points, "mm" if points is not None else None
-        palm = 1.0 if decoder.unit == "palm" else self.spec.palm_mm
-        if palm is None:  # ModelSpec requires palm_mm for depth in millimetres
-            return None, None
-        return weak_perspective(keypoints, depth, decoder, palm), decoder.unit
+            points, unit = absolute(keypoints, depth, decoder, intrinsics, bone_length_mm), "mm"
+        else:
+            # ModelSpec requires palm_mm where the depth is in millimetres
+            palm = self.spec.palm_mm if decoder.unit == "mm" and self.spec.palm_mm is not None else 1.0
+            points, unit = weak_perspective(keypoints, depth, decoder, palm), decoder.unit
+        return (points, unit) if points is not None else (None, None)
 
     def close(self) -> None:
         """Frees the session."""

@@ -19,7 +19,7 @@ MIN_VISIBLE_SHARE = 0.05
 predicted depths alone are longer than the palm."""
 
 
-def weak_perspective(keypoints: Array, depth: Array, decoder: SoftArgmaxDepth, palm: float) -> Array:
+def weak_perspective(keypoints: Array, depth: Array, decoder: SoftArgmaxDepth, palm: float) -> Array | None:
     """Root-relative 3D with one scale for all keypoints, in the unit of ``depth``.
 
     A palm of length L satisfies sum |d_xy|^2 / s^2 + sum d_z^2 = n L^2 over its n bones, which gives the scale s in
@@ -32,13 +32,16 @@ def weak_perspective(keypoints: Array, depth: Array, decoder: SoftArgmaxDepth, p
         palm: Palm length L in units: 1 for ``palm``, millimetres for ``mm``.
 
     Returns:
-        (K, 3) float32, x right, y down, z away from the camera, in units.
+        (K, 3) float32, x right, y down, z away from the camera, in units; None where the palm has no extent in the
+        image, so that nothing tells the scale.
     """
     bones = np.array(decoder.scale_bones)
     across = np.square(keypoints[bones[:, 0]] - keypoints[bones[:, 1]]).sum()
     along = np.square(depth[bones[:, 0]] - depth[bones[:, 1]]).sum()
+    if across < 1e-6:
+        return None
     total = len(bones) * palm**2
-    scale = np.sqrt(max(float(across), 1e-12) / max(total - float(along), MIN_VISIBLE_SHARE * total))
+    scale = np.sqrt(float(across) / max(total - float(along), MIN_VISIBLE_SHARE * total))
     plane = (keypoints - keypoints[decoder.root_keypoint]) / scale
     return np.column_stack([plane, depth - depth[decoder.root_keypoint]]).astype(np.float32)
 
@@ -63,12 +66,7 @@ def absolute(
     Raises:
         UsageError: The intrinsics or the length are unusable.
     """
-    camera = np.asarray(intrinsics, np.float64)
-    if camera.shape != (3, 3) or not np.isfinite(camera).all() or abs(np.linalg.det(camera)) < 1e-12:
-        raise UsageError(
-            "The intrinsics are not an invertible (3, 3) matrix.",
-            hint="Pass [[fx, 0, cx], [0, fy, cy], [0, 0, 1]].",
-        )
+    camera = _check_intrinsics(intrinsics)
     if not 0 < palm_mm < np.inf:
         raise UsageError(f"The bone length {palm_mm} mm is not a positive number.", hint="Measure it in millimetres.")
     rays = np.column_stack([keypoints, np.ones(len(keypoints))]).astype(np.float64) @ np.linalg.inv(camera).T
@@ -88,3 +86,17 @@ def absolute(
         return None
     points: Array = (palm_mm * (root + z)[:, None] * rays).astype(np.float32)
     return points
+
+
+def _check_intrinsics(intrinsics: ArrayLike) -> NDArray[np.float64]:
+    try:
+        camera = np.asarray(intrinsics, np.float64)
+    except (TypeError, ValueError):
+        camera = np.empty(0)
+    usable = camera.shape == (3, 3) and np.isfinite(camera).all() and np.array_equal(camera[2], (0, 0, 1))
+    if not usable or abs(np.linalg.det(camera)) < 1e-12:
+        raise UsageError(
+            "The intrinsics are not an invertible (3, 3) camera matrix.",
+            hint="Pass [[fx, 0, cx], [0, fy, cy], [0, 0, 1]].",
+        )
+    return camera

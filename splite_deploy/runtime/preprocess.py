@@ -61,6 +61,8 @@ def check_box(box: ArrayLike | None, height: int, width: int) -> NDArray[np.floa
             f"The box {shown} is empty.",
             hint="Pass x0, y0, x1, y1 with x1 > x0 and y1 > y0 (not width and height).",
         )
+    if max(x1 - x0, y1 - y0) > 1e6 or min(x1 - x0, y1 - y0) < 1e-3:
+        raise UsageError(f"The box {shown} has an impossible size.", hint="Pass x0, y0, x1, y1 in pixels.")
     if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
         raise UsageError(
             f"The box {shown} lies outside the {width} x {height} image.",

@@ -7,6 +7,7 @@ Layout, quantisation and device memory stay inside a backend. A backend is one m
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -48,6 +49,49 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Frees what the session holds; a second call does nothing, and ``run`` raises from then on."""
+
+
+class BaseSession(ABC):
+    """What every backend's session shares: it checks, a subclass computes.
+
+    Args:
+        artifact: The artifact it has loaded.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self._closed = False
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Input tensors."""
+        return self.artifact.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Output tensors."""
+        return self.artifact.outputs
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Session.run`."""
+        if self._closed:
+            raise BackendError("The session is closed.", hint="Open a new one.")
+        check_feeds(feeds, self.artifact.inputs)
+        return self._infer(feeds)
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    @abstractmethod
+    def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs checked feeds."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Frees what is held; called once."""
 
 
 @dataclass(frozen=True)

@@ -9,31 +9,35 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from splite_deploy.bundle import Artifact, Bundle, TensorSpec
+from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.errors import BackendError
-from splite_deploy.runtime.session import check_feeds
+from splite_deploy.runtime.session import BaseSession
 
 Array = NDArray[np.float32]
 
 
-class OrtSession:
-    """A graph loaded into ONNX Runtime's CPU provider; see `splite_deploy.runtime.session.Session`."""
+class OrtSession(BaseSession):
+    """A graph loaded into ONNX Runtime's CPU provider.
+
+    Args:
+        file: The graph.
+        artifact: Its description.
+        threads: CPU threads; None is ONNX Runtime's default, one per core.
+    """
 
     def __init__(self, file: Path, artifact: Artifact, threads: int | None) -> None:
+        super().__init__(artifact)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session: ort.InferenceSession | None = ort.InferenceSession(
-                str(file), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as err:  # onnxruntime has no common base class of its errors
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} cannot load {file.name}: {_first_line(err)}",
                 hint="Upgrade onnxruntime, or export again with a lower --opset.",
             ) from err
-        self._artifact = artifact
         self._names = [spec.name for spec in artifact.outputs]
 
     @classmethod
@@ -41,26 +45,15 @@ class OrtSession:
         """Loads an artifact of a bundle."""
         return cls(bundle.path / artifact.file, artifact, threads)
 
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._artifact.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._artifact.outputs
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        if self._session is None:
-            raise BackendError("The session is closed.", hint="Open a new one.")
-        check_feeds(feeds, self._artifact.inputs)
+    def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         try:
-            values = self._session.run(self._names, dict(feeds))
+            values = self._session.run(self._names, feeds)
         except Exception as err:
             raise BackendError(f"ONNX Runtime failed: {_first_line(err)}", hint="Run 'splite-deploy verify'.") from err
         return dict(zip(self._names, values, strict=True))
 
-    def close(self) -> None:
-        self._session = None
+    def _release(self) -> None:
+        del self._session
 
 
 def _first_line(err: Exception) -> str:
