@@ -1,0 +1,91 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).parents[1]
+TINY = Path(__file__).parent / "tiny"
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of tests/tiny as safetensors."""
+    torch = pytest.importorskip("torch")
+    safetensors_torch = pytest.importorskip("safetensors.torch")
+    sys.path.insert(0, str(TINY))
+    try:
+        from arch import build
+    finally:
+        sys.path.remove(str(TINY))
+        sys.modules.pop("arch", None)
+    assert torch.is_tensor(next(build().parameters()))
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    safetensors_torch.save_file(build().state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Path:
+    """The model spec of tests/tiny."""
+    return TINY / "model.toml"
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of tests/tiny with a batch of one. Read only: copy it before changing it."""
+    from splite_deploy.export import ExportOptions, export_bundle
+
+    path = tmp_path_factory.mktemp("bundle") / "tiny.splite"
+    return export_bundle(tiny_checkpoint, path, model=tiny_model, options=ExportOptions(crops=12)).path
+
+
+@pytest.fixture(scope="session")
+def tiny_dynamic_bundle(tiny_checkpoint: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a dynamic batch."""
+    from splite_deploy.export import ExportOptions, export_bundle
+
+    path = tmp_path_factory.mktemp("bundle") / "tiny-dynamic.splite"
+    options = ExportOptions(crops=4, dynamic_batch=True)
+    return export_bundle(tiny_checkpoint, path, model=tiny_model, options=options).path
+
+
+@pytest.fixture
+def image() -> NDArray[np.uint8]:
+    """A BGR image of 120 x 160 pixels."""
+    return np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+
+
+@pytest.fixture
+def splite() -> Callable[..., Result]:
+    """Runs the command line in this process; an unexpected exception fails the test with its traceback."""
+    from splite_deploy.cli import main
+
+    def invoke(*arguments: Any) -> Result:
+        return CliRunner().invoke(main, [os.fspath(a) if isinstance(a, Path) else str(a) for a in arguments])
+
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def hand_digits() -> Path:
+    """Real hand photographs with labels, where they are at hand."""
+    path = Path(os.environ.get("SPLITE_HAND_DIGITS", ROOT.parent / "shared" / "data" / "hand-digits"))
+    if not (path / "labels.json").is_file():
+        pytest.skip("the hand-digits photographs are not here; name their folder in SPLITE_HAND_DIGITS")
+    return path

@@ -1,0 +1,96 @@
+"""What may import what: proved in a process where the forbidden packages cannot be imported at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BLOCKED = ("torch", "onnx", "onnxsim", "onnxscript", "tensorflow", "safetensors")
+BLOCKER = f"""
+import importlib.abc, sys
+class Blocker(importlib.abc.MetaPathFinder):
+    blocked = {BLOCKED!r}
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in self.blocked:
+            raise ModuleNotFoundError(f"No module named '{{name}}' (blocked)", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", BLOCKER + code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def device_modules(root: Path) -> list[str]:
+    """Every module of the package but those of the host's stages."""
+    files = sorted((root / "splite_deploy").rglob("*.py"))
+    names = [".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for file in files]
+    return [name for name in names if not name.startswith("splite_deploy.export") and not name.endswith("__main__")]
+
+
+def test_every_device_module_loads_without_training_frameworks(root: Path) -> None:
+    modules = device_modules(root)
+    assert "splite_deploy.runtime.estimator" in modules
+    assert "splite_deploy.runtime.backends.ort" in modules
+    done = run_python("import importlib\nfor name in sys.argv[1:]: importlib.import_module(name)", *modules)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_blocker_blocks() -> None:
+    done = run_python("import splite_deploy.export")
+    assert done.returncode != 0
+    assert "blocked" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["ort", "replay"])
+def test_the_estimator_runs_without_training_frameworks(tiny_bundle: Path, backend: str) -> None:
+    code = """
+import numpy as np
+from splite_deploy.runtime import PoseEstimator
+with PoseEstimator.open(sys.argv[1], backend=sys.argv[2]) as estimator:
+    pose = estimator(np.zeros((60, 80, 3), np.uint8), (10, 10, 50, 50))
+print(pose.keypoints.shape)
+"""
+    done = run_python(code, tiny_bundle, backend)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "(5, 2)"
+
+
+def test_replay_needs_no_backend_at_all(tiny_bundle: Path) -> None:
+    code = """
+Blocker.blocked += ('onnxruntime',)
+import numpy as np
+from splite_deploy.runtime import PoseEstimator
+print(PoseEstimator.open(sys.argv[1], backend='replay')(np.zeros((60, 80, 3), np.uint8)).scores.shape)
+"""
+    done = run_python(code, tiny_bundle)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "(5,)"
+
+
+@pytest.mark.parametrize("command", ["verify", "bench", "inspect", "doctor", "run", "export"])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    code = f"""
+import splite_deploy.cli
+try:
+    splite_deploy.cli.main(['{command}', '--help'])
+except SystemExit as end:
+    assert end.code == 0, end.code
+assert 'onnxruntime' not in sys.modules and 'rich' not in sys.modules
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage:")
+
+
+def test_a_missing_package_is_an_error_with_the_command_to_type(tmp_path: Path) -> None:
+    code = "import splite_deploy.cli\nsplite_deploy.cli.main(['export', 'x.pt', '-o', sys.argv[1]])"
+    done = run_python(code, tmp_path / "x.splite")
+    assert done.returncode == 1
+    assert "error: 'export' needs torch, which is not installed here." in done.stderr
+    assert "pip install 'splite-deploy[export]'" in done.stderr
+    assert "Traceback" not in done.stderr
