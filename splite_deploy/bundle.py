@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import BundleError, OutputError, SpecError, UsageError, writing
-from splite_deploy.spec import LimitSpec, ModelSpec, Precision, structure, to_plain
+from splite_deploy.spec import LimitSpec, ModelSpec, Precision
+from splite_deploy.structure import structure, to_plain
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -236,16 +237,16 @@ def _checksum(data: Mapping[str, Any]) -> str:
 
 def _read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST
-    if not folder.is_dir():
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as err:
+        if folder.is_dir():
+            raise BundleError(f"{folder} holds no {MANIFEST}, so it is no bundle.", hint=_REEXPORT) from err
         what = "is a file, not a bundle folder" if folder.exists() else "does not exist"
         raise BundleError(
             f"{folder} {what}.", hint="Make a bundle with 'splite-deploy export CHECKPOINT -o NAME.splite'."
-        )
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as err:
-        raise BundleError(f"{folder} holds no {MANIFEST}, so it is no bundle.", hint=_REEXPORT) from err
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as err:
+        ) from err
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as err:
         raise BundleError(f"{file} cannot be read: {err}.", hint=_REEXPORT) from err
     version = data.get("format_version") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:
@@ -277,11 +278,11 @@ def new_bundle(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: The place is taken (and ``overwrite`` is false) or cannot be written to.
     """
-    if path.exists() and not (overwrite and (path / MANIFEST).is_file()):
-        hint = "Name another place with --output." if overwrite else "Add --overwrite, or name another place."
-        what = "exists and is no bundle" if overwrite else "exists already"
-        raise OutputError(f"{path} {what}.", hint=hint)
     with writing(path):
+        if path.exists() and not (overwrite and (path / MANIFEST).is_file()):
+            hint = "Name another place with --output." if overwrite else "Add --overwrite, or name another place."
+            what = "exists and is no bundle" if overwrite else "exists already"
+            raise OutputError(f"{path} {what}.", hint=hint)
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -294,7 +295,12 @@ def new_bundle(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             retired = folder.with_name(folder.name + ".old")
             if path.exists():
                 path.rename(retired)
-            folder.rename(path)
+            try:
+                folder.rename(path)
+            except BaseException:
+                if retired.exists():
+                    retired.rename(path)
+                raise
             shutil.rmtree(retired, ignore_errors=True)
             _sync(path.parent)
     finally:

@@ -10,6 +10,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike, fspath
+from pathlib import Path
 
 
 class SpliteError(Exception):
@@ -72,11 +73,30 @@ def writing(path: str | PathLike[str]) -> Iterator[None]:
         yield
     except OSError as err:
         hints = {
-            errno.ENOSPC: "Free some space, or name another place with --output.",
-            errno.EDQUOT: "Your quota is used up: free some space, or name another place with --output.",
-            errno.EACCES: "Check the permissions of the folder, or name another place with --output.",
-            errno.EPERM: "Check the permissions of the folder, or name another place with --output.",
-            errno.EROFS: "That file system is read-only: name another place with --output.",
+            errno.ENOSPC: "Free some space, or name another place.",
+            errno.EDQUOT: "Your quota is used up: free some space, or name another place.",
+            errno.EACCES: "Check the permissions of the folder, or name another place.",
+            errno.EPERM: "Check the permissions of the folder, or name another place.",
+            errno.EROFS: "That file system is read-only: name another place.",
+            errno.EEXIST: "A part of that path is a file, not a folder: name another place.",
+            errno.ENOTDIR: "A part of that path is a file, not a folder: name another place.",
         }
         hint = hints.get(err.errno or 0, "Check that the folder exists and can be written to.")
         raise OutputError(f"Cannot write {fspath(path)}: {err.strerror or err}.", hint=hint) from err
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a file whole; where the disk fills up on the way, no part of it is left.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    with writing(path), path.open("wb", buffering=0) as stream:
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[stream.write(left) :]
+        except OSError:
+            if path.is_file():  # and no device
+                path.unlink()
+            raise

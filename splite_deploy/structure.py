@@ -1,0 +1,100 @@
+"""Plain data (of JSON or TOML) to typed dataclasses and back, with every key and type checked.
+
+Standard library only. The manifest, ``model.toml`` and benchmark results all pass through here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from splite_deploy.errors import SpecError
+
+FIELDS_DOC = "see models/README.md for every field with an example"
+T = TypeVar("T")
+
+
+def structure(cls: type[T], data: Mapping[str, Any], where: str) -> T:
+    """Builds dataclass ``cls`` from plain data, checking every key and type.
+
+    Args:
+        cls: A frozen dataclass of the kinds used in this package.
+        data: JSON- or TOML-like data.
+        where: Dotted path of ``data`` for messages; empty at the top.
+
+    Raises:
+        SpecError: The message names the dotted key.
+    """
+    hints = get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    prefix = f"{where}." if where else ""
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise SpecError(f"Unknown field {prefix}{unknown[0]}.", hint=f"The fields here are: {', '.join(fields)}.")
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _convert(hints[name], data[name], prefix + name)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise SpecError(f"The field {prefix}{name} is missing.", hint=f"Add it; {FIELDS_DOC}.")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Checks ``value`` against the type ``hint`` and returns it as that type (lists become tuples)."""
+    origin, args = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
+        if isinstance(value, Mapping):
+            return structure(hint, value, where)  # type: ignore[arg-type]
+    elif origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        options = [option for option in args if option is not type(None)]
+        for option in options:
+            if len(options) == 1 or isinstance(value, option):
+                return _convert(option, value, where)
+    elif origin is Literal:
+        if value in args:
+            return value
+        raise SpecError(f"{where} is {value!r}.", hint=f"Choose one of: {', '.join(str(a) for a in args)}.")
+    elif origin is tuple and isinstance(value, list | tuple):
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(inner) == len(value):
+            return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+    elif origin in (Mapping, dict) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        if isinstance(value, Mapping):
+            return {str(key): _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    elif hint is Any:
+        return value
+    elif hint is float and type(value) in (int, float) and abs(value) < sys.float_info.max:
+        return float(value)
+    elif hint is not float and type(value) is hint:
+        return value
+    raise SpecError(f"{where} is {value!r}, which has the wrong type.", hint=f"It must be {_describe(hint)}.")
+
+
+def _describe(hint: Any) -> str:
+    """A type in words a person would use."""
+    names = {int: "a whole number", float: "a finite number", str: "a text in quotes", bool: "true or false"}
+    if hint in names:
+        return names[hint]
+    if get_origin(hint) is tuple:
+        args = get_args(hint)
+        return "a list" if args[-1] is Ellipsis else f"a list of {len(args)} values"
+    return "a table"
+
+
+def to_plain(value: Any) -> Any:
+    """JSON-able data: dataclasses become dictionaries and tuples lists, recursively."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    return value
