@@ -30,9 +30,10 @@ def overlay(image: Image, poses: Sequence[Pose], skeleton: SkeletonSpec) -> Imag
 
 def _draw(canvas: Image, pose: Pose, skeleton: SkeletonSpec, factor: int) -> None:
     extent = float(np.ptp(pose.keypoints, axis=0).max()) * factor
-    thickness, shift = max(1, round(extent / 130)), 4
+    thickness, shift = min(max(1, round(extent / 130)), max(canvas.shape[:2])), 4
     # OpenCV's pixel centres are at integers; it takes fixed-point coordinates with `shift` fractional bits
-    points = np.round((pose.keypoints * factor - 0.5) * (1 << shift)).astype(int).tolist()
+    fixed = np.round((pose.keypoints.astype(np.float64) * factor - 0.5) * (1 << shift))
+    points = fixed.clip(-(1 << 30), 1 << 30).astype(int).tolist()  # OpenCV's are 32-bit
     colours = _chain_colours(skeleton)
     for a, b in skeleton.edges:
         cv2.line(canvas, points[a], points[b], colours[b], thickness, cv2.LINE_AA, shift)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import OutputError, UsageError, writing
+from splite_deploy.errors import OutputError, UsageError, write_file
 from splite_deploy.labels import read_labels
 from splite_deploy.runtime.preprocess import Image
 
@@ -43,8 +43,7 @@ def write_image(path: Path, image: Image) -> None:
     done, data = cv2.imencode(path.suffix, image)
     if not done:
         raise OutputError(f"Cannot encode {path}.", hint="Save it as .png.")
-    with writing(path):
-        path.write_bytes(data.tobytes())
+    write_file(path, data.tobytes())
 
 
 def boxed_images(path: Path, count: int | None = None) -> tuple[list[tuple[Path, NDArray[np.float64] | None]], str]:
@@ -61,9 +60,9 @@ def boxed_images(path: Path, count: int | None = None) -> tuple[list[tuple[Path,
         UsageError: There are no images.
     """
     items: list[tuple[Path, NDArray[np.float64] | None]]
-    if path.suffix == ".json" or (path / "labels.json").is_file():
+    if path.suffix == ".json" or (is_folder(path) and (path / "labels.json").is_file()):
         items, kind = [(item.path, item.box) for item in read_labels(path)], "labelled images"
-    elif path.is_dir():
+    elif is_folder(path):
         items, kind = [(file, None) for file in image_files(path)], "images"
     else:
         raise UsageError(f"{path} is neither a folder of images nor a labels.json.", hint="Name one with --images.")
@@ -72,13 +71,24 @@ def boxed_images(path: Path, count: int | None = None) -> tuple[list[tuple[Path,
     return items, f"{len(items)} {kind} of {path.parent.name if path.suffix else path.name}"
 
 
+def is_folder(path: Path) -> bool:
+    """Whether this is a folder; a name that the operating system refuses, for example as too long, is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def image_files(folder: Path) -> list[Path]:
     """The image files directly in a folder, by name.
 
     Raises:
         UsageError: There is none.
     """
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    try:
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    except OSError as err:
+        raise UsageError(f"Cannot read {folder}: {err.strerror}.", hint="Check the permissions of the folder.") from err
     if not files:
         raise UsageError(f"{folder} holds no image.", hint=f"Images end in {', '.join(SUFFIXES)}.")
     return files

@@ -7,6 +7,7 @@ pixel's centre, is converted to in `warp` alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,7 +119,8 @@ def warp(image: Image, matrix: Matrix, height: int, width: int, pad_value: int) 
     Returns:
         (height, width, 3) uint8.
     """
-    shrink = int(1.0 / np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    (a, b), (c, d) = matrix[:, :2].tolist()
+    shrink = int(1.0 / math.sqrt(abs(a * d - b * c)))
     if shrink >= 2:
         image, matrix = _reduce(image, matrix, height, width, shrink)
     shifted = matrix.copy()  # OpenCV's origin is the centre of the first pixel
@@ -177,8 +179,8 @@ class Preprocessor:
         """N crops of (h, w, 3) uint8 to (N, 3, h, w) float32."""
         tensor = np.empty((len(crops), 3, self.spec.height, self.spec.width), np.float32)
         for index, crop in enumerate(crops):
-            for channel in range(3):
+            for channel, pixels in enumerate(cv2.split(crop)):
                 plane = tensor[index, channel]
-                np.multiply(crop[..., channel], self._scale[channel], out=plane)
+                np.multiply(pixels, self._scale[channel], out=plane)
                 plane += self._offset[channel]
         return tensor

@@ -136,9 +136,16 @@ def pick_artifact(bundle: Bundle, backend: str, precision: Precision | None) -> 
     if backend == "replay":
         return backend, bundle.find(None, precision)
     if backend == "auto":
-        held = {artifact.backend for artifact in bundle.manifest.artifacts}
+        if precision is not None:
+            bundle.find(None, precision)  # raises where there is none
+        held = {a.backend for a in bundle.manifest.artifacts if precision in (None, a.precision)}
         names = [name for name in BACKENDS if name in held]
-        backend = next((name for name in names if BACKENDS[name].installed), names[0] if names else "auto")
+        if not names:
+            raise UsageError(
+                f"The bundle {bundle.path} holds no artifact that this version of splite-deploy runs.",
+                hint=f"It holds: {', '.join(sorted(held)) or 'none'}. Upgrade splite-deploy on this machine.",
+            )
+        backend = next((name for name in names if BACKENDS[name].installed), names[0])
     if backend not in BACKENDS:
         raise UsageError(f"There is no backend '{backend}'.", hint=f"Choose one of: auto, {', '.join(BACKENDS)}.")
     artifact = bundle.find(backend, precision)
@@ -183,12 +190,17 @@ def check_feeds(feeds: Mapping[str, Array], inputs: tuple[TensorSpec, ...]) -> N
         )
     for spec in inputs:
         array = feeds[spec.name]
+        if not isinstance(array, np.ndarray):
+            raise BackendError(
+                f"The input '{spec.name}' is a {type(array).__name__}, not a numpy array.",
+                hint="Prepare it with splite_deploy.runtime.preprocess.Preprocessor.",
+            )
         fits = len(array.shape) == len(spec.shape) and all(
             want is None or want == have for want, have in zip(spec.shape, array.shape, strict=True)
         )
         if not fits or array.dtype != np.float32:
             shown = "x".join("N" if size is None else str(size) for size in spec.shape)
-            batch = spec.shape[0] is not None and array.shape[1:] == spec.shape[1:]
+            batch = not fits and spec.shape[0] is not None and array.shape[1:] == spec.shape[1:]
             hint = "Export with --dynamic-batch to run several crops at once." if batch else ""
             raise BackendError(
                 f"The input '{spec.name}' is {array.dtype} of shape {array.shape}; the network takes float32 {shown}.",

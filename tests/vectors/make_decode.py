@@ -30,8 +30,8 @@ ABOUT = [
     "first in row-major order where several are equal), clipped at the border; p is 0 elsewhere.",
     "softargmax-depth: keypoint as softargmax; depth = sum of p * depth map, minus that of root_keypoint.",
     "score: sum of p over the cells at most score_window // 2 columns and rows away from the cell that holds the "
-    "keypoint. softargmax-window: the largest cell, clipped to 0..1. coordinates: the third column clipped to 0..1, or 1 "
-    "where there is none.",
+    "keypoint. softargmax-window: the largest cell, clipped to 0..1. coordinates: the third column clipped to 0..1, "
+    "or 1 where there is none.",
     "coordinates: unit is multiplied by the input's width and height, pixel is taken as it is.",
     "cases[].expected: keypoints N x K x 2 in input pixels, scores N x K, depth N x K or null. tolerance: largest "
     "absolute difference of an implementation in float32. No keypoint lies within a hundredth of a cell of the edge "

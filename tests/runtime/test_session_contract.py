@@ -1,0 +1,293 @@
+"""One contract for every backend: whatever is added to BACKENDS is held to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from splite_deploy.bundle import Artifact, Bundle
+from splite_deploy.errors import BackendError, MissingDependencyError, SpliteError, UsageError
+from splite_deploy.runtime import BACKENDS, Session, open_session, session
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.session import Backend, pick_artifact
+
+Array = NDArray[np.float32]
+COMPUTING = [name for name in BACKENDS if name != "replay"]
+
+
+def artifact_of(bundle: Bundle, backend: str) -> Artifact:
+    """What this backend loads; skips where the machine or the bundle lacks it."""
+    if not BACKENDS[backend].installed:
+        pytest.skip(f"{BACKENDS[backend].module} is not installed")
+    try:
+        return pick_artifact(bundle, backend, None)[1]
+    except UsageError as err:
+        pytest.skip(err.message)
+
+
+def tensors_of(bundle: Bundle) -> Array:
+    """The golden crops as inputs, (N, 3, h, w)."""
+    spec = bundle.model.input
+    return Preprocessor(spec, spec.color).normalise(bundle.golden().crops)
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of every backend in turn."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def static(tiny_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_bundle)
+
+
+@pytest.fixture
+def dynamic(tiny_dynamic_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_dynamic_bundle)
+
+
+@pytest.fixture
+def opened(static: Bundle, backend: str) -> Iterator[Session]:
+    """The static bundle in every backend in turn."""
+    artifact_of(static, backend)
+    loaded = open_session(static, backend)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture
+def tensor(static: Bundle) -> Array:
+    """One golden input, (1, 3, h, w)."""
+    return tensors_of(static)[:1]
+
+
+# --- the contract ---
+
+
+def test_it_describes_what_the_manifest_describes(opened: Session, static: Bundle, backend: str) -> None:
+    artifact = artifact_of(static, backend)
+    assert opened.inputs == artifact.inputs and opened.outputs == artifact.outputs
+
+
+def test_results_are_named_float32_arrays_of_the_stated_shapes(opened: Session, tensor: Array) -> None:
+    outputs = opened.run({opened.inputs[0].name: tensor})
+    assert list(outputs) == [spec.name for spec in opened.outputs]
+    for spec in opened.outputs:
+        assert isinstance(outputs[spec.name], np.ndarray)
+        assert outputs[spec.name].dtype == np.float32 and outputs[spec.name].shape == spec.shape
+        assert np.isfinite(outputs[spec.name]).all()
+
+
+def test_the_same_feeds_give_the_same_results(opened: Session, static: Bundle) -> None:
+    name = opened.inputs[0].name
+    tensors = tensors_of(static)
+    first = opened.run({name: tensors[:1]})
+    first = {key: array.copy() for key, array in first.items()}
+    other = opened.run({name: tensors[1:2]})
+    assert any(not np.array_equal(first[key], array) for key, array in other.items())
+    again = opened.run({name: tensors[:1].copy()})
+    for key, array in first.items():
+        np.testing.assert_array_equal(again[key], array)
+
+
+def test_results_stay_valid_until_the_next_run_and_feeds_are_left_alone(opened: Session, tensor: Array) -> None:
+    feed = tensor.copy()
+    outputs = opened.run({opened.inputs[0].name: feed})
+    before = {key: array.copy() for key, array in outputs.items()}
+    np.testing.assert_array_equal(feed, tensor)
+    feed[:] = 0
+    for key, array in before.items():
+        np.testing.assert_array_equal(outputs[key], array)
+
+
+def test_results_may_be_written_to(opened: Session, tensor: Array) -> None:
+    feeds = {opened.inputs[0].name: tensor}
+    outputs = opened.run(feeds)
+    before = {key: array.copy() for key, array in outputs.items()}
+    for array in outputs.values():
+        array[:] = -1
+    for key, array in opened.run(feeds).items():
+        np.testing.assert_array_equal(array, before[key])
+
+
+def test_feeds_that_do_not_lie_in_one_piece(opened: Session, tensor: Array) -> None:
+    name = opened.inputs[0].name
+    strided = np.repeat(tensor, 2, axis=3)[..., ::2]
+    assert not strided.flags.c_contiguous
+    expected = {key: array.copy() for key, array in opened.run({name: tensor}).items()}
+    for key, array in opened.run({name: strided}).items():
+        np.testing.assert_array_equal(array, expected[key])
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        (lambda x: {}, r"The inputs given are \[\]; the network takes \['image'\]", "Session.inputs"),
+        (lambda x: {"images": x}, r"given are \['images'\]; the network takes \['image'\]", "Session.inputs"),
+        (lambda x: {"image": x, "mask": x}, r"given are \['image', 'mask'\]; the network takes", "Session.inputs"),
+        (lambda x: {"image": x.astype(np.float64)}, r"'image' is float64 of shape \(1, 3, 64, 48\)", "Preprocessor"),
+        (lambda x: {"image": x.astype(np.uint8)}, r"'image' is uint8 .* takes float32 1x3x64x48", "Preprocessor"),
+        (lambda x: {"image": x[0]}, r"float32 of shape \(3, 64, 48\); the network takes float32 1x3", "Preprocessor"),
+        (lambda x: {"image": x.transpose(0, 2, 3, 1)}, r"of shape \(1, 64, 48, 3\); the network", "Preprocessor"),
+        (lambda x: {"image": x[..., :-1]}, r"float32 of shape \(1, 3, 64, 47\)", "Preprocessor"),
+        (lambda x: {"image": np.float32(3)[None]}, r"float32 of shape \(1,\)", "Preprocessor"),
+        (lambda x: {"image": x.tolist()}, "'image' is a list, not a numpy array", "Preprocessor"),
+        (lambda x: {"image": None}, "'image' is a NoneType, not a numpy array", "Preprocessor"),
+        (lambda x: {"image": np.concatenate([x, x])}, r"of shape \(2, 3, 64, 48\); .* 1x3x64x48", "--dynamic-batch"),
+    ],
+)
+def test_wrong_feeds(opened: Session, tensor: Array, change: Callable[[Array], Any], message: str, hint: str) -> None:
+    with pytest.raises(BackendError, match=message) as caught:
+        opened.run(change(tensor))
+    assert hint in caught.value.hint
+    assert opened.run({"image": tensor}), "a wrong feed spoils nothing"
+
+
+def test_closing_twice_is_fine_and_running_afterwards_is_not(static: Bundle, backend: str, tensor: Array) -> None:
+    artifact_of(static, backend)
+    loaded = open_session(static, backend)
+    inputs = loaded.inputs
+    loaded.close()
+    loaded.close()
+    assert loaded.inputs == inputs
+    with pytest.raises(BackendError, match="The session is closed") as caught:
+        loaded.run({"image": tensor})
+    assert caught.value.hint == "Open a new one."
+
+
+def test_sessions_are_apart(static: Bundle, backend: str, tensor: Array) -> None:
+    artifact_of(static, backend)
+    one, two = open_session(static, backend), open_session(static, backend)
+    one.close()
+    assert two.run({"image": tensor})
+    two.close()
+
+
+def test_a_batch_equals_its_members(dynamic: Bundle, backend: str) -> None:
+    artifact_of(dynamic, backend)
+    tensors = tensors_of(dynamic)[:3]
+    loaded = open_session(dynamic, backend)
+    together = {key: array.copy() for key, array in loaded.run({"image": tensors}).items()}
+    for index in range(3):
+        alone = loaded.run({"image": tensors[index : index + 1]})
+        for key, array in together.items():
+            assert array.shape[0] == 3
+            np.testing.assert_allclose(array[index], alone[key][0], rtol=1e-5, atol=1e-5)
+    loaded.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2, None])
+def test_threads(static: Bundle, backend: str, tensor: Array, threads: int | None) -> None:
+    artifact_of(static, backend)
+    loaded = open_session(static, backend, threads=threads)
+    outputs = loaded.run({"image": tensor})
+    loaded.close()
+    golden = static.golden()
+    for spec in loaded.outputs:
+        np.testing.assert_allclose(outputs[spec.name], golden.outputs[spec.role][:1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_too_few_threads(static: Bundle, backend: str, threads: int) -> None:
+    with pytest.raises(UsageError, match=f"{threads} threads are too few") as caught:
+        open_session(static, backend, threads=threads)
+    assert caught.value.hint
+
+
+# --- the choice of the backend ---
+
+
+def test_an_unknown_backend(static: Bundle) -> None:
+    with pytest.raises(UsageError, match="There is no backend 'npu'") as caught:
+        open_session(static, "npu")
+    assert caught.value.hint == f"Choose one of: auto, {', '.join(BACKENDS)}."
+
+
+@pytest.mark.parametrize("name", ["auto", *BACKENDS])
+def test_a_precision_that_the_bundle_lacks(static: Bundle, name: str) -> None:
+    with pytest.raises(UsageError, match=r"holds no .*int8 artifact") as caught:
+        open_session(static, name, "int8")
+    assert caught.value.hint == "It holds: ort fp32."
+
+
+@pytest.mark.parametrize("backend_of_artifact", [None, "npu"])
+def test_a_bundle_that_nothing_here_runs(static: Bundle, backend_of_artifact: str | None) -> None:
+    artifacts = [dataclasses.replace(a, backend=backend_of_artifact) for a in static.manifest.artifacts]
+    manifest = dataclasses.replace(static.manifest, artifacts=tuple(artifacts if backend_of_artifact else ()))
+    with pytest.raises(UsageError, match="holds no artifact that this version of splite-deploy runs") as caught:
+        open_session(dataclasses.replace(static, manifest=manifest))
+    assert f"It holds: {backend_of_artifact or 'none'}." in caught.value.hint
+
+
+@pytest.mark.parametrize("name", COMPUTING)
+def test_a_backend_that_is_not_installed(static: Bundle, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if not any(artifact.backend == name for artifact in static.manifest.artifacts):
+        pytest.skip(f"the tiny bundle holds nothing for {name}")
+    monkeypatch.setattr(session, "find_spec", lambda module: None)
+    assert not BACKENDS[name].installed and BACKENDS["replay"].installed
+    for choice in (name, "auto"):
+        with pytest.raises(MissingDependencyError) as caught:
+            open_session(static, choice)
+        assert caught.value.message == f"The backend '{name}' needs {BACKENDS[name].module}, which is not installed."
+        assert caught.value.hint == f"Install it: {BACKENDS[name].install}." and "pip install" in caught.value.hint
+        assert isinstance(caught.value, SpliteError) and isinstance(caught.value, ImportError)
+    open_session(static, "replay").close()
+
+
+@pytest.mark.parametrize("name", COMPUTING)
+def test_auto_never_takes_the_recording(static: Bundle, name: str) -> None:
+    artifact_of(static, name)
+    assert pick_artifact(static, "auto", None)[0] in COMPUTING
+
+
+@pytest.mark.parametrize("name", list(BACKENDS))
+def test_a_backend_is_registered_whole(name: str) -> None:
+    entry = BACKENDS[name]
+    assert isinstance(entry, Backend) and entry.factory.startswith("splite_deploy.runtime.backends.")
+    assert bool(entry.module) == entry.install.startswith("pip install")
+
+
+# --- replay ---
+
+
+def test_replay_gives_golden_outputs_for_golden_inputs(static: Bundle) -> None:
+    golden, tensors = static.golden(), tensors_of(static)
+    loaded = open_session(static, "replay")
+    for index in range(len(tensors)):
+        outputs = loaded.run({"image": tensors[index : index + 1]})
+        for role, array in golden.outputs.items():
+            np.testing.assert_array_equal(outputs[role][0], array[index])
+
+
+def test_replay_gives_one_of_its_records_for_any_other_input(dynamic: Bundle) -> None:
+    golden = dynamic.golden()
+    loaded = open_session(dynamic, "replay")
+    others = np.random.default_rng(0).normal(size=(6, *tensors_of(dynamic).shape[1:])).astype(np.float32)
+    outputs = loaded.run({"image": others})
+    for row in range(6):
+        matches = [np.array_equal(outputs["heatmap"][row], array) for array in golden.outputs["heatmap"]]
+        assert sum(matches) == 1
+        np.testing.assert_array_equal(outputs["depth"][row], golden.outputs["depth"][matches.index(True)])
+    np.testing.assert_array_equal(loaded.run({"image": others[2:3]})["heatmap"][0], outputs["heatmap"][2])
+
+
+# --- files that a backend cannot load ---
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x0a" * 50])
+def test_ort_says_that_it_cannot_load_a_file(static: Bundle, tmp_path: Path, content: bytes) -> None:
+    pytest.importorskip("onnxruntime")
+    from splite_deploy.runtime.backends.ort import OrtSession
+
+    (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(BackendError, match=r"ONNX Runtime [\d.]+ cannot load a\.onnx: ") as caught:
+        OrtSession(tmp_path / "a.onnx", static.find(), None)
+    assert "Upgrade onnxruntime" in caught.value.hint and "\n" not in caught.value.message

@@ -1,0 +1,141 @@
+"""The golden crops again, on this machine: what passes, and that something else does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from splite_deploy.bundle import GOLDEN, MANIFEST, Bundle, Golden, Percentiles, sha256_of, write_golden
+from splite_deploy.errors import ParityError, UsageError
+from splite_deploy.runtime.verify import Verification, check, compare, verify, violations
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def forged(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Puts another graph or other golden outputs into a copy of the bundle, and makes every hash fit again."""
+
+    def forge(*, scale_weights: float = 1.0, edit: Callable[[dict[str, Any]], None] | None = None) -> Path:
+        path = tmp_path / "forged.splite"
+        shutil.copytree(tiny_bundle, path)
+        model = onnx.load(str(path / "model.onnx"))
+        for tensor in model.graph.initializer:
+            array = onnx.numpy_helper.to_array(tensor)
+            if array.ndim == 4:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(array * np.float32(scale_weights), tensor.name))
+        onnx.checker.check_model(model)
+        onnx.save(model, str(path / "model.onnx"))
+        bundle = Bundle.open(tiny_bundle)
+        if edit is not None:
+            golden = bundle.golden()
+            outputs: dict[str, Any] = {role: array.copy() for role, array in golden.outputs.items()}
+            edit(outputs)
+            write_golden(path / GOLDEN, Golden(golden.crops, outputs))
+        artifact = dataclasses.replace(bundle.find(), sha256=sha256_of(path / "model.onnx"))
+        manifest = dataclasses.replace(bundle.manifest, artifacts=(artifact,), golden_sha256=sha256_of(path / GOLDEN))
+        (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        Bundle.open(path)
+        return path
+
+    return forge
+
+
+def test_a_good_bundle_passes(tiny_bundle: Path, tiny_dynamic_bundle: Path) -> None:
+    for path in (tiny_bundle, tiny_dynamic_bundle):
+        steps: list[str] = []
+        bundle = Bundle.open(path)
+        (result,) = results = verify(bundle, progress=steps.append)
+        check(results)
+        assert result.artifact == bundle.find() and result.violations == () and steps == ["ort fp32"]
+        assert result.parity.hop == "torch -> ort fp32"
+        assert result.parity.crops == len(bundle.golden().crops)
+        assert result.parity.shift_px.max < 1e-3 and result.parity.depth_unit == "mm"
+
+
+@pytest.mark.parametrize("arguments", [(), ("-b", "ort"), ("-p", "fp32"), ("-b", "ort", "-p", "fp32", "--threads", 1)])
+def test_the_command_passes(splite: Callable[..., Result], tiny_bundle: Path, arguments: tuple[Any, ...]) -> None:
+    result = splite("verify", tiny_bundle, *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "torch -> ort fp32" in result.stdout and "✓" in result.stdout
+
+
+def test_the_command_gives_json(splite: Callable[..., Result], tiny_bundle: Path) -> None:
+    result = splite("verify", tiny_bundle, "--json")
+    assert result.exit_code == 0
+    (entry,) = json.loads(result.stdout)
+    assert entry["artifact"]["sha256"] == Bundle.open(tiny_bundle).find().sha256
+    assert entry["violations"] == [] and entry["parity"]["shift_px"]["max"] < 1e-3
+
+
+def test_another_graph_fails(splite: Callable[..., Result], forged: Callable[..., Path]) -> None:
+    path = forged(scale_weights=1.05)
+    with pytest.raises(ParityError) as caught:
+        check(verify(Bundle.open(path)))
+    message = caught.value.message
+    assert message.startswith("ort fp32 differs on this machine: keypoint shift p95 ")
+    assert "px (limit 0.01); keypoint shift max" in message and "px (limit 0.05)" in message
+    assert "mm (limit 0.09)" in message and caught.value.hint
+    shift = float(message.split("keypoint shift p95 ")[1].split(" px")[0])
+    assert 0.01 < shift < 64
+    result = splite("verify", path)
+    assert result.exit_code == 1 and f"error: {message}\n" in result.stderr and "\nhint:  " in result.stderr
+    assert "over the limit" in result.stdout
+    result = splite("verify", path, "--json")
+    assert result.exit_code == 1 and len(json.loads(result.stdout)[0]["violations"]) == 3
+
+
+def test_the_same_graph_under_new_hashes_passes(forged: Callable[..., Path]) -> None:
+    check(verify(Bundle.open(forged())))
+
+
+@pytest.mark.parametrize("role", ["heatmap", "depth"])
+def test_other_golden_outputs_fail(forged: Callable[..., Path], role: str) -> None:
+    def edit(outputs: dict[str, Any]) -> None:
+        outputs[role][:, 1:] = outputs[role][:, 1:, ::-1]
+
+    (result,) = verify(Bundle.open(forged(edit=edit)))
+    assert any(phrase.startswith("depth shift p95") for phrase in result.violations)
+    assert any(phrase.startswith("keypoint shift") for phrase in result.violations) == (role == "heatmap")
+
+
+def test_nan_fails(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    parity = dataclasses.replace(bundle.manifest.parity[0], shift_px=Percentiles(*[float("nan")] * 3))
+    assert len(violations(parity, bundle.model.limits, bundle.model)) == 2
+
+
+@pytest.mark.parametrize(("amount", "expected"), [(0.0, 0), (0.5, 2)])
+def test_shifts_are_measured_in_pixels(tiny_bundle: Path, amount: float, expected: int) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    sharp = np.full((2, 5, 16, 12), -40.0, np.float32)
+    sharp[:, :, 8, 5] = 40.0
+    moved = sharp.copy()
+    moved[0, 0, 8, 6] = 40.0 + np.log(amount / (1 - amount)) if amount else -40.0
+    flat = np.zeros_like(sharp)
+    parity = compare("a", {"heatmap": sharp, "depth": flat}, {"heatmap": moved, "depth": flat}, bundle.model, "b")
+    assert parity.shift_px.max == pytest.approx(4 * amount, abs=1e-4)  # half a cell of 4 px
+    assert parity.shift_px.p50 == 0 and (parity.hop, parity.crops_from, parity.crops) == ("a", "b", 2)
+    assert len(violations(parity, bundle.model.limits, bundle.model)) == expected
+
+
+@pytest.mark.parametrize(("backend", "precision"), [("trt", None), (None, "int8"), ("ort", "fp16")])
+def test_nothing_to_verify(tiny_bundle: Path, backend: Any, precision: Any) -> None:
+    with pytest.raises(UsageError, match=r"holds no .* artifact") as caught:
+        verify(Bundle.open(tiny_bundle), backend, precision)
+    assert caught.value.hint == "It holds: ort fp32."
+
+
+def test_an_empty_list_is_no_success() -> None:
+    results: list[Verification] = []
+    with pytest.raises(UsageError, match="Nothing was verified"):
+        check(results)
