@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -25,6 +26,8 @@ from splite_deploy.spec import HostSpec
 EMA_WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "weights", "module")
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "architecture.")
+TORCH_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How a ``.pt`` file begins: a zip archive since torch 1.6, a pickle before."""
 _TWO_WAYS_OUT = (
     "Save the weights alone, torch.save(model.state_dict(), ...) or safetensors.torch.save_file(...), where the "
     "class is at hand; or there export the network with torch.onnx.export and start from the ONNX file."
@@ -67,11 +70,9 @@ def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
             f"Cannot read the checkpoint {path}: {err.strerror}.", hint="Name a .safetensors or .pt file."
         ) from err
     notes: list[str] = []
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
-        tensors = _read_safetensors(path)
-    else:
-        tensors = _unwrap(_read_torch(path), weights, notes, path)
-    tensors = _strip_prefixes(tensors, notes)
+    is_safetensors = head[8:9] == b"{" or (path.suffix == ".safetensors" and not head.startswith(TORCH_HEADS))
+    content = _read_safetensors(path) if is_safetensors else _read_torch(path, head)
+    tensors = _strip_prefixes(_unwrap(content, weights, notes, path), notes)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(
@@ -91,20 +92,23 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from err
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path, head: bytes) -> Any:
+    if not head.startswith(TORCH_HEADS):
+        what = "no checkpoint: neither safetensors nor torch wrote it" if head else "empty"
+        raise CheckpointError(f"{path} is {what}.", hint="Copy it again, or name a .safetensors or .pt file.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(), path.open("rb") as stream:  # by name, torch would go by the suffix
+            warnings.simplefilter("ignore")  # about pickle protocols; what is not supported is raised
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except UnpicklingError as err:
-        if "weights_only" in str(err).lower() or "unsupported" in str(err).lower():
-            raise CheckpointError(
-                f"{path} holds pickled Python objects, not only tensors; it was not loaded, since that runs code.",
-                hint=_TWO_WAYS_OUT,
-            ) from err
-        raise CheckpointError(f"{path} is no torch checkpoint.", hint="Copy it again; it may be truncated.") from err
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as err:
         raise CheckpointError(
-            f"{path} is not a whole torch checkpoint: {str(err).splitlines()[0]}.",
-            hint="Copy it again; it may be truncated.",
+            f"{path} holds pickled Python objects, not only tensors; it was not loaded, since that runs code.",
+            hint=_TWO_WAYS_OUT,
+        ) from err
+    except Exception as err:  # on damaged bytes torch raises anything, IndexError and struct.error among it
+        reason = str(err).partition("\n")[0].partition(". ")[0].rstrip(".") or type(err).__name__
+        raise CheckpointError(
+            f"{path} is not a whole torch checkpoint: {reason}.", hint="Copy it again; it may be truncated."
         ) from err
 
 
@@ -115,10 +119,11 @@ def _unwrap(content: Any, weights: str | None, notes: list[str], path: Path) -> 
             f"{path} holds a {type(content).__name__}, not a dictionary of tensors.", hint=_TWO_WAYS_OUT
         )
     held = [key for key in (*EMA_WRAPPERS, *WRAPPERS) if isinstance(content.get(key), Mapping)]
-    if weights is not None and weights not in held:
+    choice = ", ".join(str(key) for key, value in content.items() if _holds_weights(value))
+    if weights is not None and not _holds_weights(content.get(weights)):
         raise CheckpointError(
             f"{path} holds no weights under '{weights}'.",
-            hint=f"It holds: {', '.join(held) or 'weights without a wrapper; leave out --weights'}.",
+            hint=f"It holds: {choice or 'weights without a wrapper; leave out --weights'}.",
         )
     if weights is not None or held:
         key = weights or held[0]
@@ -127,11 +132,20 @@ def _unwrap(content: Any, weights: str | None, notes: list[str], path: Path) -> 
         return _unwrap(content[key], None, notes, path)
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
+        keys = ", ".join(map(str, list(content)[:8]))
         raise CheckpointError(
-            f"{path} holds no tensors; its keys are: {', '.join(map(str, list(content)[:8]))}.",
-            hint="Name the key of the weights with --weights.",
+            f"{path} holds no tensors; " + (f"its keys are: {keys}." if keys else "it is empty."),
+            hint=f"Name the key of the weights with --weights: {choice}." if choice else _TWO_WAYS_OUT,
         )
     return tensors
+
+
+def _holds_weights(value: Any) -> bool:
+    """Whether this is a state dict, or one of the known wrappers around one; an optimizer's state is neither."""
+    return isinstance(value, Mapping) and (
+        any(isinstance(item, Tensor) for item in value.values())
+        or any(isinstance(value.get(key), Mapping) for key in (*EMA_WRAPPERS, *WRAPPERS))
+    )
 
 
 def _strip_prefixes(tensors: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
@@ -154,20 +168,20 @@ def load_symbol(reference: str, folder: Path) -> Callable[..., Any]:
     """
     name, _, symbol = reference.partition(":")
     file = (folder / name).resolve()
-    if not symbol or not file.is_file():
+    if not symbol or file.suffix != ".py" or not file.is_file():
         raise SpecError(
-            f"'{reference}' in model.toml names no Python file" + (f" ({file} is missing)." if symbol else "."),
+            f"'{reference}' in model.toml names no Python file" + ("." if file.is_file() else f" ({file} is missing)."),
             hint='Write "file.py:symbol"; the file is sought beside model.toml.',
         )
     module_name = f"_splite_{file.parent.name}_{file.stem}"
     module_spec = importlib.util.spec_from_file_location(module_name, file)
-    assert module_spec is not None and module_spec.loader is not None
+    assert module_spec is not None and module_spec.loader is not None  # since it is a .py file
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_name] = module  # dataclasses look their module up there
     sys.path.insert(0, str(file.parent))
     try:
         module_spec.loader.exec_module(module)
-    except Exception as err:  # the user's file can raise anything
+    except (Exception, SystemExit) as err:  # the user's file can raise anything
         del sys.modules[module_name]
         raise SpecError(
             f"{file} cannot be imported: {type(err).__name__}: {err}", hint="Run it with python to see where."
@@ -175,7 +189,11 @@ def load_symbol(reference: str, folder: Path) -> Callable[..., Any]:
     finally:
         sys.path.remove(str(file.parent))
     if not callable(getattr(module, symbol, None)):
-        held = [key for key, value in vars(module).items() if callable(value) and value.__module__ == module_name]
+        held = [
+            key
+            for key, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", "") == module_name
+        ]
         raise SpecError(f"{file} defines no '{symbol}'.", hint=f"It defines: {', '.join(held) or 'nothing callable'}.")
     found: Callable[..., Any] = getattr(module, symbol)
     return found
@@ -200,8 +218,12 @@ def build_network(host: HostSpec, checkpoint: Checkpoint) -> nn.Module:
         raise SpecError(
             f"{host.arch} returned a {type(network).__name__}, not a torch.nn.Module.", hint="Return the network."
         )
-    _check_fit(network.state_dict(), checkpoint)
-    network.load_state_dict(dict(checkpoint.tensors))
+    expected = network.state_dict()
+    # A prefix that was taken for a wrapper's may be the network's own, for example where all lies in self.net
+    own = dict(zip(_strip_prefixes(expected, []), expected, strict=False)) if "n_averaged" not in expected else {}
+    tensors = {own.get(name, name): tensor for name, tensor in checkpoint.tensors.items()}
+    _check_fit(expected, replace(checkpoint, tensors=tensors))
+    network.load_state_dict(tensors)
     return network.eval()
 
 

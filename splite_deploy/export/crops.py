@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import SpecError, UsageError
 from splite_deploy.export.checkpoint import load_symbol
 from splite_deploy.runtime.images import boxed_images, read_image
 from splite_deploy.runtime.preprocess import Image, Preprocessor, check_box, check_image
@@ -47,15 +47,26 @@ def crops_from_renderer(host: HostSpec, count: int, spec: InputSpec) -> Crops:
 
     Raises:
         UsageError: The model has no ``samples``.
-        SpecError: It cannot be imported.
+        SpecError: It cannot be imported, or fails.
     """
     if not host.samples:
         raise UsageError(
             "There are no images to compare the conversions on.",
             hint="Give some with --images DIR, or name a generator as samples in model.toml.",
         )
+    return _crop(_rendered(host, count), "rgb", spec, f"{count} synthetic images of {host.samples.partition(':')[0]}")
+
+
+def _rendered(host: HostSpec, count: int) -> Iterator[Boxed]:
     samples = load_symbol(host.samples, host.folder)
-    return _crop(iter(samples(count, 0)), "rgb", spec, f"{count} synthetic images of {host.samples.partition(':')[0]}")
+    try:
+        for image, box in samples(count, 0):  # noqa: UP028 - what is no pair has to fail here
+            yield image, box
+    except Exception as err:  # the user's file can raise anything
+        raise SpecError(
+            f"{host.samples} fails: {type(err).__name__}: {err}",
+            hint="It takes (count, seed) and yields pairs of an RGB image and an xyxy box.",
+        ) from err
 
 
 def _crop(boxed: Iterator[Boxed], color: Color, spec: InputSpec, origin: str) -> Crops:

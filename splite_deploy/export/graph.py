@@ -43,7 +43,14 @@ def check_outputs(network: nn.Module, spec: ModelSpec) -> None:
             f"The network fails on an input of {tuple(example.shape)}: {type(err).__name__}: {err}",
             hint="Check the input size in model.toml.",
         ) from err
-    values = (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
+    values = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+    if not isinstance(values, tuple | list) or not all(
+        isinstance(value, torch.Tensor) and value.dtype == torch.float32 for value in values
+    ):
+        raise ExportError(
+            f"The network gives {_describe(values)}, not float32 tensors.",
+            hint=f"Return a tuple of float32 tensors: {', '.join(spec.decoder.roles)}.",
+        )
     roles = spec.decoder.roles
     if len(values) != len(roles):
         raise ExportError(
@@ -60,6 +67,15 @@ def check_outputs(network: nn.Module, spec: ModelSpec) -> None:
                 f"The output '{role}' has shape {tuple(value.shape)}; the spec says {wanted}.",
                 hint="Check keypoint_names, the input size and the decoder's stride in model.toml.",
             )
+
+
+def _describe(value: object) -> str:
+    """What a network gave, in words."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype).removeprefix("torch.")
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {', '.join(map(_describe, value)) or 'nothing'}"
+    return f"a {type(value).__name__}"
 
 
 def _expected_shape(role: str, spec: ModelSpec) -> tuple[int, ...]:
@@ -197,6 +213,8 @@ def _quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def _first_line(err: Exception) -> str:
+def _first_line(err: BaseException) -> str:
+    while err.__cause__ is not None:  # torch wraps the reason in general advice
+        err = err.__cause__
     lines = [line for line in str(err).splitlines() if line.strip()]
     return f"{type(err).__name__}: {lines[0][:300]}" if lines else type(err).__name__
