@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from splite_deploy import __version__
-from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError, writing
+from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError, write_file, writing
 from splite_deploy.runtime.session import BACKENDS
 from splite_deploy.spec import PRECISIONS, Precision
 
@@ -60,13 +60,11 @@ def fail(err: SpliteError) -> NoReturn:
     sys.exit(1)
 
 
-def show(*renderables: RenderableType, err: bool = False) -> None:
-    """Prints tables; unlike plain text they follow the terminal's width."""
+def show(*renderables: RenderableType) -> None:
+    """Prints tables; in a terminal they follow its width, elsewhere they are wide enough for all columns."""
     from rich.console import Console
 
-    console = Console(stderr=err, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(stderr=err, width=110)
+    console = Console() if sys.stdout.isatty() else Console(width=110)
     for renderable in renderables:
         console.print(renderable, highlight=False)
 
@@ -121,7 +119,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(short_help="Make a bundle of a checkpoint, every step compared.")
 @click.argument("checkpoint", type=FilePath)
 @click.option("--output", "-o", type=FilePath, required=True, help="The bundle to make, by custom NAME.splite.")
 @click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
@@ -149,7 +147,7 @@ def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **
     with working("export") as progress:
         bundle = export_bundle(checkpoint, output, model=model, options=ExportOptions(**options), progress=progress)
     if as_json:
-        from splite_deploy.spec import to_plain
+        from splite_deploy.structure import to_plain
 
         click.echo(json.dumps(to_plain(bundle.manifest.parity), indent=1))
         return
@@ -161,7 +159,7 @@ def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **
     click.echo(f"  splite-deploy bench {output}\n  splite-deploy run {output} IMAGE --save overlay.png")
 
 
-@main.command()
+@main.command(short_help="Check a bundle on this machine.")
 @click.argument("bundle", type=FilePath)
 @backend_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -174,7 +172,7 @@ def verify(bundle: Path, backend: str | None, precision: Precision | None, threa
     from splite_deploy.present import parity_table
     from splite_deploy.runtime.verify import check
     from splite_deploy.runtime.verify import verify as verify_bundle
-    from splite_deploy.spec import to_plain
+    from splite_deploy.structure import to_plain
 
     opened = Bundle.open(bundle)
     with working("verify") as progress:
@@ -186,10 +184,12 @@ def verify(bundle: Path, backend: str | None, precision: Precision | None, threa
     check(results)
 
 
-@main.command()
+@main.command(short_help="Find the keypoints in images.")
 @click.argument("bundle", type=FilePath)
 @click.argument("source", type=FilePath)
 @click.option("--box", help="x0,y0,x1,y1 in pixels around the hand or person; the whole image without it.")
+@click.option("--intrinsics", help="fx,fy,cx,cy in pixels; with --bone-length-mm the 3D is absolute, in mm.")
+@click.option("--bone-length-mm", type=float, help="Length of the palm, or of the spec's scale bone, in mm.")
 @backend_options
 @click.option("--json", "json_file", type=FilePath, help="Write the keypoints here; to standard output without it.")
 @click.option(
@@ -199,6 +199,8 @@ def run(
     bundle: Path,
     source: Path,
     box: str | None,
+    intrinsics: str | None,
+    bone_length_mm: float | None,
     backend: str | None,
     precision: Precision | None,
     threads: int | None,
@@ -211,35 +213,39 @@ def run(
     their unit). One object for an image, a list for a folder.
     """
     from splite_deploy.runtime import PoseEstimator
-    from splite_deploy.runtime.images import image_files
+    from splite_deploy.runtime.images import image_files, is_folder
 
-    folder = source.is_dir()
+    folder = is_folder(source)
     if folder and save is not None and save.suffix:
         raise UsageError(f"--save {save} names a file, but {source} is a folder.", hint="Name a folder with --save.")
     files = image_files(source) if folder else [source]
-    parsed = parse_box(box) if box is not None else None
+    options: dict[str, Any] = {"bone_length_mm": bone_length_mm}
+    if box is not None:
+        options["box"] = four_numbers("box", box, "x0,y0,x1,y1")
+    if intrinsics is not None:
+        fx, fy, cx, cy = four_numbers("intrinsics", intrinsics, "fx,fy,cx,cy")
+        options["intrinsics"] = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
     with PoseEstimator.open(bundle, backend or "auto", precision, threads) as estimator:
         results = []
         for file in _progress(files, "images"):
             target = (save / f"{file.stem}.png" if folder else save) if save is not None else None
-            results.append(_run_image(estimator, file, parsed, target))
+            results.append(_run_image(estimator, file, options, target))
     text = json.dumps(results if folder else results[0], indent=1)
     if json_file is None:
         click.echo(text)
     else:
-        with writing(json_file):
-            json_file.write_text(text + "\n", encoding="utf-8")
+        write_file(json_file, f"{text}\n".encode())
         click.echo(f"keypoints: {json_file}", err=True)
     if save is not None:
         click.echo(f"picture{'s' if folder else ''}: {save}", err=True)
 
 
-def _run_image(estimator: PoseEstimator, file: Path, box: list[float] | None, save: Path | None) -> dict[str, Any]:
+def _run_image(estimator: PoseEstimator, file: Path, options: dict[str, Any], save: Path | None) -> dict[str, Any]:
     from splite_deploy.runtime.draw import overlay
     from splite_deploy.runtime.images import read_image, write_image
 
     image = read_image(file)
-    poses: list[Pose] = [estimator(image, box)]
+    poses: list[Pose] = [estimator(image, **options)]
     if save is not None:
         with writing(save):
             save.parent.mkdir(parents=True, exist_ok=True)
@@ -248,7 +254,7 @@ def _run_image(estimator: PoseEstimator, file: Path, box: list[float] | None, sa
     return {"image": file.name, "width": width, "height": height, "poses": [pose.to_dict() for pose in poses]}
 
 
-def parse_box(text: str) -> list[float]:
+def four_numbers(name: str, text: str, form: str) -> list[float]:
     """Four numbers separated by commas.
 
     Raises:
@@ -259,7 +265,7 @@ def parse_box(text: str) -> list[float]:
     except ValueError:
         values = []
     if len(values) != 4:
-        raise UsageError(f"The box '{text}' is not four numbers.", hint="Write it as --box x0,y0,x1,y1, in pixels.")
+        raise UsageError(f"The {name} '{text}' is not four numbers.", hint=f"Write it as --{name} {form}, in pixels.")
     return values
 
 
@@ -271,10 +277,11 @@ def _progress(items: list[Path], what: str) -> Iterator[Path]:
     from rich.console import Console
     from rich.progress import track
 
-    yield from track(items, what, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    yield from track(items, what, console=console, transient=True, disable=not console.is_terminal)
 
 
-@main.command()
+@main.command(short_help="Time a bundle, stage by stage.")
 @click.argument("bundle", type=FilePath)
 @backend_options
 @click.option("--frames", type=click.IntRange(10), default=300, show_default=True, help="Timed frames.")
@@ -302,14 +309,16 @@ def bench(
     from rich.console import Console
     from rich.progress import Progress
 
-    from splite_deploy.bench import append_result, run_bench, table
+    from splite_deploy.bench import append_result, environment_table, run_bench, table
     from splite_deploy.runtime.images import boxed_images, read_image
 
-    inputs = None
+    given: dict[str, Any] = {}
     if images is not None:
-        inputs = [(read_image(file), box) for file, box in boxed_images(images, BENCH_IMAGES)[0]]
+        boxed, origin = boxed_images(images, BENCH_IMAGES)
+        given = {"inputs": [(read_image(file), box) for file, box in boxed], "inputs_from": origin}
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("bench", total=None)
         result = run_bench(
             bundle,
@@ -319,15 +328,15 @@ def bench(
             frames=frames,
             warmup=warmup,
             batch=batch,
-            inputs=inputs,
+            **given,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if json_file is not None:
         append_result(json_file, result)
-    show(table([result]))
+    show(table([result]), environment_table(result.environment))
 
 
-@main.command()
+@main.command(short_help="Show what a bundle holds.")
 @click.argument("path", type=FilePath)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def inspect(path: Path, as_json: bool) -> None:
@@ -342,7 +351,7 @@ def inspect(path: Path, as_json: bool) -> None:
         show(*bundle_tables(bundle))
 
 
-@main.command()
+@main.command(short_help="Say what works on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def doctor(as_json: bool) -> None:
     """Says what works on this machine, what is missing, and what to type to get it.
@@ -350,7 +359,7 @@ def doctor(as_json: bool) -> None:
     Exit status 1 if nothing here can run a bundle.
     """
     from splite_deploy.doctor import diagnose, table
-    from splite_deploy.spec import to_plain
+    from splite_deploy.structure import to_plain
 
     with working("doctor") as progress:
         progress("trying every backend")

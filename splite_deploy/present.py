@@ -26,7 +26,7 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
     if first.depth is not None:
         table.add_column(f"depth p95 {first.depth_unit}", justify="right")
         table.add_column(f"max {first.depth_unit}", justify="right")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for parity, broken in rows:
         shift, depth = parity.shift_px, parity.depth
         cells = [parity.hop, f"{max(parity.tensor_max_abs.values()):.2g}"]

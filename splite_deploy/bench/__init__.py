@@ -54,6 +54,7 @@ def run_bench(
     warmup_min_s: float = 0.5,
     batch: int = 1,
     inputs: Sequence[Input] | None = None,
+    inputs_from: str = "images given by the caller",
     color: Color = "bgr",
     progress: Progress | None = None,
 ) -> BenchResult:
@@ -70,6 +71,7 @@ def run_bench(
         batch: Crops per frame; above 1 the artifact must have a dynamic batch.
         inputs: Images with boxes; None takes the golden crops of the bundle. Those are as small as the input of
             the network: cropping a large photograph takes longer, so give your own images to measure that.
+        inputs_from: Where ``inputs`` come from, for the report.
         color: Channel order of ``inputs``; golden crops are in the model's own.
         progress: Told (frames measured, frames in all).
 
@@ -81,7 +83,6 @@ def run_bench(
     """
     options = Options(frames=frames, warmup_frames=warmup, warmup_min_s=warmup_min_s, batch=batch)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    inputs_from = "images given by the caller"
     if inputs is None:
         inputs, color = golden_inputs(opened), opened.model.input.color
         inputs_from = "golden crops of the bundle"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -12,11 +14,12 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from splite_deploy.bench.environment import Environment
+from splite_deploy.bench.environment import NOT_AVAILABLE, Environment
 from splite_deploy.bench.measure import BARE, DECODE, INFERENCE, PREPROCESS, STAGES, TOTAL
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.errors import SpecError, UsageError, writing
-from splite_deploy.spec import Precision, structure, to_plain
+from splite_deploy.spec import Precision
+from splite_deploy.structure import structure, to_plain
 
 SCHEMA_VERSION = 1
 
@@ -132,7 +135,10 @@ def append_result(path: str | PathLike[str], result: BenchResult) -> None:
     """
     line = json.dumps(result.to_dict(), allow_nan=False).encode() + b"\n"
     with writing(path), Path(path).open("ab", buffering=0) as stream:
-        stream.write(line)
+        start = stream.seek(0, os.SEEK_END) if stream.seekable() else 0
+        if stream.write(line) != len(line):  # the disk filled up in the middle; half a line would spoil the file
+            stream.truncate(start)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def read_results(path: str | PathLike[str]) -> list[BenchResult]:
@@ -204,10 +210,15 @@ def summary(result: BenchResult) -> str:
 
 
 def environment_table(environment: Environment) -> Table:
-    """The machine, one reading per row."""
+    """The machine, one reading per row; what could not be read is named in the last."""
     grid = Table(title="Environment", show_header=False)
     grid.add_column("Reading")
     grid.add_column("Value")
-    for label, value in environment.rows():
-        grid.add_row(label, escape(value))
+    rows = environment.rows()
+    for label, value in rows:
+        if value != NOT_AVAILABLE:
+            grid.add_row(label, escape(value))
+    absent = [label for label, value in rows if value == NOT_AVAILABLE]
+    if absent:
+        grid.add_row("Not available", escape(", ".join(absent)))
     return grid
