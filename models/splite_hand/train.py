@@ -220,6 +220,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--synthetic", type=int, default=6000, help="number of rendered hands")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch (default: all cores)")
+    parser.add_argument("--stop-after", type=int, help="stop at this step; the same command without it goes on")
     parser.add_argument("--eval-every", type=int, default=1000, help="steps between evaluations and saved states")
     return parser.parse_args()
 
@@ -264,9 +265,14 @@ def main() -> None:
             for name, value in training.train_step(batch).items():
                 mean[name] = 0.99 * mean.get(name, value) + 0.01 * value
             progress.update(task, completed=training.step)
-            if training.step % options.eval_every == 0 or training.step == recipe.steps:
+            stopping = training.step in (recipe.steps, options.stop_after)
+            if training.step % options.eval_every == 0 or stopping:
                 save_atomically(state, lambda path: torch.save(training.state(), path))
                 report(console, options.out, training, mean, validate(training, labels))
+            if stopping:
+                break
+    if training.step < recipe.steps:
+        return
     accuracy = validate(training, labels)
     weights = {name: tensor.contiguous().cpu() for name, tensor in training.average.module.state_dict().items()}
     metadata = {

@@ -255,3 +255,27 @@ def test_example_takes_seed_and_size(tmp_path: Path) -> None:
 def test_the_script_refuses_what_it_cannot_do(arguments: list[str], reason: str) -> None:
     done = _example(*arguments)
     assert done.returncode == 2 and done.stdout == "" and reason in done.stderr
+
+
+@pytest.mark.parametrize("bones", [((0, 9),), ((0, 5), (0, 9), (0, 13), (0, 17))])
+def test_2d_and_depth_give_the_3d_back(hands: list[Any], bones: tuple[tuple[int, int], ...]) -> None:
+    """The renderer's 2D keypoints, relative depth, camera and palm length are enough for its absolute 3D."""
+    from splite_deploy.runtime.lift import absolute
+    from splite_deploy.spec import SoftArgmaxDepth
+
+    decoder = SoftArgmaxDepth(stride=4.0, beta=1.0, score_window=5, root_keypoint=9, unit="palm", scale_bones=bones)
+    compared = 0
+    for hand in hands:
+        points = hand.keypoints_3d_mm.astype(np.float64)
+        projected = points @ hand.intrinsics.T
+        keypoints = projected[:, :2] / projected[:, 2:]  # as exact as the camera; the labels are float32
+        steps = np.array([points[a] - points[b] for a, b in bones])
+        palm_mm = float(np.sqrt(np.square(steps).sum(axis=1).mean()))
+        if np.abs(steps[:, 2]).max() > 0.8 * palm_mm:
+            continue  # seen along the palm the distance is ill-conditioned: two answers lie close together
+        depth = (points[:, 2] - points[9, 2]) / palm_mm
+        found = absolute(keypoints, depth, decoder, hand.intrinsics, palm_mm)
+        assert found is not None
+        assert np.abs(found - points).max() < 0.1
+        compared += 1
+    assert compared > HANDS // 2

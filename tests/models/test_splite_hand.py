@@ -1,0 +1,201 @@
+"""The reference network: architecture, data, loss, training, and the checkpoint that is shipped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from splite_deploy.export.checkpoint import build_network, read_checkpoint
+from splite_deploy.labels import read_labels
+from splite_deploy.spec import ModelSpec, SoftArgmaxDepth, load_model_toml
+
+HAND = Path(__file__).parents[2] / "models" / "splite_hand"
+CHECKPOINT = HAND / "splite_hand.safetensors"
+if str(HAND) not in sys.path:
+    sys.path.insert(0, str(HAND))
+
+import arch  # noqa: E402
+import data  # noqa: E402
+import evaluate  # noqa: E402
+import train  # noqa: E402
+from synthetic import render_hand  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    return load_model_toml(HAND / "model.toml")[0]
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("depth", [0.5, 1.0])
+@pytest.mark.parametrize("squeeze_excite", [False, True])
+def test_width_and_depth_are_arguments(width: float, depth: float, squeeze_excite: bool) -> None:
+    network = arch.build(width, depth, 21, squeeze_excite).eval()
+    with torch.inference_mode():
+        heatmap, maps = network(torch.zeros(2, 3, 128, 96))
+    assert heatmap.shape == maps.shape == (2, 21, 32, 24)
+    gates = [module for module in network.modules() if isinstance(module, arch.SqueezeExcite)]
+    assert bool(gates) == squeeze_excite
+    assert all(
+        m.out_channels % 8 == 0 for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.out_channels != 21
+    )
+
+
+def test_the_checkpoint_is_small_and_says_what_it_is(spec: ModelSpec) -> None:
+    assert CHECKPOINT.stat().st_size <= 4_000_000
+    with safe_open(CHECKPOINT, framework="pt") as stored:
+        metadata = stored.metadata()
+    assert metadata["model"] == spec.name
+    assert json.loads(metadata["recipe"])["steps"] > 0
+    build_network(load_model_toml(HAND / "model.toml")[1], read_checkpoint(CHECKPOINT))
+
+
+def test_the_checkpoint_finds_rendered_hands(spec: ModelSpec) -> None:
+    """Runs everywhere; the accuracy on photographs is tested where they are."""
+    host = load_model_toml(HAND / "model.toml")[1]
+    estimator = train.TorchEstimator(build_network(host, read_checkpoint(CHECKPOINT)), spec, torch.device("cpu"))
+    shares = []
+    for index in range(40):
+        hand = render_hand(np.random.default_rng([10_000, index]))
+        keypoints, _ = estimator(hand.image, hand.box.astype(np.float64))
+        side = float(np.ptp(hand.keypoints, axis=0).max())
+        shares.append(np.linalg.norm(keypoints - hand.keypoints, axis=1) / side)
+    # a quarter of them are seen from any side, some are half hidden: the mean is theirs, the median that of the rest
+    assert np.median(shares) < 0.035
+    assert np.mean(np.array(shares) < 0.05) > 0.55
+
+
+def test_the_checkpoint_is_accurate_on_photographs(hand_digits: Path, spec: ModelSpec) -> None:
+    host = load_model_toml(HAND / "model.toml")[1]
+    estimator = train.TorchEstimator(build_network(host, read_checkpoint(CHECKPOINT)), spec, torch.device("cpu"))
+    accuracy = evaluate.measure(read_labels(hand_digits, split="val"), estimator).summary()
+    assert accuracy.images == 289
+    assert accuracy.mean_error_box_pct <= 3.5
+    assert accuracy.pck_05 >= 0.85
+    assert accuracy.pa_mpjpe_mm <= 10
+
+
+def test_evaluate_prints_the_same_through_the_runtime(hand_digits: Path, tmp_path: Path) -> None:
+    from splite_deploy.export import ExportOptions, export_bundle
+
+    bundle = export_bundle(CHECKPOINT, tmp_path / "hand.splite", options=ExportOptions(images=hand_digits, crops=24))
+    for parity in bundle.manifest.parity:
+        assert parity.shift_px.p95 <= 0.01
+        assert parity.crops_from == "24 labelled images of hand-digits"
+    command = [sys.executable, HAND / "evaluate.py", bundle.path, "--data", hand_digits, "--json"]
+    printed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    spec, host = load_model_toml(HAND / "model.toml")
+    estimator = train.TorchEstimator(build_network(host, read_checkpoint(CHECKPOINT)), spec, torch.device("cpu"))
+    expected = evaluate.measure(read_labels(hand_digits, split="val"), estimator).summary()
+    for name, value in dataclasses.asdict(expected).items():
+        assert printed[name] == pytest.approx(value, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def pool(spec: ModelSpec) -> list[data.Sample]:
+    return [data.synthetic_sample(render_hand(np.random.default_rng([5, i])), spec) for i in range(4)]
+
+
+def test_augmentation_moves_image_and_keypoints_together(spec: ModelSpec) -> None:
+    """A white disc drawn at a keypoint is found at the keypoint's new place, mirrored or not."""
+    import cv2
+
+    keypoints = np.random.default_rng(0).uniform(40, 120, (21, 2))
+    keypoints[3] = (90.5, 70.5)
+    canvas = np.zeros((160, 160, 3), np.uint8)
+    cv2.circle(canvas, (90, 70), 9, (255, 255, 255), -1)
+    sample = data.Sample(canvas, keypoints, np.zeros(21), np.zeros((160, 160), np.uint8))
+    seen = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        matrix = data.random_matrix(np.array([40.0, 40, 120, 120]), spec, rng)
+        view, moved, _ = data.augment(dataclasses.replace(sample), spec, np.random.default_rng(seed))
+        assert matrix.shape == (2, 3)
+        grey = view.astype(float).mean(axis=2)
+        bright = grey > (grey.max() + np.median(grey)) / 2
+        ys, xs = np.nonzero(bright)
+        inside = (moved[3] > 20).all() and (moved[3] < 108).all()
+        if inside and 100 < bright.sum() < 900 and grey.max() - np.median(grey) > 60:
+            seen.append(np.hypot(xs.mean() + 0.5 - moved[3, 0], ys.mean() + 0.5 - moved[3, 1]))
+    assert len(seen) >= 8
+    assert np.median(seen) < 1.0
+
+
+def test_a_mirror_exchanges_left_and_right(spec: ModelSpec, pool: list[data.Sample]) -> None:
+    pairs = tuple((2 * i, 2 * i + 1) for i in range(10))
+    twin = dataclasses.replace(spec, skeleton=dataclasses.replace(spec.skeleton, flip_pairs=pairs))
+    exchanged = 0
+    for seed in range(12):
+        _, plain, plain_depth = data.augment(pool[0], spec, np.random.default_rng(seed))
+        _, paired, paired_depth = data.augment(pool[0], twin, np.random.default_rng(seed))
+        if not np.array_equal(plain, paired):
+            exchanged += 1
+            np.testing.assert_array_equal(paired[0], plain[1])
+            np.testing.assert_array_equal(paired_depth[0], plain_depth[1])
+    assert 2 <= exchanged <= 10
+
+
+def test_a_batch_is_a_function_of_seed_and_step(spec: ModelSpec, pool: list[data.Sample]) -> None:
+    batches = data.Batches([], pool, spec, 3, 0.5, seed=1)
+    assert torch.equal(batches[7].image, batches[7].image)
+    assert not torch.equal(batches[7].image, batches[8].image)
+    assert not torch.equal(batches[7].image, data.Batches([], pool, spec, 3, 0.5, seed=2)[7].image)
+
+
+def test_the_loss_is_least_at_the_truth(spec: ModelSpec) -> None:
+    assert isinstance(spec.decoder, SoftArgmaxDepth)
+    keypoints = torch.rand(2, 21, 2) * 90 + 20
+    depth = torch.randn(2, 21)
+    depth = depth - depth[:, spec.decoder.root_keypoint : spec.decoder.root_keypoint + 1]
+    batch = data.Batch(torch.zeros(2, 3, 128, 128), keypoints, depth)
+    centres = (torch.arange(32) + 0.5) * 4
+    squared = (centres[None, None, None, :] - keypoints[..., 0, None, None]) ** 2
+    squared = squared + (centres[None, None, :, None] - keypoints[..., 1, None, None]) ** 2
+    heatmap = -squared / (2 * 4.0**2)
+    maps = depth[..., None, None].expand(-1, -1, 32, 32)
+    loss = train.PoseLoss(spec)
+    good = loss(heatmap, maps, batch)
+    assert good["position"] < 0.01
+    assert good["depth"] < 1e-5
+    moved = data.Batch(batch.image, keypoints + 4, depth + torch.arange(21) * 0.1)
+    bad = loss(heatmap, maps, moved)
+    assert bad["position"] == pytest.approx(2.0, abs=0.05)  # one cell in x and one in y
+    assert bad["heatmap"] > good["heatmap"] + 0.5
+    assert bad["depth"] > 0.1
+    outside = data.Batch(batch.image, keypoints + 1000, depth)
+    assert all(value == 0 for value in loss(heatmap, maps, outside).values())
+
+
+@pytest.mark.slow
+def test_training_resumes_where_it_was_cut(tmp_path: Path) -> None:
+    def run(out: str, steps: int, *more: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, HAND / "train.py", "--out", tmp_path / out, "--steps", steps, *more]
+        command += ["--synthetic", 6, "--batch", 2, "--eval-every", 2, "--threads", 1]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+    whole = run("whole", 4)
+    assert whole.returncode == 0, whole.stderr
+    reference = read_checkpoint(tmp_path / "whole" / "splite_hand.safetensors").tensors
+
+    cut = run("cut", 4, "--stop-after", 2)
+    assert cut.returncode == 0, cut.stderr
+    assert not (tmp_path / "cut" / "splite_hand.safetensors").exists()
+    resumed = run("cut", 4)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from step 2" in resumed.stdout
+    found = read_checkpoint(tmp_path / "cut" / "splite_hand.safetensors").tensors
+    for name, tensor in reference.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+    other = run("cut", 5)
+    assert other.returncode == 1
+    assert "belongs to another recipe" in other.stderr
