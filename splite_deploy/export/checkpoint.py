@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from splite_deploy.bundle import sha256_of
 from splite_deploy.errors import CheckpointError, SpecError
+from splite_deploy.export.reshape import reshape_to
 from splite_deploy.spec import HostSpec
 
 EMA_WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema")
@@ -200,11 +201,22 @@ def load_symbol(reference: str, folder: Path) -> Callable[..., Any]:
 
 
 def build_network(host: HostSpec, checkpoint: Checkpoint) -> nn.Module:
-    """Builds the architecture and loads the weights into it; returns it in evaluation mode.
+    """Builds the architecture with the weights of a checkpoint of its own widths; in evaluation mode.
+
+    Raises:
+        SpecError: See `build_architecture`.
+        CheckpointError: See `load_weights`.
+    """
+    network = build_architecture(host)
+    load_weights(network, checkpoint)
+    return network
+
+
+def build_architecture(host: HostSpec) -> nn.Module:
+    """Builds the untrained network, in evaluation mode.
 
     Raises:
         SpecError: The architecture cannot be built with its arguments.
-        CheckpointError: Names or shapes of the weights do not fit; the message names them.
     """
     build = load_symbol(host.arch, host.folder)
     try:
@@ -218,16 +230,40 @@ def build_network(host: HostSpec, checkpoint: Checkpoint) -> nn.Module:
         raise SpecError(
             f"{host.arch} returned a {type(network).__name__}, not a torch.nn.Module.", hint="Return the network."
         )
+    return network.eval()
+
+
+def load_weights(network: nn.Module, checkpoint: Checkpoint, example: Tensor | None = None) -> tuple[str, ...]:
+    """Loads a checkpoint into a network of the same architecture.
+
+    Args:
+        network: The untrained network.
+        checkpoint: Its weights.
+        example: An input. Where it is given the checkpoint may be compacted: the network is reshaped to its widths, and
+            this input is run through it to prove that the layers fit together.
+
+    Returns:
+        What was done to the network, in words; empty if nothing.
+
+    Raises:
+        CheckpointError: Names or shapes of the weights do not fit; the message names them.
+    """
     expected = network.state_dict()
     # A prefix that was taken for a wrapper's may be the network's own, for example where all lies in self.net
     own = dict(zip(_strip_prefixes(expected, []), expected, strict=False)) if "n_averaged" not in expected else {}
     tensors = {own.get(name, name): tensor for name, tensor in checkpoint.tensors.items()}
-    _check_fit(expected, replace(checkpoint, tensors=tensors))
+    _check_names(expected, replace(checkpoint, tensors=tensors))
+    notes: tuple[str, ...] = ()
+    if example is None:
+        _check_shapes(expected, replace(checkpoint, tensors=tensors))
+    elif reshaped := reshape_to(network, tensors, example):
+        first = reshaped[0]
+        notes = (f"reshaped {len(reshaped)} modules to the checkpoint's widths, first {first.name}: {first.change}",)
     network.load_state_dict(tensors)
-    return network.eval()
+    return notes
 
 
-def _check_fit(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+def _check_names(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
     given = checkpoint.tensors
     missing = [name for name in expected if name not in given]
     unknown = [name for name in given if name not in expected]
@@ -241,6 +277,10 @@ def _check_fit(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
             f"{checkpoint.path} does not fit its architecture: of {len(expected)} tensors, {' and '.join(parts)}.",
             hint="Check arch and [arch_args] in model.toml, or name another set of weights with --weights.",
         )
+
+
+def _check_shapes(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    given = checkpoint.tensors
     wrong = [name for name in expected if expected[name].shape != given[name].shape]
     if wrong:
         name = wrong[0]

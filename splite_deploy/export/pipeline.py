@@ -29,7 +29,7 @@ from splite_deploy.bundle import (
     write_golden,
 )
 from splite_deploy.errors import ParityError, UsageError, writing
-from splite_deploy.export.checkpoint import build_network, read_checkpoint
+from splite_deploy.export.checkpoint import build_architecture, load_weights, read_checkpoint
 from splite_deploy.export.crops import Crops, crops_from_images, crops_from_renderer
 from splite_deploy.export.graph import check_outputs, input_spec, onnx_from_network, output_specs, simplify
 from splite_deploy.runtime.backends.ort import OrtSession
@@ -93,7 +93,8 @@ def export_bundle(
     progress("reading the checkpoint")
     stored = read_checkpoint(checkpoint, weights=options.weights)
     spec, host = load_model_toml(model or checkpoint.parent / "model.toml")
-    network = build_network(host, stored)
+    network = build_architecture(host)
+    notes = load_weights(network, stored, torch.zeros(1, 3, spec.input.height, spec.input.width))
     check_outputs(network, spec)
 
     progress("cropping images for the comparison")
@@ -121,7 +122,7 @@ def export_bundle(
             source=Source(
                 checkpoint=checkpoint.name,
                 checkpoint_sha256=stored.sha256,
-                notes=stored.notes,
+                notes=(*stored.notes, *notes),
                 tool_version=__version__,
                 versions=_versions(),
                 opset=options.opset,

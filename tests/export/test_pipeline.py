@@ -409,3 +409,26 @@ def test_a_renderer_that_fails(
         export_bundle(tiny_checkpoint, output, model=model, options=FEW)
     assert message in caught.value.message and caught.value.hint
     assert list(output.parent.iterdir()) == []
+
+
+def test_a_checkpoint_of_other_widths_is_exported_without_a_list_of_widths(
+    model: Path, tiny_checkpoint: Path, output: Path
+) -> None:
+    replace(model, "channels = 8", "channels = 12")
+    bundle = export_bundle(tiny_checkpoint, output, model=model, options=FEW)
+    (note,) = bundle.manifest.source.notes
+    assert note.startswith("reshaped 5 modules to the checkpoint's widths, first backbone.0: Conv2d")
+    assert "12 -> 8 out" in note
+    network = build_network(load_model_toml(tiny_model_of(model))[1], read_checkpoint(tiny_checkpoint))
+    golden = bundle.golden()
+    spec = bundle.model
+    with torch.inference_mode():
+        tensors = torch.from_numpy(Preprocessor(spec.input, spec.input.color).normalise(golden.crops))
+        heatmap, _ = network(tensors)
+    np.testing.assert_allclose(golden.outputs["heatmap"], heatmap.numpy(), atol=1e-5)
+
+
+def tiny_model_of(model: Path) -> Path:
+    """The model with the widths of the checkpoint again."""
+    replace(model, "channels = 12", "channels = 8")
+    return model
