@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -283,6 +283,7 @@ def new_bundle(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             hint = "Name another place with --output." if overwrite else "Add --overwrite, or name another place."
             what = "exists and is no bundle" if overwrite else "exists already"
             raise OutputError(f"{path} {what}.", hint=hint)
+        made = [parent for parent in path.parents if not parent.exists()]  # deepest first
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -305,6 +306,9 @@ def new_bundle(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             _sync(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for parent in made if not path.exists() else ():
+            with suppress(OSError):  # something else may have come to lie there
+                parent.rmdir()
 
 
 def _sync(path: Path) -> None:

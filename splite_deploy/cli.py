@@ -331,9 +331,9 @@ def bench(
             **given,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    show(table([result]), environment_table(result.environment))
     if json_file is not None:
         append_result(json_file, result)
-    show(table([result]), environment_table(result.environment))
 
 
 @main.command(short_help="Show what a bundle holds.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from splite_deploy.bundle import Bundle, Parity, TensorSpec
@@ -19,7 +20,8 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
         spec: The model.
     """
     first = rows[0][0]
-    table = Table(title=f"{spec.name}: difference to the torch network on {first.crops} crops ({first.crops_from})")
+    title = f"{spec.name}: difference to the torch network on {first.crops} crops ({first.crops_from})"
+    table = Table(title=escape(title))
     table.add_column("step", no_wrap=True)
     for heading in ("tensor max abs", "shift p50 px", "p95 px", "max px"):
         table.add_column(heading, justify="right")
@@ -53,7 +55,7 @@ def _facts(bundle: Bundle) -> Table:
         ("made with", f"splite-deploy {source.tool_version}, opset {source.opset}, {versions}"),
         *(("note", note) for note in source.notes),
     ):
-        facts.add_row(f"[bold]{name}[/]", value)
+        facts.add_row(f"[bold]{name}[/]", escape(value))
     return facts
 
 

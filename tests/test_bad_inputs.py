@@ -155,9 +155,9 @@ CASES = [
     ),
     case(
         "wrong shapes",
-        write_text("model.toml", "later"),
+        spoil_weights(lambda w: w.update({"heatmap.weight": w["heatmap.weight"][:, :4].contiguous()})),
         EXPORT,
-        "tensors have another shape than the architecture; the first is 'backbone.0.weight', (8, 3, 3, 3)",
+        "'heatmap' (Conv2d) receives 8 channels from 'backbone.3' (Conv2d), but its weight was made for 4.",
         "[arch_args]",
     ),
     case("no symbol", drop_symbol, EXPORT, "arch.py defines no 'build'.", "It defines: Tiny, construct."),

@@ -371,3 +371,9 @@ def test_the_checksum_covers_the_whole_manifest(bundle: Path) -> None:
     ]
     texts = [manifest.to_json() for manifest in (opened.manifest, *others)]
     assert len({json.loads(text)["checksum"] for text in texts}) == len(texts)
+
+
+def test_a_failure_takes_the_folders_it_made_away(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="half way"), new_bundle(tmp_path / "a" / "b" / "x.splite"):
+        raise RuntimeError("half way")
+    assert list(tmp_path.iterdir()) == []
