@@ -1,0 +1,177 @@
+"""The README's commands and code run as they stand, and its tables are those of the recorded results."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+FENCED = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "110"}
+
+
+def blocks(root: Path, language: str) -> list[str]:
+    text = (root / "README.md").read_text(encoding="utf-8")
+    return [body for found, body in FENCED.findall(text) if found == language]
+
+
+@pytest.fixture(scope="module")
+def workplace(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the README assumes it: the models, a picture of a hand, a folder of photographs."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(root / "models", folder / "models", ignore=shutil.ignore_patterns("__pycache__"))
+    example = [sys.executable, "models/splite_hand/synthetic.py", "--example", "hand.png"]
+    printed = subprocess.run(example, cwd=folder, check=True, capture_output=True, text=True).stdout
+    (folder / "box.txt").write_text(printed, encoding="utf-8")
+    (folder / "photos").mkdir()
+    shutil.copy(folder / "hand.png", folder / "photos")
+    return folder
+
+
+def run(command: list[str] | str, folder: Path) -> str:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        shell=isinstance(command, str),
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_readme_runs_from_top_to_bottom(root: Path, workplace: Path) -> None:
+    commands = [line for block in blocks(root, "sh") for line in block.splitlines() if line.strip()]
+    assert len(commands) >= 7
+    printed = {command: run(command, workplace) for command in commands}
+    used = {command.split()[1] for command in commands}
+    assert used == {"export", "verify", "run", "bench", "inspect", "doctor"}
+
+    export = next(text for command, text in printed.items() if " export " in command)
+    assert "torch -> onnx" in export
+    assert "torch -> simplified" in export
+    assert "Estimator, total" in next(text for command, text in printed.items() if " bench " in command)
+    pose = json.loads((workplace / "hand.json").read_text(encoding="utf-8"))["poses"][0]
+    assert np.array(pose["keypoints"]).shape == (21, 2)
+    assert cv2.imread(str(workplace / "overlay.png")) is not None
+    assert json.loads((workplace / "bench.jsonl").read_text(encoding="utf-8"))["threads"] == 1
+
+    # the box that the README writes is the one of the rendered hand, to the pixel
+    box = next(command.split("--box ")[1].split()[0] for command in commands if "--box" in command)
+    truth = [float(value) for value in (workplace / "box.txt").read_text(encoding="utf-8").split(",")]
+    assert np.abs(np.array([float(value) for value in box.split(",")]) - truth).max() < 1
+
+    (code,) = blocks(root, "python")
+    assert "palm" in run([sys.executable, "-W", "error", "-c", code], workplace)
+
+
+def test_every_command_is_in_the_readme_and_explains_itself(root: Path) -> None:
+    from splite_deploy.cli import main
+
+    text = (root / "README.md").read_text(encoding="utf-8")
+    for name, command in main.commands.items():
+        assert f"splite-deploy {name}" in text
+        assert command.help
+        assert len(command.help.splitlines()[0]) > 20
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                assert parameter.help, f"{name} {parameter.name} has no help"  # type: ignore[attr-defined]
+
+
+def test_the_python_twins_exist(root: Path) -> None:
+    import importlib
+
+    text = (root / "README.md").read_text(encoding="utf-8")
+    twins = set(re.findall(r"`(splite_deploy(?:\.\w+)+)`", text))
+    assert len(twins) >= 5
+    for twin in twins:
+        module, _, name = twin.rpartition(".")
+        if module.endswith(".Bundle"):
+            module, name = module.removesuffix(".Bundle"), "Bundle"
+        assert hasattr(importlib.import_module(module), name), twin
+
+
+def demo(root: Path, folder: Path, *variables: str) -> tuple[str, np.ndarray]:
+    """Runs `make demo` with what is installed; returns what it printed and the keypoints it found."""
+    make = ["make", "-o", ".venv/installed", "demo", f"DEMO={folder}", f"BIN={BIN}", *variables]
+    done = subprocess.run(make, cwd=root, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert cv2.imread(str(folder / "overlay.png")) is not None
+    poses = json.loads((folder / "hand.json").read_text(encoding="utf-8"))["poses"]
+    return done.stdout, np.array(poses[0]["keypoints"])
+
+
+def test_make_demo_ends_with_keypoints_on_the_fingers(root: Path, tmp_path: Path) -> None:
+    from splite_deploy.export.checkpoint import load_symbol
+
+    printed, keypoints = demo(root, tmp_path)
+    for expected in ("torch -> simplified", "torch -> ort fp32", "Estimator, total", "overlay.png", "--help"):
+        assert expected in printed
+    folder = root / "models" / "splite_hand"
+    render_hand = load_symbol("synthetic.py:render_hand", folder)
+    hand = render_hand(np.random.default_rng([sys.modules[render_hand.__module__].EXAMPLE_SEED, 0]), size_px=480)
+    error = np.linalg.norm(keypoints - hand.keypoints, axis=1) / np.ptp(hand.keypoints, axis=0).max()
+    assert error.mean() < 0.03
+    assert error.max() < 0.08
+
+
+def test_make_demo_takes_a_photograph(root: Path, workplace: Path, tmp_path: Path) -> None:
+    printed, keypoints = demo(root, tmp_path, f"IMAGE={workplace / 'hand.png'}", "BOX=54,52,349,439")
+    assert "Finding the keypoints in" in printed
+    assert keypoints.min() > 40
+    assert keypoints.max() < 450
+
+
+def test_the_tables_are_those_of_the_recorded_results(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/make_tables.py", "--check"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "models/README.md",
+        "benchmarks/README.md",
+        "models/splite_hand/CARD.md",
+    ],
+)
+def test_links_lead_somewhere(root: Path, page: str) -> None:
+    file = root / page
+    for target in re.findall(r"\]\(([^)#]+)\)", file.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (file.parent / target).exists(), f"{page} links to {target}"
+
+
+def test_the_field_table_is_that_of_the_code(root: Path) -> None:
+    import dataclasses
+
+    from splite_deploy.spec import DECODERS, HostSpec, InputSpec, LimitSpec, ModelSpec, SkeletonSpec
+
+    classes = [ModelSpec, InputSpec, SkeletonSpec, LimitSpec, HostSpec, *DECODERS.values()]
+    fields = {field.name for cls in classes for field in dataclasses.fields(cls)}
+    sections = {"input", "decoder", "skeleton", "limits", "arch_args"}
+    table = (root / "models" / "README.md").read_text(encoding="utf-8")
+    documented = {
+        name
+        for line in table.splitlines()
+        if line.startswith("|")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert documented - {"type"} == fields - sections - {"folder"}
+    assert {name for name in sections if f"**`[{name}]`**" in table} == sections
