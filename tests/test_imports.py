@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+HOST = ("splite_deploy.export", "splite_deploy.compact")
 BLOCKED = ("torch", "onnx", "onnxsim", "onnxscript", "tensorflow", "safetensors")
 BLOCKER = f"""
 import importlib.abc, sys
@@ -29,7 +30,7 @@ def device_modules(root: Path) -> list[str]:
     """Every module of the package but those of the host's stages."""
     files = sorted((root / "splite_deploy").rglob("*.py"))
     names = [".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for file in files]
-    return [name for name in names if not name.startswith("splite_deploy.export") and not name.endswith("__main__")]
+    return [name for name in names if not name.startswith(HOST) and not name.endswith("__main__")]
 
 
 def test_every_device_module_loads_without_training_frameworks(root: Path) -> None:

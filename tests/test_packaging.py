@@ -35,8 +35,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions: Path, root:
     (wheel,) = distributions.glob("*.whl")
     assert wheel.name == f"splite_deploy-{__version__}-py3-none-any.whl"
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    sources = {file.relative_to(root).as_posix() for file in (root / "splite_deploy").rglob("*.py")}
-    assert names == sources | {"splite_deploy/py.typed"}
+    tracked = subprocess.run(["git", "ls-files", "splite_deploy"], cwd=root, capture_output=True, text=True, check=True)
+    assert names == set(tracked.stdout.splitlines())
+    assert {"splite_deploy/cli.py", "splite_deploy/runtime/backends/ort.py", "splite_deploy/py.typed"} <= names
     assert wheel.stat().st_size < 200_000
 
 
