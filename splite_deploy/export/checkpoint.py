@@ -27,6 +27,9 @@ from splite_deploy.spec import HostSpec
 EMA_WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "weights", "module")
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "architecture.")
+_siblings: set[str] = set()
+"""Modules that were imported while a model's file was."""
+
 TORCH_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How a ``.pt`` file begins: a zip archive since torch 1.6, a pickle before."""
 _TWO_WAYS_OUT = (
@@ -180,6 +183,8 @@ def load_symbol(reference: str, folder: Path) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_name] = module  # dataclasses look their module up there
     sys.path.insert(0, str(file.parent))
+    _forget_siblings(file.parent)
+    before = set(sys.modules)
     try:
         module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as err:  # the user's file can raise anything
@@ -189,6 +194,7 @@ def load_symbol(reference: str, folder: Path) -> Callable[..., Any]:
         ) from err
     finally:
         sys.path.remove(str(file.parent))
+        _siblings.update(set(sys.modules) - before)
     if not callable(getattr(module, symbol, None)):
         held = [
             key
@@ -198,6 +204,17 @@ def load_symbol(reference: str, folder: Path) -> Callable[..., Any]:
         raise SpecError(f"{file} defines no '{symbol}'.", hint=f"It defines: {', '.join(held) or 'nothing callable'}.")
     found: Callable[..., Any] = getattr(module, symbol)
     return found
+
+
+def _forget_siblings(folder: Path) -> None:
+    """Forgets the modules that models of other folders imported from beside them: names like ``blocks`` are common.
+
+    They stay known until then, since torch looks a network's functions up by the name of their module.
+    """
+    for name in _siblings & set(sys.modules):
+        origin = getattr(sys.modules[name], "__file__", None)
+        if origin is not None and Path(origin).parent != folder and (folder / Path(origin).name).exists():
+            del sys.modules[name]
 
 
 def build_network(host: HostSpec, checkpoint: Checkpoint) -> nn.Module:

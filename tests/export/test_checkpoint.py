@@ -427,3 +427,12 @@ def test_the_architecture_may_import_its_neighbours(host: Callable[..., HostSpec
 def test_the_tiny_checkpoint_fits(tiny_checkpoint: Path, tiny_model: Path) -> None:
     network = build_network(load_model_toml(tiny_model)[1], read_checkpoint(tiny_checkpoint))
     assert sum(parameter.numel() for parameter in network.parameters()) > 0
+
+
+def test_models_may_have_siblings_of_the_same_name(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "blocks.py").write_text(f"NAME = '{name}'", encoding="utf-8")
+        (tmp_path / name / "arch.py").write_text("from blocks import NAME\ndef build(): return NAME", encoding="utf-8")
+    built = [load_symbol("arch.py:build", tmp_path / name)() for name in ("first", "second", "first")]
+    assert built == ["first", "second", "first"]
