@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,10 +13,9 @@ from splite_deploy import __version__
 from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError, write_file, writing
 from splite_deploy.runtime.session import BACKENDS
 from splite_deploy.spec import PRECISIONS, Precision
+from splite_deploy.terminal import fail, progress_bar, show, working
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from splite_deploy.runtime import Pose, PoseEstimator
 
 FilePath = click.Path(path_type=Path)
@@ -50,48 +47,6 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnxsim", "onnxscript", "safetensors"), "export"),
     "onnxruntime": "ort",
 }
-
-
-def fail(err: SpliteError) -> NoReturn:
-    """Prints what happened and what to do, and ends with status 1."""
-    click.echo(click.style("error: ", fg="red", bold=True) + err.message, err=True)
-    if err.hint:
-        click.echo(click.style("hint:  ", fg="yellow", bold=True) + err.hint, err=True)
-    sys.exit(1)
-
-
-def show(*renderables: RenderableType) -> None:
-    """Prints tables; in a terminal they follow its width, elsewhere they are wide enough for all columns."""
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=110)
-    for renderable in renderables:
-        console.print(renderable, highlight=False)
-
-
-@contextmanager
-def working(title: str) -> Iterator[Callable[[str], None]]:
-    """Shows each step of a longer work while it runs, with its time when it is done."""
-    import time
-
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    step: list[Any] = ["", time.perf_counter()]
-
-    def done() -> None:
-        if step[0]:
-            console.print(f"  [green]✓[/] {step[0]} [dim]{time.perf_counter() - step[1]:.1f} s[/]", highlight=False)
-
-    with console.status(title) as status:
-
-        def report(message: str) -> None:
-            done()
-            step[:] = [message, time.perf_counter()]
-            status.update(f"{title}: {message} ...")
-
-        yield report
-        done()
 
 
 def backend_options(command: Command) -> Command:
@@ -157,6 +112,48 @@ def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **
     size = sum(file.stat().st_size for file in output.iterdir())
     click.echo(f"{output}: {size / 1e6:.2f} MB. Next:")
     click.echo(f"  splite-deploy bench {output}\n  splite-deploy run {output} IMAGE --save overlay.png")
+
+
+@main.command(short_help="Remove channels from a checkpoint, and prove it.")
+@click.argument("checkpoint", type=FilePath)
+@click.option("--output", "-o", type=FilePath, required=True, help="The OUT.safetensors to write.")
+@click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
+@click.option(
+    "--method",
+    type=click.Choice(("bn-scale", "group-norm", "l1", "taylor")),
+    required=True,
+    help="What says how much a channel matters.",
+)
+@click.option("--speed-up", type=float, help="At least this many times fewer multiply-accumulates.")
+@click.option("--ratio", type=float, help="At least this share of the removable channels.")
+@click.option("--threshold", type=float, help="Channels of less importance than this.")
+@click.option("--round-to", type=click.IntRange(1), default=8, show_default=True, help="Widths stay multiples of this.")
+@click.option("--images", type=FilePath, help="Images for the proof and for taylor; rendered ones without it.")
+@click.option("--crops", type=click.IntRange(1), default=16, show_default=True, help="How many images.")
+@click.option("--weights", help="Key of the weights to take, where the checkpoint holds several.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of tables.")
+def compact(checkpoint: Path, output: Path, as_json: bool, **given: Any) -> None:
+    """Removes the least important channels of a network, physically.
+
+    Exactly one of --speed-up, --ratio and --threshold says how many. Channels that belong together go together; the
+    outputs stay. The result is compared with the network whose channels are set to zero instead: the two have to be
+    equal up to float32's rounding, or nothing is written. Accuracy is lost all the same: fine-tune the result.
+    """
+    from splite_deploy.compact import CompactOptions, compact_checkpoint
+    from splite_deploy.present import compaction_tables
+
+    measure = {name: given.pop(name) for name in ("method", "speed_up", "ratio", "threshold", "round_to")}
+    with working("compact") as progress:
+        result = compact_checkpoint(checkpoint, output, CompactOptions(**measure), progress=progress, **given)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=1))
+        return
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
+    show(*compaction_tables(result))
+    spec = given["model"] or checkpoint.parent / "model.toml"
+    click.echo(f"{output}: {output.stat().st_size / 1e6:.2f} MB. Next: fine-tune it, then")
+    click.echo(f"  splite-deploy export {output} --model {spec} -o NAME.splite")
 
 
 @main.command(short_help="Check a bundle on this machine.")
@@ -227,7 +224,7 @@ def run(
         options["intrinsics"] = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
     with PoseEstimator.open(bundle, backend or "auto", precision, threads) as estimator:
         results = []
-        for file in _progress(files, "images"):
+        for file in progress_bar(files, "images"):
             target = (save / f"{file.stem}.png" if folder else save) if save is not None else None
             results.append(_run_image(estimator, file, options, target))
     text = json.dumps(results if folder else results[0], indent=1)
@@ -267,18 +264,6 @@ def four_numbers(name: str, text: str, form: str) -> list[float]:
     if len(values) != 4:
         raise UsageError(f"The {name} '{text}' is not four numbers.", hint=f"Write it as --{name} {form}, in pixels.")
     return values
-
-
-def _progress(items: list[Path], what: str) -> Iterator[Path]:
-    """A progress bar on standard error; none for a single item."""
-    if len(items) == 1:
-        yield items[0]
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(items, what, console=console, transient=True, disable=not console.is_terminal)
 
 
 @main.command(short_help="Time a bundle, stage by stage.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.markup import escape
@@ -10,6 +11,9 @@ from rich.table import Table
 
 from splite_deploy.bundle import Bundle, Parity, TensorSpec
 from splite_deploy.spec import ModelSpec
+
+if TYPE_CHECKING:  # the device side has no torch
+    from splite_deploy.compact import Compaction
 
 
 def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) -> RenderableType:
@@ -36,6 +40,29 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
         cells += [f"{value:.2g}" for value in (depth.p95, depth.max)] if depth is not None else []
         table.add_row(*cells, "[red]over the limit[/]" if broken else "[green]✓[/]")
     return table
+
+
+def compaction_tables(result: Compaction) -> tuple[RenderableType, RenderableType]:
+    """Widths of every layer before and after, and what they add up to."""
+    layers = Table(title="channels")
+    for heading in ("layer", "kind", "in", "out"):
+        layers.add_column(heading)
+    for row in result.layers:
+        widths = ((row.inputs_before, row.inputs_after), (row.outputs_before, row.outputs_after))
+        cells = (str(before) if before == after else f"{before} -> {after}" for before, after in widths)
+        layers.add_row(escape(row.name), row.kind, *cells)
+    whole = Table(title="in all")
+    for heading in ("", "dense", "compacted", "ratio"):
+        whole.add_column(heading, justify="right" if heading else "left")
+    before, after = result.parameters_before, result.parameters_after
+    whole.add_row("parameters", f"{before:,}", f"{after:,}", f"{before / after:.2f}")
+    whole.add_row("multiply-accumulates", f"{result.macs_before:,}", f"{result.macs_after:,}", f"{result.speed_up:.2f}")
+    if result.latency is not None:
+        for name in ("p50_ms", "p90_ms", "p99_ms"):
+            dense, small = getattr(result.latency.dense, name), getattr(result.latency.compacted, name)
+            whole.add_row(f"{name[:3]} ms, ort, one thread", f"{dense:.3f}", f"{small:.3f}", f"{dense / small:.2f}")
+    whole.add_row("largest difference to zeroed channels", "", f"{result.max_difference:.1e}", "")
+    return layers, whole
 
 
 def bundle_tables(bundle: Bundle) -> list[RenderableType]:

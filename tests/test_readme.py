@@ -53,10 +53,10 @@ def run(command: list[str] | str, folder: Path) -> str:
 
 def test_the_readme_runs_from_top_to_bottom(root: Path, workplace: Path) -> None:
     commands = [line for block in blocks(root, "sh") for line in block.splitlines() if line.strip()]
-    assert len(commands) >= 7
+    assert len(commands) >= 9
     printed = {command: run(command, workplace) for command in commands}
     used = {command.split()[1] for command in commands}
-    assert used == {"export", "verify", "run", "bench", "inspect", "doctor"}
+    assert used == {"export", "verify", "run", "bench", "inspect", "doctor", "compact"}
 
     export = next(text for command, text in printed.items() if " export " in command)
     assert "torch -> onnx" in export

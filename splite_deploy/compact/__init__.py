@@ -1,0 +1,14 @@
+"""The developer's machine: dense checkpoint to compacted checkpoint. Imports torch."""
+
+from splite_deploy.compact.pipeline import compact_checkpoint, compacted_metadata, save_compacted
+from splite_deploy.compact.prune import Compaction, CompactOptions, LayerRow, compact
+
+__all__ = [
+    "CompactOptions",
+    "Compaction",
+    "LayerRow",
+    "compact",
+    "compact_checkpoint",
+    "compacted_metadata",
+    "save_compacted",
+]

@@ -1,0 +1,94 @@
+"""Latency before and after on this CPU: ONNX Runtime, float32, one thread, both networks in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from torch import nn
+
+from splite_deploy.bench.stats import LatencyStats
+from splite_deploy.bundle import Artifact, sha256_of
+from splite_deploy.export.graph import input_spec, onnx_from_network, output_specs, simplify
+from splite_deploy.runtime.backends.ort import OrtSession
+from splite_deploy.spec import ModelSpec
+
+_BLOCK = 10  # inferences of one network before the other has its turn, so that clocks and heat hit both alike
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one inference, without pre- and postprocessing."""
+
+    dense: LatencyStats
+    compacted: LatencyStats
+
+    @property
+    def speed_up(self) -> float:
+        """Medians, dense over compacted."""
+        return self.dense.p50_ms / self.compacted.p50_ms
+
+
+def measure_latency(
+    dense: nn.Module,
+    compacted: nn.Module,
+    spec: ModelSpec,
+    *,
+    inferences: int = 200,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Latency:
+    """Exports both networks as `export` does and times them in turn.
+
+    Args:
+        dense: The network before.
+        compacted: The network after.
+        spec: The model spec of both.
+        inferences: Timed ones of each, after half as many to warm up.
+        progress: Told each step as it begins.
+
+    Raises:
+        ExportError: One cannot be exported.
+    """
+    with TemporaryDirectory() as folder:
+        progress("exporting both to ONNX")
+        files = [Path(folder) / "dense.onnx", Path(folder) / "compacted.onnx"]
+        for network, file in zip((dense, compacted), files, strict=True):
+            onnx_from_network(network, spec, file, opset=18, dynamic_batch=False)
+            simplify(file, file, metadata={})
+        progress("timing both on one thread")
+        sessions = [_open(file, spec) for file in files]
+        image = np.random.default_rng(0).standard_normal((1, 3, spec.input.height, spec.input.width), np.float32)
+        samples: list[list[int]] = [[], []]
+        blocks = max(1, inferences // _BLOCK)
+        try:
+            for block in range(blocks + (blocks + 1) // 2):
+                for which in (0, 1) if block % 2 else (1, 0):
+                    taken = []
+                    for _ in range(_BLOCK):
+                        start = time.perf_counter_ns()
+                        sessions[which].run({"image": image})
+                        taken.append(time.perf_counter_ns() - start)
+                    if block >= (blocks + 1) // 2:
+                        samples[which] += taken
+        finally:
+            for session in sessions:
+                session.close()
+    return Latency(*(LatencyStats.from_samples(np.array(taken) / 1e6) for taken in samples))
+
+
+def _open(file: Path, spec: ModelSpec) -> OrtSession:
+    artifact = Artifact(
+        backend="ort",
+        precision="fp32",
+        file=file.name,
+        sha256=sha256_of(file),
+        inputs=(input_spec(spec, False),),
+        outputs=output_specs(file, spec),
+        limits=spec.limits,
+        target={},
+    )
+    return OrtSession(file, artifact, 1)

@@ -1,0 +1,113 @@
+"""Checkpoint to compacted checkpoint, readable from top to bottom."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from splite_deploy.compact.importance import Loss, output_energy
+from splite_deploy.compact.latency import measure_latency
+from splite_deploy.compact.prune import Compaction, CompactOptions, compact
+from splite_deploy.errors import UsageError, write_file, writing
+from splite_deploy.export.checkpoint import build_architecture, load_weights, read_checkpoint
+from splite_deploy.export.graph import check_outputs
+from splite_deploy.export.pipeline import ExportOptions, make_crops
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.spec import ModelSpec, load_model_toml
+
+FORMAT_VERSION = 1
+HEADER = "splite"
+"""Key of the header entry of a compacted safetensors file."""
+_BATCH = 8
+
+
+def compact_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    options: CompactOptions,
+    *,
+    model: Path | None = None,
+    images: Path | None = None,
+    crops: int = 16,
+    weights: str | None = None,
+    loss: Loss = output_energy,
+    latency: bool = True,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Compaction:
+    """Compacts a checkpoint and writes the result.
+
+    Args:
+        checkpoint: The dense ``.safetensors`` or ``.pt``.
+        output: The ``.safetensors`` to write; replaced where it exists.
+        options: What to remove.
+        model: ``model.toml``; None is the one beside the checkpoint.
+        images: Folder of images or labels file; None uses the model's own renderer.
+        crops: How many of them.
+        weights: Which weights of the checkpoint; see `splite_deploy.export.checkpoint.read_checkpoint`.
+        loss: For the method "taylor": from the network's output to a scalar.
+        latency: Whether to measure the latency before and after.
+        progress: Told each step as it begins.
+
+    Raises:
+        SpliteError: Everything that can be wrong with the inputs, and what `compact` raises; nothing is written then.
+    """
+    if output.suffix != ".safetensors":
+        raise UsageError(f"{output} is no .safetensors file.", hint="Name the output OUT.safetensors.")
+    progress("reading the checkpoint")
+    stored = read_checkpoint(checkpoint, weights=weights)
+    spec, host = load_model_toml(model or checkpoint.parent / "model.toml")
+    network = build_architecture(host)
+    example = torch.zeros(1, 3, spec.input.height, spec.input.width)
+    notes = load_weights(network, stored, example)
+    check_outputs(network, spec)
+    progress("cropping images")
+    pixels = make_crops(ExportOptions(images=images, crops=crops), spec, host).pixels
+    inputs = torch.from_numpy(Preprocessor(spec.input, spec.input.color).normalise(pixels))
+    batches = [inputs[i : i + _BATCH] for i in range(0, len(inputs), _BATCH)]
+    compaction = compact(network, example, options, data=batches, loss=loss, progress=progress)
+    check_outputs(compaction.network, spec)
+    if latency:
+        measured = measure_latency(network, compaction.network, spec, progress=progress)
+        compaction = replace(compaction, latency=measured)
+    progress("writing the checkpoint")
+    save_compacted(output, compaction.network, compacted_metadata(spec))
+    return replace(compaction, notes=(*stored.notes, *notes, *compaction.notes))
+
+
+def compacted_metadata(spec: ModelSpec) -> dict[str, str]:
+    """The header entry of a compacted checkpoint: what it is for, without a list of widths."""
+    plain = spec.to_dict()
+    entry = {
+        "format_version": FORMAT_VERSION,
+        "model": spec.name,
+        "input": plain["input"],
+        "spec_sha256": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest(),
+    }
+    return {HEADER: json.dumps(entry, sort_keys=True)}
+
+
+def save_compacted(path: Path, network: nn.Module, metadata: Mapping[str, str]) -> None:
+    """Writes a network's state as safetensors; a reader sees the old file or the new one, whole.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_file(partial, save(tensors, metadata=dict(metadata)))
+    with writing(path):
+        try:
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise

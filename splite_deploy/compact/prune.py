@@ -1,0 +1,277 @@
+"""Physical removal of channels: choose them, fold their constants, remove them, prove it. Imports torch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from splite_deploy.compact.fold import Folded, fold
+from splite_deploy.compact.groups import Family, Groups, Removed, kept_of
+from splite_deploy.compact.importance import METHODS, Loss, Method, Scores, bn_scale, norms, output_energy, taylor
+from splite_deploy.compact.latency import Latency
+from splite_deploy.compact.proof import prove, without, zeroed
+from splite_deploy.compact.trace import trace
+from splite_deploy.errors import ExportError, UsageError
+from splite_deploy.structure import to_plain
+
+
+@dataclass(frozen=True)
+class CompactOptions:
+    """How much to remove, and by which measure. Exactly one of ``speed_up``, ``ratio``, ``threshold`` is given.
+
+    Attributes:
+        method: The measure; see `splite_deploy.compact.importance`.
+        speed_up: Dense multiply-accumulates (MACs) over compacted ones, at least; above 1.
+        ratio: Share of the removable channels that go, at least, channels that go together counted once; in (0, 1).
+        threshold: Channels of less importance go. In units of the measure: |gamma| for "bn-scale", the mean of the
+            channels they compete with for "group-norm" and "l1", the loss for "taylor".
+        round_to: Widths stay multiples of this, and at least this; upwards, so that nothing over the limit goes.
+    """
+
+    method: Method
+    speed_up: float | None = None
+    ratio: float | None = None
+    threshold: float | None = None
+    round_to: int = 8
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError(f"There is no method '{self.method}'.", hint=f"Choose {', '.join(METHODS)}.")
+        given = [name for name in ("speed_up", "ratio", "threshold") if getattr(self, name) is not None]
+        if len(given) != 1:
+            what = f"{' and '.join(given)} are given" if given else "Nothing says how much to remove"
+            raise UsageError(f"{what}.", hint="Give exactly one of --speed-up, --ratio and --threshold.")
+        if self.speed_up is not None and not 1 < self.speed_up < np.inf:
+            raise UsageError(f"The speed-up is {self.speed_up}.", hint="Give more than 1, for example 2.")
+        if self.ratio is not None and not 0 < self.ratio < 1:
+            raise UsageError(f"The ratio is {self.ratio}.", hint="Give a share between 0 and 1, for example 0.5.")
+        if self.threshold is not None and not 0 < self.threshold < np.inf:
+            raise UsageError(f"The threshold is {self.threshold}.", hint="Give a positive number.")
+        if self.round_to < 1:
+            raise UsageError(f"Widths cannot be rounded to {self.round_to}.", hint="Give --round-to 1 or more.")
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """Widths of a layer: channels in and out, before and after."""
+
+    name: str
+    kind: str
+    inputs_before: int
+    inputs_after: int
+    outputs_before: int
+    outputs_after: int
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What was made.
+
+    Attributes:
+        network: The compacted network, in evaluation mode; it shares nothing with the original.
+        layers: Every convolution and linear layer in the order in which they run.
+        parameters_before: Number of parameters.
+        parameters_after: The same, compacted.
+        macs_before: Multiply-accumulates of convolutions and linear layers for one input.
+        macs_after: The same, compacted.
+        max_difference: Largest difference of an output from the network whose removed channels are zero.
+        folded: Constants of removed channels: where they went, and what could not be folded.
+        notes: What the user should know: layers at their least width, channels that had to be kept.
+        latency: Measured on this CPU before and after; None where it was not asked for.
+    """
+
+    network: nn.Module
+    layers: tuple[LayerRow, ...]
+    parameters_before: int
+    parameters_after: int
+    macs_before: int
+    macs_after: int
+    max_difference: float
+    folded: tuple[Folded, ...]
+    notes: tuple[str, ...]
+    latency: Latency | None = None
+
+    @property
+    def speed_up(self) -> float:
+        """MACs before over after."""
+        return self.macs_before / self.macs_after
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the network, for JSON."""
+        return {key: to_plain(value) for key, value in vars(self).items() if key != "network"}
+
+
+def compact(
+    network: nn.Module,
+    example: Tensor,
+    options: CompactOptions,
+    *,
+    data: Iterable[Tensor] | None = None,
+    loss: Loss = output_energy,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Compaction:
+    """Removes the least important channels; the network itself is left as it is.
+
+    Args:
+        network: The dense network; it is run in evaluation mode.
+        example: An input, (N, ...), to trace with.
+        options: What to remove.
+        data: Batches of inputs for the proof and for "taylor"; the proof uses the example without them.
+        loss: For "taylor": from the network's output to a scalar.
+        progress: Told each step as it begins.
+
+    Raises:
+        UsageError: "taylor" has no data, or nothing would be removed.
+        ExportError: The network cannot be traced, cannot get that small, or does not run without these channels.
+    """
+    batches = [example] if data is None else list(data)
+    if options.method == "taylor" and data is None:
+        raise UsageError('The method "taylor" needs images to run the network on.', hint="Give some with --images DIR.")
+    if not batches:
+        raise UsageError("There are no images to run the network on.", hint="Give some with --images DIR.")
+    work = copy.deepcopy(network).eval()
+    progress("tracing the channels")
+    found = trace(work, example)
+    groups = Groups(found)
+    if not groups.count:
+        raise ExportError(
+            "No channel of this network can be removed." + "".join(f" {note.capitalize()}." for note in found.notes),
+            hint="Use convolutions, norms and elementwise operations between the input and the outputs.",
+        )
+    families = groups.families(options.round_to)
+    progress(f"weighing {groups.count} channels by {options.method}")
+    scores = _scores(work, groups, families, options.method, batches, loss)
+    removed, notes = choose(groups, families, scores, options)
+    progress(f"removing {int(removed.sum())} of them")
+    folded = fold(work, groups, removed, batches)
+    compacted = without(work, groups, removed, example)
+    progress("comparing with the network whose channels are zero")
+    largest = prove(zeroed(work, groups, removed), compacted, batches)
+    before = np.zeros(groups.count, bool)
+    return Compaction(
+        network=compacted,
+        layers=_rows(work, groups, removed),
+        parameters_before=sum(p.numel() for p in network.parameters()),
+        parameters_after=sum(p.numel() for p in compacted.parameters()),
+        macs_before=round(groups.macs(before)),
+        macs_after=round(groups.macs(removed)),
+        max_difference=largest,
+        folded=tuple(folded),
+        notes=(*dict.fromkeys(found.notes), *notes, *map(_said, (row for row in folded if row.effect != 0))),
+    )
+
+
+def choose(
+    groups: Groups, families: Sequence[Family], scores: Scores, options: CompactOptions
+) -> tuple[Removed, list[str]]:
+    """Which units go, with notes on layers that stay wider than the limit asks.
+
+    Speed-up and ratio are met by the lowest threshold on the importance of all units together that reaches them.
+
+    Raises:
+        UsageError: The threshold removes nothing.
+        ExportError: Not even the least widths reach the goal.
+    """
+    none = np.zeros(groups.count, bool)
+    dense = groups.macs(none)
+    limit = options.threshold
+    if limit is None:
+        levels = np.unique(scores[~np.isnan(scores)])
+        low, high = 0, len(levels)  # levels[i] and all below it go
+
+        def reached(index: int) -> float:
+            removed = _below(families, scores, _above(levels, index))
+            return dense / groups.macs(removed) if options.speed_up is not None else float(removed.mean())
+
+        goal = options.speed_up if options.speed_up is not None else options.ratio
+        assert goal is not None
+        most = reached(high - 1) if high else 0.0
+        if most < goal:
+            what = "speed-up" if options.speed_up is not None else "ratio"
+            raise ExportError(
+                f"The {what} {goal:g} cannot be reached: with all layers at their least width it is {most:.3g}.",
+                hint="Ask for less, or allow smaller widths with --round-to.",
+            )
+        while low < high - 1:  # the last level is known to suffice
+            middle = (low + high - 1) // 2
+            if reached(middle) >= goal:
+                high = middle + 1
+            else:
+                low = middle + 1
+        limit = _above(levels, low)
+    removed = _below(families, scores, limit)
+    if not removed.any():
+        known = scores[~np.isnan(scores)]
+        text = f"No channel can go below the threshold {limit:g}"
+        span = f"; importances are {known.min():.3g} to {known.max():.3g}" if len(known) else ""
+        raise UsageError(f"{text}{span}.", hint="Raise --threshold, or lower --round-to.")
+    return removed, _notes(families, scores, limit, options)
+
+
+def _above(levels: Scores, index: int) -> float:
+    return float(np.nextafter(levels[index], np.inf))
+
+
+def _below(families: Sequence[Family], scores: Scores, limit: float) -> Removed:
+    """The units below a limit, of each family the least important ones, in whole steps."""
+    removed = np.zeros(len(scores), bool)
+    for family in families:
+        own = scores[family.units]
+        stay = len(own) - int((own < limit).sum())
+        keep = min(len(own), max(family.step, ceil(stay / family.step) * family.step))
+        removed[family.units[np.argsort(own, kind="stable")[: len(own) - keep]]] = True
+    return removed
+
+
+def _notes(families: Sequence[Family], scores: Scores, limit: float, options: CompactOptions) -> list[str]:
+    notes = []
+    for family in families:
+        own = scores[family.units]
+        if bool((own < limit).all()):
+            least = min(len(own), family.step)
+            notes.append(f"'{family.name}' keeps {least} of {len(own)} channels, though all lie below the limit")
+        if bool(np.isnan(own).all()):
+            notes.append(f"'{family.name}' keeps all {len(own)} channels: {options.method} has no measure for them")
+    return notes
+
+
+def _scores(
+    network: nn.Module,
+    groups: Groups,
+    families: Sequence[Family],
+    method: Method,
+    batches: Sequence[Tensor],
+    loss: Loss,
+) -> Scores:
+    if method == "bn-scale":
+        return bn_scale(network, groups)
+    if method == "taylor":
+        return taylor(network, groups, batches, loss)
+    return norms(network, groups, families, 1 if method == "l1" else 2)
+
+
+def _rows(network: nn.Module, groups: Groups, removed: Removed) -> tuple[LayerRow, ...]:
+    return tuple(
+        LayerRow(
+            name,
+            type(network.get_submodule(name)).__name__,
+            len(layer.inputs),
+            kept_of(layer.inputs, removed),
+            len(layer.outputs),
+            kept_of(layer.outputs, removed),
+        )
+        for name, layer in groups.layers.items()
+    )
+
+
+def _said(row: Folded) -> str:
+    how = "is folded but for the border" if row.folded else "is lost"
+    size = "by an unknown amount" if row.effect is None else f"by up to {row.effect:.3g}"
+    constant = f"the constant of {row.channels} removed channels in the input of '{row.layer}'"
+    return f"{constant} {how}: its output changes {size}"

@@ -1,0 +1,165 @@
+"""Rules for operations without weights: what they do to labels. Imports torch.
+
+Operations that only rearrange are run on the labels themselves, so that their index mapping is exact. Where a number
+in ``forward()`` decides what goes where (equal pieces, groups, blocks), labels are joined so that it keeps its meaning.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_map
+
+from splite_deploy.compact.labels import FIXED, NEUTRAL
+from splite_deploy.compact.walk import Rule, Walk, nodes_in, where
+
+_SAME = "alias clone contiguous detach dropout feature_dropout lift_fresh_copy to _to_copy type_as"
+_LAYOUT = "expand flatten movedim permute reshape squeeze swapaxes t transpose unflatten unsqueeze view _unsafe_view"
+_PIXELS = ("pixel_shuffle", "pixel_unshuffle")
+_SPATIAL = (
+    "_adaptive_avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d avg_pool1d "
+    "avg_pool2d avg_pool3d constant_pad_nd max_pool1d max_pool2d max_pool2d_with_indices max_pool3d pad "
+    "reflection_pad2d replication_pad2d upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d "
+    "upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d"
+)
+_CONSTANTS = "arange empty empty_like full full_like ones ones_like rand_like randn_like zeros zeros_like"
+_UNTAGGED = ("hardswish",)  # elementwise, but not tagged so in torch
+
+
+def same(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
+    """What neither moves nor mixes."""
+    return walk.of(node.args[0])
+
+
+def constant(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
+    """Made in forward(), from the shape of what it meets."""
+    return torch.full(node.meta["val"].shape, NEUTRAL)
+
+
+def layout(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
+    """Operations that move elements without changing them: the labels move alike."""
+    target: Any = node.target
+    args, kwargs = tree_map(lambda v: walk.of(v) if isinstance(v, fx.Node) else v, (tuple(node.args), node.kwargs))
+    result: Tensor = target(*args, **kwargs)
+    axes = walk.labels.varying(result)
+    if len(axes) > 1:  # only one of them can shrink, the others are numbers in forward()
+        if node.target is torch.ops.aten.pixel_shuffle.default:
+            shrinking = result.dim() - 3  # the upscale factor stays: blocks of r * r channels go together
+        elif isinstance(args[0], (list, tuple)):
+            shrinking = next(axis for part in args[0] for axis in walk.labels.varying(part))
+            shrinking += int("stack" in str(target) and shrinking >= given["dim"] % result.dim())
+        else:  # view(n, groups, c // groups, ...): the larger part depends on the width
+            shrinking = max(axes, key=lambda axis: (result.shape[axis], axis))
+        walk.labels.join_across(result, shrinking)
+    return result
+
+
+def spatial(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
+    """Operations on each channel for itself: pooling, padding, resampling."""
+    labels, shapes = walk.of(node.args[0]), node.meta["val"]
+    first = shapes if isinstance(shapes, torch.Tensor) else shapes[0]
+    if set(walk.labels.varying(labels)) - {1} or first.dim() < 2 or first.shape[:2] != labels.shape[:2]:
+        return walk.unknown(node)
+    row = labels.flatten(2)[:, :, :1] if labels.dim() > 2 else labels
+    return tree_map(lambda v: row.reshape(*row.shape[:2], *[1] * (v.dim() - 2)).expand(v.shape), shapes)
+
+
+def reduce(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
+    """Over positions; over channels their number counts, and they stay."""
+    labels = walk.of(node.args[0])
+    dims = given.get("dim") or list(range(labels.dim()))
+    dims = [dim % labels.dim() for dim in ([dims] if isinstance(dims, int) else dims)]
+    if set(dims) & set(walk.labels.varying(labels)):
+        return walk.unknown(node)
+    return labels.amax(dims, keepdim=given.get("keepdim", False))
+
+
+def split(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
+    """Equal pieces shrink alike; pieces of different sizes are numbers in forward() and stay."""
+    labels, target = walk.of(node.args[0]), node.target
+    dim = given.get("dim", 0) % labels.dim()
+    sizes = {piece.shape[dim] for piece in node.meta["val"]}
+    if dim in walk.labels.varying(labels):
+        if len(sizes) > 1 or 1 in sizes:
+            return walk.unknown(node)
+        join_pieces(walk, labels, dim, sizes.pop())
+    assert callable(target)
+    return target(labels, *node.args[1:], **node.kwargs)
+
+
+def slice_(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
+    """One of several equal pieces."""
+    labels, target = walk.of(node.args[0]), node.target
+    dim = given["dim"] % labels.dim()
+    width, kept, step = labels.shape[dim], node.meta["val"].shape[dim], given.get("step", 1)
+    if kept != width and dim in walk.labels.varying(labels):
+        start = given.get("start") or 0
+        if step != 1 or kept == 1 or width % kept or start % kept:
+            return walk.unknown(node)
+        join_pieces(walk, labels, dim, kept)  # x[:, :c // 2] and its like
+    assert callable(target)
+    return target(labels, *node.args[1:], **node.kwargs)
+
+
+def pick(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
+    """One index along an axis: its number stands in forward()."""
+    labels, target = walk.of(node.args[0]), node.target
+    if given.get("dim", 0) % labels.dim() in walk.labels.varying(labels):
+        return walk.unknown(node)
+    assert callable(target)
+    return target(labels, *node.args[1:], **node.kwargs)
+
+
+def shuffle(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
+    """The channel shuffle of torch itself: the groups stay, each of them shrinks."""
+    labels = walk.of(node.args[0])
+    if set(walk.labels.varying(labels)) - {1}:
+        return walk.unknown(node)
+    join_pieces(walk, labels, 1, labels.shape[1] // given["groups"])
+    n, c, *rest = labels.shape
+    return labels.reshape(n, given["groups"], -1, *rest).transpose(1, 2).reshape(n, c, *rest)
+
+
+def pointwise(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
+    """Joins the channels that meet; one that meets many different ones (a mask) is kept."""
+    shape = node.meta["val"].shape
+    parts = [walk.of(n) for n in nodes_in((node.args, node.kwargs)) if walk.values[n] is not None]
+    parts = [part.reshape(*[1] * (len(shape) - part.dim()), *part.shape) for part in parts]
+    parts = [part for part in parts if bool((part != NEUTRAL).any())]
+    stretched = []
+    for part in parts:
+        axes = {axis for axis, size in enumerate(shape) if part.shape[axis] == 1 < size}
+        if any(axes & set(walk.labels.varying(other)) for other in parts if other is not part):
+            stretched.append(part)
+    result = torch.full(shape, NEUTRAL)
+    for part in parts:
+        if any(part is other for other in stretched):
+            if walk.labels.fix(part):
+                walk.found.notes.append(f"kept the channel of {where(node)} that meets all others")
+        else:
+            walk.labels.join(result, part)
+            result = torch.maximum(result, part)
+    return torch.where(result == NEUTRAL, FIXED, result) if stretched else result
+
+
+def join_pieces(walk: Walk, labels: Tensor, dim: int, size: int) -> None:
+    """Gives equal pieces along an axis the same labels, index by index."""
+    pieces = labels.movedim(dim, 0).reshape(-1, size, labels.numel() // labels.shape[dim])
+    walk.labels.join(pieces, pieces[:1])
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_SAME.split(), same),
+    **dict.fromkeys((*_LAYOUT.split(), *_PIXELS, "cat", "stack"), layout),
+    **dict.fromkeys(_SPATIAL.split(), spatial),
+    **dict.fromkeys(("mean", "sum", "amax", "amin"), reduce),
+    **dict.fromkeys(("chunk", "split", "split_with_sizes"), split),
+    **dict.fromkeys(("select", "unbind"), pick),
+    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), shuffle),
+    **dict.fromkeys(_CONSTANTS.split(), constant),
+    **dict.fromkeys(_UNTAGGED, pointwise),
+    "slice": slice_,
+}
+"""By the operation's name in aten, without the underscore of those that work in place."""

@@ -1,0 +1,100 @@
+"""Which channels belong together: channel labels carried through the exported graph of a network. Imports torch.
+
+Every convolution and linear layer gives its output channels fresh labels; the rules of each operation move and join
+them. Coupled groups are an idea of Torch-Pruning (Fang et al., DepGraph, CVPR 2023); its dependency graph is not used:
+version 1.6.1 takes a pixel shuffle for the identity, and behind two channel shuffles it names channels that do not
+exist. Where an operation is not known here its channels are kept, and that is noted.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from splite_deploy.compact import rules_layers, rules_layout
+from splite_deploy.compact.labels import FIXED, NEUTRAL, rows
+from splite_deploy.compact.walk import Held, Trace, Walk, nodes_in
+from splite_deploy.errors import ExportError
+
+_RULES = {**rules_layout.RULES, **rules_layers.RULES}
+
+
+def trace(network: nn.Module, example: Tensor) -> Trace:
+    """Follows the channels from layer to layer and to the outputs, whose channels are protected.
+
+    Args:
+        network: In evaluation mode.
+        example: An input, (N, ...).
+
+    Raises:
+        ExportError: torch.export cannot trace the network.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(network, (example[:1],), strict=False)
+    except Exception as err:  # torch raises many kinds, some of them private
+        reason = str(err).strip().partition("\n")[0] or type(err).__name__
+        raise ExportError(
+            f"torch cannot trace this network: {reason}",
+            hint="Remove control flow that depends on values, or try torch.export.export on it for the details.",
+        ) from err
+    walk = Walk(network)
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            walk.values[node] = _placeholder(walk, node, program.graph_signature)
+        elif node.op == "call_function":
+            walk.values[node] = _call(walk, node)
+        elif node.op == "output":
+            for result in nodes_in(node.args):
+                walk.labels.fix(walk.of(result))
+    _settle_parameters(walk)
+    return walk.found
+
+
+def _placeholder(walk: Walk, node: fx.Node, signature: Any) -> Any:
+    held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    if node.name in held:
+        # a buffer that is not in the state has no stored width that could shrink
+        tensor = walk.tensors.get(held[node.name])
+        return torch.full(node.meta["val"].shape, FIXED) if tensor is None else Held(walk.names[id(tensor)])
+    value = node.meta.get("val")
+    label = NEUTRAL if node.name in signature.inputs_to_lifted_tensor_constants else FIXED
+    return torch.full(value.shape, label) if isinstance(value, torch.Tensor) else None
+
+
+def _call(walk: Walk, node: fx.Node) -> Any:
+    if node.target is operator.getitem:
+        source, index = node.args
+        assert isinstance(source, fx.Node)
+        return walk.values[source][index]
+    target: Any = node.target
+    if not isinstance(target, torch._ops.OpOverload) or "val" not in node.meta:
+        return walk.unknown(node)
+    schema = target._schema
+    name = schema.name.partition("::")[2]
+    name = name if name.startswith("_") else name.rstrip("_")
+    if name.startswith(("_assert", "sym_")):
+        return None
+    given: dict[str, Any] = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    given |= dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | node.kwargs
+    if name in _RULES:
+        return _RULES[name](walk, node, given)
+    return rules_layout.pointwise(walk, node, given) if torch.Tag.pointwise in target.tags else walk.unknown(node)
+
+
+def _settle_parameters(walk: Walk) -> None:
+    """Ties parameters outside of layers along the one axis that follows the channels; others are kept."""
+    for name, labels in walk.loose.items():
+        axes = walk.labels.varying(labels)
+        slots = [own for (tensor, _), own in walk.found.slots.items() if tensor == name]  # it is a layer's own as well
+        if len(axes) == 1 and not slots:
+            walk.bind(name, axes[0], rows(labels, axes[0])[:, 0])
+            continue
+        loose = [walk.labels.fix(part) for part in (labels, *slots)]
+        if any(loose) and (axes or slots):
+            walk.found.notes.append(f"kept the channels that meet '{name}': they lie along several of its axes")

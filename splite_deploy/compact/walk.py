@@ -1,0 +1,147 @@
+"""The state of a walk through an exported graph with labels in the place of activations. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
+
+from splite_deploy.compact.labels import Labels, rows
+
+_LARGEST_PARAMETER = 65536  # elements of a parameter outside of layers that is followed; larger ones are kept
+
+
+@dataclass(frozen=True)
+class Held:
+    """A parameter or buffer of the network where the graph names it."""
+
+    name: str
+
+
+@dataclass
+class Layer:
+    """A convolution or linear layer.
+
+    Attributes:
+        inputs: Labels of its input channels, (in,).
+        outputs: Labels of its output channels, (out,).
+        work: Multiply-accumulates for one input and one output channel, or, if depthwise, for one output channel.
+        depthwise: Whether every output channel reads one input channel.
+        shift: Where a bias can be added to its output: its own bias, or the running mean of the batch norm that alone
+            follows (there with the opposite sign); None if there is neither.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    work: float
+    depthwise: bool
+    shift: str | None
+
+
+@dataclass
+class Trace:
+    """What was found.
+
+    Attributes:
+        labels: The labels and their joins.
+        slots: Labels of the indices along an axis of a tensor, by (name of the tensor, axis).
+        layers: Convolutions and linear layers by name, in the order in which they run.
+        scales: Batch norms as (name of the scale, name of the shift).
+        notes: Which channels are kept since an operation cannot be followed.
+    """
+
+    labels: Labels = field(default_factory=Labels)
+    slots: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    layers: dict[str, Layer] = field(default_factory=dict)
+    scales: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+Rule = Callable[["Walk", fx.Node, dict[str, Any]], Any]
+"""From a node and its arguments by name to the labels of its value."""
+
+
+class Walk:
+    """What is known on the way, and what the rules share.
+
+    Attributes:
+        found: What is told in the end.
+        labels: The labels and their joins.
+        tensors: Parameters and buffers by name.
+        names: The name of each of them by identity; tied ones have one.
+        values: What every node gave: labels, a `Held` tensor, a list of these, or None.
+        loose: Labels of the elements of parameters outside of layers.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.found = Trace()
+        self.labels = self.found.labels
+        self.tensors: dict[str, Tensor] = network.state_dict(keep_vars=True)
+        self.names: dict[int, str] = {}
+        for name, tensor in self.tensors.items():
+            self.names.setdefault(id(tensor), name)
+        self.values: dict[fx.Node, Any] = {}
+        self.loose: dict[str, Tensor] = {}
+
+    def of(self, value: Any) -> Tensor:
+        """The labels of a node's value."""
+        found = self.values[value] if isinstance(value, fx.Node) else value
+        if not isinstance(found, Held):
+            assert isinstance(found, torch.Tensor)
+            return found
+        if found.name not in self.loose:
+            tensor = self.tensors[found.name]
+            followed = tensor.numel() <= _LARGEST_PARAMETER
+            fresh = self.labels.new(tensor.numel()) if followed else torch.zeros(tensor.numel(), dtype=torch.int64)
+            self.loose[found.name] = fresh.reshape(tensor.shape)
+        return self.loose[found.name]
+
+    def held(self, value: Any) -> str | None:
+        """The name of a stored tensor; None for everything else."""
+        found = self.values[value] if isinstance(value, fx.Node) else None
+        return found.name if isinstance(found, Held) else None
+
+    def bind(self, name: str, axis: int, labels: Tensor) -> None:
+        """Ties the indices along an axis of a stored tensor to labels; a layer used twice joins both."""
+        known = self.found.slots.setdefault((name, axis), labels)
+        self.labels.join(known, labels)
+
+    def unknown(self, node: fx.Node) -> Any:
+        """Protects all that comes in; nothing is known of what comes out but its shape."""
+        incoming = [self.values[n] for n in nodes_in((node.args, node.kwargs))]
+        tensors = [self.of(value) for value in incoming if isinstance(value, (torch.Tensor, Held))]
+        loose = [self.labels.fix(tensor) for tensor in tensors]
+        if any(loose):
+            self.found.notes.append(f"kept all channels that enter {where(node)}: it cannot be followed")
+        shapes = node.meta.get("val")
+        return tree_map(lambda v: torch.zeros(v.shape, dtype=torch.int64) if isinstance(v, torch.Tensor) else v, shapes)
+
+    def along(self, node: fx.Node, labels: Tensor, axis: int) -> Tensor:
+        """Labels along one axis, (C,); where others vary too, nothing in it can be removed."""
+        if set(self.labels.varying(labels)) - {axis}:
+            self.labels.fix(labels)
+            self.found.notes.append(f"kept all channels that enter {where(node)}: they lie along several axes")
+        return rows(labels, axis)[:, 0]
+
+
+def nodes_in(value: Any) -> Iterator[fx.Node]:
+    """The nodes among the arguments of another."""
+    if isinstance(value, fx.Node):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from nodes_in(item)
+    elif isinstance(value, dict):
+        yield from nodes_in(list(value.values()))
+
+
+def where(node: fx.Node) -> str:
+    """The module that a node belongs to, and its operation, in words."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = stack[-1][0] if stack else ""
+    operation = str(node.target).removeprefix("aten.").partition(".")[0]
+    return f"'{path}' ({operation})" if path else f"the network's {operation}"

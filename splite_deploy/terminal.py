@@ -1,0 +1,69 @@
+"""What the command line shows while it works and when it fails. rich is imported late: ``--help`` needs none of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from splite_deploy.errors import SpliteError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def fail(err: SpliteError) -> NoReturn:
+    """Prints what happened and what to do, and ends with status 1."""
+    click.echo(click.style("error: ", fg="red", bold=True) + err.message, err=True)
+    if err.hint:
+        click.echo(click.style("hint:  ", fg="yellow", bold=True) + err.hint, err=True)
+    sys.exit(1)
+
+
+def show(*renderables: RenderableType) -> None:
+    """Prints tables; in a terminal they follow its width, elsewhere they are wide enough for all columns."""
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=110)
+    for renderable in renderables:
+        console.print(renderable, highlight=False)
+
+
+@contextmanager
+def working(title: str) -> Iterator[Callable[[str], None]]:
+    """Shows each step of a longer work while it runs, with its time when it is done."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    step: list[Any] = ["", time.perf_counter()]
+
+    def done() -> None:
+        if step[0]:
+            console.print(f"  [green]✓[/] {step[0]} [dim]{time.perf_counter() - step[1]:.1f} s[/]", highlight=False)
+
+    with console.status(title) as status:
+
+        def report(message: str) -> None:
+            done()
+            step[:] = [message, time.perf_counter()]
+            status.update(f"{title}: {message} ...")
+
+        yield report
+        done()
+
+
+def progress_bar(items: list[Path], what: str) -> Iterator[Path]:
+    """A progress bar on standard error; none for a single item."""
+    if len(items) == 1:
+        yield items[0]
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(items, what, console=console, transient=True, disable=not console.is_terminal)

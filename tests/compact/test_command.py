@@ -1,0 +1,58 @@
+"""The command: from a checkpoint to a thinner one that the exporter takes, or two lines and no file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture
+def compact(
+    splite: Callable[..., Result], tiny_checkpoint: Path, tiny_model: Path, tmp_path: Path
+) -> Callable[..., Result]:
+    def run(*arguments: object) -> Result:
+        base = ("compact", tiny_checkpoint, "--model", tiny_model, "--round-to", 1, "--crops", 2)
+        return splite(*base, *arguments, "-o", tmp_path / "thin.safetensors")
+
+    return run
+
+
+def test_what_it_writes_is_exported(
+    compact: Callable[..., Result], splite: Callable[..., Result], tiny_model: Path, tmp_path: Path
+) -> None:
+    done = compact("--method", "group-norm", "--ratio", 0.4, "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["macs_after"] < result["macs_before"]
+    assert result["max_difference"] < 1e-4
+    assert result["latency"]["dense"]["p50_ms"] > 0
+    thin = tmp_path / "thin.safetensors"
+    exported = splite("export", thin, "--model", tiny_model, "--crops", 2, "-o", tmp_path / "thin.splite")
+    assert exported.exit_code == 0, exported.output
+    assert "note: reshaped" in exported.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (("--method", "l1"), "Nothing says how much to remove.", "exactly one of --speed-up"),
+        (("--method", "l1", "--ratio", 0.5, "--speed-up", 2), "speed_up and ratio are given.", "exactly one of"),
+        (("--method", "l1", "--ratio", 1.5), "The ratio is 1.5.", "between 0 and 1"),
+        (("--method", "l1", "--speed-up", 900), "The speed-up 900 cannot be reached", "Ask for less"),
+        (("--method", "bn-scale", "--threshold", 1e-9), "No channel can go below the threshold", "--threshold"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_nothing_written(
+    compact: Callable[..., Result], tmp_path: Path, arguments: tuple[object, ...], message: str, hint: str
+) -> None:
+    done = compact(*arguments)
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert hint in done.stderr
+    assert list(tmp_path.iterdir()) == []
