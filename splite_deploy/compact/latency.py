@@ -12,8 +12,7 @@ import numpy as np
 from torch import nn
 
 from splite_deploy.bench.stats import LatencyStats
-from splite_deploy.bundle import Artifact, sha256_of
-from splite_deploy.export.graph import input_spec, onnx_from_network, output_specs, simplify
+from splite_deploy.export.graph import onnx_from_network, ort_artifact, simplify
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.spec import ModelSpec
 
@@ -60,7 +59,7 @@ def measure_latency(
             onnx_from_network(network, spec, file, opset=18, dynamic_batch=False)
             simplify(file, file, metadata={})
         progress("timing both on one thread")
-        sessions = [_open(file, spec) for file in files]
+        sessions = [OrtSession(file, ort_artifact(file, spec, False), 1) for file in files]
         image = np.random.default_rng(0).standard_normal((1, 3, spec.input.height, spec.input.width), np.float32)
         samples: list[list[int]] = [[], []]
         blocks = max(1, inferences // _BLOCK)
@@ -78,17 +77,3 @@ def measure_latency(
             for session in sessions:
                 session.close()
     return Latency(*(LatencyStats.from_samples(np.array(taken) / 1e6) for taken in samples))
-
-
-def _open(file: Path, spec: ModelSpec) -> OrtSession:
-    artifact = Artifact(
-        backend="ort",
-        precision="fp32",
-        file=file.name,
-        sha256=sha256_of(file),
-        inputs=(input_spec(spec, False),),
-        outputs=output_specs(file, spec),
-        limits=spec.limits,
-        target={},
-    )
-    return OrtSession(file, artifact, 1)

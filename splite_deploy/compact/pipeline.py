@@ -17,11 +17,11 @@ from splite_deploy.compact.importance import Loss, output_energy
 from splite_deploy.compact.latency import measure_latency
 from splite_deploy.compact.prune import Compaction, CompactOptions, compact
 from splite_deploy.errors import UsageError, write_file, writing
-from splite_deploy.export.checkpoint import build_architecture, load_weights, read_checkpoint
+from splite_deploy.export.crops import make_crops
 from splite_deploy.export.graph import check_outputs
-from splite_deploy.export.pipeline import ExportOptions, make_crops
+from splite_deploy.export.pipeline import load_model
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.spec import ModelSpec, load_model_toml
+from splite_deploy.spec import ModelSpec
 
 FORMAT_VERSION = 1
 HEADER = "splite"
@@ -62,24 +62,20 @@ def compact_checkpoint(
     if output.suffix != ".safetensors":
         raise UsageError(f"{output} is no .safetensors file.", hint="Name the output OUT.safetensors.")
     progress("reading the checkpoint")
-    stored = read_checkpoint(checkpoint, weights=weights)
-    spec, host = load_model_toml(model or checkpoint.parent / "model.toml")
-    network = build_architecture(host)
-    example = torch.zeros(1, 3, spec.input.height, spec.input.width)
-    notes = load_weights(network, stored, example)
-    check_outputs(network, spec)
+    loaded = load_model(checkpoint, model, weights)
+    network, spec = loaded.network, loaded.spec
     progress("cropping images")
-    pixels = make_crops(ExportOptions(images=images, crops=crops), spec, host).pixels
+    pixels = make_crops(images, crops, spec.input, loaded.host).pixels
     inputs = torch.from_numpy(Preprocessor(spec.input, spec.input.color).normalise(pixels))
     batches = [inputs[i : i + _BATCH] for i in range(0, len(inputs), _BATCH)]
-    compaction = compact(network, example, options, data=batches, loss=loss, progress=progress)
+    compaction = compact(network, batches[0], options, data=batches, loss=loss, progress=progress)
     check_outputs(compaction.network, spec)
     if latency:
         measured = measure_latency(network, compaction.network, spec, progress=progress)
         compaction = replace(compaction, latency=measured)
     progress("writing the checkpoint")
     save_compacted(output, compaction.network, compacted_metadata(spec))
-    return replace(compaction, notes=(*stored.notes, *notes, *compaction.notes))
+    return replace(compaction, notes=(*loaded.notes, *compaction.notes))
 
 
 def compacted_metadata(spec: ModelSpec) -> dict[str, str]:

@@ -32,6 +32,16 @@ class Crops:
     origin: str
 
 
+def make_crops(images: Path | None, count: int, spec: InputSpec, host: HostSpec) -> Crops:
+    """At most ``count`` crops of the images given, or of the model's own renderer where there are none.
+
+    Raises:
+        UsageError: See `crops_from_images` and `crops_from_renderer`.
+        SpecError: See `crops_from_renderer`.
+    """
+    return crops_from_renderer(host, count, spec) if images is None else crops_from_images(images, count, spec)
+
+
 def crops_from_images(path: Path, count: int, spec: InputSpec) -> Crops:
     """Crops of a folder of images (each one whole), or of a labels file (by its boxes), evenly picked.
 

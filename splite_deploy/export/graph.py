@@ -14,7 +14,7 @@ import onnxsim
 import torch
 from torch import nn
 
-from splite_deploy.bundle import TensorSpec
+from splite_deploy.bundle import Artifact, TensorSpec, sha256_of
 from splite_deploy.errors import ExportError
 from splite_deploy.spec import ModelSpec
 
@@ -168,6 +168,20 @@ def finish(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
     for key, value in metadata.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
+
+
+def ort_artifact(file: Path, spec: ModelSpec, dynamic_batch: bool) -> Artifact:
+    """Describes a graph of `onnx_from_network` as ONNX Runtime's artifact."""
+    return Artifact(
+        backend="ort",
+        precision="fp32",
+        file=file.name,
+        sha256=sha256_of(file),
+        inputs=(input_spec(spec, dynamic_batch),),
+        outputs=output_specs(file, spec),
+        limits=spec.limits,
+        target={},
+    )
 
 
 def output_specs(path: Path, spec: ModelSpec) -> tuple[TensorSpec, ...]:

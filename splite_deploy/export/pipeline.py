@@ -18,7 +18,6 @@ from splite_deploy.bundle import (
     FORMAT_VERSION,
     GOLDEN,
     MANIFEST,
-    Artifact,
     Bundle,
     Golden,
     Manifest,
@@ -30,8 +29,8 @@ from splite_deploy.bundle import (
 )
 from splite_deploy.errors import ParityError, UsageError, writing
 from splite_deploy.export.checkpoint import build_architecture, load_weights, read_checkpoint
-from splite_deploy.export.crops import Crops, crops_from_images, crops_from_renderer
-from splite_deploy.export.graph import check_outputs, input_spec, onnx_from_network, output_specs, simplify
+from splite_deploy.export.crops import make_crops
+from splite_deploy.export.graph import check_outputs, onnx_from_network, ort_artifact, simplify
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import compare, run_each, violations
@@ -63,6 +62,44 @@ class ExportOptions:
     overwrite: bool = False
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network with its weights, and what is known of it.
+
+    Attributes:
+        network: In evaluation mode; its outputs are those that the decoder reads.
+        spec: Its model spec.
+        host: What only the developer's machine needs of ``model.toml``.
+        checkpoint_sha256: Hash of the checkpoint.
+        notes: What was done to the checkpoint and to the network while loading, in words.
+    """
+
+    network: nn.Module
+    spec: ModelSpec
+    host: HostSpec
+    checkpoint_sha256: str
+    notes: tuple[str, ...]
+
+
+def load_model(checkpoint: Path, model: Path | None, weights: str | None) -> LoadedModel:
+    """Builds the network of ``model.toml`` with the weights of a checkpoint, which may be compacted.
+
+    Args:
+        checkpoint: ``.safetensors`` or ``.pt``.
+        model: ``model.toml``; None is the one beside the checkpoint.
+        weights: Which weights of the checkpoint; see `splite_deploy.export.checkpoint.read_checkpoint`.
+
+    Raises:
+        SpliteError: Everything that can be wrong with the three files.
+    """
+    stored = read_checkpoint(checkpoint, weights=weights)
+    spec, host = load_model_toml(model or checkpoint.parent / "model.toml")
+    network = build_architecture(host)
+    notes = load_weights(network, stored, torch.zeros(1, 3, spec.input.height, spec.input.width))
+    check_outputs(network, spec)
+    return LoadedModel(network, spec, host, stored.sha256, (*stored.notes, *notes))
+
+
 def export_bundle(
     checkpoint: Path,
     output: Path,
@@ -91,14 +128,11 @@ def export_bundle(
     if options.crops < 1:
         raise UsageError("At least one crop is needed to compare conversions.", hint="Give --crops 1 or more.")
     progress("reading the checkpoint")
-    stored = read_checkpoint(checkpoint, weights=options.weights)
-    spec, host = load_model_toml(model or checkpoint.parent / "model.toml")
-    network = build_architecture(host)
-    notes = load_weights(network, stored, torch.zeros(1, 3, spec.input.height, spec.input.width))
-    check_outputs(network, spec)
+    loaded = load_model(checkpoint, model, options.weights)
+    network, spec = loaded.network, loaded.spec
 
     progress("cropping images for the comparison")
-    crops = make_crops(options, spec, host)
+    crops = make_crops(options.images, options.crops, spec.input, loaded.host)
     tensors = Preprocessor(spec.input, spec.input.color).normalise(crops.pixels)
     reference = run_network(network, tensors, spec)
 
@@ -121,26 +155,19 @@ def export_bundle(
             model=spec,
             source=Source(
                 checkpoint=checkpoint.name,
-                checkpoint_sha256=stored.sha256,
-                notes=(*stored.notes, *notes),
+                checkpoint_sha256=loaded.checkpoint_sha256,
+                notes=loaded.notes,
                 tool_version=__version__,
                 versions=_versions(),
                 opset=options.opset,
             ),
-            artifacts=(_artifact(folder / GRAPH, spec, options.dynamic_batch),),
+            artifacts=(ort_artifact(folder / GRAPH, spec, options.dynamic_batch),),
             parity=tuple(hops),
             golden_sha256=sha256_of(folder / GOLDEN),
         )
         with writing(output):
             (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return Bundle.open(output)
-
-
-def make_crops(options: ExportOptions, spec: ModelSpec, host: HostSpec) -> Crops:
-    """The crops that the conversions are compared on."""
-    if options.images is not None:
-        return crops_from_images(options.images, options.crops, spec.input)
-    return crops_from_renderer(host, options.crops, spec.input)
 
 
 def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
@@ -152,19 +179,6 @@ def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpe
         role: torch.cat([row[index] for row in rows]).numpy().astype(np.float32)
         for index, role in enumerate(spec.decoder.roles)
     }
-
-
-def _artifact(file: Path, spec: ModelSpec, dynamic_batch: bool) -> Artifact:
-    return Artifact(
-        backend="ort",
-        precision="fp32",
-        file=file.name,
-        sha256=sha256_of(file),
-        inputs=(input_spec(spec, dynamic_batch),),
-        outputs=output_specs(file, spec),
-        limits=spec.limits,
-        target={},
-    )
 
 
 def _hop(
@@ -181,7 +195,7 @@ def _hop(
     Raises:
         ParityError: It lies over the limits of the spec.
     """
-    session = OrtSession(file, _artifact(file, spec, options.dynamic_batch), None)
+    session = OrtSession(file, ort_artifact(file, spec, options.dynamic_batch), None)
     try:
         parity = compare(name, reference, run_each(session, tensors), spec, origin)
     finally:

@@ -242,7 +242,7 @@ def test_each_limit_of_the_spec_counts(
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("step", ["onnx_from_network", "simplify", "output_specs", "write_golden", "sha256_of"])
+@pytest.mark.parametrize("step", ["onnx_from_network", "simplify", "ort_artifact", "write_golden", "sha256_of"])
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), RuntimeError("bug"), ExportError("no"), OSError(errno.ENOSPC, "No space left")]
 )
