@@ -20,6 +20,7 @@ from splite_deploy.spec import ModelSpec
 
 MIN_OPSET = 18  # the lowest that torch's exporter writes without a conversion that fails on reductions
 MAX_OPSET = 23
+_SIMPLIFIER = "Install the onnxsim that constraints.txt names, or try another --opset."
 
 
 def input_spec(spec: ModelSpec, dynamic_batch: bool) -> TensorSpec:
@@ -142,9 +143,9 @@ def simplify(source: Path, target: Path, *, metadata: dict[str, str]) -> tuple[i
         with _quiet():
             simplified, valid = onnxsim.simplify(model)
     except Exception as err:
-        raise ExportError(f"onnxsim failed: {_first_line(err)}", hint="Export with --no-simplify.") from err
+        raise ExportError(f"onnxsim failed: {_first_line(err)}", hint=_SIMPLIFIER) from err
     if not valid:
-        raise ExportError("onnxsim could not validate the simplified graph.", hint="Export with --no-simplify.")
+        raise ExportError("onnxsim could not validate the simplified graph.", hint=_SIMPLIFIER)
     finish(simplified, metadata)
     _check(simplified, target)
     onnx.save(simplified, str(target))
