@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +84,13 @@ def hand_digits() -> Path:
     if not (path / "labels.json").is_file():
         pytest.skip("the hand-digits photographs are not here; name their folder in SPLITE_HAND_DIGITS")
     return path
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks of a few channels are slower on several threads, by far where other work runs beside them."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -56,3 +56,12 @@ def test_what_cannot_be_done_is_said_and_nothing_written(
     assert message in done.stderr
     assert hint in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_methods_offered_are_those_there_are() -> None:
+    """The command names them itself, since its help imports no torch."""
+    from splite_deploy.cli import main
+    from splite_deploy.compact.importance import METHODS
+
+    (option,) = [parameter for parameter in main.commands["compact"].params if parameter.name == "method"]
+    assert tuple(option.type.choices) == METHODS

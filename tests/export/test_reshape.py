@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,109 +12,23 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from nets import (  # noqa: E402
+    IMAGE,
+    Fuse,
+    MobileNet,
+    ShuffleUnit,
+    SqueezeExcite,
+    UNet,
+    conv_bn,
+    sample,
+)
 from torch import Tensor, nn  # noqa: E402, TID253
 from torch.nn import functional  # noqa: E402, TID253
 
 from splite_deploy.errors import CheckpointError  # noqa: E402
 from splite_deploy.export.reshape import Reshaped, reshape_to  # noqa: E402
 
-IMAGE = (2, 3, 16, 16)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Networks this small are slower on several threads, by far where other work runs beside them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def conv_bn(cin: int, cout: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(cout), nn.ReLU(inplace=True))
-
-
-class InvertedResidual(nn.Module):
-    def __init__(self, cin: int, hidden: int, cout: int, stride: int) -> None:
-        super().__init__()
-        self.expand = conv_bn(cin, hidden, 1)
-        self.depthwise = conv_bn(hidden, hidden, 3, stride, groups=hidden)
-        self.project = conv_bn(hidden, cout, 1)[:2]
-        self.residual = stride == 1 and cin == cout
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.project(self.depthwise(self.expand(x)))
-        return x + y if self.residual else y
-
-
-class MobileNet(nn.Module):
-    def __init__(self, c: int) -> None:
-        super().__init__()
-        self.stem = conv_bn(3, c, 3, 2)
-        self.blocks = nn.Sequential(
-            InvertedResidual(c, 3 * c, c, 1), InvertedResidual(c, 3 * c, 2 * c, 2), InvertedResidual(2 * c, c, 2 * c, 1)
-        )
-        self.classify = nn.Linear(2 * c, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        classes: Tensor = self.classify(self.blocks(self.stem(x)).mean((2, 3)))
-        return classes
-
-
-class ShuffleUnit(nn.Module):
-    def __init__(self, c: int) -> None:
-        super().__init__()
-        half = c // 2
-        self.branch = nn.Sequential(conv_bn(half, half, 1), conv_bn(half, half, groups=half), conv_bn(half, half, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept, worked = x.chunk(2, 1)
-        y = torch.cat([kept, self.branch(worked)], 1)
-        n, c, h, w = y.shape
-        return y.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
-
-
-class SqueezeExcite(nn.Module):
-    def __init__(self, c: int, inner: int) -> None:
-        super().__init__()
-        self.body = conv_bn(3, c)
-        self.reduce, self.expand = nn.Conv2d(c, inner, 1), nn.Conv2d(inner, c, 1)
-        self.head = nn.Conv2d(c, 5, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.body(x)
-        maps: Tensor = self.head(y * self.expand(self.reduce(y.mean((2, 3), keepdim=True)).relu()).sigmoid())
-        return maps
-
-
-class UNet(nn.Module):
-    def __init__(self, c: int, skip: int) -> None:
-        super().__init__()
-        self.top, self.down = conv_bn(3, skip), conv_bn(skip, c, stride=2)
-        self.up = nn.ConvTranspose2d(c, c, 2, 2)
-        self.fuse = conv_bn(skip + c, c)
-        self.head = nn.Conv2d(c, 5, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        top = self.top(x)
-        maps: Tensor = self.head(self.fuse(torch.cat([top, self.up(self.down(top))], dim=1)))
-        return maps
-
-
-class Fuse(nn.Module):
-    """Two branches that are added to each other at both resolutions, as in HRNet."""
-
-    def __init__(self, high: int, low: int) -> None:
-        super().__init__()
-        self.high, self.low = conv_bn(3, high), conv_bn(3, low, stride=2)
-        self.down, self.up = conv_bn(high, low, stride=2), conv_bn(low, high, 1)
-        self.heads = nn.ModuleList([nn.Conv2d(high, 5, 1), nn.Conv2d(low, 5, 1)])
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        high, low = self.high(x), self.low(x)
-        risen = functional.interpolate(self.up(low), scale_factor=2.0)
-        return self.heads[0](high + risen), self.heads[1](low + self.down(high))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class ChannelsFirst(nn.LayerNorm):
@@ -237,10 +151,6 @@ def outputs(network: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     with torch.no_grad():
         result = network.eval()(x)
     return result if isinstance(result, tuple) else (result,)
-
-
-def sample(shape: tuple[int, ...] = IMAGE) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 def state(network: nn.Module) -> dict[str, Any]:
@@ -535,7 +445,7 @@ def test_depthwise_disagrees() -> None:
 
 def test_residual_partner_disagrees() -> None:
     error = failure(MobileNet(16), narrowed(MobileNet(6), "blocks.2.project", 7))
-    assert error.message.startswith("'blocks.2' (InvertedResidual) fails at test_reshape.py:")
+    assert error.message.startswith("'blocks.2' (InvertedResidual) fails at nets.py:")
     assert (
         "(`return x + y if self.residual else y`); it takes (2, 12, 4, 4) from 'blocks.1.project.1' (BatchNorm2d) and "
         "(2, 7, 4, 4) from 'blocks.2.project.1' (BatchNorm2d): The size of tensor a (12) must match"
@@ -690,7 +600,7 @@ def test_input_that_the_architecture_does_not_take() -> None:
     error = failure(UNet(16, 8), UNet(10, 3).state_dict(), sample((1, 3, 15, 15)))
     assert error.message.startswith(
         "The architecture does not run on an input of (1, 3, 15, 15) with its own widths either: the network (UNet) "
-        "fails at test_reshape.py:"
+        "fails at nets.py:"
     )
     assert "(1, 8, 15, 15) from 'top.1' (BatchNorm2d) and (1, 16, 16, 16) from 'up' (ConvTranspose2d)" in error.message
     assert "the input's size" in error.hint
