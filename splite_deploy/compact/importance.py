@@ -47,7 +47,7 @@ def norms(network: nn.Module, groups: Groups, families: Iterable[Family], power:
     CVPR 2023, eq. 4). Without the division by the mean layers with more inputs would seem more important.
     """
     state = network.state_dict()
-    sums = _sums(groups, {name: state[name].abs() ** power for name in _weights(groups, network)})
+    sums = sum_of_units(groups, {name: state[name].abs() ** power for name in weights_of(groups, network)})
     scores = sums ** (1 / power)
     for family in families:
         mean = np.nanmean(scores[family.units])
@@ -77,10 +77,10 @@ def taylor(network: nn.Module, groups: Groups, batches: Iterable[Tensor], loss: 
         for (name, parameter), gradient in zip(wanted.items(), gradients, strict=True):
             if gradient is not None:
                 totals[name] += (parameter.detach() * gradient).abs()
-    return _sums(groups, totals)
+    return sum_of_units(groups, totals)
 
 
-def _weights(groups: Groups, network: nn.Module) -> list[str]:
+def weights_of(groups: Groups, network: nn.Module) -> list[str]:
     """Weights of layers and scales of norms; what is added to a channel says nothing of its size."""
     names = {name for name, _ in groups.slots}
     added = {shift for _, shift in groups.scales} | {name for name in names if name.endswith(".bias")}
@@ -88,7 +88,7 @@ def _weights(groups: Groups, network: nn.Module) -> list[str]:
     return sorted((names & held) - added)
 
 
-def _sums(groups: Groups, values: dict[str, Tensor]) -> Scores:
+def sum_of_units(groups: Groups, values: dict[str, Tensor]) -> Scores:
     """Sums values over every unit's slices of all its tensors."""
     sums, seen = np.zeros(groups.count), np.zeros(groups.count, bool)
     for (name, axis), index in groups.slots.items():

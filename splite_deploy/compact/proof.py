@@ -22,14 +22,19 @@ _SAY = (
 
 
 def zeroed(network: nn.Module, groups: Groups, removed: Removed) -> nn.Module:
-    """A copy in which all parameters of the removed channels, in every layer that they run through, are zero."""
+    """A copy in which the removed channels are silenced."""
     twin = copy.deepcopy(network)
-    state = twin.state_dict(keep_vars=True)
+    silence(twin, groups, removed)
+    return twin
+
+
+def silence(network: nn.Module, groups: Groups, removed: Removed) -> None:
+    """Sets all parameters of the removed channels to zero, in every layer that they run through."""
+    state = network.state_dict(keep_vars=True)
     with torch.no_grad():
         for name, axis in groups.slots:
             if isinstance(state[name], nn.Parameter):
-                state[name].index_fill_(axis, groups.drop((name, axis), removed), 0.0)
-    return twin
+                state[name].index_fill_(axis, groups.drop((name, axis), removed).to(state[name].device), 0.0)
 
 
 def without(network: nn.Module, groups: Groups, removed: Removed, example: Tensor) -> nn.Module:

@@ -14,18 +14,21 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from splite_deploy.compact import CompactOptions, compact_checkpoint
 from splite_deploy.export.checkpoint import build_network, read_checkpoint
 from splite_deploy.labels import read_labels
 from splite_deploy.spec import ModelSpec, SoftArgmaxDepth, load_model_toml
 
 HAND = Path(__file__).parents[2] / "models" / "splite_hand"
 CHECKPOINT = HAND / "splite_hand.safetensors"
+DENSE = HAND / "splite_hand.safetensors"
 if str(HAND) not in sys.path:
     sys.path.insert(0, str(HAND))
 
 import arch  # noqa: E402
 import data  # noqa: E402
 import evaluate  # noqa: E402
+import losses  # noqa: E402
 import train  # noqa: E402
 from synthetic import render_hand  # noqa: E402
 
@@ -162,7 +165,7 @@ def test_the_loss_is_least_at_the_truth(spec: ModelSpec) -> None:
     squared = squared + (centres[None, None, :, None] - keypoints[..., 1, None, None]) ** 2
     heatmap = -squared / (2 * 4.0**2)
     maps = depth[..., None, None].expand(-1, -1, 32, 32)
-    loss = train.PoseLoss(spec)
+    loss = losses.PoseLoss(spec)
     good = loss(heatmap, maps, batch)
     assert good["position"] < 0.01
     assert good["depth"] < 1e-5
@@ -175,27 +178,77 @@ def test_the_loss_is_least_at_the_truth(spec: ModelSpec) -> None:
     assert all(value == 0 for value in loss(heatmap, maps, outside).values())
 
 
+def test_distillation_is_least_at_the_teacher(spec: ModelSpec) -> None:
+    torch.manual_seed(0)
+    teacher = 3 * torch.randn(2, 21, 32, 32), torch.randn(2, 21, 32, 32)
+    loss = losses.Distillation(spec)
+    same = loss((teacher[0] + 5.0, teacher[1]), teacher)  # a softmax does not see what all cells have in common
+    assert same["soft_heatmap"].item() == pytest.approx(0, abs=1e-5)
+    assert same["soft_depth"] == 0
+    p = torch.softmax(teacher[0].flatten(2), 2)
+    q = torch.softmax(0.5 * teacher[0].flatten(2), 2)
+    other = loss((0.5 * teacher[0], teacher[1] + 0.25), teacher)
+    assert other["soft_heatmap"].item() == pytest.approx(float((p * (p / q).log()).sum(2).mean()), rel=1e-4)
+    assert other["soft_depth"].item() == pytest.approx(0.25, rel=1e-5)
+
+
+def run_training(folder: Path, steps: int, *more: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, HAND / "train.py", "--out", folder, "--steps", steps, *more]
+    command += ["--synthetic", 6, "--batch", 2, "--eval-every", 2, "--threads", 1]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+
 @pytest.mark.slow
 def test_training_resumes_where_it_was_cut(tmp_path: Path) -> None:
-    def run(out: str, steps: int, *more: Any) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, HAND / "train.py", "--out", tmp_path / out, "--steps", steps, *more]
-        command += ["--synthetic", 6, "--batch", 2, "--eval-every", 2, "--threads", 1]
-        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-
-    whole = run("whole", 4)
+    whole = run_training(tmp_path / "whole", 4)
     assert whole.returncode == 0, whole.stderr
     reference = read_checkpoint(tmp_path / "whole" / "splite_hand.safetensors").tensors
 
-    cut = run("cut", 4, "--stop-after", 2)
+    cut = run_training(tmp_path / "cut", 4, "--stop-after", 2)
     assert cut.returncode == 0, cut.stderr
     assert not (tmp_path / "cut" / "splite_hand.safetensors").exists()
-    resumed = run("cut", 4)
+    resumed = run_training(tmp_path / "cut", 4)
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from step 2" in resumed.stdout
     found = read_checkpoint(tmp_path / "cut" / "splite_hand.safetensors").tensors
     for name, tensor in reference.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
 
-    other = run("cut", 5)
+    other = run_training(tmp_path / "cut", 5)
     assert other.returncode == 1
     assert "belongs to another recipe" in other.stderr
+
+
+@pytest.mark.slow
+def test_sparse_training_compaction_and_fine_tuning(tmp_path: Path, spec: ModelSpec) -> None:
+    """The road of the shipped network in a few steps: pruned on the way, cut and gone on, compacted, taught."""
+    sparse = ["--init", DENSE, "--teacher", DENSE, "--sparsity", "group-lasso"]
+    sparse += ["--prune", "group-norm", "--prune-speed-up", 3, "--prune-round-to", 16]
+    cut = run_training(tmp_path / "sparse", 6, *sparse, "--stop-after", 2)
+    assert cut.returncode == 0, cut.stderr
+    resumed = run_training(tmp_path / "sparse", 6, *sparse)
+    assert resumed.returncode == 0, resumed.stderr
+    log = [json.loads(line) for line in (tmp_path / "sparse" / "log.jsonl").read_text().splitlines()]
+    assert {"soft_heatmap", "soft_depth", "sparsity"} <= set(log[-1])
+
+    file = tmp_path / "sparse" / "splite_hand.safetensors"
+    options = CompactOptions("group-norm", speed_up=3, round_to=16)
+    compacted = tmp_path / "compacted.safetensors"
+    result = compact_checkpoint(file, compacted, options, model=HAND / "model.toml", crops=2, latency=False)
+    assert result.speed_up >= 3
+    network = build_network(load_model_toml(HAND / "model.toml")[1], read_checkpoint(file))
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 128, 128), np.float32))
+    with torch.inference_mode():
+        for ours, theirs in zip(result.network(image), network(image), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)  # what went was zero already
+
+    tuned = run_training(tmp_path / "tuned", 2, "--init", compacted, "--teacher", DENSE)
+    assert tuned.returncode == 0, tuned.stderr
+    shapes = {
+        name: t.shape for name, t in read_checkpoint(tmp_path / "tuned" / "splite_hand.safetensors").tensors.items()
+    }
+    assert shapes == {name: t.shape for name, t in read_checkpoint(compacted).tensors.items()}
+
+    missing = run_training(tmp_path / "missing", 2, "--init", tmp_path / "none.safetensors")
+    assert missing.returncode == 1
+    assert "Cannot read the checkpoint" in missing.stderr
