@@ -1,32 +1,94 @@
-"""Writes the tables of README.md and CARD.md from the recorded results; with --check only says whether they differ."""
+"""Writes the tables of the pages from the recorded results; with --check only says whether they differ.
+
+A table lies between two markers. Once there are results of its kind the page has to hold the markers; before that
+nothing is required.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "models" / "splite_hand" / "CARD.md")
-BEGIN, END = "<!-- results: written by benchmarks/make_tables.py -->", "<!-- end of results -->"
+RESULTS = Path("benchmarks") / "results"
+README, CARD = Path("README.md"), Path("models") / "splite_hand" / "CARD.md"
+HOW = Path("benchmarks") / "README.md"
+Record = dict[str, Any]
 
 
-def records() -> list[dict[str, Any]]:
-    """The newest record of each (file, checkpoint, artifact, threads)."""
-    newest: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for file in sorted(RESULTS.glob("*.jsonl")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
+@dataclass(frozen=True)
+class Section:
+    """A generated part of some pages.
+
+    Attributes:
+        name: What the markers call it.
+        kind: Of which records it is made; None are those of record.py, which have no kind.
+        pages: Where it belongs, relative to the repository.
+        block: From the records, by the file that they lie in, to Markdown.
+    """
+
+    name: str
+    kind: str | None
+    pages: tuple[Path, ...]
+    block: Callable[[dict[str, list[Record]]], list[str]]
+
+    @property
+    def begin(self) -> str:
+        """The marker before it."""
+        return f"<!-- {self.name}: written by benchmarks/make_tables.py -->"
+
+    @property
+    def end(self) -> str:
+        """The marker after it."""
+        return f"<!-- end of {self.name} -->"
+
+    def fill(self, text: str, lines: list[str]) -> str | None:
+        """A page with what lies between the markers replaced; None if they are not there, once and in order."""
+        if text.count(self.begin) != 1 or text.count(self.end) != 1 or text.index(self.begin) > text.index(self.end):
+            return None
+        head, rest = text.split(self.begin)
+        return "\n".join([f"{head}{self.begin}", *lines, self.end + rest.split(self.end)[1]])
+
+
+def read_records(folder: Path, kind: str | None) -> dict[str, list[Record]]:
+    """The records of one kind in the files of a folder, in the order in which they were written."""
+    found: dict[str, list[Record]] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if chosen := [record for record in lines if record.get("kind") == kind]:
+            found[file.stem] = chosen
+    return found
+
+
+def newest_run(found: list[Record]) -> list[Record]:
+    """The records with the latest date: they were timed in one run, side by side."""
+    latest = max(record["date_utc"] for record in found)
+    return [record for record in found if record["date_utc"] == latest]
+
+
+def machine(environment: Record) -> str:
+    """A machine in words."""
+    return str(environment["board"] or f"{environment['cpu_model']}, {environment['logical_cores']} cores")
+
+
+def results_block(files: dict[str, list[Record]]) -> list[str]:
+    """Accuracy and latency of the shipped checkpoints: the newest record of each file, checkpoint and artifact."""
+    newest: dict[tuple[Any, ...], Record] = {}
+    for name, found in files.items():
+        for record in found:
             bench = record["bench"]
-            key = (file.stem, record["checkpoint"], bench["backend"], bench["precision"], bench["threads"])
+            key = (name, record["checkpoint"], bench["backend"], bench["precision"], bench["threads"])
             newest[key] = record
-    return list(newest.values())
+    found = list(newest.values())
+    return [*accuracy_table(found), "", *latency_table(found)]
 
 
-def accuracy_table(found: list[dict[str, Any]]) -> list[str]:
+def accuracy_table(found: list[Record]) -> list[str]:
     """Accuracy and parity: independent of the machine, so one row per checkpoint and artifact."""
     lines = [
         "| checkpoint | size | runs as | mean error, % of box | PCK@0.05 | PA-MPJPE, mm | shift to torch p95, px |",
@@ -41,14 +103,19 @@ def accuracy_table(found: list[dict[str, Any]]) -> list[str]:
         seen.add(key)
         lines.append(
             f"| {record['checkpoint']} | {record['checkpoint_bytes'] / 1e6:.2f} MB | {key[1]} {key[2]} "
-            f"| {accuracy['mean_error_box_pct']:.2f} | {accuracy['pck_05']:.3f} | {accuracy['pa_mpjpe_mm']:.2f} "
+            f"| {accuracy_cells(accuracy)} "
             f"| {record['parity'][-1]['shift_px']['p95']:.1e} |"
         )
     images = found[0]["accuracy"]["images"]
     return [*lines, "", f"{images} images; error and PCK relative to the longer side of the labels' tight box."]
 
 
-def latency_table(found: list[dict[str, Any]]) -> list[str]:
+def accuracy_cells(accuracy: Record) -> str:
+    """Error, PCK and PA-MPJPE as cells of a table."""
+    return f"{accuracy['mean_error_box_pct']:.2f} | {accuracy['pck_05']:.3f} | {accuracy['pa_mpjpe_mm']:.2f}"
+
+
+def latency_table(found: list[Record]) -> list[str]:
     """One row per machine and artifact."""
     lines = [
         "| machine | runs as | threads | preprocess | inference | decode | total p50 | p90 | p99, ms |",
@@ -56,38 +123,121 @@ def latency_table(found: list[dict[str, Any]]) -> list[str]:
     ]
     for record in found:
         bench = record["bench"]
-        stages, environment = bench["stages"], bench["environment"]
+        stages = bench["stages"]
         parts = [stages[name]["p50_ms"] for name in ("preprocess", "inference", "decode", "total")]
         parts += [stages["total"][name] for name in ("p90_ms", "p99_ms")]
-        machine = environment["board"] or f"{environment['cpu_model']}, {environment['logical_cores']} cores"
         figures = " | ".join(f"{value:.2f}" for value in parts)
-        lines.append(f"| {machine} | {bench['backend']} {bench['precision']} | {bench['threads']} | {figures} |")
+        where = machine(bench["environment"])
+        lines.append(f"| {where} | {bench['backend']} {bench['precision']} | {bench['threads']} | {figures} |")
     frames = found[0]["bench"]["stages"]["total"]["count"]
     return [*lines, "", f"Batch 1, {frames} frames of real photographs in turn after a warm-up; stages are p50."]
 
 
-def fill(page: str, block: str) -> str:
-    """The page with what lies between the markers replaced."""
-    head, rest = page.split(BEGIN)
-    return f"{head}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}"
+def tradeoff_block(files: dict[str, list[Record]]) -> list[str]:
+    """A table for the newest run of each file of tradeoff.py."""
+    lines: list[str] = []
+    for found in files.values():
+        run = newest_run(found)
+        lines += [
+            "| checkpoint | parameters | MACs | size | latency p50 | p99, ms | speed-up "
+            "| mean error, % of box | PCK@0.05 | PA-MPJPE, mm |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for record in run:
+            size, latency, speed_up = record["size"], record["latency"], record["speed_up"]
+            lines.append(
+                f"| {record['name']} | {size['parameters'] / 1e3:.0f} k | {size['macs'] / 1e6:.1f} M "
+                f"| {size['checkpoint_bytes'] / 1e6:.2f} MB | {latency['p50_ms']:.3f} | {latency['p99_ms']:.3f} "
+                f"| {speed_up['value']:.2f} ({speed_up['low']:.2f} to {speed_up['high']:.2f}) "
+                f"| {accuracy_cells(record['accuracy'])} |"
+            )
+        first = run[0]
+        lines += [
+            "",
+            f"{machine(first['environment'])}; ONNX Runtime, fp32, one thread, {first['latency']['count']} "
+            f"inferences of each in turn, without pre- and postprocessing. Speed-up: median of {first['reference']} "
+            "over that of the row, with its 95 % bootstrap interval.",
+            "",
+        ]
+    return lines[:-1]
+
+
+def mediapipe_block(files: dict[str, list[Record]]) -> list[str]:
+    """A table for the newest record of each file of mediapipe_hands.py."""
+    lines: list[str] = []
+    for found in files.values():
+        record = newest_run(found)[-1]
+        ours = record["ours"]
+        lines += [
+            f"| network | file | SHA-256 | latency p50 | p90 | p99, ms | median over {ours} "
+            "| mean error, % of box | PCK@0.05 | PA-MPJPE, mm |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for name, latency in record["latency"].items():
+            file, accuracy = record["files"].get(name), record["accuracy"].get(name)
+            ratio = record["ratios"].get(name, {}).get(ours)
+            times = " | ".join(f"{latency[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms"))
+            what = f"{file['bytes'] / 1e6:.2f} MB | `{file['sha256'][:12]}`" if file else " | "
+            over = f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
+            lines.append(
+                f"| {name} | {what} | {times} | {over} | {accuracy_cells(accuracy) if accuracy else ' | | '} |"
+            )
+        lines += [
+            "",
+            f"{machine(record['environment'])}, one thread, batch 1, {latency['count']} inferences of each in turn on "
+            f"photographs, {record['checkpoint']} through ONNX Runtime fp32 and MediaPipe's files through LiteRT with "
+            "XNNPACK. The ratio has its 95 % bootstrap interval.",
+            "",
+            f"{record['accuracy'][ours]['images']} images. {record['caveat']}",
+            "",
+        ]
+    return lines[:-1]
+
+
+SECTIONS = (
+    Section("results", None, (README, CARD), results_block),
+    Section("trade-off", "trade-off", (CARD,), tradeoff_block),
+    Section("mediapipe", "mediapipe-hands", (HOW,), mediapipe_block),
+)
+
+
+def write_tables(root: Path, *, check: bool) -> list[str]:
+    """Fills the sections of all pages.
+
+    Args:
+        root: The repository.
+        check: Change nothing.
+
+    Returns:
+        What was out of date, in words.
+    """
+    stale = []
+    for section in SECTIONS:
+        files = read_records(root / RESULTS, section.kind)
+        if not files:
+            continue
+        lines = section.block(files)
+        for page in section.pages:
+            text = (root / page).read_text(encoding="utf-8")
+            filled = section.fill(text, lines)
+            if filled is None:
+                stale.append(f"{page} lacks the lines '{section.begin}' and '{section.end}': add them")
+            elif filled != text:
+                stale.append(f"{page}, section '{section.name}', differs from {RESULTS}")
+                if not check:
+                    (root / page).write_text(filled, encoding="utf-8")
+    return stale
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 if a table differs")
-    check = parser.parse_args().check
-    found = records()
-    block = "\n".join([*accuracy_table(found), "", *latency_table(found)])
-    stale = []
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        filled = fill(text, block)
-        if filled != text:
-            stale.append(page.name)
-            if not check:
-                page.write_text(filled, encoding="utf-8")
-    if check and stale:
-        sys.exit(f"{', '.join(stale)} differ from benchmarks/results; run python benchmarks/make_tables.py")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the repository (default: this one)")
+    options = parser.parse_args()
+    stale = write_tables(options.root, check=options.check)
+    lacking = [line for line in stale if "lacks" in line]
+    if lacking or (options.check and stale):
+        sys.exit("\n".join([*(lacking or stale), "Run python benchmarks/make_tables.py."]))
 
 
 if __name__ == "__main__":

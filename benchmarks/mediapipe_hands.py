@@ -1,0 +1,207 @@
+r"""SPLite Hand beside MediaPipe's hand landmark networks: latency and accuracy, in one run on one thread.
+
+    pip download --no-deps mediapipe==0.10.14
+    python benchmarks/mediapipe_hands.py --mediapipe mediapipe-0.10.14-*.whl --data HAND_DIGITS \
+        --out benchmarks/results/mediapipe-hands.jsonl
+
+Only the .tflite files of mediapipe are used; LiteRT (ai-edge-litert) runs them. Appends one JSON line. Then
+`python benchmarks/make_tables.py` writes the tables anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from interleaved import Ratio, Run, Samples, interleave, ratio_of_medians
+from landmark_net import LandmarkNet, crop, read_tflite, roi_of_landmarks
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from splite_deploy.bench import read_environment
+from splite_deploy.bench.stats import LatencyStats
+from splite_deploy.bundle import Bundle
+from splite_deploy.errors import SpliteError, writing
+from splite_deploy.labels import LabelledImage, read_labels
+from splite_deploy.runtime import PoseEstimator
+from splite_deploy.runtime.images import read_image
+from splite_deploy.runtime.preprocess import Image
+from splite_deploy.runtime.session import pick_artifact
+from splite_deploy.structure import to_plain
+
+ROOT = Path(__file__).parents[1]
+HAND = ROOT / "models" / "splite_hand"
+sys.path.insert(0, str(HAND))
+from evaluate import measure  # noqa: E402
+
+KIND = "mediapipe-hands"
+OURS, ESTIMATOR = "splite-hand", "splite-hand, estimator"
+NETS = ("hand_landmark_lite", "hand_landmark_full")
+INPUTS = 64
+WIDTH = 120
+CAVEAT = (
+    "The labels are pseudo labels of MediaPipe's own full landmark network: its error says how far two of its looks at "
+    "a hand lie apart, and the lite one is its sibling. None of these figures is accuracy against a human's labels."
+)
+
+
+def accuracy_of_ours(bundle: Path, labels: list[LabelledImage]) -> dict[str, Any]:
+    """Figures of the bundle in the boxes of the labels."""
+    with PoseEstimator.open(bundle, "ort", "fp32", threads=1, color="rgb") as estimator:
+
+        def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Any, Any]:
+            pose = estimator(image, box)
+            return pose.keypoints, pose.keypoints_3d
+
+        return asdict(measure(labels, estimate).summary())
+
+
+def accuracy_of_landmarks(net: LandmarkNet, labels: list[LabelledImage], padding: float) -> dict[str, Any]:
+    """The same of a landmark network, by two looks at each image, and how many hands MediaPipe would discard."""
+    missed = 0
+
+    def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Any, Any]:
+        nonlocal missed
+        found = net.track(image, box, padding)
+        missed += found.presence < 0.5
+        return found.keypoints, found.world_mm
+
+    return {**asdict(measure(labels, estimate).summary()), "below_presence_threshold": missed}
+
+
+def timed_runs(
+    estimator: PoseEstimator, nets: dict[str, LandmarkNet], labels: list[LabelledImage]
+) -> tuple[dict[str, Run], int]:
+    """What is timed, by name, and the number of inputs: photographs, evenly picked, which every one takes in turn."""
+    picked = [labels[i] for i in np.linspace(0, len(labels) - 1, min(INPUTS, len(labels))).round().astype(int)]
+    images = [cv2.cvtColor(read_image(item.path), cv2.COLOR_BGR2RGB) for item in picked]
+    boxes = [item.box for item in picked]
+    tensors = [estimator.prepare(image, [box])[0] for image, box in zip(images, boxes, strict=True)]  # type: ignore[arg-type]
+    crops = [crop(image, roi_of_landmarks(item.keypoints)) for image, item in zip(images, picked, strict=True)]  # type: ignore[arg-type]
+    name, count = estimator.session.inputs[0].name, len(picked)
+
+    def landmarks(net: LandmarkNet) -> Run:
+        return lambda index: net.run(crops[index % count])
+
+    return {
+        OURS: lambda index: estimator.session.run({name: tensors[index % count]}),
+        ESTIMATOR: lambda index: estimator(images[index % count], boxes[index % count]),  # type: ignore[arg-type]
+        **{net_name: landmarks(net) for net_name, net in nets.items()},
+    }, count
+
+
+def compare(bundle: Bundle, source: Path, data: Path, frames: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """The record of one run."""
+    nets = {name: LandmarkNet(read_tflite(source, f"{name}.tflite")) for name in NETS}
+    labels = read_labels(data, split="val")
+    environment = read_environment()
+    date_utc = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    # Latency first: what accuracy leaves behind in caches and memory is nobody's advantage then
+    with PoseEstimator.open(bundle.path, "ort", "fp32", threads=1, color="rgb") as estimator:
+        runs, inputs = timed_runs(estimator, nets, labels)
+        say(f"latency: {frames} inferences of each")
+        samples = interleave(runs, frames)
+    say(f"accuracy on {len(labels)} images")
+    padding = bundle.model.input.box_padding
+    accuracy = {
+        OURS: accuracy_of_ours(bundle.path, labels),
+        **{name: accuracy_of_landmarks(net, labels, padding) for name, net in nets.items()},
+    }
+    artifact = pick_artifact(bundle, "ort", "fp32")[1]
+    graph = bundle.path / artifact.file
+    return {
+        "kind": KIND,
+        "record_version": 1,
+        "date_utc": date_utc,
+        "checkpoint": bundle.manifest.source.checkpoint,
+        "checkpoint_sha256": bundle.manifest.source.checkpoint_sha256,
+        "ours": OURS,
+        "files": {
+            OURS: {"name": artifact.file, "sha256": artifact.sha256, "bytes": graph.stat().st_size},
+            **{name: {"name": f"{name}.tflite", "sha256": n.sha256, "bytes": n.bytes} for name, n in nets.items()},
+        },
+        "threads": 1,
+        "opencv_threads": cv2.getNumThreads(),
+        "inputs_count": inputs,
+        "latency": {name: to_plain(LatencyStats.from_samples(taken)) for name, taken in samples.items()},
+        "ratios": ratios(samples),
+        "accuracy": accuracy,
+        "caveat": CAVEAT,
+        "environment": to_plain(environment),
+    }
+
+
+def ratios(samples: dict[str, Samples]) -> dict[str, dict[str, dict[str, float]]]:
+    """Medians of each landmark network over those of ours, bare and whole."""
+    return {
+        name: {ours: asdict(ratio_of_medians(samples[name], samples[ours])) for ours in (OURS, ESTIMATOR)}
+        for name in NETS
+    }
+
+
+def table(record: dict[str, Any]) -> Table:
+    """The record for people."""
+    grid = Table(title="Hand networks, batch 1, one thread", caption=record["caveat"], caption_justify="left")
+    grid.add_column("Network", no_wrap=True)
+    for header in ("p50 ms", "p90 ms", "p99 ms", "over ours (95 %)", "error, %", "PCK@0.05", "PA, mm"):
+        grid.add_column(header, justify="right", no_wrap=True)
+    for name, stats in record["latency"].items():
+        times = [f"{stats[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms")]
+        ratio = record["ratios"].get(name, {}).get(OURS)
+        found = record["accuracy"].get(name)
+        figures = ["-"] * 3
+        if found is not None:
+            figures = [f"{found['mean_error_box_pct']:.2f}", f"{found['pck_05']:.3f}", f"{found['pa_mpjpe_mm']:.2f}"]
+        grid.add_row(name, *times, str(Ratio(**ratio)) if ratio else "-", *figures)
+    return grid
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ours = parser.add_mutually_exclusive_group()
+    ours.add_argument("--bundle", type=Path, help="NAME.splite that was exported before")
+    ours.add_argument("--checkpoint", type=Path, default=HAND / "splite_hand.safetensors", help="exported otherwise")
+    parser.add_argument("--mediapipe", type=Path, required=True, help="mediapipe's wheel, site-packages, or folder")
+    parser.add_argument("--data", type=Path, required=True, help="folder of hand-digits (labels.json)")
+    parser.add_argument("--frames", type=int, default=2000, help="timed inferences of each (default: 2000)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
+    options = parser.parse_args()
+    talk = Console(stderr=True)
+    cv2.setNumThreads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder, talk.status("reading") as status:
+            if options.bundle is not None:
+                bundle = Bundle.open(options.bundle)
+            else:
+                from splite_deploy.export import ExportOptions, export_bundle
+
+                bundle = export_bundle(
+                    options.checkpoint,
+                    Path(folder) / "hand.splite",
+                    model=HAND / "model.toml",
+                    options=ExportOptions(images=options.data),
+                    progress=status.update,
+                )
+            record = compare(bundle, options.mediapipe, options.data, options.frames, status.update)
+        with writing(options.out):
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            with options.out.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(record) + "\n")
+    except SpliteError as err:
+        sys.exit(f"error: {err}")
+    Console(width=WIDTH).print(table(record))
+    talk.print(f"appended to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
