@@ -280,7 +280,7 @@ class HostSpec:
 
     Attributes:
         folder: Folder of ``model.toml``; ``arch`` and ``samples`` are relative to it.
-        arch: ``file.py:symbol`` of a callable that builds the untrained network.
+        arch: ``file.py:symbol`` of a callable that builds the untrained network; empty where the network brings itself.
         arch_args: Keyword arguments of that callable.
         samples: ``file.py:symbol`` of a callable ``(count, seed)`` that yields (RGB image, xyxy box); empty if none.
     """
@@ -307,16 +307,11 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
         raise SpecError(f"Cannot read {path}: {err}.", hint="Name a readable model.toml with --model.") from err
     except tomllib.TOMLDecodeError as err:
         raise SpecError(f"{path} is not valid TOML: {err}.", hint="Correct that line.") from err
-    arch, args, samples = data.pop("arch", None), data.pop("arch_args", {}), data.pop("samples", "")
-    if not isinstance(arch, str):
+    arch, args, samples = data.pop("arch", ""), data.pop("arch_args", {}), data.pop("samples", "")
+    if not isinstance(arch, str) or not isinstance(args, dict) or not isinstance(samples, str):
         raise SpecError(
-            f"{path} does not name its architecture.",
-            hint='Add arch = "arch.py:build" (and, where it has arguments, a table [arch_args]).',
-        )
-    if not isinstance(args, dict) or not isinstance(samples, str):
-        raise SpecError(
-            f"{path}: arch_args or samples has the wrong type.",
-            hint='Write [arch_args] as a table of keyword arguments, and samples = "file.py:symbol".',
+            f"{path}: arch, arch_args or samples has the wrong type.",
+            hint='Write arch and samples as "file.py:symbol", and [arch_args] as a table of keyword arguments.',
         )
     try:
         spec = ModelSpec.from_dict(data)

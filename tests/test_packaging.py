@@ -37,7 +37,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions: Path, root:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     tracked = subprocess.run(["git", "ls-files", "splite_deploy"], cwd=root, capture_output=True, text=True, check=True)
     assert names == set(tracked.stdout.splitlines())
-    assert {"splite_deploy/cli.py", "splite_deploy/runtime/backends/ort.py", "splite_deploy/py.typed"} <= names
+    assert {"splite_deploy/cli/app.py", "splite_deploy/runtime/backends/ort.py", "splite_deploy/py.typed"} <= names
     assert wheel.stat().st_size < 200_000
 
 
@@ -61,7 +61,7 @@ def test_the_source_distribution_is_complete(distributions: Path) -> None:
     (sdist,) = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {Path(*Path(name).parts[1:]).as_posix() for name in archive.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "splite_deploy/cli.py"} <= names
+    assert {"pyproject.toml", "README.md", "LICENSE", "splite_deploy/cli/app.py"} <= names
 
 
 def test_no_file_is_too_long(root: Path) -> None:

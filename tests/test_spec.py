@@ -248,13 +248,16 @@ def write_latin1(folder: Path) -> Path:
         (write_latin1, "Cannot read", "--model"),
         (write('name = "x"\nheight = \n'), "not valid TOML", "Correct that line"),
         (write('name = "x"\nname = "y"\n'), "not valid TOML", "Correct that line"),
-        (write('name = "x"'), "does not name its architecture", 'arch = "arch.py:build"'),
-        (write("arch = 3"), "does not name its architecture", 'arch = "arch.py:build"'),
-        (write('arch = "arch.py:build"\narch_args = 3'), "arch_args or samples has the wrong type", "[arch_args]"),
+        (write("arch = 3"), "arch, arch_args or samples has the wrong type", '"file.py:symbol"'),
+        (
+            write('arch = "arch.py:build"\narch_args = 3'),
+            "arch, arch_args or samples has the wrong type",
+            "[arch_args]",
+        ),
         (write('arch = "arch.py:build"'), "The field name is missing", README),
         (write('arch = "arch.py:build"\nname = "x"\ninput = {height = nan}'), "input.height is nan", "whole number"),
     ],
-    ids=["missing", "folder", "encoding", "syntax", "twice", "no arch", "arch type", "arch_args type", "empty", "nan"],
+    ids=["missing", "folder", "encoding", "syntax", "twice", "arch type", "arch_args type", "empty", "nan"],
 )
 def test_load_model_toml_tells_what_is_wrong(
     make: Callable[[Path], Path], message: str, hint: str, tmp_path: Path

@@ -1,9 +1,9 @@
-"""Latency before and after on this CPU: ONNX Runtime, float32, one thread, both networks in turn."""
+"""Latency on this CPU: ONNX Runtime, float32, one thread, networks in turn."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,9 +14,10 @@ from torch import nn
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.export.graph import onnx_from_network, ort_artifact, simplify
 from splite_deploy.runtime.backends.ort import OrtSession
+from splite_deploy.runtime.session import Session
 from splite_deploy.spec import ModelSpec
 
-_BLOCK = 10  # inferences of one network before the other has its turn, so that clocks and heat hit both alike
+_BLOCK = 10  # inferences of one network before the next has its turn, so that clocks and heat hit all alike
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,41 @@ def measure_latency(
             onnx_from_network(network, spec, file, opset=18, dynamic_batch=False)
             simplify(file, file, metadata={})
         progress("timing both on one thread")
-        sessions = [OrtSession(file, ort_artifact(file, spec, False), 1) for file in files]
-        image = np.random.default_rng(0).standard_normal((1, 3, spec.input.height, spec.input.width), np.float32)
-        samples: list[list[int]] = [[], []]
-        blocks = max(1, inferences // _BLOCK)
-        try:
-            for block in range(blocks + (blocks + 1) // 2):
-                for which in (0, 1) if block % 2 else (1, 0):
-                    taken = []
-                    for _ in range(_BLOCK):
-                        start = time.perf_counter_ns()
-                        sessions[which].run({"image": image})
-                        taken.append(time.perf_counter_ns() - start)
-                    if block >= (blocks + 1) // 2:
-                        samples[which] += taken
-        finally:
-            for session in sessions:
-                session.close()
-    return Latency(*(LatencyStats.from_samples(np.array(taken) / 1e6) for taken in samples))
+        return Latency(
+            *time_in_turn([OrtSession(file, ort_artifact(file, spec, False), 1) for file in files], inferences)
+        )
+
+
+def time_in_turn(sessions: Sequence[Session], inferences: int) -> list[LatencyStats]:
+    """Times sessions on noise, a block of each in turn, and closes them.
+
+    Args:
+        sessions: What to time; a dynamic batch is 1.
+        inferences: Timed ones of each, after half as many to warm up.
+
+    Returns:
+        Milliseconds of one inference, per session.
+    """
+    noise = np.random.default_rng(0)
+    feeds = [
+        {spec.name: noise.standard_normal([size or 1 for size in spec.shape], np.float32) for spec in session.inputs}
+        for session in sessions
+    ]
+    samples: list[list[int]] = [[] for _ in sessions]
+    order = range(len(sessions))
+    blocks = max(1, inferences // _BLOCK)
+    warmup = (blocks + 1) // 2
+    try:
+        for block in range(blocks + warmup):
+            for which in order if block % 2 else reversed(order):
+                taken = []
+                for _ in range(_BLOCK):
+                    start = time.perf_counter_ns()
+                    sessions[which].run(feeds[which])
+                    taken.append(time.perf_counter_ns() - start)
+                if block >= warmup:
+                    samples[which] += taken
+    finally:
+        for session in sessions:
+            session.close()
+    return [LatencyStats.from_samples(np.array(taken) / 1e6) for taken in samples]

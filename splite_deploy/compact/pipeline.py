@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,13 +17,10 @@ from splite_deploy.compact.prune import Compaction, CompactOptions, compact
 from splite_deploy.errors import UsageError, write_file, writing
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.graph import check_outputs
+from splite_deploy.export.header import compacted_metadata
 from splite_deploy.export.pipeline import load_model
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.spec import ModelSpec
 
-FORMAT_VERSION = 1
-HEADER = "splite"
-"""Key of the header entry of a compacted safetensors file."""
 _BATCH = 8
 
 
@@ -76,18 +71,6 @@ def compact_checkpoint(
     progress("writing the checkpoint")
     save_compacted(output, compaction.network, compacted_metadata(spec))
     return replace(compaction, notes=(*loaded.notes, *compaction.notes))
-
-
-def compacted_metadata(spec: ModelSpec) -> dict[str, str]:
-    """The header entry of a compacted checkpoint: what it is for, without a list of widths."""
-    plain = spec.to_dict()
-    entry = {
-        "format_version": FORMAT_VERSION,
-        "model": spec.name,
-        "input": plain["input"],
-        "spec_sha256": hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest(),
-    }
-    return {HEADER: json.dumps(entry, sort_keys=True)}
 
 
 def save_compacted(path: Path, network: nn.Module, metadata: Mapping[str, str]) -> None:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from splite_deploy.bundle import sha256_of
 from splite_deploy.errors import CheckpointError, SpecError
+from splite_deploy.export.forms import read_head
+from splite_deploy.export.masks import apply_masks
 from splite_deploy.export.reshape import reshape_to
 from splite_deploy.spec import HostSpec
 
@@ -34,7 +36,7 @@ TORCH_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"
 """How a ``.pt`` file begins: a zip archive since torch 1.6, a pickle before."""
 _TWO_WAYS_OUT = (
     "Save the weights alone, torch.save(model.state_dict(), ...) or safetensors.torch.save_file(...), where the "
-    "class is at hand; or there export the network with torch.onnx.export and start from the ONNX file."
+    "class is at hand; or there export the network with torch.onnx.export and give the ONNX file instead."
 )
 
 
@@ -47,12 +49,14 @@ class Checkpoint:
         sha256: Its hash.
         tensors: Weights by name.
         notes: What was taken off or chosen on the way, in words.
+        metadata: What a ``.safetensors`` file says of itself.
     """
 
     path: Path
     sha256: str
     tensors: Mapping[str, Tensor]
     notes: tuple[str, ...] = field(default=())
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
@@ -66,16 +70,10 @@ def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
     Raises:
         CheckpointError: The file is missing, truncated, a pickled module, holds no weights, or holds NaN.
     """
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(9)
-    except OSError as err:
-        raise CheckpointError(
-            f"Cannot read the checkpoint {path}: {err.strerror}.", hint="Name a .safetensors or .pt file."
-        ) from err
+    head = read_head(path)
     notes: list[str] = []
     is_safetensors = head[8:9] == b"{" or (path.suffix == ".safetensors" and not head.startswith(TORCH_HEADS))
-    content = _read_safetensors(path) if is_safetensors else _read_torch(path, head)
+    content, metadata = _read_safetensors(path) if is_safetensors else (_read_torch(path, head), {})
     tensors = _strip_prefixes(_unwrap(content, weights, notes, path), notes)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -83,13 +81,14 @@ def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
                 f"{path}: the tensor '{name}' holds NaN or infinity.",
                 hint="The training diverged there; take an earlier checkpoint.",
             )
-    return Checkpoint(path, sha256_of(path), tensors, tuple(notes))
+    return Checkpoint(path, sha256_of(path), tensors, tuple(notes), metadata)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+            return tensors, stored.metadata() or {}
     except (SafetensorError, OSError) as err:
         raise CheckpointError(
             f"{path} is not a whole safetensors file: {err}.", hint="Copy it again; it may be truncated."
@@ -133,6 +132,8 @@ def _unwrap(content: Any, weights: str | None, notes: list[str], path: Path) -> 
         key = weights or held[0]
         others = [other for other in held if other != key]
         notes.append(f"took the weights under '{key}'" + (f", not {', '.join(others)}" if others else ""))
+        if "cfg" in content:  # the list of widths that pruning scripts save beside the weights
+            notes.append("'cfg' was not needed: the widths follow from the tensors")
         return _unwrap(content[key], None, notes, path)
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
@@ -233,8 +234,13 @@ def build_architecture(host: HostSpec) -> nn.Module:
     """Builds the untrained network, in evaluation mode.
 
     Raises:
-        SpecError: The architecture cannot be built with its arguments.
+        SpecError: The architecture is not named, or cannot be built with its arguments.
     """
+    if not host.arch:
+        raise SpecError(
+            f"The model spec in {host.folder} does not name its architecture, which weights alone need.",
+            hint='Add arch = "arch.py:build" (and, where it has arguments, a table [arch_args]).',
+        )
     build = load_symbol(host.arch, host.folder)
     try:
         network = build(**host.arch_args)
@@ -266,22 +272,33 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, example: Tensor | N
         CheckpointError: Names or shapes of the weights do not fit; the message names them.
     """
     expected = network.state_dict()
+    given, notes = checkpoint.tensors, []
+    if not any(name.endswith("_orig") for name in expected):  # else the architecture masks itself
+        given, masked = apply_masks(given, checkpoint.path)
+        notes = [f"applied the masks of {masked} tensors"] if masked else []
     # A prefix that was taken for a wrapper's may be the network's own, for example where all lies in self.net
     own = dict(zip(_strip_prefixes(expected, []), expected, strict=False)) if "n_averaged" not in expected else {}
-    tensors = {own.get(name, name): tensor for name, tensor in checkpoint.tensors.items()}
+    tensors = {own.get(name, name): tensor for name, tensor in given.items()}
     _check_names(expected, replace(checkpoint, tensors=tensors))
-    notes: tuple[str, ...] = ()
     if example is None:
         _check_shapes(expected, replace(checkpoint, tensors=tensors))
     elif reshaped := reshape_to(network, tensors, example):
         first = reshaped[0]
-        notes = (f"reshaped {len(reshaped)} modules to the checkpoint's widths, first {first.name}: {first.change}",)
+        notes.append(f"reshaped {len(reshaped)} modules to the checkpoint's widths, first {first.name}: {first.change}")
     network.load_state_dict(tensors)
-    return notes
+    return tuple(notes)
 
 
 def _check_names(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
     given = checkpoint.tensors
+    if folded := [name for name in given if ".parametrizations." in name and name not in expected]:
+        module, _, rest = folded[0].partition(".parametrizations.")
+        raise CheckpointError(
+            f"{checkpoint.path}: '{module}' is parametrized, so that its {rest.partition('.')[0]} is not in the file "
+            f"but what it is computed from ('{folded[0]}').",
+            hint="Where the class is at hand call torch.nn.utils.parametrize.remove_parametrizations(module, "
+            f"'{rest.partition('.')[0]}'), and save the state dict again.",
+        )
     missing = [name for name in expected if name not in given]
     unknown = [name for name in given if name not in expected]
     if missing or unknown:

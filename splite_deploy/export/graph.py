@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -59,13 +60,22 @@ def check_outputs(network: nn.Module, spec: ModelSpec) -> None:
             f"{', '.join(roles)}.",
             hint="Choose the decoder that fits, or return these outputs in this order.",
         )
-    for role, value in zip(roles, values, strict=True):
+    check_shapes({role: tuple(value.shape) for role, value in zip(roles, values, strict=True)}, spec)
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], spec: ModelSpec) -> None:
+    """Compares the shapes of the outputs, by role and for one crop, with what the decoder reads.
+
+    Raises:
+        ExportError: One is another; the message names it.
+    """
+    for role, shape in shapes.items():
         wanted = _expected_shape(role, spec)
-        if role == "coordinates" and value.ndim == 3 and value.shape[2] in (2, 3):
-            wanted = (*wanted[:2], value.shape[2])
-        if tuple(value.shape) != wanted:
+        if role == "coordinates" and len(shape) == 3 and shape[2] in (2, 3):
+            wanted = (*wanted[:2], shape[2])
+        if shape != wanted:
             raise ExportError(
-                f"The output '{role}' has shape {tuple(value.shape)}; the spec says {wanted}.",
+                f"The output '{role}' has shape {shape}; the spec says {wanted}.",
                 hint="Check keypoint_names, the input size and the decoder's stride in model.toml.",
             )
 
@@ -101,30 +111,60 @@ def onnx_from_network(network: nn.Module, spec: ModelSpec, path: Path, *, opset:
     """
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ExportError(f"Opset {opset} is not supported.", hint=f"Choose {MIN_OPSET} to {MAX_OPSET}.")
+    is_script = isinstance(network, torch.jit.ScriptModule)
+    write = _write_script if is_script else _write_network
     # An example batch of 1 would make torch take 1 for a constant
     example = torch.zeros(2 if dynamic_batch else 1, 3, spec.input.height, spec.input.width)
-    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
     try:
-        with _quiet():
-            program = torch.onnx.export(
-                network,
-                (example,),
-                input_names=["image"],
-                output_names=list(spec.decoder.roles),
-                opset_version=opset,
-                dynamic_shapes=shapes,
-                dynamo=True,
-                verbose=False,
-            )
+        with quiet():
+            write(network, example, spec, path, opset, dynamic_batch)
+    except OSError:  # of the disk, which is none of the network's doing
+        raise
     except Exception as err:  # torch raises many kinds, some of them private
+        hint = "Data-dependent control flow is the usual cause; try torch.export.export on it for the details."
+        if is_script:
+            hint = "Save the weights alone (.safetensors) or a torch.export program where its class is at hand."
         raise ExportError(
-            f"torch cannot export this network: {_first_line(err)}",
-            hint="Data-dependent control flow is the usual cause; try torch.export.export on it for the details."
-            + (" Without --dynamic-batch it may pass." if dynamic_batch else ""),
+            f"torch cannot export this network: {first_line(err)}",
+            hint=hint + (" Without --dynamic-batch it may pass." if dynamic_batch else ""),
         ) from err
+    _check(onnx.load(str(path)), path)
+
+
+def _write_network(
+    network: nn.Module, example: torch.Tensor, spec: ModelSpec, path: Path, opset: int, dynamic_batch: bool
+) -> None:
+    program = torch.onnx.export(
+        network,
+        (example,),
+        input_names=["image"],
+        output_names=list(spec.decoder.roles),
+        opset_version=opset,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None,
+        dynamo=True,
+        verbose=False,
+    )
     assert program is not None
     program.save(str(path))
-    _check(onnx.load(str(path)), path)
+
+
+def _write_script(
+    network: nn.Module, example: torch.Tensor, spec: ModelSpec, path: Path, opset: int, dynamic_batch: bool
+) -> None:
+    """Writes a ScriptModule, which only torch's older exporter takes."""
+    names = ["image", *spec.decoder.roles]
+    with _without_stdout():
+        torch.onnx.export(
+            network,
+            (example,),
+            str(path),
+            input_names=names[:1],
+            output_names=names[1:],
+            opset_version=opset,
+            dynamic_axes={name: {0: "batch"} for name in names} if dynamic_batch else None,
+            dynamo=False,
+            verbose=False,
+        )
 
 
 def simplify(source: Path, target: Path, *, metadata: dict[str, str]) -> tuple[int, int]:
@@ -140,10 +180,10 @@ def simplify(source: Path, target: Path, *, metadata: dict[str, str]) -> tuple[i
     """
     model = onnx.load(str(source))
     try:
-        with _quiet():
+        with quiet():
             simplified, valid = onnxsim.simplify(model)
     except Exception as err:
-        raise ExportError(f"onnxsim failed: {_first_line(err)}", hint=_SIMPLIFIER) from err
+        raise ExportError(f"onnxsim failed: {first_line(err)}", hint=_SIMPLIFIER) from err
     if not valid:
         raise ExportError("onnxsim could not validate the simplified graph.", hint=_SIMPLIFIER)
     finish(simplified, metadata)
@@ -185,6 +225,11 @@ def ort_artifact(file: Path, spec: ModelSpec, dynamic_batch: bool) -> Artifact:
     )
 
 
+def layout_of(role: str) -> str:
+    """The layout of an output."""
+    return "NKC" if role == "coordinates" else "NCHW"
+
+
 def output_specs(path: Path, spec: ModelSpec) -> tuple[TensorSpec, ...]:
     """Output tensors of a graph whose outputs are named by their role."""
     graph = onnx.load(str(path)).graph
@@ -194,8 +239,7 @@ def output_specs(path: Path, spec: ModelSpec) -> tuple[TensorSpec, ...]:
             dimension.dim_value if dimension.HasField("dim_value") else None
             for dimension in output.type.tensor_type.shape.dim
         )
-        layout = "NKC" if output.name == "coordinates" else "NCHW"
-        specs.append(TensorSpec(output.name, shape, "float32", layout, output.name))
+        specs.append(TensorSpec(output.name, shape, "float32", layout_of(output.name), output.name))
     if {tensor.role for tensor in specs} != set(spec.decoder.roles):
         raise ExportError(
             f"The graph's outputs are {[tensor.name for tensor in specs]}, not {list(spec.decoder.roles)}.",
@@ -208,12 +252,12 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as err:
-        raise ExportError(f"{path.name} is not valid ONNX: {_first_line(err)}", hint="Try another --opset.") from err
+        raise ExportError(f"{path.name} is not valid ONNX: {first_line(err)}", hint="Try another --opset.") from err
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporters' chatter from the terminal: failures are raised, the rest is noise to a user."""
+def quiet() -> Iterator[None]:
+    """Keeps the chatter of torch and onnxsim from the terminal: failures are raised, the rest is noise to a user."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -228,7 +272,21 @@ def _quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def _first_line(err: BaseException) -> str:
+@contextlib.contextmanager
+def _without_stdout() -> Iterator[None]:
+    """Closes the process's standard output for a while: where it fails torch's C++ writes the whole graph there."""
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def first_line(err: BaseException) -> str:
+    """The reason of another package's exception, in one line."""
     while err.__cause__ is not None:  # torch wraps the reason in general advice
         err = err.__cause__
     lines = [line for line in str(err).splitlines() if line.strip()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,15 @@ from splite_deploy.bundle import (
     sha256_of,
     write_golden,
 )
-from splite_deploy.errors import ParityError, UsageError, writing
+from splite_deploy.errors import CheckpointError, ParityError, UsageError, writing
 from splite_deploy.export.checkpoint import build_architecture, load_weights, read_checkpoint
 from splite_deploy.export.crops import make_crops
-from splite_deploy.export.graph import check_outputs, onnx_from_network, ort_artifact, simplify
+from splite_deploy.export.forms import FORMS, form_of, require_trust
+from splite_deploy.export.given import GivenGraph, read_graph
+from splite_deploy.export.graph import MIN_OPSET, check_outputs, onnx_from_network, ort_artifact, simplify
+from splite_deploy.export.header import check_metadata
+from splite_deploy.export.masks import masked_notes
+from splite_deploy.export.programs import load_program, load_script
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import compare, run_each, violations
@@ -49,16 +54,18 @@ class ExportOptions:
         images: Folder of images or labels file for parity; None uses the model's own renderer.
         crops: Number of crops compared at each hop.
         dynamic_batch: Leaves the batch size of the graph open.
-        opset: ONNX operator set.
+        opset: ONNX operator set; None is 18, or that of a given ONNX graph.
         weights: Which weights of the checkpoint; see `splite_deploy.export.checkpoint.read_checkpoint`.
+        trust: Loads a torch.export program or a TorchScript archive, which can run code.
         overwrite: Replaces an existing bundle.
     """
 
     images: Path | None = None
     crops: int = 64
     dynamic_batch: bool = False
-    opset: int = 18
+    opset: int | None = None
     weights: str | None = None
+    trust: bool = False
     overwrite: bool = False
 
 
@@ -92,12 +99,51 @@ def load_model(checkpoint: Path, model: Path | None, weights: str | None) -> Loa
     Raises:
         SpliteError: Everything that can be wrong with the three files.
     """
+    form = form_of(checkpoint)
+    if form != "weights":
+        raise CheckpointError(
+            f"{checkpoint} is {FORMS[form]}, not weights by name.",
+            hint="Only 'splite-deploy export' takes it. Where its class is at hand save the weights: "
+            "torch.save(model.state_dict(), ...).",
+        )
     stored = read_checkpoint(checkpoint, weights=weights)
     spec, host = load_model_toml(model or checkpoint.parent / "model.toml")
+    made_for = check_metadata(stored.metadata, spec, checkpoint)
     network = build_architecture(host)
     notes = load_weights(network, stored, torch.zeros(1, 3, spec.input.height, spec.input.width))
     check_outputs(network, spec)
-    return LoadedModel(network, spec, host, stored.sha256, (*stored.notes, *notes))
+    return LoadedModel(network, spec, host, stored.sha256, (*stored.notes, *made_for, *notes))
+
+
+def load_source(checkpoint: Path, model: Path | None, options: ExportOptions) -> LoadedModel | GivenGraph:
+    """Loads what is to be exported, in whichever form it is.
+
+    Args:
+        checkpoint: Weights, a torch.export program, a TorchScript archive, or an ONNX graph.
+        model: ``model.toml``; None is the one beside the checkpoint.
+        options: How to export.
+
+    Raises:
+        SpliteError: Everything that can be wrong with the files.
+    """
+    form = form_of(checkpoint)
+    spec_file = model or checkpoint.parent / "model.toml"
+    if form == "weights":
+        loaded = load_model(checkpoint, spec_file, options.weights)
+        return replace(loaded, notes=(*loaded.notes, *masked_notes(loaded.network, checkpoint, spec_file)))
+    require_trust(checkpoint, form, options.trust)
+    if options.weights is not None:
+        raise UsageError(f"{checkpoint} is {FORMS[form]}: there are no weights to choose.", hint="Leave out --weights.")
+    spec, host = load_model_toml(spec_file)
+    if form == "onnx":
+        return read_graph(checkpoint, spec, host, opset=options.opset, dynamic_batch=options.dynamic_batch)
+    if form == "program":
+        network = load_program(checkpoint, spec, options.dynamic_batch)
+    else:
+        network = load_script(checkpoint)
+    check_outputs(network, spec)
+    unused = "; arch in model.toml was not used" if host.arch else ""
+    return LoadedModel(network, spec, host, sha256_of(checkpoint), (f"the network is {FORMS[form]}{unused}",))
 
 
 def export_bundle(
@@ -108,10 +154,11 @@ def export_bundle(
     options: ExportOptions | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Bundle:
-    """Exports a checkpoint to a bundle whose every conversion was compared with the torch network.
+    """Exports a checkpoint to a bundle whose every conversion was compared with the original network.
 
     Args:
-        checkpoint: ``.safetensors`` or ``.pt``.
+        checkpoint: Weights, a torch.export program, a TorchScript archive, or an ONNX graph, which is then itself what
+            is compared with.
         output: Folder to make, by custom ``NAME.splite``.
         model: ``model.toml``; None is the one beside the checkpoint.
         options: How to export.
@@ -128,24 +175,29 @@ def export_bundle(
     if options.crops < 1:
         raise UsageError("At least one crop is needed to compare conversions.", hint="Give --crops 1 or more.")
     progress("reading the checkpoint")
-    loaded = load_model(checkpoint, model, options.weights)
-    network, spec = loaded.network, loaded.spec
+    loaded = load_source(checkpoint, model, options)
+    spec = loaded.spec
 
     progress("cropping images for the comparison")
     crops = make_crops(options.images, options.crops, spec.input, loaded.host)
     tensors = Preprocessor(spec.input, spec.input.color).normalise(crops.pixels)
-    reference = run_network(network, tensors, spec)
+    reference = loaded.run(tensors) if isinstance(loaded, GivenGraph) else run_network(loaded.network, tensors, spec)
 
     with new_bundle(output, overwrite=options.overwrite) as folder:
-        progress("torch -> ONNX")
-        raw = folder / "raw.onnx"
-        onnx_from_network(network, spec, raw, opset=options.opset, dynamic_batch=options.dynamic_batch)
-        hops = [_hop("torch -> onnx", raw, reference, tensors, spec, crops.origin, options)]
+        raw, hops = folder / "raw.onnx", []
+        if isinstance(loaded, GivenGraph):
+            opset, origin = loaded.opset, "onnx"
+            loaded.write(raw)
+        else:
+            opset, origin = MIN_OPSET if options.opset is None else options.opset, "torch"
+            progress("torch -> ONNX")
+            onnx_from_network(loaded.network, spec, raw, opset=opset, dynamic_batch=options.dynamic_batch)
+            hops.append(_hop("torch -> onnx", raw, reference, tensors, spec, crops.origin, options))
         progress("ONNX -> simplified ONNX")
         metadata = {"splite_model": json.dumps(spec.to_dict()), "splite_version": __version__}
         simplify(raw, folder / GRAPH, metadata=metadata)
         raw.unlink()
-        hops.append(_hop("torch -> simplified", folder / GRAPH, reference, tensors, spec, crops.origin, options))
+        hops.append(_hop(f"{origin} -> simplified", folder / GRAPH, reference, tensors, spec, crops.origin, options))
 
         progress("writing the bundle")
         chosen = np.linspace(0, len(crops.pixels) - 1, min(GOLDEN_CROPS, len(crops.pixels))).round().astype(int)
@@ -159,7 +211,7 @@ def export_bundle(
                 notes=loaded.notes,
                 tool_version=__version__,
                 versions=_versions(),
-                opset=options.opset,
+                opset=opset,
             ),
             artifacts=(ort_artifact(folder / GRAPH, spec, options.dynamic_batch),),
             parity=tuple(hops),

@@ -120,6 +120,8 @@ def verify(
     spec = bundle.model
     tensors = Preprocessor(spec.input, spec.input.color).normalise(golden.crops)
     results = []
+    # What the golden outputs were computed with: torch, or a given graph in ONNX Runtime
+    origin = next((hop.hop.partition(" -> ")[0] for hop in bundle.manifest.parity), "torch")
     for artifact in chosen:
         progress(artifact.label)
         session = open_session(bundle, artifact.backend, artifact.precision, threads=threads)
@@ -127,7 +129,7 @@ def verify(
             outputs = run_each(session, tensors)
         finally:
             session.close()
-        parity = compare(f"torch -> {artifact.label}", golden.outputs, outputs, spec, "golden crops of the bundle")
+        parity = compare(f"{origin} -> {artifact.label}", golden.outputs, outputs, spec, "golden crops of the bundle")
         results.append(Verification(artifact, parity, tuple(violations(parity, artifact.limits, spec))))
     return results
 

@@ -1,159 +1,23 @@
-"""The command line: parse, call one function, print. Standard output is data, standard error is talk."""
+"""Commands of the device: verify, run, bench, doctor."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from splite_deploy import __version__
-from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError, write_file, writing
-from splite_deploy.runtime.session import BACKENDS
-from splite_deploy.spec import PRECISIONS, Precision
-from splite_deploy.terminal import fail, progress_bar, show, working
+from splite_deploy.cli.app import FilePath, backend_options, main
+from splite_deploy.errors import UsageError, write_file, writing
+from splite_deploy.spec import Precision
+from splite_deploy.terminal import progress_bar, show, working
 
 if TYPE_CHECKING:
     from splite_deploy.runtime import Pose, PoseEstimator
 
-FilePath = click.Path(path_type=Path)
-Command = Callable[..., Any]
-
-
-class Commands(click.Group):
-    """Turns expected errors into two lines and exit status 1, in this one place."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command."""
-        try:
-            return super().invoke(ctx)
-        except SpliteError as err:
-            fail(err)
-        except ModuleNotFoundError as err:
-            name = (err.name or "").partition(".")[0]
-            if name not in _EXTRAS:
-                raise
-            message = f"'{ctx.invoked_subcommand}' needs {name}, which is not installed here."
-            hint = f"Install it: pip install 'splite-deploy[{_EXTRAS[name]}]'."
-            fail(MissingDependencyError(message, hint=hint))
-
-
 BENCH_IMAGES = 64
 """At most so many images are held in memory and used in turn by ``bench``."""
-
-_EXTRAS = {
-    **dict.fromkeys(("torch", "onnx", "onnxsim", "onnxscript", "safetensors"), "export"),
-    "onnxruntime": "ort",
-}
-
-
-def backend_options(command: Command) -> Command:
-    """``--backend``, ``--precision`` and ``--threads``, the same for every command that runs a network."""
-    command = click.option("--threads", type=click.IntRange(1), help="CPU threads; the backend's default without it.")(
-        command
-    )
-    command = click.option(
-        "--precision", "-p", type=click.Choice(PRECISIONS), help="Only this precision; any without it."
-    )(command)
-    return click.option(
-        "--backend",
-        "-b",
-        type=click.Choice(list(BACKENDS)),
-        help="Only this backend; the first installed without it.",
-    )(command)
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="splite-deploy")
-def main() -> None:
-    """Puts lightweight pose networks on edge devices, and proves every conversion in pixels and millimetres.
-
-    A checkpoint becomes a bundle (export); the bundle is checked (verify), timed (bench) and run (run) on the device.
-    """
-
-
-@main.command(short_help="Make a bundle of a checkpoint, every step compared.")
-@click.argument("checkpoint", type=FilePath)
-@click.option("--output", "-o", type=FilePath, required=True, help="The bundle to make, by custom NAME.splite.")
-@click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
-@click.option(
-    "--images",
-    type=FilePath,
-    help="Images to compare the conversions on: a folder, or a labels.json with boxes. Without it the model's own "
-    "renderer makes some.",
-)
-@click.option("--crops", type=click.IntRange(1), default=64, show_default=True, help="How many images to compare on.")
-@click.option("--dynamic-batch", is_flag=True, help="Let the graph run several crops at once.")
-@click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set.")
-@click.option("--weights", help="Key of the weights to take, where the checkpoint holds several.")
-@click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
-@click.option("--json", "as_json", is_flag=True, help="Print the measured differences as JSON instead of a table.")
-def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **options: Any) -> None:
-    """Makes a bundle of a checkpoint: torch to ONNX to simplified ONNX.
-
-    After each step the keypoints are compared with those of the torch network, on real or rendered images; a step
-    that moves them by more than the limits fails the export and nothing is written.
-    """
-    from splite_deploy.export import ExportOptions, export_bundle
-    from splite_deploy.present import parity_table
-
-    with working("export") as progress:
-        bundle = export_bundle(checkpoint, output, model=model, options=ExportOptions(**options), progress=progress)
-    if as_json:
-        from splite_deploy.structure import to_plain
-
-        click.echo(json.dumps(to_plain(bundle.manifest.parity), indent=1))
-        return
-    for note in bundle.manifest.source.notes:
-        click.echo(f"note: {note}", err=True)
-    show(parity_table([(parity, ()) for parity in bundle.manifest.parity], bundle.model))
-    size = sum(file.stat().st_size for file in output.iterdir())
-    click.echo(f"{output}: {size / 1e6:.2f} MB. Next:")
-    click.echo(f"  splite-deploy bench {output}\n  splite-deploy run {output} IMAGE --save overlay.png")
-
-
-@main.command(short_help="Remove channels from a checkpoint, and prove it.")
-@click.argument("checkpoint", type=FilePath)
-@click.option("--output", "-o", type=FilePath, required=True, help="The OUT.safetensors to write.")
-@click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
-@click.option(
-    "--method",
-    type=click.Choice(("bn-scale", "group-norm", "l1", "taylor")),
-    required=True,
-    help="What says how much a channel matters.",
-)
-@click.option("--speed-up", type=float, help="At least this many times fewer multiply-accumulates.")
-@click.option("--ratio", type=float, help="At least this share of the removable channels.")
-@click.option("--threshold", type=float, help="Channels of less importance than this.")
-@click.option("--round-to", type=click.IntRange(1), default=8, show_default=True, help="Widths stay multiples of this.")
-@click.option("--images", type=FilePath, help="Images for the proof and for taylor; rendered ones without it.")
-@click.option("--crops", type=click.IntRange(1), default=16, show_default=True, help="How many images.")
-@click.option("--weights", help="Key of the weights to take, where the checkpoint holds several.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of tables.")
-def compact(checkpoint: Path, output: Path, as_json: bool, **given: Any) -> None:
-    """Removes the least important channels of a network, physically.
-
-    Exactly one of --speed-up, --ratio and --threshold says how many. Channels that belong together go together; the
-    outputs stay. The result is compared with the network whose channels are set to zero instead: the two have to be
-    equal up to float32's rounding, or nothing is written. Accuracy is lost all the same: fine-tune the result.
-    """
-    from splite_deploy.compact import CompactOptions, compact_checkpoint
-    from splite_deploy.present import compaction_tables
-
-    measure = {name: given.pop(name) for name in ("method", "speed_up", "ratio", "threshold", "round_to")}
-    with working("compact") as progress:
-        result = compact_checkpoint(checkpoint, output, CompactOptions(**measure), progress=progress, **given)
-    if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=1))
-        return
-    for note in result.notes:
-        click.echo(f"note: {note}", err=True)
-    show(*compaction_tables(result))
-    spec = given["model"] or checkpoint.parent / "model.toml"
-    click.echo(f"{output}: {output.stat().st_size / 1e6:.2f} MB. Next: fine-tune it, then")
-    click.echo(f"  splite-deploy export {output} --model {spec} -o NAME.splite")
 
 
 @main.command(short_help="Check a bundle on this machine.")
@@ -319,21 +183,6 @@ def bench(
     show(table([result]), environment_table(result.environment))
     if json_file is not None:
         append_result(json_file, result)
-
-
-@main.command(short_help="Show what a bundle holds.")
-@click.argument("path", type=FilePath)
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def inspect(path: Path, as_json: bool) -> None:
-    """Shows what a bundle holds: the model, its files, what was measured, where it comes from."""
-    from splite_deploy.bundle import Bundle
-    from splite_deploy.present import bundle_tables
-
-    bundle = Bundle.open(path)
-    if as_json:
-        click.echo(bundle.manifest.to_json(), nl=False)
-    else:
-        show(*bundle_tables(bundle))
 
 
 @main.command(short_help="Say what works on this machine.")

@@ -1,0 +1,7 @@
+"""The command line: parse, call one function, print. Standard output is data, standard error is talk."""
+
+from splite_deploy.cli import device as device
+from splite_deploy.cli import host as host
+from splite_deploy.cli.app import main
+
+__all__ = ["main"]

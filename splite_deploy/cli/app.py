@@ -1,0 +1,66 @@
+"""The group of commands, its one error boundary, and options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from splite_deploy import __version__
+from splite_deploy.errors import MissingDependencyError, SpliteError
+from splite_deploy.runtime.session import BACKENDS
+from splite_deploy.spec import PRECISIONS
+from splite_deploy.terminal import fail
+
+FilePath = click.Path(path_type=Path)
+Command = Callable[..., Any]
+
+_EXTRAS = {
+    **dict.fromkeys(("torch", "onnx", "onnxsim", "onnxscript", "safetensors"), "export"),
+    "onnxruntime": "ort",
+}
+
+
+class Commands(click.Group):
+    """Turns expected errors into two lines and exit status 1, in this one place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except SpliteError as err:
+            fail(err)
+        except ModuleNotFoundError as err:
+            name = (err.name or "").partition(".")[0]
+            if name not in _EXTRAS:
+                raise
+            message = f"'{ctx.invoked_subcommand}' needs {name}, which is not installed here."
+            hint = f"Install it: pip install 'splite-deploy[{_EXTRAS[name]}]'."
+            fail(MissingDependencyError(message, hint=hint))
+
+
+def backend_options(command: Command) -> Command:
+    """``--backend``, ``--precision`` and ``--threads``, the same for every command that runs a network."""
+    command = click.option("--threads", type=click.IntRange(1), help="CPU threads; the backend's default without it.")(
+        command
+    )
+    command = click.option(
+        "--precision", "-p", type=click.Choice(PRECISIONS), help="Only this precision; any without it."
+    )(command)
+    return click.option(
+        "--backend",
+        "-b",
+        type=click.Choice(list(BACKENDS)),
+        help="Only this backend; the first installed without it.",
+    )(command)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="splite-deploy")
+def main() -> None:
+    """Puts lightweight pose networks on edge devices, and proves every conversion in pixels and millimetres.
+
+    A checkpoint becomes a bundle (export); the bundle is checked (verify), timed (bench) and run (run) on the device.
+    """

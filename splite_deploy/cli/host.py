@@ -1,0 +1,151 @@
+"""Commands of the developer's machine: export, compact, inspect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from splite_deploy.cli.app import FilePath, main
+from splite_deploy.errors import BundleError, UsageError
+from splite_deploy.terminal import show, working
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
+"""What `inspect` takes for a checkpoint; all else for a bundle."""
+
+
+@main.command(short_help="Make a bundle of a checkpoint, every step compared.")
+@click.argument("checkpoint", type=FilePath)
+@click.option("--output", "-o", type=FilePath, required=True, help="The bundle to make, by custom NAME.splite.")
+@click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
+@click.option(
+    "--images",
+    type=FilePath,
+    help="Images to compare the conversions on: a folder, or a labels.json with boxes. Without it the model's own "
+    "renderer makes some.",
+)
+@click.option("--crops", type=click.IntRange(1), default=64, show_default=True, help="How many images to compare on.")
+@click.option("--dynamic-batch", is_flag=True, help="Let the graph run several crops at once.")
+@click.option("--opset", type=int, help="ONNX operator set; 18 without it, or that of a given ONNX graph.")
+@click.option("--weights", help="Key of the weights to take, where the checkpoint holds several.")
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Load a torch.export program or a TorchScript archive: that can run code, so know who made it.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the measured differences as JSON instead of a table.")
+def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **options: Any) -> None:
+    """Makes a bundle of a checkpoint: torch to ONNX to simplified ONNX.
+
+    The checkpoint holds weights (.safetensors, .pt), or is a torch.export program (.pt2), a TorchScript archive or an
+    ONNX graph; the last is compared with itself, in ONNX Runtime.
+
+    After each step the keypoints are compared with those of the torch network, on real or rendered images; a step
+    that moves them by more than the limits fails the export and nothing is written.
+    """
+    from splite_deploy.export import ExportOptions, export_bundle
+    from splite_deploy.present import parity_table
+
+    with working("export") as progress:
+        bundle = export_bundle(checkpoint, output, model=model, options=ExportOptions(**options), progress=progress)
+    if as_json:
+        from splite_deploy.structure import to_plain
+
+        click.echo(json.dumps(to_plain(bundle.manifest.parity), indent=1))
+        return
+    for note in bundle.manifest.source.notes:
+        click.echo(f"note: {note}", err=True)
+    show(parity_table([(parity, ()) for parity in bundle.manifest.parity], bundle.model))
+    size = sum(file.stat().st_size for file in output.iterdir())
+    click.echo(f"{output}: {size / 1e6:.2f} MB. Next:")
+    click.echo(f"  splite-deploy bench {output}\n  splite-deploy run {output} IMAGE --save overlay.png")
+
+
+@main.command(short_help="Remove channels from a checkpoint, and prove it.")
+@click.argument("checkpoint", type=FilePath)
+@click.option("--output", "-o", type=FilePath, required=True, help="The OUT.safetensors to write.")
+@click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
+@click.option(
+    "--method",
+    type=click.Choice(("bn-scale", "group-norm", "l1", "taylor")),
+    required=True,
+    help="What says how much a channel matters.",
+)
+@click.option("--speed-up", type=float, help="At least this many times fewer multiply-accumulates.")
+@click.option("--ratio", type=float, help="At least this share of the removable channels.")
+@click.option("--threshold", type=float, help="Channels of less importance than this.")
+@click.option("--round-to", type=click.IntRange(1), default=8, show_default=True, help="Widths stay multiples of this.")
+@click.option("--images", type=FilePath, help="Images for the proof and for taylor; rendered ones without it.")
+@click.option("--crops", type=click.IntRange(1), default=16, show_default=True, help="How many images.")
+@click.option("--weights", help="Key of the weights to take, where the checkpoint holds several.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of tables.")
+def compact(checkpoint: Path, output: Path, as_json: bool, **given: Any) -> None:
+    """Removes the least important channels of a network, physically.
+
+    Exactly one of --speed-up, --ratio and --threshold says how many. Channels that belong together go together; the
+    outputs stay. The result is compared with the network whose channels are set to zero instead: the two have to be
+    equal up to float32's rounding, or nothing is written. Accuracy is lost all the same: fine-tune the result.
+    """
+    from splite_deploy.compact import CompactOptions, compact_checkpoint
+    from splite_deploy.present import compaction_tables
+
+    measure = {name: given.pop(name) for name in ("method", "speed_up", "ratio", "threshold", "round_to")}
+    with working("compact") as progress:
+        result = compact_checkpoint(checkpoint, output, CompactOptions(**measure), progress=progress, **given)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=1))
+        return
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
+    show(*compaction_tables(result))
+    spec = given["model"] or checkpoint.parent / "model.toml"
+    click.echo(f"{output}: {output.stat().st_size / 1e6:.2f} MB. Next: fine-tune it, then")
+    click.echo(f"  splite-deploy export {output} --model {spec} -o NAME.splite")
+
+
+@main.command(short_help="Show what a bundle or checkpoint holds, and which widths waste work.")
+@click.argument("path", type=FilePath)
+@click.option("--model", type=FilePath, help="The model spec of a checkpoint; model.toml beside it without it.")
+@click.option("--weights", help="Key of the weights to take, where a checkpoint holds several.")
+@click.option(
+    "--measure", is_flag=True, help="Time the layers that do not fit, as they are and rounded up, on this CPU."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: of a bundle its manifest, of a checkpoint all.")
+def inspect(path: Path, model: Path | None, weights: str | None, measure: bool, as_json: bool) -> None:
+    """Shows what a bundle or a checkpoint holds, and which of its widths cost more than they should.
+
+    FP16 and INT8 hardware takes channels in blocks of 8, 16 or 32 and pads the rest: what that costs is predicted for
+    those targets, and with --measure the layers are timed on this CPU in fp32. A checkpoint without a model spec is
+    judged by its tensors alone.
+    """
+    from splite_deploy.bundle import Bundle
+    from splite_deploy.present import bundle_tables, checkpoint_tables, width_tables
+
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+        from splite_deploy.compact.inspection import inspect_checkpoint
+        from splite_deploy.structure import to_plain
+
+        with working("inspect") as progress:
+            report = inspect_checkpoint(path, model=model, weights=weights, timed=measure, progress=progress)
+        if as_json:
+            click.echo(json.dumps(to_plain(report), indent=1))
+        else:
+            show(*checkpoint_tables(report))
+        return
+    try:
+        bundle = Bundle.open(path)
+    except BundleError as err:
+        other = "" if path.suffix == ".splite" else " Or name a checkpoint: .safetensors or .pt."
+        raise BundleError(err.message, hint=err.hint + other) from err
+    if model or weights or (measure and as_json):
+        what = "--model and --weights are" if model or weights else "--json with --measure is"
+        raise UsageError(f"{what} for a checkpoint, and {path} is a bundle.", hint="Leave it out.")
+    if as_json:
+        click.echo(bundle.manifest.to_json(), nl=False)
+        return
+    with working("inspect") as progress:
+        tables = width_tables(bundle, timed=measure, progress=progress)
+    show(*bundle_tables(bundle), *tables)

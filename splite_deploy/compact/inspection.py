@@ -1,0 +1,221 @@
+"""What a bundle or a checkpoint holds, as far as its widths go. Imports onnx, and for checkpoints torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from splite_deploy.bundle import Bundle
+from splite_deploy.compact.alignment import Alignment, Layer, Timing, align
+from splite_deploy.compact.onnx_layers import Graph
+from splite_deploy.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """What a checkpoint holds.
+
+    Attributes:
+        file: Its path.
+        format: ``safetensors`` or ``torch``.
+        sha256: Its hash.
+        size_bytes: Its size.
+        parameters: Floating-point values without running statistics.
+        compacted: What `compact` wrote into its header; None if it did not write it.
+        alignment: Its widths.
+        notes: How it was read, in words.
+    """
+
+    file: str
+    format: str
+    sha256: str
+    size_bytes: int
+    parameters: int
+    compacted: Mapping[str, Any] | None
+    alignment: Alignment
+    notes: tuple[str, ...]
+
+
+def inspect_bundle(
+    bundle: Bundle, *, timed: bool = False, progress: Callable[[str], None] = lambda message: None
+) -> Alignment:
+    """Looks at the widths of a bundle's graph.
+
+    Args:
+        bundle: The bundle.
+        timed: Whether to `measure`.
+        progress: Told each step as it begins.
+
+    Raises:
+        UsageError: It holds no ONNX graph.
+    """
+    return _of_graph(bundle.path / bundle.find("ort").file, timed, progress)
+
+
+def inspect_checkpoint(
+    checkpoint: Path,
+    *,
+    model: Path | None = None,
+    weights: str | None = None,
+    timed: bool = False,
+    progress: Callable[[str], None] = lambda message: None,
+) -> CheckpointReport:
+    """Looks at a checkpoint: with its model spec at the graph that `export` makes of it, else at its tensors alone.
+
+    Args:
+        checkpoint: ``.safetensors`` or ``.pt``, dense or compacted.
+        model: ``model.toml``; None is the one beside the checkpoint, if there is one.
+        weights: Which weights of the checkpoint; see `splite_deploy.export.checkpoint.read_checkpoint`.
+        timed: Whether to `measure`.
+        progress: Told each step as it begins.
+
+    Raises:
+        UsageError: There is no model spec, and layers are to be timed.
+        SpliteError: Everything that can be wrong with the checkpoint and its model spec.
+    """
+    from splite_deploy.export.checkpoint import read_checkpoint
+
+    progress("reading the checkpoint")
+    stored = read_checkpoint(checkpoint, weights=weights)
+    written_as, compacted = _header(checkpoint)
+    spec = model or checkpoint.parent / "model.toml"
+    if model is not None or spec.exists():
+        alignment, notes = _of_network(checkpoint, spec, weights, timed, progress)
+    elif timed:
+        raise UsageError(
+            f"There is no model spec beside {checkpoint}, and without it no layer can be timed.",
+            hint="Name it with --model, or leave out --measure.",
+        )
+    else:
+        alignment = align(layers_of_tensors(stored.tensors))
+        notes = (
+            *stored.notes,
+            "read from the tensors alone: MACs, groups and which widths are outputs are not known; name the model spec "
+            "with --model",
+        )
+    parameters = sum(
+        tensor.numel()
+        for name, tensor in stored.tensors.items()
+        if tensor.is_floating_point() and not name.endswith(_STATISTICS)
+    )
+    size = checkpoint.stat().st_size
+    return CheckpointReport(str(checkpoint), written_as, stored.sha256, size, parameters, compacted, alignment, notes)
+
+
+def _header(checkpoint: Path) -> tuple[str, Mapping[str, Any] | None]:
+    """The format of a readable checkpoint, and the entry of `compact`."""
+    from safetensors import SafetensorError, safe_open
+
+    from splite_deploy.export.header import HEADER
+
+    try:
+        with safe_open(checkpoint, framework="pt") as stored:
+            entry = (stored.metadata() or {}).get(HEADER)
+    except SafetensorError:
+        return "torch", None
+    try:
+        return "safetensors", None if entry is None else dict(json.loads(entry))
+    except (ValueError, TypeError) as err:
+        raise CheckpointError(
+            f"{checkpoint}: its header entry '{HEADER}' cannot be read: {err}.", hint="Make it with 'compact' again."
+        ) from err
+
+
+def _of_network(
+    checkpoint: Path, spec: Path, weights: str | None, timed: bool, progress: Callable[[str], None]
+) -> tuple[Alignment, tuple[str, ...]]:
+    from splite_deploy.export.graph import MIN_OPSET, onnx_from_network, simplify
+    from splite_deploy.export.pipeline import load_model
+
+    progress("building the network")
+    loaded = load_model(checkpoint, spec, weights)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        progress("making its graph")
+        onnx_from_network(loaded.network, loaded.spec, file, opset=MIN_OPSET, dynamic_batch=False)
+        simplify(file, file, metadata={})
+        return _of_graph(file, timed, progress), loaded.notes
+
+
+def _of_graph(file: Path, timed: bool, progress: Callable[[str], None]) -> Alignment:
+    graph = Graph(onnx.load(str(file)))
+    alignment = align(graph.layers)
+    return replace(alignment, timings=measure(graph, alignment, progress=progress)) if timed else alignment
+
+
+def layers_of_tensors(tensors: Mapping[str, Tensor]) -> list[Layer]:
+    """Layers as the shapes of weights suggest them.
+
+    One input channel is taken for a depthwise layer, three for the image. Groups and transposed convolutions cannot be
+    told from plain ones.
+
+    Args:
+        tensors: Weights by name; those of convolutions are (out, in, ...), those of linear layers (out, in).
+    """
+    layers = []
+    for key, tensor in tensors.items():
+        name, _, what = key.rpartition(".")
+        if what != "weight" or tensor.dim() < 2:
+            continue
+        (outputs, inputs), kernel = tensor.shape[:2], tuple(tensor.shape[2:])
+        depthwise = bool(kernel) and inputs == 1 < outputs
+        kind = "depthwise" if depthwise else "conv" if kernel else "linear"
+        width, groups = (outputs, outputs) if depthwise else (inputs, 1)
+        image = "input" if kernel and width == 3 else ""
+        layers.append(Layer(name, kind, width, outputs, groups, kernel, None, f"{name}.bias" in tensors, image))
+    return layers
+
+
+def measure(
+    graph: Graph,
+    alignment: Alignment,
+    *,
+    inferences: int = 100,
+    progress: Callable[[str], None] = lambda message: None,
+) -> tuple[Timing, ...]:
+    """Times every layer that rounding up changes, alone: as it is and rounded up, in turn.
+
+    On this CPU with ONNX Runtime, float32 and one thread. A layer alone also pays for the change to ONNX Runtime's
+    blocked layout (NCHWc) and back, which it uses where the widths fit and which a network pays once: pointwise layers
+    of many positions seem slower rounded up than they are.
+
+    Args:
+        graph: The graph.
+        alignment: Its widths.
+        inferences: Timed ones at each width, after half as many to warm up.
+        progress: Told each step as it begins.
+
+    Raises:
+        ExportError: The size of an activation is not known.
+    """
+    from splite_deploy.compact.latency import time_in_turn
+    from splite_deploy.runtime.backends.ort import OrtSession
+
+    timings: list[Timing] = []
+    for layer in alignment.layers:
+        rounded = {fit.multiple: layer.rounded(fit.multiple, fixed=False) for fit in alignment.fits}
+        choices = list(dict.fromkeys((layer.widths, *rounded.values())))
+        if len(choices) == 1:
+            continue
+        if not timings:
+            progress("timing layers on one thread")
+        with TemporaryDirectory() as folder:
+            files = [Path(folder) / f"{inputs}-{outputs}.onnx" for inputs, outputs in choices]
+            artifacts = [graph.alone(layer, widths, file) for widths, file in zip(choices, files, strict=True)]
+            sessions = [OrtSession(file, artifact, 1) for file, artifact in zip(files, artifacts, strict=True)]
+            taken = dict(zip(choices, time_in_turn(sessions, inferences), strict=True))
+        timings.append(
+            Timing(layer.name, taken[layer.widths], {multiple: taken[widths] for multiple, widths in rounded.items()})
+        )
+    return tuple(timings)

@@ -1,0 +1,79 @@
+"""The header entry of a compacted ``.safetensors`` file: what it was made for, without a list of widths."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from splite_deploy.errors import CheckpointError
+from splite_deploy.spec import ModelSpec
+
+FORMAT_VERSION = 1
+HEADER = "splite"
+"""Key of the entry among the file's metadata."""
+
+
+def compacted_metadata(spec: ModelSpec) -> dict[str, str]:
+    """The metadata to write into a compacted checkpoint of this model."""
+    plain = spec.to_dict()
+    entry = {
+        "format_version": FORMAT_VERSION,
+        "model": spec.name,
+        "input": plain["input"],
+        "spec_sha256": _digest(plain),
+    }
+    return {HEADER: json.dumps(entry, sort_keys=True)}
+
+
+def check_metadata(metadata: Mapping[str, str], spec: ModelSpec, path: Path) -> tuple[str, ...]:
+    """Compares the metadata of a checkpoint with the model it is to be loaded for.
+
+    Returns:
+        What differs without harm, in words; empty for a checkpoint without the entry.
+
+    Raises:
+        CheckpointError: The entry is damaged or of another format version, or the model's input is another.
+    """
+    if HEADER not in metadata:
+        return ()
+    entry = _read(metadata[HEADER], path)
+    plain = json.loads(json.dumps(spec.to_dict()))  # as JSON has it: no tuples
+    made_for: Mapping[str, Any] = entry["input"]
+    for name in sorted({*made_for, *plain["input"]}):
+        before, now = made_for.get(name), plain["input"].get(name)
+        if before != now:
+            raise CheckpointError(
+                f"{path} was compacted for input.{name} = {json.dumps(before)}; the model spec says {json.dumps(now)}.",
+                hint="Name the model.toml that it was compacted with as --model, or correct that field.",
+            )
+    if entry["model"] != spec.name:
+        return (f"the checkpoint was compacted for the model '{entry['model']}', not '{spec.name}'",)
+    if entry["spec_sha256"] != _digest(spec.to_dict()):
+        return ("the model spec was changed after the checkpoint was compacted; its input is the same",)
+    return ()
+
+
+def _read(text: str, path: Path) -> dict[str, Any]:
+    try:
+        entry = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        entry = None
+    version = entry.get("format_version") if isinstance(entry, dict) else None
+    if isinstance(version, int) and version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} was compacted in format version {version}; this version of splite-deploy reads {FORMAT_VERSION}.",
+            hint="Update splite-deploy on this machine, or compact the dense checkpoint again.",
+        )
+    whole = isinstance(entry, dict) and isinstance(entry.get("input"), dict)
+    if not whole or version != FORMAT_VERSION or {"model", "spec_sha256"} - set(entry):
+        raise CheckpointError(
+            f"{path}: its header entry '{HEADER}' is damaged.", hint="Compact the dense checkpoint again."
+        )
+    return entry  # type: ignore[no-any-return]
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
