@@ -1,6 +1,6 @@
 """The errors a caller can expect. Each says what happened (``message``) and what to do next (``hint``).
 
-The library raises them and never prints; ``cli.py`` turns them into two lines and exit status 1 in one place.
+The library raises them and never prints; ``cli`` turns them into two lines and exit status 1 in one place.
 Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
@@ -48,6 +48,14 @@ class BundleError(SpliteError):
 
 class ExportError(SpliteError):
     """A graph could not be made from the network."""
+
+
+class CalibrationError(SpliteError):
+    """Calibration data would make a wrong INT8 network."""
+
+
+class CompileError(SpliteError):
+    """A graph could not be turned into what a target runs."""
 
 
 class ParityError(SpliteError):

@@ -1,0 +1,283 @@
+"""The images that INT8 quantisation measures the ranges of activations on: where they come from, and that they are fit.
+
+Nothing is chosen silently: `CalibrationSet.origin` and its warnings say what was taken, and what `calibration_lint`
+finds wrong is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.bundle import sha256_of
+from splite_deploy.errors import SpecError, UsageError
+from splite_deploy.export import calibration_lint as lint
+from splite_deploy.export.calibration_arrays import evenly, read_crops, read_npz
+from splite_deploy.export.checkpoint import load_symbol
+from splite_deploy.export.crops import Boxed
+from splite_deploy.labels import read_labels
+from splite_deploy.runtime.images import boxed_images, is_folder, read_image
+from splite_deploy.runtime.preprocess import Preprocessor, check_box, check_image
+from splite_deploy.spec import Color, HostSpec, InputSpec, ModelSpec
+
+Pixels = NDArray[np.uint8]
+Progress = Callable[[str], None]
+File = tuple[Path, NDArray[np.float64] | None]
+
+SEED = 1  # parity renders with 0: what is calibrated on is not what is compared
+_REFERENCE = 32
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Crops to calibrate on, checked.
+
+    Attributes:
+        pixels: (N, h, w, 3) uint8 crops of the network's input size, channels in the order of the input spec.
+        origin: Where they come from, for people.
+        sha256: Hex key of what the network sees: the pixels, their order, and the normalisation.
+        warnings: What is weak about the set; empty if nothing.
+    """
+
+    pixels: Pixels
+    origin: str
+    sha256: str
+    warnings: tuple[str, ...]
+
+    def tensors(self, spec: InputSpec) -> NDArray[np.float32]:
+        """(N, 3, h, w) float32, normalised by the code that the runtime uses."""
+        return Preprocessor(spec, spec.color).normalise(self.pixels)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Crops of one source, unchecked; ``files`` is one per crop, or empty where they come from no image files."""
+
+    pixels: Pixels
+    origin: str
+    warnings: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    order_known: bool = True
+
+
+def load_calibration(
+    source: Path | None,
+    spec: ModelSpec,
+    host: HostSpec,
+    *,
+    count: int = 256,
+    allow_random: bool = False,
+    evaluation: Path | None = None,
+    judge: lint.Judge | None = None,
+    cache: Path | None = None,
+    progress: Progress = lambda message: None,
+) -> CalibrationSet:
+    """Takes the calibration images and checks them.
+
+    Args:
+        source: A folder of images (each one whole); a ``labels.json`` or its folder (by its boxes, of the split
+            ``train`` if there is one); an ``.npz`` of crops (see `calibration_arrays.read_crops`); None is the model's
+            own renderer.
+        spec: The model.
+        host: Names the renderer.
+        count: At most so many, picked evenly.
+        allow_random: Takes random noise where there is neither a source nor a renderer.
+        evaluation: Folder or labels file of the evaluation; of its split ``val``, or of all of it where there is none,
+            no image should be calibrated on.
+        judge: Runs the fp32 network, (N, 3, h, w) to outputs by role; it tells the channel order of an archive that
+            does not name it.
+        cache: Folder of rendered images, see `cache_folder`; None keeps none.
+        progress: Told each step as it begins.
+
+    Raises:
+        UsageError: There is no source, or it cannot be read.
+        SpecError: The renderer cannot be imported, or fails.
+        CalibrationError: The images are unfit; see `calibration_lint`.
+    """
+    renderer = _Renderer(host, spec.input, cache, progress)
+    taken = _take(source, spec.input, renderer, count, allow_random, progress)
+    warnings = [*taken.warnings, *lint.check_count(taken.pixels)]
+    warnings += lint.check_flat(taken.pixels) + lint.check_repeats(taken.pixels)
+    if not taken.order_known:
+        if judge is None or len(taken.pixels) < lint.MIN_JUDGED:
+            warnings.append("the channel order of the crops was not tested; save color='rgb' or 'bgr' beside them")
+        else:
+            progress("testing the channel order of the calibration images")
+            lint.check_channel_order(taken.pixels, spec, judge)
+    if source is not None and host.samples:
+        try:
+            warnings += lint.check_statistics(taken.pixels, renderer.crops(_REFERENCE))
+        except SpecError as err:  # nothing depends on this comparison
+            warnings.append(f"the calibration images were not compared with rendered ones: {err.message}")
+    if evaluation is not None:
+        progress("comparing the calibration images with those of the evaluation")
+        warnings += lint.check_overlap(_seen(taken, evaluation, spec.input))
+    return CalibrationSet(taken.pixels, taken.origin, content_key(taken.pixels, spec.input), tuple(warnings))
+
+
+def content_key(pixels: Pixels, spec: InputSpec) -> str:
+    """Hex SHA-256 of what the network sees. Padding is not in it: it has left its mark on the pixels already."""
+    seen = {"shape": pixels.shape, "color": spec.color, "mean": spec.mean, "std": spec.std}
+    digest = hashlib.sha256(json.dumps(seen).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path | None:
+    """Where this user's rendered images are kept; None where the user has no home."""
+    with suppress(RuntimeError):
+        if named := os.environ.get("SPLITE_CACHE"):
+            return Path(named).expanduser()
+        shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        return (shared if shared.is_absolute() else Path.home() / ".cache") / "splite-deploy"
+    return None
+
+
+def _take(
+    source: Path | None, spec: InputSpec, renderer: _Renderer, count: int, allow_random: bool, progress: Progress
+) -> _Taken:
+    """The source that was asked for; no other one is fallen back on, but for random noise where that is allowed."""
+    if source is None and renderer.name:
+        pixels = renderer.crops(count)
+        warning = "calibrated on rendered images; give real ones with --calibration"
+        return _Taken(pixels, f"rendered by {renderer.name} ({len(pixels)})", (warning,))
+    if source is None and allow_random:
+        pixels = np.random.default_rng(SEED).integers(0, 256, (count, spec.height, spec.width, 3), np.uint8)
+        warning = "calibrated on random noise, which excites a network as no image does: expect wrong keypoints"
+        return _Taken(pixels, f"random noise ({count})", (warning,))
+    if source is None:
+        raise UsageError(
+            "There are no images to calibrate INT8 on.",
+            hint="Give some with --calibration (a folder, a labels.json or an .npz), or name a generator as samples in "
+            "model.toml.",
+        )
+    progress("reading the calibration images")
+    if source.suffix == ".npz":
+        arrays = read_crops(source, count, spec)
+        origin = f"crops of {source.name} ({len(arrays.pixels)}" + (f", {arrays.note})" if arrays.note else ")")
+        return _Taken(arrays.pixels, origin, order_known=arrays.declared)
+    files, origin = _files(source, "train", count)
+    whole = sum(box is None for _, box in files)
+    warning = f"{whole} calibration images have no box and were taken whole; a labels.json beside them gives boxes"
+    return _Taken(_crop_files(files, spec), origin, (warning,) if whole else (), tuple(file for file, _ in files))
+
+
+def _files(path: Path, split: str, count: int | None = None) -> tuple[list[File], str]:
+    """Image files with their boxes, of one split where the labels have it, and where they come from, in words."""
+    if not (path.suffix == ".json" or is_folder(path)):
+        raise UsageError(
+            f"{path} is no folder of images, labels.json or .npz.", hint="Name one, for example with --calibration."
+        )
+    if is_folder(path) and not (path / "labels.json").is_file():
+        found, _ = boxed_images(path, count)
+        return found, f"photos of {path.name} ({len(found)} images)"
+    samples, part = read_labels(path), f"no split '{split}' there"  # the whole file first: a malformed one fails here
+    with suppress(UsageError):
+        samples, part = read_labels(path, split=split), f"split '{split}'"
+    picked = [samples[i] for i in evenly(len(samples), len(samples) if count is None else count)]
+    name = path.parent.name if path.suffix == ".json" else path.name
+    return [(one.path, one.box) for one in picked], f"photos of {name}, {part} ({len(picked)} images)"
+
+
+def _crop_files(files: Iterable[File], spec: InputSpec) -> Pixels:
+    return _crop(((read_image(file), box) for file, box in files), "bgr", spec)
+
+
+def _crop(boxed: Iterator[Boxed], color: Color, spec: InputSpec) -> Pixels:
+    preprocessor = Preprocessor(spec, color)
+    crops = []
+    for image, box in boxed:
+        image = check_image(image)
+        crops.append(preprocessor.crop(image, check_box(box, image.shape[0], image.shape[1]))[0])
+    return np.array(crops, np.uint8).reshape(-1, spec.height, spec.width, 3)
+
+
+def _seen(taken: _Taken, evaluation: Path, spec: InputSpec) -> NDArray[np.bool_]:
+    """(N,) which crops the evaluation has too: the same file, whatever its box, or much the same crop."""
+    files, _ = _files(evaluation, "val")
+    same: NDArray[np.bool_]
+    same = lint.alike(lint.signatures(taken.pixels), lint.signatures(_crop_files(files, spec))).any(axis=1)
+    if taken.files:
+        known = {sha256_of(file) for file, _ in files}
+        same |= np.array([sha256_of(file) in known for file in taken.files])
+    return same
+
+
+@dataclass(frozen=True)
+class _Renderer:
+    """The model's own ``samples``, with a cache: a hundred hands take some ten seconds."""
+
+    host: HostSpec
+    spec: InputSpec
+    cache: Path | None
+    progress: Progress
+
+    @property
+    def name(self) -> str:
+        return self.host.samples.partition(":")[0]
+
+    def crops(self, count: int) -> Pixels:
+        """(count, h, w, 3), fewer where the renderer ends early."""
+        file = None if self.cache is None else self.cache / f"rendered-{self._key(count)}.npz"
+        stored = None if file is None else _stored(file, (count, self.spec.height, self.spec.width, 3))
+        if stored is not None:
+            return stored
+        self.progress(f"rendering {count} images for the calibration")
+        pixels = _crop(self._images(count), "rgb", self.spec)
+        if file is not None:
+            with suppress(OSError):  # a cache that cannot be written costs time, not the export
+                _store(file, pixels)
+        return pixels
+
+    def _images(self, count: int) -> Iterator[Boxed]:
+        samples = load_symbol(self.host.samples, self.host.folder)
+        try:
+            for image, box in islice(samples(count, SEED), count):  # noqa: UP028 - what is no pair has to fail here
+                yield image, box
+        except Exception as err:  # the user's file can raise anything
+            raise SpecError(
+                f"{self.host.samples} fails: {type(err).__name__}: {err}",
+                hint="It takes (count, seed) and yields pairs of an RGB image and an xyxy box.",
+            ) from err
+
+    def _key(self, count: int) -> str:
+        """Of everything that the pictures depend on: the Python files of its folder, since one imports another."""
+        asked: dict[str, Any] = {"samples": self.host.samples, "count": count, "seed": SEED}
+        made_by = {"numpy": np.__version__, "opencv": cv2.__version__, "input": dataclasses.asdict(self.spec)}
+        folder = (self.host.folder / self.name).parent
+        sources = {file.name: sha256_of(file) for file in sorted(folder.glob("*.py"))}
+        return hashlib.sha256(json.dumps([asked, made_by, sources]).encode()).hexdigest()
+
+
+def _stored(file: Path, shape: tuple[int, ...]) -> Pixels | None:
+    """The pixels of a cache file; None if it is missing or damaged (every member of an .npz has a checksum)."""
+    with suppress(UsageError):
+        pixels = read_npz(file).get("pixels")
+        if pixels is not None and pixels.shape == shape and pixels.dtype == np.uint8:
+            return pixels
+    return None
+
+
+def _store(file: Path, pixels: Pixels) -> None:
+    """Writes a cache file whole: under another name first, since other processes read here."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez(stream, pixels=pixels)
+        Path(name).replace(file)
+    finally:
+        Path(name).unlink(missing_ok=True)
