@@ -86,7 +86,7 @@ def test_all_is_well() -> None:
 
 
 def test_missing_packages_give_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = {"onnxruntime", "torch"}
+    absent = {"onnxruntime", "ai_edge_litert", "torch"}
     monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in absent else object())
     found = diagnose(probe=_no_problem)
     assert _stage(found, "run with ort").fixes == ("pip install 'splite-deploy[ort]'",)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HOST = ("splite_deploy.export", "splite_deploy.compact")
+HOST = ("splite_deploy.export", "splite_deploy.compact", "splite_deploy.compile._onnx2tf")
 BLOCKED = ("torch", "onnx", "onnxsim", "onnxscript", "tensorflow", "safetensors")
 BLOCKER = f"""
 import importlib.abc, sys

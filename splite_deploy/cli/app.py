@@ -20,6 +20,8 @@ Command = Callable[..., Any]
 _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnxsim", "onnxscript", "safetensors"), "export"),
     "onnxruntime": "ort",
+    "ai_edge_litert": "litert",
+    **dict.fromkeys(("tensorflow", "onnx2tf"), "tflite"),
 }
 
 

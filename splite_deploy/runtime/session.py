@@ -116,6 +116,9 @@ class Backend:
 
 BACKENDS: Mapping[str, Backend] = {
     "ort": Backend("splite_deploy.runtime.backends.ort:OrtSession", "onnxruntime", "pip install 'splite-deploy[ort]'"),
+    "tflite": Backend(
+        "splite_deploy.runtime.backends.tflite:TfliteSession", "ai_edge_litert", "pip install 'splite-deploy[litert]'"
+    ),
     "replay": Backend("splite_deploy.runtime.backends.replay:ReplaySession", "", ""),
 }
 """In the order in which ``auto`` prefers them; ``replay`` is only used when asked for."""

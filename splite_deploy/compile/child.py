@@ -1,0 +1,124 @@
+"""A converter in a process of its own, so that what it prints goes to a file and how it ends is an error."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from splite_deploy.errors import CompileError, writing
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_TELLING = (re.compile(r"(\w+\.)*\w*(Error|Exception): "), re.compile("ERROR"), re.compile(""))  # the best first
+_TAIL = 1 << 16  # bytes of the log in which the reason is looked for
+
+
+class Child:
+    """A running ``python -m MODULE``; leaving the context kills it, and with it what it has started.
+
+    Args:
+        module: Full name of the module. Its standard input ends when it may begin; what it writes to its standard
+            output, line by line, is progress.
+        folder: The folder it runs in.
+        log: Where its standard error goes.
+        environment: Variables that it has beside those of this process.
+
+    Raises:
+        OutputError: The log cannot be written.
+    """
+
+    def __init__(self, module: str, folder: Path, *, log: Path, environment: Mapping[str, str]) -> None:
+        self._log = log
+        with writing(log):
+            stream = log.open("wb")
+        with stream:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module],
+                cwd=folder,
+                env={**os.environ, **environment},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+                start_new_session=True,  # so that its own children end with it
+            )
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            stream.close()
+
+    def finish(self, *, timeout_s: float, progress: Callable[[str], None]) -> None:
+        """Lets it begin and waits for its end.
+
+        Args:
+            timeout_s: After this many seconds it is killed.
+            progress: Told each line.
+
+        Raises:
+            CompileError: It failed, was killed or took too long; the hint names the log.
+        """
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            self._kill()
+
+        timer = threading.Timer(timeout_s, stop)
+        timer.start()
+        try:
+            process.stdin.close()
+            for line in process.stdout:
+                progress(line.rstrip())
+            status = process.wait()
+        finally:
+            timer.cancel()
+        if late.is_set():
+            raise CompileError(
+                f"The conversion took longer than {timeout_s:g} s and was stopped.",
+                hint=f"Allow more time, or see how far it came: {self._log}.",
+            )
+        if status < 0:
+            name = signal.Signals(-status).name
+            memory = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+            raise CompileError(
+                f"The conversion was ended by {name}{memory}.", hint=f"Its last words are in {self._log}."
+            )
+        if status > 0:
+            raise CompileError(
+                f"The conversion failed: {_reason(self._log)}", hint=f"All that it printed is in {self._log}."
+            )
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+def _reason(log: Path) -> str:
+    """The last line of the log that reads like a reason."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - _TAIL))
+        text = _COLOUR.sub("", stream.read().decode(errors="replace"))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for pattern in _TELLING:
+        for line in reversed(lines):
+            if pattern.match(line):
+                return line[:300]
+    return "it printed nothing."

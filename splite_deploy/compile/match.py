@@ -1,0 +1,71 @@
+"""Which output of a converted network is which: converters rename, reorder and transpose them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.errors import CompileError
+
+Array = NDArray[np.float32]
+
+TOLERANCE = 1e-3
+"""Of an output's largest value: far above float rounding, far below the difference of two outputs."""
+_LAYOUTS: Mapping[int, tuple[str, ...]] = {4: ("NCHW", "NHWC"), 3: ("NKC", "NCK")}
+
+
+@dataclass(frozen=True)
+class Match:
+    """Where a role's output is.
+
+    Attributes:
+        index: Its place among the outputs.
+        layout: How its axes lie, for example ``NHWC``.
+    """
+
+    index: int
+    layout: str
+
+
+def axes(layout: str, target: str) -> tuple[int, ...]:
+    """How to transpose an array of one layout into another."""
+    return tuple(layout.index(axis) for axis in target)
+
+
+def match_outputs(outputs: Sequence[Array], reference: Mapping[str, Array]) -> dict[str, Match]:
+    """Finds every role among the outputs by its values.
+
+    Args:
+        outputs: What the converted network gave for an input, in its own order and layouts.
+        reference: What the original network gave for it, by role: NCHW, or NKC.
+
+    Raises:
+        CompileError: No output equals a role's, or more than one does.
+    """
+    found = {}
+    for role, wanted in reference.items():
+        layouts = _LAYOUTS.get(wanted.ndim, ())
+        scale = float(np.abs(wanted).max())
+        distances = {}
+        for (index, output), layout in product(enumerate(outputs), layouts):
+            if output.ndim == wanted.ndim:
+                turned = output.transpose(axes(layout, layouts[0]))
+                if turned.shape == wanted.shape:
+                    distances[Match(index, layout)] = float(np.abs(turned - wanted).max())
+        close = [match for match, distance in distances.items() if distance <= TOLERANCE * scale]
+        if len(close) != 1:
+            shapes = ", ".join(str(output.shape) for output in outputs)
+            nearest = f"; the nearest is {min(distances.values()):.2g} away" if distances else ""
+            raise CompileError(
+                f"{len(close) or 'None'} of the converted network's outputs ({shapes}) "
+                f"{'equals' if not close else 'equal'} '{role}', {wanted.shape} of up to {scale:.2g}{nearest}.",
+                hint="Two outputs of the network may be the same: return them apart."
+                if close
+                else "The converter has changed what the network computes: report it to the authors of onnx2tf.",
+            )
+        found[role] = close[0]
+    return found

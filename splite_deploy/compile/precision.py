@@ -1,0 +1,53 @@
+"""Whether a ``.tflite`` file computes in the precision that was asked for; the converter does not promise it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+from splite_deploy.compile.contents import Contents, Operator
+from splite_deploy.errors import CompileError
+from splite_deploy.spec import Precision
+
+Int8Recipe = Literal["full-integer", "dynamic-range"]
+INT8_RECIPES: tuple[Int8Recipe, ...] = get_args(Int8Recipe)
+
+_CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
+_SMALL = 1024  # TensorFlow's dynamic-range recipe leaves weights of fewer values as they are
+_CHECKS: Mapping[str, Callable[[Operator], bool]] = {
+    "fp32": lambda op: op.weights in ("", "float32"),
+    "fp16": lambda op: op.weights in ("", "float16"),
+    "full-integer": lambda op: op.weights in ("", "int8") and "float32" not in (*op.inputs, *op.outputs),
+    "dynamic-range": lambda op: op.weights in ("", "int8") or op.weight_count < _SMALL,
+}
+
+
+def check_precision(contents: Contents, precision: Precision, recipe: Int8Recipe, file: str) -> None:
+    """Compares the operators of a file with what was asked for.
+
+    fp32 and fp16: every operator with weights has them in that type. int8, full-integer: every operator but the
+    conversions at the ends works on integers. int8, dynamic-range: all weights but those too few to matter are int8.
+
+    Args:
+        contents: The file.
+        precision: What was asked for.
+        recipe: The recipe of int8.
+        file: Its name, for the message.
+
+    Raises:
+        CompileError: The message names the operators that differ.
+    """
+    fits = _CHECKS[recipe if precision == "int8" else precision]
+    wrong = [op for op in contents.operators if op.name not in _CONVERSIONS and not fits(op)]
+    weighted = [op for op in contents.operators if op.weights]
+    if precision == "int8" and not wrong and not any(op.weights == "int8" for op in weighted):
+        wrong = weighted
+    if wrong:
+        shown = ", ".join(f"{op.name} '{op.result}' ({op.types})" for op in wrong[:3])
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CompileError(
+            f"{file} was to be {recipe + ' int8' if precision == 'int8' else precision}, but works otherwise in "
+            f"{len(wrong)} of its {len(contents.operators)} operators: {shown}{more}.",
+            hint="TensorFlow has no kernel of that precision for them, or their weights are too few: replace these "
+            "layers, or choose another precision.",
+        )
