@@ -11,7 +11,6 @@ Only the .tflite files of mediapipe are used; LiteRT (ai-edge-litert) runs them.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -28,10 +27,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from splite_deploy.bench import read_environment
+from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
-from splite_deploy.errors import SpliteError, writing
+from splite_deploy.errors import SpliteError
 from splite_deploy.labels import LabelledImage, read_labels
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.images import read_image
@@ -193,10 +192,7 @@ def main() -> None:
                     progress=status.update,
                 )
             record = compare(bundle, options.mediapipe, options.data, options.frames, status.update)
-        with writing(options.out):
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            with options.out.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(record) + "\n")
+        append_record(options.out, record)
     except SpliteError as err:
         sys.exit(f"error: {err}")
     Console(width=WIDTH).print(table(record))

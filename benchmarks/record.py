@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from splite_deploy.bench import run_bench
-from splite_deploy.errors import SpliteError, writing
+from splite_deploy.bench import append_record, run_bench
+from splite_deploy.errors import SpliteError
 from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.runtime.images import boxed_images, read_image
 from splite_deploy.structure import to_plain
@@ -63,12 +63,9 @@ def main() -> None:
                 "parity": to_plain(bundle.manifest.parity),
                 "bench": bench.to_dict(),
             }
+            append_record(options.out, record)
     except SpliteError as err:
         sys.exit(f"error: {err}")
-    with writing(options.out):
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with options.out.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
     print(options.out)
 
 

@@ -9,7 +9,6 @@ The batch is always the same random one, since the time does not depend on it.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -17,9 +16,8 @@ import torch  # noqa: TID253
 from interleaved import Run, interleave, ratio_of_medians
 from rich.progress import Progress
 
-from splite_deploy.bench import read_environment
+from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.stats import LatencyStats
-from splite_deploy.errors import writing
 from splite_deploy.spec import load_model_toml
 from splite_deploy.structure import to_plain
 
@@ -88,8 +86,7 @@ def main() -> None:
             "environment": to_plain(read_environment()),
             "steps": rows,
         }
-        with writing(options.out), options.out.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+        append_record(options.out, record)
 
 
 if __name__ == "__main__":

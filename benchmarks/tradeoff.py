@@ -29,10 +29,10 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
-from splite_deploy.bench import read_environment
+from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
-from splite_deploy.errors import SpliteError, UsageError, writing
+from splite_deploy.errors import SpliteError, UsageError
 from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.labels import read_labels
 from splite_deploy.runtime import PoseEstimator
@@ -211,10 +211,8 @@ def main() -> None:
     try:
         with talk.status("reading") as status:
             records = tradeoff(options.checkpoints, options.model, options.data, options.frames, status.update)
-        with writing(options.out):
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            with options.out.open("a", encoding="utf-8") as stream:
-                stream.writelines(json.dumps(record) + "\n" for record in records)
+        for record in records:
+            append_record(options.out, record)
     except SpliteError as err:
         sys.exit(f"error: {err}")
     Console(width=WIDTH).print(table(records))

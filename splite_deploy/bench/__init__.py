@@ -13,6 +13,7 @@ from splite_deploy.bench.measure import Input, Measurement, Options, Progress, m
 from splite_deploy.bench.report import (
     SCHEMA_VERSION,
     BenchResult,
+    append_record,
     append_result,
     environment_table,
     read_results,
@@ -32,6 +33,7 @@ __all__ = [
     "LatencyStats",
     "Measurement",
     "Options",
+    "append_record",
     "append_result",
     "environment_table",
     "golden_inputs",

@@ -128,12 +128,17 @@ class BenchResult:
 
 
 def append_result(path: str | PathLike[str], result: BenchResult) -> None:
-    """Appends a result to a file of JSON lines, by a single write; makes the file where there is none.
+    """Appends a result to a file of JSON lines; see `append_record`."""
+    append_record(path, result.to_dict())
+
+
+def append_record(path: str | PathLike[str], record: Mapping[str, Any]) -> None:
+    """Appends a line to a file of JSON lines, by a single write; makes the file where there is none.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    line = json.dumps(result.to_dict(), allow_nan=False).encode() + b"\n"
+    line = json.dumps(record, allow_nan=False).encode() + b"\n"
     with writing(path), Path(path).open("ab", buffering=0) as stream:
         start = stream.seek(0, os.SEEK_END) if stream.seekable() else 0
         if stream.write(line) != len(line):  # the disk filled up in the middle; half a line would spoil the file

@@ -11,10 +11,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,11 @@ from splite_deploy.bundle import sha256_of
 from splite_deploy.errors import SpecError, UsageError
 from splite_deploy.export import calibration_lint as lint
 from splite_deploy.export.calibration_arrays import evenly, read_crops, read_npz
-from splite_deploy.export.checkpoint import load_symbol
-from splite_deploy.export.crops import Boxed
+from splite_deploy.export.crops import cut, rendered
 from splite_deploy.labels import read_labels
 from splite_deploy.runtime.images import boxed_images, is_folder, read_image
-from splite_deploy.runtime.preprocess import Preprocessor, check_box, check_image
-from splite_deploy.spec import Color, HostSpec, InputSpec, ModelSpec
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.spec import HostSpec, InputSpec, ModelSpec
 
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str], None]
@@ -193,16 +191,7 @@ def _files(path: Path, split: str, count: int | None = None) -> tuple[list[File]
 
 
 def _crop_files(files: Iterable[File], spec: InputSpec) -> Pixels:
-    return _crop(((read_image(file), box) for file, box in files), "bgr", spec)
-
-
-def _crop(boxed: Iterator[Boxed], color: Color, spec: InputSpec) -> Pixels:
-    preprocessor = Preprocessor(spec, color)
-    crops = []
-    for image, box in boxed:
-        image = check_image(image)
-        crops.append(preprocessor.crop(image, check_box(box, image.shape[0], image.shape[1]))[0])
-    return np.array(crops, np.uint8).reshape(-1, spec.height, spec.width, 3)
+    return cut(((read_image(file), box) for file, box in files), "bgr", spec)
 
 
 def _seen(taken: _Taken, evaluation: Path, spec: InputSpec) -> NDArray[np.bool_]:
@@ -236,22 +225,11 @@ class _Renderer:
         if stored is not None:
             return stored
         self.progress(f"rendering {count} images for the calibration")
-        pixels = _crop(self._images(count), "rgb", self.spec)
+        pixels = cut(rendered(self.host, count, seed=SEED), "rgb", self.spec)
         if file is not None:
             with suppress(OSError):  # a cache that cannot be written costs time, not the export
                 _store(file, pixels)
         return pixels
-
-    def _images(self, count: int) -> Iterator[Boxed]:
-        samples = load_symbol(self.host.samples, self.host.folder)
-        try:
-            for image, box in islice(samples(count, SEED), count):  # noqa: UP028 - what is no pair has to fail here
-                yield image, box
-        except Exception as err:  # the user's file can raise anything
-            raise SpecError(
-                f"{self.host.samples} fails: {type(err).__name__}: {err}",
-                hint="It takes (count, seed) and yields pairs of an RGB image and an xyxy box.",
-            ) from err
 
     def _key(self, count: int) -> str:
         """Of everything that the pictures depend on: the Python files of its folder, since one imports another."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def crops_from_images(path: Path, count: int, spec: InputSpec) -> Crops:
         UsageError: There are no images, or one of them cannot be read.
     """
     items, origin = boxed_images(path, count)
-    return _crop(((read_image(file), box) for file, box in items), "bgr", spec, origin)
+    return _named(cut(((read_image(file), box) for file, box in items), "bgr", spec), origin)
 
 
 def crops_from_renderer(host: HostSpec, count: int, spec: InputSpec) -> Crops:
@@ -64,13 +65,19 @@ def crops_from_renderer(host: HostSpec, count: int, spec: InputSpec) -> Crops:
             "There are no images to compare the conversions on.",
             hint="Give some with --images DIR, or name a generator as samples in model.toml.",
         )
-    return _crop(_rendered(host, count), "rgb", spec, f"{count} synthetic images of {host.samples.partition(':')[0]}")
+    pixels = cut(rendered(host, count, seed=0), "rgb", spec)
+    return _named(pixels, f"{count} synthetic images of {host.samples.partition(':')[0]}")
 
 
-def _rendered(host: HostSpec, count: int) -> Iterator[Boxed]:
+def rendered(host: HostSpec, count: int, *, seed: int) -> Iterator[Boxed]:
+    """The images that ``samples`` of model.toml yields, at most ``count``.
+
+    Raises:
+        SpecError: It cannot be imported, or fails.
+    """
     samples = load_symbol(host.samples, host.folder)
     try:
-        for image, box in samples(count, 0):  # noqa: UP028 - what is no pair has to fail here
+        for image, box in islice(samples(count, seed), count):  # noqa: UP028 - what is no pair has to fail here
             yield image, box
     except Exception as err:  # the user's file can raise anything
         raise SpecError(
@@ -79,12 +86,23 @@ def _rendered(host: HostSpec, count: int) -> Iterator[Boxed]:
         ) from err
 
 
-def _crop(boxed: Iterator[Boxed], color: Color, spec: InputSpec, origin: str) -> Crops:
+def cut(boxed: Iterable[Boxed], color: Color, spec: InputSpec) -> NDArray[np.uint8]:
+    """Crops as the runtime makes them, (N, h, w, 3); N may be 0.
+
+    Args:
+        boxed: Images with their boxes; None is the whole image.
+        color: Channel order of the images.
+        spec: The input.
+    """
     preprocessor = Preprocessor(spec, color)
-    pixels = []
+    crops = []
     for image, box in boxed:
         image = check_image(image)
-        pixels.append(preprocessor.crop(image, check_box(box, image.shape[0], image.shape[1]))[0])
-    if not pixels:
+        crops.append(preprocessor.crop(image, check_box(box, image.shape[0], image.shape[1]))[0])
+    return np.array(crops, np.uint8).reshape(-1, spec.height, spec.width, 3)
+
+
+def _named(pixels: NDArray[np.uint8], origin: str) -> Crops:
+    if not len(pixels):
         raise UsageError("There are no images to compare the conversions on.", hint="Give some with --images DIR.")
-    return Crops(np.stack(pixels), origin)
+    return Crops(pixels, origin)
