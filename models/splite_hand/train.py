@@ -34,6 +34,7 @@ from splite_deploy.compact.importance import METHODS, Method
 from splite_deploy.compact.sparsity import KINDS, GradualPruning, Kind, LambdaSchedule, Penalty
 from splite_deploy.errors import SpliteError
 from splite_deploy.export.checkpoint import Checkpoint, load_weights, read_checkpoint
+from splite_deploy.export.header import HEADER
 from splite_deploy.labels import read_labels
 from splite_deploy.runtime.decode import decode
 from splite_deploy.runtime.lift import weak_perspective
@@ -339,6 +340,7 @@ def main() -> None:
         "model": spec.name,
         "recipe": json.dumps(vars(recipe)),
         "accuracy": json.dumps(vars(accuracy) if accuracy else {}),
+        **{key: value for key, value in (init.metadata if init else {}).items() if key == HEADER},
     }
     target = options.out / "splite_hand.safetensors"
     save_atomically(target, lambda path: save_file(weights, path, metadata))
