@@ -21,13 +21,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from interleaved import Ratio, Run, Samples, interleave, ratio_of_medians
 from landmark_net import LandmarkNet, crop, read_tflite, roi_of_landmarks
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from splite_deploy.bench import append_record, read_environment
+from splite_deploy.bench.interleaved import Ratio, Run, Samples, interleave, ratio_of_medians
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import SpliteError

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 import torch  # noqa: TID253
-from interleaved import Run, interleave, ratio_of_medians
 from rich.progress import Progress
 
 from splite_deploy.bench import append_record, read_environment
+from splite_deploy.bench.interleaved import Run, interleave, ratio_of_medians
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.spec import load_model_toml
 from splite_deploy.structure import to_plain

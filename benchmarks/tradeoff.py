@@ -23,13 +23,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from interleaved import Run, interleave, ratio_of_medians
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
 from splite_deploy.bench import append_record, read_environment
+from splite_deploy.bench.interleaved import Run, interleave, ratio_of_medians
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import SpliteError, UsageError

@@ -54,7 +54,7 @@ def interleave(
         UsageError: No inference is to be timed.
     """
     if frames < 1:
-        raise UsageError(f"{frames} inferences cannot be timed.", hint="Give --frames 1 or more; 1000 is the default.")
+        raise UsageError(f"{frames} inferences cannot be timed.", hint="Give 1 or more.")
     blocks = -(-frames // BLOCK_FRAMES)
     samples = {name: np.empty((blocks, BLOCK_FRAMES)) for name in runs}
     order = np.random.default_rng(0)
