@@ -81,12 +81,12 @@ def panel(axis: Any, run: list[Record], key: str, guide: float | None) -> None:
     """One figure of accuracy over latency; ``axis`` is a matplotlib Axes, ``run`` is ordered by latency."""
     xs = [record["latency"]["p50_ms"] for record in run]
     ys = [record["accuracy"][key] for record in run]
-    axis.plot(xs, ys, color=GUIDE, linewidth=1, zorder=1)
-    for x, y, record in zip(xs, ys, run, strict=True):
+    for index, (x, y, record) in enumerate(zip(xs, ys, run, strict=True)):
         dense = record["name"] == record["reference"]
         axis.scatter(x, y, s=70, marker="s" if dense else "o", color=DENSE if dense else COMPACTED, zorder=2)
-        # The curve falls from left to right: above and to the right of a point there is room
-        place = {"xytext": (8, 6), "textcoords": "offset points", "va": "bottom"}
+        # Neighbours' labels go above and below in turn; no line joins the points, which differ in their training too
+        above = index % 2 == 0
+        place = {"xytext": (6, 5 if above else -5), "textcoords": "offset points", "va": "bottom" if above else "top"}
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}
         axis.annotate(label(record), (x, y), **place, fontsize=9.5, bbox=paper)
     if guide is not None:
@@ -97,7 +97,7 @@ def panel(axis: Any, run: list[Record], key: str, guide: float | None) -> None:
         )
     shown = [*ys, *([] if guide is None else [guide])]
     low, high, span = min(shown), max(shown), max(shown) - min(shown) or 0.1 * max(shown)
-    axis.set_ylim(low - 0.15 * span, high + 0.3 * span)
+    axis.set_ylim(low - 0.3 * span, high + 0.3 * span)
     width = max(xs) - min(xs) or 0.2 * max(xs)
     axis.set_xlim(min(xs) - 0.08 * width, max(xs) + 0.38 * width)
     axis.grid(alpha=0.3)
