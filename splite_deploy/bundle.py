@@ -24,6 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import BundleError, OutputError, SpecError, UsageError, writing
+from splite_deploy.evidence import BudgetSearch, Calibration, Verdict
+from splite_deploy.evidence import Parity as Parity
+from splite_deploy.evidence import Percentiles as Percentiles
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 from splite_deploy.structure import structure, to_plain
 
@@ -83,38 +86,6 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Percentiles:
-    """50th and 95th percentile and maximum of a quantity."""
-
-    p50: float
-    p95: float
-    max: float
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far the outputs of one step of the conversion lie from those of the reference.
-
-    Attributes:
-        hop: For example ``torch -> onnx``.
-        crops: Number of crops compared.
-        crops_from: Where the crops came from.
-        tensor_max_abs: Largest absolute difference of each output, by role.
-        shift_px: Keypoint shift in pixels of the network's input.
-        depth: Shift of the depth, in ``depth_unit``; None for models without depth.
-        depth_unit: ``mm``, or ``palm`` where the model spec has no ``palm_mm``; empty without depth.
-    """
-
-    hop: str
-    crops: int
-    crops_from: str
-    tensor_max_abs: Mapping[str, float]
-    shift_px: Percentiles
-    depth: Percentiles | None
-    depth_unit: str
-
-
-@dataclass(frozen=True)
 class Source:
     """Where a bundle comes from.
 
@@ -137,7 +108,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of ``manifest.json``."""
+    """The content of ``manifest.json``.
+
+    Attributes:
+        format_version: Of this structure.
+        model: The model spec.
+        source: Where the bundle comes from.
+        artifacts: What it holds; the first is what a runtime takes that is not told which.
+        parity: How far each step of the conversion moved the keypoints.
+        golden_sha256: Hash of ``golden.npz``.
+        calibration: What fp16 and int8 were calibrated on; None where nothing was.
+        budget: The search for layers that int8 must leave in float; None where no budget was given.
+        verdict: The artifacts side by side; None where there is one alone.
+    """
 
     format_version: int
     model: ModelSpec
@@ -145,10 +128,14 @@ class Manifest:
     artifacts: tuple[Artifact, ...]
     parity: tuple[Parity, ...]
     golden_sha256: str
+    calibration: Calibration | None = None
+    budget: BudgetSearch | None = None
+    verdict: Verdict | None = None
 
     def to_json(self) -> str:
         """The text of ``manifest.json``, with its own checksum."""
-        data = {**to_plain(self), "model": self.model.to_dict()}
+        plain = {**to_plain(self), "model": self.model.to_dict()}
+        data = {key: value for key, value in plain.items() if value is not None}  # what older readers do not know
         return json.dumps({**data, "checksum": _checksum(data)}, indent=1) + "\n"
 
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from splite_deploy.bundle import Bundle, Parity, TensorSpec
+from splite_deploy.evidence import BudgetSearch, Verdict
 from splite_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:  # the device side has no torch
@@ -70,8 +71,64 @@ def compaction_tables(result: Compaction) -> tuple[RenderableType, RenderableTyp
 
 
 def bundle_tables(bundle: Bundle) -> list[RenderableType]:
-    """What a bundle holds: facts, artifacts, measured differences."""
-    return [_facts(bundle), _artifacts(bundle), parity_table([(p, ()) for p in bundle.manifest.parity], bundle.model)]
+    """What a bundle holds: facts, artifacts, and what was measured."""
+    return [_facts(bundle), _artifacts(bundle), *measured_tables(bundle)]
+
+
+def measured_tables(bundle: Bundle) -> list[RenderableType]:
+    """What the export measured: differences, layers that went back to float, and which artifact to ship."""
+    manifest = bundle.manifest
+    tables = [parity_table([(parity, ()) for parity in manifest.parity], bundle.model)]
+    tables += [] if manifest.budget is None else [_budget_table(manifest.budget)]
+    tables += [] if manifest.verdict is None else _verdict_tables(manifest.verdict)
+    return tables
+
+
+def _budget_table(search: BudgetSearch) -> RenderableType:
+    """The layers that int8 gave back, in the order in which they went."""
+    limits = ((search.max_shift_px, "px"), (search.max_shift_mm, "mm"))
+    asked = " and ".join(f"{limit:g} {unit}" for limit, unit in limits if limit is not None)
+    if not search.rows:
+        return f"int8 keeps the budget of {asked} without returning a layer to float."
+    table = Table(title=f"ort int8: layers returned to float until a shift of {asked} (p95) held")
+    for heading in ("layer", "kind"):
+        table.add_column(heading)
+    for heading in ("it alone, p95 px", "left over, p95 px", "latency p50 ms"):
+        table.add_column(heading, justify="right")
+    table.add_row("every layer in int8", "", "", f"{search.plain_p95_px:.3g}", f"{search.plain_latency_ms:.3f}")
+    for row in search.rows:
+        shifts = f"{row.isolated_p95_px:.3g}", f"{row.accumulated_p95_px:.3g}"
+        table.add_row(escape(row.layer), row.op, *shifts, f"{row.latency_ms:.3f}")
+    return table
+
+
+def _verdict_tables(verdict: Verdict) -> list[RenderableType]:
+    """The artifacts side by side, their accuracy where it was measured, and what follows."""
+    first = verdict.rows[0]
+    table = Table(title="artifacts side by side", caption=escape(verdict.measured))
+    headings = ["MB", "p50 ms", "speed-up", "shift p50 px", "p95 px", "max px"]
+    headings += [f"depth p95 {first.depth_unit}"] if first.depth is not None else []
+    accuracy = Table(title="accuracy on the labels given")
+    for one, names in (
+        (table, [*headings, "peak switches"]),
+        (accuracy, ["images", "mean error, % of box", "PCK@0.05", "PA-MPJPE, mm"]),
+    ):
+        one.add_column("artifact", no_wrap=True)
+        for name in names:
+            one.add_column(name, justify="right")
+    for row in verdict.rows:
+        shift, found = row.shift_px, row.accuracy
+        label = f"[bold]{row.label}[/]" if row.label == verdict.ship else row.label
+        cells = [f"{row.size_bytes / 1e6:.2f}", f"{row.p50_ms:.3f}"]
+        cells += ["" if row.speed_up is None else f"{row.speed_up:.2f}"]
+        cells += [f"{value:.2g}" for value in (shift.p50, shift.p95, shift.max)]
+        cells += [f"{row.depth.p95:.2g}"] if row.depth is not None else []
+        table.add_row(label, *cells, str(row.peak_switches))
+        if found is not None:
+            aligned = "" if found.pa_mpjpe_mm is None else f"{found.pa_mpjpe_mm:.2f}"
+            figures = f"{found.mean_error_box_pct:.2f}", f"{found.pck_05:.3f}"
+            accuracy.add_row(label, str(found.images), *figures, aligned)
+    return [table, *([accuracy] if first.accuracy is not None else ()), escape(verdict.reason)]
 
 
 def checkpoint_tables(report: CheckpointReport) -> list[RenderableType]:

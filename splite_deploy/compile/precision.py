@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from splite_deploy.compile.contents import Contents, Operator
 from splite_deploy.errors import CompileError
 from splite_deploy.spec import Precision
+
+if TYPE_CHECKING:  # reading a file needs LiteRT, naming a recipe does not
+    from splite_deploy.compile.contents import Contents, Operator
 
 Int8Recipe = Literal["full-integer", "dynamic-range"]
 INT8_RECIPES: tuple[Int8Recipe, ...] = get_args(Int8Recipe)

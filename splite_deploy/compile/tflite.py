@@ -23,7 +23,8 @@ from splite_deploy.compile.contents import Contents, End, read_contents
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe, check_precision
 from splite_deploy.errors import CompileError, MissingDependencyError, UsageError, write_file
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.spec import LimitSpec, ModelSpec, Precision, SoftArgmaxDepth
+from splite_deploy.runtime.verify import limits_of
+from splite_deploy.spec import ModelSpec, Precision
 
 TIMEOUT_S = 3600.0
 _ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}  # conversion is work for the CPU
@@ -155,25 +156,6 @@ def compile_tflite(
             timeout_s=timeout_s,
             progress=progress,
         )
-
-
-def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
-    """How far keypoints may move: the spec's limits in fp32, below them at least a part of the box's longer side.
-
-    int8: 0.5 % (p95) and 3 % (max) of the side as it lies in the crop, 5 % of a palm in depth. fp16: a tenth of that.
-    """
-    if precision == "fp32":
-        return spec.limits
-    part = 1.0 if precision == "int8" else 0.1
-    side = max(spec.input.height, spec.input.width) / spec.input.box_padding
-    palm = 1.0
-    if isinstance(spec.decoder, SoftArgmaxDepth) and spec.decoder.unit == "mm" and spec.palm_mm is not None:
-        palm = spec.palm_mm
-    return LimitSpec(
-        shift_p95_px=max(spec.limits.shift_p95_px, 0.005 * side * part),
-        shift_max_px=max(spec.limits.shift_max_px, 0.03 * side * part),
-        depth_p95=max(spec.limits.depth_p95, 0.05 * palm * part),
-    )
 
 
 def check_options(

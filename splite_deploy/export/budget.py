@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from splite_deploy.bundle import Parity
 from splite_deploy.errors import ExportError, ParityError, UsageError
+from splite_deploy.evidence import Parity, Returned
 from splite_deploy.export.onnx_walk import WEIGHTED, Array, Walk, check_calibration, load, make_session, run_graph, save
 from splite_deploy.export.precision import Int8Report, floating, quantise
 from splite_deploy.export.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes
@@ -74,25 +74,6 @@ class Budget:
                 )
             shares += [parity.depth.p95 / self.depth_mm, parity.depth.max / self.depth_mm / MAX_FACTOR]
         return max(shares)
-
-
-@dataclass(frozen=True)
-class Returned:
-    """A layer that went back to float, in the order in which they went.
-
-    Attributes:
-        layer: Name of its first node.
-        op: Operator of that node.
-        isolated_p95_px: Shift where this layer alone runs in int8.
-        accumulated_p95_px: Shift of the int8 graph after this layer and those before it went back.
-        latency_ms: Median latency of that graph in ONNX Runtime on one thread of this machine.
-    """
-
-    layer: str
-    op: str
-    isolated_p95_px: float
-    accumulated_p95_px: float
-    latency_ms: float
 
 
 @dataclass(frozen=True)

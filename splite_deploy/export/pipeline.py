@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from splite_deploy import __version__
+from splite_deploy.bench.accuracy import evaluation_labels
 from splite_deploy.bundle import (
     FORMAT_VERSION,
     GOLDEN,
@@ -21,13 +22,21 @@ from splite_deploy.bundle import (
     Bundle,
     Golden,
     Manifest,
-    Parity,
     Source,
     new_bundle,
     sha256_of,
     write_golden,
 )
-from splite_deploy.errors import CheckpointError, ParityError, UsageError, writing
+from splite_deploy.errors import CheckpointError, UsageError, writing
+from splite_deploy.export.artifacts import (
+    FP32,
+    Reference,
+    check_artifacts,
+    int8_limits,
+    make_artifacts,
+    tflite_compiler,
+)
+from splite_deploy.export.budget import Shift
 from splite_deploy.export.checkpoint import build_architecture, load_weights, read_checkpoint
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.forms import FORMS, form_of, require_trust
@@ -35,38 +44,18 @@ from splite_deploy.export.given import GivenGraph, read_graph
 from splite_deploy.export.graph import MIN_OPSET, check_outputs, onnx_from_network, ort_artifact, simplify
 from splite_deploy.export.header import check_metadata
 from splite_deploy.export.masks import masked_notes
+from splite_deploy.export.options import ExportOptions as ExportOptions
 from splite_deploy.export.programs import load_program, load_script
+from splite_deploy.export.verdict import give_verdict
+from splite_deploy.labels import LabelledImage
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.verify import compare, run_each, violations
 from splite_deploy.spec import HostSpec, ModelSpec, load_model_toml
 
 GRAPH = "model.onnx"
 GOLDEN_CROPS = 8
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxsim", "onnxscript", "numpy", "opencv-python-headless")
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """How to export.
-
-    Attributes:
-        images: Folder of images or labels file for parity; None uses the model's own renderer.
-        crops: Number of crops compared at each hop.
-        dynamic_batch: Leaves the batch size of the graph open.
-        opset: ONNX operator set; None is 18, or that of a given ONNX graph.
-        weights: Which weights of the checkpoint; see `splite_deploy.export.checkpoint.read_checkpoint`.
-        trust: Loads a torch.export program or a TorchScript archive, which can run code.
-        overwrite: Replaces an existing bundle.
-    """
-
-    images: Path | None = None
-    crops: int = 64
-    dynamic_batch: bool = False
-    opset: int | None = None
-    weights: str | None = None
-    trust: bool = False
-    overwrite: bool = False
+_TFLITE_LIBRARIES = ("tensorflow", "onnx2tf", "ai-edge-litert")
 
 
 @dataclass(frozen=True)
@@ -172,54 +161,83 @@ def export_bundle(
         ParityError: A conversion moved keypoints by more than the limits of the model spec.
     """
     options = options or ExportOptions()
-    if options.crops < 1:
-        raise UsageError("At least one crop is needed to compare conversions.", hint="Give --crops 1 or more.")
-    progress("reading the checkpoint")
-    loaded = load_source(checkpoint, model, options)
-    spec = loaded.spec
+    with tflite_compiler(options) as compiler:  # first: TensorFlow loads while torch exports
+        progress("reading the checkpoint")
+        loaded = load_source(checkpoint, model, options)
+        spec = loaded.spec
+        int8_limits(spec, options)  # a budget that the model has no unit for fails here
+        labels = evaluation_labels(options.evaluation, spec.keypoint_count) if options.evaluation else []
 
-    progress("cropping images for the comparison")
-    crops = make_crops(options.images, options.crops, spec.input, loaded.host)
-    tensors = Preprocessor(spec.input, spec.input.color).normalise(crops.pixels)
-    reference = loaded.run(tensors) if isinstance(loaded, GivenGraph) else run_network(loaded.network, tensors, spec)
-
-    with new_bundle(output, overwrite=options.overwrite) as folder:
-        raw, hops = folder / "raw.onnx", []
+        progress("cropping images for the comparison")
+        crops = make_crops(options.images, options.crops, spec.input, loaded.host)
+        tensors = Preprocessor(spec.input, spec.input.color).normalise(crops.pixels)
         if isinstance(loaded, GivenGraph):
-            opset, origin = loaded.opset, "onnx"
-            loaded.write(raw)
+            reference = Reference("onnx", spec, tensors, loaded.run(tensors), crops.origin)
         else:
-            opset, origin = MIN_OPSET if options.opset is None else options.opset, "torch"
-            progress("torch -> ONNX")
-            onnx_from_network(loaded.network, spec, raw, opset=opset, dynamic_batch=options.dynamic_batch)
-            hops.append(_hop("torch -> onnx", raw, reference, tensors, spec, crops.origin, options))
-        progress("ONNX -> simplified ONNX")
-        metadata = {"splite_model": json.dumps(spec.to_dict()), "splite_version": __version__}
-        simplify(raw, folder / GRAPH, metadata=metadata)
-        raw.unlink()
-        hops.append(_hop(f"{origin} -> simplified", folder / GRAPH, reference, tensors, spec, crops.origin, options))
+            outputs = run_network(loaded.network, tensors, spec)
+            reference = Reference("torch", spec, tensors, outputs, crops.origin)
 
-        progress("writing the bundle")
-        chosen = np.linspace(0, len(crops.pixels) - 1, min(GOLDEN_CROPS, len(crops.pixels))).round().astype(int)
-        write_golden(folder / GOLDEN, Golden(crops.pixels[chosen], {k: v[chosen] for k, v in reference.items()}))
-        manifest = Manifest(
-            format_version=FORMAT_VERSION,
-            model=spec,
-            source=Source(
-                checkpoint=checkpoint.name,
-                checkpoint_sha256=loaded.checkpoint_sha256,
-                notes=loaded.notes,
-                tool_version=__version__,
-                versions=_versions(),
-                opset=opset,
-            ),
-            artifacts=(ort_artifact(folder / GRAPH, spec, options.dynamic_batch),),
-            parity=tuple(hops),
-            golden_sha256=sha256_of(folder / GOLDEN),
-        )
-        with writing(output):
-            (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        with new_bundle(output, overwrite=options.overwrite) as folder:
+            raw, hops = folder / "raw.onnx", []
+            if isinstance(loaded, GivenGraph):
+                opset = loaded.opset
+                loaded.write(raw)
+            else:
+                opset = MIN_OPSET if options.opset is None else options.opset
+                progress("torch -> ONNX")
+                onnx_from_network(loaded.network, spec, raw, opset=opset, dynamic_batch=options.dynamic_batch)
+                hops.append(_hop("onnx", raw, reference, options).parity)
+            progress("ONNX -> simplified ONNX")
+            metadata = {"splite_model": json.dumps(spec.to_dict()), "splite_version": __version__}
+            simplify(raw, folder / GRAPH, metadata=metadata)
+            raw.unlink()
+            simplified = _hop("simplified", folder / GRAPH, reference, options)
+            graph = ort_artifact(folder / GRAPH, spec, options.dynamic_batch)
+            made = make_artifacts(folder, graph, reference, loaded.host, options, compiler, progress)
+
+            chosen = np.linspace(0, len(crops.pixels) - 1, min(GOLDEN_CROPS, len(crops.pixels))).round().astype(int)
+            write_golden(
+                folder / GOLDEN, Golden(crops.pixels[chosen], {k: v[chosen] for k, v in reference.outputs.items()})
+            )
+            manifest = Manifest(
+                format_version=FORMAT_VERSION,
+                model=spec,
+                source=Source(
+                    checkpoint=checkpoint.name,
+                    checkpoint_sha256=loaded.checkpoint_sha256,
+                    notes=(*loaded.notes, *made.notes),
+                    tool_version=__version__,
+                    versions=_versions(options),
+                    opset=opset,
+                ),
+                artifacts=made.artifacts,
+                parity=(*hops, simplified.parity),
+                golden_sha256=sha256_of(folder / GOLDEN),
+                calibration=made.calibration,
+                budget=made.budget,
+            )
+            manifest = _measured(Bundle(folder, manifest), reference, simplified, labels, options, progress)
+            progress("writing the bundle")
+            with writing(output):
+                (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return Bundle.open(output)
+
+
+def _measured(
+    draft: Bundle,
+    reference: Reference,
+    simplified: Shift,
+    labels: Sequence[LabelledImage],
+    options: ExportOptions,
+    progress: Callable[[str], None],
+) -> Manifest:
+    """The manifest with the differences of the artifacts beside the graph, and which of them all to ship."""
+    shifts = {**check_artifacts(draft, reference, options, progress), FP32: simplified}
+    added = [shifts[artifact.label].parity for artifact in draft.manifest.artifacts if artifact.label != FP32]
+    verdict = None
+    if added or labels:
+        verdict = give_verdict(draft, shifts, reference, labels, progress)
+    return replace(draft.manifest, parity=(*draft.manifest.parity, *added), verdict=verdict)
 
 
 def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
@@ -233,38 +251,24 @@ def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpe
     }
 
 
-def _hop(
-    name: str,
-    file: Path,
-    reference: Mapping[str, NDArray[np.float32]],
-    tensors: NDArray[np.float32],
-    spec: ModelSpec,
-    origin: str,
-    options: ExportOptions,
-) -> Parity:
-    """Runs a graph from its file and compares it with the reference.
+def _hop(step: str, file: Path, reference: Reference, options: ExportOptions) -> Shift:
+    """Runs a fp32 graph from its file and compares it with the reference.
 
     Raises:
         ParityError: It lies over the limits of the spec.
     """
+    spec = reference.spec
     session = OrtSession(file, ort_artifact(file, spec, options.dynamic_batch), None)
-    try:
-        parity = compare(name, reference, run_each(session, tensors), spec, origin)
-    finally:
-        session.close()
-    broken = violations(parity, spec.limits, spec)
-    if broken:
-        raise ParityError(
-            f"{name} changed the result on {parity.crops} crops: {'; '.join(broken)}.",
-            hint="Nothing was written. Look for layers in training mode or randomness in the network; if the shift is "
-            "acceptable, raise [limits] in model.toml.",
-        )
-    return parity
+    hint = (
+        "Look for layers in training mode or randomness in the network; if the shift is acceptable, raise [limits] in "
+        "model.toml."
+    )
+    return reference.compare(step, session, spec.limits, hint)
 
 
-def _versions() -> dict[str, str]:
+def _versions(options: ExportOptions) -> dict[str, str]:
     found = {}
-    for name in _LIBRARIES:
+    for name in (*_LIBRARIES, *(_TFLITE_LIBRARIES if "tflite" in options.backends else ())):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -43,19 +43,31 @@ class Decoded:
     scores: Array
     depth: Array | None
 
+    def by_role(self) -> dict[str, Array]:
+        """The arrays by role, as a graph that decodes gives them."""
+        arrays = {"keypoints": self.keypoints, "scores": self.scores}
+        return arrays if self.depth is None else {**arrays, "depth": self.depth}
+
+
+def decoded_roles(decoder: Decoder) -> tuple[str, ...]:
+    """The outputs of a graph that decodes."""
+    return ("keypoints", "scores", "depth") if isinstance(decoder, SoftArgmaxDepth) else ("keypoints", "scores")
+
 
 def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> Decoded:
-    """Decodes the outputs of a network.
+    """Decodes the outputs of a network, or takes them as they are where its graph has decoded them.
 
     Args:
         outputs: Arrays by role: ``heatmap`` (N, K, H, W) logits, ``depth`` (N, K, H, W), or ``coordinates``
-            (N, K, 2 or 3).
+            (N, K, 2 or 3). Of a graph that decodes: ``keypoints`` (N, K, 2), ``scores`` (N, K) and ``depth`` (N, K).
         spec: The model; its decoder says which roles are read and how.
 
     Raises:
         BackendError: An output has an impossible shape or holds NaN or infinity.
     """
     decoder = spec.decoder
+    if "keypoints" in outputs:
+        return _take(outputs, spec)
     for role in decoder.roles:
         shape = outputs[role].shape
         fits = shape[2:] in ((2,), (3,)) if role == "coordinates" else len(shape) == 4
@@ -64,12 +76,30 @@ def decode(outputs: Mapping[str, Array], spec: ModelSpec) -> Decoded:
                 f"The output '{role}' has shape {shape}, which does not fit {spec.keypoint_count} keypoints.",
                 hint="Check the order of the network's outputs and the keypoint_names of model.toml.",
             )
-        if not np.isfinite(outputs[role]).all():
-            raise BackendError(
-                f"The network's output '{role}' is not finite (NaN or infinity).",
-                hint="Run 'splite-deploy verify' on this bundle; in fp16 a layer may overflow.",
-            )
+        _check_finite(role, outputs[role])
     return _decode(outputs, decoder, spec)
+
+
+def _take(outputs: Mapping[str, Array], spec: ModelSpec) -> Decoded:
+    """Checks what a graph has decoded."""
+    crops, count = len(outputs["keypoints"]), spec.keypoint_count
+    for role in decoded_roles(spec.decoder):
+        shape, wanted = outputs[role].shape, (crops, count, 2) if role == "keypoints" else (crops, count)
+        if shape != wanted:
+            raise BackendError(
+                f"The output '{role}' has shape {shape}, not {wanted}.",
+                hint="Export the bundle again with --fuse-decode.",
+            )
+        _check_finite(role, outputs[role])
+    return Decoded(outputs["keypoints"], outputs["scores"], outputs.get("depth"))
+
+
+def _check_finite(role: str, values: Array) -> None:
+    if not np.isfinite(values).all():
+        raise BackendError(
+            f"The network's output '{role}' is not finite (NaN or infinity).",
+            hint="Run 'splite-deploy verify' on this bundle; in fp16 a layer may overflow.",
+        )
 
 
 def check_shapes(tensors: Sequence[TensorSpec], spec: ModelSpec) -> None:
@@ -80,7 +110,7 @@ def check_shapes(tensors: Sequence[TensorSpec], spec: ModelSpec) -> None:
     """
     shapes = {tensor.role: tensor.shape for tensor in tensors}
     decoder = spec.decoder
-    for role in decoder.roles:
+    for role in decoded_roles(decoder) if "keypoints" in shapes else decoder.roles:
         if role not in shapes:
             raise BackendError(
                 f"The artifact has no output '{role}', which the decoder '{decoder.type}' reads.",
@@ -114,7 +144,7 @@ def _decode(outputs: Mapping[str, Array], decoder: Decoder, spec: ModelSpec) -> 
 
 
 @lru_cache(maxsize=8)
-def _grid(height: int, width: int, stride: float) -> Array:
+def cell_centres(height: int, width: int, stride: float) -> Array:
     """(H * W, 2) centres (x, y) of the cells in input pixels."""
     ys, xs = np.mgrid[0:height, 0:width]
     centres: Array = ((np.stack([xs, ys], -1).reshape(-1, 2) + 0.5) * stride).astype(np.float32)
@@ -143,7 +173,7 @@ def softargmax(heatmap: Array, decoder: HeatmapDecoder) -> tuple[Array, Array]:
     """
     weights = softmax(heatmap, decoder.beta)
     n, k, height, width = heatmap.shape
-    keypoints = weights.reshape(n, k, -1) @ _grid(height, width, decoder.stride)
+    keypoints = weights.reshape(n, k, -1) @ cell_centres(height, width, decoder.stride)
     return keypoints, weights
 
 

@@ -24,7 +24,7 @@ from splite_deploy.runtime.preprocess import (
     invert,
     transform_points,
 )
-from splite_deploy.runtime.session import Session, open_session
+from splite_deploy.runtime.session import Feed, Session, open_session
 from splite_deploy.spec import Color, ModelSpec, Precision, SoftArgmaxDepth, Unit
 
 
@@ -47,7 +47,7 @@ class PoseEstimator:
         self.spec = spec
         self.session = session
         self.preprocessor = Preprocessor(spec.input, color)
-        self._input = session.inputs[0].name
+        self._image = session.inputs[0]
         self._roles = {tensor.name: tensor.role for tensor in session.outputs}
 
     @classmethod
@@ -104,7 +104,7 @@ class PoseEstimator:
                 hint="Give both, or neither for 3D relative to the root keypoint.",
             )
         tensor, frames = self.prepare(image, [box])
-        decoded = self.decode(self.session.run({self._input: tensor}))
+        decoded = self.decode(self.session.run({self._image.name: tensor}))
         return self.finish(decoded, frames, intrinsics, bone_length_mm)[0]
 
     def batch(self, image: Image, boxes: Sequence[ArrayLike]) -> list[Pose]:
@@ -117,12 +117,12 @@ class PoseEstimator:
         if len(boxes) == 0:
             return []
         tensor, frames = self.prepare(image, boxes)
-        return self.finish(self.decode(self.session.run({self._input: tensor})), frames)
+        return self.finish(self.decode(self.session.run({self._image.name: tensor})), frames)
 
     def prepare(
         self, image: Image, boxes: Sequence[ArrayLike | None]
-    ) -> tuple[NDArray[np.float32], list[tuple[NDArray[np.float64], Matrix]]]:
-        """Crops and normalises; returns the (N, 3, h, w) input and, per crop, its box and its matrix."""
+    ) -> tuple[Feed, list[tuple[NDArray[np.float64], Matrix]]]:
+        """Crops, and normalises where the graph does not; returns the input and, per crop, its box and its matrix."""
         image = check_image(image)
         crops, frames = [], []
         for box in boxes:
@@ -130,7 +130,7 @@ class PoseEstimator:
             crop, matrix = self.preprocessor.crop(image, checked)
             crops.append(crop)
             frames.append((checked, matrix))
-        return self.preprocessor.normalise(crops), frames
+        return self.preprocessor.feed(crops, self._image), frames
 
     def decode(self, outputs: dict[str, NDArray[np.float32]]) -> Decoded:
         """Outputs of the session to keypoints in input pixels."""

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from splite_deploy.bundle import TensorSpec
 from splite_deploy.errors import UsageError
 from splite_deploy.spec import Color, InputSpec
 
@@ -174,6 +175,20 @@ class Preprocessor:
         if self._swap:
             crop = cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
         return crop, matrix
+
+    def feed(self, crops: Sequence[Image] | NDArray[np.uint8], image: TensorSpec) -> NDArray[Any]:
+        """N crops of (h, w, 3) uint8 as a session takes them.
+
+        Args:
+            crops: Of `crop`.
+            image: The input of the session. Where it is uint8 the graph normalises, and takes the crops as they are.
+
+        Returns:
+            (N, h, w, 3) uint8, or (N, 3, h, w) float32.
+        """
+        if image.dtype != "uint8":
+            return self.normalise(crops)
+        return crops[0][None] if len(crops) == 1 else np.stack(list(crops))
 
     def normalise(self, crops: Sequence[Image] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """N crops of (h, w, 3) uint8 to (N, 3, h, w) float32."""

@@ -1,7 +1,8 @@
-"""The one seam of the runtime: a loaded artifact that maps named float32 arrays to named float32 arrays.
+"""The one seam of the runtime: a loaded artifact that maps named arrays to named float32 arrays.
 
-Layout, quantisation and device memory stay inside a backend. A backend is one module with one class, found through
-`BACKENDS`; its heavy dependency is imported at the top of that module and nowhere else.
+Inputs are float32, but for graphs that normalise: these take uint8 crops, and their `TensorSpec` says so. Layout,
+quantisation and device memory stay inside a backend. A backend is one module with one class, found through `BACKENDS`;
+its heavy dependency is imported at the top of that module and nowhere else.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from splite_deploy.errors import BackendError, MissingDependencyError, UsageErro
 from splite_deploy.spec import Precision
 
 Array = NDArray[np.float32]
+Feed = NDArray[Any]
+"""float32, or whatever else the `TensorSpec` of an input names."""
 
 
 class Session(Protocol):
@@ -34,11 +37,11 @@ class Session(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Output tensors."""
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
         """Runs the network; the results are on the host on return and stay valid until the next call.
 
         Args:
-            feeds: Every input by name: float32, C-contiguous, batch first, NCHW unless its spec says otherwise.
+            feeds: Every input by name: C-contiguous, batch first, float32 and NCHW unless its spec says otherwise.
 
         Returns:
             Every output by name, float32.
@@ -72,7 +75,7 @@ class BaseSession(ABC):
         """Output tensors."""
         return self.artifact.outputs
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
         """See `Session.run`."""
         if self._closed:
             raise BackendError("The session is closed.", hint="Open a new one.")
@@ -86,7 +89,7 @@ class BaseSession(ABC):
             self._release()
 
     @abstractmethod
-    def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
         """Runs checked feeds."""
 
     @abstractmethod
@@ -179,7 +182,7 @@ def open_session(
     return session
 
 
-def check_feeds(feeds: Mapping[str, Array], inputs: tuple[TensorSpec, ...]) -> None:
+def check_feeds(feeds: Mapping[str, Feed], inputs: tuple[TensorSpec, ...]) -> None:
     """Compares the feeds of `Session.run` with the inputs of the artifact.
 
     Raises:
@@ -201,11 +204,12 @@ def check_feeds(feeds: Mapping[str, Array], inputs: tuple[TensorSpec, ...]) -> N
         fits = len(array.shape) == len(spec.shape) and all(
             want is None or want == have for want, have in zip(spec.shape, array.shape, strict=True)
         )
-        if not fits or array.dtype != np.float32:
+        if not fits or array.dtype != spec.dtype:
             shown = "x".join("N" if size is None else str(size) for size in spec.shape)
             batch = not fits and spec.shape[0] is not None and array.shape[1:] == spec.shape[1:]
             hint = "Export with --dynamic-batch to run several crops at once." if batch else ""
             raise BackendError(
-                f"The input '{spec.name}' is {array.dtype} of shape {array.shape}; the network takes float32 {shown}.",
+                f"The input '{spec.name}' is {array.dtype} of shape {array.shape}; "
+                f"the network takes {spec.dtype} {shown}.",
                 hint=hint or "Prepare it with splite_deploy.runtime.preprocess.Preprocessor.",
             )

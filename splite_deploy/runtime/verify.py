@@ -13,15 +13,15 @@ from splite_deploy.bundle import Artifact, Bundle, Parity, Percentiles
 from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.runtime.decode import decode
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import Session, open_session
-from splite_deploy.spec import LimitSpec, ModelSpec, Precision
+from splite_deploy.runtime.session import Feed, Session, open_session
+from splite_deploy.spec import LimitSpec, ModelSpec, Precision, SoftArgmaxDepth
 
 Array = NDArray[np.float32]
 Outputs = Mapping[str, Array]
 
 
-def run_each(session: Session, tensors: Array) -> dict[str, Array]:
-    """Runs N inputs one at a time; outputs by role, N first."""
+def run_each(session: Session, tensors: Feed) -> dict[str, Array]:
+    """Runs N inputs, of `Preprocessor.feed`, one at a time; outputs by role, N first."""
     name = session.inputs[0].name
     results = [dict(session.run({name: tensors[i : i + 1]})) for i in range(len(tensors))]
     return {spec.role: np.concatenate([result[spec.name] for result in results]) for spec in session.outputs}
@@ -33,11 +33,13 @@ def compare(hop: str, reference: Outputs, candidate: Outputs, spec: ModelSpec, c
     Args:
         hop: What is compared, for the report.
         reference: Outputs by role, N first.
-        candidate: The same.
+        candidate: The same, or what a graph that decodes gives; decoded values are compared then.
         spec: The model; its decoder turns both into keypoints.
         crops_from: Where the inputs came from, for the report.
     """
     before, after = decode(reference, spec), decode(candidate, spec)
+    if "keypoints" in candidate:
+        reference, candidate = before.by_role(), after.by_role()
     shift = np.linalg.norm((after.keypoints - before.keypoints).astype(np.float64), axis=-1)
     depth, unit = None, ""
     if before.depth is not None and after.depth is not None:
@@ -67,6 +69,25 @@ def violations(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[str]:
         if not parity.depth.p95 <= limit:
             found.append(f"depth shift p95 {parity.depth.p95:.4g} {parity.depth_unit} (limit {limit:.4g})")
     return found
+
+
+def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
+    """How far keypoints may move: the spec's limits in fp32, below them at least a part of the box's longer side.
+
+    int8: 0.5 % (p95) and 3 % (max) of the side as it lies in the crop, 5 % of a palm in depth. fp16: a tenth of that.
+    """
+    if precision == "fp32":
+        return spec.limits
+    part = 1.0 if precision == "int8" else 0.1
+    side = max(spec.input.height, spec.input.width) / spec.input.box_padding
+    palm = 1.0
+    if isinstance(spec.decoder, SoftArgmaxDepth) and spec.decoder.unit == "mm" and spec.palm_mm is not None:
+        palm = spec.palm_mm
+    return LimitSpec(
+        shift_p95_px=max(spec.limits.shift_p95_px, 0.005 * side * part),
+        shift_max_px=max(spec.limits.shift_max_px, 0.03 * side * part),
+        depth_p95=max(spec.limits.depth_p95, 0.05 * palm * part),
+    )
 
 
 @dataclass(frozen=True)
@@ -118,7 +139,7 @@ def verify(
         bundle.find(backend, precision)  # raises with what there is
     golden = bundle.golden()
     spec = bundle.model
-    tensors = Preprocessor(spec.input, spec.input.color).normalise(golden.crops)
+    preprocessor = Preprocessor(spec.input, spec.input.color)
     results = []
     # What the golden outputs were computed with: torch, or a given graph in ONNX Runtime
     origin = next((hop.hop.partition(" -> ")[0] for hop in bundle.manifest.parity), "torch")
@@ -126,7 +147,7 @@ def verify(
         progress(artifact.label)
         session = open_session(bundle, artifact.backend, artifact.precision, threads=threads)
         try:
-            outputs = run_each(session, tensors)
+            outputs = run_each(session, preprocessor.feed(golden.crops, session.inputs[0]))
         finally:
             session.close()
         parity = compare(f"{origin} -> {artifact.label}", golden.outputs, outputs, spec, "golden crops of the bundle")

@@ -11,8 +11,9 @@ import pytest
 pytest.importorskip("ai_edge_litert")
 
 from splite_deploy.compile import tflite
-from splite_deploy.compile.tflite import compile_tflite, limits_of
+from splite_deploy.compile.tflite import compile_tflite
 from splite_deploy.errors import MissingDependencyError, UsageError
+from splite_deploy.runtime.verify import limits_of
 from splite_deploy.spec import LimitSpec, load_model_toml
 
 CROPS = np.zeros((2, 64, 48, 3), np.uint8)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.errors import BackendError
-from splite_deploy.runtime.session import BaseSession
+from splite_deploy.runtime.session import BaseSession, Feed
 
 Array = NDArray[np.float32]
 
@@ -45,7 +45,7 @@ class OrtSession(BaseSession):
         """Loads an artifact of a bundle."""
         return cls(bundle.path / artifact.file, artifact, threads)
 
-    def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
         try:
             values = self._session.run(self._names, feeds)
         except Exception as err:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle, Golden
+from splite_deploy.runtime.decode import decode
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import BaseSession
-from splite_deploy.spec import InputSpec
+from splite_deploy.runtime.session import BaseSession, Feed
+from splite_deploy.spec import ModelSpec
 
 Array = NDArray[np.float32]
 
@@ -25,22 +26,23 @@ class ReplaySession(BaseSession):
 
     Args:
         golden: What is played back.
-        spec: The input, to recognise the golden crops by.
+        spec: The model: its input tells golden crops, its decoder stands in for a graph that decodes.
         artifact: The artifact whose place it takes.
     """
 
-    def __init__(self, golden: Golden, spec: InputSpec, artifact: Artifact) -> None:
+    def __init__(self, golden: Golden, spec: ModelSpec, artifact: Artifact) -> None:
         super().__init__(artifact)
-        tensors = Preprocessor(spec, spec.color).normalise(golden.crops)
+        tensors = Preprocessor(spec.input, spec.input.color).feed(golden.crops, artifact.inputs[0])
         self._known = {_key(tensor): index for index, tensor in enumerate(tensors)}
-        self._recorded = golden.outputs
+        decodes = any(tensor.role == "keypoints" for tensor in artifact.outputs)
+        self._recorded = decode(golden.outputs, spec).by_role() if decodes else golden.outputs
 
     @classmethod
     def open(cls, bundle: Bundle, artifact: Artifact, threads: int | None) -> ReplaySession:
         """Plays back the golden outputs of a bundle; ``threads`` is taken and ignored, since nothing is computed."""
-        return cls(bundle.golden(), bundle.model.input, artifact)
+        return cls(bundle.golden(), bundle.model, artifact)
 
-    def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
         keys = [_key(tensor) for tensor in feeds[self.artifact.inputs[0].name]]
         chosen = [self._known.get(key, key % len(self._known)) for key in keys]
         return {spec.name: self._recorded[spec.role][chosen] for spec in self.artifact.outputs}
@@ -49,5 +51,5 @@ class ReplaySession(BaseSession):
         self._recorded = {}
 
 
-def _key(tensor: Array) -> int:
+def _key(tensor: Feed) -> int:
     return zlib.crc32(np.ascontiguousarray(tensor).tobytes())

@@ -1,0 +1,171 @@
+"""What an export measured, kept in the manifest: differences, calibration, returned layers, and the verdict.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """50th and 95th percentile and maximum of a quantity."""
+
+    p50: float
+    p95: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the outputs of one step of the conversion lie from those of the reference.
+
+    Attributes:
+        hop: For example ``torch -> onnx``.
+        crops: Number of crops compared.
+        crops_from: Where the crops came from.
+        tensor_max_abs: Largest absolute difference of each output, by role.
+        shift_px: Keypoint shift in pixels of the network's input.
+        depth: Shift of the depth, in ``depth_unit``; None for models without depth.
+        depth_unit: ``mm``, or ``palm`` where the model spec has no ``palm_mm``; empty without depth.
+    """
+
+    hop: str
+    crops: int
+    crops_from: str
+    tensor_max_abs: Mapping[str, float]
+    shift_px: Percentiles
+    depth: Percentiles | None
+    depth_unit: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What fp16 and int8 artifacts were calibrated on.
+
+    Attributes:
+        origin: Where the images come from, in words.
+        crops: Their number.
+        sha256: Hex key of what the network saw: the pixels, their order, and the normalisation.
+        methods: How the ranges of activations were chosen, by the artifact that they were chosen for.
+    """
+
+    origin: str
+    crops: int
+    sha256: str
+    methods: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Returned:
+    """A layer that went back to float, in the order in which they went.
+
+    Attributes:
+        layer: Name of its first node.
+        op: Operator of that node.
+        isolated_p95_px: Shift where this layer alone runs in int8.
+        accumulated_p95_px: Shift of the int8 graph after this layer and those before it went back.
+        latency_ms: Median latency of that graph in ONNX Runtime on one thread of the machine that exported.
+    """
+
+    layer: str
+    op: str
+    isolated_p95_px: float
+    accumulated_p95_px: float
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class BudgetSearch:
+    """What holding the error budget took.
+
+    Attributes:
+        max_shift_px: What the 95th percentile of the keypoint shift may reach, input pixels; None was not asked.
+        max_shift_mm: The same for the depth, millimetres.
+        plain_p95_px: Shift with every layer in int8 but the head.
+        plain_latency_ms: Its latency; see `Returned.latency_ms`.
+        rows: The layers that went back to float; empty where the budget held without.
+    """
+
+    max_shift_px: float | None
+    max_shift_mm: float | None
+    plain_p95_px: float
+    plain_latency_ms: float
+    rows: tuple[Returned, ...]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Figures over a labelled set.
+
+    Attributes:
+        images: Number of images.
+        mean_error_box_pct: Mean keypoint error in percent of the longer side of the tight box of the labels.
+        pck_05: Share of keypoints within 5 % of that side.
+        pa_mpjpe_mm: Mean per-keypoint 3D error after a similarity alignment of each sample, millimetres; None where
+            labels or model have no third dimension.
+    """
+
+    images: int
+    mean_error_box_pct: float
+    pck_05: float
+    pa_mpjpe_mm: float | None
+
+    def __str__(self) -> str:
+        text = f"{self.images} images: mean error {self.mean_error_box_pct:.2f} % of box, PCK@0.05 {self.pck_05:.4f}"
+        return text if self.pa_mpjpe_mm is None else f"{text}, PA-MPJPE {self.pa_mpjpe_mm:.2f} mm"
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """One artifact beside the others.
+
+    Attributes:
+        backend: Its backend.
+        precision: Its precision.
+        size_bytes: Size of its file.
+        p50_ms: Median of bare inference, one crop, one thread.
+        speed_up: Latency of the same backend's fp32 over its own; None where there is no such artifact.
+        shift_px: Keypoint shift to the reference, pixels of the network's input.
+        depth: Shift of the depth, in ``depth_unit``; None for models without depth.
+        depth_unit: See `Parity.depth_unit`.
+        peak_switches: Keypoints whose heatmap has its peak elsewhere than the reference's.
+        within_limits: Whether it keeps its limits.
+        accuracy: On the labels given; None without.
+    """
+
+    backend: str
+    precision: str
+    size_bytes: int
+    p50_ms: float
+    speed_up: float | None
+    shift_px: Percentiles
+    depth: Percentiles | None
+    depth_unit: str
+    peak_switches: int
+    within_limits: bool
+    accuracy: Accuracy | None = None
+
+    @property
+    def label(self) -> str:
+        """For example ``ort int8``."""
+        return f"{self.backend} {self.precision}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The artifacts of a bundle, timed in one run on the machine that exported them.
+
+    Attributes:
+        rows: One for each artifact.
+        measured: What was compared, timed and evaluated on what, in words.
+        ship: Label of the artifact to ship; None if every one is over its limits.
+        reason: Why, in words.
+    """
+
+    rows: tuple[VerdictRow, ...]
+    measured: str
+    ship: str | None
+    reason: str

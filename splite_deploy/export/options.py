@@ -1,0 +1,104 @@
+"""What an export is asked for, checked as soon as it is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe
+from splite_deploy.errors import UsageError
+from splite_deploy.export.budget import Budget
+from splite_deploy.spec import PRECISIONS, Precision
+
+BACKENDS = ("ort", "tflite")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        backends: What the artifacts run on: ``ort``, ``tflite``.
+        precisions: The precisions of each backend; the bundle's first artifact is that of the first of each.
+        images: Folder of images or labels file for parity; None uses the model's own renderer.
+        crops: Number of crops compared at each hop.
+        calibration: Folder of images, labels file or ``.npz`` of crops for fp16 and int8; None uses the renderer.
+        allow_random_calibration: Calibrates on random noise where there is neither ``calibration`` nor a renderer.
+        max_shift_px: What int8 may move the 95th percentile of the keypoints by, input pixels; the largest shift may
+            be `splite_deploy.export.budget.MAX_FACTOR` times as much. Layers return to float until that holds.
+        max_shift_mm: The same for the depth, millimetres.
+        int8_recipe: How int8 is done in TFLite; see `splite_deploy.compile.tflite.compile_tflite`.
+        evaluation: Labels file, or its folder, for the accuracy of every artifact; its split ``val`` if there is one.
+        dynamic_batch: Leaves the batch size of the graph open.
+        opset: ONNX operator set; None is 18, or that of a given ONNX graph.
+        weights: Which weights of the checkpoint; see `splite_deploy.export.checkpoint.read_checkpoint`.
+        trust: Loads a torch.export program or a TorchScript archive, which can run code.
+        overwrite: Replaces an existing bundle.
+
+    Raises:
+        UsageError: They do not fit together.
+    """
+
+    backends: tuple[str, ...] = ("ort",)
+    precisions: tuple[Precision, ...] = ("fp32",)
+    images: Path | None = None
+    crops: int = 64
+    calibration: Path | None = None
+    allow_random_calibration: bool = False
+    max_shift_px: float | None = None
+    max_shift_mm: float | None = None
+    int8_recipe: Int8Recipe = "full-integer"
+    evaluation: Path | None = None
+    dynamic_batch: bool = False
+    opset: int | None = None
+    weights: str | None = None
+    trust: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crops < 1:
+            raise UsageError("At least one crop is needed to compare conversions.", hint="Give --crops 1 or more.")
+        for what, given, known in (
+            ("backends", self.backends, BACKENDS),
+            ("precisions", self.precisions, PRECISIONS),
+            ("int8 recipe", (self.int8_recipe,), INT8_RECIPES),
+        ):
+            if not given or not set(given) <= set(known) or len(set(given)) < len(given):
+                raise UsageError(
+                    f"The {what} asked for: {', '.join(given) or 'none'}.",
+                    hint=f"Choose from {', '.join(known)}, each once.",
+                )
+        if self.budget is not None and "int8" not in self.precisions:
+            raise UsageError(
+                "An error budget is for int8, which was not asked for.", hint="Add -p int8, or leave out --max-shift-*."
+            )
+        if self.int8_recipe != "full-integer" and not ("tflite" in self.backends and "int8" in self.precisions):
+            raise UsageError(
+                f"The recipe {self.int8_recipe} is one of TFLite's int8, which was not asked for.",
+                hint="Add -b tflite -p int8, or leave out --int8-recipe.",
+            )
+        if self.dynamic_batch and "tflite" in self.backends:
+            raise UsageError(
+                "TFLite files run one crop at a time: they have no dynamic batch.",
+                hint="Leave out --dynamic-batch, or export -b tflite to a bundle of its own.",
+            )
+        if not self.calibrates and (self.calibration is not None or self.allow_random_calibration):
+            raise UsageError(
+                "Nothing that was asked for is calibrated.", hint="Add -p int8 or -p fp16, or leave out --calibration."
+            )
+
+    @property
+    def budget(self) -> Budget | None:
+        """The error budget of int8, if one was given."""
+        given = self.max_shift_px is not None or self.max_shift_mm is not None
+        return Budget(self.max_shift_px, self.max_shift_mm) if given else None
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether anything reads calibration images: what ONNX Runtime runs below fp32, and full-integer TFLite."""
+        full_integer = self.asks_for("tflite", "int8") and self.int8_recipe == "full-integer"
+        return full_integer or self.asks_for("ort", "fp16") or self.asks_for("ort", "int8")
+
+    def asks_for(self, backend: str, precision: Precision) -> bool:
+        """Whether this artifact was asked for."""
+        return backend in self.backends and precision in self.precisions

@@ -1,0 +1,61 @@
+"""Accuracy on labels: which samples count, and what is None where there is no third dimension."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from splite_deploy.bench.accuracy import evaluation_labels, measure, measure_each
+from splite_deploy.errors import UsageError
+from splite_deploy.labels import read_labels
+
+TRUTH = np.array([[10.0, 10.0], [50.0, 10.0], [10.0, 50.0]])
+WORLD = np.array([[0.0, 0.0, 0.0], [40.0, 0.0, 5.0], [0.0, 40.0, 0.0]])
+
+
+def write(folder: Path, *extra: dict[str, Any]) -> Path:
+    """One sample for each set of extra fields."""
+    samples = []
+    for index, fields in enumerate(extra):
+        cv2.imwrite(str(folder / f"{index}.png"), np.full((60, 60, 3), (255, 0, 0), np.uint8))  # blue
+        samples.append({"image": f"{index}.png", "keypoints": TRUTH.tolist(), **fields})
+    (folder / "labels.json").write_text(json.dumps({"samples": samples}), encoding="utf-8")
+    return folder / "labels.json"
+
+
+def off_by_four(image: NDArray[np.uint8], box: NDArray[np.float64]) -> tuple[Any, Any]:
+    assert image[0, 0].tolist() == [0, 0, 255]  # RGB
+    np.testing.assert_array_equal(box, [10, 10, 50, 50])
+    return np.add(TRUTH, [4.0, 0.0]), 2 * WORLD + 1
+
+
+def test_without_a_third_dimension_there_are_no_millimetres(tmp_path: Path) -> None:
+    labels = read_labels(write(tmp_path, {}, {}))
+    accuracy = measure(labels, off_by_four).summary()
+    assert (accuracy.images, accuracy.pck_05, accuracy.pa_mpjpe_mm) == (2, 0.0, None)
+    assert accuracy.mean_error_box_pct == pytest.approx(10.0)
+    assert str(accuracy) == "2 images: mean error 10.00 % of box, PCK@0.05 0.0000"
+
+
+def test_samples_with_a_third_dimension_count_alone(tmp_path: Path) -> None:
+    labels = read_labels(write(tmp_path, {}, {"world_mm": WORLD.tolist()}))
+    errors = measure_each(labels, {"a": off_by_four, "b": lambda image, box: (TRUTH, None)})
+    assert errors["a"].pa_mpjpe_mm is not None and errors["a"].pa_mpjpe_mm.shape == (1,)
+    assert errors["a"].summary().pa_mpjpe_mm == pytest.approx(0.0, abs=1e-9)  # the similarity is taken off
+    assert "PA-MPJPE 0.00 mm" in str(errors["a"].summary())
+    assert errors["b"].pa_mpjpe_mm is None and errors["b"].box_share.max() == 0
+
+
+def test_the_split_val_is_taken_where_there_is_one(tmp_path: Path) -> None:
+    file = write(tmp_path, {"split": "train"}, {"split": "val"})
+    assert [label.path.name for label in evaluation_labels(file, 3)] == ["1.png"]
+    assert len(evaluation_labels(write(tmp_path, {}, {}), 3)) == 2
+    with pytest.raises(UsageError, match="have 3 keypoints, the model 21") as caught:
+        evaluation_labels(file, 21)
+    assert "skeleton" in caught.value.hint

@@ -1,0 +1,313 @@
+"""Precisions and backends of an export: what was asked for is made, compared, judged and recorded, or it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import Result
+
+pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from splite_deploy.bundle import MANIFEST, Bundle  # noqa: E402
+from splite_deploy.errors import UsageError  # noqa: E402
+from splite_deploy.export import ExportOptions  # noqa: E402
+from splite_deploy.runtime.verify import limits_of, verify  # noqa: E402
+
+MISSING = [name for name in ("tensorflow", "onnx2tf", "ai_edge_litert") if find_spec(name) is None]
+Run = Callable[..., Result]
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+@pytest.fixture(scope="module")
+def cache_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def cache(cache_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the user's own cache of rendered images out of the tests."""
+    monkeypatch.setenv("SPLITE_CACHE", str(cache_place))
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "tiny.splite"
+
+
+@pytest.fixture
+def export(splite: Run, tiny_bundle: Path, tiny_model: Path, output: Path) -> Run:
+    """Exports the graph of the tiny network through the command line: a graph needs no torch export."""
+
+    def run(*arguments: Any, graph: Path = tiny_bundle / "model.onnx") -> Result:
+        return splite("export", graph, "--model", tiny_model, "-o", output, "--crops", 16, *arguments)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def hostile(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny network with one feature a thousand times as large: 8 bits over its range leave the others nothing.
+
+    The heads take the factor back, so in float nothing changes.
+    """
+    model = onnx.load(str(tiny_bundle / "model.onnx"))
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        if tensor.name == "backbone.3.bias":
+            values[0] += 1.0  # active on every crop
+        if tensor.name in ("backbone.3.weight", "backbone.3.bias"):
+            values[0] *= 1000
+        elif tensor.name in ("heatmap.weight", "depth.weight"):
+            values[:, 0] /= 1000
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    path = tmp_path_factory.mktemp("hostile") / "hostile.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    """Four labelled photographs, two of them of the split 'val'; no third dimension."""
+    folder, rng = tmp_path / "labelled", np.random.default_rng(3)
+    folder.mkdir()
+    samples = []
+    for index in range(4):
+        cv2.imwrite(str(folder / f"{index}.png"), rng.integers(0, 256, (60, 60, 3), np.uint8))
+        keypoints = rng.uniform(10, 50, (5, 2)).tolist()
+        samples.append({"image": f"{index}.png", "keypoints": keypoints, "split": "val" if index < 2 else "train"})
+    (folder / "labels.json").write_text(json.dumps({"samples": samples}), encoding="utf-8")
+    return folder
+
+
+# --- all of ONNX Runtime's ---
+
+
+def test_three_precisions_end_to_end(export: Run, splite: Run, output: Path, labels: Path) -> None:
+    result = export("-p", "fp32", "-p", "fp16", "-p", "int8", "--eval", labels, "--json")
+    assert result.exit_code == 0, result.stderr
+    bundle = Bundle.open(output)
+    manifest, spec = bundle.manifest, bundle.model
+    assert [(a.label, a.file) for a in manifest.artifacts] == [
+        ("ort fp32", "model.onnx"),
+        ("ort fp16", "model.fp16.onnx"),
+        ("ort int8", "model.int8.onnx"),
+    ]
+    assert [a.limits for a in manifest.artifacts] == [limits_of(a.precision, spec) for a in manifest.artifacts]
+    assert [hop.hop for hop in manifest.parity] == ["onnx -> simplified", "onnx -> ort fp16", "onnx -> ort int8"]
+    assert all(hop.crops == 16 and "samples.py" in hop.crops_from for hop in manifest.parity)
+    assert manifest.parity[0].shift_px.max < manifest.parity[1].shift_px.max < manifest.parity[2].shift_px.max
+
+    calibration = manifest.calibration
+    assert calibration is not None and calibration.crops == 256 and len(calibration.sha256) == 64
+    assert calibration.origin == "rendered by samples.py (256)"
+    assert calibration.methods == {"ort fp16": "extremes", "ort int8": "mse"}
+    notes = manifest.source.notes
+    assert "calibrated on rendered images; give real ones with --calibration" in notes
+    assert any(note.startswith("model.fp16.onnx: ") and "nodes in float16" in note for note in notes)
+    assert any(note.endswith("float for want of a kernel: none") for note in notes)
+
+    verdict = manifest.verdict
+    assert verdict is not None and manifest.budget is None
+    assert [row.label for row in verdict.rows] == [artifact.label for artifact in manifest.artifacts]
+    assert verdict.ship in ("ort fp32", "ort fp16", "ort int8") and f"Ship {verdict.ship}" in verdict.reason
+    assert "evaluated on 2 labelled images" in verdict.measured  # of the split 'val'
+    for row, artifact in zip(verdict.rows, manifest.artifacts, strict=True):
+        assert row.size_bytes == (output / artifact.file).stat().st_size
+        assert row.p50_ms > 0 and row.within_limits and row.speed_up is not None
+        assert row.accuracy is not None and row.accuracy.images == 2 and row.accuracy.pa_mpjpe_mm is None
+    assert [row.shift_px for row in verdict.rows] == [hop.shift_px for hop in manifest.parity]
+
+    printed = json.loads(result.stdout)
+    assert set(printed) == {"parity", "calibration", "budget", "verdict"}
+    assert printed["verdict"]["ship"] == verdict.ship and len(printed["parity"]) == 3
+    assert [r.violations for r in verify(bundle)] == [(), (), ()]
+    shown = splite("inspect", output)
+    assert shown.exit_code == 0 and verdict.reason.split(":")[0] in shown.stdout
+    assert "side by side" in shown.stdout and "PCK@0.05" in shown.stdout
+
+
+def test_the_table_and_the_line_are_printed(export: Run, output: Path) -> None:
+    result = export("-p", "int8")
+    assert result.exit_code == 0, result.stderr
+    for expected in ("onnx -> ort int8", "side by side", "peak switches", "Ship ort ", "this machine's CPU alone"):
+        assert expected in " ".join(result.stdout.split())
+    assert "note: model.int8.onnx: 4 nodes in int8" in result.stderr
+    # what was asked for comes first, so it is what runs; the graph it was made from stays
+    assert [artifact.label for artifact in Bundle.open(output).manifest.artifacts] == ["ort int8", "ort fp32"]
+
+
+def test_fp32_alone_is_written_as_before(export: Run, output: Path) -> None:
+    result = export()
+    assert result.exit_code == 0 and "side by side" not in result.stdout
+    data = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+    assert not {"calibration", "budget", "verdict"} & set(data)  # readers that do not know them open it
+    assert Bundle.open(output).manifest.verdict is None
+
+
+def test_photographs_with_labels_calibrate(export: Run, output: Path, hand_digits: Path) -> None:
+    result = export("-p", "int8", "--calibration", hand_digits, "--max-shift-px", 5)
+    assert result.exit_code == 0, result.stderr
+    calibration = Bundle.open(output).manifest.calibration
+    assert calibration is not None and "split 'train'" in calibration.origin
+
+
+# --- int8 that ruins the keypoints ---
+
+
+def test_ruined_keypoints_fail_the_export(export: Run, hostile: Path, output: Path) -> None:
+    result = export("-p", "fp32", "-p", "int8", graph=hostile)
+    assert result.exit_code == 1 and result.stdout == ""
+    assert "error: onnx -> ort int8 changed the result on 16 crops: keypoint shift p95 " in result.stderr
+    assert "px (limit 0.256)" in result.stderr
+    for hint in ("hint:  Nothing was written.", "--max-shift-px", "--calibration", "-p fp16"):
+        assert hint in result.stderr
+    assert list(output.parent.iterdir()) == []
+
+
+def test_a_budget_saves_them(export: Run, hostile: Path, output: Path) -> None:
+    result = export("-p", "int8", "--max-shift-px", 0.2, "--max-shift-mm", 9, graph=hostile)
+    assert result.exit_code == 0, result.stderr
+    manifest = Bundle.open(output).manifest
+    artifact, search = manifest.artifacts[0], manifest.budget
+    assert (artifact.limits.shift_p95_px, artifact.limits.shift_max_px) == pytest.approx((0.2, 1.2))
+    assert artifact.limits.depth_p95 == pytest.approx(9 / 90)
+    assert search is not None and search.max_shift_px == 0.2 and search.plain_p95_px > 0.2
+    assert search.rows and search.rows[-1].accumulated_p95_px <= 0.2
+    assert manifest.parity[-1].shift_px.p95 == pytest.approx(search.rows[-1].accumulated_p95_px, rel=1e-3)
+    table = " ".join(result.stdout.split())
+    for expected in ("layers returned to float", "0.2 px and 9 mm", search.rows[0].layer, "every layer in int8"):
+        assert expected in table
+    assert "every layer in int8" in result.stderr  # progress, too
+    assert [r.violations for r in verify(Bundle.open(output), precision="int8")] == [()]
+
+
+def test_a_budget_that_cannot_be_held(export: Run, output: Path) -> None:
+    result = export("-p", "int8", "--max-shift-px", "1e-7")
+    assert result.exit_code == 1 and "single layer left in int8 the budget still breaks" in result.stderr
+    assert list(output.parent.iterdir()) == []
+
+
+# --- what does not fit together ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (("--max-shift-px", 1), "An error budget is for int8", "Add -p int8"),
+        (("-p", "int8", "--max-shift-px", 0), "An error budget is a positive number.", "Give pixels"),
+        (("-b", "tflite", "--dynamic-batch"), "TFLite files run one crop at a time", "Leave out --dynamic-batch"),
+        (("-p", "int8", "--int8-recipe", "dynamic-range"), "one of TFLite's int8", "Add -b tflite -p int8"),
+        (("--calibration", "photos"), "Nothing that was asked for is calibrated.", "Add -p int8 or -p fp16"),
+        (("-p", "fp16", "-p", "fp16"), "The precisions asked for: fp16, fp16.", "each once"),
+        (("--eval", "missing.json"), "Cannot read missing.json", "Name a labels.json"),
+        (("-p", "int8", "--calibration", "missing"), "missing is no folder of images", "--calibration"),
+    ],
+)
+def test_options_that_do_not_fit(
+    export: Run, output: Path, arguments: tuple[Any, ...], message: str, hint: str
+) -> None:
+    result = export(*arguments)
+    assert result.exit_code == 1 and message in result.stderr and hint in result.stderr
+    assert list(output.parent.iterdir()) == []
+
+
+def test_options_of_the_python_twin_are_checked_too() -> None:
+    with pytest.raises(UsageError, match="backends asked for: trt") as caught:
+        ExportOptions(backends=("trt",))
+    assert "ort, tflite" in caught.value.hint
+    with pytest.raises(UsageError, match="precisions asked for: none"):
+        ExportOptions(precisions=())
+    assert not ExportOptions(backends=("tflite",), precisions=("fp16",)).calibrates
+    assert not ExportOptions(backends=("tflite",), precisions=("int8",), int8_recipe="dynamic-range").calibrates
+    assert ExportOptions(precisions=("fp16",)).calibrates
+
+
+def test_int8_without_any_images(
+    splite: Run, tiny_bundle: Path, tiny_model: Path, tmp_path: Path, output: Path
+) -> None:
+    text = tiny_model.read_text(encoding="utf-8").replace('samples = "samples.py:samples"', "")
+    model, photos = tmp_path / "model.toml", tmp_path / "photos"
+    model.write_text(text.replace('arch = "arch.py:build"', ""), encoding="utf-8")
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        cv2.imwrite(str(photos / f"{index}.png"), rng.integers(0, 256, (64, 48, 3), np.uint8))
+    arguments = ("export", tiny_bundle / "model.onnx", "--model", model, "-o", output, "--images", photos, "-p", "int8")
+    result = splite(*arguments)
+    assert result.exit_code == 1 and "There are no images to calibrate" in result.stderr
+    assert "--calibration" in result.stderr and list(output.parent.iterdir()) == []
+    result = splite(*arguments, "--allow-random-calibration", "--max-shift-px", 20)
+    assert result.exit_code == 0, result.stderr
+    assert "note: calibrated on random noise" in result.stderr
+    calibration = Bundle.open(output).manifest.calibration
+    assert calibration is not None and calibration.origin == "random noise (256)"
+
+
+def test_labels_of_another_skeleton(export: Run, output: Path, labels: Path) -> None:
+    file = labels / "labels.json"
+    samples = json.loads(file.read_text(encoding="utf-8"))["samples"]
+    for sample in samples:
+        sample["keypoints"] = sample["keypoints"][:4]
+    file.write_text(json.dumps({"samples": samples}), encoding="utf-8")
+    result = export("--eval", file)
+    assert result.exit_code == 1 and "have 4 keypoints, the model 5" in result.stderr
+    assert list(output.parent.iterdir()) == []
+
+
+def test_labels_in_three_dimensions_give_millimetres(export: Run, output: Path, labels: Path) -> None:
+    file = labels / "labels.json"
+    samples = json.loads(file.read_text(encoding="utf-8"))["samples"]
+    for sample in samples:
+        sample["world_mm"] = [[x, y, x - y] for x, y in sample["keypoints"]]
+        del sample["split"]
+    file.write_text(json.dumps({"samples": samples}), encoding="utf-8")
+    result = export("--eval", file)
+    assert result.exit_code == 0, result.stderr
+    verdict = Bundle.open(output).manifest.verdict
+    assert verdict is not None
+    (row,) = verdict.rows
+    assert row.accuracy is not None and row.accuracy.images == 4
+    assert row.accuracy.pa_mpjpe_mm is not None and row.accuracy.pa_mpjpe_mm > 0
+
+
+# --- TFLite ---
+
+
+@pytest.mark.skipif("tensorflow" not in MISSING, reason="tensorflow is installed here")
+def test_tflite_without_tensorflow(export: Run, output: Path) -> None:
+    result = export("-b", "tflite")
+    assert result.exit_code == 1 and "TFLite files are made with tensorflow" in result.stderr
+    assert "splite-deploy[tflite]" in result.stderr and list(output.parent.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (the extra 'tflite')")
+def test_both_backends_in_one_run(export: Run, output: Path) -> None:
+    result = export("-b", "ort", "-b", "tflite", "-p", "fp32", "-p", "int8")
+    assert result.exit_code == 0, result.stderr
+    bundle = Bundle.open(output)
+    assert [a.label for a in bundle.manifest.artifacts] == ["ort fp32", "ort int8", "tflite fp32", "tflite int8"]
+    verdict, calibration = bundle.manifest.verdict, bundle.manifest.calibration
+    assert verdict is not None and len(verdict.rows) == 4
+    assert calibration is not None and set(calibration.methods) == {"ort int8", "tflite int8"}
+    assert {"tensorflow", "onnx2tf"} <= set(bundle.manifest.source.versions)
+    assert not any(result.violations for result in verify(bundle))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (the extra 'tflite')")
+def test_a_budget_that_tflite_breaks_says_where_the_search_is(export: Run, hostile: Path, output: Path) -> None:
+    result = export("-b", "tflite", "-p", "int8", "--max-shift-px", 0.2, graph=hostile)
+    assert result.exit_code == 1 and "onnx -> tflite int8 changed the result" in result.stderr
+    assert "exists for -b ort only" in result.stderr and list(output.parent.iterdir()) == []

@@ -1,0 +1,165 @@
+"""Artifacts that normalise and decode in their graph: the estimator, replay and verify follow."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from splite_deploy.bundle import MANIFEST, Bundle, sha256_of
+from splite_deploy.errors import BackendError, ParityError
+from splite_deploy.runtime import PoseEstimator, open_session
+from splite_deploy.runtime.decode import check_shapes, decode
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.verify import check, verify
+from splite_deploy.spec import Color
+
+pytest.importorskip("onnx")
+pytest.importorskip("torch")
+
+BOXES = [[20.0, 10, 70, 74], [0, 0, 160, 120], [-10, 30, 50, 130]]
+ENDS = pytest.mark.parametrize("ends", ["input", "decode", "input decode"])
+
+
+def fused_bundle(source: Path, target: Path, ends: str, edit: Callable[[Any], None] = lambda model: None) -> Path:
+    """A copy of a bundle whose graph has these ends."""
+    import onnx
+
+    from splite_deploy.export.ends import fuse_decode, fuse_input, tensor_specs
+
+    bundle = Bundle.open(source)
+    shutil.copytree(source, target)
+    file = target / bundle.find().file
+    model = onnx.load(str(file))
+    edit(model)
+    for end in ends.split():
+        model = {"input": fuse_input, "decode": fuse_decode}[end](model, bundle.model)
+    onnx.save(model, str(file))
+    inputs, outputs = tensor_specs(model)
+    artifact = dataclasses.replace(bundle.find(), sha256=sha256_of(file), inputs=inputs, outputs=outputs)
+    manifest = dataclasses.replace(bundle.manifest, artifacts=(artifact,))
+    (target / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return target
+
+
+@pytest.fixture
+def fused(tiny_bundle: Path, tmp_path: Path, ends: str) -> Path:
+    """The tiny bundle with these ends."""
+    return fused_bundle(tiny_bundle, tmp_path / "fused.splite", ends)
+
+
+@ENDS
+@pytest.mark.parametrize("color", ["bgr", "rgb"])
+def test_poses_equal_those_of_the_host(tiny_bundle: Path, fused: Path, image: NDArray[np.uint8], color: Color) -> None:
+    with PoseEstimator.open(tiny_bundle, "ort", color=color) as host, PoseEstimator.open(fused, color=color) as opened:
+        for box in (*BOXES, None):
+            expected, pose = host(image, box), opened(image, box)
+            np.testing.assert_allclose(pose.keypoints, expected.keypoints, rtol=0, atol=0.02)
+            np.testing.assert_allclose(pose.scores, expected.scores, rtol=0, atol=1e-4)
+            assert pose.keypoints_3d is not None and expected.keypoints_3d is not None and pose.unit == expected.unit
+            np.testing.assert_allclose(pose.keypoints_3d, expected.keypoints_3d, rtol=0, atol=1e-3)
+
+
+def test_a_batch_equals_single_calls(tiny_dynamic_bundle: Path, tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    path = fused_bundle(tiny_dynamic_bundle, tmp_path / "fused.splite", "input decode")
+    with PoseEstimator.open(path) as opened:
+        for pose, box in zip(opened.batch(image, BOXES), BOXES, strict=True):
+            alone = opened(image, box)
+            np.testing.assert_allclose(pose.keypoints, alone.keypoints, rtol=0, atol=1e-3)
+            np.testing.assert_allclose(pose.scores, alone.scores, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("ends", ["input decode"])
+def test_results_do_not_change_afterwards(fused: Path, image: NDArray[np.uint8]) -> None:
+    before = image.copy()
+    with PoseEstimator.open(fused) as opened:
+        first = opened(image, BOXES[0])
+        kept = first.keypoints.copy(), first.scores.copy()
+        opened(image[::-1].copy(), BOXES[1])
+    np.testing.assert_array_equal(first.keypoints, kept[0])
+    np.testing.assert_array_equal(first.scores, kept[1])
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("ends", ["input decode"])
+def test_feeds_have_the_type_of_the_input(fused: Path) -> None:
+    bundle = Bundle.open(fused)
+    crops = bundle.golden().crops[:1]
+    tensors = Preprocessor(bundle.model.input, "rgb").normalise(crops)
+    for backend in ("ort", "replay"):
+        session = open_session(bundle, backend)
+        outputs = session.run({"image": crops})
+        assert list(outputs) == ["keypoints", "scores", "depth"]
+        assert all(outputs[tensor.name].shape == tensor.shape for tensor in session.outputs)
+        with pytest.raises(BackendError, match=r"is float32 of shape .*; the network takes uint8 1x64x48x3") as caught:
+            session.run({"image": tensors})
+        assert "Preprocessor" in caught.value.hint
+        with pytest.raises(BackendError, match=r"uint8 of shape \(2, 64, 48, 3\)") as caught:
+            session.run({"image": np.concatenate([crops, crops])})
+        assert "--dynamic-batch" in caught.value.hint
+
+
+@ENDS
+def test_replay_gives_the_recorded_keypoints(fused: Path, ends: str) -> None:
+    bundle = Bundle.open(fused)
+    golden, expected = bundle.golden(), decode(bundle.golden().outputs, bundle.model)
+    session = open_session(bundle, "replay")
+    feeds = Preprocessor(bundle.model.input, "rgb").feed(golden.crops, session.inputs[0])
+    assert feeds.dtype == (np.uint8 if "input" in ends else np.float32)
+    for index in range(len(feeds)):
+        found = decode(session.run({"image": feeds[index : index + 1]}), bundle.model)
+        for role, values in expected.by_role().items():
+            np.testing.assert_allclose(found.by_role()[role][0], values[index], rtol=0, atol=1e-5)
+
+
+@ENDS
+def test_verify_compares_keypoints(fused: Path, ends: str) -> None:
+    (result,) = results = verify(Bundle.open(fused))
+    check(results)
+    assert result.parity.shift_px.max < 1e-3 and result.parity.depth is not None
+    roles = ["keypoints", "scores", "depth"] if "decode" in ends else ["heatmap", "depth"]
+    assert list(result.parity.tensor_max_abs) == roles
+    assert max(result.parity.tensor_max_abs.values()) < 1e-3
+
+
+def test_verify_fails_on_another_graph(tiny_bundle: Path, tmp_path: Path) -> None:
+    from onnx import numpy_helper
+
+    def edit(model: Any) -> None:
+        for tensor in model.graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            if array.ndim == 4:
+                tensor.CopyFrom(numpy_helper.from_array(array * np.float32(1.05), tensor.name))
+
+    path = fused_bundle(tiny_bundle, tmp_path / "fused.splite", "input decode", edit)
+    with pytest.raises(ParityError, match=r"ort fp32 differs on this machine: keypoint shift p95 .* depth shift p95"):
+        check(verify(Bundle.open(path)))
+
+
+@pytest.mark.parametrize("ends", ["decode"])
+def test_decoded_outputs_are_checked(fused: Path) -> None:
+    bundle = Bundle.open(fused)
+    spec, outputs = bundle.model, bundle.find().outputs
+    check_shapes(outputs, spec)
+    with pytest.raises(
+        BackendError, match="has no output 'depth', which the decoder 'softargmax-depth' reads"
+    ) as caught:
+        check_shapes(outputs[:2], spec)
+    assert "keypoints, scores" in caught.value.hint
+    arrays = decode(bundle.golden().outputs, spec).by_role()
+    for role, shape in (("keypoints", (8, 4, 2)), ("scores", (8,)), ("depth", (7, 5))):
+        with pytest.raises(BackendError, match=f"The output '{role}' has shape") as caught:
+            decode({**arrays, role: np.zeros(shape, np.float32)}, spec)
+        assert "--fuse-decode" in caught.value.hint
+    for role, values in arrays.items():
+        broken = values.copy()
+        broken.flat[0] = np.nan
+        with pytest.raises(BackendError, match=f"The network's output '{role}' is not finite") as caught:
+            decode({**arrays, role: broken}, spec)
+        assert "splite-deploy verify" in caught.value.hint
