@@ -60,7 +60,7 @@ def inspect_bundle(
     Raises:
         UsageError: It holds no ONNX graph.
     """
-    return _of_graph(bundle.path / bundle.find("ort").file, timed, progress)
+    return _of_graph(bundle.path / bundle.find("ort", "fp32").file, timed, progress)
 
 
 def inspect_checkpoint(

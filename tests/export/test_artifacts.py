@@ -18,6 +18,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from splite_deploy.bundle import MANIFEST, Bundle  # noqa: E402
+from splite_deploy.compact.inspection import inspect_bundle  # noqa: E402
 from splite_deploy.errors import UsageError  # noqa: E402
 from splite_deploy.export import ExportOptions  # noqa: E402
 from splite_deploy.runtime.verify import limits_of, verify  # noqa: E402
@@ -153,6 +154,17 @@ def test_fp32_alone_is_written_as_before(export: Run, output: Path) -> None:
     data = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
     assert not {"calibration", "budget", "verdict"} & set(data)  # readers that do not know them open it
     assert Bundle.open(output).manifest.verdict is None
+
+
+def test_inspect_reads_the_widths_of_the_fp32_graph_whatever_comes_first(
+    export: Run, output: Path, tiny_bundle: Path
+) -> None:
+    assert export("-p", "int8").exit_code == 0
+    bundle = Bundle.open(output)
+    assert [artifact.label for artifact in bundle.manifest.artifacts] == ["ort int8", "ort fp32"]
+    layers = inspect_bundle(bundle).layers
+    assert layers
+    assert layers == inspect_bundle(Bundle.open(tiny_bundle)).layers
 
 
 def test_photographs_with_labels_calibrate(export: Run, output: Path, hand_digits: Path) -> None:
