@@ -8,6 +8,7 @@ millimetres), ``split`` and anything else. The box of a sample is its ``box`` (x
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,15 @@ def read_labels(path: Path, *, split: str | None = None) -> list[LabelledImage]:
         which = f" in split '{split}'" if split is not None else ""
         raise UsageError(f"{file} holds no sample{which}.", hint=_EXAMPLE)
     return labelled
+
+
+def prefer_split(path: Path, split: str) -> tuple[list[LabelledImage], bool]:
+    """The samples of a split, or all of them where the file has no such split; and whether it has it.
+
+    Raises:
+        UsageError: See `read_labels`.
+    """
+    samples = read_labels(path)  # first: a malformed file fails here
+    with suppress(UsageError):
+        return read_labels(path, split=split), True
+    return samples, False

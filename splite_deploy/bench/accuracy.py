@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from splite_deploy.bench.metrics import box_side, keypoint_error, pa_mpjpe, pck
 from splite_deploy.errors import UsageError
 from splite_deploy.evidence import Accuracy
-from splite_deploy.labels import LabelledImage, read_labels
+from splite_deploy.labels import LabelledImage, prefer_split
 from splite_deploy.runtime.images import read_image
 from splite_deploy.runtime.preprocess import Image
 
@@ -52,9 +51,7 @@ def evaluation_labels(path: Path, keypoint_count: int) -> list[LabelledImage]:
     Raises:
         UsageError: The file is missing or malformed, or labels other keypoints than the model's.
     """
-    labels = read_labels(path)
-    with suppress(UsageError):  # the file is sound, it only has no such split
-        labels = read_labels(path, split="val")
+    labels, _ = prefer_split(path, "val")
     counts = {len(labelled.keypoints) for labelled in labels} - {keypoint_count}
     if counts:
         raise UsageError(

@@ -55,6 +55,13 @@ def norms(network: nn.Module, groups: Groups, families: Iterable[Family], power:
     return scores
 
 
+def stored(network: nn.Module, groups: Groups, families: Iterable[Family], method: Method) -> Scores:
+    """Importance by what is stored in the network alone: every method but "taylor"."""
+    if method == "bn-scale":
+        return bn_scale(network, groups)
+    return norms(network, groups, families, 1 if method == "l1" else 2)
+
+
 def taylor(network: nn.Module, groups: Groups, batches: Iterable[Tensor], loss: Loss) -> Scores:
     """First-order estimate of what the loss changes by: I = sum over batches and weights of |w * dL/dw|.
 

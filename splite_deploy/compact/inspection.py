@@ -19,6 +19,8 @@ from splite_deploy.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from splite_deploy.export.checkpoint import Checkpoint
+
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -85,10 +87,12 @@ def inspect_checkpoint(
         SpliteError: Everything that can be wrong with the checkpoint and its model spec.
     """
     from splite_deploy.export.checkpoint import read_checkpoint
+    from splite_deploy.export.forms import read_head
 
     progress("reading the checkpoint")
     stored = read_checkpoint(checkpoint, weights=weights)
-    written_as, compacted = _header(checkpoint)
+    written_as = "safetensors" if read_head(checkpoint)[8:9] == b"{" else "torch"
+    compacted = _header(stored)
     spec = model or checkpoint.parent / "model.toml"
     if model is not None or spec.exists():
         alignment, notes = _of_network(checkpoint, spec, weights, timed, progress)
@@ -113,29 +117,24 @@ def inspect_checkpoint(
     return CheckpointReport(str(checkpoint), written_as, stored.sha256, size, parameters, compacted, alignment, notes)
 
 
-def _header(checkpoint: Path) -> tuple[str, Mapping[str, Any] | None]:
-    """The format of a readable checkpoint, and the entry of `compact`."""
-    from safetensors import SafetensorError, safe_open
-
+def _header(stored: Checkpoint) -> Mapping[str, Any] | None:
+    """The entry of `compact` in a checkpoint."""
     from splite_deploy.export.header import HEADER
 
+    if (entry := stored.metadata.get(HEADER)) is None:
+        return None
     try:
-        with safe_open(checkpoint, framework="pt") as stored:
-            entry = (stored.metadata() or {}).get(HEADER)
-    except SafetensorError:
-        return "torch", None
-    try:
-        return "safetensors", None if entry is None else dict(json.loads(entry))
+        return dict(json.loads(entry))
     except (ValueError, TypeError) as err:
         raise CheckpointError(
-            f"{checkpoint}: its header entry '{HEADER}' cannot be read: {err}.", hint="Make it with 'compact' again."
+            f"{stored.path}: its header entry '{HEADER}' cannot be read: {err}.", hint="Make it with 'compact' again."
         ) from err
 
 
 def _of_network(
     checkpoint: Path, spec: Path, weights: str | None, timed: bool, progress: Callable[[str], None]
 ) -> tuple[Alignment, tuple[str, ...]]:
-    from splite_deploy.export.graph import MIN_OPSET, onnx_from_network, simplify
+    from splite_deploy.export.graph import write_graph
     from splite_deploy.export.pipeline import load_model
 
     progress("building the network")
@@ -143,8 +142,7 @@ def _of_network(
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         progress("making its graph")
-        onnx_from_network(loaded.network, loaded.spec, file, opset=MIN_OPSET, dynamic_batch=False)
-        simplify(file, file, metadata={})
+        write_graph(loaded.network, loaded.spec, file)
         return _of_graph(file, timed, progress), loaded.notes
 
 

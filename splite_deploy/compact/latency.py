@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
+from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.stats import LatencyStats
-from splite_deploy.export.graph import onnx_from_network, ort_artifact, simplify
+from splite_deploy.export.graph import ort_artifact, write_graph
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.session import Session
 from splite_deploy.spec import ModelSpec
-
-_BLOCK = 10  # inferences of one network before the next has its turn, so that clocks and heat hit all alike
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ def measure_latency(
         progress("exporting both to ONNX")
         files = [Path(folder) / "dense.onnx", Path(folder) / "compacted.onnx"]
         for network, file in zip((dense, compacted), files, strict=True):
-            onnx_from_network(network, spec, file, opset=18, dynamic_batch=False)
-            simplify(file, file, metadata={})
+            write_graph(network, spec, file)
         progress("timing both on one thread")
         return Latency(
             *time_in_turn([OrtSession(file, ort_artifact(file, spec, False), 1) for file in files], inferences)
@@ -80,21 +79,14 @@ def time_in_turn(sessions: Sequence[Session], inferences: int) -> list[LatencySt
         {spec.name: noise.standard_normal([size or 1 for size in spec.shape], np.float32) for spec in session.inputs}
         for session in sessions
     ]
-    samples: list[list[int]] = [[] for _ in sessions]
-    order = range(len(sessions))
-    blocks = max(1, inferences // _BLOCK)
-    warmup = (blocks + 1) // 2
+    runs: dict[str, Run] = {str(i): partial(_infer, *pair) for i, pair in enumerate(zip(sessions, feeds, strict=True))}
     try:
-        for block in range(blocks + warmup):
-            for which in order if block % 2 else reversed(order):
-                taken = []
-                for _ in range(_BLOCK):
-                    start = time.perf_counter_ns()
-                    sessions[which].run(feeds[which])
-                    taken.append(time.perf_counter_ns() - start)
-                if block >= warmup:
-                    samples[which] += taken
+        taken = interleave(runs, inferences, warmup_frames=inferences // 2)
     finally:
         for session in sessions:
             session.close()
-    return [LatencyStats.from_samples(np.array(taken) / 1e6) for taken in samples]
+    return [LatencyStats.from_samples(samples) for samples in taken.values()]
+
+
+def _infer(session: Session, feeds: Mapping[str, NDArray[np.float32]], index: int) -> object:
+    return session.run(feeds)

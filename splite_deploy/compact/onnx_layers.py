@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +13,7 @@ from onnx import helper, numpy_helper
 from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.compact.alignment import Layer
 from splite_deploy.errors import ExportError
+from splite_deploy.export.onnx_walk import attributes
 from splite_deploy.spec import LimitSpec
 
 _CONVS, _LINEARS = ("Conv", "ConvTranspose"), ("Gemm", "MatMul")
@@ -64,7 +63,7 @@ class Graph:
         return len(stored) > 2 if node.op_type in _CONVS else len(stored) == 2
 
     def _layer(self, node: onnx.NodeProto) -> Layer:
-        stored, given = self._stored[node.input[1]], _attributes(node)
+        stored, given = self._stored[node.input[1]], attributes(node)
         groups, kernel, transposed = given.get("group", 1), stored[2:], node.op_type == "ConvTranspose"
         if node.op_type in _LINEARS:
             inputs, outputs = stored[::-1] if given.get("transB") else stored
@@ -104,7 +103,7 @@ class Graph:
     def _keeps_channels(self, node: onnx.NodeProto) -> bool:
         if not self._is_layer(node):
             return True
-        stored, groups = self._stored[node.input[1]], _attributes(node).get("group", 1)
+        stored, groups = self._stored[node.input[1]], attributes(node).get("group", 1)
         return bool(1 < groups == (stored[0] if node.op_type == "ConvTranspose" else stored[1] * groups))
 
     def _is_spread(self, node: onnx.NodeProto, name: str) -> bool:
@@ -140,7 +139,7 @@ class Graph:
             if attribute.name == "group":
                 attribute.i = groups
         if layer.kind == "linear":
-            stored = [outputs, inputs] if _attributes(original).get("transB") else [inputs, outputs]
+            stored = [outputs, inputs] if attributes(original).get("transB") else [inputs, outputs]
         else:
             transposed = node.op_type == "ConvTranspose"
             pair = [inputs, outputs // groups] if transposed else [outputs, inputs // groups]
@@ -154,7 +153,3 @@ class Graph:
         onnx.save(helper.make_model(graph, **self._versions), str(file))
         ports = (TensorSpec("x", tuple(shape), "float32", "", "image"),), (TensorSpec("y", (), "float32", "", ""),)
         return Artifact("ort", "fp32", file.name, "", *ports, LimitSpec(), {})
-
-
-def _attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}

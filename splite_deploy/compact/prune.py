@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from splite_deploy.compact.fold import Folded, fold
 from splite_deploy.compact.groups import Family, Groups, Removed, kept_of
-from splite_deploy.compact.importance import METHODS, Loss, Method, Scores, bn_scale, norms, output_energy, taylor
+from splite_deploy.compact.importance import METHODS, Loss, Method, Scores, output_energy, stored, taylor
 from splite_deploy.compact.latency import Latency
 from splite_deploy.compact.proof import prove, without, zeroed
 from splite_deploy.compact.trace import trace
@@ -249,11 +249,9 @@ def _scores(
     batches: Sequence[Tensor],
     loss: Loss,
 ) -> Scores:
-    if method == "bn-scale":
-        return bn_scale(network, groups)
     if method == "taylor":
         return taylor(network, groups, batches, loss)
-    return norms(network, groups, families, 1 if method == "l1" else 2)
+    return stored(network, groups, families, method)
 
 
 def _rows(network: nn.Module, groups: Groups, removed: Removed) -> tuple[LayerRow, ...]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from splite_deploy.compact.groups import Groups, Removed
-from splite_deploy.compact.importance import Method, Scores, bn_scale, norms, sum_of_units, weights_of
+from splite_deploy.compact.importance import Method, Scores, stored, sum_of_units, weights_of
 from splite_deploy.compact.proof import silence
 from splite_deploy.compact.prune import CompactOptions, choose
 from splite_deploy.compact.trace import trace
@@ -166,7 +166,8 @@ class GradualPruning:
         self.families = self.groups.families(round_to)
         self.removed: Removed = np.zeros(self.groups.count, bool)
         self._losses: dict[str, Tensor] = {}
-        choose(self.groups, self.families, self._norms(), self._goal)  # says now whether the goal can be met
+        any_scores = stored(network, self.groups, self.families, "group-norm")
+        choose(self.groups, self.families, any_scores, self._goal)  # says now whether the goal can be met
 
     def share_of_macs(self, step: int) -> float:
         """Share of the multiply-accumulates that remains at a step, from 1 down to one over the speed-up."""
@@ -215,19 +216,14 @@ class GradualPruning:
         self._losses.clear()
 
     def _scores(self) -> Scores:
-        if self._goal.method == "bn-scale":
-            return bn_scale(self.network, self.groups)
-        if self._goal.method == "taylor":
-            if not self._losses:
-                raise UsageError(
-                    "No gradients were seen yet, and taylor goes by them.",
-                    hint="Call observe() after backward(), and let pruning start at step 1 or later.",
-                )
-            return sum_of_units(self.groups, self._losses)
-        return self._norms()
-
-    def _norms(self) -> Scores:
-        return norms(self.network, self.groups, self.families, 1 if self._goal.method == "l1" else 2)
+        if self._goal.method != "taylor":
+            return stored(self.network, self.groups, self.families, self._goal.method)
+        if not self._losses:
+            raise UsageError(
+                "No gradients were seen yet, and taylor goes by them.",
+                hint="Call observe() after backward(), and let pruning start at step 1 or later.",
+            )
+        return sum_of_units(self.groups, self._losses)
 
     def _own(self) -> dict[str, nn.Parameter]:
         names = {name for name, _ in self.groups.slots}

@@ -26,7 +26,7 @@ from splite_deploy.errors import SpecError, UsageError
 from splite_deploy.export import calibration_lint as lint
 from splite_deploy.export.calibration_arrays import evenly, read_crops, read_npz
 from splite_deploy.export.crops import cut, rendered
-from splite_deploy.labels import read_labels
+from splite_deploy.labels import prefer_split
 from splite_deploy.runtime.images import boxed_images, is_folder, read_image
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import HostSpec, InputSpec, ModelSpec
@@ -182,9 +182,8 @@ def _files(path: Path, split: str, count: int | None = None) -> tuple[list[File]
     if is_folder(path) and not (path / "labels.json").is_file():
         found, _ = boxed_images(path, count)
         return found, f"photos of {path.name} ({len(found)} images)"
-    samples, part = read_labels(path), f"no split '{split}' there"  # the whole file first: a malformed one fails here
-    with suppress(UsageError):
-        samples, part = read_labels(path, split=split), f"split '{split}'"
+    samples, has_split = prefer_split(path, split)
+    part = f"split '{split}'" if has_split else f"no split '{split}' there"
     picked = [samples[i] for i in evenly(len(samples), len(samples) if count is None else count)]
     name = path.parent.name if path.suffix == ".json" else path.name
     return [(one.path, one.box) for one in picked], f"photos of {name}, {part} ({len(picked)} images)"

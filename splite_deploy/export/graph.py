@@ -131,6 +131,16 @@ def onnx_from_network(network: nn.Module, spec: ModelSpec, path: Path, *, opset:
     _check(onnx.load(str(path)), path)
 
 
+def write_graph(network: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Writes the simplified graph of one crop, to be looked at or timed and not to be kept.
+
+    Raises:
+        ExportError: See `onnx_from_network` and `simplify`.
+    """
+    onnx_from_network(network, spec, path, opset=MIN_OPSET, dynamic_batch=False)
+    simplify(path, path, metadata={})
+
+
 def _write_network(
     network: nn.Module, example: torch.Tensor, spec: ModelSpec, path: Path, opset: int, dynamic_batch: bool
 ) -> None:

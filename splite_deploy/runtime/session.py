@@ -213,3 +213,8 @@ def check_feeds(feeds: Mapping[str, Feed], inputs: tuple[TensorSpec, ...]) -> No
                 f"the network takes {spec.dtype} {shown}.",
                 hint=hint or "Prepare it with splite_deploy.runtime.preprocess.Preprocessor.",
             )
+
+
+def first_line(err: Exception) -> str:
+    """What a backend's own exception says, in one line."""
+    return str(err).splitlines()[0][:300] if str(err) else type(err).__name__

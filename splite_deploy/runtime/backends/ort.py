@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.errors import BackendError
-from splite_deploy.runtime.session import BaseSession, Feed
+from splite_deploy.runtime.session import BaseSession, Feed, first_line
 
 Array = NDArray[np.float32]
 
@@ -35,7 +35,7 @@ class OrtSession(BaseSession):
             self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as err:  # onnxruntime has no common base class of its errors
             raise BackendError(
-                f"ONNX Runtime {ort.__version__} cannot load {file.name}: {_first_line(err)}",
+                f"ONNX Runtime {ort.__version__} cannot load {file.name}: {first_line(err)}",
                 hint="Upgrade onnxruntime, or export again with a lower --opset.",
             ) from err
         self._names = [spec.name for spec in artifact.outputs]
@@ -49,12 +49,8 @@ class OrtSession(BaseSession):
         try:
             values = self._session.run(self._names, feeds)
         except Exception as err:
-            raise BackendError(f"ONNX Runtime failed: {_first_line(err)}", hint="Run 'splite-deploy verify'.") from err
+            raise BackendError(f"ONNX Runtime failed: {first_line(err)}", hint="Run 'splite-deploy verify'.") from err
         return dict(zip(self._names, values, strict=True))
 
     def _release(self) -> None:
         del self._session
-
-
-def _first_line(err: Exception) -> str:
-    return str(err).splitlines()[0][:300] if str(err) else type(err).__name__

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
 from splite_deploy.errors import BackendError
-from splite_deploy.runtime.session import BaseSession
+from splite_deploy.runtime.session import BaseSession, first_line
 
 Array = NDArray[np.float32]
 
@@ -50,7 +50,7 @@ class TfliteSession(BaseSession):
             inputs, outputs = signature.get_input_details(), signature.get_output_details()
         except Exception as err:  # LiteRT raises ValueError and RuntimeError, and what its own code trips over
             raise BackendError(
-                f"LiteRT {ai_edge_litert.__version__} cannot load {file.name}: {_first_line(err)}",
+                f"LiteRT {ai_edge_litert.__version__} cannot load {file.name}: {first_line(err)}",
                 hint="Upgrade ai-edge-litert, or compile the bundle again.",
             ) from err
         self._inputs = {spec.name: self._port(spec, inputs, file) for spec in artifact.inputs}
@@ -67,7 +67,7 @@ class TfliteSession(BaseSession):
         try:
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as err:
-            raise BackendError(f"LiteRT failed: {_first_line(err)}", hint="Run 'splite-deploy verify'.") from err
+            raise BackendError(f"LiteRT failed: {first_line(err)}", hint="Run 'splite-deploy verify'.") from err
         return {name: port.read() for name, port in self._outputs.items()}
 
     def _release(self) -> None:
@@ -146,7 +146,3 @@ def _at_the_seam(spec: TensorSpec) -> TensorSpec:
     layout = _seam_layout(spec)
     shape = tuple(spec.shape[spec.layout.index(axis)] for axis in layout)
     return replace(spec, shape=shape, dtype="float32", layout=layout)
-
-
-def _first_line(err: Exception) -> str:
-    return str(err).splitlines()[0][:300] if str(err) else type(err).__name__
