@@ -16,23 +16,26 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import BundleError, OutputError, SpecError, UsageError, writing
-from splite_deploy.evidence import BudgetSearch, Calibration, Verdict
+from splite_deploy.evidence import BudgetSearch, Calibration, Layer, Verdict
 from splite_deploy.evidence import Parity as Parity
 from splite_deploy.evidence import Percentiles as Percentiles
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 from splite_deploy.structure import structure, to_plain
 
+Typing = Literal["weak", "strong"]
+
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
+_OPTIONAL = ("calibration", "budget", "verdict", "graphs", "layers")  # left out where empty: older readers refuse them
 _REEXPORT = "Copy the bundle again, or make it anew with 'splite-deploy export'."
 
 
@@ -45,7 +48,8 @@ class TensorSpec:
         shape: Its sizes; None for a dynamic batch.
         dtype: numpy name of its type.
         layout: For example ``NCHW``.
-        role: What it is to the decoder: ``image``, ``heatmap``, ``depth`` or ``coordinates``.
+        role: What it is to the decoder: ``image``, ``heatmap``, ``depth`` or ``coordinates``; where the graph decodes
+            ``keypoints``, ``scores`` and, one number each, ``depth``.
     """
 
     name: str
@@ -86,6 +90,30 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Graph:
+    """A file that TensorRT engines are built of, on the device that runs them.
+
+    Attributes:
+        precision: Of the engine.
+        typing: Whom it is for. ``weak``: versions up to 10, whose precision flags choose types. ``strong``: where the
+            types in the graph decide, as in version 11.
+        file: Its name inside the bundle; several graphs and artifacts may share a file.
+        sha256: Its hash.
+        inputs: Its input tensors.
+        outputs: Its output tensors, in the graph's order.
+        limits: How far the engine's keypoints may lie from the reference.
+    """
+
+    precision: Precision
+    typing: Typing
+    file: str
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    limits: LimitSpec
+
+
+@dataclass(frozen=True)
 class Source:
     """Where a bundle comes from.
 
@@ -120,6 +148,9 @@ class Manifest:
         calibration: What fp16 and int8 were calibrated on; None where nothing was.
         budget: The search for layers that int8 must leave in float; None where no budget was given.
         verdict: The artifacts side by side; None where there is one alone.
+        graphs: What engines are built of; empty where none were asked for.
+        layers: What each built file is made of, by the label of its artifact, in the order in which it runs; for files
+            that a builder made.
     """
 
     format_version: int
@@ -131,11 +162,13 @@ class Manifest:
     calibration: Calibration | None = None
     budget: BudgetSearch | None = None
     verdict: Verdict | None = None
+    graphs: tuple[Graph, ...] = ()
+    layers: Mapping[str, tuple[Layer, ...]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text of ``manifest.json``, with its own checksum."""
         plain = {**to_plain(self), "model": self.model.to_dict()}
-        data = {key: value for key, value in plain.items() if value is not None}  # what older readers do not know
+        data = {key: value for key, value in plain.items() if value or key not in _OPTIONAL}
         return json.dumps({**data, "checksum": _checksum(data)}, indent=1) + "\n"
 
 
@@ -174,6 +207,7 @@ class Bundle:
         folder = Path(path)
         manifest = _read_manifest(folder)
         expected = {artifact.file: artifact.sha256 for artifact in manifest.artifacts}
+        expected |= {graph.file: graph.sha256 for graph in manifest.graphs}
         for name, digest in {**expected, GOLDEN: manifest.golden_sha256}.items():
             file = folder / name
             if Path(name).name != name or not file.is_file():

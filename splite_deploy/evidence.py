@@ -42,6 +42,24 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """One layer of a built file, as its runtime executes it.
+
+    Attributes:
+        name: As the file names it.
+        kind: Its operator, for example ``Conv``; where the builder fused several, its name for them.
+        types: What it works on: the type of its inputs and, where it differs, that of its outputs, for example ``int8``
+            or ``float32 -> int8``.
+        time_us: What it takes, microseconds at the median; None where it was not measured.
+    """
+
+    name: str
+    kind: str
+    types: str
+    time_us: float | None
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What fp16 and int8 artifacts were calibrated on.
 
