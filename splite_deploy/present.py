@@ -90,7 +90,7 @@ def _budget_table(search: BudgetSearch) -> RenderableType:
     asked = " and ".join(f"{limit:g} {unit}" for limit, unit in limits if limit is not None)
     if not search.rows:
         return f"int8 keeps the budget of {asked} without returning a layer to float."
-    table = Table(title=f"ort int8: layers returned to float until a shift of {asked} (p95) held")
+    table = Table(title=f"int8: layers returned to float until a shift of {asked} (p95) held")
     for heading in ("layer", "kind"):
         table.add_column(heading)
     for heading in ("it alone, p95 px", "left over, p95 px", "latency p50 ms"):

@@ -26,11 +26,12 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
     "--backend",
     "-b",
     "backends",
-    type=click.Choice(("ort", "tflite")),
+    type=click.Choice(("ort", "tflite", "trt")),
     multiple=True,
     default=("ort",),
     show_default=True,
-    help="What will run it: ONNX Runtime, or LiteRT (phones). May be given twice.",
+    help="What will run it: ONNX Runtime, LiteRT (phones), or TensorRT, whose engines 'compile' builds on the device. "
+    "May be given several times.",
 )
 @click.option(
     "--precision",
@@ -57,7 +58,7 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
     "--max-shift-px",
     type=float,
     help="How far int8 may move the keypoints (95th percentile, pixels of the input; one may move six times as far). "
-    "Where it moves them further, the layers that cost most go back to float. ONNX Runtime only.",
+    "Where it moves them further, the layers that cost most go back to float. Not in TFLite.",
 )
 @click.option("--max-shift-mm", type=float, help="The same for the depth, in millimetres.")
 @click.option(
@@ -80,6 +81,12 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
     "renderer makes some.",
 )
 @click.option("--crops", type=click.IntRange(1), default=64, show_default=True, help="How many images to compare on.")
+@click.option(
+    "--fuse-input",
+    is_flag=True,
+    help="Let the graph take uint8 crops (height, width, RGB or BGR) and normalise them itself; not for tflite.",
+)
+@click.option("--fuse-decode", is_flag=True, help="Let the graph give keypoints instead of heatmaps; not for tflite.")
 @click.option("--dynamic-batch", is_flag=True, help="Let the graph run several crops at once.")
 @click.option("--opset", type=int, help="ONNX operator set; 18 without it, or that of a given ONNX graph.")
 @click.option("--weights", help="Key of the weights to take, where the checkpoint holds several.")

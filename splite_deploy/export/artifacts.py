@@ -1,4 +1,4 @@
-"""What a bundle holds beside its graph: float16 and int8 for ONNX Runtime, and TFLite files, each compared."""
+"""What a bundle holds: files for ONNX Runtime and TFLite, and what TensorRT's engines are built of; each compared."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from splite_deploy.bundle import Artifact, Bundle, sha256_of
-from splite_deploy.errors import CompileError, ParityError, UsageError
+import onnx
+
+from splite_deploy.bundle import Artifact, Bundle, Graph, Manifest, Typing, sha256_of
+from splite_deploy.errors import CompileError, UsageError
 from splite_deploy.evidence import BudgetSearch, Calibration
-from splite_deploy.export.budget import MAX_FACTOR, Shift, measure_shift, within_budget
+from splite_deploy.export.budget import MAX_FACTOR, Shift
 from splite_deploy.export.calibration import CalibrationSet, cache_folder, load_calibration
-from splite_deploy.export.onnx_walk import Array, load, run_graph
+from splite_deploy.export.engine_graphs import rounding_to_nearest
+from splite_deploy.export.onnx_files import FP16, INT8, engine_file, keep_quantisation, make_onnx_files
+from splite_deploy.export.onnx_walk import load, run_graph
 from splite_deploy.export.options import ExportOptions
-from splite_deploy.export.precision import Fp16Report, Int8Report, to_fp16, to_int8
-from splite_deploy.export.ranges import Method, Ranges, calibrate
+from splite_deploy.export.qdq import has_qdq
+from splite_deploy.export.reference import Reference
+from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.session import Session, open_session
-from splite_deploy.runtime.verify import Outputs, limits_of, run_each, violations
+from splite_deploy.runtime.verify import limits_of
 from splite_deploy.spec import HostSpec, LimitSpec, ModelSpec, Precision
 
 if TYPE_CHECKING:  # its modules need LiteRT
@@ -28,50 +33,8 @@ if TYPE_CHECKING:  # its modules need LiteRT
 
 FP32 = "ort fp32"
 """Label of the graph that everything else is made from."""
-METHOD: Method = "mse"
-_NAMED = 6  # nodes that a note names
+_TYPINGS: tuple[Typing, ...] = ("weak", "strong")
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What every step of the conversion is compared with.
-
-    Attributes:
-        name: ``torch``, or ``onnx`` for a given graph.
-        spec: The model.
-        tensors: (N, 3, h, w) inputs.
-        outputs: Outputs of the original network on them, by role.
-        crops_from: Where the inputs come from, in words.
-    """
-
-    name: str
-    spec: ModelSpec
-    tensors: Array
-    outputs: Outputs
-    crops_from: str
-
-    def compare(self, step: str, session: Session, limits: LimitSpec, hint: str) -> Shift:
-        """Runs a session on the inputs; closes it.
-
-        Raises:
-            ParityError: It lies over the limits.
-        """
-        try:
-            measured = measure_shift(self.outputs, run_each(session, self.tensors), self.spec)
-        finally:
-            session.close()
-        hop = f"{self.name} -> {step}"
-        shift = replace(measured, parity=replace(measured.parity, hop=hop, crops_from=self.crops_from))
-        broken = violations(shift.parity, limits, self.spec)
-        if shift.peak_switches and broken:
-            broken.append(f"{shift.peak_switches} heatmap peaks lie elsewhere")
-        if broken:
-            raise ParityError(
-                f"{hop} changed the result on {shift.parity.crops} crops: {'; '.join(broken)}.",
-                hint=f"Nothing was written. {hint}",
-            )
-        return shift
 
 
 @dataclass(frozen=True)
@@ -80,12 +43,14 @@ class Made:
 
     Attributes:
         artifacts: In the order in which they were asked for; the fp32 graph is last where it was not.
+        graphs: What TensorRT's engines are built of.
         notes: What is worth knowing about them, in words.
         calibration: What was calibrated on; None if nothing was.
         budget: The search under an error budget; None without one.
     """
 
     artifacts: tuple[Artifact, ...]
+    graphs: tuple[Graph, ...]
     notes: tuple[str, ...]
     calibration: Calibration | None
     budget: BudgetSearch | None
@@ -132,7 +97,7 @@ def make_artifacts(
 
     Args:
         folder: The bundle in the making, with the graph.
-        graph: The fp32 graph.
+        graph: The fp32 graph; that of a network trained for int8 holds its quantisation, and is dropped.
         reference: What the error budget is measured against.
         host: Names the renderer.
         options: What was asked for.
@@ -144,66 +109,86 @@ def make_artifacts(
     """
     spec, file = reference.spec, folder / graph.file
     limits = {**{p: limits_of(p, spec) for p in options.precisions}, "int8": int8_limits(spec, options)}
-    made, notes, methods, search = {graph.label: graph}, [], {}, None
-    taken = _calibration_set(file, spec, host, options, progress) if options.calibrates else None
-
-    def add(precision: Precision, name: str) -> None:
-        digest = sha256_of(folder / name)
-        artifact = replace(graph, precision=precision, file=name, sha256=digest, limits=limits[precision])
-        made[artifact.label] = artifact
-
-    if taken is not None and (options.asks_for("ort", "fp16") or options.asks_for("ort", "int8")):
-        tensors = taken.tensors(spec.input)
-        progress(f"measuring the ranges of activations on {len(tensors)} crops")
-        ranges = calibrate(file, tensors, METHOD)
-        if options.asks_for("ort", "fp16"):
-            progress("float16 graph")
-            name = "model.fp16.onnx"
-            notes.append(_fp16_note(name, to_fp16(file, folder / name, tensors, ranges=ranges)))
-            methods["ort fp16"] = "extremes"
-            add("fp16", name)
-        if options.asks_for("ort", "int8"):
-            progress("int8 graph")
-            name = "model.int8.onnx"
-            report, search = _int8(file, folder / name, tensors, ranges, reference, options, progress)
-            notes.append(_int8_note(name, report))
-            methods["ort int8"] = report.method or "the graph's own"
-            add("int8", name)
+    trained = has_qdq(load(file))
+    taken = None
+    if trained:
+        _check_trained(options)
+        files = keep_quantisation(file, reference, options)
+        file.unlink()
+    else:
+        taken = _calibration_set(file, spec, host, options, progress) if options.calibrates else None
+        tensors = reference.tensors if taken is None else taken.tensors(spec.input)
+        files = make_onnx_files(file, reference, tensors, options, progress)
+    held = {} if trained else {graph.label: graph}
+    lower: tuple[tuple[Precision, str], ...] = ("fp16", FP16), ("int8", INT8["ort"])
+    for precision, name in lower:
+        if options.asks_for("ort", precision):
+            digest = sha256_of(folder / name)
+            made = replace(graph, precision=precision, file=name, sha256=digest, limits=limits[precision])
+            held[made.label] = made
     if compiler is not None:
         pixels = None if taken is None else taken.pixels
         for artifact in compiler.compile(
             file, spec, folder, options.precisions, calibration=pixels, recipe=options.int8_recipe, progress=progress
         ):
-            made[artifact.label] = replace(artifact, limits=limits[artifact.precision])
+            held[artifact.label] = replace(artifact, limits=limits[artifact.precision])
             if artifact.precision == "int8" and options.int8_recipe == "full-integer":
-                methods[artifact.label] = "TensorFlow's own"
+                files.methods[artifact.label] = "TensorFlow's own"
+    graphs = tuple(
+        _engine_graph(folder, precision, typing, graph, limits[precision])
+        for precision in (options.precisions if "trt" in options.backends else ())
+        for typing in _TYPINGS
+    )
     calibration = None
+    notes = files.notes
     if taken is not None:
         notes = [*taken.warnings, *notes]
-        calibration = Calibration(taken.origin, len(taken.pixels), taken.sha256, methods)
+        calibration = Calibration(taken.origin, len(taken.pixels), taken.sha256, files.methods)
     asked = [f"{backend} {precision}" for backend in options.backends for precision in options.precisions]
-    ordered = dict.fromkeys([*asked, graph.label])
-    return Made(tuple(made[label] for label in ordered), tuple(notes), calibration, search)
+    ordered = [label for label in dict.fromkeys([*asked, graph.label]) if label in held]
+    return Made(tuple(held[label] for label in ordered), graphs, tuple(notes), calibration, files.search)
 
 
 def check_artifacts(
     draft: Bundle, reference: Reference, options: ExportOptions, progress: Progress
 ) -> dict[str, Shift]:
-    """Compares every artifact but the graph, opened as a device opens it; by their labels.
+    """Compares everything but the fp32 graph, opened as a device opens it; by labels of artifacts and graphs.
+
+    What engines are built of runs in ONNX Runtime here: the arithmetic is that of TensorRT but for rounding.
 
     Raises:
         ParityError: One of them moves keypoints by more than its limits.
         MissingDependencyError: What runs it is not installed.
     """
     found = {}
-    for artifact in draft.manifest.artifacts:
-        if artifact.label != FP32:
-            progress(f"comparing {artifact.label}")
-            session = open_session(draft, artifact.backend, artifact.precision)
-            found[artifact.label] = reference.compare(
-                artifact.label, session, artifact.limits, _hint(artifact, options)
-            )
+    for label, held in runnable(draft.manifest).items():
+        if label != FP32:
+            progress(f"comparing {label}")
+            hint = _hint(label.partition(" ")[0], held.precision, options)
+            found[label] = reference.compare(label, open_here(draft, held), held.limits, hint)
     return found
+
+
+def runnable(manifest: Manifest) -> dict[str, Artifact | Graph]:
+    """Everything that can be run here, each file once, by its label: artifacts, and graphs that are none."""
+    held: dict[str, Artifact | Graph] = {artifact.label: artifact for artifact in manifest.artifacts}
+    files = {artifact.file for artifact in manifest.artifacts}
+    for graph in manifest.graphs:
+        if graph.file not in files:
+            files.add(graph.file)
+            held[f"trt {graph.precision} graph ({graph.typing})"] = graph
+    return held
+
+
+def open_here(draft: Bundle, held: Artifact | Graph) -> Session:
+    """A session of an artifact, or in ONNX Runtime of what an engine is built of."""
+    if isinstance(held, Artifact):
+        return open_session(draft, held.backend, held.precision)
+    stand_in = Artifact("ort", held.precision, held.file, held.sha256, held.inputs, held.outputs, held.limits, {})
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / held.file
+        onnx.save(rounding_to_nearest(load(draft.path / held.file)), str(file))
+        return OrtSession(file, stand_in, None)
 
 
 def int8_limits(spec: ModelSpec, options: ExportOptions) -> LimitSpec:
@@ -227,6 +212,26 @@ def int8_limits(spec: ModelSpec, options: ExportOptions) -> LimitSpec:
     return limits
 
 
+def _check_trained(options: ExportOptions) -> None:
+    """Raises `UsageError` where something else than int8 is asked of a network that was trained for int8."""
+    if options.precisions != ("int8",) or "tflite" in options.backends:
+        raise UsageError(
+            "This network was trained for int8 and brings its own scales: it cannot become "
+            + ("a TFLite file, which has its own." if "tflite" in options.backends else "another precision."),
+            hint="Export it with -b ort or -b trt, and -p int8 alone; make the rest from the float checkpoint.",
+        )
+    if options.budget is not None or options.calibration is not None:
+        raise UsageError(
+            "This network was trained for int8 and brings its own scales: nothing is calibrated or searched.",
+            hint="Leave out --calibration and --max-shift-*.",
+        )
+
+
+def _engine_graph(folder: Path, precision: Precision, typing: Typing, fp32: Artifact, limits: LimitSpec) -> Graph:
+    name = engine_file(precision, typing, fp32.file)
+    return Graph(precision, typing, name, sha256_of(folder / name), fp32.inputs, fp32.outputs, limits)
+
+
 def _calibration_set(
     graph: Path, spec: ModelSpec, host: HostSpec, options: ExportOptions, progress: Progress
 ) -> CalibrationSet:
@@ -242,67 +247,22 @@ def _calibration_set(
     )
 
 
-def _int8(
-    graph: Path,
-    out: Path,
-    tensors: Array,
-    ranges: Ranges,
-    reference: Reference,
-    options: ExportOptions,
-    progress: Progress,
-) -> tuple[Int8Report, BudgetSearch | None]:
-    """Writes the int8 graph of ONNX Runtime, within the budget where there is one."""
-    budget = options.budget
-    if budget is None:
-        return to_int8(graph, out, tensors, "ort", ranges=ranges), None
-    found = within_budget(
-        graph,
-        out,
-        reference.tensors,
-        reference.outputs,
-        reference.spec,
-        budget,
-        "ort",
-        ranges=ranges,
-        progress=progress,
-    )
-    plain_p95_px = found.plain.parity.shift_px.p95
-    search = BudgetSearch(budget.shift_px, budget.depth_mm, plain_p95_px, found.plain_latency_ms, found.rows)
-    return found.int8, search
-
-
-def _hint(artifact: Artifact, options: ExportOptions) -> str:
+def _hint(backend: str, precision: Precision, options: ExportOptions) -> str:
     """What to do about an artifact that moves keypoints too far."""
-    if artifact.precision == "fp32":
-        return f"If the shift is acceptable raise [limits] in model.toml; otherwise leave out -b {artifact.backend}."
-    if artifact.precision == "fp16":
+    if precision == "fp32":
+        return f"If the shift is acceptable raise [limits] in model.toml; otherwise leave out -b {backend}."
+    if precision == "fp16":
         return "Calibrate on more images with --calibration, or leave out -p fp16."
-    if artifact.backend == "tflite" and options.budget is not None:
+    if backend == "tflite" and options.budget is not None:
         return (
-            "The search for the layers that int8 ruins exists for -b ort only: leave out -b tflite, allow a larger "
-            "shift, calibrate on more images with --calibration, or export -p fp16."
+            "The search for the layers that int8 ruins exists for -b ort and -b trt only: leave out -b tflite, allow a "
+            "larger shift, calibrate on more images with --calibration, or export -p fp16."
         )
     if options.budget is not None:
         return "Give both --max-shift-px and --max-shift-mm, allow a larger shift, or export -p fp16."
-    if artifact.backend == "tflite":
+    if backend == "tflite":
         return "Calibrate on more images with --calibration, or export -p fp16."
     return (
         "Give --max-shift-px, which returns the costliest layers to float, calibrate on more images with "
         "--calibration, or export -p fp16."
     )
-
-
-def _fp16_note(file: str, report: Fp16Report) -> str:
-    kept = [f"{one.node} ({one.reason})" for one in report.kept]
-    return f"{file}: {sum(report.float16.values())} nodes in float16; kept in float32: {_listed(kept)}"
-
-
-def _int8_note(file: str, report: Int8Report) -> str:
-    islands = [f"{name} ({op})" for name, op in report.float_islands.items()]
-    text = f"{file}: {len(report.quantised)} nodes in int8; float by choice: {_listed(report.floating)}"
-    return "; ".join([f"{text}; float for want of a kernel: {_listed(islands)}", *report.notes])
-
-
-def _listed(names: list[str] | tuple[str, ...]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more if names else "none"

@@ -1,6 +1,6 @@
 """The ends of a network inside its graph: uint8 crop in, keypoints out. Applied to a finished graph of any precision.
 
-Input: Transpose, Cast and one BatchNormalization before the first layer, which stays as it is. Folded into a
+Input: Cast, Transpose and one BatchNormalization before the first layer, which stays as it is. Folded into a
 convolution's bias the mean would be wrong along its border: there zero padding stands for pixels of the mean.
 
 Output: the formulas of `splite_deploy.runtime.decode` in float32, on maps that are float32 in every precision. The
@@ -115,11 +115,11 @@ def fuse_input(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
         )
     image = inputs[0]
     made.rename(image.name, "fused_input/normalised")
-    planes = made.add("Transpose", image.name, perm=[0, 3, 1, 2])  # a fourth of the bytes that it moves after the cast
-    pixels = made.add("Cast", planes, to=TensorProto.FLOAT)
+    pixels = made.add("Cast", image.name, to=TensorProto.FLOAT)  # first: TensorRT does nothing else with uint8
+    planes = made.add("Transpose", pixels, perm=[0, 3, 1, 2])
     gain, offset, mean, variance = 1 / np.array(spec.input.std), np.zeros(3), spec.input.mean, np.ones(3)
     parameters = [made.constant(values) for values in (gain, offset, mean, variance)]
-    made.add("BatchNormalization", pixels, *parameters, output="fused_input/normalised", epsilon=0.0)
+    made.add("BatchNormalization", planes, *parameters, output="fused_input/normalised", epsilon=0.0)
     batch = image.type.tensor_type.shape.dim[0]
     image.type.CopyFrom(helper.make_tensor_type_proto(TensorProto.UINT8, (None, *wanted[1:], wanted[0])))
     image.type.tensor_type.shape.dim[0].CopyFrom(batch)

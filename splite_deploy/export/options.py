@@ -10,7 +10,7 @@ from splite_deploy.errors import UsageError
 from splite_deploy.export.budget import Budget
 from splite_deploy.spec import PRECISIONS, Precision
 
-BACKENDS = ("ort", "tflite")
+BACKENDS = ("ort", "tflite", "trt")
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ExportOptions:
     """How to export.
 
     Attributes:
-        backends: What the artifacts run on: ``ort``, ``tflite``.
+        backends: What the artifacts run on: ``ort``, ``tflite``; ``trt`` adds the graphs that engines are built of.
         precisions: The precisions of each backend; the bundle's first artifact is that of the first of each.
         images: Folder of images or labels file for parity; None uses the model's own renderer.
         crops: Number of crops compared at each hop.
@@ -29,6 +29,8 @@ class ExportOptions:
         max_shift_mm: The same for the depth, millimetres.
         int8_recipe: How int8 is done in TFLite; see `splite_deploy.compile.tflite.compile_tflite`.
         evaluation: Labels file, or its folder, for the accuracy of every artifact; its split ``val`` if there is one.
+        fuse_input: The graphs take uint8 crops (N, h, w, 3) and normalise them.
+        fuse_decode: The graphs give keypoints instead of heatmaps.
         dynamic_batch: Leaves the batch size of the graph open.
         opset: ONNX operator set; None is 18, or that of a given ONNX graph.
         weights: Which weights of the checkpoint; see `splite_deploy.export.checkpoint.read_checkpoint`.
@@ -49,6 +51,8 @@ class ExportOptions:
     max_shift_mm: float | None = None
     int8_recipe: Int8Recipe = "full-integer"
     evaluation: Path | None = None
+    fuse_input: bool = False
+    fuse_decode: bool = False
     dynamic_batch: bool = False
     opset: int | None = None
     weights: str | None = None
@@ -82,6 +86,11 @@ class ExportOptions:
                 "TFLite files run one crop at a time: they have no dynamic batch.",
                 hint="Leave out --dynamic-batch, or export -b tflite to a bundle of its own.",
             )
+        if self.fuses and "tflite" in self.backends:
+            raise UsageError(
+                "TFLite files have no fused ends: theirs are chosen by their converter.",
+                hint="Leave out --fuse-input and --fuse-decode, or export -b tflite to a bundle of its own.",
+            )
         if not self.calibrates and (self.calibration is not None or self.allow_random_calibration):
             raise UsageError(
                 "Nothing that was asked for is calibrated.", hint="Add -p int8 or -p fp16, or leave out --calibration."
@@ -95,9 +104,15 @@ class ExportOptions:
 
     @property
     def calibrates(self) -> bool:
-        """Whether anything reads calibration images: what ONNX Runtime runs below fp32, and full-integer TFLite."""
+        """Whether anything reads calibration images: ONNX Runtime and TensorRT below fp32, and full-integer TFLite."""
         full_integer = self.asks_for("tflite", "int8") and self.int8_recipe == "full-integer"
-        return full_integer or self.asks_for("ort", "fp16") or self.asks_for("ort", "int8")
+        below = any(self.asks_for(backend, precision) for backend in ("ort", "trt") for precision in ("fp16", "int8"))
+        return full_integer or below
+
+    @property
+    def fuses(self) -> bool:
+        """Whether an end of the network goes into its graphs."""
+        return self.fuse_input or self.fuse_decode
 
     def asks_for(self, backend: str, precision: Precision) -> bool:
         """Whether this artifact was asked for."""

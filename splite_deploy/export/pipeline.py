@@ -30,7 +30,6 @@ from splite_deploy.bundle import (
 from splite_deploy.errors import CheckpointError, UsageError, writing
 from splite_deploy.export.artifacts import (
     FP32,
-    Reference,
     check_artifacts,
     int8_limits,
     make_artifacts,
@@ -40,12 +39,14 @@ from splite_deploy.export.budget import Shift
 from splite_deploy.export.checkpoint import build_architecture, load_weights, read_checkpoint
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.forms import FORMS, form_of, require_trust
+from splite_deploy.export.fusing import fuse_bundle
 from splite_deploy.export.given import GivenGraph, read_graph
 from splite_deploy.export.graph import MIN_OPSET, check_outputs, onnx_from_network, ort_artifact, simplify
 from splite_deploy.export.header import check_metadata
 from splite_deploy.export.masks import masked_notes
 from splite_deploy.export.options import ExportOptions as ExportOptions
 from splite_deploy.export.programs import load_program, load_script
+from splite_deploy.export.reference import Reference
 from splite_deploy.export.verdict import give_verdict
 from splite_deploy.labels import LabelledImage
 from splite_deploy.runtime.backends.ort import OrtSession
@@ -172,10 +173,10 @@ def export_bundle(
         crops = make_crops(options.images, options.crops, spec.input, loaded.host)
         tensors = Preprocessor(spec.input, spec.input.color).normalise(crops.pixels)
         if isinstance(loaded, GivenGraph):
-            reference = Reference("onnx", spec, tensors, loaded.run(tensors), crops.origin)
+            name, outputs = "onnx", loaded.run(tensors)
         else:
-            outputs = run_network(loaded.network, tensors, spec)
-            reference = Reference("torch", spec, tensors, outputs, crops.origin)
+            name, outputs = "torch", run_network(loaded.network, tensors, spec)
+        reference = Reference(name, spec, crops.pixels, tensors, outputs, crops.origin)
 
         with new_bundle(output, overwrite=options.overwrite) as folder:
             raw, hops = folder / "raw.onnx", []
@@ -215,6 +216,7 @@ def export_bundle(
                 golden_sha256=sha256_of(folder / GOLDEN),
                 calibration=made.calibration,
                 budget=made.budget,
+                graphs=made.graphs,
             )
             manifest = _measured(Bundle(folder, manifest), reference, simplified, labels, options, progress)
             progress("writing the bundle")
@@ -232,12 +234,17 @@ def _measured(
     progress: Callable[[str], None],
 ) -> Manifest:
     """The manifest with the differences of the artifacts beside the graph, and which of them all to ship."""
-    shifts = {**check_artifacts(draft, reference, options, progress), FP32: simplified}
-    added = [shifts[artifact.label].parity for artifact in draft.manifest.artifacts if artifact.label != FP32]
+    shifts = {FP32: simplified, **check_artifacts(draft, reference, options, progress)}
+    manifest, added = draft.manifest, [label for label in shifts if label != FP32]
+    if options.fuses:
+        manifest, shifts = fuse_bundle(draft, shifts, reference, options, progress)
+        added = list(shifts)
+        draft = Bundle(draft.path, manifest)
     verdict = None
-    if added or labels:
+    if len(manifest.artifacts) > 1 or labels:
         verdict = give_verdict(draft, shifts, reference, labels, progress)
-    return replace(draft.manifest, parity=(*draft.manifest.parity, *added), verdict=verdict)
+    parity = (*manifest.parity, *(shifts[label].parity for label in added))
+    return replace(manifest, parity=parity, verdict=verdict)
 
 
 def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpec) -> dict[str, NDArray[np.float32]]:

@@ -110,13 +110,7 @@ def to_fp16(graph: Path, out: Path, crops: Array, *, ranges: Ranges | None = Non
     check_calibration(model, crops)
     if has_qdq(model):
         raise ExportError(f"{graph.name} is quantised to int8 already.", hint="Make float16 of the float32 graph.")
-    ranges = ranges or calibrate(graph, crops)
-    walk = Walk(model)
-    kept = [
-        KeptFloat(name, node.op_type, reason)
-        for name, node in walk.nodes.items()
-        if any(tensor in ranges.extremes for tensor in node.output) and (reason := _unsafe(walk, node, ranges))
-    ]
+    kept = unsafe_in_fp16(model, ranges or calibrate(graph, crops))
     try:
         with quiet():
             converted = convert_float_to_float16(model, keep_io_types=True, node_block_list=[k.node for k in kept])
@@ -133,6 +127,16 @@ def to_fp16(graph: Path, out: Path, crops: Array, *, ranges: Ranges | None = Non
         )
     save(converted, out)
     return Fp16Report(float16, float32, tuple(kept))
+
+
+def unsafe_in_fp16(model: onnx.ModelProto, ranges: Ranges) -> list[KeptFloat]:
+    """The nodes of a float32 graph that float16 cannot hold, by the ranges of `calibrate` on it."""
+    walk = Walk(model)
+    return [
+        KeptFloat(name, node.op_type, reason)
+        for name, node in walk.nodes.items()
+        if any(tensor in ranges.extremes for tensor in node.output) and (reason := _unsafe(walk, node, ranges))
+    ]
 
 
 def _unsafe(walk: Walk, node: onnx.NodeProto, ranges: Ranges) -> str:

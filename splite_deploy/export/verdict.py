@@ -13,12 +13,12 @@ from splite_deploy.bench.accuracy import Estimate, Points, measure_each
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bundle import Bundle
 from splite_deploy.evidence import Accuracy, Verdict, VerdictRow
-from splite_deploy.export.artifacts import Reference
 from splite_deploy.export.budget import Shift
+from splite_deploy.export.reference import Reference
 from splite_deploy.labels import LabelledImage
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Image
-from splite_deploy.runtime.session import Session, open_session
+from splite_deploy.runtime.session import Feed, Session, open_session
 from splite_deploy.runtime.verify import violations
 from splite_deploy.spec import PRECISIONS
 
@@ -57,7 +57,7 @@ def give_verdict(
             stack.callback(session.close)
             sessions[artifact.label] = session
         progress("timing all artifacts in turn, one thread")
-        p50_ms = time_sessions(sessions, reference.tensors)
+        p50_ms = time_sessions(sessions, {label: reference.feed(session) for label, session in sessions.items()})
         accuracy: dict[str, Accuracy] = {}
         if labels:
             progress(f"evaluating all artifacts on {len(labels)} labelled images")
@@ -88,9 +88,14 @@ def give_verdict(
     return Verdict(tuple(rows), f"timed on one thread of this machine's CPU; {compared}{evaluated}", ship, reason)
 
 
-def time_sessions(sessions: Mapping[str, Session], tensors: NDArray[np.float32]) -> dict[str, float]:
-    """Median milliseconds of one inference of each, timed in blocks of changing order."""
-    runs: dict[str, Run] = {label: _run(session, tensors) for label, session in sessions.items()}
+def time_sessions(sessions: Mapping[str, Session], feeds: Mapping[str, Feed]) -> dict[str, float]:
+    """Median milliseconds of one inference of each, timed in blocks of changing order.
+
+    Args:
+        sessions: By label.
+        feeds: For each of them inputs as it takes them, N first.
+    """
+    runs: dict[str, Run] = {label: _run(session, feeds[label]) for label, session in sessions.items()}
     began = perf_counter()
     for run in runs.values():
         for index in range(_PROBES):
@@ -131,7 +136,7 @@ def choose(rows: Sequence[VerdictRow]) -> tuple[str | None, str]:
     return best.label, f"{chosen}{others} {where}"
 
 
-def _run(session: Session, tensors: NDArray[np.float32]) -> Run:
+def _run(session: Session, tensors: Feed) -> Run:
     name = session.inputs[0].name
 
     def run(index: int) -> object:

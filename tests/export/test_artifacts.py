@@ -219,6 +219,11 @@ def test_a_budget_that_cannot_be_held(export: Run, output: Path) -> None:
         (("--max-shift-px", 1), "An error budget is for int8", "Add -p int8"),
         (("-p", "int8", "--max-shift-px", 0), "An error budget is a positive number.", "Give pixels"),
         (("-b", "tflite", "--dynamic-batch"), "TFLite files run one crop at a time", "Leave out --dynamic-batch"),
+        (
+            ("-b", "tflite", "--fuse-decode"),
+            "TFLite files have no fused ends",
+            "export -b tflite to a bundle of its own",
+        ),
         (("-p", "int8", "--int8-recipe", "dynamic-range"), "one of TFLite's int8", "Add -b tflite -p int8"),
         (("--calibration", "photos"), "Nothing that was asked for is calibrated.", "Add -p int8 or -p fp16"),
         (("-p", "fp16", "-p", "fp16"), "The precisions asked for: fp16, fp16.", "each once"),
@@ -235,9 +240,9 @@ def test_options_that_do_not_fit(
 
 
 def test_options_of_the_python_twin_are_checked_too() -> None:
-    with pytest.raises(UsageError, match="backends asked for: trt") as caught:
-        ExportOptions(backends=("trt",))
-    assert "ort, tflite" in caught.value.hint
+    with pytest.raises(UsageError, match="backends asked for: openvino") as caught:
+        ExportOptions(backends=("openvino",))
+    assert "ort, tflite, trt" in caught.value.hint
     with pytest.raises(UsageError, match="precisions asked for: none"):
         ExportOptions(precisions=())
     assert not ExportOptions(backends=("tflite",), precisions=("fp16",)).calibrates

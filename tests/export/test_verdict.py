@@ -89,6 +89,6 @@ class Sleeping:
 def test_slow_artifacts_are_timed_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdict, "SECONDS", 0.1)
     sessions = {"slow": Sleeping(0.02), "fast": Sleeping(0.001)}
-    p50_ms = time_sessions(sessions, np.zeros((3, 3, 4, 4), np.float32))
+    p50_ms = time_sessions(sessions, dict.fromkeys(sessions, np.zeros((3, 3, 4, 4), np.float32)))
     assert p50_ms["slow"] >= 20 > p50_ms["fast"] >= 1
     assert sessions["slow"].calls == sessions["fast"].calls < 20

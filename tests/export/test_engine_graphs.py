@@ -1,0 +1,156 @@
+"""What TensorRT's engines are built of, and the ends of the network in every graph, through the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from numpy.typing import NDArray
+
+pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402, TID253
+
+from splite_deploy.bundle import Bundle, sha256_of  # noqa: E402
+from splite_deploy.export import fusing  # noqa: E402
+from splite_deploy.export.engine_graphs import rounding_to_nearest  # noqa: E402
+from splite_deploy.export.onnx_walk import load, make_session  # noqa: E402
+from splite_deploy.runtime import PoseEstimator  # noqa: E402
+
+Run = Callable[..., Result]
+ALL = ("-p", "fp32", "-p", "fp16", "-p", "int8")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "tiny.splite"
+
+
+@pytest.fixture
+def export(splite: Run, tiny_bundle: Path, tiny_model: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("SPLITE_CACHE", str(output.parent.parent / "cache"))
+
+    def run(*arguments: Any) -> Result:
+        graph = tiny_bundle / "model.onnx"
+        return splite("export", graph, "--model", tiny_model, "-o", output, "--crops", 8, *arguments)
+
+    return run
+
+
+def test_every_precision_has_a_graph_for_both_kinds_of_builders(export: Run, output: Path) -> None:
+    result = export("-b", "ort", "-b", "trt", *ALL)
+    assert result.exit_code == 0, result.stderr
+    bundle = Bundle.open(output)
+    graphs = {(graph.precision, graph.typing): graph for graph in bundle.manifest.graphs}
+    assert {key: graph.file for key, graph in graphs.items()} == {
+        ("fp32", "weak"): "model.onnx",
+        ("fp32", "strong"): "model.onnx",
+        ("fp16", "weak"): "model.onnx",
+        ("fp16", "strong"): "model.fp16.onnx",
+        ("int8", "weak"): "model.int8.trt.onnx",
+        ("int8", "strong"): "model.int8-fp16.trt.onnx",
+    }
+    limits = {artifact.precision: artifact.limits for artifact in bundle.manifest.artifacts}
+    for graph in graphs.values():
+        assert graph.sha256 == sha256_of(output / graph.file) and graph.limits == limits[graph.precision]
+        assert graph.inputs == bundle.manifest.artifacts[0].inputs
+    hops = [hop.hop for hop in bundle.manifest.parity]
+    assert hops[-2:] == ["onnx -> trt int8 graph (weak)", "onnx -> trt int8 graph (strong)"]
+    assert [artifact.backend for artifact in bundle.manifest.artifacts] == ["ort"] * 3
+
+
+def test_types_of_the_int8_graphs(export: Run, output: Path) -> None:
+    """Weak: float32 around int8. Strong: float16 around int8, scales too, and no cast beside a quantisation."""
+    assert export("-b", "trt", "-p", "int8").exit_code == 0
+    scales = {}
+    for name in ("model.int8.trt.onnx", "model.int8-fp16.trt.onnx"):
+        model = load(output / name)
+        stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+        pairs = [
+            node for node in model.graph.node if node.op_type.endswith("quantizeLinear") or "Quant" in node.op_type
+        ]
+        scales[name] = {stored[node.input[1]] for node in pairs}
+        casts = [node for node in model.graph.node if node.op_type == "Cast"]
+        quantised = {name for node in pairs for name in node.output}
+        assert not [cast for cast in casts if cast.input[0] in quantised]
+        assert all(value.type.tensor_type.elem_type == TensorProto.FLOAT for value in model.graph.output)
+    assert scales == {"model.int8.trt.onnx": {TensorProto.FLOAT}, "model.int8-fp16.trt.onnx": {TensorProto.FLOAT16}}
+
+
+def test_engines_alone_leave_the_graph_for_onnx_runtime(export: Run, output: Path) -> None:
+    """Whoever copies the bundle to a device can still check it there without TensorRT."""
+    assert export("-b", "trt", "-p", "int8", "--max-shift-px", 0.01, "--json").exit_code == 0
+    manifest = Bundle.open(output).manifest
+    assert [artifact.label for artifact in manifest.artifacts] == ["ort fp32"]
+    assert manifest.budget is not None and manifest.verdict is None
+    returned = {row.layer for row in manifest.budget.rows}
+    note = next(note for note in manifest.source.notes if note.startswith("model.int8.trt.onnx"))
+    assert returned and all(layer in note.partition("float by choice")[2] for layer in returned)
+
+
+def test_a_bundle_from_before_has_no_graphs(tiny_bundle: Path) -> None:
+    assert Bundle.open(tiny_bundle).manifest.graphs == ()
+    assert '"graphs"' not in (tiny_bundle / "manifest.json").read_text(encoding="utf-8")
+
+
+def test_float16_is_rounded_half_to_even() -> None:
+    values = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 0.9, -0.9, 126.9], np.float16)
+    node = helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"], "q")
+    graph = helper.make_graph(
+        [node],
+        "q",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, [8])],
+        [helper.make_tensor_value_info("y", TensorProto.INT8, [8])],
+        [numpy_helper.from_array(np.float16(1), "scale"), numpy_helper.from_array(np.int8(0), "zero")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+    (found,) = make_session(rounding_to_nearest(model), optimise=False).run(None, {"x": values})
+    assert found.tolist() == [0, 2, 2, 0, -2, 1, -1, 127]
+
+
+# --- the ends ---
+
+
+@pytest.mark.parametrize("ends", [("--fuse-input",), ("--fuse-decode",), ("--fuse-input", "--fuse-decode")])
+def test_ends_in_every_file(
+    export: Run, splite: Run, tiny_bundle: Path, output: Path, ends: tuple[str, ...], image: NDArray[np.uint8]
+) -> None:
+    result = export("-b", "ort", "-b", "trt", *ALL, *ends)
+    assert result.exit_code == 0, result.stderr
+    bundle = Bundle.open(output)
+    manifest, size = bundle.manifest, bundle.model.input
+    for held in (*manifest.artifacts, *manifest.graphs):
+        (taken,) = held.inputs
+        fused = (1, size.height, size.width, 3), "uint8", "NHWC"
+        plain = (1, 3, size.height, size.width), "float32", "NCHW"
+        assert (taken.shape, taken.dtype, taken.layout) == (fused if "--fuse-input" in ends else plain)
+        roles = {"keypoints", "scores", "depth"} if "--fuse-decode" in ends else {"heatmap", "depth"}
+        assert {tensor.role for tensor in held.outputs} == roles
+    hops = {hop.hop: hop.shift_px.max for hop in manifest.parity}
+    assert hops["onnx -> ort fp32"] < 0.01 and "onnx -> trt int8 graph (strong)" in hops
+    assert manifest.verdict is not None
+    assert manifest.verdict.rows[2].peak_switches > 0  # of the heatmaps, which the files may no longer show
+    box = (10, 10, 110, 90)
+    with PoseEstimator.open(output, precision="fp32") as fused_one, PoseEstimator.open(tiny_bundle) as plain_one:
+        np.testing.assert_allclose(
+            fused_one(image, box).keypoints, plain_one(image, box).keypoints, rtol=0, atol=fusing.FUSED_PX
+        )
+    assert splite("verify", output).exit_code == 0
+    assert splite("inspect", output).exit_code == 0
+
+
+def test_ends_that_compute_something_else_are_refused(
+    export: Run, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusing, "FUSED_PX", -1.0)
+    result = export("--fuse-decode")
+    assert result.exit_code == 1 and "With its ends in the graph ort fp32 moves keypoints by" in result.stderr
+    assert "Leave out --fuse-input and --fuse-decode" in result.stderr
+    assert list(output.parent.iterdir()) == []
