@@ -47,7 +47,8 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
     "--calibration",
     type=FilePath,
     help="Images that show int8 and fp16 how large values become: a folder, a labels.json with boxes, or an .npz of "
-    "crops. Without it the model's own renderer makes some.",
+    "crops. Without it the model's own renderer makes some. Without --images a part of it is compared on, and left out "
+    "here: the split 'val', or every fourth image.",
 )
 @click.option(
     "--allow-random-calibration",
@@ -77,8 +78,8 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
 @click.option(
     "--images",
     type=FilePath,
-    help="Images to compare the conversions on: a folder, or a labels.json with boxes. Without it the model's own "
-    "renderer makes some.",
+    help="Images to compare the conversions on: a folder, or a labels.json with boxes. Without it a part of the "
+    "calibration images, or what the model's own renderer makes.",
 )
 @click.option("--crops", type=click.IntRange(1), default=64, show_default=True, help="How many images to compare on.")
 @click.option(

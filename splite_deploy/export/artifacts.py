@@ -240,6 +240,7 @@ def _calibration_set(
         spec,
         host,
         allow_random=options.allow_random_calibration,
+        hold_out=options.images is None,
         evaluation=options.evaluation or options.images,
         judge=lambda tensors: run_graph(load(graph), tensors),
         cache=cache_folder(),

@@ -25,7 +25,7 @@ from splite_deploy.bundle import sha256_of
 from splite_deploy.errors import SpecError, UsageError
 from splite_deploy.export import calibration_lint as lint
 from splite_deploy.export.calibration_arrays import evenly, read_crops, read_npz
-from splite_deploy.export.crops import cut, rendered
+from splite_deploy.export.crops import File, check_source, cut, divide, rendered
 from splite_deploy.labels import prefer_split
 from splite_deploy.runtime.images import boxed_images, is_folder, read_image
 from splite_deploy.runtime.preprocess import Preprocessor
@@ -33,7 +33,6 @@ from splite_deploy.spec import HostSpec, InputSpec, ModelSpec
 
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str], None]
-File = tuple[Path, NDArray[np.float64] | None]
 
 SEED = 1  # parity renders with 0: what is calibrated on is not what is compared
 _REFERENCE = 32
@@ -78,6 +77,7 @@ def load_calibration(
     *,
     count: int = 256,
     allow_random: bool = False,
+    hold_out: bool = False,
     evaluation: Path | None = None,
     judge: lint.Judge | None = None,
     cache: Path | None = None,
@@ -93,6 +93,7 @@ def load_calibration(
         host: Names the renderer.
         count: At most so many, picked evenly.
         allow_random: Takes random noise where there is neither a source nor a renderer.
+        hold_out: Leaves out what `splite_deploy.export.crops.divide` keeps for the comparison.
         evaluation: Folder or labels file of the evaluation; of its split ``val``, or of all of it where there is none,
             no image should be calibrated on.
         judge: Runs the fp32 network, (N, 3, h, w) to outputs by role; it tells the channel order of an archive that
@@ -106,7 +107,7 @@ def load_calibration(
         CalibrationError: The images are unfit; see `calibration_lint`.
     """
     renderer = _Renderer(host, spec.input, cache, progress)
-    taken = _take(source, spec.input, renderer, count, allow_random, progress)
+    taken = _take(source, spec.input, renderer, count, allow_random, hold_out, progress)
     warnings = [*taken.warnings, *lint.check_count(taken.pixels)]
     warnings += lint.check_flat(taken.pixels) + lint.check_repeats(taken.pixels)
     if not taken.order_known:
@@ -145,7 +146,13 @@ def cache_folder() -> Path | None:
 
 
 def _take(
-    source: Path | None, spec: InputSpec, renderer: _Renderer, count: int, allow_random: bool, progress: Progress
+    source: Path | None,
+    spec: InputSpec,
+    renderer: _Renderer,
+    count: int,
+    allow_random: bool,
+    hold_out: bool,
+    progress: Progress,
 ) -> _Taken:
     """The source that was asked for; no other one is fallen back on, but for random noise where that is allowed."""
     if source is None and renderer.name:
@@ -158,7 +165,7 @@ def _take(
         return _Taken(pixels, f"random noise ({count})", (warning,))
     if source is None:
         raise UsageError(
-            "There are no images to calibrate INT8 on.",
+            "There are no images to calibrate on.",
             hint="Give some with --calibration (a folder, a labels.json or an .npz), or name a generator as samples in "
             "model.toml.",
         )
@@ -167,26 +174,28 @@ def _take(
         arrays = read_crops(source, count, spec)
         origin = f"crops of {source.name} ({len(arrays.pixels)}" + (f", {arrays.note})" if arrays.note else ")")
         return _Taken(arrays.pixels, origin, order_known=arrays.declared)
-    files, origin = _files(source, "train", count)
+    files, origin = _files(source, "train", count, hold_out=hold_out)
     whole = sum(box is None for _, box in files)
     warning = f"{whole} calibration images have no box and were taken whole; a labels.json beside them gives boxes"
     return _Taken(_crop_files(files, spec), origin, (warning,) if whole else (), tuple(file for file, _ in files))
 
 
-def _files(path: Path, split: str, count: int | None = None) -> tuple[list[File], str]:
+def _files(path: Path, split: str, count: int | None = None, *, hold_out: bool = False) -> tuple[list[File], str]:
     """Image files with their boxes, of one split where the labels have it, and where they come from, in words."""
-    if not (path.suffix == ".json" or is_folder(path)):
-        raise UsageError(
-            f"{path} is no folder of images, labels.json or .npz.", hint="Name one, for example with --calibration."
-        )
-    if is_folder(path) and not (path / "labels.json").is_file():
-        found, _ = boxed_images(path, count)
-        return found, f"photos of {path.name} ({len(found)} images)"
-    samples, has_split = prefer_split(path, split)
-    part = f"split '{split}'" if has_split else f"no split '{split}' there"
-    picked = [samples[i] for i in evenly(len(samples), len(samples) if count is None else count)]
+    check_source(path)
     name = path.parent.name if path.suffix == ".json" else path.name
-    return [(one.path, one.box) for one in picked], f"photos of {name}, {part} ({len(picked)} images)"
+    if is_folder(path) and not (path / "labels.json").is_file():
+        found, _ = boxed_images(path)
+        part = ""
+    else:
+        samples, has_split = prefer_split(path, split)
+        found = [(one.path, one.box) for one in samples]
+        part = f", split '{split}'" if has_split else f", no split '{split}' there"
+    if hold_out:
+        spare = {file for file, _ in divide(path)[1]}
+        found = [(file, box) for file, box in found if file not in spare]
+    picked = [found[i] for i in evenly(len(found), len(found) if count is None else count)]
+    return picked, f"photos of {name}{part} ({len(picked)} images)"
 
 
 def _crop_files(files: Iterable[File], spec: InputSpec) -> Pixels:

@@ -12,12 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import SpecError, UsageError
+from splite_deploy.export.calibration_arrays import evenly
 from splite_deploy.export.checkpoint import load_symbol
-from splite_deploy.runtime.images import boxed_images, read_image
+from splite_deploy.labels import LabelledImage, prefer_split
+from splite_deploy.runtime.images import boxed_images, is_folder, read_image
 from splite_deploy.runtime.preprocess import Image, Preprocessor, check_box, check_image
 from splite_deploy.spec import Color, HostSpec, InputSpec
 
 Boxed = tuple[Image, NDArray[np.floating[Any]] | None]
+File = tuple[Path, NDArray[np.float64] | None]
+
+HELD_OUT = 4
+"""One image in so many is compared on and not calibrated on, where the source is not divided already."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,72 @@ class Crops:
     origin: str
 
 
-def make_crops(images: Path | None, count: int, spec: InputSpec, host: HostSpec) -> Crops:
-    """At most ``count`` crops of the images given, or of the model's own renderer where there are none.
+def make_crops(
+    images: Path | None, count: int, spec: InputSpec, host: HostSpec, *, calibration: Path | None = None
+) -> Crops:
+    """At most ``count`` crops to compare conversions on.
+
+    Args:
+        images: Folder of images or labels file.
+        count: How many.
+        spec: The input.
+        host: Names the renderer, which is used where there are no images.
+        calibration: What is calibrated on. Without ``images`` the rest of that source is taken, see `divide`: int8
+            that saw photographs says little about what was rendered.
 
     Raises:
         UsageError: See `crops_from_images` and `crops_from_renderer`.
         SpecError: See `crops_from_renderer`.
     """
-    return crops_from_renderer(host, count, spec) if images is None else crops_from_images(images, count, spec)
+    if images is not None:
+        return crops_from_images(images, count, spec)
+    if calibration is not None and calibration.suffix != ".npz":
+        _, rest, part = divide(calibration)
+        if rest:
+            picked = [rest[i] for i in evenly(len(rest), count)]
+            name = calibration.parent.name if calibration.suffix == ".json" else calibration.name
+            return Crops(_read(picked, spec), f"{len(picked)} images of {name}, {part}")
+    return crops_from_renderer(host, count, spec)
+
+
+def divide(source: Path) -> tuple[list[File], list[File], str]:
+    """Images to calibrate on, the rest to compare on, and what the rest is in words.
+
+    A labels file that has the splits ``train`` and ``val`` is divided so; of any other source every `HELD_OUT`-th
+    image is the rest, and none of a source of fewer than twice that.
+
+    Raises:
+        UsageError: There are no images, or the labels are malformed.
+    """
+    check_source(source)
+    if source.suffix == ".json" or (source / "labels.json").is_file():
+        samples, has_train = prefer_split(source, "train")
+        compared, has_val = prefer_split(source, "val")
+        if has_train and has_val:
+            return _files(samples), _files(compared), "split 'val'"
+        files = _files(samples)
+    else:
+        files, _ = boxed_images(source)
+    if len(files) < 2 * HELD_OUT:
+        return files, [], ""
+    rest = files[HELD_OUT - 1 :: HELD_OUT]
+    return [file for index, file in enumerate(files, 1) if index % HELD_OUT], rest, "held out"
+
+
+def check_source(path: Path) -> None:
+    """Raises `UsageError` unless this is a folder, or a JSON file by its name."""
+    if not (path.suffix == ".json" or is_folder(path)):
+        raise UsageError(
+            f"{path} is no folder of images, labels.json or .npz.", hint="Name one, for example with --calibration."
+        )
+
+
+def _files(samples: list[LabelledImage]) -> list[File]:
+    return [(sample.path, sample.box) for sample in samples]
+
+
+def _read(files: Iterable[File], spec: InputSpec) -> NDArray[np.uint8]:
+    return cut(((read_image(file), box) for file, box in files), "bgr", spec)
 
 
 def crops_from_images(path: Path, count: int, spec: InputSpec) -> Crops:
@@ -50,7 +114,7 @@ def crops_from_images(path: Path, count: int, spec: InputSpec) -> Crops:
         UsageError: There are no images, or one of them cannot be read.
     """
     items, origin = boxed_images(path, count)
-    return _named(cut(((read_image(file), box) for file, box in items), "bgr", spec), origin)
+    return _named(_read(items, spec), origin)
 
 
 def crops_from_renderer(host: HostSpec, count: int, spec: InputSpec) -> Crops:

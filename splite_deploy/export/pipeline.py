@@ -170,7 +170,7 @@ def export_bundle(
         labels = evaluation_labels(options.evaluation, spec.keypoint_count) if options.evaluation else []
 
         progress("cropping images for the comparison")
-        crops = make_crops(options.images, options.crops, spec.input, loaded.host)
+        crops = make_crops(options.images, options.crops, spec.input, loaded.host, calibration=options.calibration)
         tensors = Preprocessor(spec.input, spec.input.color).normalise(crops.pixels)
         if isinstance(loaded, GivenGraph):
             name, outputs = "onnx", loaded.run(tensors)

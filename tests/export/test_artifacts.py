@@ -170,8 +170,24 @@ def test_inspect_reads_the_widths_of_the_fp32_graph_whatever_comes_first(
 def test_photographs_with_labels_calibrate(export: Run, output: Path, hand_digits: Path) -> None:
     result = export("-p", "int8", "--calibration", hand_digits, "--max-shift-px", 5)
     assert result.exit_code == 0, result.stderr
-    calibration = Bundle.open(output).manifest.calibration
-    assert calibration is not None and "split 'train'" in calibration.origin
+    manifest = Bundle.open(output).manifest
+    assert manifest.calibration is not None and "split 'train'" in manifest.calibration.origin
+    # int8 that saw photographs is compared on photographs, on others than it saw
+    assert {hop.crops_from for hop in manifest.parity} == {f"16 images of {hand_digits.name}, split 'val'"}
+
+
+def test_a_part_of_a_folder_is_held_out(export: Run, output: Path, tmp_path: Path) -> None:
+    folder, rng = tmp_path / "photos", np.random.default_rng(5)
+    folder.mkdir()
+    for index in range(40):
+        cv2.imwrite(str(folder / f"{index:02}.png"), rng.integers(0, 256, (64, 48, 3), np.uint8))
+    assert export("-p", "int8", "--calibration", folder, "--max-shift-px", 50).exit_code == 0
+    manifest = Bundle.open(output).manifest
+    assert manifest.calibration is not None and manifest.calibration.origin == "photos of photos (30 images)"
+    assert {hop.crops_from for hop in manifest.parity} == {"10 images of photos, held out"}
+    # Where the user says what to compare on nothing is held out, and the linter sees that both are the same
+    result = export("-p", "int8", "--calibration", folder, "--images", folder, "--overwrite")
+    assert result.exit_code == 1 and "All 40 calibration images are among the evaluation images" in result.stderr
 
 
 # --- int8 that ruins the keypoints ---

@@ -137,7 +137,7 @@ def test_labels_give_boxes_and_their_training_split_is_preferred(
 
 def test_without_images_both_ways_to_give_some_are_named(tiny: ModelSpec, bare: HostSpec) -> None:
     for hint in ("--calibration", "samples in model.toml"):
-        fails(UsageError, "no images to calibrate INT8 on", hint, None, tiny, bare)
+        fails(UsageError, "no images to calibrate on", hint, None, tiny, bare)
 
 
 def test_random_noise_is_taken_only_where_it_is_allowed_and_nothing_better_is_there(
