@@ -166,6 +166,8 @@ def width_tables(
             raise
         install = "pip install 'splite-deploy[export]'"
         return [escape(f"The widths are not judged: {err.name} is not installed here. Install it: {install}.")]
+    if not timed and all(artifact.label != "ort fp32" for artifact in bundle.manifest.artifacts):
+        return ["The widths are not judged: they are read from the fp32 graph, which this bundle does not hold."]
     return alignment_tables(inspect_bundle(bundle, timed=timed, progress=progress))
 
 

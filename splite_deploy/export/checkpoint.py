@@ -23,6 +23,7 @@ from splite_deploy.bundle import sha256_of
 from splite_deploy.errors import CheckpointError, SpecError
 from splite_deploy.export.forms import read_head
 from splite_deploy.export.masks import apply_masks
+from splite_deploy.export.quantisers import load_quantisers
 from splite_deploy.export.reshape import reshape_to
 from splite_deploy.spec import HostSpec
 
@@ -280,12 +281,16 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, example: Tensor | N
     own = dict(zip(_strip_prefixes(expected, []), expected, strict=False)) if "n_averaged" not in expected else {}
     tensors = {own.get(name, name): tensor for name, tensor in given.items()}
     _check_names(expected, replace(checkpoint, tensors=tensors))
+    quantisers = load_quantisers(network, tensors)
     if example is None:
         _check_shapes(expected, replace(checkpoint, tensors=tensors))
     elif reshaped := reshape_to(network, tensors, example):
         first = reshaped[0]
         notes.append(f"reshaped {len(reshaped)} modules to the checkpoint's widths, first {first.name}: {first.change}")
     network.load_state_dict(tensors)
+    if quantisers:
+        load_quantisers(network, tensors)  # what was loaded has switched observers on again
+        notes.append(f"the network was trained for int8: {quantisers} fake quantisers keep their scales")
     return tuple(notes)
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from splite_deploy.bundle import Artifact, TensorSpec, sha256_of
 from splite_deploy.errors import ExportError
+from splite_deploy.export.quantisers import has_quantisers
 from splite_deploy.spec import ModelSpec
 
 MIN_OPSET = 18  # the lowest that torch's exporter writes without a conversion that fails on reductions
@@ -112,7 +113,7 @@ def onnx_from_network(network: nn.Module, spec: ModelSpec, path: Path, *, opset:
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ExportError(f"Opset {opset} is not supported.", hint=f"Choose {MIN_OPSET} to {MAX_OPSET}.")
     is_script = isinstance(network, torch.jit.ScriptModule)
-    write = _write_script if is_script else _write_network
+    write = _write_traced if is_script or has_quantisers(network) else _write_network
     # An example batch of 1 would make torch take 1 for a constant
     example = torch.zeros(2 if dynamic_batch else 1, 3, spec.input.height, spec.input.width)
     try:
@@ -158,10 +159,10 @@ def _write_network(
     program.save(str(path))
 
 
-def _write_script(
+def _write_traced(
     network: nn.Module, example: torch.Tensor, spec: ModelSpec, path: Path, opset: int, dynamic_batch: bool
 ) -> None:
-    """Writes a ScriptModule, which only torch's older exporter takes."""
+    """Writes a ScriptModule or fake quantisers, which only torch's older exporter takes."""
     names = ["image", *spec.decoder.roles]
     with _without_stdout():
         torch.onnx.export(
