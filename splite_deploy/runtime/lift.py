@@ -7,6 +7,9 @@ quadratic equations of the bones are summed, so that no single short or foreshor
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -35,15 +38,18 @@ def weak_perspective(keypoints: Array, depth: Array, decoder: SoftArgmaxDepth, p
         (K, 3) float32, x right, y down, z away from the camera, in units; None where the palm has no extent in the
         image, so that nothing tells the scale.
     """
-    bones = np.array(decoder.scale_bones)
-    across = np.square(keypoints[bones[:, 0]] - keypoints[bones[:, 1]]).sum()
-    along = np.square(depth[bones[:, 0]] - depth[bones[:, 1]]).sum()
+    first, second = _ends(decoder.scale_bones)
+    flat, deep = keypoints[first] - keypoints[second], depth[first] - depth[second]
+    across, along = float(np.vdot(flat, flat)), float(np.vdot(deep, deep))
     if across < 1e-6:
         return None
-    total = len(bones) * palm**2
-    scale = np.sqrt(float(across) / max(total - float(along), MIN_VISIBLE_SHARE * total))
-    plane = (keypoints - keypoints[decoder.root_keypoint]) / scale
-    return np.column_stack([plane, depth - depth[decoder.root_keypoint]]).astype(np.float32)
+    total = len(first) * palm**2
+    scale = math.sqrt(across / max(total - along, MIN_VISIBLE_SHARE * total))
+    root = decoder.root_keypoint
+    points = np.empty((len(keypoints), 3), np.float32)
+    np.divide(keypoints - keypoints[root], scale, out=points[:, :2])
+    np.subtract(depth, depth[root], out=points[:, 2])
+    return points
 
 
 def absolute(
@@ -72,7 +78,7 @@ def absolute(
     rays = np.column_stack([keypoints, np.ones(len(keypoints))]).astype(np.float64) @ np.linalg.inv(camera).T
     z = np.asarray(depth, np.float64) / (palm_mm if decoder.unit == "mm" else 1.0)
     z = z - z[decoder.root_keypoint]
-    first, second = np.array(decoder.scale_bones).T
+    first, second = _ends(decoder.scale_bones)
     # P_k = (Z + z_k) ray_k: the difference over a bone is Z * step + offset, whose squares sum to n palms squared.
     step = rays[first] - rays[second]
     offset = z[first, None] * rays[first] - z[second, None] * rays[second]
@@ -86,6 +92,13 @@ def absolute(
         return None
     points: Array = (palm_mm * (root + z)[:, None] * rays).astype(np.float32)
     return points
+
+
+@lru_cache
+def _ends(bones: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of the first and of the second keypoint of every bone."""
+    first, second = np.array(bones, np.intp).T
+    return first, second
 
 
 def _check_intrinsics(intrinsics: ArrayLike) -> NDArray[np.float64]:
