@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,24 @@ def read_labels(path: Path, *, split: str | None = None) -> list[LabelledImage]:
         UsageError: The file is missing or malformed, or no sample is left.
     """
     file = path / "labels.json" if path.is_dir() else path
+    labelled = [one for one, its_split in _read(file) if split in (None, its_split)]
+    if not labelled:
+        which = f" in split '{split}'" if split is not None else ""
+        raise UsageError(f"{file} holds no sample{which}.", hint=_EXAMPLE)
+    return labelled
+
+
+def _read(file: Path) -> tuple[tuple[LabelledImage, str | None], ...]:
+    """All samples with their splits; a file that was read before and has not changed is not read again."""
+    try:
+        state = file.stat()
+    except OSError as err:
+        raise UsageError(f"Cannot read {file}: {err.strerror}.", hint="Name a labels.json or its folder.") from err
+    return _parse(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=4)
+def _parse(file: Path, _mtime_ns: int, _size: int) -> tuple[tuple[LabelledImage, str | None], ...]:
     try:
         samples = json.loads(file.read_text(encoding="utf-8"))["samples"]
         if not isinstance(samples, list):
@@ -66,8 +85,6 @@ def read_labels(path: Path, *, split: str | None = None) -> list[LabelledImage]:
     labelled = []
     for index, sample in enumerate(samples):
         try:
-            if split is not None and sample.get("split") != split:
-                continue
             keypoints = np.array(sample["keypoints"], np.float64)
             box = np.array(sample["box"], np.float64) if "box" in sample else tight_box(keypoints)
             world = np.array(sample["world_mm"], np.float64) if "world_mm" in sample else None
@@ -76,13 +93,11 @@ def read_labels(path: Path, *, split: str | None = None) -> list[LabelledImage]:
                 raise ValueError("wrong number of values")
             if not np.isfinite(keypoints).all() or not np.isfinite(box).all():
                 raise ValueError("a coordinate is null or not finite")
-            labelled.append(LabelledImage(file.parent / sample["image"], keypoints, box, world))
+            image = LabelledImage(file.parent / sample["image"], keypoints, box, world)
+            labelled.append((image, sample.get("split")))
         except (AttributeError, KeyError, ValueError, TypeError) as err:
             raise UsageError(f"{file}: sample {index} is malformed ({err!r}).", hint=_EXAMPLE) from err
-    if not labelled:
-        which = f" in split '{split}'" if split is not None else ""
-        raise UsageError(f"{file} holds no sample{which}.", hint=_EXAMPLE)
-    return labelled
+    return tuple(labelled)
 
 
 def prefer_split(path: Path, split: str) -> tuple[list[LabelledImage], bool]:

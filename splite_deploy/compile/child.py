@@ -61,8 +61,13 @@ class Child:
             assert stream is not None
             stream.close()
 
+    def begin(self) -> None:
+        """Lets it begin; its progress is kept until `finish`."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def finish(self, *, timeout_s: float, progress: Callable[[str], None]) -> None:
-        """Lets it begin and waits for its end.
+        """Lets it begin if it has not, and waits for its end.
 
         Args:
             timeout_s: After this many seconds it is killed.
@@ -72,7 +77,7 @@ class Child:
             CompileError: It failed, was killed or took too long; the hint names the log.
         """
         process = self._process
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout is not None
         late = threading.Event()
 
         def stop() -> None:
@@ -82,7 +87,7 @@ class Child:
         timer = threading.Timer(timeout_s, stop)
         timer.start()
         try:
-            process.stdin.close()
+            self.begin()
             for line in process.stdout:
                 progress(line.rstrip())
             status = process.wait()

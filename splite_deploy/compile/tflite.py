@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +32,7 @@ _ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}  # co
 
 
 class TfliteCompiler:
-    """A process that loads TensorFlow while the caller does something else; it serves for one `compile`.
+    """A process that loads TensorFlow while the caller does something else; it serves for one conversion.
 
     Args:
         log: Receives all that the converters print.
@@ -62,41 +63,61 @@ class TfliteCompiler:
     ) -> None:
         self._stack.close()
 
-    def compile(
+    def begin(
         self,
         graph: Path,
         spec: ModelSpec,
-        folder: Path,
         precisions: Sequence[Precision],
         *,
         calibration: NDArray[np.uint8] | None,
         recipe: Int8Recipe = "full-integer",
         integer_ends: bool = False,
-        timeout_s: float = TIMEOUT_S,
-        progress: Callable[[str], None] = lambda message: None,
-    ) -> list[Artifact]:
-        """Does what `compile_tflite` says."""
+    ) -> None:
+        """Starts what `compile_tflite` says; `finish` waits for it."""
         crops = check_options(spec, precisions, calibration, recipe, integer_ends)
-        files = {f"model.{precision}.tflite": precision for precision in precisions}
         shutil.copyfile(graph, self._work / "model.onnx")
         tensors = Preprocessor(spec.input, spec.input.color).normalise(crops)
         np.save(self._work / "inputs.npy", np.ascontiguousarray(tensors.transpose(0, 2, 3, 1)))
-        options = {
-            file: {"precision": precision, "recipe": recipe, "integer_ends": integer_ends}
-            for file, precision in files.items()
-        }
-        job = {"roles": spec.decoder.roles, "files": options}
+        self._job = _Job(spec, tuple(precisions), recipe, integer_ends)
+        job = {"roles": spec.decoder.roles, "files": self._job.options()}
         (self._work / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        self._child.begin()
+
+    def finish(
+        self, folder: Path, *, timeout_s: float = TIMEOUT_S, progress: Callable[[str], None] = lambda message: None
+    ) -> list[Artifact]:
+        """Waits for what `begin` started and places the files; see `compile_tflite`."""
+        job = self._job
         self._child.finish(timeout_s=timeout_s, progress=progress)
         layouts = json.loads((self._work / "layouts.json").read_text(encoding="utf-8"))
         artifacts = []
-        for file, precision in files.items():
-            contents = read_contents(self._work / file)
-            check_precision(contents, precision, recipe, file)
-            ends = "int8" if integer_ends and precision == "int8" else "float32"
-            artifacts.append(_artifact(self._work / file, precision, contents, layouts, ends, spec, recipe))
-        _place(self._work, folder, list(files))
+        for precision in job.precisions:
+            file = self._work / _file(precision)
+            contents = read_contents(file)
+            check_precision(contents, precision, job.recipe, file.name)
+            ends = "int8" if job.integer_ends and precision == "int8" else "float32"
+            artifacts.append(_artifact(file, precision, contents, layouts, ends, job.spec, job.recipe))
+        _place(self._work, folder, [artifact.file for artifact in artifacts])
         return artifacts
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What was asked for."""
+
+    spec: ModelSpec
+    precisions: tuple[Precision, ...]
+    recipe: Int8Recipe
+    integer_ends: bool
+
+    def options(self) -> dict[str, dict[str, str | bool]]:
+        """The options of every file."""
+        shared = {"recipe": self.recipe, "integer_ends": self.integer_ends}
+        return {_file(precision): {"precision": precision, **shared} for precision in self.precisions}
+
+
+def _file(precision: Precision) -> str:
+    return f"model.{precision}.tflite"
 
 
 def compile_tflite(
@@ -145,17 +166,8 @@ def compile_tflite(
     """
     check_options(spec, precisions, calibration, recipe, integer_ends)
     with TfliteCompiler(log) as compiler:
-        return compiler.compile(
-            graph,
-            spec,
-            folder,
-            precisions,
-            calibration=calibration,
-            recipe=recipe,
-            integer_ends=integer_ends,
-            timeout_s=timeout_s,
-            progress=progress,
-        )
+        compiler.begin(graph, spec, precisions, calibration=calibration, recipe=recipe, integer_ends=integer_ends)
+        return compiler.finish(folder, timeout_s=timeout_s, progress=progress)
 
 
 def check_options(

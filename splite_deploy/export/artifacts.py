@@ -117,6 +117,9 @@ def make_artifacts(
         file.unlink()
     else:
         taken = _calibration_set(file, spec, host, options, progress) if options.calibrates else None
+        if compiler is not None:  # works on its own while the other files are made here
+            pixels = None if taken is None else taken.pixels
+            compiler.begin(file, spec, options.precisions, calibration=pixels, recipe=options.int8_recipe)
         tensors = reference.tensors if taken is None else taken.tensors(spec.input)
         files = make_onnx_files(file, reference, tensors, options, progress)
     held = {} if trained else {graph.label: graph}
@@ -127,10 +130,7 @@ def make_artifacts(
             made = replace(graph, precision=precision, file=name, sha256=digest, limits=limits[precision])
             held[made.label] = made
     if compiler is not None:
-        pixels = None if taken is None else taken.pixels
-        for artifact in compiler.compile(
-            file, spec, folder, options.precisions, calibration=pixels, recipe=options.int8_recipe, progress=progress
-        ):
+        for artifact in compiler.finish(folder, progress=progress):
             held[artifact.label] = replace(artifact, limits=limits[artifact.precision])
             if artifact.precision == "int8" and options.int8_recipe == "full-integer":
                 files.methods[artifact.label] = "TensorFlow's own"

@@ -14,6 +14,7 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from splite_deploy.errors import ExportError, UsageError
+from splite_deploy.export.calibration_arrays import evenly
 from splite_deploy.export.graph import first_line, quiet
 from splite_deploy.export.onnx_walk import (
     WEIGHTED,
@@ -33,6 +34,7 @@ FP16_LARGEST = 65504 / 8  # three bits kept for what the calibration crops do no
 FP16_SMALLEST = 2.0**-14 * 8  # where even the largest value is less, most are subnormal and lose their digits
 _SUMS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "ReduceL1"}
 _SQUARES = {"InstanceNormalization", "LayerNormalization", "GroupNormalization", "ReduceL2", "ReduceSumSquare"}
+_WATCHED = 32  # crops on which every node of a float16 graph is looked at; ranges come from all of them
 _NAMED = 5  # nodes that a message names
 
 
@@ -118,7 +120,7 @@ def to_fp16(graph: Path, out: Path, crops: Array, *, ranges: Ranges | None = Non
             ordered.topological_sort()  # the converter appends its casts at the end
     except Exception as err:  # the converter raises many kinds
         raise ExportError(f"The graph cannot be made float16: {first_line(err)}", hint="Export it in float32.") from err
-    float16, float32 = _types(converted, crops)
+    float16, float32 = _types(converted, crops[evenly(len(crops), _WATCHED)])
     if not float16:
         raise ExportError(
             "float16 was asked for, but every node stays in float32: "

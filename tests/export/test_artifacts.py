@@ -343,4 +343,4 @@ def test_both_backends_in_one_run(export: Run, output: Path) -> None:
 def test_a_budget_that_tflite_breaks_says_where_the_search_is(export: Run, hostile: Path, output: Path) -> None:
     result = export("-b", "tflite", "-p", "int8", "--max-shift-px", 0.2, graph=hostile)
     assert result.exit_code == 1 and "onnx -> tflite int8 changed the result" in result.stderr
-    assert "exists for -b ort only" in result.stderr and list(output.parent.iterdir()) == []
+    assert "exists for -b ort and -b trt only" in result.stderr and list(output.parent.iterdir()) == []
