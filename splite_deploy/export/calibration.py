@@ -75,7 +75,7 @@ def load_calibration(
     spec: ModelSpec,
     host: HostSpec,
     *,
-    count: int = 256,
+    count: int = 128,
     allow_random: bool = False,
     hold_out: bool = False,
     evaluation: Path | None = None,

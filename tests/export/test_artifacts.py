@@ -110,8 +110,8 @@ def test_three_precisions_end_to_end(export: Run, splite: Run, output: Path, lab
     assert manifest.parity[0].shift_px.max < manifest.parity[1].shift_px.max < manifest.parity[2].shift_px.max
 
     calibration = manifest.calibration
-    assert calibration is not None and calibration.crops == 256 and len(calibration.sha256) == 64
-    assert calibration.origin == "rendered by samples.py (256)"
+    assert calibration is not None and calibration.crops == 128 and len(calibration.sha256) == 64
+    assert calibration.origin == "rendered by samples.py (128)"
     assert calibration.methods == {"ort fp16": "extremes", "ort int8": "mse"}
     notes = manifest.source.notes
     assert "calibrated on rendered images; give real ones with --calibration" in notes
@@ -284,7 +284,7 @@ def test_int8_without_any_images(
     assert result.exit_code == 0, result.stderr
     assert "note: calibrated on random noise" in result.stderr
     calibration = Bundle.open(output).manifest.calibration
-    assert calibration is not None and calibration.origin == "random noise (256)"
+    assert calibration is not None and calibration.origin == "random noise (128)"
 
 
 def test_labels_of_another_skeleton(export: Run, output: Path, labels: Path) -> None:
