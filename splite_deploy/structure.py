@@ -9,6 +9,7 @@ import dataclasses
 import sys
 import types
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from splite_deploy.errors import SpecError
@@ -28,7 +29,7 @@ def structure(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     Raises:
         SpecError: The message names the dotted key.
     """
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # classes are hashable
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""
     unknown = sorted(set(data) - set(fields))
@@ -41,6 +42,11 @@ def structure(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise SpecError(f"The field {prefix}{name} is missing.", hint=f"Add it; {FIELDS_DOC}.")
     return cls(**values)
+
+
+@cache  # every annotation is compiled anew, and manifests hold hundreds of layers
+def _hints(cls: type) -> Mapping[str, Any]:
+    return get_type_hints(cls)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
