@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, TensorSpec, sha256_of
 from splite_deploy.compile.child import Child
-from splite_deploy.compile.contents import Contents, End, read_contents
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe, check_precision
 from splite_deploy.errors import CompileError, MissingDependencyError, UsageError, write_file
 from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.tflite_contents import Contents, End, read_contents
 from splite_deploy.runtime.verify import limits_of
 from splite_deploy.spec import ModelSpec, Precision
 

@@ -28,6 +28,7 @@ class Operator:
         result: Name of its first output.
         weights: Type in which its weights are stored, however they are read; empty for an operator without weights.
         weight_count: Number of its weights.
+        computed: Types of the inputs that other operators or the caller compute; the rest lies in the file.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Operator:
     result: str
     weights: str = ""
     weight_count: int = 0
+    computed: tuple[str, ...] = ()
 
     @property
     def types(self) -> str:
@@ -131,6 +133,7 @@ def _operators(model: Any, graph: Any) -> Iterator[Operator]:
             graph.Tensors(outputs[0]).Name().decode(),
             stored[inputs[1]] if weighted else "",
             count if weighted else 0,
+            tuple(_TYPES[graph.Tensors(i).Type()] for i in inputs if i not in stored),
         )
 
 
