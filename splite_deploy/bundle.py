@@ -149,8 +149,8 @@ class Manifest:
         budget: The search for layers that int8 must leave in float; None where no budget was given.
         verdict: The artifacts side by side; None where there is one alone.
         graphs: What engines are built of; empty where none were asked for.
-        layers: What each built file is made of, by the label of its artifact, in the order in which it runs; for files
-            that a builder made.
+        layers: What each artifact is made of as it runs, by its label, in the order of execution; those of ``ort`` and
+            ``tflite`` as `splite_deploy.bench.profile` finds them on the machine that exported.
     """
 
     format_version: int

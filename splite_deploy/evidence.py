@@ -43,13 +43,14 @@ class Parity:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a built file, as its runtime executes it.
+    """One layer of an artifact, as its runtime executes it.
 
     Attributes:
-        name: As the file names it.
-        kind: Its operator, for example ``Conv``; where the builder fused several, its name for them.
+        name: As the runtime or the file names it.
+        kind: Its operator, for example ``Conv``; where several were fused, the runtime's name for them.
         types: What it works on: the type of its inputs and, where it differs, that of its outputs, for example ``int8``
-            or ``float32 -> int8``.
+            or ``float32 -> int8``; in brackets that of its weights where they are stored in another one, for example
+            ``float32[float16]``.
         time_us: What it takes, microseconds at the median; None where it was not measured.
     """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,25 @@ def tiny_dynamic_bundle(tiny_checkpoint: Path, tiny_model: Path, tmp_path_factor
     path = tmp_path_factory.mktemp("bundle") / "tiny-dynamic.splite"
     options = ExportOptions(crops=4, dynamic_batch=True)
     return export_bundle(tiny_checkpoint, path, model=tiny_model, options=options).path
+
+
+@pytest.fixture(scope="session")
+def tiny_tflite_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of tests/tiny with TFLite files alone: fp32, fp16, int8. Read only."""
+    pytest.importorskip("ai_edge_litert")
+    from tiny_tflite import VECTORS, tflite_artifact
+
+    from splite_deploy.bundle import MANIFEST, Bundle
+
+    path = tmp_path_factory.mktemp("bundle") / "tiny-tflite.splite"
+    shutil.copytree(tiny_bundle, path)
+    artifacts = []
+    for precision in ("fp32", "fp16", "int8"):
+        file = shutil.copy(VECTORS / f"tiny.{precision}.tflite", path / f"model.{precision}.tflite")
+        artifacts.append(tflite_artifact(Path(file), precision))
+    manifest = dataclasses.replace(Bundle.open(tiny_bundle).manifest, artifacts=tuple(artifacts), layers={})
+    (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return path
 
 
 @pytest.fixture

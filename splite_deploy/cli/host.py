@@ -110,6 +110,7 @@ def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **
     """
     from splite_deploy.export import ExportOptions, export_bundle
     from splite_deploy.present import measured_tables
+    from splite_deploy.present_layers import types_tables
 
     with working("export") as progress:
         bundle = export_bundle(checkpoint, output, model=model, options=ExportOptions(**options), progress=progress)
@@ -121,7 +122,8 @@ def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **
         return
     for note in bundle.manifest.source.notes:
         click.echo(f"note: {note}", err=True)
-    show(*measured_tables(bundle))
+    several = len(bundle.manifest.artifacts) > 1
+    show(*measured_tables(bundle), *(types_tables(bundle.manifest) if several else ()))
     size = sum(file.stat().st_size for file in output.iterdir())
     click.echo(f"{output}: {size / 1e6:.2f} MB. Next:")
     click.echo(f"  splite-deploy bench {output}\n  splite-deploy run {output} IMAGE --save overlay.png")
@@ -176,18 +178,23 @@ def compact(checkpoint: Path, output: Path, as_json: bool, **given: Any) -> None
 @click.option(
     "--measure", is_flag=True, help="Time the layers that do not fit, as they are and rounded up, on this CPU."
 )
+@click.option("--layers", is_flag=True, help="List every layer of a bundle's artifacts, not how many of each kind.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: of a bundle its manifest, of a checkpoint all.")
-def inspect(path: Path, model: Path | None, weights: str | None, measure: bool, as_json: bool) -> None:
+def inspect(path: Path, model: Path | None, weights: str | None, measure: bool, layers: bool, as_json: bool) -> None:
     """Shows what a bundle or a checkpoint holds, and which of its widths cost more than they should.
 
     FP16 and INT8 hardware takes channels in blocks of 8, 16 or 32 and pads the rest: what that costs is predicted for
     those targets, and with --measure the layers are timed on this CPU in fp32. A checkpoint without a model spec is
-    judged by its tensors alone.
+    judged by its tensors alone. Of a bundle it shows too what each artifact is made of as it runs: how many layers of
+    which kind, in which types, and what they take.
     """
     from splite_deploy.bundle import Bundle
     from splite_deploy.present import bundle_tables, checkpoint_tables, width_tables
+    from splite_deploy.present_layers import histogram_tables, layer_tables
 
     if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+        if layers:
+            raise UsageError(f"--layers is for a bundle, and {path} is a checkpoint.", hint="Leave it out.")
         from splite_deploy.compact.inspection import inspect_checkpoint
         from splite_deploy.structure import to_plain
 
@@ -209,6 +216,9 @@ def inspect(path: Path, model: Path | None, weights: str | None, measure: bool, 
     if as_json:
         click.echo(bundle.manifest.to_json(), nl=False)
         return
+    if layers and not bundle.manifest.layers:
+        raise UsageError(f"The bundle {path} has no record of its layers.", hint="Export it again.")
     with working("inspect") as progress:
         tables = width_tables(bundle, timed=measure, progress=progress)
-    show(*bundle_tables(bundle), *tables)
+    made_of = (layer_tables if layers else histogram_tables)(bundle.manifest)
+    show(*bundle_tables(bundle), *made_of, *tables)

@@ -15,6 +15,7 @@ from torch import nn
 
 from splite_deploy import __version__
 from splite_deploy.bench.accuracy import evaluation_labels
+from splite_deploy.bench.profile import profile_artifact
 from splite_deploy.bundle import (
     FORMAT_VERSION,
     GOLDEN,
@@ -233,7 +234,7 @@ def _measured(
     options: ExportOptions,
     progress: Callable[[str], None],
 ) -> Manifest:
-    """The manifest with the differences of the artifacts beside the graph, and which of them all to ship."""
+    """The manifest with what the artifacts differ by and are made of, and which of them all to ship."""
     shifts = {FP32: simplified, **check_artifacts(draft, reference, options, progress)}
     manifest, added = draft.manifest, [label for label in shifts if label != FP32]
     if options.fuses:
@@ -243,8 +244,10 @@ def _measured(
     verdict = None
     if len(manifest.artifacts) > 1 or labels:
         verdict = give_verdict(draft, shifts, reference, labels, progress)
+    progress("listing the layers of every artifact")
+    layers = {artifact.label: profile_artifact(draft, artifact) for artifact in manifest.artifacts}
     parity = (*manifest.parity, *(shifts[label].parity for label in added))
-    return replace(manifest, parity=parity, verdict=verdict)
+    return replace(manifest, parity=parity, verdict=verdict, layers=layers)
 
 
 def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpec) -> dict[str, NDArray[np.float32]]:

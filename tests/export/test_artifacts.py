@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from splite_deploy.bench.profile import float_layers  # noqa: E402
 from splite_deploy.bundle import MANIFEST, Bundle  # noqa: E402
 from splite_deploy.compact.inspection import inspect_bundle  # noqa: E402
 from splite_deploy.errors import UsageError  # noqa: E402
@@ -129,6 +131,13 @@ def test_three_precisions_end_to_end(export: Run, splite: Run, output: Path, lab
         assert row.accuracy is not None and row.accuracy.images == 2 and row.accuracy.pa_mpjpe_mm is None
     assert [row.shift_px for row in verdict.rows] == [hop.shift_px for hop in manifest.parity]
 
+    # the layers as they run: of the convolutions of int8 the two heads alone are in float
+    assert list(manifest.layers) == [artifact.label for artifact in manifest.artifacts]
+    layers = manifest.layers["ort int8"]
+    assert Counter(layer.kind for layer in layers)["QLinearConv"] == 2
+    assert Counter(layer.kind for layer in float_layers(layers))["Conv"] == 2
+    assert all(layer.time_us is not None for held in manifest.layers.values() for layer in held)
+
     printed = json.loads(result.stdout)
     assert set(printed) == {"parity", "calibration", "budget", "verdict"}
     assert printed["verdict"]["ship"] == verdict.ship and len(printed["parity"]) == 3
@@ -143,6 +152,9 @@ def test_the_table_and_the_line_are_printed(export: Run, output: Path) -> None:
     assert result.exit_code == 0, result.stderr
     for expected in ("onnx -> ort int8", "side by side", "peak switches", "Ship ort ", "this machine's CPU alone"):
         assert expected in " ".join(result.stdout.split())
+    layers = Bundle.open(output).manifest.layers["ort int8"]
+    islands = f"ort int8: {len(float_layers(layers))} of {len(layers)} layers work in float, "
+    assert "what the layers work in" in result.stdout and islands in result.stdout
     assert "note: model.int8.onnx: 4 nodes in int8" in result.stderr
     # what was asked for comes first, so it is what runs; the graph it was made from stays
     assert [artifact.label for artifact in Bundle.open(output).manifest.artifacts] == ["ort int8", "ort fp32"]
@@ -150,7 +162,7 @@ def test_the_table_and_the_line_are_printed(export: Run, output: Path) -> None:
 
 def test_fp32_alone_is_written_as_before(export: Run, output: Path) -> None:
     result = export()
-    assert result.exit_code == 0 and "side by side" not in result.stdout
+    assert result.exit_code == 0 and "side by side" not in result.stdout and "layers work in" not in result.stdout
     data = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
     assert not {"calibration", "budget", "verdict"} & set(data)  # readers that do not know them open it
     assert Bundle.open(output).manifest.verdict is None

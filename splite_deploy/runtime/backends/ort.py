@@ -23,14 +23,18 @@ class OrtSession(BaseSession):
         file: The graph.
         artifact: Its description.
         threads: CPU threads; None is ONNX Runtime's default, one per core.
+        trace: Prefix of the file that receives the time of every node; None times none.
     """
 
-    def __init__(self, file: Path, artifact: Artifact, threads: int | None) -> None:
+    def __init__(self, file: Path, artifact: Artifact, threads: int | None, *, trace: Path | None = None) -> None:
         super().__init__(artifact)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if trace is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(trace)
         try:
             self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as err:  # onnxruntime has no common base class of its errors
@@ -44,6 +48,10 @@ class OrtSession(BaseSession):
     def open(cls, bundle: Bundle, artifact: Artifact, threads: int | None) -> OrtSession:
         """Loads an artifact of a bundle."""
         return cls(bundle.path / artifact.file, artifact, threads)
+
+    def end_trace(self) -> Path:
+        """Writes the trace, once, and returns its file: a list of events in the trace event format of Chrome."""
+        return Path(self._session.end_profiling())
 
     def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
         try:
