@@ -194,9 +194,77 @@ def mediapipe_block(files: dict[str, list[Record]]) -> list[str]:
     return lines[:-1]
 
 
+def precisions_block(files: dict[str, list[Record]]) -> list[str]:
+    """Every artifact of the newest record of each file of precisions.py."""
+    lines: list[str] = []
+    for found in files.values():
+        record = newest_run(found)[-1]
+        side = record["box_side_px"]
+        lines += [
+            "| runs as | size | latency p50 | speed-up | shift p95 | max, % of box | peaks elsewhere "
+            "| mean error, % of box | PCK@0.05 | PA-MPJPE, mm |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row in record["verdict"]["rows"]:
+            shift = [f"{100 * row['shift_px'][key] / side:.2g}" for key in ("p95", "max")]
+            lines.append(
+                f"| {row['backend']} {row['precision']} | {row['size_bytes'] / 1e6:.2f} MB | {row['p50_ms']:.3f} ms "
+                f"| {row['speed_up']:.2f} | {shift[0]} | {shift[1]} | {row['peak_switches']} "
+                f"| {accuracy_cells(row['accuracy'])} |"
+            )
+        lines += [
+            "",
+            f"{machine(record['environment'])}, one thread, all in one run, in turn. Shift: of keypoints against the "
+            f"torch network on the {record['verdict']['rows'][0]['accuracy']['images']} images, relative to the longer "
+            f"side of the box; calibrated on {record['calibration']['crops']} other images. Speed-up over fp32 of the "
+            f"same backend. {record['verdict']['reason'].split(': ')[0]}, says `export` here.",
+            "",
+        ]
+    return lines[:-1]
+
+
+def ends_block(files: dict[str, list[Record]]) -> list[str]:
+    """What an estimator takes beyond its bare network, by what lies in the graph."""
+    lines: list[str] = []
+    for found in files.values():
+        record = newest_run(found)[-1]
+        lines += [
+            "| in the graph | preprocess | inference | decode | estimator | bare network | overhead, ms |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in record["ends"]:
+            stages = ("preprocess", "inference", "decode", "total", "bare_inference")
+            figures = " | ".join(f"{row['p50_ms'][stage]:.3f}" for stage in stages)
+            lines.append(f"| {row['in_graph']} | {figures} | {row['overhead_ms']:.3f} |")
+        lines += ["", f"{machine(record['environment'])}, ONNX Runtime fp32, one thread, batch 1, p50.", ""]
+    return lines[:-1]
+
+
+def layers_block(files: dict[str, list[Record]]) -> list[str]:
+    """What every artifact is made of."""
+    lines: list[str] = []
+    for found in files.values():
+        record = newest_run(found)[-1]
+        lines += [
+            "| runs as | layers, by kind and types, with their share of the time where it can be measured |",
+            "|---|---|",
+        ]
+        for label, groups in record["layers"].items():
+            parts = []
+            for group in groups:
+                share = "" if group["share"] is None else f" ({100 * group['share']:.0f} %)"
+                parts.append(f"{group['count']} {group['kind']} {group['types']}{share}")
+            lines.append(f"| {label} | {', '.join(parts)} |")
+        lines += ["", f"{machine(record['environment'])}. LiteRT tells no times of single layers.", ""]
+    return lines[:-1]
+
+
 SECTIONS = (
     Section("results", None, (README, CARD), results_block),
     Section("trade-off", "trade-off", (CARD,), tradeoff_block),
+    Section("precisions", "precisions", (README, CARD), precisions_block),
+    Section("ends", "precisions", (HOW,), ends_block),
+    Section("layers", "precisions", (HOW,), layers_block),
     Section("mediapipe", "mediapipe-hands", (HOW,), mediapipe_block),
 )
 
