@@ -11,14 +11,13 @@ import cv2
 from splite_deploy.bench.environment import Environment, read_environment
 from splite_deploy.bench.measure import Input, Measurement, Options, Progress, measure
 from splite_deploy.bench.report import (
-    SCHEMA_VERSION,
-    BenchResult,
     append_record,
     append_result,
     environment_table,
     read_results,
     table,
 )
+from splite_deploy.bench.result import SCHEMA_VERSION, BenchResult
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
 from splite_deploy.runtime.estimator import PoseEstimator

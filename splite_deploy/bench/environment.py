@@ -11,7 +11,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -67,6 +67,13 @@ class Environment:
         l4t: Release of Jetson Linux, for example ``36.4.3``.
         thread_variables: Environment variables that set numbers of threads, as far as they are set.
         load_average_1min: Processes that wanted a core during the last minute, on average.
+        current_clock_mhz: Clock of the fastest core at that moment.
+        gpus: Names of the NVIDIA GPUs that have a card's driver; a Jetson's own is told by its board.
+        gpu_driver: Version of the NVIDIA driver.
+        jetpack: Version of JetPack, where its package is installed.
+        nvpmodel: Power mode of a Jetson, for example ``MAXN``.
+        jetson_clocks: Whether a Jetson's cores and GPU are fixed at one clock each, as ``jetson_clocks`` does.
+        temperatures_c: Degrees Celsius of each thermal zone.
     """
 
     cpu_model: str | None
@@ -86,6 +93,13 @@ class Environment:
     l4t: str | None
     thread_variables: Mapping[str, str]
     load_average_1min: float | None
+    current_clock_mhz: float | None = None
+    gpus: tuple[str, ...] = ()
+    gpu_driver: str | None = None
+    jetpack: str | None = None
+    nvpmodel: str | None = None
+    jetson_clocks: bool | None = None
+    temperatures_c: Mapping[str, float] = field(default_factory=dict)
 
     def rows(self) -> list[tuple[str, str]]:
         """Every reading as (label, text) for people."""

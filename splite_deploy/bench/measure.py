@@ -36,6 +36,9 @@ Input = tuple[Image, ArrayLike | None]
 PREPROCESS, INFERENCE, DECODE, TOTAL, BARE = "preprocess", "inference", "decode", "total", "bare_inference"
 STAGES = (PREPROCESS, INFERENCE, DECODE, TOTAL, BARE)
 """``total`` is the sum of the three before it, frame by frame; ``bare_inference`` is timed apart."""
+HOST_TO_DEVICE, COMPUTE, DEVICE_TO_HOST = "host_to_device", "compute", "device_to_host"
+DEVICE_STAGES = (HOST_TO_DEVICE, COMPUTE, DEVICE_TO_HOST)
+"""Parts of ``inference``, where the backend can tell."""
 
 _Job = tuple[Image, list[ArrayLike | None]]
 

@@ -13,15 +13,28 @@ from rich.console import Console, RenderableType
 from splite_deploy.bench.environment import Environment
 from splite_deploy.bench.measure import STAGES
 from splite_deploy.bench.report import (
-    BenchResult,
     append_result,
     environment_table,
     read_results,
     summary,
     table,
 )
+from splite_deploy.bench.result import (
+    SCHEMA_VERSION,
+    BenchResult,
+    CurvePoint,
+    Evaluation,
+    ImageError,
+    Memory,
+    Sensors,
+    Startup,
+    Streams,
+    Sustained,
+    Windows,
+)
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.errors import OutputError, UsageError
+from splite_deploy.evidence import Layer
 
 ENVIRONMENT = Environment(
     cpu_model="Test CPU",
@@ -41,7 +54,31 @@ ENVIRONMENT = Environment(
     l4t=None,
     thread_variables={"OMP_NUM_THREADS": "2"},
     load_average_1min=0.25,
+    current_clock_mhz=1190.4,
+    gpus=("NVIDIA RTX 2000",),
+    gpu_driver="560.35",
+    jetpack="6.1",
+    nvpmodel="MAXN",
+    jetson_clocks=True,
+    temperatures_c={"cpu-thermal": 48.5},
 )
+
+
+SENSORS = Sensors(
+    source="tegrastats",
+    seconds=(0.0, 1.0),
+    power_mw={"VDD_IN": (5000.0, 5200.0), "VDD_SOC": (None, 900.0)},
+    temperatures_c={"cpu": (48.0, 49.5)},
+    clocks_mhz={"gpu": (918.0, 918.0)},
+    mean_power_mw={"VDD_IN": 5100.0, "VDD_SOC": 900.0},
+    energy_rail="VDD_IN",
+    energy_mj_per_frame=10.25,
+    absent=("clock of the memory",),
+)
+CURVE = (CurvePoint(0, 480, 2.0, 3.0), CurvePoint(1, 490, 2.01, 2.5))
+SUSTAINED = Sustained(2.0, 970, 485.0, CURVE, "steady", "p50 2.00 ms at first, 2.01 ms at last", SENSORS)
+IMAGE = ImageError("images/0.jpg", (10.0, 12.5, 80.0, 90.0), 8.5)
+EVALUATION = Evaluation("289 labels of hands", 289, 1.25, 1.6, 0.97, 0.92, 8.5, 6.0, None, (IMAGE,), (IMAGE,))
 
 
 def _stats(p50_ms: float) -> LatencyStats:
@@ -50,7 +87,7 @@ def _stats(p50_ms: float) -> LatencyStats:
 
 def _result(**changes: Any) -> BenchResult:
     result = BenchResult(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         date_utc="2025-11-20T11:35:27+00:00",
         bundle="hand.splite",
         model="hand",
@@ -71,6 +108,17 @@ def _result(**changes: Any) -> BenchResult:
         timer_overhead_us=0.05,
         stages=dict(zip(STAGES, map(_stats, (0.125, 1.25, 0.625, 2.0, 1.1875)), strict=True)),
         environment=ENVIRONMENT,
+        windows=Windows(100, (2.1, 2.0, 2.0, 2.01), stable=True, tolerance=0.03),
+        samples_ms={"total": (2.0, 2.01, 1.99)},
+        samples_every=100,
+        affinity=(0, 1),
+        model_bytes=2_464_136,
+        startup=Startup(310.5, 25.25, 3.5),
+        memory=Memory(60.0, 84.5, 90.25),
+        sustained=SUSTAINED,
+        streams=Streams(2, 600, 900.0, 1.8, _stats(2.2)),
+        accuracy=EVALUATION,
+        layers=(Layer("/conv1", "Conv", "float32", 12.5), Layer("/head", "Conv", "float32", None)),
     )
     return dataclasses.replace(result, **changes)
 
@@ -123,6 +171,17 @@ def test_schema_is_fixed() -> None:
         "timer_overhead_us",
         "stages",
         "environment",
+        "windows",
+        "samples_ms",
+        "samples_every",
+        "affinity",
+        "model_bytes",
+        "startup",
+        "memory",
+        "sustained",
+        "streams",
+        "accuracy",
+        "layers",
     ]
     assert list(data["stages"]) == ["preprocess", "inference", "decode", "total", "bare_inference"]
     assert list(data["stages"]["total"]) == [
@@ -153,8 +212,73 @@ def test_schema_is_fixed() -> None:
         "l4t",
         "thread_variables",
         "load_average_1min",
+        "current_clock_mhz",
+        "gpus",
+        "gpu_driver",
+        "jetpack",
+        "nvpmodel",
+        "jetson_clocks",
+        "temperatures_c",
     ]
-    assert data["schema_version"] == 1
+    assert list(data["windows"]) == ["frames", "p50_ms", "stable", "tolerance"]
+    assert list(data["startup"]) == ["import_ms", "load_ms", "first_inference_ms"]
+    assert list(data["memory"]) == ["rss_before_mib", "rss_steady_mib", "rss_peak_mib"]
+    assert list(data["sustained"]) == [
+        "seconds",
+        "frames",
+        "frames_per_second",
+        "curve",
+        "verdict",
+        "reason",
+        "sensors",
+    ]
+    assert list(data["sustained"]["curve"][0]) == ["second", "frames", "p50_ms", "max_ms"]
+    assert list(data["sustained"]["sensors"]) == [
+        "source",
+        "seconds",
+        "power_mw",
+        "temperatures_c",
+        "clocks_mhz",
+        "mean_power_mw",
+        "energy_rail",
+        "energy_mj_per_frame",
+        "absent",
+    ]
+    assert list(data["streams"]) == ["count", "frames", "frames_per_second", "speed_up", "latency"]
+    assert list(data["accuracy"]) == [
+        "labels_from",
+        "images",
+        "epe_px",
+        "epe_box_pct",
+        "pck_05",
+        "pck_auc",
+        "mpjpe_mm",
+        "pa_mpjpe_mm",
+        "oks_ap",
+        "worst",
+        "median",
+    ]
+    assert list(data["accuracy"]["worst"][0]) == ["image", "box", "error_box_pct"]
+    assert list(data["layers"][0]) == ["name", "kind", "types", "time_us"]
+    assert data["schema_version"] == 2
+
+
+def test_recorded_results_of_the_first_version_are_read(root: Path) -> None:
+    lines = (root / "benchmarks" / "results" / "x86-64-2-cores.jsonl").read_text(encoding="utf-8").splitlines()
+    results = [BenchResult.from_dict(json.loads(line)["bench"]) for line in lines]
+    assert {result.schema_version for result in results} == {1}
+    assert all(
+        result.windows is None and result.accuracy is None and result.stages["total"].count for result in results
+    )
+
+
+def test_a_file_alone_has_the_bare_network_only() -> None:
+    bare = {"bare_inference": _stats(1.0)}
+    alone = _result(bundle="", model="net", artifact_file="net.onnx", precision=None, stages=bare)
+    assert BenchResult.from_dict(json.loads(json.dumps(alone.to_dict()))) == alone
+    assert (alone.label, alone.overhead_ms, alone.frames_per_second) == ("ort", 0.0, 1000.0)
+    text = _text(table([alone]))
+    assert "net.onnx" in text and "Bare inference" in text and "Preprocess" not in text
 
 
 def test_table_holds_the_figures() -> None:
@@ -211,7 +335,9 @@ def test_writing_to_a_missing_folder(tmp_path: Path) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("content", ["nonsense", "[]", "{}", '{"schema_version": 2}', '{"schema_version": 1}'])
+@pytest.mark.parametrize(
+    "content", ["nonsense", "[]", "{}", '{"schema_version": 3}', '{"schema_version": 2}', '{"schema_version": 1}']
+)
 def test_wrong_line_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "results.jsonl"
     append_result(file, _result())

@@ -1,0 +1,327 @@
+"""The published result of one benchmark: what is written as one line of JSON, and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from splite_deploy.bench.environment import Environment
+from splite_deploy.bench.measure import BARE, STAGES, TOTAL
+from splite_deploy.bench.stats import LatencyStats
+from splite_deploy.errors import SpecError, UsageError
+from splite_deploy.evidence import Layer
+from splite_deploy.spec import Precision
+from splite_deploy.structure import structure, to_plain
+
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 lacks what has a default below, and its times contain the cost of reading the clock."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How steady the figures were.
+
+    Attributes:
+        frames: Frames of each window.
+        p50_ms: Median of each window in the order of time, of the whole estimator; of the bare network where that
+            is all there is. Milliseconds.
+        stable: Whether the last three lie within ``tolerance`` of each other. Then they alone are the result, and
+            those before belong to the warm-up; otherwise all of them are the result.
+        tolerance: Largest over smallest of three medians, minus 1.
+    """
+
+    frames: int
+    p50_ms: tuple[float, ...]
+    stable: bool
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Startup:
+    """What a process pays before it has a first result, measured in a fresh one.
+
+    Attributes:
+        import_ms: Importing the runtime and the backend, milliseconds.
+        load_ms: Opening the bundle, hashes and all, and loading the artifact; milliseconds.
+        first_inference_ms: The first run of the network, milliseconds.
+    """
+
+    import_ms: float
+    load_ms: float
+    first_inference_ms: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident memory of a fresh process that does nothing but run this artifact, MiB (2**20 bytes).
+
+    Attributes:
+        rss_before_mib: After the imports, before loading.
+        rss_steady_mib: After some inferences.
+        rss_peak_mib: The most that it ever had.
+    """
+
+    rss_before_mib: float
+    rss_steady_mib: float
+    rss_peak_mib: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One second of a sustained run.
+
+    Attributes:
+        second: Its number, from 0; a second in which no frame ended has no point.
+        frames: Frames that ended in it.
+        p50_ms: Median of the whole estimator, milliseconds.
+        max_ms: Its largest, milliseconds.
+    """
+
+    second: int
+    frames: int
+    p50_ms: float
+    max_ms: float
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """Power, temperatures and clocks over a sustained run. A series has one value for each of ``seconds``.
+
+    Attributes:
+        source: What was read, in words.
+        seconds: When it was read, seconds since the start of the run.
+        power_mw: Of each rail, milliwatts.
+        temperatures_c: Of each zone, degrees Celsius.
+        clocks_mhz: Of each unit, MHz.
+        mean_power_mw: Mean over the run of each rail, milliwatts.
+        energy_rail: The rail that feeds the whole board or processor; None where there is none.
+        energy_mj_per_frame: Its energy by the frames of the run, millijoules; idle consumption is contained.
+        absent: What could not be read, in words.
+    """
+
+    source: str
+    seconds: tuple[float, ...]
+    power_mw: Mapping[str, tuple[float | None, ...]]
+    temperatures_c: Mapping[str, tuple[float | None, ...]]
+    clocks_mhz: Mapping[str, tuple[float | None, ...]]
+    mean_power_mw: Mapping[str, float]
+    energy_rail: str | None
+    energy_mj_per_frame: float | None
+    absent: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sustained:
+    """The estimator without a pause for a given time.
+
+    Attributes:
+        seconds: How long it ran.
+        frames: Frames that it did.
+        frames_per_second: Frames over seconds.
+        curve: Second by second.
+        verdict: ``steady``; ``slowed``: the end is slower than the beginning; ``throttled``: it is, and a clock that
+            was read fell with it; ``too short`` to tell.
+        reason: What the verdict rests on, in words.
+        sensors: Power, temperatures and clocks meanwhile; None where the machine has none to read.
+    """
+
+    seconds: float
+    frames: int
+    frames_per_second: float
+    curve: tuple[CurvePoint, ...]
+    verdict: Literal["steady", "slowed", "throttled", "too short"]
+    reason: str
+    sensors: Sensors | None
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Several estimators at once, each with its own session and thread.
+
+    Attributes:
+        count: Their number.
+        frames: Frames of all of them together.
+        frames_per_second: Of all of them together.
+        speed_up: That over the frames per second of one alone, measured just before.
+        latency: Of the whole estimator, all streams together.
+    """
+
+    count: int
+    frames: int
+    frames_per_second: float
+    speed_up: float
+    latency: LatencyStats
+
+
+@dataclass(frozen=True)
+class ImageError:
+    """One labelled image.
+
+    Attributes:
+        image: Its path, relative to the labels file.
+        box: Its xyxy box, pixels.
+        error_box_pct: Mean keypoint error in percent of the longer side of the tight box of the labels.
+    """
+
+    image: str
+    box: tuple[float, float, float, float]
+    error_box_pct: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy of this very file on labelled images; formulas in `splite_deploy.bench.metrics`.
+
+    Attributes:
+        labels_from: Where the labels come from, in words.
+        images: Number of labelled hands or persons.
+        epe_px: Mean keypoint error, pixels of the image.
+        epe_box_pct: The same in percent of the longer side of the tight box of the labels.
+        pck_05: Share of keypoints within 5 % of that side.
+        pck_auc: Area under that share for limits from 0 to 20 % of the side, over 20 %.
+        mpjpe_mm: Mean per-keypoint 3D error relative to the root keypoint, millimetres; None where labels or model
+            have no third dimension, or the model does not give millimetres.
+        pa_mpjpe_mm: The same after a similarity alignment of each sample; None without a third dimension.
+        oks_ap: COCO's average precision by object keypoint similarity, 0 to 1; None but for COCO's 17 keypoints.
+        worst: The images with the largest error, largest first.
+        median: The images around the median error.
+    """
+
+    labels_from: str
+    images: int
+    epe_px: float
+    epe_box_pct: float
+    pck_05: float
+    pck_auc: float
+    mpjpe_mm: float | None
+    pa_mpjpe_mm: float | None
+    oks_ap: float | None
+    worst: tuple[ImageError, ...]
+    median: tuple[ImageError, ...]
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """One artifact, measured once on one machine. None and empty: not measured.
+
+    Attributes:
+        schema_version: `SCHEMA_VERSION`, or that of the line it was read from.
+        date_utc: Start of the measurement, ISO 8601 in UTC.
+        bundle: Name of the bundle's folder, without its path; empty for a file that was measured without a bundle.
+        model: Name of the model; of a file alone its name without the suffix.
+        artifact_file: Name of the file.
+        artifact_sha256: Its hash.
+        backend: The backend that ran it; ``replay`` runs no network.
+        precision: Its precision; None for a file alone, which does not say.
+        batch: Crops per frame.
+        threads: CPU threads asked of the backend; None is the backend's default.
+        opencv_threads: CPU threads that OpenCV used for the preprocessing.
+        frames: Timed frames per stage that the statistics are of.
+        warmup_frames: Untimed frames beforehand, and those of windows that were not steady yet.
+        warmup_s: Seconds of the untimed ones.
+        inputs_from: Where the images, or the tensors for a file alone, came from.
+        inputs_count: Number of different inputs, used in turn.
+        image_width_px: Width of the largest image; 0 for a file alone.
+        image_height_px: Height of the largest image; 0 for a file alone.
+        timer_overhead_us: Cost of one reading of the clock, microseconds. It is taken off once from each stage, and
+            three times from ``total``.
+        stages: Statistics by stage, those of `splite_deploy.bench.measure.STAGES`; of a file alone ``bare_inference``
+            only. Where the backend can tell, ``host_to_device``, ``compute`` and ``device_to_host`` as well.
+        environment: The machine.
+        windows: How steady the figures were.
+        samples_ms: By stage every ``samples_every``-th time that the statistics are of, in the order of time.
+        samples_every: See ``samples_ms``.
+        affinity: Cores that it was bound to; None was not asked.
+        model_bytes: Size of the file.
+        startup: What a fresh process pays before its first result.
+        memory: What a fresh process takes.
+        sustained: The run of ``--duration``.
+        streams: The run of ``--streams``.
+        accuracy: That of ``--eval``.
+        layers: What the file is made of, where the backend can tell; with their times where it measured them.
+    """
+
+    schema_version: int
+    date_utc: str
+    bundle: str
+    model: str
+    artifact_file: str
+    artifact_sha256: str
+    backend: str
+    precision: Precision | None
+    batch: int
+    threads: int | None
+    opencv_threads: int
+    frames: int
+    warmup_frames: int
+    warmup_s: float
+    inputs_from: str
+    inputs_count: int
+    image_width_px: int
+    image_height_px: int
+    timer_overhead_us: float
+    stages: Mapping[str, LatencyStats]
+    environment: Environment
+    windows: Windows | None = None
+    samples_ms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    samples_every: int = 1
+    affinity: tuple[int, ...] | None = None
+    model_bytes: int | None = None
+    startup: Startup | None = None
+    memory: Memory | None = None
+    sustained: Sustained | None = None
+    streams: Streams | None = None
+    accuracy: Evaluation | None = None
+    layers: tuple[Layer, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """For example ``ort fp32``."""
+        return f"{self.backend} {self.precision}" if self.precision is not None else self.backend
+
+    @property
+    def whole(self) -> str:
+        """The stage that stands for the whole: ``total``, or ``bare_inference`` of a file alone."""
+        return TOTAL if TOTAL in self.stages else BARE
+
+    @property
+    def overhead_ms(self) -> float:
+        """Estimator's p50 minus that of the bare network, in milliseconds; noise may make it negative."""
+        return self.stages[self.whole].p50_ms - self.stages[BARE].p50_ms
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames (of ``batch`` crops each) per second, one after the other, at the median of the whole."""
+        return 1e3 / self.stages[self.whole].p50_ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` reads back to an equal result."""
+        return to_plain(self)  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BenchResult:
+        """Reads a result from plain data.
+
+        Raises:
+            UsageError: It is of another schema version, or a key is missing, unknown or of the wrong type.
+        """
+        version = data.get("schema_version")
+        if version not in READABLE_VERSIONS:
+            raise UsageError(
+                f"The benchmark result has schema version {version}; this version reads "
+                f"{' and '.join(map(str, READABLE_VERSIONS))}.",
+                hint="Read it with the version of splite-deploy that wrote it, or measure again.",
+            )
+        try:
+            result = structure(cls, data, "")
+        except SpecError as err:
+            raise UsageError(f"The benchmark result is malformed: {err.message}", hint="Measure again.") from err
+        needed = STAGES if result.bundle else (BARE,)
+        missing = [stage for stage in needed if stage not in result.stages]
+        if missing:
+            raise UsageError(
+                f"The benchmark result is malformed: it lacks the stage {missing[0]}.", hint="Measure again."
+            )
+        return result
