@@ -10,12 +10,13 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 import splite_deploy
+from splite_deploy.bench.sysfs import core_clocks_mhz, folders, gpu_clock_folders, number, temperatures_c, text
 from splite_deploy.container import cpu_quota_cores
 
 NOT_AVAILABLE = "not available"
@@ -24,6 +25,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "numpy": ("numpy",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "tensorrt": ("tensorrt",),
+    "tensorrt-rtx": ("tensorrt-rtx",),
     "tflite": ("ai-edge-litert", "tflite-runtime", "tensorflow"),
 }
 """Package as it is named in results, with the distributions that provide it."""
@@ -112,16 +114,26 @@ class Environment:
             ("Frequency governor", _shown(self.governor)),
             ("Highest clock", _shown(self.max_clock_mhz, "MHz")),
             ("Highest clock allowed now", _shown(self.allowed_clock_mhz, "MHz")),
+            ("Clock at the start", _shown(self.current_clock_mhz, "MHz")),
+            ("GPU", ", ".join(self.gpus) or NOT_AVAILABLE),
+            ("GPU driver", _shown(self.gpu_driver)),
+            ("Temperatures", self._temperatures() or NOT_AVAILABLE),
             ("Memory", _shown(self.memory_total_mib, "MiB")),
             ("Operating system", _shown(self.os)),
             ("Kernel", _shown(self.kernel)),
             ("Architecture", _shown(self.architecture)),
             ("Jetson Linux (L4T)", _shown(self.l4t)),
+            ("JetPack", _shown(self.jetpack)),
+            ("Power mode (nvpmodel)", _shown(self.nvpmodel)),
+            ("Clocks fixed (jetson_clocks)", {True: "yes", False: "no", None: NOT_AVAILABLE}[self.jetson_clocks]),
             ("Python", self.python),
             *((name, version) for name, version in self.versions.items()),
             ("Thread variables", _joined(self.thread_variables) or "none set"),
             ("Load average, 1 min", _shown(self.load_average_1min)),
         ]
+
+    def _temperatures(self) -> str:
+        return ", ".join(f"{zone} {value:g} °C" for zone, value in self.temperatures_c.items())
 
 
 def read_environment(root: Path = Path("/")) -> Environment:
@@ -131,25 +143,34 @@ def read_environment(root: Path = Path("/")) -> Environment:
         root: Where the files of the operating system are looked up; tests give a folder. Cores, kernel, architecture,
             Python, versions and environment variables always come from the running process.
     """
-    cpu = _fields(_text(root / "proc/cpuinfo"))
+    cpu = _fields(text(root / "proc/cpuinfo"))
+    l4t = _l4t(text(root / "etc/nv_tegra_release"))
+    jetson = l4t is not None
     return Environment(
         cpu_model=_cpu_model(cpu),
         logical_cores=os.cpu_count(),
         usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         cpu_quota_cores=cpu_quota_cores(root),
-        governor=", ".join(sorted(set(_per_core(root, "scaling_governor")))) or None,
+        governor=_governors(root),
         max_clock_mhz=_fastest_mhz(root, "cpuinfo_max_freq"),
         allowed_clock_mhz=_fastest_mhz(root, "scaling_max_freq"),
         memory_total_mib=_memory_mib(root),
-        os=_fields(_text(root / "etc/os-release"), "=").get("PRETTY_NAME", "").strip("\"'") or None,
+        os=_fields(text(root / "etc/os-release"), "=").get("PRETTY_NAME", "").strip("\"'") or None,
         kernel=f"{platform.system()} {platform.release()}".strip() or None,
         architecture=platform.machine() or None,
         python=f"{platform.python_implementation()} {platform.python_version()}",
         versions=installed_versions(),
-        board=_text(root / "proc/device-tree/model").strip("\0 \n") or None,
-        l4t=_l4t(_text(root / "etc/nv_tegra_release")),
+        board=text(root / "proc/device-tree/model").strip("\0 \n") or None,
+        l4t=l4t,
         thread_variables=_thread_variables(os.environ),
-        load_average_1min=_number(_text(root / "proc/loadavg").split(" ")[0]),
+        load_average_1min=number(text(root / "proc/loadavg").split(" ")[0]),
+        current_clock_mhz=_fastest_mhz(root, "scaling_cur_freq"),
+        gpus=_gpus(root),
+        gpu_driver=_gpu_driver(text(root / "proc/driver/nvidia/version")),
+        jetpack=_jetpack(text(root / "var/lib/dpkg/status")) if jetson else None,
+        nvpmodel=_nvpmodel(root),
+        jetson_clocks=_jetson_clocks(root) if jetson else None,
+        temperatures_c=temperatures_c(root),
     )
 
 
@@ -180,22 +201,10 @@ def package_version(distribution: str) -> str | None:
         return None
 
 
-def _text(path: Path) -> str:
-    """The text of a small file; empty where it is missing or cannot be read."""
-    try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def _number(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text.strip()) else None
-
-
-def _fields(text: str, separator: str = ":") -> dict[str, str]:
+def _fields(content: str, separator: str = ":") -> dict[str, str]:
     """The first value of each key of a ``key : value`` file."""
     found: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in content.splitlines():
         key, _, value = line.partition(separator)
         found.setdefault(key.strip(), value.strip())
     return found
@@ -208,33 +217,63 @@ def _cpu_model(cpu: Mapping[str, str]) -> str | None:
     return ", ".join(filter(None, (cpu.get("model name"), number))) or None
 
 
-def _per_core(root: Path, name: str) -> Iterator[str]:
-    """The contents of a file of the frequency driver, of each core that has it."""
-    try:
-        folders = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*"))
-    except OSError:
-        return
-    for folder in folders:
-        text = _text(folder / "cpufreq" / name).strip()
-        if text:
-            yield text
+def _governors(root: Path) -> str | None:
+    cores = folders(root / "sys/devices/system/cpu", "cpu[0-9]*")
+    found = {text(core / "cpufreq" / "scaling_governor").strip() for core in cores} - {""}
+    return ", ".join(sorted(found)) or None
 
 
 def _fastest_mhz(root: Path, name: str) -> float | None:
-    clocks_khz = [clock for clock in map(_number, _per_core(root, name)) if clock is not None]
-    return max(clocks_khz) / 1e3 if clocks_khz else None
+    return max(core_clocks_mhz(root, name), default=None)
 
 
 def _memory_mib(root: Path) -> int | None:
-    total, _, unit = _fields(_text(root / "proc/meminfo")).get("MemTotal", "").partition(" ")
-    kib = _number(total)
+    total, _, unit = _fields(text(root / "proc/meminfo")).get("MemTotal", "").partition(" ")
+    kib = number(total)
     return round(kib / 1024) if kib is not None and unit == "kB" else None
 
 
-def _l4t(text: str) -> str | None:
+def _l4t(release: str) -> str | None:
     """``36.4.3`` from ``# R36 (release), REVISION: 4.3, GCID: ...``."""
-    match = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    match = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", release)
     return f"{match[1]}.{match[2]}" if match else None
+
+
+def _gpus(root: Path) -> tuple[str, ...]:
+    cards = folders(root / "proc/driver/nvidia/gpus", "*/information")
+    return tuple(model for card in cards if (model := _fields(text(card)).get("Model")))
+
+
+def _gpu_driver(version: str) -> str | None:
+    """``560.35.03`` from ``NVRM version: NVIDIA UNIX x86_64 Kernel Module  560.35.03  ...``."""
+    match = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", version)
+    return match[1] if match else None
+
+
+def _jetpack(packages: str) -> str | None:
+    """The version of the package ``nvidia-jetpack`` in dpkg's status file."""
+    match = re.search(r"^Package: nvidia-jetpack\n(?:.+\n)*?Version: (\S+)", packages, re.MULTILINE)
+    return match[1] if match else None
+
+
+def _nvpmodel(root: Path) -> str | None:
+    """The power mode that nvpmodel has stored, by its name in nvpmodel's own table."""
+    stored = re.search(r"pmode:0*(\d+)", text(root / "var/lib/nvpmodel/status"))
+    if stored is None:
+        return None
+    table = text(root / "etc/nvpmodel.conf")
+    name = re.search(rf"^<\s*POWER_MODEL\s+ID={stored[1]}\s+NAME=(\S+)\s*>", table, re.MULTILINE)
+    return name[1] if name else f"mode {stored[1]}"
+
+
+def _jetson_clocks(root: Path) -> bool | None:
+    lowest, highest = (core_clocks_mhz(root, f"scaling_{end}_freq") for end in ("min", "max"))
+    for gpu in gpu_clock_folders(root):
+        ends = [number(text(gpu / f"{end}_freq")) for end in ("min", "max")]
+        if not lowest or None in ends:
+            return None
+        return lowest == highest and ends[0] == ends[1]
+    return None
 
 
 def _thread_variables(variables: Mapping[str, str]) -> dict[str, str]:

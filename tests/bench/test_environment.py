@@ -24,6 +24,12 @@ LAPTOP = {
     "sys/devices/system/cpu/cpu1/cpufreq/cpuinfo_max_freq": "4500000\n",
     "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq": "2800000\n",
     "sys/devices/system/cpu/cpufreq/policy0/scaling_governor": "not a core\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1200000\n",
+    "sys/class/thermal/thermal_zone0/type": "x86_pkg_temp\n",
+    "sys/class/thermal/thermal_zone0/temp": "51500\n",
+    "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  560.35.03  Fri Aug 16 21:39:15 UTC "
+    "2024\nGCC version:  gcc version 12.3.0\n",
+    "proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t\t NVIDIA GeForce RTX 3050\nIRQ:   \t\t 164\n",
 }
 
 JETSON = {
@@ -39,7 +45,15 @@ JETSON = {
     "sys/devices/system/cpu/cpu4/cpufreq/scaling_governor": "performance\n",
     "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "1510400\n",
     "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq": "1510400\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq": "1510400\n",
+    "sys/class/devfreq/17000000.gpu/min_freq": "306000000\n",
+    "sys/class/devfreq/17000000.gpu/max_freq": "624750000\n",
     "sys/fs/cgroup/cpu.max": "150000 100000\n",
+    "var/lib/nvpmodel/status": "pmode:0001\n",
+    "etc/nvpmodel.conf": "# comment\n< POWER_MODEL ID=0 NAME=15W >\nCPU_ONLINE CORE_0 1\n< POWER_MODEL ID=1 NAME=7W >\n"
+    "< PM_CONFIG DEFAULT=0 >\n",
+    "var/lib/dpkg/status": "Package: nvidia-jetpack-dev\nVersion: 1\n\nPackage: nvidia-jetpack\nStatus: install ok "
+    "installed\nArchitecture: arm64\nVersion: 6.2+b77\nDepends: x\n\nPackage: zlib1g\nVersion: 9\n",
 }
 
 
@@ -62,6 +76,11 @@ def _file_readings(environment: Environment) -> list[object]:
         environment.board,
         environment.l4t,
         environment.load_average_1min,
+        environment.current_clock_mhz,
+        environment.gpu_driver,
+        environment.jetpack,
+        environment.nvpmodel,
+        environment.jetson_clocks,
     ]
 
 
@@ -76,6 +95,13 @@ def test_laptop(tmp_path: Path) -> None:
     assert found.board is None
     assert found.l4t is None
     assert found.cpu_quota_cores is None
+    assert found.current_clock_mhz == 1200.0
+    assert (found.gpus, found.gpu_driver) == (("NVIDIA GeForce RTX 3050",), "560.35.03")
+    assert found.temperatures_c == {"x86_pkg_temp": 51.5}
+    assert (found.jetpack, found.nvpmodel, found.jetson_clocks) == (None, None, None)
+    rows = dict(found.rows())
+    assert rows["GPU"] == "NVIDIA GeForce RTX 3050"
+    assert rows["Temperatures"] == "x86_pkg_temp 51.5 °C"
 
 
 def test_jetson(tmp_path: Path) -> None:
@@ -86,6 +112,22 @@ def test_jetson(tmp_path: Path) -> None:
     assert found.governor == "performance, schedutil"
     assert found.max_clock_mhz == pytest.approx(1510.4)
     assert found.cpu_quota_cores == 1.5
+    assert (found.jetpack, found.nvpmodel, found.jetson_clocks) == ("6.2+b77", "7W", False)
+    rows = dict(found.rows())
+    assert rows["Power mode (nvpmodel)"] == "7W"
+    assert rows["Clocks fixed (jetson_clocks)"] == "no"
+
+
+def test_jetson_clocks_fixes_cores_and_gpu(tmp_path: Path) -> None:
+    root = _root(tmp_path, {**JETSON, "sys/class/devfreq/17000000.gpu/min_freq": "624750000\n"})
+    assert read_environment(root).jetson_clocks is True
+    (root / "sys/class/devfreq/17000000.gpu/min_freq").unlink()
+    assert read_environment(root).jetson_clocks is None
+
+
+def test_a_power_mode_without_a_name_is_told_by_its_number(tmp_path: Path) -> None:
+    root = _root(tmp_path, {"var/lib/nvpmodel/status": "pmode:0008 fmode:fanNull\n"})
+    assert read_environment(root).nvpmodel == "mode 8"
 
 
 def test_arm_without_a_name(tmp_path: Path) -> None:
@@ -95,7 +137,7 @@ def test_arm_without_a_name(tmp_path: Path) -> None:
 
 def test_missing_files_are_not_available(tmp_path: Path) -> None:
     found = read_environment(tmp_path)
-    assert _file_readings(found) == [None] * 10
+    assert _file_readings(found) == [None] * 15
     rows = dict(found.rows())
     assert rows["Processor"] == "not available"
     assert rows["Highest clock"] == "not available"
@@ -106,7 +148,7 @@ def test_unreadable_files_are_not_available(tmp_path: Path) -> None:
     """Folders in the place of files cannot be read, not even by root."""
     for name in {**LAPTOP, **JETSON}:
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
-    assert _file_readings(read_environment(tmp_path)) == [None] * 10
+    assert _file_readings(read_environment(tmp_path)) == [None] * 15
 
 
 def test_nonsense_is_not_available(tmp_path: Path) -> None:
@@ -116,7 +158,7 @@ def test_nonsense_is_not_available(tmp_path: Path) -> None:
     (root / "proc/meminfo").write_text("MemTotal: plenty kB\n")
     (root / "sys/fs/cgroup/cpu.max").write_text("max 100000\n")
     (root / "etc/nv_tegra_release").write_text("R? unknown\n")
-    assert _file_readings(read_environment(root)) == [None] * 10
+    assert _file_readings(read_environment(root)) == [None] * 15
 
 
 def test_process_readings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
