@@ -5,10 +5,11 @@ Shapes: N samples, K keypoints. Every error is a Euclidean distance.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
@@ -52,3 +53,77 @@ def pa_mpjpe(predicted: NDArray[np.floating[Any]], truth: NDArray[np.floating[An
     aligned = np.stack([procrustes_align(p, t) for p, t in zip(predicted, truth, strict=True)])
     error: Array = keypoint_error(aligned, truth).mean(axis=1)
     return error
+
+
+def pck_auc(normalised_error: Array, limit: float) -> float:
+    """Area under `pck` for thresholds from 0 to ``limit``, over ``limit`` (Zimmermann & Brox 2017): 1 without error.
+
+    Each keypoint counts from its error on, so the area is the mean of max(0, 1 - error / limit); no steps are summed.
+    """
+    return float(np.clip(1 - normalised_error / limit, 0, 1).mean())
+
+
+def mpjpe(predicted: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]], root: int) -> Array:
+    """Mean per-keypoint error (N,) of (N, K, 3) points relative to their ``root`` keypoint (Ionescu et al. 2014).
+
+    In the unit of both; nothing is scaled or turned.
+    """
+    relative = np.asarray(predicted, np.float64) - predicted[:, root : root + 1]
+    error: Array = keypoint_error(relative, truth - truth[:, root : root + 1]).mean(axis=1)
+    return error
+
+
+def bone_length(points: NDArray[np.floating[Any]], bones: ArrayLike) -> Array:
+    """Root mean square length (N,) of pairs of (N, K, D) points."""
+    first, second = np.asarray(bones).T
+    squares = np.square(np.asarray(points, np.float64)[:, first] - points[:, second]).sum(axis=-1)
+    length: Array = np.sqrt(squares.mean(axis=1))
+    return length
+
+
+COCO_SIGMAS = tuple(s / 1000 for s in (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89))
+"""How far annotators differ on COCO's 17 keypoints, over the square root of the area (cocodataset.org, "Keypoint
+Evaluation")."""
+COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))
+
+
+def oks(
+    predicted: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]], area: Array, sigmas: ArrayLike
+) -> Array:
+    """Object keypoint similarity (N,) of (N, K, 2) keypoints, all of them labelled (COCO, "Keypoint Evaluation").
+
+    The mean over keypoints of exp(-d^2 / (2 s^2 k^2)), with the distance d, s^2 the area of the object and k twice the
+    sigma.
+
+    Args:
+        predicted: Pixels.
+        truth: Pixels.
+        area: (N,) of each object, square pixels.
+        sigmas: (K,), such as `COCO_SIGMAS`.
+    """
+    falloff = 2 * area[:, None] * np.square(2 * np.asarray(sigmas, np.float64))
+    similarity: Array = np.exp(-np.square(keypoint_error(predicted, truth)) / falloff).mean(axis=1)
+    return similarity
+
+
+def average_precision(similarity: Array, scores: Array, thresholds: Sequence[float] = COCO_THRESHOLDS) -> float:
+    """COCO's average precision where every object has one prediction of its own, made in its labelled box.
+
+    For each threshold predictions count as right from that `oks` on; precision is taken at 101 recalls from 0 to 1, as
+    the best at that recall or beyond, and averaged; then the mean over the thresholds.
+
+    Args:
+        similarity: (N,) `oks` of each prediction with its object.
+        scores: (N,) confidence; the surest come first, equal ones in their order.
+        thresholds: Of the similarity.
+    """
+    order = np.argsort(-scores, kind="stable")
+    recalls = np.linspace(0, 1, 101)
+    found = []
+    for threshold in thresholds:
+        right = np.cumsum(similarity[order] >= threshold)
+        recall, precision = right / len(order), right / np.arange(1, len(order) + 1)
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        at = np.searchsorted(recall, recalls, side="left")
+        found.append(np.append(best, 0.0)[at].mean())
+    return float(np.mean(found))

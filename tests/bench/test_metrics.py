@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from splite_deploy.bench.metrics import box_side, keypoint_error, pa_mpjpe, pck, procrustes_align
+from splite_deploy.bench.metrics import (
+    COCO_SIGMAS,
+    average_precision,
+    bone_length,
+    box_side,
+    keypoint_error,
+    mpjpe,
+    oks,
+    pa_mpjpe,
+    pck,
+    pck_auc,
+    procrustes_align,
+)
 
 Points = NDArray[np.float64]
 seeds = st.integers(0, 2**32 - 1)
@@ -149,3 +163,79 @@ def test_degenerate_points_align_without_error(predicted: Points, truth: Points)
 def test_samples_must_match() -> None:
     with pytest.raises(ValueError, match=r"shorter|longer"):
         pa_mpjpe(np.zeros((1, 3, 3)), np.zeros((2, 3, 3)))
+
+
+def test_auc_by_hand() -> None:
+    # Errors of 0, half the limit, the limit and twice the limit count for the whole, half, none and none of the area.
+    assert pck_auc(np.array([[0.0, 0.1], [0.2, 0.4]]), 0.2) == pytest.approx((1 + 0.5) / 4)
+
+
+@given(seed=seeds)
+@quick
+def test_auc_is_the_area_under_pck(seed: int) -> None:
+    errors = np.random.default_rng(seed).uniform(0, 0.4, (3, 21))
+    steps, limit = 2000, 0.2
+    area = sum(pck(errors, limit * (step + 0.5) / steps) for step in range(steps)) / steps
+    assert pck_auc(errors, limit) == pytest.approx(area, abs=1e-3)
+
+
+def test_mpjpe_is_relative_to_the_root_and_nothing_else() -> None:
+    truth = np.array([[[0.0, 0, 0], [10, 0, 0], [0, 20, 0]]])
+    moved = truth + np.array([100, -50, 7])
+    np.testing.assert_allclose(mpjpe(moved, truth, 0), [0])
+    np.testing.assert_allclose(mpjpe(2 * moved, truth, 0), [(0 + 10 + 20) / 3])
+    np.testing.assert_allclose(mpjpe(2 * moved, truth, 1), [(10 + 0 + math.hypot(10, 20)) / 3])
+
+
+@given(seed=seeds, root=st.integers(0, 20))
+@quick
+def test_mpjpe_by_plain_loops(seed: int, root: int) -> None:
+    predicted, truth = np.random.default_rng(seed).normal(0, 50, (2, 3, 21, 3))
+    expected = []
+    for p, t in zip(predicted.tolist(), truth.tolist(), strict=True):
+        total = 0.0
+        for k in range(21):
+            total += math.sqrt(sum((p[k][i] - p[root][i] - t[k][i] + t[root][i]) ** 2 for i in range(3)))
+        expected.append(total / 21)
+    np.testing.assert_allclose(mpjpe(predicted, truth, root), expected)
+
+
+def test_bone_length_is_a_root_mean_square() -> None:
+    points = np.array([[[0.0, 0, 0], [3, 4, 0], [0, 0, 12]]])
+    np.testing.assert_allclose(bone_length(points, [(0, 1), (0, 2)]), [math.sqrt((25 + 144) / 2)])
+
+
+def test_oks_by_plain_loops() -> None:
+    rng = np.random.default_rng(3)
+    truth = rng.uniform(0, 200, (4, 17, 2))
+    predicted, area = truth + rng.normal(0, 6, truth.shape), rng.uniform(1000, 9000, 4)
+    expected = []
+    for p, t, a in zip(predicted.tolist(), truth.tolist(), area.tolist(), strict=True):
+        total = 0.0
+        for (px, py), (tx, ty), sigma in zip(p, t, COCO_SIGMAS, strict=True):
+            total += math.exp(-((px - tx) ** 2 + (py - ty) ** 2) / (2 * a * (2 * sigma) ** 2))
+        expected.append(total / 17)
+    np.testing.assert_allclose(oks(predicted, truth, area, COCO_SIGMAS), expected)
+    np.testing.assert_allclose(oks(truth, truth, area, COCO_SIGMAS), 1)
+
+
+def test_average_precision_is_that_of_the_coco_api() -> None:
+    """The expected values are those of pycocotools 2.0.11's COCOeval on the same twelve persons, one in each image."""
+    rng = np.random.default_rng(7)
+    truth = np.round(rng.uniform(0, 100, (12, 17, 2)), 2)
+    noise = rng.choice([0.5, 2, 4, 6, 9, 14], 12)
+    predicted = np.round(truth + rng.normal(0, 1, truth.shape) * noise[:, None, None], 2)
+    area, scores = np.round(rng.uniform(1500, 6000, 12), 1), np.round(rng.uniform(0, 1, 12), 3)
+    similarity = oks(predicted, truth, area, COCO_SIGMAS)
+    assert similarity[[0, 9]] == pytest.approx([0.986122743511207, 0.1687437632181037])
+    assert average_precision(similarity, scores) == pytest.approx(0.29047619, abs=1e-8)
+    assert average_precision(similarity, scores, [0.5]) == pytest.approx(0.49351721, abs=1e-8)
+    assert average_precision(similarity, scores, [0.75]) == pytest.approx(0.26815182, abs=1e-8)
+
+
+def test_average_precision_by_hand() -> None:
+    right = np.array([0.9, 0.1])
+    assert average_precision(right, np.array([1.0, 0.5]), [0.5]) == pytest.approx(51 / 101)  # recalls 0 to 0.5 at 1
+    assert average_precision(right, np.array([0.5, 1.0]), [0.5]) == pytest.approx(51 / 101 / 2)  # the wrong one first
+    assert average_precision(np.ones(3), np.zeros(3)) == 1
+    assert average_precision(np.zeros(3), np.ones(3)) == 0
