@@ -54,6 +54,19 @@ class Session(Protocol):
         """Frees what the session holds; a second call does nothing, and ``run`` raises from then on."""
 
 
+@dataclass(frozen=True)
+class Ends:
+    """What a file without a manifest takes and gives, in the place of its `Artifact`.
+
+    Attributes:
+        inputs: Input tensors, in the file's own layout; roles are empty.
+        outputs: Output tensors.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
 class BaseSession(ABC):
     """What every backend's session shares: it checks, a subclass computes.
 
@@ -61,7 +74,7 @@ class BaseSession(ABC):
         artifact: The artifact it has loaded.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact | Ends) -> None:
         self.artifact = artifact
         self._closed = False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import ai_edge_litert
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
 from splite_deploy.errors import BackendError
-from splite_deploy.runtime.session import BaseSession, first_line
+from splite_deploy.runtime.session import BaseSession, Ends, first_line
 
 Array = NDArray[np.float32]
 
@@ -31,35 +32,45 @@ class TfliteSession(BaseSession):
 
     Args:
         file: The file.
-        artifact: Its description; the names are those of its signature.
+        artifact: Its description; the names are those of its signature. None reads it from the file.
         threads: CPU threads; None is LiteRT's default, one.
     """
 
-    def __init__(self, file: Path, artifact: Artifact, threads: int | None) -> None:
-        super().__init__(
-            replace(
-                artifact,
-                inputs=tuple(_at_the_seam(spec) for spec in artifact.inputs),
-                outputs=tuple(_at_the_seam(spec) for spec in artifact.outputs),
-            )
-        )
+    def __init__(self, file: Path, artifact: Artifact | None, threads: int | None) -> None:
         try:
             self._interpreter = Interpreter(model_path=str(file), num_threads=threads)
             self._interpreter.allocate_tensors()
-            signature = self._interpreter.get_signature_runner()
-            inputs, outputs = signature.get_input_details(), signature.get_output_details()
+            if artifact is None:  # it may have no signature
+                inputs = {details["name"]: details for details in self._interpreter.get_input_details()}
+                outputs = {details["name"]: details for details in self._interpreter.get_output_details()}
+            else:
+                signature = self._interpreter.get_signature_runner()
+                inputs, outputs = signature.get_input_details(), signature.get_output_details()
         except Exception as err:  # LiteRT raises ValueError and RuntimeError, and what its own code trips over
             raise BackendError(
                 f"LiteRT {ai_edge_litert.__version__} cannot load {file.name}: {first_line(err)}",
                 hint="Upgrade ai-edge-litert, or compile the bundle again.",
             ) from err
-        self._inputs = {spec.name: self._port(spec, inputs, file) for spec in artifact.inputs}
-        self._outputs = {spec.name: self._port(spec, outputs, file) for spec in artifact.outputs}
+        held = artifact or Ends(_specs(inputs, file), _specs(outputs, file))
+        super().__init__(
+            replace(
+                held,
+                inputs=tuple(_at_the_seam(spec) for spec in held.inputs),
+                outputs=tuple(_at_the_seam(spec) for spec in held.outputs),
+            )
+        )
+        self._inputs = {spec.name: self._port(spec, inputs, file) for spec in held.inputs}
+        self._outputs = {spec.name: self._port(spec, outputs, file) for spec in held.outputs}
 
     @classmethod
     def open(cls, bundle: Bundle, artifact: Artifact, threads: int | None) -> TfliteSession:
         """Loads an artifact of a bundle."""
         return cls(bundle.path / artifact.file, artifact, threads)
+
+    @classmethod
+    def open_file(cls, file: Path, threads: int | None) -> TfliteSession:
+        """Loads a file without a bundle."""
+        return cls(file, None, threads)
 
     def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         for name, port in self._inputs.items():
@@ -135,6 +146,30 @@ class _Port:
             values -= self.zero
             values *= self.scale
         return values
+
+
+def _specs(details: Mapping[str, Any], file: Path) -> tuple[TensorSpec, ...]:
+    """Tensors as the interpreter tells them; their axes have no meaning here and are lettered in the file's order.
+
+    Raises:
+        BackendError: One is neither float32 nor a quantised integer.
+    """
+    for name, found in details.items():
+        if found["dtype"] != np.float32 and not found["quantization"][0]:
+            raise BackendError(
+                f"{file.name} has the tensor {name} of {found['dtype'].__name__}, which stands for no float numbers.",
+                hint="Time it with LiteRT's own benchmark_model.",
+            )
+    return tuple(
+        TensorSpec(
+            name=name,
+            shape=tuple(map(int, found["shape"])),
+            dtype=found["dtype"].__name__,
+            layout=ascii_lowercase[: len(found["shape"])],
+            role="",
+        )
+        for name, found in details.items()
+    )
 
 
 def _seam_layout(spec: TensorSpec) -> str:
