@@ -7,6 +7,7 @@ Two ways to run the same inputs are timed in turn, a block of frames each:
 
 Both see the same inputs in the same order, and which of them goes first changes from block to block, so that
 clocks, heat and other processes hit both alike. Their difference is what pre- and postprocessing cost an application.
+Of a file without a model spec there is the bare network alone.
 """
 
 from __future__ import annotations
@@ -16,20 +17,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.bench.stats import LatencyStats
+from splite_deploy.bench.windows import Samples, Settled, settle
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Image, check_image
-from splite_deploy.runtime.session import Session
+from splite_deploy.runtime.session import Feed, Session
 
 Clock = Callable[[], int]
 """Monotonic nanoseconds, such as ``time.perf_counter_ns``."""
 Progress = Callable[[int, int], None]
-"""Told (frames measured, frames in all) between blocks, outside of what is timed."""
+"""Told (frames measured, frames in all) between blocks, outside of what is timed; the second may grow."""
 Input = tuple[Image, ArrayLike | None]
 """An (H, W, 3) uint8 image and an xyxy box in its pixels, or None for the whole image."""
 
@@ -40,7 +43,18 @@ HOST_TO_DEVICE, COMPUTE, DEVICE_TO_HOST = "host_to_device", "compute", "device_t
 DEVICE_STAGES = (HOST_TO_DEVICE, COMPUTE, DEVICE_TO_HOST)
 """Parts of ``inference``, where the backend can tell."""
 
-_Job = tuple[Image, list[ArrayLike | None]]
+_DEVICE_KEYS = {"h2d": HOST_TO_DEVICE, "compute": COMPUTE, "d2h": DEVICE_TO_HOST}
+_READINGS = {PREPROCESS: 1, INFERENCE: 1, DECODE: 1, TOTAL: 3, BARE: 1}
+"""How often the cost of reading the clock lies within a stage."""
+_Taken = dict[str, list[float]]
+"""Nanoseconds by stage, one for each frame."""
+
+
+class TellsStages(Protocol):
+    """A session that may offer this: a backend with memory of its own knows its stages better than a clock outside."""
+
+    def stage_ms(self) -> Mapping[str, float] | None:
+        """Milliseconds of the last ``run``: ``h2d``, ``compute`` and ``d2h``; None if they were not timed."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +62,15 @@ class Options:
     """How to measure.
 
     Attributes:
-        frames: Timed frames, as many for the estimator as for the bare network.
+        frames: Timed frames, as many for the estimator as for the bare network; rounded up to whole windows.
         warmup_frames: Fewest untimed frames beforehand.
         warmup_min_s: Shortest warm-up in seconds; whichever of the two takes longer holds. Processors raise
             their clock, and backends choose their kernels, only under load.
         batch: Crops per frame. Above 1 the box is repeated, and the artifact must have a dynamic batch.
         block_frames: Frames of one kind before the other kind has its turn.
+        windows: Windows that ``frames`` are divided into, and whose medians have to agree.
+        max_windows: Windows at most, if they do not.
+        tolerance: Share by which the largest of those medians may exceed the smallest.
     """
 
     frames: int = 300
@@ -61,13 +78,21 @@ class Options:
     warmup_min_s: float = 0.5
     batch: int = 1
     block_frames: int = 10
+    windows: int = 3
+    max_windows: int = 12
+    tolerance: float = 0.03
 
     def __post_init__(self) -> None:
-        lowest = {"frames": 1, "warmup_frames": 0, "warmup_min_s": 0, "batch": 1, "block_frames": 1}
-        for name, least in lowest.items():
+        lowest = {"frames": 1, "warmup_frames": 0, "warmup_min_s": 0, "batch": 1, "block_frames": 1, "windows": 1}
+        for name, least in {**lowest, "max_windows": self.windows, "tolerance": 0}.items():
             value = getattr(self, name)
             if not value >= least:
                 raise UsageError(f"The benchmark option {name} is {value}.", hint=f"Give {least} or more.")
+
+    @property
+    def window_frames(self) -> int:
+        """Frames of a window."""
+        return -(-self.frames // self.windows)
 
 
 @dataclass(frozen=True)
@@ -75,61 +100,193 @@ class Measurement:
     """The samples of one run.
 
     Attributes:
-        samples_ns: Per stage of `STAGES`, one duration in nanoseconds per frame (of ``batch`` crops).
-        warmup_frames: Untimed frames that were run beforehand.
-        warmup_s: Seconds that they took.
-        timer_overhead_us: Median duration of one reading of the clock, microseconds. It is contained once in
-            each stage and three times in ``total``; nothing is subtracted.
+        samples_ns: Per stage, one duration in nanoseconds per frame (of ``batch`` crops), without the cost of
+            reading the clock.
+        warmup_frames: Frames that ran beforehand, windows included that did not agree yet.
+        warmup_s: Seconds of the untimed ones.
+        timer_overhead_us: Median duration of one reading of the clock, microseconds. It has been taken off once from
+            each stage, and three times from ``total``.
+        window_frames: Frames of each window.
+        windows_p50_ms: Median of each window, of ``total``, or ``bare_inference`` where that is all.
+        stable: Whether the last windows agree.
     """
 
-    samples_ns: Mapping[str, Sequence[int]]
+    samples_ns: Samples
     warmup_frames: int
     warmup_s: float
     timer_overhead_us: float
+    window_frames: int
+    windows_p50_ms: tuple[float, ...]
+    stable: bool
+
+    @property
+    def frames(self) -> int:
+        """Timed frames of each stage."""
+        return len(self.samples_ns[BARE])
 
     def stages(self) -> dict[str, LatencyStats]:
-        """Statistics per stage, in the order of `STAGES`."""
-        return {name: LatencyStats.from_samples(np.array(self.samples_ns[name]) / 1e6) for name in STAGES}
+        """Statistics per stage, in the order of `STAGES`, with those of the device behind."""
+        return {name: LatencyStats.from_samples(samples / 1e6) for name, samples in self.samples_ns.items()}
+
+
+class Subject(Protocol):
+    """What is timed."""
+
+    stages: tuple[str, ...]
+    """That every frame is timed by."""
+    whole: str
+    """The one that stands for the frame."""
+
+    def run(self, index: int) -> object:
+        """Runs the frame of this number once."""
+
+    def time_block(self, frames: range, clock: Clock, taken: _Taken, *, bare_first: bool) -> None:
+        """Times each of these frames."""
+
+
+class EstimatorSubject:
+    """An estimator and its bare network on images.
+
+    Args:
+        estimator: An open estimator.
+        inputs: Images with boxes, used in turn.
+        batch: Crops per frame.
+
+    Raises:
+        UsageError: There are no inputs, or one cannot be used.
+    """
+
+    stages: tuple[str, ...] = STAGES
+    whole = TOTAL
+
+    def __init__(self, estimator: PoseEstimator, inputs: Sequence[Input], batch: int) -> None:
+        if len(inputs) == 0:
+            raise UsageError("There are no images to measure with.", hint="Give at least one image with its box.")
+        self._estimator = estimator
+        self._jobs = [(check_image(image), [box] * batch) for image, box in inputs]
+        self._name = estimator.session.inputs[0].name
+
+    def run(self, index: int) -> object:
+        """One frame as `PoseEstimator.batch` runs it."""
+        estimator = self._estimator
+        image, boxes = self._jobs[index % len(self._jobs)]
+        tensor, crops = estimator.prepare(image, boxes)
+        return estimator.finish(estimator.decode(estimator.session.run({self._name: tensor})), crops)
+
+    def time_block(self, frames: range, clock: Clock, taken: _Taken, *, bare_first: bool) -> None:
+        """Times one block both ways."""
+        jobs = [self._jobs[index % len(self._jobs)] for index in frames]
+        # Only the tensors of one block are held, so that many images in large batches fit into a small device.
+        feeds = [{self._name: self._estimator.prepare(image, boxes)[0]} for image, boxes in jobs]
+        if bare_first:
+            _time_bare(self._estimator.session, feeds, clock, taken[BARE])
+        self._time_estimator(jobs, clock, taken)
+        if not bare_first:
+            _time_bare(self._estimator.session, feeds, clock, taken[BARE])
+
+    def _time_estimator(
+        self, jobs: Sequence[tuple[Image, list[ArrayLike | None]]], clock: Clock, taken: _Taken
+    ) -> None:
+        """Times the stages of each frame; the calls are those of `PoseEstimator.batch`."""
+        estimator, session, name = self._estimator, self._estimator.session, self._name
+        stage_ms: Callable[[], Mapping[str, float] | None] | None = getattr(session, "stage_ms", None)
+        for image, boxes in jobs:
+            began = clock()
+            tensor, crops = estimator.prepare(image, boxes)
+            prepared = clock()
+            outputs = session.run({name: tensor})
+            inferred = clock()
+            estimator.finish(estimator.decode(outputs), crops)
+            ended = clock()
+            taken[PREPROCESS].append(prepared - began)
+            taken[INFERENCE].append(inferred - prepared)
+            taken[DECODE].append(ended - inferred)
+            taken[TOTAL].append(ended - began)
+            if stage_ms is not None:
+                for key, value_ms in (stage_ms() or {}).items():
+                    taken.setdefault(_DEVICE_KEYS[key], []).append(value_ms * 1e6)
+
+
+class NetworkSubject:
+    """A bare network on given tensors.
+
+    Args:
+        session: An open session.
+        feeds: Inputs by name, used in turn.
+    """
+
+    stages: tuple[str, ...] = (BARE,)
+    whole = BARE
+
+    def __init__(self, session: Session, feeds: Sequence[Mapping[str, Feed]]) -> None:
+        self._session = session
+        self._feeds = feeds
+
+    def run(self, index: int) -> object:
+        """One inference."""
+        return self._session.run(self._feeds[index % len(self._feeds)])
+
+    def time_block(self, frames: range, clock: Clock, taken: _Taken, *, bare_first: bool) -> None:
+        """Times one block."""
+        _time_bare(self._session, [self._feeds[index % len(self._feeds)] for index in frames], clock, taken[BARE])
 
 
 def measure(
-    estimator: PoseEstimator,
-    inputs: Sequence[Input],
+    subject: Subject,
     options: Options,
     *,
     clock: Clock = time.perf_counter_ns,
     progress: Progress | None = None,
 ) -> Measurement:
-    """Times an estimator and its bare network on real inputs, which are used in turn.
+    """Times an estimator with its bare network, or a bare network alone, until the figures are steady.
 
     Python's garbage collector rests meanwhile: its pauses depend on the application's heap, not on the network.
 
     Args:
-        estimator: An open estimator.
-        inputs: Images with boxes.
+        subject: What is timed.
         options: How to measure.
         clock: Monotonic nanoseconds.
         progress: Told how far it is.
 
     Raises:
-        UsageError: There are no inputs, or one cannot be used.
+        UsageError: An input cannot be used.
         BackendError: The batch is not possible with this artifact, or the backend failed.
     """
-    if len(inputs) == 0:
-        raise UsageError("There are no images to measure with.", hint="Give at least one image with its box.")
     report = progress or (lambda done, total: None)
-    jobs: list[_Job] = [(check_image(image), [box] * options.batch) for image, box in inputs]
-    samples: dict[str, list[int]] = {name: [] for name in STAGES}
-    report(0, options.frames)
-    with _garbage_collector_off():
-        warmup_frames, warmup_s = _warm_up(estimator, jobs, options, clock)
+    size, planned = options.window_frames, options.window_frames * options.windows
+    blocks = -(-size // options.block_frames)
+    report(0, planned)
+    with garbage_collector_off():
+        warmup_frames, warmup_s = _warm_up(subject, options, clock)
         overhead_us = timer_overhead_us(clock)
-        for number, start in enumerate(range(0, options.frames, options.block_frames)):
-            stop = min(start + options.block_frames, options.frames)
-            block = [jobs[index % len(jobs)] for index in range(start, stop)]
-            _time_block(estimator, block, clock, samples, bare_first=number % 2 == 1)
-            report(stop, options.frames)
-    return Measurement(samples, warmup_frames, warmup_s, overhead_us)
+
+        def time_window(number: int) -> Samples:
+            taken: _Taken = {stage: [] for stage in subject.stages}
+            first, last = number * size, (number + 1) * size
+            for block in range(blocks):
+                start = first + block * options.block_frames
+                stop = min(start + options.block_frames, last)
+                odd = (number * blocks + block) % 2 == 1
+                subject.time_block(range(start, stop), clock, taken, bare_first=odd)
+                report(stop, max(planned, last))
+            return {stage: _without_timer(np.array(values), stage, overhead_us) for stage, values in taken.items()}
+
+        settled: Settled = settle(
+            time_window,
+            subject.whole,
+            agreeing=options.windows,
+            most=options.max_windows,
+            tolerance=options.tolerance,
+        )
+    return Measurement(
+        samples_ns=settled.samples,
+        warmup_frames=warmup_frames + settled.dropped * size,
+        warmup_s=warmup_s,
+        timer_overhead_us=overhead_us,
+        window_frames=size,
+        windows_p50_ms=tuple(p50 / 1e6 for p50 in settled.p50),
+        stable=settled.stable,
+    )
 
 
 def timer_overhead_us(clock: Clock = time.perf_counter_ns, readings: int = 1000) -> float:
@@ -138,7 +295,7 @@ def timer_overhead_us(clock: Clock = time.perf_counter_ns, readings: int = 1000)
 
 
 @contextmanager
-def _garbage_collector_off() -> Iterator[None]:
+def garbage_collector_off() -> Iterator[None]:
     """Collects once, then lets the garbage collector rest; leaves it as it was."""
     enabled = gc.isenabled()
     gc.collect()
@@ -150,65 +307,24 @@ def _garbage_collector_off() -> Iterator[None]:
             gc.enable()
 
 
-def _warm_up(estimator: PoseEstimator, jobs: Sequence[_Job], options: Options, clock: Clock) -> tuple[int, float]:
+def _warm_up(subject: Subject, options: Options, clock: Clock) -> tuple[int, float]:
     """Runs untimed frames; returns how many and for how many seconds."""
     frames, elapsed_s, began = 0, 0.0, clock()
     while frames < options.warmup_frames or elapsed_s < options.warmup_min_s:
-        image, boxes = jobs[frames % len(jobs)]
-        tensor, crops = estimator.prepare(image, boxes)
-        estimator.finish(estimator.decode(estimator.session.run({_input_name(estimator): tensor})), crops)
+        subject.run(frames)
         frames += 1
         elapsed_s = (clock() - began) / 1e9
     return frames, elapsed_s
 
 
-def _time_block(
-    estimator: PoseEstimator,
-    block: Sequence[_Job],
-    clock: Clock,
-    samples: dict[str, list[int]],
-    *,
-    bare_first: bool,
-) -> None:
-    """Times one block both ways."""
-    name = _input_name(estimator)
-    # Only the tensors of one block are held, so that many images in large batches fit into a small device.
-    tensors = [estimator.prepare(image, boxes)[0] for image, boxes in block]
-    if bare_first:
-        _time_bare(estimator.session, name, tensors, clock, samples[BARE])
-    _time_estimator(estimator, name, block, clock, samples)
-    if not bare_first:
-        _time_bare(estimator.session, name, tensors, clock, samples[BARE])
+def _without_timer(taken_ns: NDArray[np.float64], stage: str, overhead_us: float) -> NDArray[np.float64]:
+    """The durations of a stage without the readings of the clock that lie in them."""
+    return np.maximum(taken_ns - 1e3 * overhead_us * _READINGS.get(stage, 0), 0.0)
 
 
-def _time_estimator(
-    estimator: PoseEstimator, name: str, block: Sequence[_Job], clock: Clock, samples: dict[str, list[int]]
-) -> None:
-    """Times the stages of each frame; the calls are those of `PoseEstimator.batch`."""
-    session = estimator.session
-    for image, boxes in block:
-        began = clock()
-        tensor, crops = estimator.prepare(image, boxes)
-        prepared = clock()
-        outputs = session.run({name: tensor})
-        inferred = clock()
-        estimator.finish(estimator.decode(outputs), crops)
-        ended = clock()
-        samples[PREPROCESS].append(prepared - began)
-        samples[INFERENCE].append(inferred - prepared)
-        samples[DECODE].append(ended - inferred)
-        samples[TOTAL].append(ended - began)
-
-
-def _time_bare(
-    session: Session, name: str, tensors: Sequence[NDArray[np.float32]], clock: Clock, samples: list[int]
-) -> None:
+def _time_bare(session: Session, feeds: Sequence[Mapping[str, Feed]], clock: Clock, taken: list[float]) -> None:
     """Times the network alone."""
-    for tensor in tensors:
+    for feed in feeds:
         began = clock()
-        session.run({name: tensor})
-        samples.append(clock() - began)
-
-
-def _input_name(estimator: PoseEstimator) -> str:
-    return estimator.session.inputs[0].name
+        session.run(feed)
+        taken.append(clock() - began)

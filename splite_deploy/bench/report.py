@@ -25,6 +25,7 @@ from splite_deploy.bench.measure import (
     TOTAL,
 )
 from splite_deploy.bench.result import BenchResult
+from splite_deploy.bench.sentences import sentences
 from splite_deploy.errors import UsageError, writing
 
 STAGE_NAMES: Mapping[str, str] = {
@@ -88,9 +89,11 @@ def _parse(line: str, where: str) -> BenchResult:
 
 
 def table(results: Sequence[BenchResult]) -> Table:
-    """One row per artifact and stage, with a sentence on each artifact below."""
+    """One row per artifact and stage, with sentences on each artifact below."""
     grid = Table(
-        title="Latency", caption=escape("\n".join(summary(result) for result in results)), caption_justify="left"
+        title="Latency",
+        caption=escape("\n".join(" ".join(sentences(result)) for result in results)),
+        caption_justify="left",
     )
     grid.add_column("Artifact")
     grid.add_column("Stage")
@@ -111,26 +114,6 @@ def _figures(result: BenchResult, stage: str) -> list[str]:
     # Means add up to the mean of the total, medians do not. The bare network is no part of the total.
     share = "-" if stage == BARE else f"{100 * stats.mean_ms / result.stages[TOTAL].mean_ms:.1f}"
     return [*times, share]
-
-
-def summary(result: BenchResult) -> str:
-    """The result and its conditions in plain sentences."""
-    bare = result.stages[BARE].p50_ms
-    crops = f" of {result.batch} crops" if result.batch > 1 else ""
-    threads = f"threads: {'default of the backend' if result.threads is None else result.threads}"
-    replay = " These are recorded outputs: no network ran." if result.backend == "replay" else ""
-    parts = f"bare inference p50 {bare:.3f} ms; "
-    images = ""
-    if TOTAL in result.stages:
-        total = result.stages[TOTAL].p50_ms
-        parts = f"estimator p50 {total:.3f} ms minus bare inference p50 {bare:.3f} ms = "
-        parts += f"{result.overhead_ms:.3f} ms overhead; "
-        images = f" of at most {result.image_width_px} x {result.image_height_px} px"
-    return (
-        f"{result.label}: {parts}{result.frames_per_second:.1f} frames{crops} per second at p50. "
-        f"{result.frames} frames after {result.warmup_frames} of warm-up, {threads}, "
-        f"{result.inputs_from} ({result.inputs_count}{images}).{replay}"
-    )
 
 
 def environment_table(environment: Environment) -> Table:

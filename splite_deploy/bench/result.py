@@ -18,6 +18,8 @@ SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 """Version 1 lacks what has a default below, and its times contain the cost of reading the clock."""
 
+Verdict = Literal["steady", "slowed", "throttled", "too short"]
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -131,7 +133,7 @@ class Sustained:
     frames: int
     frames_per_second: float
     curve: tuple[CurvePoint, ...]
-    verdict: Literal["steady", "slowed", "throttled", "too short"]
+    verdict: Verdict
     reason: str
     sensors: Sensors | None
 
@@ -181,8 +183,8 @@ class Evaluation:
         epe_box_pct: The same in percent of the longer side of the tight box of the labels.
         pck_05: Share of keypoints within 5 % of that side.
         pck_auc: Area under that share for limits from 0 to 20 % of the side, over 20 %.
-        mpjpe_mm: Mean per-keypoint 3D error relative to the root keypoint, millimetres; None where labels or model
-            have no third dimension, or the model does not give millimetres.
+        mpjpe_mm: Mean per-keypoint 3D error relative to the root keypoint, millimetres; what a model gives in palms is
+            scaled by the palm of the label. None where labels or model have no third dimension.
         pa_mpjpe_mm: The same after a similarity alignment of each sample; None without a third dimension.
         oks_ap: COCO's average precision by object keypoint similarity, 0 to 1; None but for COCO's 17 keypoints.
         worst: The images with the largest error, largest first.

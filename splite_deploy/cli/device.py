@@ -1,4 +1,4 @@
-"""Commands of the device: verify, run, bench, doctor."""
+"""Commands of the device: verify, run, doctor."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from splite_deploy.terminal import progress_bar, show, working
 
 if TYPE_CHECKING:
     from splite_deploy.runtime import Pose, PoseEstimator
-
-BENCH_IMAGES = 64
-"""At most so many images are held in memory and used in turn by ``bench``."""
 
 
 @main.command(short_help="Check a bundle on this machine.")
@@ -128,61 +125,6 @@ def four_numbers(name: str, text: str, form: str) -> list[float]:
     if len(values) != 4:
         raise UsageError(f"The {name} '{text}' is not four numbers.", hint=f"Write it as --{name} {form}, in pixels.")
     return values
-
-
-@main.command(short_help="Time a bundle, stage by stage.")
-@click.argument("bundle", type=FilePath)
-@backend_options
-@click.option("--frames", type=click.IntRange(10), default=300, show_default=True, help="Timed frames.")
-@click.option("--warmup", type=click.IntRange(0), default=50, show_default=True, help="Frames before, not counted.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Crops in one inference.")
-@click.option(
-    "--images", type=FilePath, help="Time these images: a folder, or a labels.json; golden images without it."
-)
-@click.option("--json", "json_file", type=FilePath, help="Append the result to this file as one JSON line.")
-def bench(
-    bundle: Path,
-    backend: str | None,
-    precision: Precision | None,
-    threads: int | None,
-    frames: int,
-    warmup: int,
-    batch: int,
-    images: Path | None,
-    json_file: Path | None,
-) -> None:
-    """Times the bundle on this machine, stage by stage: preprocess, inference, decode and the whole.
-
-    Percentiles, not a mean: p50, p90 and p99 of every stage after a warm-up, with the machine and the hash of the file.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from splite_deploy.bench import append_result, environment_table, run_bench, table
-    from splite_deploy.runtime.images import boxed_images, read_image
-
-    given: dict[str, Any] = {}
-    if images is not None:
-        boxed, origin = boxed_images(images, BENCH_IMAGES)
-        given = {"inputs": [(read_image(file), box) for file, box in boxed], "inputs_from": origin}
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("bench", total=None)
-        result = run_bench(
-            bundle,
-            backend=backend or "auto",
-            precision=precision,
-            threads=threads,
-            frames=frames,
-            warmup=warmup,
-            batch=batch,
-            **given,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    show(table([result]), environment_table(result.environment))
-    if json_file is not None:
-        append_result(json_file, result)
 
 
 @main.command(short_help="Say what works on this machine.")

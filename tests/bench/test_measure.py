@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
-from splite_deploy.bench.measure import STAGES, Measurement, Options, measure, timer_overhead_us
+from splite_deploy.bench.measure import (
+    STAGES,
+    EstimatorSubject,
+    Measurement,
+    NetworkSubject,
+    Options,
+    measure,
+    timer_overhead_us,
+)
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.errors import BackendError, UsageError
 from splite_deploy.runtime.decode import Decoded
@@ -91,36 +99,35 @@ def _measure(
 ) -> tuple[Measurement, TimedEstimator]:
     clock = FakeClock(reading_ns)
     estimator = TimedEstimator(clock)
-    chosen = Options(
-        frames=frames, **{"warmup_frames": 0, "warmup_min_s": 0.0, "block_frames": block_frames, **options}
-    )
-    return measure(estimator, _inputs(images), chosen, clock=clock), estimator
+    plain = {"warmup_frames": 0, "warmup_min_s": 0.0, "block_frames": block_frames, "windows": 1}
+    chosen = Options(frames=frames, **{**plain, **options})
+    subject = EstimatorSubject(estimator, _inputs(images), chosen.batch)
+    return measure(subject, chosen, clock=clock), estimator
 
 
 def test_every_stage_is_timed_apart() -> None:
     result, _ = _measure(frames=2, block_frames=1)
-    assert result.samples_ns["preprocess"] == [100, 100]
-    assert result.samples_ns["decode"] == [11, 11]
+    assert result.samples_ns["preprocess"].tolist() == [100, 100]
+    assert result.samples_ns["decode"].tolist() == [11, 11]
     # Runs 1 and 4 are the estimator's, 2 and 3 the bare network's: the order turns from block to block.
-    assert result.samples_ns["inference"] == [1000, 4000]
-    assert result.samples_ns["bare_inference"] == [2000, 3000]
-    assert result.samples_ns["total"] == [1111, 4111]
+    assert result.samples_ns["inference"].tolist() == [1000, 4000]
+    assert result.samples_ns["bare_inference"].tolist() == [2000, 3000]
+    assert result.samples_ns["total"].tolist() == [1111, 4111]
 
 
 @pytest.mark.parametrize("reading_ns", [0, 7])
 def test_stages_add_up_to_the_total_frame_by_frame(reading_ns: int) -> None:
     result, _ = _measure(frames=9, block_frames=4, reading_ns=reading_ns)
-    parts = zip(*(result.samples_ns[name] for name in ("preprocess", "inference", "decode")), strict=True)
-    assert [sum(part) for part in parts] == result.samples_ns["total"]
+    parts = sum(result.samples_ns[name] for name in ("preprocess", "inference", "decode"))
+    np.testing.assert_array_equal(parts, result.samples_ns["total"])
     assert all(len(result.samples_ns[name]) == 9 for name in STAGES)
 
 
-def test_reading_the_clock_is_contained_once_in_each_stage() -> None:
+def test_reading_the_clock_is_taken_off_and_stated() -> None:
     free, _ = _measure(frames=3, block_frames=3)
     dear, _ = _measure(frames=3, block_frames=3, reading_ns=7)
-    for name, readings in {"preprocess": 1, "inference": 1, "decode": 1, "bare_inference": 1, "total": 3}.items():
-        extra = np.subtract(dear.samples_ns[name], free.samples_ns[name])
-        assert extra.tolist() == [7 * readings] * 3
+    for name in STAGES:
+        np.testing.assert_array_equal(dear.samples_ns[name], free.samples_ns[name])
     assert free.timer_overhead_us == 0.0
     assert dear.timer_overhead_us == pytest.approx(0.007)
 
@@ -177,39 +184,44 @@ def test_garbage_collector_is_restored_after_a_failure(monkeypatch: pytest.Monke
     clock = FakeClock()
     estimator = TimedEstimator(clock)
     monkeypatch.setattr(estimator.fake, "run", fail)
+    subject = EstimatorSubject(estimator, _inputs(1), batch=1)
     with pytest.raises(BackendError):
-        measure(estimator, _inputs(1), Options(frames=1, warmup_frames=0, warmup_min_s=0), clock=clock)
+        measure(subject, Options(frames=1, warmup_frames=0, warmup_min_s=0), clock=clock)
     assert gc.isenabled()
 
 
 def test_progress_is_told_between_blocks() -> None:
     told: list[tuple[int, int]] = []
     clock = FakeClock()
-    options = Options(frames=5, warmup_frames=0, warmup_min_s=0, block_frames=2)
-    measure(
-        TimedEstimator(clock),
-        _inputs(2),
-        options,
-        clock=clock,
-        progress=lambda done, total: told.append((done, total)),
-    )
+    options = Options(frames=5, warmup_frames=0, warmup_min_s=0, block_frames=2, windows=1)
+    subject = EstimatorSubject(TimedEstimator(clock), _inputs(2), batch=1)
+    measure(subject, options, clock=clock, progress=lambda done, total: told.append((done, total)))
     assert told == [(0, 5), (2, 5), (4, 5), (5, 5)]
 
 
 def test_no_inputs() -> None:
     with pytest.raises(UsageError, match="no images"):
-        measure(TimedEstimator(FakeClock()), [], Options())
+        EstimatorSubject(TimedEstimator(FakeClock()), [], batch=1)
 
 
 def test_unusable_image() -> None:
     image: Any = np.zeros((4, 4), np.uint8)
     with pytest.raises(UsageError, match="shape"):
-        measure(TimedEstimator(FakeClock()), [(image, None)], Options())
+        EstimatorSubject(TimedEstimator(FakeClock()), [(image, None)], batch=1)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"frames": 0}, {"warmup_frames": -1}, {"warmup_min_s": float("nan")}, {"batch": 0}, {"block_frames": 0}],
+    [
+        {"frames": 0},
+        {"warmup_frames": -1},
+        {"warmup_min_s": float("nan")},
+        {"batch": 0},
+        {"block_frames": 0},
+        {"windows": 0},
+        {"max_windows": 2},
+        {"tolerance": -0.1},
+    ],
 )
 def test_wrong_options(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))) as caught:
@@ -219,3 +231,59 @@ def test_wrong_options(wrong: dict[str, Any]) -> None:
 
 def test_real_clock_costs_less_than_a_tenth_of_a_millisecond() -> None:
     assert 0 <= timer_overhead_us() < 100
+
+
+class SteadyingSession(FakeSession):
+    """A network whose runs take 9 us at first and 5 us from the seventh on."""
+
+    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        self.clock.now_ns += (9000 if len(self.fed) < 6 else 5000) - 1000 * (len(self.fed) + 1)
+        return super().run(feeds)
+
+
+def test_windows_are_added_until_three_agree_and_the_earlier_ones_are_warm_up() -> None:
+    clock = FakeClock()
+    session = SteadyingSession(clock)
+    feeds = [{"image": np.zeros((1, 3, 8, 8), np.float32)}]
+    told: list[tuple[int, int]] = []
+    options = Options(frames=6, warmup_frames=1, warmup_min_s=0)
+    result = measure(
+        NetworkSubject(session, feeds), options, clock=clock, progress=lambda done, total: told.append((done, total))
+    )
+    # Windows of two: 9, 9 | 9, 9 | 9, 5 (p50 7) | 5, 5 | 5, 5 | 5, 5
+    assert result.windows_p50_ms == (0.009, 0.009, 0.007, 0.005, 0.005, 0.005)
+    assert (result.stable, result.frames, result.warmup_frames) == (True, 6, 1 + 6)
+    assert list(result.samples_ns) == ["bare_inference"]
+    assert result.samples_ns["bare_inference"].tolist() == [5000] * 6
+    assert told[0] == (0, 6) and told[-1] == (12, 12)
+
+
+def test_what_never_agrees_is_unstable_and_all_of_it_is_kept() -> None:
+    result, estimator = _measure(frames=6, block_frames=2, windows=3, max_windows=4)
+    assert not result.stable
+    assert len(result.windows_p50_ms) == 4
+    assert (result.frames, result.warmup_frames) == (8, 0)
+    assert len(estimator.fake.fed) == 2 * 8
+
+
+def test_the_order_turns_where_a_window_is_one_block() -> None:
+    _, estimator = _measure(frames=4, block_frames=10, windows=2, max_windows=2, images=4)
+    # Estimator 0, 1 then bare 0, 1; next window bare 2, 3 then estimator 2, 3.
+    assert [value for _, value in estimator.fake.fed] == [0, 1, 0, 1, 2, 3, 2, 3]
+    result, _ = _measure(frames=4, block_frames=10, windows=2, max_windows=2, images=4)
+    assert result.samples_ns["bare_inference"].tolist() == [3000, 4000, 5000, 6000]
+
+
+def test_a_backend_that_knows_its_stages_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    estimator = TimedEstimator(clock)
+    stages = {"h2d": 0.25, "compute": 1.5, "d2h": 0.125}
+    monkeypatch.setattr(estimator.fake, "stage_ms", lambda: stages, raising=False)
+    options = Options(frames=2, warmup_frames=0, warmup_min_s=0, windows=1)
+    told = measure(EstimatorSubject(estimator, _inputs(1), batch=1), options, clock=clock).stages()
+    assert list(told) == [*STAGES, "host_to_device", "compute", "device_to_host"]
+    assert (told["host_to_device"].p50_ms, told["compute"].p50_ms, told["device_to_host"].p50_ms) == (0.25, 1.5, 0.125)
+
+    monkeypatch.setattr(estimator.fake, "stage_ms", lambda: None)
+    untold = measure(EstimatorSubject(estimator, _inputs(1), batch=1), options, clock=clock).stages()
+    assert tuple(untold) == STAGES

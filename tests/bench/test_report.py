@@ -16,7 +16,6 @@ from splite_deploy.bench.report import (
     append_result,
     environment_table,
     read_results,
-    summary,
     table,
 )
 from splite_deploy.bench.result import (
@@ -32,6 +31,7 @@ from splite_deploy.bench.result import (
     Sustained,
     Windows,
 )
+from splite_deploy.bench.sentences import sentences
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.errors import OutputError, UsageError
 from splite_deploy.evidence import Layer
@@ -298,6 +298,10 @@ def _padded(*figures: str) -> list[str]:
     return [figure.rjust(width) for figure, width in zip(figures, widths, strict=True)]
 
 
+def summary(result: BenchResult) -> str:
+    return " ".join(sentences(result))
+
+
 def test_sentence_states_overhead_and_speed() -> None:
     text = summary(_result())
     assert "estimator p50 2.000 ms minus bare inference p50 1.188 ms = 0.812 ms overhead" in text
@@ -305,7 +309,34 @@ def test_sentence_states_overhead_and_speed() -> None:
     assert "golden crops of the bundle (8 of at most 128 x 96 px)" in text
     assert "300 frames after 73 of warm-up" in text
     assert "default of the backend" in text
-    assert " ".join(text.split()) in " ".join(_text(table([_result()]), width=600).split())
+    assert " ".join(text.split()) in " ".join(_text(table([_result()]), width=3000).split())
+
+
+def test_sentences_say_everything_else_that_was_measured() -> None:
+    text = summary(_result())
+    assert "threads: default of the backend on cores 0, 1" in text
+    assert "Steady: the last three windows of 100 frames agree within 3 %." in text
+    assert "imports in 310 ms, loads in 25 ms and has its first inference after 3.5 ms more" in text
+    assert "60 MiB before loading, 84 MiB while it runs, 90 MiB at most" in text
+    assert "Over 2 s without a pause: 485.0 frames per second, steady (p50 2.00 ms" in text
+    assert "Mean power (tegrastats): VDD_IN 5100 mW, VDD_SOC 900 mW." in text
+    assert "10.25 mJ per frame of VDD_IN, idle power contained." in text
+    assert "Could not be read: clock of the memory." in text
+    assert "2 streams at once: 900.0 frames per second together, 1.80 times one alone" in text
+    assert "This file on 289 labels of hands: mean error 1.25 px, 1.60 % of box" in text
+    assert "MPJPE 8.50 mm, PA-MPJPE 6.00 mm." in text
+
+
+def test_an_unsteady_result_is_called_so() -> None:
+    text = summary(_result(windows=Windows(100, (2.0, 2.5, 2.0, 2.6), stable=False, tolerance=0.03)))
+    assert "UNSTABLE: no three windows of 100 frames in a row agree within 3 % (p50 2.000, 2.500, 2.000, 2.600" in text
+
+
+def test_what_was_not_measured_is_not_said() -> None:
+    bare = dict.fromkeys(("windows", "affinity", "startup", "memory", "sustained", "streams", "accuracy"))
+    assert len(sentences(_result(**bare))) == 2
+    silent = dataclasses.replace(SUSTAINED, sensors=None)
+    assert "Power, temperatures and clocks could not be read here." in summary(_result(sustained=silent))
 
 
 def test_sentence_of_a_batch_and_of_recorded_outputs() -> None:

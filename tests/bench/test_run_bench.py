@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from splite_deploy.bench import golden_inputs, run_bench
+from splite_deploy.bench import BenchResult, Extras, golden_inputs, run_bench, run_file
 from splite_deploy.bench.measure import STAGES
 from splite_deploy.bundle import (
     FORMAT_VERSION,
@@ -29,6 +32,7 @@ from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import InputSpec, LimitSpec, ModelSpec, SkeletonSpec, SoftArgmaxDepth
 
+BARE = Extras(fresh_process=False)
 SIZE, STRIDE, KEYPOINTS, CROPS = 128, 4, 21, 3
 CELLS = SIZE // STRIDE
 OPSET = 17
@@ -105,22 +109,28 @@ def dynamic_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     ("backend", "threads", "ran"), [("auto", None, "ort"), ("ort", 1, "ort"), ("replay", None, "replay")]
 )
 def test_result(bundle: Bundle, backend: str, threads: int | None, ran: str) -> None:
-    result = run_bench(bundle, backend=backend, threads=threads, frames=12, warmup=2, warmup_min_s=0)
+    result = run_bench(bundle, backend=backend, threads=threads, frames=12, warmup=2, warmup_min_s=0, extras=BARE)
     assert (result.backend, result.precision, result.threads) == (ran, "fp32", threads)
     assert (result.bundle, result.model, result.artifact_file) == ("tiny.splite", "tiny", "model.onnx")
     assert result.artifact_sha256 == bundle.manifest.artifacts[0].sha256
     assert (result.inputs_from, result.inputs_count) == ("golden crops of the bundle", CROPS)
     assert (result.image_width_px, result.image_height_px) == (SIZE, SIZE)
-    assert (result.frames, result.warmup_frames, result.batch) == (12, 2, 1)
-    assert tuple(result.stages) == STAGES
-    assert all(stats.count == 12 and 0 < stats.min_ms <= stats.max_ms for stats in result.stages.values())
+    windows = result.windows
+    assert windows is not None and windows.frames == 4 and result.batch == 1
+    kept = 3 if windows.stable else len(windows.p50_ms)
+    assert (result.frames, result.warmup_frames) == (4 * kept, 2 + 4 * (len(windows.p50_ms) - kept))
+    assert tuple(result.stages) == tuple(result.samples_ms) == STAGES
+    assert all(0 < stats.min_ms <= stats.max_ms for stats in result.stages.values())
+    assert {stats.count for stats in result.stages.values()} == {result.frames}
+    assert {len(samples) for samples in result.samples_ms.values()} == {result.frames} and result.samples_every == 1
+    assert result.model_bytes == (bundle.path / "model.onnx").stat().st_size
     parts = sum(result.stages[name].mean_ms for name in ("preprocess", "inference", "decode"))
     assert parts == pytest.approx(result.stages["total"].mean_ms, rel=1e-9)
     assert result.date_utc.endswith("+00:00")
 
 
 def test_bundle_by_path_with_warm_up_time(bundle: Bundle) -> None:
-    result = run_bench(bundle.path, frames=1, warmup=0, warmup_min_s=0.05)
+    result = run_bench(bundle.path, frames=1, warmup=0, warmup_min_s=0.05, extras=BARE)
     assert result.warmup_s >= 0.05
     assert result.warmup_frames > 0
 
@@ -136,6 +146,7 @@ def test_golden_crops_are_cut_out_pixel_by_pixel(bundle: Bundle) -> None:
 def test_batch(dynamic_bundle: Bundle) -> None:
     result = run_bench(dynamic_bundle, batch=2, frames=3, warmup=1, warmup_min_s=0)
     assert result.batch == 2
+    assert result.startup is not None
 
 
 def test_batch_of_a_fixed_artifact(bundle: Bundle) -> None:
@@ -153,11 +164,13 @@ def test_own_images(bundle: Bundle) -> None:
         warmup=0,
         warmup_min_s=0,
         inputs=[(small, None), (large, (10, 10, 90, 90))],
+        extras=BARE,
         progress=lambda done, total: told.append(done),
     )
     assert result.inputs_from == "images given by the caller"
     assert (result.image_width_px, result.image_height_px) == (300, 100)
-    assert told == [0, 2]
+    assert told[:4] == [0, 1, 2, 3]
+    assert told == sorted(told)
 
 
 def test_no_images(bundle: Bundle) -> None:
@@ -169,3 +182,87 @@ def test_unknown_precision_says_what_there_is(bundle: Bundle) -> None:
     with pytest.raises(UsageError) as caught:
         run_bench(bundle, precision="int8")
     assert "ort fp32" in caught.value.hint
+
+
+def _labels(folder: Path, bundle: Bundle) -> Path:
+    """The golden crops with the keypoints that the bundle itself finds, three pixels to the right."""
+    samples = []
+    with PoseEstimator.open(bundle.path, color="rgb") as estimator:
+        for index, (image, box) in enumerate(golden_inputs(bundle)):
+            cv2.imwrite(str(folder / f"{index}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+            keypoints = estimator(image, box).keypoints + np.array([3.0, 0.0])
+            samples.append({"image": f"{index}.png", "keypoints": keypoints.tolist(), "box": [float(v) for v in box]})
+    (folder / "labels.json").write_text(json.dumps({"samples": samples}), encoding="utf-8")
+    return folder
+
+
+def test_everything_at_once(dynamic_bundle: Bundle, tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    told: list[tuple[int, int]] = []
+    result = run_bench(
+        dynamic_bundle,
+        threads=1,
+        affinity=[core],
+        frames=9,
+        warmup=1,
+        warmup_min_s=0,
+        extras=Extras(duration_s=2.2, streams=2, labels=_labels(tmp_path, dynamic_bundle)),
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert result.affinity == (core,)
+    assert core in os.sched_getaffinity(0) and len(os.sched_getaffinity(0)) == result.environment.usable_cores
+    assert result.startup is not None and result.startup.load_ms > 0
+    assert result.memory is not None and result.memory.rss_peak_mib > 10
+    sustained = result.sustained
+    assert sustained is not None and sustained.verdict == "too short"
+    assert 2.2 <= sustained.seconds < 4
+    assert sum(point.frames for point in sustained.curve) == sustained.frames > 10
+    assert told[-1] == (2, 2)
+    assert result.streams is not None and result.streams.count == 2
+    accuracy = result.accuracy
+    assert accuracy is not None and accuracy.images == CROPS
+    assert accuracy.epe_px == pytest.approx(3, abs=1e-3)
+    assert accuracy.labels_from == f"{CROPS} labels of {tmp_path.name}"
+    assert {image.image for image in accuracy.worst} == {"0.png", "1.png", "2.png"}
+    assert BenchResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+def test_labels_of_another_skeleton_fail_before_anything_is_timed(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text('{"samples": [{"image": "a.png", "keypoints": [[1, 2], [3, 4]]}]}')
+    told: list[int] = []
+    with pytest.raises(UsageError, match="2 keypoints, the model 21"):
+        run_bench(bundle, extras=Extras(labels=tmp_path), progress=lambda done, total: told.append(done))
+    assert told == []
+
+
+def test_samples_are_thinned_evenly(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("splite_deploy.bench.run.SAMPLES", 4)
+    result = run_bench(bundle, frames=9, warmup=0, warmup_min_s=0, extras=BARE)
+    assert result.samples_every == -(-result.frames // 4)
+    assert {len(samples) for samples in result.samples_ms.values()} == {-(-result.frames // result.samples_every)}
+
+
+def test_a_file_alone(dynamic_bundle: Bundle) -> None:
+    file = dynamic_bundle.path / "model.onnx"
+    result = run_file(file, threads=1, batch=2, frames=9, warmup=1, warmup_min_s=0, extras=Extras(duration_s=0.1))
+    assert (result.bundle, result.model, result.artifact_file, result.precision) == ("", "model", "model.onnx", None)
+    assert result.artifact_sha256 == sha256_of(file)
+    assert (result.backend, result.batch, result.inputs_from, result.inputs_count) == ("ort", 2, "random numbers", 8)
+    assert list(result.stages) == ["bare_inference"]
+    assert result.startup is not None and result.sustained is not None
+    assert BenchResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+def test_a_file_alone_on_given_tensors(bundle: Bundle, tmp_path: Path) -> None:
+    np.savez(tmp_path / "given.npz", image=np.zeros((5, 1, 3, SIZE, SIZE), np.float32))
+    result = run_file(
+        bundle.path / "model.onnx", tensors=tmp_path / "given.npz", frames=3, warmup=0, warmup_min_s=0, extras=BARE
+    )
+    assert (result.inputs_from, result.inputs_count) == ("tensors of given.npz", 5)
+
+
+@pytest.mark.parametrize("extras", [Extras(streams=2), Extras(labels=Path("labels.json"))])
+def test_a_file_alone_has_no_model_to_decode_by(bundle: Bundle, extras: Extras) -> None:
+    with pytest.raises(UsageError, match="without a bundle") as caught:
+        run_file(bundle.path / "model.onnx", extras=extras)
+    assert "Name the bundle" in caught.value.hint

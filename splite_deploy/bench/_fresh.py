@@ -1,0 +1,66 @@
+"""Run as a file, in a process of its own, by `process.py`: nothing is imported before its clock starts."""
+
+from __future__ import annotations
+
+import time
+
+_BEGAN = time.perf_counter()
+
+import importlib  # noqa: E402
+import json  # noqa: E402
+import re  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+RUNS = 20
+
+
+def main(path: str, backend: str, precision: str, threads: int | None, batch: int) -> dict[str, float | None]:
+    """Imports, loads and runs an artifact, or a file where ``precision`` is empty; milliseconds and MiB."""
+    import numpy as np
+
+    from splite_deploy.bundle import Bundle
+    from splite_deploy.runtime.any_file import open_file
+    from splite_deploy.runtime.session import BACKENDS, open_session
+
+    importlib.import_module(BACKENDS[backend].factory.partition(":")[0])
+    imported, before = time.perf_counter(), _resident_mib("VmRSS")
+    if precision:
+        session = open_session(Bundle.open(path), backend, precision, threads=threads)  # type: ignore[arg-type]
+    else:
+        session = open_file(Path(path), threads=threads)
+    loaded = time.perf_counter()
+    feeds = {
+        spec.name: np.zeros([batch if size is None else size for size in spec.shape], spec.dtype)
+        for spec in session.inputs
+    }
+    started = time.perf_counter()
+    session.run(feeds)
+    first = time.perf_counter()
+    for _ in range(RUNS):
+        session.run(feeds)
+    return {
+        "import_ms": 1e3 * (imported - _BEGAN),
+        "load_ms": 1e3 * (loaded - imported),
+        "first_inference_ms": 1e3 * (first - started),
+        "rss_before_mib": before,
+        "rss_steady_mib": _resident_mib("VmRSS"),
+        "rss_peak_mib": _resident_mib("VmHWM"),
+    }
+
+
+def _resident_mib(field: str) -> float | None:
+    """A field of Linux's ``/proc/self/status``."""
+    status = Path("/proc/self/status")
+    match = re.search(rf"^{field}:\s+(\d+) kB", status.read_text() if status.is_file() else "", re.MULTILINE)
+    return int(match[1]) / 1024 if match else None
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # the folder of this file is no place to import from
+    from splite_deploy.errors import SpliteError
+
+    try:
+        print(json.dumps(main(**json.loads(sys.argv[1]))))
+    except SpliteError as err:
+        sys.exit(err.message)

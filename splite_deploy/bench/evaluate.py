@@ -1,0 +1,109 @@
+"""Accuracy of the very artifact that is timed, on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.bench.accuracy import Points, measure
+from splite_deploy.bench.metrics import COCO_SIGMAS, average_precision, bone_length, box_side, mpjpe, oks, pck_auc
+from splite_deploy.bench.result import Evaluation, ImageError
+from splite_deploy.labels import LabelledImage
+from splite_deploy.runtime.estimator import PoseEstimator
+from splite_deploy.runtime.preprocess import Image
+from splite_deploy.spec import Decoder, SoftArgmaxDepth
+
+AUC_LIMIT = 0.2
+"""Of the longer side of the tight box."""
+SHOWN = 4
+"""Images that are named as the worst, and around the median."""
+COCO_KEYPOINTS = (
+    "nose",
+    *(
+        f"{side}_{part}"
+        for part in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+        for side in ("left", "right")
+    ),
+)
+AREA_OF_BOX = 0.53
+"""Part of its box that a person covers, as mmpose takes it for data sets without outlines; COCO has outlines."""
+
+
+def evaluate(estimator: PoseEstimator, labels: Sequence[LabelledImage], labels_from: str, folder: Path) -> Evaluation:
+    """Runs an estimator for RGB images on every labelled image, in the box of its label.
+
+    Args:
+        estimator: Takes RGB.
+        labels: Of its own skeleton.
+        labels_from: Where they come from, for the report.
+        folder: What the names of images are relative to.
+
+    Raises:
+        UsageError: An image cannot be read.
+        BackendError: The backend failed.
+    """
+    found: list[Points] = []
+    scores: list[float] = []
+    points_3d: list[Points | None] = []
+
+    def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Points, Points | None]:
+        pose = estimator(image, box)
+        found.append(pose.keypoints)
+        scores.append(float(pose.scores.mean()))
+        points_3d.append(pose.keypoints_3d)
+        return pose.keypoints, pose.keypoints_3d
+
+    errors = measure(labels, estimate)
+    summary = errors.summary()
+    truth = np.stack([labelled.keypoints for labelled in labels])
+    of_image = errors.box_share.mean(axis=1)
+    order = np.argsort(-of_image, kind="stable")
+    middle = max(0, (len(order) - SHOWN) // 2)
+    names = estimator.spec.skeleton.keypoint_names
+
+    def shown(indices: NDArray[np.int_]) -> tuple[ImageError, ...]:
+        return tuple(_image_error(labels[i], 100 * float(of_image[i]), folder) for i in indices)
+
+    return Evaluation(
+        labels_from=labels_from,
+        images=summary.images,
+        epe_px=float((errors.box_share * box_side(truth)[:, None]).mean()),
+        epe_box_pct=summary.mean_error_box_pct,
+        pck_05=summary.pck_05,
+        pck_auc=pck_auc(errors.box_share, AUC_LIMIT),
+        mpjpe_mm=_mpjpe_mm(points_3d, labels, estimator.spec.decoder),
+        pa_mpjpe_mm=summary.pa_mpjpe_mm,
+        oks_ap=_oks_ap(np.stack(found), labels, np.array(scores)) if tuple(names) == COCO_KEYPOINTS else None,
+        worst=shown(order[:SHOWN]),
+        median=shown(order[middle : middle + SHOWN]),
+    )
+
+
+def _mpjpe_mm(points_3d: Sequence[Points | None], labels: Sequence[LabelledImage], decoder: Decoder) -> float | None:
+    """A palm of the model is taken as long as that of the label, since no image tells how large a hand is."""
+    pairs = [
+        (points, labelled.world_mm)
+        for points, labelled in zip(points_3d, labels, strict=True)
+        if points is not None and labelled.world_mm is not None
+    ]
+    if not isinstance(decoder, SoftArgmaxDepth) or not pairs:
+        return None
+    predicted, world = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
+    scale = bone_length(world, decoder.scale_bones) if decoder.unit == "palm" else np.ones(len(world))
+    return float(mpjpe(scale[:, None, None] * predicted, world, decoder.root_keypoint).mean())
+
+
+def _oks_ap(found: Points, labels: Sequence[LabelledImage], scores: NDArray[np.float64]) -> float:
+    truth = np.stack([labelled.keypoints for labelled in labels])
+    boxes = np.stack([labelled.box for labelled in labels])
+    area = AREA_OF_BOX * (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return average_precision(oks(found, truth, area, COCO_SIGMAS), scores)
+
+
+def _image_error(labelled: LabelledImage, error_box_pct: float, folder: Path) -> ImageError:
+    name = labelled.path.relative_to(folder) if labelled.path.is_relative_to(folder) else Path(labelled.path.name)
+    x0, y0, x1, y1 = map(float, labelled.box)
+    return ImageError(name.as_posix(), (x0, y0, x1, y1), error_box_pct)

@@ -1,0 +1,282 @@
+"""A whole benchmark of an artifact of a bundle, or of a file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from splite_deploy.bench.accuracy import evaluation_labels
+from splite_deploy.bench.environment import read_environment
+from splite_deploy.bench.evaluate import evaluate
+from splite_deploy.bench.feeds import given_feeds, random_feeds
+from splite_deploy.bench.measure import (
+    EstimatorSubject,
+    Input,
+    Measurement,
+    NetworkSubject,
+    Options,
+    Progress,
+    Subject,
+    measure,
+)
+from splite_deploy.bench.process import bound_to, fresh_process
+from splite_deploy.bench.result import SCHEMA_VERSION, BenchResult, Sustained, Windows
+from splite_deploy.bench.streams import run_streams
+from splite_deploy.bench.sustained import sustain
+from splite_deploy.bundle import Bundle, sha256_of
+from splite_deploy.errors import UsageError
+from splite_deploy.runtime.any_file import backend_of, open_file
+from splite_deploy.runtime.estimator import PoseEstimator
+from splite_deploy.runtime.preprocess import check_image
+from splite_deploy.runtime.session import open_session, pick_artifact
+from splite_deploy.spec import Color, Precision
+
+SAMPLES = 2000
+"""Of each stage at most so many times are kept in a result."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What else to measure of an artifact of a bundle; of a file alone only the first two.
+
+    Attributes:
+        fresh_process: Start-up times and memory of a process of its own; takes a second or two.
+        duration_s: Run without a pause for so many seconds, with the sensors read; 0 does not.
+        streams: Run so many estimators at once; 1 does not.
+        labels: Evaluate on this ``labels.json`` or its folder, on the split ``val`` where it has one.
+    """
+
+    fresh_process: bool = True
+    duration_s: float = 0.0
+    streams: int = 1
+    labels: Path | None = None
+
+
+def run_bench(
+    bundle: Bundle | str | PathLike[str],
+    *,
+    backend: str = "auto",
+    precision: Precision | None = None,
+    threads: int | None = None,
+    affinity: Sequence[int] | None = None,
+    frames: int = 300,
+    warmup: int = 50,
+    warmup_min_s: float = 0.5,
+    batch: int = 1,
+    inputs: Sequence[Input] | None = None,
+    inputs_from: str = "images given by the caller",
+    color: Color = "bgr",
+    extras: Extras | None = None,
+    progress: Progress | None = None,
+) -> BenchResult:
+    """Measures one artifact of a bundle on this machine.
+
+    Args:
+        bundle: An opened bundle, or its path.
+        backend: As for `PoseEstimator.open`.
+        precision: As for `PoseEstimator.open`.
+        threads: CPU threads of the backend; None is its default. OpenCV keeps its own number, see the result.
+        affinity: Cores to use; needs ``threads``. None leaves that to the system.
+        frames: Timed frames, in three windows; more are added until three windows in a row agree.
+        warmup: Fewest untimed frames beforehand.
+        warmup_min_s: Shortest warm-up in seconds.
+        batch: Crops per frame; above 1 the artifact must have a dynamic batch.
+        inputs: Images with boxes; None takes the golden crops of the bundle. Those are as small as the input of
+            the network: cropping a large photograph takes longer, so give your own images to measure that.
+        inputs_from: Where ``inputs`` come from, for the report.
+        color: Channel order of ``inputs``; golden crops are in the model's own.
+        extras: What else to measure; None is start-up and memory.
+        progress: Told (frames measured, frames in all), then (seconds, seconds in all) of a sustained run.
+
+    Raises:
+        BundleError: The bundle is missing or damaged.
+        UsageError: It has no such artifact, or an option or input cannot be used.
+        MissingDependencyError: The backend's package is not installed.
+        BackendError: The backend cannot load or run the artifact, or not with this batch.
+    """
+    options = Options(frames=frames, warmup_frames=warmup, warmup_min_s=warmup_min_s, batch=batch)
+    extras = extras or Extras()
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    keypoints = len(opened.model.skeleton.keypoint_names)
+    labels = None if extras.labels is None else evaluation_labels(extras.labels, keypoints)
+    if inputs is None:
+        inputs, color = golden_inputs(opened), opened.model.input.color
+        inputs_from = "golden crops of the bundle"
+    sizes = [check_image(image).shape for image, _ in inputs]
+    name, artifact = pick_artifact(opened, backend, precision)
+
+    def open_estimator() -> PoseEstimator:
+        return PoseEstimator(opened.model, open_session(opened, name, artifact.precision, threads=threads), color)
+
+    conditions = _conditions(threads, affinity)
+    with bound_to(affinity, threads):
+        with open_estimator() as estimator:
+            subject = EstimatorSubject(estimator, inputs, batch)
+            measurement = measure(subject, options, progress=progress)
+            sustained = _sustained(subject, extras, progress)
+            accuracy = None
+            if labels is not None and extras.labels is not None:
+                folder = extras.labels if extras.labels.is_dir() else extras.labels.parent
+                rgb = PoseEstimator(opened.model, estimator.session, "rgb")
+                accuracy = evaluate(rgb, labels, f"{len(labels)} labels of {folder.resolve().name}", folder)
+        streams = None
+        if extras.streams > 1:
+            streams = run_streams(open_estimator, inputs, extras.streams, batch=batch)
+        fresh = extras.fresh_process
+        startup, memory = (
+            fresh_process(opened.path, name, artifact.precision, threads, batch) if fresh else (None, None)
+        )
+    height_px, width_px = max(sizes, key=lambda shape: shape[0] * shape[1])[:2]
+    return BenchResult(
+        bundle=opened.path.resolve().name,
+        model=opened.model.name,
+        artifact_file=artifact.file,
+        artifact_sha256=artifact.sha256,
+        backend=name,
+        precision=artifact.precision,
+        batch=batch,
+        inputs_from=inputs_from,
+        inputs_count=len(inputs),
+        image_width_px=width_px,
+        image_height_px=height_px,
+        model_bytes=(opened.path / artifact.file).stat().st_size,
+        startup=startup,
+        memory=memory,
+        sustained=sustained,
+        streams=streams,
+        accuracy=accuracy,
+        **conditions,
+        **_figures(measurement, options),
+    )
+
+
+def run_file(
+    path: Path,
+    *,
+    threads: int | None = None,
+    affinity: Sequence[int] | None = None,
+    frames: int = 300,
+    warmup: int = 50,
+    warmup_min_s: float = 0.5,
+    batch: int = 1,
+    tensors: Path | None = None,
+    extras: Extras | None = None,
+    progress: Progress | None = None,
+) -> BenchResult:
+    """Measures the bare network of a file without a bundle: a graph, a TFLite file or an engine.
+
+    Args:
+        path: The file; its suffix tells the backend.
+        threads: As for `run_bench`.
+        affinity: As for `run_bench`.
+        frames: As for `run_bench`.
+        warmup: As for `run_bench`.
+        warmup_min_s: As for `run_bench`.
+        batch: First size of inputs whose file leaves it open.
+        tensors: A ``.npz`` of inputs, used in turn, see `given_feeds`; None takes random numbers.
+        extras: What else to measure; streams and labels need a bundle.
+        progress: As for `run_bench`.
+
+    Raises:
+        UsageError: No backend runs such a file, or an option or input cannot be used.
+        MissingDependencyError: The backend's package is not installed.
+        BackendError: The backend cannot load or run the file.
+    """
+    options = Options(frames=frames, warmup_frames=warmup, warmup_min_s=warmup_min_s, batch=batch)
+    extras = extras or Extras()
+    if extras.streams > 1 or extras.labels is not None:
+        raise UsageError(
+            f"{path.name} is a file without a bundle: there is no model spec to crop and decode by.",
+            hint="Name the bundle, or leave out --streams and --eval.",
+        )
+    backend = backend_of(path)
+    conditions = _conditions(threads, affinity)
+    with bound_to(affinity, threads):
+        session = open_file(path, threads=threads)
+        try:
+            feeds = random_feeds(session.inputs, batch) if tensors is None else given_feeds(tensors, session.inputs)
+            subject = NetworkSubject(session, feeds)
+            measurement = measure(subject, options, progress=progress)
+            sustained = _sustained(subject, extras, progress)
+        finally:
+            session.close()
+        startup, memory = fresh_process(path, backend, None, threads, batch) if extras.fresh_process else (None, None)
+    return BenchResult(
+        bundle="",
+        model=path.stem,
+        artifact_file=path.name,
+        artifact_sha256=sha256_of(path),
+        backend=backend,
+        precision=None,
+        batch=batch,
+        inputs_from="random numbers" if tensors is None else f"tensors of {tensors.name}",
+        inputs_count=len(feeds),
+        image_width_px=0,
+        image_height_px=0,
+        model_bytes=path.stat().st_size,
+        startup=startup,
+        memory=memory,
+        sustained=sustained,
+        **conditions,
+        **_figures(measurement, options),
+    )
+
+
+def _conditions(threads: int | None, affinity: Sequence[int] | None) -> dict[str, Any]:
+    """The part of a result that is read before the measurement."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "date_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "threads": threads,
+        "affinity": None if affinity is None else tuple(affinity),
+        "opencv_threads": cv2.getNumThreads(),
+        "environment": read_environment(),
+    }
+
+
+def _figures(measurement: Measurement, options: Options) -> dict[str, Any]:
+    """The part of a result that comes of the timed loop."""
+    every = -(-measurement.frames // SAMPLES)
+    return {
+        "frames": measurement.frames,
+        "warmup_frames": measurement.warmup_frames,
+        "warmup_s": measurement.warmup_s,
+        "timer_overhead_us": measurement.timer_overhead_us,
+        "stages": measurement.stages(),
+        "windows": Windows(
+            frames=measurement.window_frames,
+            p50_ms=measurement.windows_p50_ms,
+            stable=measurement.stable,
+            tolerance=options.tolerance,
+        ),
+        "samples_ms": {
+            stage: tuple(round(float(ns) / 1e6, 5) for ns in samples[::every])
+            for stage, samples in measurement.samples_ns.items()
+        },
+        "samples_every": every,
+    }
+
+
+def _sustained(subject: Subject, extras: Extras, progress: Progress | None) -> Sustained | None:
+    if extras.duration_s <= 0:
+        return None
+    return sustain(subject, extras.duration_s, progress=progress or (lambda done, total: None))
+
+
+def golden_inputs(bundle: Bundle) -> list[Input]:
+    """The golden crops as images, each with the box that cuts out the whole of it.
+
+    The preprocessing pads a box before it cuts; shrunk by that padding, the box of the whole crop gives it
+    back pixel by pixel. The images have the channel order of the model.
+    """
+    spec = bundle.model.input
+    margin_x = spec.width / 2 * (1 - 1 / spec.box_padding)
+    margin_y = spec.height / 2 * (1 - 1 / spec.box_padding)
+    box = (margin_x, margin_y, spec.width - margin_x, spec.height - margin_y)
+    return [(crop, box) for crop in bundle.golden().crops]

@@ -1,0 +1,145 @@
+"""The command bench."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from splite_deploy.cli.app import FilePath, backend_options, main
+from splite_deploy.errors import UsageError
+from splite_deploy.spec import Precision
+from splite_deploy.terminal import show
+
+if TYPE_CHECKING:
+    from splite_deploy.bench import BenchResult
+
+BENCH_IMAGES = 64
+"""At most so many images are held in memory and used in turn."""
+
+
+def _cores(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Numbers separated by commas."""
+    if value is None:
+        return None
+    if not all(part.strip().isdecimal() for part in value.split(",")):
+        raise click.BadParameter(f"'{value}' are no numbers of cores, such as 0,1.", context, option)
+    return tuple(int(part) for part in value.split(","))
+
+
+@main.command(short_help="Time a bundle or a file, stage by stage.")
+@click.argument("target", metavar="BUNDLE|FILE", type=FilePath)
+@backend_options
+@click.option(
+    "--affinity", metavar="CORES", callback=_cores, help="Use only these cores, such as 0,1; needs --threads."
+)
+@click.option("--frames", type=click.IntRange(10), default=300, show_default=True, help="Timed frames.")
+@click.option("--warmup", type=click.IntRange(0), default=50, show_default=True, help="Frames before, not counted.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Crops in one inference.")
+@click.option(
+    "--images", type=FilePath, help="Time these images: a folder, or a labels.json; golden images without it."
+)
+@click.option("--inputs", type=FilePath, help="For a file without a bundle: a .npz of its inputs by name.")
+@click.option(
+    "--duration",
+    "duration_s",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Then run for so many seconds: does it slow?",
+)
+@click.option("--streams", type=click.IntRange(1), default=1, help="Then run so many at once.")
+@click.option("--eval", "labels", type=FilePath, help="Then measure accuracy on this labels.json or its folder.")
+@click.option("--json", "json_file", type=FilePath, help="Append the result to this file as one JSON line.")
+def bench(
+    target: Path,
+    backend: str | None,
+    precision: Precision | None,
+    threads: int | None,
+    affinity: tuple[int, ...] | None,
+    frames: int,
+    warmup: int,
+    batch: int,
+    images: Path | None,
+    inputs: Path | None,
+    duration_s: float,
+    streams: int,
+    labels: Path | None,
+    json_file: Path | None,
+) -> None:
+    """Times a bundle on this machine, stage by stage: preprocess, inference, decode and the whole.
+
+    Percentiles, not a mean: p50, p90 and p99 of every stage after a warm-up, with the machine and the hash of the file.
+    Frames come in three windows; windows are added until the p50 of three in a row agree within 3 %, or the result is
+    called unstable.
+
+    A file (.onnx, .tflite) is timed without a bundle: the bare network, on random numbers or on --inputs.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from splite_deploy.bench import Extras, append_result, environment_table, table
+    from splite_deploy.runtime.any_file import SUFFIXES
+    from splite_deploy.runtime.images import is_folder
+
+    common: dict[str, Any] = {
+        "threads": threads,
+        "affinity": affinity,
+        "frames": frames,
+        "warmup": warmup,
+        "batch": batch,
+        "extras": Extras(duration_s=duration_s, streams=streams, labels=labels),
+    }
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("bench", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        if target.suffix.lower() in SUFFIXES and not is_folder(target):
+            _reject_bundle_options(target, {"--backend": backend, "--precision": precision, "--images": images})
+            result = _bench_file(target, inputs, common, progress)
+        else:
+            if inputs is not None:
+                raise UsageError("--inputs are for a file without a bundle.", hint="Name images with --images.")
+            result = _bench_bundle(target, backend, precision, images, common, progress)
+    show(table([result]), environment_table(result.environment))
+    if json_file is not None:
+        append_result(json_file, result)
+
+
+def _bench_bundle(
+    bundle: Path,
+    backend: str | None,
+    precision: Precision | None,
+    images: Path | None,
+    common: dict[str, Any],
+    progress: Callable[[int, int], None],
+) -> BenchResult:
+    from splite_deploy.bench import run_bench
+    from splite_deploy.runtime.images import boxed_images, read_image
+
+    given: dict[str, Any] = {}
+    if images is not None:
+        boxed, origin = boxed_images(images, BENCH_IMAGES)
+        given = {"inputs": [(read_image(file), box) for file, box in boxed], "inputs_from": origin}
+    return run_bench(bundle, backend=backend or "auto", precision=precision, progress=progress, **common, **given)
+
+
+def _bench_file(
+    file: Path, inputs: Path | None, common: dict[str, Any], progress: Callable[[int, int], None]
+) -> BenchResult:
+    from splite_deploy.bench import run_file
+
+    return run_file(file, tensors=inputs, progress=progress, **common)
+
+
+def _reject_bundle_options(file: Path, options: dict[str, object]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(
+                f"{name} is for bundles; {file.name} is a file of one backend, without a model spec.",
+                hint=f"Leave {name} out, or name the bundle.",
+            )

@@ -1,0 +1,66 @@
+"""The command bench."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from splite_deploy.bench import read_results
+
+Splite = Callable[..., Result]
+QUICK = ("--frames", 10, "--warmup", 1, "--threads", 1)
+
+
+def test_a_bundle_with_everything(splite: Splite, tiny_bundle: Path, tmp_path: Path) -> None:
+    core, file = min(os.sched_getaffinity(0)), tmp_path / "bench.jsonl"
+    more = ("--affinity", core, "--duration", 0.2, "--streams", 2, "--json", file)
+    done = splite("bench", tiny_bundle, *QUICK, *more)
+    assert done.exit_code == 0, done.output
+    (result,) = read_results(file)
+    assert result.affinity == (core,)
+    assert result.sustained is not None and result.streams is not None and result.startup is not None
+    for part in ("Estimator, total", "Bare inference", "streams at once", "without a pause", "Environment"):
+        assert part in done.stdout
+
+
+def test_a_file_alone(splite: Splite, tiny_bundle: Path) -> None:
+    done = splite("bench", tiny_bundle / "model.onnx", *QUICK)
+    assert done.exit_code == 0, done.output
+    assert "random numbers (8)" in " ".join(done.stdout.split())
+    assert "Preprocess" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--backend", "ort"), ("--precision", "fp32"), ("--images", "photos"), ("--eval", "labels")]
+)
+def test_options_of_bundles_are_refused_for_a_file(splite: Splite, tiny_bundle: Path, option: str, value: str) -> None:
+    done = splite("bench", tiny_bundle / "model.onnx", option, value)
+    assert done.exit_code == 1
+    assert "model.onnx" in done.stderr and "hint:" in done.stderr
+    assert "bundle" in done.stderr
+
+
+def test_tensors_are_refused_for_a_bundle(splite: Splite, tiny_bundle: Path) -> None:
+    done = splite("bench", tiny_bundle, "--inputs", "x.npz")
+    assert done.exit_code == 1
+    assert "--inputs are for a file without a bundle." in done.stderr
+
+
+@pytest.mark.parametrize("cores", ["a", "0,", "-1", "0;1"])
+def test_what_are_no_cores(splite: Splite, tiny_bundle: Path, cores: str) -> None:
+    done = splite("bench", tiny_bundle, "--affinity", cores)
+    assert done.exit_code == 2
+    assert "no numbers of cores, such as 0,1" in done.stderr
+
+
+def test_what_is_neither_a_bundle_nor_a_file(splite: Splite, tmp_path: Path) -> None:
+    done = splite("bench", tmp_path / "none.splite")
+    assert done.exit_code == 1
+    assert "does not exist" in done.stderr
+    done = splite("bench", tmp_path / "none.onnx")
+    assert done.exit_code == 1
+    assert "There is no file" in done.stderr
