@@ -66,10 +66,10 @@ def profile_artifact(
         BackendError: It cannot be loaded or run.
         CompileError: The file is not what its backend reads.
     """
-    profile = _PROFILES.get(artifact.backend)
+    profile = PROFILES.get(artifact.backend)
     if profile is None:
         raise UsageError(
-            f"The backend '{artifact.backend}' gives no profile.", hint=f"These do: {', '.join(_PROFILES)}."
+            f"The backend '{artifact.backend}' gives no profile.", hint=f"These do: {', '.join(PROFILES)}."
         )
     if runs < 1:
         raise UsageError(f"{runs} runs cannot be timed.", hint="Give 1 or more.")
@@ -170,7 +170,7 @@ def _profile_tflite(bundle: Bundle, artifact: Artifact, runs: int, threads: int 
     )
 
 
-_PROFILES: Mapping[str, Callable[[Bundle, Artifact, int, int | None], tuple[Layer, ...]]] = {
+PROFILES: Mapping[str, Callable[[Bundle, Artifact, int, int | None], tuple[Layer, ...]]] = {
     "ort": _profile_ort,
     "tflite": _profile_tflite,
 }

@@ -26,6 +26,7 @@ from splite_deploy.bench.measure import (
     measure,
 )
 from splite_deploy.bench.process import bound_to, fresh_process
+from splite_deploy.bench.profile import PROFILES, profile_artifact
 from splite_deploy.bench.result import SCHEMA_VERSION, BenchResult, Sustained, Windows
 from splite_deploy.bench.streams import run_streams
 from splite_deploy.bench.sustained import sustain
@@ -43,16 +44,18 @@ SAMPLES = 2000
 
 @dataclass(frozen=True)
 class Extras:
-    """What else to measure of an artifact of a bundle; of a file alone only the first two.
+    """What else to measure of an artifact of a bundle; of a file alone only ``fresh_process`` and ``duration_s``.
 
     Attributes:
         fresh_process: Start-up times and memory of a process of its own; takes a second or two.
+        layers: What the backend makes of the file, layer by layer, where it can tell; takes less than a second.
         duration_s: Run without a pause for so many seconds, with the sensors read; 0 does not.
         streams: Run so many estimators at once; 1 does not.
         labels: Evaluate on this ``labels.json`` or its folder, on the split ``val`` where it has one.
     """
 
     fresh_process: bool = True
+    layers: bool = True
     duration_s: float = 0.0
     streams: int = 1
     labels: Path | None = None
@@ -91,7 +94,7 @@ def run_bench(
             the network: cropping a large photograph takes longer, so give your own images to measure that.
         inputs_from: Where ``inputs`` come from, for the report.
         color: Channel order of ``inputs``; golden crops are in the model's own.
-        extras: What else to measure; None is start-up and memory.
+        extras: What else to measure; None is start-up, memory and layers.
         progress: Told (frames measured, frames in all), then (seconds, seconds in all) of a sustained run.
 
     Raises:
@@ -128,6 +131,7 @@ def run_bench(
         streams = None
         if extras.streams > 1:
             streams = run_streams(open_estimator, inputs, extras.streams, batch=batch)
+        layers = profile_artifact(opened, artifact, threads=threads) if extras.layers and name in PROFILES else ()
         fresh = extras.fresh_process
         startup, memory = (
             fresh_process(opened.path, name, artifact.precision, threads, batch) if fresh else (None, None)
@@ -151,6 +155,7 @@ def run_bench(
         sustained=sustained,
         streams=streams,
         accuracy=accuracy,
+        layers=layers,
         **conditions,
         **_figures(measurement, options),
     )

@@ -32,7 +32,7 @@ from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import InputSpec, LimitSpec, ModelSpec, SkeletonSpec, SoftArgmaxDepth
 
-BARE = Extras(fresh_process=False)
+BARE = Extras(fresh_process=False, layers=False)
 SIZE, STRIDE, KEYPOINTS, CROPS = 128, 4, 21, 3
 CELLS = SIZE // STRIDE
 OPSET = 17
@@ -115,6 +115,7 @@ def test_result(bundle: Bundle, backend: str, threads: int | None, ran: str) -> 
     assert result.artifact_sha256 == bundle.manifest.artifacts[0].sha256
     assert (result.inputs_from, result.inputs_count) == ("golden crops of the bundle", CROPS)
     assert (result.image_width_px, result.image_height_px) == (SIZE, SIZE)
+    assert (result.startup, result.memory, result.layers) == (None, None, ())
     windows = result.windows
     assert windows is not None and windows.frames == 4 and result.batch == 1
     kept = 3 if windows.stable else len(windows.p50_ms)
@@ -219,6 +220,8 @@ def test_everything_at_once(dynamic_bundle: Bundle, tmp_path: Path) -> None:
     assert sum(point.frames for point in sustained.curve) == sustained.frames > 10
     assert told[-1] == (2, 2)
     assert result.streams is not None and result.streams.count == 2
+    assert {"Conv", "Split"} <= {layer.kind for layer in result.layers}
+    assert all(layer.time_us is not None for layer in result.layers)
     accuracy = result.accuracy
     assert accuracy is not None and accuracy.images == CROPS
     assert accuracy.epe_px == pytest.approx(3, abs=1e-3)
