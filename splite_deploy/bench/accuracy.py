@@ -29,7 +29,7 @@ class Errors:
 
     Attributes:
         box_share: (N, K) keypoint errors as a share of the longer side of the tight box.
-        pa_mpjpe_mm: (M,) aligned 3D error of each image whose label has three dimensions; None where there is none.
+        pa_mpjpe_mm: (M,) aligned 3D error of each image where label and estimate have three dimensions; None without.
     """
 
     box_share: NDArray[np.float64]
@@ -73,20 +73,19 @@ def measure_each(labels: Sequence[LabelledImage], estimates: Mapping[str, Estima
         UsageError: An image cannot be read.
     """
     found: dict[str, list[Points]] = {name: [] for name in estimates}
-    found_3d: dict[str, list[Points]] = {name: [] for name in estimates}
+    found_3d: dict[str, list[tuple[Points, Points]]] = {name: [] for name in estimates}
     for labelled in labels:
         image: Image = cv2.cvtColor(read_image(labelled.path), cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
         for name, estimate in estimates.items():
             keypoints, keypoints_3d = estimate(image, labelled.box)
             found[name].append(keypoints)
             if keypoints_3d is not None and labelled.world_mm is not None:
-                found_3d[name].append(keypoints_3d)
+                found_3d[name].append((keypoints_3d, labelled.world_mm))
     truth = np.stack([labelled.keypoints for labelled in labels])
-    world = [labelled.world_mm for labelled in labels if labelled.world_mm is not None]
     return {
         name: Errors(
             box_share=keypoint_error(np.stack(found[name]), truth) / box_side(truth)[:, None],
-            pa_mpjpe_mm=pa_mpjpe(np.stack(found_3d[name]), np.stack(world)) if found_3d[name] else None,
+            pa_mpjpe_mm=pa_mpjpe(*map(np.stack, zip(*found_3d[name], strict=True))) if found_3d[name] else None,
         )
         for name in estimates
     }

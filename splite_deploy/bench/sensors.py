@@ -25,7 +25,7 @@ class Recorder:
     """Reads the sensors of this machine until it is stopped.
 
     The files of the kernel come first, then ``tegrastats`` where these show no power, then the energy counters of the
-    processor. A reading takes about a millisecond of one core, twice a second.
+    processor. Readings are rare, so that they do not disturb what runs.
 
     Args:
         root: Where the files of the operating system are looked up; tests give a folder.

@@ -52,6 +52,14 @@ def test_samples_with_a_third_dimension_count_alone(tmp_path: Path) -> None:
     assert errors["b"].pa_mpjpe_mm is None and errors["b"].box_share.max() == 0
 
 
+def test_an_estimate_without_a_third_dimension_is_left_out_of_it(tmp_path: Path) -> None:
+    labels = read_labels(write(tmp_path, {"world_mm": (3 * WORLD).tolist()}, {"world_mm": WORLD.tolist()}))
+    estimates = iter([None, WORLD])  # as for a palm without extent in the image
+    found = measure(labels, lambda image, box: (TRUTH, next(estimates))).pa_mpjpe_mm
+    assert found is not None and found.shape == (1,)
+    assert found[0] == pytest.approx(0, abs=1e-9)
+
+
 def test_the_split_val_is_taken_where_there_is_one(tmp_path: Path) -> None:
     file = write(tmp_path, {"split": "train"}, {"split": "val"})
     assert [label.path.name for label in evaluation_labels(file, 3)] == ["1.png"]
