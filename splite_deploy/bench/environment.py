@@ -16,8 +16,9 @@ from importlib import metadata
 from pathlib import Path
 
 import splite_deploy
-from splite_deploy.bench.sysfs import core_clocks_mhz, folders, gpu_clock_folders, number, temperatures_c, text
+from splite_deploy.bench.sysfs import core_clocks_mhz, folders, gpu_clock_folders, number, temperatures_c
 from splite_deploy.container import cpu_quota_cores
+from splite_deploy.jetpack import read_board, read_l4t, text
 
 NOT_AVAILABLE = "not available"
 
@@ -144,7 +145,7 @@ def read_environment(root: Path = Path("/")) -> Environment:
             Python, versions and environment variables always come from the running process.
     """
     cpu = _fields(text(root / "proc/cpuinfo"))
-    l4t = _l4t(text(root / "etc/nv_tegra_release"))
+    l4t = read_l4t(root)
     jetson = l4t is not None
     return Environment(
         cpu_model=_cpu_model(cpu),
@@ -160,7 +161,7 @@ def read_environment(root: Path = Path("/")) -> Environment:
         architecture=platform.machine() or None,
         python=f"{platform.python_implementation()} {platform.python_version()}",
         versions=installed_versions(),
-        board=text(root / "proc/device-tree/model").strip("\0 \n") or None,
+        board=read_board(root),
         l4t=l4t,
         thread_variables=_thread_variables(os.environ),
         load_average_1min=number(text(root / "proc/loadavg").split(" ")[0]),
@@ -231,12 +232,6 @@ def _memory_mib(root: Path) -> int | None:
     total, _, unit = _fields(text(root / "proc/meminfo")).get("MemTotal", "").partition(" ")
     kib = number(total)
     return round(kib / 1024) if kib is not None and unit == "kB" else None
-
-
-def _l4t(release: str) -> str | None:
-    """``36.4.3`` from ``# R36 (release), REVISION: 4.3, GCID: ...``."""
-    match = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", release)
-    return f"{match[1]}.{match[2]}" if match else None
 
 
 def _gpus(root: Path) -> tuple[str, ...]:

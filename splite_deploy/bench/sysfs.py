@@ -14,14 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splite_deploy.bench.tegrastats import DUMMY_ZONES, Reading
-
-
-def text(path: Path) -> str:
-    """The text of a small file; empty where it is missing or cannot be read."""
-    try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError:
-        return ""
+from splite_deploy.jetpack import text
 
 
 def number(digits: str) -> float | None:

@@ -12,16 +12,9 @@ import pytest
 from rich.console import Console
 
 from splite_deploy import doctor
-from splite_deploy.doctor import (
-    Check,
-    Stage,
-    check_package,
-    check_temporary_folder,
-    check_threads,
-    diagnose,
-    import_in_child,
-    table,
-)
+from splite_deploy.doctor import Check, Stage, checks, diagnose, table
+from splite_deploy.doctor.checks import check_package, import_in_child
+from splite_deploy.doctor.machine import check_temporary_folder, check_threads
 
 
 def _module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> str:
@@ -87,7 +80,7 @@ def test_all_is_well() -> None:
 
 def test_missing_packages_give_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {"onnxruntime", "ai_edge_litert", "torch"}
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in absent else object())
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name in absent else object())
     found = diagnose(probe=_no_problem)
     assert _stage(found, "run with ort").fixes == ("pip install 'splite-deploy[ort]'",)
     assert _stage(found, "export").fixes == ("pip install 'splite-deploy[export]'",)
@@ -150,7 +143,7 @@ def test_threads_in_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_table_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "onnxruntime" else object())
     console = Console(width=200)
     with console.capture() as captured:
         console.print(table(diagnose(probe=_no_problem)))

@@ -1,0 +1,135 @@
+"""One thing that was tried, and how: every package is imported in a process of its own, with a time limit."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Literal
+
+Status = Literal["ok", "warning", "missing", "failed"]
+
+CHILD_TIMEOUT_S = 120.0
+
+_DISTRIBUTIONS: Mapping[str, str] = {"cv2": "opencv-python-headless"}
+"""Where the distribution is not named like its module."""
+
+_IMPORT = "__import__(sys.argv[1])"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was tried.
+
+    Attributes:
+        name: What was tried.
+        status: ``ok``; ``warning``: works, but see the fix; ``missing``: not installed; ``failed``: there, but broken.
+        detail: What was found.
+        fix: What to type or do; empty where nothing is to be done.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    fix: str = ""
+
+    @property
+    def works(self) -> bool:
+        """Whether it can be used."""
+        return self.status in ("ok", "warning")
+
+
+Probe = Callable[[str], str]
+"""Imports a module elsewhere; returns what went wrong, or an empty text."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a child process said.
+
+    Attributes:
+        output: Its standard output.
+        problem: What went wrong, in one line; empty if nothing did.
+    """
+
+    output: str
+    problem: str
+
+
+def import_in_child(module: str, timeout_s: float = CHILD_TIMEOUT_S) -> str:
+    """Imports a module in a process of its own.
+
+    Args:
+        module: Its name; found on the same path as in this process.
+        timeout_s: Seconds after which it is given up.
+
+    Returns:
+        What went wrong, in one line; empty if it could be imported.
+    """
+    return run_in_child(_IMPORT, module, "importing it", timeout_s).problem
+
+
+def run_in_child(code: str, argument: str, doing: str, timeout_s: float) -> Answer:
+    """Runs Python in a process of its own; whatever happens there, this returns.
+
+    Args:
+        code: What to run; modules are found on the same path as in this process.
+        argument: Its ``sys.argv[1]``; ``sys`` is imported.
+        doing: What that is, for messages.
+        timeout_s: Seconds after which it is given up.
+    """
+    command = [sys.executable, "-c", f"import sys; sys.path[:] = sys.argv[2:]\n{code}", argument, *sys.path]
+    try:
+        child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired:
+        return Answer("", f"{doing} took more than {timeout_s:g} s")
+    except OSError as err:
+        return Answer("", f"Python cannot start a process: {err.strerror or err}")
+    if child.returncode == 0:
+        return Answer(child.stdout.decode("utf-8", "replace"), "")
+    if child.returncode < 0:
+        name = _signal_name(-child.returncode)
+        return Answer("", f"{doing} crashed Python ({name}); is it built for this processor?")
+    lines = child.stderr.decode("utf-8", "replace").strip().splitlines()
+    return Answer("", lines[-1][:300] if lines else f"{doing} ended Python with status {child.returncode}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def check_package(module: str, install: str, probe: Probe) -> Check:
+    """Whether a package is installed and can be imported.
+
+    Args:
+        module: Top-level module.
+        install: What to type where it is missing.
+        probe: How it is tried.
+    """
+    distribution = _DISTRIBUTIONS.get(module, module)
+    if find_spec(module) is None:
+        return Check(distribution, "missing", "not installed", install)
+    version = version_of(module, distribution)
+    problem = probe(module)
+    if problem:
+        fix = f"pip install --force-reinstall {distribution}"
+        return Check(distribution, "failed", f"{version}: {problem}", fix)
+    return Check(distribution, "ok", version)
+
+
+def version_of(module: str, distribution: str) -> str:
+    """The version of an installed distribution, or of another one that holds this top-level module."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        pass
+    # Some modules have several distributions, for example onnxruntime-gpu; a Jetson's own OpenCV has none at all.
+    others = metadata.packages_distributions().get(module)
+    return f"{metadata.version(others[0])} ({others[0]})" if others else "version unknown"

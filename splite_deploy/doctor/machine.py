@@ -1,0 +1,52 @@
+"""The machine itself: room for files, and threads."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from splite_deploy.container import cpu_quota_cores
+from splite_deploy.doctor.checks import Check
+
+FREE_SPACE_MIB = 500
+"""Below this the temporary folder is reported: an export keeps several copies of the graph there."""
+
+
+def check_temporary_folder(folder: Path, needed_mib: int = FREE_SPACE_MIB) -> Check:
+    """Whether files can be written to ``folder``, and enough of them."""
+    name, fix = "temporary folder", "Set the environment variable TMPDIR to a folder with space that you may write to."
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(b"splite-deploy")
+        free_mib = shutil.disk_usage(folder).free >> 20
+    except OSError as err:
+        return Check(name, "failed", f"{folder} cannot be written to: {err.strerror or err}", fix)
+    detail = f"{folder}, {free_mib} MiB free"
+    if free_mib < needed_mib:
+        return Check(name, "warning", f"{detail}; an export may need {needed_mib} MiB", fix)
+    return Check(name, "ok", detail)
+
+
+def check_threads(variables: Mapping[str, str], root: Path = Path("/")) -> Check:
+    """Whether backends will start as many threads as there are cores for them.
+
+    Args:
+        variables: Environment variables.
+        root: Where the control group of a container is looked up.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota_cores = cpu_quota_cores(root)
+    usable = cores if quota_cores is None else min(cores, math.ceil(quota_cores))
+    detail = f"{usable} cores can be used"
+    asked = variables.get("OMP_NUM_THREADS", "")
+    if asked and not (asked.isdecimal() and 1 <= int(asked) <= usable):
+        fix = f"Set OMP_NUM_THREADS to a number from 1 to {usable}, or unset it."
+        return Check("threads", "warning", f"{detail}; OMP_NUM_THREADS is '{asked}'", fix)
+    if usable < cores:
+        fix = f"Give --threads {usable}: backends count the cores of the machine, not those of the container."
+        return Check("threads", "warning", f"{detail} of {cores} (limit of the container)", fix)
+    return Check("threads", "ok", detail)
