@@ -7,8 +7,10 @@ Anything else that escapes is a bug of ours and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -66,6 +68,10 @@ class BackendError(SpliteError):
     """An inference backend refused the artefact or failed while running it."""
 
 
+class CameraError(SpliteError):
+    """A camera or a video cannot be opened, or gave no more frames."""
+
+
 class OutputError(SpliteError):
     """A result could not be written."""
 
@@ -101,10 +107,39 @@ def write_file(path: Path, data: bytes) -> None:
     """
     with writing(path), path.open("wb", buffering=0) as stream:
         try:
-            left = memoryview(data)
-            while left:
-                left = left[stream.write(left) :]
+            write_all(stream, data)
         except OSError:
             if path.is_file():  # and no device
                 path.unlink()
             raise
+
+
+def write_all(stream: FileIO, data: bytes) -> None:
+    """Writes to an unbuffered file, which may take less than it is given."""
+    left = memoryview(data)
+    while left:
+        left = left[stream.write(left) :]
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to; it takes the place of ``path`` when the block ends, and goes if that fails.
+
+    A device, for example ``/dev/stdout``, is written to as it is.
+
+    Raises:
+        OutputError: It cannot be put in its place.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield partial
+        with writing(path):
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
+            partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

@@ -42,20 +42,25 @@ def verify(bundle: Path, backend: str | None, precision: Precision | None, threa
     check(results)
 
 
-@main.command(short_help="Find the keypoints in images.")
+@main.command(short_help="Find the keypoints in images, a video or a camera.")
 @click.argument("bundle", type=FilePath)
-@click.argument("source", type=FilePath)
-@click.option("--box", help="x0,y0,x1,y1 in pixels around the hand or person; the whole image without it.")
+@click.argument("source")
+@click.option(
+    "--box",
+    help="x0,y0,x1,y1 in pixels around the hand or person, in a video at its start; the whole image without it.",
+)
 @click.option("--intrinsics", help="fx,fy,cx,cy in pixels; with --bone-length-mm the 3D is absolute, in mm.")
 @click.option("--bone-length-mm", type=float, help="Length of the palm, or of the spec's scale bone, in mm.")
 @backend_options
 @click.option("--json", "json_file", type=FilePath, help="Write the keypoints here; to standard output without it.")
 @click.option(
-    "--save", type=FilePath, help="Write the picture with the skeleton drawn: a file, or a folder for a folder."
+    "--save",
+    type=FilePath,
+    help="Write the picture with the skeleton drawn: a file, a folder for a folder, .mp4 or .avi for a video.",
 )
 def run(
     bundle: Path,
-    source: Path,
+    source: str,
     box: str | None,
     intrinsics: str | None,
     bone_length_mm: float | None,
@@ -65,18 +70,24 @@ def run(
     json_file: Path | None,
     save: Path | None,
 ) -> None:
-    """Finds the keypoints in an image, or in every image of a folder.
+    """Finds the keypoints in SOURCE.
+
+    SOURCE is an image, a folder of images, a video (.mp4, .avi, ...), a USB camera (0), a Jetson's camera (csi://0) or
+    a GStreamer pipeline that ends in appsink.
 
     The result is JSON: for each image its name, size and poses (box, keypoints in pixels, scores, 3D keypoints and
-    their unit). One object for an image, a list for a folder.
+    their unit). One object for an image, a list for a folder; for a video or camera one line for each frame, where
+    "found" says whether the hand or person was followed. A camera runs until Ctrl-C.
     """
     from splite_deploy.runtime import PoseEstimator
+    from splite_deploy.runtime.camera import is_video
     from splite_deploy.runtime.images import image_files, is_folder
 
-    folder = is_folder(source)
+    video, path = is_video(source), Path(source)
+    folder = not video and is_folder(path)
     if folder and save is not None and save.suffix:
-        raise UsageError(f"--save {save} names a file, but {source} is a folder.", hint="Name a folder with --save.")
-    files = image_files(source) if folder else [source]
+        raise UsageError(f"--save {save} names a file, but {path} is a folder.", hint="Name a folder with --save.")
+    files = image_files(path) if folder else [path]
     options: dict[str, Any] = {"bone_length_mm": bone_length_mm}
     if box is not None:
         options["box"] = four_numbers("box", box, "x0,y0,x1,y1")
@@ -84,18 +95,24 @@ def run(
         fx, fy, cx, cy = four_numbers("intrinsics", intrinsics, "fx,fy,cx,cy")
         options["intrinsics"] = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
     with PoseEstimator.open(bundle, backend or "auto", precision, threads) as estimator:
-        results = []
-        for file in progress_bar(files, "images"):
-            target = (save / f"{file.stem}.png" if folder else save) if save is not None else None
-            results.append(_run_image(estimator, file, options, target))
-    text = json.dumps(results if folder else results[0], indent=1)
-    if json_file is None:
-        click.echo(text)
-    else:
-        write_file(json_file, f"{text}\n".encode())
+        if video:
+            from splite_deploy.cli.video import run_video
+
+            run_video(estimator, source, options, json_file, save)
+        else:
+            results = []
+            for file in progress_bar(files, "images"):
+                target = (save / f"{file.stem}.png" if folder else save) if save is not None else None
+                results.append(_run_image(estimator, file, options, target))
+            text = json.dumps(results if folder else results[0], indent=1)
+            if json_file is None:
+                click.echo(text)
+            else:
+                write_file(json_file, f"{text}\n".encode())
+    if json_file is not None:
         click.echo(f"keypoints: {json_file}", err=True)
     if save is not None:
-        click.echo(f"picture{'s' if folder else ''}: {save}", err=True)
+        click.echo(f"{'video' if video else 'pictures' if folder else 'picture'}: {save}", err=True)
 
 
 def _run_image(estimator: PoseEstimator, file: Path, options: dict[str, Any], save: Path | None) -> dict[str, Any]:

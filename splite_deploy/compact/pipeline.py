@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import nn
 from splite_deploy.compact.importance import Loss, output_energy
 from splite_deploy.compact.latency import measure_latency
 from splite_deploy.compact.prune import Compaction, CompactOptions, compact
-from splite_deploy.errors import UsageError, write_file, writing
+from splite_deploy.errors import UsageError, whole_file, write_file
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.graph import check_outputs
 from splite_deploy.export.header import compacted_metadata
@@ -80,13 +79,5 @@ def save_compacted(path: Path, network: nn.Module, metadata: Mapping[str, str]) 
         OutputError: It cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    write_file(partial, save(tensors, metadata=dict(metadata)))
-    with writing(path):
-        try:
-            with partial.open("rb") as stream:
-                os.fsync(stream.fileno())
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+    with whole_file(path) as partial:
+        write_file(partial, save(tensors, metadata=dict(metadata)))

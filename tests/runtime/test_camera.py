@@ -1,0 +1,171 @@
+"""Cameras and video files: what they give, and what is said where they cannot be opened."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from splite_deploy.errors import CameraError, OutputError, UsageError
+from splite_deploy.runtime.camera import Camera, csi_pipeline, is_live, is_video, open_camera
+from splite_deploy.runtime.video import CODECS, check_video_name, write_video
+
+GSTREAMER = cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER)
+
+
+def flat(level: int, height: int = 120, width: int = 160) -> np.ndarray:
+    return np.full((height, width, 3), level, np.uint8)
+
+
+def video(path: Path, levels: range = range(0, 250, 25), fps: float | None = 25.0) -> Path:
+    with write_video(path, fps) as put:
+        for level in levels:
+            put(flat(level))
+    return path
+
+
+@pytest.mark.parametrize("suffix", sorted(CODECS))
+def test_what_is_written_is_read(tmp_path: Path, suffix: str) -> None:
+    file = video(tmp_path / "new" / f"levels{suffix}")
+    with open_camera(str(file)) as camera:
+        assert (camera.live, camera.fps, camera.frames) == (False, 25.0, 10)
+        means = [float(frame.mean()) for frame in camera]
+    np.testing.assert_allclose(means, range(0, 250, 25), atol=6)
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_the_rate_without_one_is_thirty(tmp_path: Path) -> None:
+    with open_camera(str(video(tmp_path / "a.avi", fps=None))) as camera:
+        assert camera.fps == 30.0
+
+
+def test_names() -> None:
+    for live in ("0", "12", "csi://0", csi_pipeline()):
+        assert is_live(live) and is_video(live)
+    for file in ("clip.mp4", "a/CLIP.AVI", "0.mov"):
+        assert is_video(file) and not is_live(file)
+    for other in ("hand.png", "photos", "photos/0", "csi://", "csi://x", "mp4", ""):
+        assert not is_video(other)
+
+
+def test_the_pipeline_of_a_csi_camera() -> None:
+    pipeline = csi_pipeline(sensor=1, width=1920, height=1080, fps=60, flip=2)
+    parts = [part.strip() for part in pipeline.split(" ! ")]
+    assert parts[0] == "nvarguscamerasrc sensor-id=1"
+    assert parts[1] == "video/x-raw(memory:NVMM), width=1920, height=1080, framerate=60/1"
+    assert parts[2] == "nvvidconv flip-method=2"
+    assert parts[-2:] == ["video/x-raw, format=BGR", "appsink drop=true max-buffers=1 sync=false"]
+
+
+def test_a_file_that_is_missing() -> None:
+    with pytest.raises(CameraError, match=r"Cannot read none\.mp4: No such file or directory\.") as caught:
+        open_camera("none.mp4")
+    assert caught.value.hint == "Name a video file."
+
+
+def test_a_file_that_is_no_video(tmp_path: Path) -> None:
+    file = tmp_path / "text.mp4"
+    file.write_text("no video")
+    with pytest.raises(CameraError, match=r"text\.mp4 is not a video that can be read\.") as caught:
+        open_camera(str(file))
+    assert "MP4" in caught.value.hint
+
+
+def test_a_file_without_a_frame(tmp_path: Path) -> None:
+    capture = cv2.VideoCapture(str(video(tmp_path / "a.avi", range(1))))
+    assert capture.grab()
+    with pytest.raises(CameraError, match=r"a\.avi holds no frame that can be read\."):
+        list(Camera(capture, "a.avi"))
+
+
+def test_a_camera_that_stops_is_an_error(tmp_path: Path) -> None:
+    """A file in the place of the device: for a camera its end is no normal end."""
+    camera = Camera(cv2.VideoCapture(str(video(tmp_path / "a.avi", range(3)))), "0")
+    frames = iter(camera)
+    for _ in range(3):
+        next(frames)
+    with pytest.raises(CameraError, match=r"0 gave no more frames\.") as caught:
+        next(frames)
+    assert "cable" in caught.value.hint
+
+
+def test_a_camera_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CameraError, match=r"Camera 987 cannot be opened\.") as caught:
+        open_camera("987")
+    assert "/dev/video987" in caught.value.hint
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(GSTREAMER, reason="this OpenCV has GStreamer")
+@pytest.mark.parametrize("source", ["csi://0", "videotestsrc ! appsink"])
+def test_opencv_without_gstreamer_says_so(source: str) -> None:
+    with pytest.raises(CameraError, match=r"needs GStreamer, which this OpenCV \(\S+\) was built without\.") as caught:
+        open_camera(source)
+    assert "apt install python3-opencv" in caught.value.hint
+
+
+@pytest.mark.skipif(not GSTREAMER, reason="this OpenCV has no GStreamer; that of pip never has")
+def test_a_gstreamer_pipeline() -> None:
+    pipeline = "videotestsrc ! video/x-raw, width=64, height=48 ! videoconvert ! video/x-raw, format=BGR ! appsink"
+    with open_camera(pipeline) as camera:
+        assert next(iter(camera)).shape == (48, 64, 3)
+    for source, message, hint in (
+        ("csi://0", r"csi://0 needs nvarguscamerasrc, which this GStreamer does not have\.", "--runtime nvidia"),
+        (f"{pipeline} ! nosuchsink", r"needs nosuchsink, which", "gstreamer1.0-plugins-good"),
+        ("videotestsrc ! video/x-raw, width=-1 ! appsink", r"cannot be opened\.", "gst-launch-1.0 'videotestsrc ! "),
+    ):
+        with pytest.raises(CameraError, match=message) as caught:
+            open_camera(source)
+        assert hint in caught.value.hint
+
+
+def test_a_video_that_fails_on_the_way_leaves_the_old_one(tmp_path: Path) -> None:
+    file = video(tmp_path / "a.avi")
+    before = file.read_bytes()
+    with ExitStack() as stack:
+        stack.enter_context(pytest.raises(OutputError, match=r"The frames for .*a\.avi change their size\."))
+        put = stack.enter_context(write_video(file, 30))
+        put(flat(1))
+        put(flat(2, 60, 60))
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_video_of_another_format(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a\.gif has no video suffix\.") as caught:
+        check_video_name(tmp_path / "a.gif")
+    assert ".mp4" in caught.value.hint
+
+
+def test_a_video_that_no_frame_came_for(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="0 of 0 frames arrived"), write_video(tmp_path / "a.mp4", 30):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV reports nothing: a file whose end is cut off stands in for the disk that filled up."""
+    with ExitStack() as stack:
+        caught = stack.enter_context(pytest.raises(OutputError, match="could not be written: 0 of 10 frames arrived"))
+        put = stack.enter_context(write_video(tmp_path / "a.mp4", 30))
+        for level in range(10):
+            put(flat(level))
+        release = put.release  # type: ignore[attr-defined]
+
+        def cut() -> None:
+            release()
+            (partial,) = tmp_path.iterdir()
+            partial.write_bytes(partial.read_bytes()[:100])
+
+        monkeypatch.setattr(put, "release", cut)
+    assert "Free some space" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="Cannot write"), write_video(tmp_path / "file" / "a.mp4", 30):
+        pass
