@@ -34,7 +34,24 @@ def workplace(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "box.txt").write_text(printed, encoding="utf-8")
     (folder / "photos").mkdir()
     shutil.copy(folder / "hand.png", folder / "photos")
+    write_clip(folder)
     return folder
+
+
+CLIP_FRAMES, CLIP_STEP_PX, CLIP_CORNER = 40, 4, (400, 120)
+
+
+def write_clip(folder: Path) -> None:
+    """clip.mp4: the picture of the hand, from its corner in the first frame on moving to the right."""
+    hand = cv2.imread(str(folder / "hand.png"))
+    height, width = hand.shape[:2]
+    writer = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 30.0, (1280, 720))
+    for index in range(CLIP_FRAMES):
+        frame = np.full((720, 1280, 3), hand[0, 0], np.uint8)
+        left, top = CLIP_CORNER[0] + CLIP_STEP_PX * index, CLIP_CORNER[1]
+        frame[top : top + height, left : left + width] = hand
+        writer.write(frame)
+    writer.release()
 
 
 def run(command: list[str] | str, folder: Path) -> str:
@@ -72,8 +89,36 @@ def test_the_readme_runs_from_top_to_bottom(root: Path, workplace: Path) -> None
     truth = [float(value) for value in (workplace / "box.txt").read_text(encoding="utf-8").split(",")]
     assert np.abs(np.array([float(value) for value in box.split(",")]) - truth).max() < 1
 
-    (code,) = blocks(root, "python")
-    assert "palm" in run([sys.executable, "-W", "error", "-c", code], workplace)
+    application, camera_loop = blocks(root, "python")
+    assert "palm" in run([sys.executable, "-W", "error", "-c", application], workplace)
+
+    # the camera loop, with a video file in the camera's place
+    with_clip, places = re.subn(r"csi_pipeline\([^)]*\)", '"clip.mp4"', camera_loop)
+    assert places == 1
+    printed_tips = run([sys.executable, "-W", "error", "-c", with_clip], workplace).splitlines()
+    tips = np.array([line.split() for line in printed_tips])
+    assert tips.shape == (CLIP_FRAMES, 3)
+    still = np.array(pose["keypoints"][8]) + CLIP_CORNER
+    moved = np.arange(CLIP_FRAMES)[:, None] * (CLIP_STEP_PX, 0)
+    assert np.abs(tips[:, :2].astype(float) - (still + moved)).max() < 10
+    records = [json.loads(line) for line in (workplace / "clip.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [record["found"] for record in records] == [True] * CLIP_FRAMES
+    capture = cv2.VideoCapture(str(workplace / "overlay.mp4"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == CLIP_FRAMES
+
+
+def test_the_table_of_jetpacks_is_that_of_the_code(root: Path) -> None:
+    from splite_deploy.jetpack import JETPACKS, dotted
+
+    text = (root / "README.md").read_text(encoding="utf-8")
+    table = text.partition("| JetPack |")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert [row[:5] for row in rows] == [
+        [p.name, f"from {dotted(p.l4t)}", p.boards, dotted(p.tensorrt), dotted(p.python)] for p in JETPACKS
+    ]
+    for row, jetpack in zip(rows, JETPACKS, strict=True):
+        typing = {"weak": "weakly typed", "weak or strong": "weakly or strongly typed"}[jetpack.typing]
+        assert row[5].startswith(f"TensorRT, {typing}" if jetpack.runs_tensorrt else "CPU only")
 
 
 def test_every_command_is_in_the_readme_and_explains_itself(root: Path) -> None:
@@ -149,6 +194,7 @@ def test_the_tables_are_those_of_the_recorded_results(root: Path) -> None:
         "CHANGELOG.md",
         "models/README.md",
         "benchmarks/README.md",
+        "docker/README.md",
         "models/splite_hand/CARD.md",
     ],
 )
