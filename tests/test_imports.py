@@ -95,3 +95,28 @@ def test_a_missing_package_is_an_error_with_the_command_to_type(tmp_path: Path) 
     assert "error: 'export' needs torch, which is not installed here." in done.stderr
     assert "pip install 'splite-deploy[export]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+BROKEN_OPENCV = "raise ImportError('libGL.so.1: cannot open shared object file')"
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        (["doctor"], 1, "libGL.so.1"),
+        (["run", "x.splite", "x.png"], 1, "error: 'run' needs a package that is broken here: libGL.so.1"),
+        (["--help"], 0, "Usage:"),
+    ],
+)
+def test_a_broken_opencv_is_told_not_thrown(tmp_path: Path, command: list[str], status: int, said: str) -> None:
+    (tmp_path / "cv2.py").write_text(BROKEN_OPENCV)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from splite_deploy.cli import main; main()"
+    line = [sys.executable, "-c", code, *command]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == status
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    if command == ["doctor"]:
+        assert "pip install --force-reinstall opencv-python-headless" in done.stdout
+    if command[0] == "run":
+        assert "hint:  splite-deploy doctor says which" in done.stderr

@@ -41,6 +41,11 @@ class Commands(click.Group):
             message = f"'{ctx.invoked_subcommand}' needs {name}, which is not installed here."
             hint = f"Install it: pip install 'splite-deploy[{_EXTRAS[name]}]'."
             fail(MissingDependencyError(message, hint=hint))
+        except ImportError as err:
+            if (err.name or "").partition(".")[0] == "splite_deploy":
+                raise
+            message = f"'{ctx.invoked_subcommand}' needs a package that is broken here: {err}."
+            fail(MissingDependencyError(message, hint="splite-deploy doctor says which, and what to type."))
 
 
 def backend_options(command: Command) -> Command:

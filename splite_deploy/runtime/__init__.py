@@ -1,7 +1,22 @@
 """The device side: numpy, OpenCV and one backend. Imports neither torch nor onnx nor tensorflow."""
 
-from splite_deploy.runtime.estimator import PoseEstimator
-from splite_deploy.runtime.pose import Pose
-from splite_deploy.runtime.session import BACKENDS, Session, open_session
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from splite_deploy.runtime.estimator import PoseEstimator
+    from splite_deploy.runtime.pose import Pose
+    from splite_deploy.runtime.session import BACKENDS, Session, open_session
 
 __all__ = ["BACKENDS", "Pose", "PoseEstimator", "Session", "open_session"]
+
+_MODULES = {"PoseEstimator": "estimator", "Pose": "pose"}
+
+
+def __getattr__(name: str) -> Any:
+    # Late, because OpenCV may be broken, which `splite-deploy doctor` has to live to tell.
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'session')}"), name)
