@@ -139,8 +139,8 @@ def _open_pipeline(pipeline: str, source: str) -> Camera:
     if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
         raise CameraError(
             f"{source} needs GStreamer, which this OpenCV ({cv2.__version__}) was built without.",
-            hint="The OpenCV of pip has none. Use the system's: apt install python3-opencv, and pip uninstall "
-            "opencv-python opencv-python-headless.",
+            hint="The OpenCV of pip has none: pip uninstall opencv-python opencv-python-headless, and use the system's "
+            "(apt install python3-opencv; on a Jetson nvidia-opencv).",
         )
     missing = _missing_elements(pipeline)
     if missing:
