@@ -19,7 +19,7 @@ from rich.table import Table
 import splite_deploy
 from splite_deploy.doctor.checks import Check, Probe, check_package, import_in_child
 from splite_deploy.doctor.machine import check_temporary_folder, check_threads
-from splite_deploy.doctor.nvidia import check_nvidia
+from splite_deploy.doctor.nvidia import TENSORRT_MODULES, check_nvidia
 
 __all__ = ["Check", "Diagnosis", "Stage", "diagnose", "table"]
 
@@ -50,7 +50,7 @@ class Stage:
     @property
     def fixes(self) -> tuple[str, ...]:
         """What to type, each once."""
-        return tuple(dict.fromkeys(check.fix for check in self.checks if not check.works))
+        return tuple(dict.fromkeys(check.fix for check in self.checks if not check.works and check.fix))
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,16 @@ def diagnose(*, probe: Probe | None = None) -> Diagnosis:
         # A package of several stages is installed with the extra of the stage that asks.
         return Check(found.name, "missing", found.detail, install) if found.status == "missing" else found
 
+    nvidia = check_nvidia(try_import)
+
+    def needs(module: str, install: str) -> tuple[Check, ...]:
+        if module in TENSORRT_MODULES:  # one of several names, and no use without a GPU
+            return nvidia
+        return (package(module, install),) if module else ()
+
     base = tuple(package(module, BASE_INSTALL) for module in _BASE)
     if all(check.works for check in base):
-        stages = [
-            Stage(f"run with {name}", (*base, *(package(module, install) for module in modules)))
-            for name, modules, install in _backends()
-        ]
+        stages = [Stage(f"run with {name}", (*base, *needs(module, install))) for name, module, install in _backends()]
     else:
         stages = [Stage("run with any backend", base)]
     export = tuple(package(module, EXPORT_INSTALL) for module in _EXPORT)
@@ -109,16 +113,16 @@ def diagnose(*, probe: Probe | None = None) -> Diagnosis:
         python=".".join(str(part) for part in sys.version_info[:3]),
         stages=tuple(stages),
         machine=(check_temporary_folder(Path(tempfile.gettempdir())), check_threads(os.environ)),
-        nvidia=check_nvidia(try_import),
+        nvidia=nvidia,
     )
 
 
-def _backends() -> list[tuple[str, tuple[str, ...], str]]:
-    """Name, needed modules and install command of every backend."""
+def _backends() -> list[tuple[str, str, str]]:
+    """Name, needed module (empty if none) and install command of every backend."""
     # Not at the top: the runtime imports OpenCV, which is what may be broken.
     from splite_deploy.runtime.session import BACKENDS
 
-    return [(name, (backend.module,) if backend.module else (), backend.install) for name, backend in BACKENDS.items()]
+    return [(name, backend.module, backend.install) for name, backend in BACKENDS.items()]
 
 
 def table(diagnosis: Diagnosis) -> Group:
@@ -131,7 +135,7 @@ def table(diagnosis: Diagnosis) -> Group:
     details = Table(title="Checks")
     for header in ("Check", "Status", "Found", "What to do"):
         details.add_column(header)
-    packages = {check.name: check for stage in diagnosis.stages for check in stage.checks}
-    for check in (*packages.values(), *diagnosis.machine, *diagnosis.nvidia):
+    tried = [check for stage in diagnosis.stages for check in stage.checks if check not in diagnosis.nvidia]
+    for check in {check.name: check for check in (*tried, *diagnosis.machine, *diagnosis.nvidia)}.values():
         details.add_row(check.name, check.status, escape(check.detail), escape(check.fix))
     return Group(stages, details)

@@ -62,7 +62,7 @@ def check_nvidia(
     l4t = read_l4t(root)
     gpu = _check_gpu(ask_gpu(), jetson=l4t is not None)
     if l4t is None and gpu.status == "missing" and not any(map(find_spec, TENSORRT_MODULES)):
-        return (Check("NVIDIA", "ok", "no Jetson and no NVIDIA GPU; everything but TensorRT works without"),)
+        return (Check("NVIDIA", "missing", "no Jetson and no NVIDIA GPU; everything but TensorRT works without"),)
     jetpack = jetpack_of(l4t) if l4t is not None else None
     tensorrt = _check_tensorrt(probe, jetpack, root, python)
     if l4t is None and gpu.status == "missing":

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from splite_deploy import doctor
 from splite_deploy.doctor import checks, diagnose, nvidia
 from splite_deploy.doctor.checks import Answer, Check
 from splite_deploy.doctor.nvidia import ask_gpu_in_child, check_nvidia
+from splite_deploy.runtime import session
+from splite_deploy.runtime.session import Backend
 
 XAVIER = (
     "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64\n",
@@ -73,7 +76,21 @@ def named(rows: tuple[Check, ...]) -> dict[str, Check]:
 
 def test_a_machine_without_nvidia_says_so_in_one_row(installed: set[str], tmp_path: Path) -> None:
     (row,) = check_nvidia(probe_of(installed), root=tmp_path, ask_gpu=answers(None))
-    assert row == Check("NVIDIA", "ok", "no Jetson and no NVIDIA GPU; everything but TensorRT works without")
+    assert row == Check("NVIDIA", "missing", "no Jetson and no NVIDIA GPU; everything but TensorRT works without")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_running_with_tensorrt_needs_a_gpu_too(
+    there: bool, installed: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed |= {"numpy", "cv2", "tensorrt", "cuda"}
+    entry = Backend("splite_deploy.runtime.backends.trt:TrtSession", "tensorrt", "pip install tensorrt")
+    monkeypatch.setattr(session, "BACKENDS", {"trt": entry})
+    rows = check_nvidia(probe_of(installed), root=Path("/nowhere"), ask_gpu=answers(GPU if there else None))
+    monkeypatch.setattr(doctor, "check_nvidia", lambda probe: rows)
+    found = diagnose(probe=probe_of(installed))
+    assert (found.stages[0].name, found.stages[0].works, found.can_run) == ("run with trt", there, there)
+    assert found.stages[0].fixes == (() if there else ("Install NVIDIA's driver to run engines.",))
 
 
 def test_orin_with_all_it_needs(installed: set[str], tmp_path: Path) -> None:
