@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import onnx
 
 from splite_deploy.bundle import Artifact, Bundle, Graph, Manifest, Typing, sha256_of
+from splite_deploy.cache import cache_folder
 from splite_deploy.errors import CompileError, UsageError
 from splite_deploy.evidence import BudgetSearch, Calibration
 from splite_deploy.export.budget import MAX_FACTOR, Shift
-from splite_deploy.export.calibration import CalibrationSet, cache_folder, load_calibration
+from splite_deploy.export.calibration import CalibrationSet, load_calibration
 from splite_deploy.export.engine_graphs import rounding_to_nearest
 from splite_deploy.export.onnx_files import FP16, INT8, engine_file, keep_quantisation, make_onnx_files
 from splite_deploy.export.onnx_walk import load, run_graph

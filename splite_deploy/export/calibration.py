@@ -98,7 +98,7 @@ def load_calibration(
             no image should be calibrated on.
         judge: Runs the fp32 network, (N, 3, h, w) to outputs by role; it tells the channel order of an archive that
             does not name it.
-        cache: Folder of rendered images, see `cache_folder`; None keeps none.
+        cache: Folder of rendered images, see `splite_deploy.cache.cache_folder`; None keeps none.
         progress: Told each step as it begins.
 
     Raises:
@@ -133,16 +133,6 @@ def content_key(pixels: Pixels, spec: InputSpec) -> str:
     digest = hashlib.sha256(json.dumps(seen).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
-
-
-def cache_folder() -> Path | None:
-    """Where this user's rendered images are kept; None where the user has no home."""
-    with suppress(RuntimeError):
-        if named := os.environ.get("SPLITE_CACHE"):
-            return Path(named).expanduser()
-        shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        return (shared if shared.is_absolute() else Path.home() / ".cache") / "splite-deploy"
-    return None
 
 
 def _take(
