@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -212,16 +213,22 @@ class Bundle:
         manifest = _read_manifest(folder)
         expected = {artifact.file: artifact.sha256 for artifact in manifest.artifacts}
         expected |= {graph.file: graph.sha256 for graph in manifest.graphs}
+        built = {
+            artifact.file: f"Build it here: {compile_command(folder, artifact)}."
+            for artifact in manifest.artifacts
+            if artifact.backend == "trt"
+        }
         replaced = {artifact.file for artifact in manifest.artifacts if artifact.label in rebuilding}
         for name, digest in {**expected, GOLDEN: manifest.golden_sha256}.items():
             file = folder / name
             if name in replaced and Path(name).name == name:
                 continue
             if Path(name).name != name or not file.is_file():
-                raise BundleError(f"The bundle {folder} lacks its file {name}.", hint=_REEXPORT)
+                raise BundleError(f"The bundle {folder} lacks its file {name}.", hint=built.get(name, _REEXPORT))
             if sha256_of(file) != digest:
                 raise BundleError(
-                    f"{file} is not the file that the manifest describes (its SHA-256 differs).", hint=_REEXPORT
+                    f"{file} is not the file that the manifest describes (its SHA-256 differs).",
+                    hint=built.get(name, _REEXPORT),
                 )
         return cls(folder, manifest)
 
@@ -248,6 +255,19 @@ class Bundle:
         with np.load(self.path / GOLDEN, allow_pickle=False) as stored:
             arrays = dict(stored)
         return Golden(arrays.pop("crops"), arrays)
+
+
+def compile_command(bundle: Path, engine: Artifact, batch: str | None = None) -> str:
+    """What to type to build a TensorRT engine anew.
+
+    Args:
+        bundle: The bundle's folder.
+        engine: The engine.
+        batch: ``min,opt,max``; None takes that of the engine.
+    """
+    batch = batch or engine.target.get("batch", "1,1,1")
+    command = f"splite-deploy compile {shlex.quote(str(bundle))} -b trt -p {engine.precision}"
+    return command if batch == "1,1,1" else f"{command} --batch {batch}"
 
 
 def sha256_of(path: Path) -> str:

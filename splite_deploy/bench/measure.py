@@ -27,7 +27,7 @@ from splite_deploy.bench.windows import Samples, Settled, settle
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Image, check_image
-from splite_deploy.runtime.session import Feed, Session
+from splite_deploy.runtime.session import Feed, Session, StageTimed
 
 Clock = Callable[[], int]
 """Monotonic nanoseconds, such as ``time.perf_counter_ns``."""
@@ -48,13 +48,6 @@ _READINGS = {PREPROCESS: 1, INFERENCE: 1, DECODE: 1, TOTAL: 3, BARE: 1}
 """How often the cost of reading the clock lies within a stage."""
 _Taken = dict[str, list[float]]
 """Nanoseconds by stage, one for each frame."""
-
-
-class TellsStages(Protocol):
-    """A session that may offer this: a backend with memory of its own knows its stages better than a clock outside."""
-
-    def stage_ms(self) -> Mapping[str, float] | None:
-        """Milliseconds of the last ``run``: ``h2d``, ``compute`` and ``d2h``; None if they were not timed."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +182,7 @@ class EstimatorSubject:
     ) -> None:
         """Times the stages of each frame; the calls are those of `PoseEstimator.batch`."""
         estimator, session, name = self._estimator, self._estimator.session, self._name
-        stage_ms: Callable[[], Mapping[str, float] | None] | None = getattr(session, "stage_ms", None)
+        stage_ms = session.stage_ms if isinstance(session, StageTimed) else None
         for image, boxes in jobs:
             began = clock()
             tensor, crops = estimator.prepare(image, boxes)

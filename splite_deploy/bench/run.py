@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from os import PathLike
 from pathlib import Path
@@ -35,7 +35,7 @@ from splite_deploy.errors import UsageError
 from splite_deploy.runtime.any_file import backend_of, open_file
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import check_image
-from splite_deploy.runtime.session import open_session, pick_artifact
+from splite_deploy.runtime.session import DEFAULT_GPU, GpuOptions, open_session, pick_artifact
 from splite_deploy.spec import Color, Precision
 
 SAMPLES = 2000
@@ -75,6 +75,7 @@ def run_bench(
     inputs: Sequence[Input] | None = None,
     inputs_from: str = "images given by the caller",
     color: Color = "bgr",
+    gpu: GpuOptions = DEFAULT_GPU,
     extras: Extras | None = None,
     progress: Progress | None = None,
 ) -> BenchResult:
@@ -94,6 +95,7 @@ def run_bench(
             the network: cropping a large photograph takes longer, so give your own images to measure that.
         inputs_from: Where ``inputs`` come from, for the report.
         color: Channel order of ``inputs``; golden crops are in the model's own.
+        gpu: How a backend that runs on a GPU works; its stages are timed in any case.
         extras: What else to measure; None is start-up, memory and layers.
         progress: Told (frames measured, frames in all), then (seconds, seconds in all) of a sustained run.
 
@@ -115,7 +117,9 @@ def run_bench(
     name, artifact = pick_artifact(opened, backend, precision)
 
     def open_estimator() -> PoseEstimator:
-        return PoseEstimator(opened.model, open_session(opened, name, artifact.precision, threads=threads), color)
+        timed = replace(gpu, stage_timing=True)
+        session = open_session(opened, name, artifact.precision, threads=threads, gpu=timed)
+        return PoseEstimator(opened.model, session, color)
 
     conditions = _conditions(threads, affinity)
     with bound_to(affinity, threads):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from splite_deploy import __version__
 from splite_deploy.errors import MissingDependencyError, SpliteError
-from splite_deploy.runtime.session import BACKENDS
+from splite_deploy.runtime.session import BACKENDS, MEMORY_BACKENDS, GpuOptions
 from splite_deploy.spec import PRECISIONS
 from splite_deploy.terminal import fail
 
@@ -62,6 +63,25 @@ def backend_options(command: Command) -> Command:
         type=click.Choice(list(BACKENDS)),
         help="Only this backend; the first installed without it.",
     )(command)
+
+
+def gpu_options(command: Command) -> Command:
+    """``--memory-backend`` and ``--no-cuda-graph``, given to the command as ``gpu``; TensorRT alone takes notice."""
+
+    @click.option(
+        "--memory-backend",
+        type=click.Choice(MEMORY_BACKENDS),
+        default="auto",
+        show_default=True,
+        help="TensorRT: what handles the GPU's memory.",
+    )
+    @click.option("--no-cuda-graph", is_flag=True, help="TensorRT: launch every kernel anew.")
+    @wraps(command)
+    def with_gpu(*args: Any, memory_backend: str, no_cuda_graph: bool, **kwargs: Any) -> Any:
+        gpu = GpuOptions(memory_backend=memory_backend, cuda_graph=False if no_cuda_graph else None)
+        return command(*args, gpu=gpu, **kwargs)
+
+    return with_gpu
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

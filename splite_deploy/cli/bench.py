@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, backend_options, main
+from splite_deploy.cli.app import FilePath, backend_options, gpu_options, main
 from splite_deploy.errors import UsageError
 from splite_deploy.spec import Precision
 from splite_deploy.terminal import show
 
 if TYPE_CHECKING:
     from splite_deploy.bench import BenchResult
+    from splite_deploy.runtime.session import GpuOptions
 
 BENCH_IMAGES = 64
 """At most so many images are held in memory and used in turn."""
@@ -32,6 +33,7 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
 @main.command(short_help="Time a bundle or a file, stage by stage.")
 @click.argument("target", metavar="BUNDLE|FILE", type=FilePath)
 @backend_options
+@gpu_options
 @click.option(
     "--affinity", metavar="CORES", callback=_cores, help="Use only these cores, such as 0,1; needs --threads."
 )
@@ -57,6 +59,7 @@ def bench(
     backend: str | None,
     precision: Precision | None,
     threads: int | None,
+    gpu: GpuOptions,
     affinity: tuple[int, ...] | None,
     frames: int,
     warmup: int,
@@ -104,7 +107,7 @@ def bench(
         else:
             if inputs is not None:
                 raise UsageError("--inputs are for a file without a bundle.", hint="Name images with --images.")
-            result = _bench_bundle(target, backend, precision, images, common, progress)
+            result = _bench_bundle(target, backend, precision, images, {**common, "gpu": gpu}, progress)
     show(table([result]), environment_table(result.environment))
     if json_file is not None:
         append_result(json_file, result)

@@ -8,20 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, backend_options, main
+from splite_deploy.cli.app import FilePath, backend_options, gpu_options, main
 from splite_deploy.errors import UsageError, write_file, writing
 from splite_deploy.spec import Precision
 from splite_deploy.terminal import progress_bar, show, working
 
 if TYPE_CHECKING:
     from splite_deploy.runtime import Pose, PoseEstimator
+    from splite_deploy.runtime.session import GpuOptions
 
 
 @main.command(short_help="Check a bundle on this machine.")
 @click.argument("bundle", type=FilePath)
 @backend_options
+@gpu_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def verify(bundle: Path, backend: str | None, precision: Precision | None, threads: int | None, as_json: bool) -> None:
+def verify(
+    bundle: Path,
+    backend: str | None,
+    precision: Precision | None,
+    threads: int | None,
+    gpu: GpuOptions,
+    as_json: bool,
+) -> None:
     """Runs the bundle's golden images on this machine and compares with the original network.
 
     Exit status 1 if an artifact differs by more than its limits.
@@ -34,7 +43,7 @@ def verify(bundle: Path, backend: str | None, precision: Precision | None, threa
 
     opened = Bundle.open(bundle)
     with working("verify") as progress:
-        results = verify_bundle(opened, backend, precision, threads=threads, progress=progress)
+        results = verify_bundle(opened, backend, precision, threads=threads, gpu=gpu, progress=progress)
     if as_json:
         click.echo(json.dumps([to_plain(result) for result in results], indent=1))
     else:
@@ -52,6 +61,7 @@ def verify(bundle: Path, backend: str | None, precision: Precision | None, threa
 @click.option("--intrinsics", help="fx,fy,cx,cy in pixels; with --bone-length-mm the 3D is absolute, in mm.")
 @click.option("--bone-length-mm", type=float, help="Length of the palm, or of the spec's scale bone, in mm.")
 @backend_options
+@gpu_options
 @click.option("--json", "json_file", type=FilePath, help="Write the keypoints here; to standard output without it.")
 @click.option(
     "--save",
@@ -67,6 +77,7 @@ def run(
     backend: str | None,
     precision: Precision | None,
     threads: int | None,
+    gpu: GpuOptions,
     json_file: Path | None,
     save: Path | None,
 ) -> None:
@@ -94,7 +105,7 @@ def run(
     if intrinsics is not None:
         fx, fy, cx, cy = four_numbers("intrinsics", intrinsics, "fx,fy,cx,cy")
         options["intrinsics"] = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
-    with PoseEstimator.open(bundle, backend or "auto", precision, threads) as estimator:
+    with PoseEstimator.open(bundle, backend or "auto", precision, threads, gpu=gpu) as estimator:
         if video:
             from splite_deploy.cli.video import run_video
 

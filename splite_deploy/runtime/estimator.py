@@ -24,7 +24,7 @@ from splite_deploy.runtime.preprocess import (
     invert,
     transform_points,
 )
-from splite_deploy.runtime.session import Feed, Session, open_session
+from splite_deploy.runtime.session import DEFAULT_GPU, Feed, GpuOptions, Session, open_session
 from splite_deploy.spec import Color, ModelSpec, Precision, SoftArgmaxDepth, Unit
 
 
@@ -58,15 +58,18 @@ class PoseEstimator:
         precision: Precision | None = None,
         threads: int | None = None,
         color: Color = "bgr",
+        gpu: GpuOptions = DEFAULT_GPU,
     ) -> PoseEstimator:
         """Opens a bundle.
 
         Args:
             path: The bundle's folder.
-            backend: ``ort``, ``replay``, or ``auto`` for the first that is installed and that the bundle serves.
+            backend: ``trt``, ``ort``, ``tflite``, ``replay``, or ``auto`` for the first of these that is installed
+                and that the bundle serves.
             precision: ``fp32``, ``fp16`` or ``int8``; None takes the backend's first artifact.
             threads: CPU threads; None is the backend's default.
             color: Channel order of the images.
+            gpu: How a backend that runs on a GPU works.
 
         Raises:
             BundleError: The bundle is missing or damaged.
@@ -75,7 +78,7 @@ class PoseEstimator:
             BackendError: The backend cannot load the artifact.
         """
         bundle = Bundle.open(path)
-        return cls(bundle.model, open_session(bundle, backend, precision, threads=threads), color)
+        return cls(bundle.model, open_session(bundle, backend, precision, threads=threads, gpu=gpu), color)
 
     def __call__(
         self,

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,30 @@ from splite_deploy.spec import Precision
 Array = NDArray[np.float32]
 Feed = NDArray[Any]
 """float32, or whatever else the `TensorSpec` of an input names."""
+
+
+MEMORY_BACKENDS = ("auto", "cuda-python", "pycuda")
+
+
+@dataclass(frozen=True)
+class GpuOptions:
+    """How a backend that runs on a GPU works; the others take no notice.
+
+    Attributes:
+        memory_backend: Which package handles its memory, of `MEMORY_BACKENDS`; ``auto`` takes the first installed.
+        cuda_graph: Whether an inference is recorded once and replayed; None where memory backend and engine can.
+        mapped_memory: Whether the GPU reads and writes the host's memory in place of copies, which is faster where both
+            share it (a Jetson) and slower elsewhere.
+        stage_timing: Whether `StageTimed.stage_ms` measures.
+    """
+
+    memory_backend: str = "auto"
+    cuda_graph: bool | None = None
+    mapped_memory: bool = False
+    stage_timing: bool = False
+
+
+DEFAULT_GPU = GpuOptions()
 
 
 class Session(Protocol):
@@ -52,6 +76,19 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Frees what the session holds; a second call does nothing, and ``run`` raises from then on."""
+
+
+@runtime_checkable
+class StageTimed(Protocol):
+    """A session that can tell how long the parts of an inference took on its device."""
+
+    def stage_ms(self) -> Mapping[str, float] | None:
+        """Milliseconds of the last `Session.run` by the device's own clock.
+
+        Returns:
+            ``h2d`` (inputs to the device), ``compute`` and ``d2h`` (outputs to the host); copies take next to nothing
+            where memory is mapped. None without `GpuOptions.stage_timing`, and before the first run.
+        """
 
 
 @dataclass(frozen=True)
@@ -115,22 +152,30 @@ class Backend:
     """Where a backend is and what it needs.
 
     Attributes:
-        factory: ``module:class``; the class has ``open(bundle, artifact, threads)``.
+        factory: ``module:class``; the class has ``open(bundle, artifact, threads, gpu)``.
         module: Top-level module of its dependency; empty if none.
         install: What to type where it is missing.
+        others: Further modules, any of which serves as well.
     """
 
     factory: str
     module: str
     install: str
+    others: tuple[str, ...] = ()
 
     @property
     def installed(self) -> bool:
         """Whether its dependency can be found (it is not imported)."""
-        return self.module == "" or find_spec(self.module) is not None
+        return self.module == "" or any(find_spec(module) is not None for module in (self.module, *self.others))
 
 
 BACKENDS: Mapping[str, Backend] = {
+    "trt": Backend(
+        "splite_deploy.runtime.backends.trt:TrtSession",
+        "tensorrt",
+        "pip install tensorrt 'splite-deploy[trt]' (on a Jetson, TensorRT comes with JetPack)",
+        others=("tensorrt_rtx", "tensorrt_rtx_bindings"),
+    ),
     "ort": Backend("splite_deploy.runtime.backends.ort:OrtSession", "onnxruntime", "pip install 'splite-deploy[ort]'"),
     "tflite": Backend(
         "splite_deploy.runtime.backends.tflite:TfliteSession", "ai_edge_litert", "pip install 'splite-deploy[litert]'"
@@ -177,7 +222,12 @@ def pick_artifact(bundle: Bundle, backend: str, precision: Precision | None) -> 
 
 
 def open_session(
-    bundle: Bundle, backend: str = "auto", precision: Precision | None = None, *, threads: int | None = None
+    bundle: Bundle,
+    backend: str = "auto",
+    precision: Precision | None = None,
+    *,
+    threads: int | None = None,
+    gpu: GpuOptions = DEFAULT_GPU,
 ) -> Session:
     """Loads an artifact of the bundle; see `pick_artifact` for the choice.
 
@@ -186,12 +236,13 @@ def open_session(
         backend: A key of `BACKENDS`, or ``auto``.
         precision: Which precision, or None.
         threads: CPU threads of the backend; None is the backend's own default.
+        gpu: How a backend that runs on a GPU works.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads are too few.", hint="Give 1 or more, or leave it out.")
     name, artifact = pick_artifact(bundle, backend, precision)
     module, _, symbol = BACKENDS[name].factory.partition(":")
-    session: Session = getattr(importlib.import_module(module), symbol).open(bundle, artifact, threads)
+    session: Session = getattr(importlib.import_module(module), symbol).open(bundle, artifact, threads, gpu)
     return session
 
 

@@ -13,7 +13,7 @@ from splite_deploy.bundle import Artifact, Bundle, Parity, Percentiles
 from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.runtime.decode import decode
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import Feed, Session, open_session
+from splite_deploy.runtime.session import DEFAULT_GPU, Feed, GpuOptions, Session, open_session
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision, SoftArgmaxDepth
 
 Array = NDArray[np.float32]
@@ -111,6 +111,7 @@ def verify(
     precision: Precision | None = None,
     *,
     threads: int | None = None,
+    gpu: GpuOptions = DEFAULT_GPU,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Verification]:
     """Runs the golden crops through the artifacts of a bundle on this machine.
@@ -120,6 +121,7 @@ def verify(
         backend: Only this backend; None stands for all the artifacts there are.
         precision: Only this precision.
         threads: CPU threads.
+        gpu: How a backend that runs on a GPU works.
         progress: Told what is being done.
 
     Returns:
@@ -145,7 +147,7 @@ def verify(
     origin = next((hop.hop.partition(" -> ")[0] for hop in bundle.manifest.parity), "torch")
     for artifact in chosen:
         progress(artifact.label)
-        session = open_session(bundle, artifact.backend, artifact.precision, threads=threads)
+        session = open_session(bundle, artifact.backend, artifact.precision, threads=threads, gpu=gpu)
         try:
             outputs = run_each(session, preprocessor.feed(golden.crops, session.inputs[0]))
         finally:

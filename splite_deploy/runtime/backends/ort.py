@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
 from splite_deploy.errors import BackendError
-from splite_deploy.runtime.session import BaseSession, Ends, Feed, first_line
+from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Ends, Feed, GpuOptions, first_line
 
 Array = NDArray[np.float32]
 _DTYPES = {
@@ -53,7 +53,7 @@ class OrtSession(BaseSession):
         self._names = [spec.name for spec in self.outputs]
 
     @classmethod
-    def open(cls, bundle: Bundle, artifact: Artifact, threads: int | None) -> OrtSession:
+    def open(cls, bundle: Bundle, artifact: Artifact, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> OrtSession:
         """Loads an artifact of a bundle."""
         return cls(bundle.path / artifact.file, artifact, threads)
 

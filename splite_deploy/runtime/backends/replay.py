@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from splite_deploy.bundle import Artifact, Bundle, Golden
 from splite_deploy.runtime.decode import decode
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import BaseSession, Feed
+from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Feed, GpuOptions
 from splite_deploy.spec import ModelSpec
 
 Array = NDArray[np.float32]
@@ -38,7 +38,9 @@ class ReplaySession(BaseSession):
         self._recorded = decode(golden.outputs, spec).by_role() if decodes else golden.outputs
 
     @classmethod
-    def open(cls, bundle: Bundle, artifact: Artifact, threads: int | None) -> ReplaySession:
+    def open(
+        cls, bundle: Bundle, artifact: Artifact, threads: int | None, gpu: GpuOptions = DEFAULT_GPU
+    ) -> ReplaySession:
         """Plays back the golden outputs of a bundle; ``threads`` is taken and ignored, since nothing is computed."""
         return cls(bundle.golden(), bundle.model, artifact)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
 from splite_deploy.errors import BackendError
-from splite_deploy.runtime.session import BaseSession, Ends, first_line
+from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Ends, GpuOptions, first_line
 
 Array = NDArray[np.float32]
 
@@ -63,7 +63,9 @@ class TfliteSession(BaseSession):
         self._outputs = {spec.name: self._port(spec, outputs, file) for spec in held.outputs}
 
     @classmethod
-    def open(cls, bundle: Bundle, artifact: Artifact, threads: int | None) -> TfliteSession:
+    def open(
+        cls, bundle: Bundle, artifact: Artifact, threads: int | None, gpu: GpuOptions = DEFAULT_GPU
+    ) -> TfliteSession:
         """Loads an artifact of a bundle."""
         return cls(bundle.path / artifact.file, artifact, threads)
 
