@@ -5,8 +5,10 @@ What TensorRT and CUDA themselves do is tested in `tests/gpu`.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from numpy_cuda import NumpyCuda
 from trt_stand_in import StandInEngine
 
-from splite_deploy.bundle import Artifact, TensorSpec
+from splite_deploy.bundle import Artifact, TensorSpec, compile_command
 from splite_deploy.errors import BackendError, UsageError
 from splite_deploy.runtime import trt_module
 from splite_deploy.runtime.backends.trt import TrtSession
@@ -23,6 +25,7 @@ from splite_deploy.runtime.session import DEFAULT_GPU, GpuOptions, StageTimed
 from splite_deploy.runtime.trt_module import TensorRt
 from splite_deploy.spec import LimitSpec
 
+BUNDLE = Path("hand.splite")
 COMMAND = "splite-deploy compile hand.splite -b trt -p fp16"
 SIZES = (3, 4, 5)
 
@@ -77,7 +80,7 @@ def opened(
     """A session on a stand-in; with batches its batch is dynamic."""
     described = artifact(None if batches else 1, dtype)
     engine = engine_of(described, cuda, batches or (1, 1), fails=fails or set())
-    return TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, gpu, COMMAND)
+    return TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, gpu, BUNDLE)
 
 
 def crops(count: int, seed: int = 0, dtype: str = "float32") -> Any:
@@ -158,10 +161,17 @@ def test_batches_outside_the_profile(cuda: NumpyCuda, count: int, batch: str) ->
     session.close()
 
 
+def test_the_command_keeps_the_batch_of_the_engine() -> None:
+    engine = dataclasses.replace(artifact(None), target={"batch": "1,4,8"})
+    assert compile_command(BUNDLE, engine) == f"{COMMAND} --batch 1,4,8"
+    assert compile_command(BUNDLE, engine, "1,9,9") == f"{COMMAND} --batch 1,9,9"
+    assert compile_command(BUNDLE, artifact(1)) == COMMAND
+
+
 def test_a_dynamic_engine_whose_batch_can_be_but_one(cuda: NumpyCuda) -> None:
     """Its profile is 3,3,3, so the manifest names a batch; the engine wants to be told it nevertheless."""
     engine = engine_of(artifact(None), cuda, (3, 3))
-    session = TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, artifact(3), DEFAULT_GPU, COMMAND)
+    session = TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, artifact(3), DEFAULT_GPU, BUNDLE)
     for frame in range(3):
         same(session.run({"image": crops(3, frame)}), crops(3, frame))
     with pytest.raises(BackendError, match=r"of shape \(2, 3, 4, 5\); the network takes float32 3x3x4x5"):
@@ -236,7 +246,7 @@ def test_what_tensorrt_says_is_told(cuda: NumpyCuda, call: str) -> None:
     sessions: list[TrtSession] = []
 
     def open_and_run() -> None:
-        sessions.append(TrtSession(SimpleNamespace(), engine, module, cuda, described, DEFAULT_GPU, COMMAND))
+        sessions.append(TrtSession(SimpleNamespace(), engine, module, cuda, described, DEFAULT_GPU, BUNDLE))
         sessions[0].run({"image": crops(1)})
 
     with pytest.raises(BackendError) as caught:
@@ -269,7 +279,7 @@ def test_an_engine_that_the_manifest_does_not_describe(cuda: NumpyCuda, change: 
     for name, value in change.items():
         setattr(engine, name, value)
     with pytest.raises(BackendError, match=message) as caught:
-        TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, DEFAULT_GPU, COMMAND)
+        TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, DEFAULT_GPU, BUNDLE)
     assert caught.value.hint == f"Build it here: {COMMAND}."
 
 
@@ -277,7 +287,7 @@ def test_a_type_that_no_session_takes(cuda: NumpyCuda) -> None:
     described = artifact(1, "int32")
     engine = engine_of(described, cuda)
     with pytest.raises(BackendError, match="has 'image' in int32, which no session takes"):
-        TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, DEFAULT_GPU, COMMAND)
+        TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, DEFAULT_GPU, BUNDLE)
 
 
 def test_sessions_of_one_process_and_threads_in_turn(cuda: NumpyCuda) -> None:

@@ -140,7 +140,9 @@ def open_cuda(choice: str = "auto") -> Cuda:
         return PyCuda()
     if choice == "auto":
         raise MissingDependencyError("TensorRT needs cuda-python or pycuda; neither is installed.", hint=_HINT)
-    raise MissingDependencyError(f"The memory backend '{choice}' is not installed.", hint=f"pip install {choice}.")
+    raise MissingDependencyError(
+        f"The memory backend '{choice}' is not installed.", hint=f"Install it: pip install {choice}."
+    )
 
 
 def _installed(package: str) -> bool:

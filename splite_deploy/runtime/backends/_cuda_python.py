@@ -125,7 +125,12 @@ class CudaPython:
 
     def _call(self, function: str, *arguments: Any) -> tuple[Any, ...]:
         """Calls a function of CUDA; returns its results without the error code."""
-        error, *results = getattr(self._cudart, function)(*arguments)
+        try:
+            error, *results = getattr(self._cudart, function)(*arguments)
+        except RuntimeError as err:  # so older versions say that there is no driver
+            raise BackendError(
+                f"CUDA failed: {function}: {first_line(err)}.", hint="Look at 'splite-deploy doctor' and at nvidia-smi."
+            ) from err
         if error == self._cudart.cudaError_t.cudaSuccess:
             return tuple(results)
         if error == self._cudart.cudaError_t.cudaErrorMemoryAllocation:

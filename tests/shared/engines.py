@@ -1,0 +1,60 @@
+"""Bundles with TensorRT engines, real where TensorRT-RTX is installed: it builds without a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splite_deploy.bundle import MANIFEST, Bundle, sha256_of
+from splite_deploy.runtime.backends.trt_preflight import this_platform
+from splite_deploy.runtime.trt_module import TensorRt, load_tensorrt
+
+NO_ENGINE = b"vtrt" + bytes(range(256))
+"""Begins like an engine; for what is refused before anybody looks further."""
+
+
+def tensorrt_rtx() -> TensorRt:
+    """TensorRT-RTX; skips where it is not installed."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    return load_tensorrt("rtx")
+
+
+def build_engine(trt: Any, graph: Path) -> bytes:
+    """An engine of an ONNX graph, by the shortest way."""
+    logger = trt.Logger(trt.Logger.Severity.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    assert parser.parse_from_file(str(graph)), [str(parser.get_error(index)) for index in range(parser.num_errors)]
+    return bytes(builder.build_serialized_network(network, builder.create_builder_config()))
+
+
+def engine_bundle(source: Path, target: Path, engine: bytes = NO_ENGINE, **facts: str) -> Path:
+    """A copy of a bundle whose only artifact is this engine.
+
+    Args:
+        source: A bundle with one fp32 graph.
+        target: Where the copy goes.
+        engine: Content of the engine's file.
+        facts: What the manifest says that it was built for, beside what fits here.
+    """
+    shutil.copytree(source, target)
+    bundle = Bundle.open(target)
+    file = target / "model.fp16.engine"
+    file.write_bytes(engine)
+    fitting = {"flavour": "rtx", "tensorrt": "1.7.1.116", "platform": this_platform(), "compute_capability": "8.7"}
+    artifact = dataclasses.replace(
+        bundle.find("ort", "fp32"),
+        backend="trt",
+        precision="fp16",
+        file=file.name,
+        sha256=sha256_of(file),
+        target={key: value for key, value in {**fitting, **facts}.items() if value},
+    )
+    manifest = dataclasses.replace(bundle.manifest, artifacts=(artifact,))
+    (target / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return target
