@@ -48,7 +48,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 def static(request: pytest.FixtureRequest) -> Bundle:
     """The tiny bundle with what the test's backend runs."""
     backend = request.getfixturevalue("backend") if "backend" in request.fixturenames else "ort"
-    name = "tiny_tflite_bundle" if backend == "tflite" else "tiny_bundle"
+    name = {"tflite": "tiny_tflite_bundle", "trt": "tiny_trt_bundle"}.get(backend, "tiny_bundle")
     return Bundle.open(request.getfixturevalue(name))
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from numpy.typing import NDArray
 
 from splite_deploy.bundle import MANIFEST, Bundle, sha256_of
 from splite_deploy.runtime.backends.trt_preflight import this_platform
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.session import Session
 from splite_deploy.runtime.trt_module import TensorRt, load_tensorrt
 
 NO_ENGINE = b"vtrt" + bytes(range(256))
@@ -31,6 +34,12 @@ def build_engine(trt: Any, graph: Path) -> bytes:
     parser = trt.OnnxParser(network, logger)
     assert parser.parse_from_file(str(graph)), [str(parser.get_error(index)) for index in range(parser.num_errors)]
     return bytes(builder.build_serialized_network(network, builder.create_builder_config()))
+
+
+def feeds_of(bundle: Bundle, session: Session) -> NDArray[Any]:
+    """The golden crops as a session takes them."""
+    spec = bundle.model.input
+    return Preprocessor(spec, spec.color).feed(bundle.golden().crops, session.inputs[0])
 
 
 def engine_bundle(source: Path, target: Path, engine: bytes = NO_ENGINE, **facts: str) -> Path:
@@ -55,6 +64,6 @@ def engine_bundle(source: Path, target: Path, engine: bytes = NO_ENGINE, **facts
         sha256=sha256_of(file),
         target={key: value for key, value in {**fitting, **facts}.items() if value},
     )
-    manifest = dataclasses.replace(bundle.manifest, artifacts=(artifact,))
+    manifest = dataclasses.replace(bundle.manifest, artifacts=(artifact,), layers={})
     (target / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return target

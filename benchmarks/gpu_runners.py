@@ -1,0 +1,190 @@
+"""The same crops through the same network by TensorRT, torch and ONNX Runtime, each on the GPU.
+
+Every run begins with uint8 crops on the host and ends with its results there. TensorRT's engines normalise and decode;
+torch normalises on the GPU and copies the maps back; ONNX Runtime takes the fp32 graph of the bundle.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gpu_bundles import CHECKPOINTS, HAND
+from numpy.typing import NDArray
+
+from splite_deploy.bench.interleaved import Run
+from splite_deploy.bundle import Bundle
+from splite_deploy.errors import SpliteError
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.session import GpuOptions, open_session
+from splite_deploy.runtime.verify import verify
+from splite_deploy.spec import PRECISIONS, Precision
+
+TIMED_FRAMES = 300
+"""Inferences whose time on the device is taken, beside those that are timed in turn."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """One way to run one network with one batch.
+
+    Attributes:
+        network: ``dense`` or ``compacted``.
+        name: For example ``TensorRT 10.3.0``, ``torch eager``.
+        precision: What it computes in.
+        run: One inference of a batch, from the host to the host.
+        compute_ms: Milliseconds on the device, of the network alone, per inference; None where it cannot tell.
+        facts: What else is known: hash of the engine, its target, its shift against the reference.
+    """
+
+    network: str
+    name: str
+    precision: Precision
+    run: Run
+    compute_ms: Callable[[], list[float]] | None
+    facts: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """For example ``dense, torch eager fp16``."""
+        return f"{self.network}, {self.name} {self.precision}"
+
+
+def batches_of(bundle: Bundle, batch: int) -> list[NDArray[np.uint8]]:
+    """Batches of golden crops, (batch, h, w, 3), to be used in turn."""
+    crops = bundle.golden().crops
+    return [np.stack([crops[(first + k) % len(crops)] for k in range(batch)]) for first in range(len(crops))]
+
+
+def tensorrt_runners(bundle: Bundle, network: str, batch: int, work: Path, stack: ExitStack) -> Iterator[Runner]:
+    """Engines for exactly this batch, built in ``work``, verified and opened.
+
+    Raises:
+        SpliteError: An engine cannot be built, moves keypoints too far, or does not run.
+    """
+    from splite_deploy.compile.trt import TrtOptions, compile_trt
+    from splite_deploy.runtime.trt_module import FLAVOURS
+
+    path = work / f"{network}-{batch}.splite"
+    shutil.copytree(bundle.path, path)
+    compile_trt(Bundle.open(path), PRECISIONS, TrtOptions(batch=(batch, batch, batch)))
+    built = Bundle.open(path)
+    crops = batches_of(built, batch)
+    for precision in PRECISIONS:
+        artifact = built.find("trt", precision)
+        session = open_session(built, "trt", precision)
+        stack.callback(session.close)
+        name = session.inputs[0].name
+        facts = {"engine_sha256": artifact.sha256, "target": dict(artifact.target)}
+        if batch == 1:  # golden crops are verified one by one
+            (result,) = verify(built, "trt", precision)
+            facts["shift_p95_px"] = result.parity.shift_px.p95
+            facts["violations"] = list(result.violations)
+
+        def run(index: int, session: Any = session, name: str = name) -> object:
+            return session.run({name: crops[index % len(crops)]})
+
+        def compute_ms(precision: Precision = precision, name: str = name) -> list[float]:
+            timed: Any = open_session(built, "trt", precision, gpu=GpuOptions(stage_timing=True))
+            try:
+                samples = []
+                for index in range(50 + TIMED_FRAMES):
+                    timed.run({name: crops[index % len(crops)]})
+                    samples.append(timed.stage_ms()["compute"])
+            finally:
+                timed.close()
+            return samples[50:]
+
+        flavour = FLAVOURS[artifact.target["flavour"]]
+        yield Runner(network, f"{flavour} {artifact.target['tensorrt']}", precision, run, compute_ms, facts)
+
+
+def torch_runners(bundle: Bundle, network: str, batch: int) -> Iterator[Runner]:
+    """Eager fp32 and fp16, and ``torch.compile`` in fp16 with CUDA graphs.
+
+    Raises:
+        ImportError: torch, or what loads the checkpoint, is not installed.
+        SpliteError: The checkpoint cannot be loaded.
+    """
+    import torch
+
+    from splite_deploy.export.pipeline import load_model
+
+    torch._dynamo.reset()  # it compiles a function only so often, and then falls back to eager without a word
+    if not torch.cuda.is_available():
+        raise SpliteError("This torch has no CUDA.", hint="Install one that has.")
+    spec = bundle.model.input
+    crops = batches_of(bundle, batch)
+    pinned = torch.empty(crops[0].shape, dtype=torch.uint8, pin_memory=True)
+    mean = torch.tensor(spec.mean, device="cuda").view(1, 3, 1, 1)
+    std = torch.tensor(spec.std, device="cuda").view(1, 3, 1, 1)
+    ways: list[tuple[str, Precision, bool]] = [
+        ("torch eager", "fp32", False),
+        ("torch eager", "fp16", False),
+        ("torch.compile", "fp16", True),
+    ]
+    for name, precision, compiled in ways:
+        dtype = torch.float16 if precision == "fp16" else torch.float32
+        module = load_model(CHECKPOINTS[network], HAND / "model.toml", None).network.eval().cuda().to(dtype)
+        forward: Any = torch.compile(module, mode="reduce-overhead") if compiled else module
+
+        def ready(index: int, dtype: Any = dtype) -> Any:
+            pinned.numpy()[:] = crops[index % len(crops)]
+            planes = pinned.cuda(non_blocking=True).permute(0, 3, 1, 2).float()
+            return ((planes - mean) / std).to(dtype)
+
+        def run(index: int, forward: Any = forward, ready: Any = ready) -> object:
+            with torch.inference_mode():
+                return [output.float().cpu() for output in _listed(forward(ready(index)))]
+
+        def compute_ms(forward: Any = forward, ready: Any = ready) -> list[float]:
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            samples = []
+            with torch.inference_mode():
+                for index in range(50 + TIMED_FRAMES):
+                    tensor = ready(index)
+                    start.record()
+                    forward(tensor)
+                    end.record()
+                    end.synchronize()
+                    samples.append(start.elapsed_time(end))
+            return samples[50:]
+
+        yield Runner(network, name, precision, run, compute_ms, {"torch": torch.__version__})
+
+
+def onnxruntime_runner(bundle: Bundle, network: str, batch: int) -> Runner:
+    """The fp32 graph with ONNX Runtime's CUDA provider.
+
+    Raises:
+        ImportError: ONNX Runtime is not installed.
+        SpliteError: It has no CUDA provider.
+    """
+    import onnxruntime as ort
+
+    provider = "CUDAExecutionProvider"
+    if provider in ort.get_available_providers():
+        graph = bundle.path / bundle.find("ort", "fp32").file
+        session = ort.InferenceSession(str(graph), providers=[provider])
+        if provider in session.get_providers():  # otherwise it has gone to the CPU without a word
+            image = bundle.find("ort", "fp32").inputs[0]
+            spec = bundle.model.input
+            preprocessor = Preprocessor(spec, spec.color)
+            feeds = [preprocessor.feed(crops, image) for crops in batches_of(bundle, batch)]
+
+            def run(index: int) -> object:
+                return session.run(None, {image.name: feeds[index % len(feeds)]})
+
+            return Runner(network, "onnxruntime CUDA", "fp32", run, None, {"onnxruntime": ort.__version__})
+    raise SpliteError("This ONNX Runtime has no CUDA provider.", hint="Install onnxruntime-gpu.")
+
+
+def _listed(outputs: Any) -> list[Any]:
+    if isinstance(outputs, dict):
+        return list(outputs.values())
+    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
