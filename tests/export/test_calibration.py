@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from splite_deploy.errors import CalibrationError, SpecError, SpliteError, UsageError  # noqa: E402
-from splite_deploy.export.calibration import cache_folder, content_key, load_calibration  # noqa: E402
+from splite_deploy.export.calibration import content_key, load_calibration  # noqa: E402
 from splite_deploy.export.calibration_arrays import read_crops  # noqa: E402
 from splite_deploy.export.checkpoint import build_architecture, load_symbol, load_weights, read_checkpoint  # noqa: E402
 from splite_deploy.export.crops import crops_from_images, crops_from_renderer  # noqa: E402
@@ -441,16 +441,3 @@ def test_rendered_images_are_kept_and_neither_stale_nor_damaged_ones_are_used(
 def test_a_cache_that_cannot_be_written_fails_nothing(tiny: ModelSpec, host: HostSpec, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert len(load_calibration(None, tiny, host, count=32, cache=tmp_path / "file" / "cache").pixels) == 32
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SPLITE_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache_folder() == tmp_path / ".cache" / "splite-deploy"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the standard says to ignore
-    assert cache_folder() == tmp_path / ".cache" / "splite-deploy"
-    monkeypatch.setenv("XDG_CACHE_HOME", "/shared")
-    assert cache_folder() == Path("/shared/splite-deploy")
-    monkeypatch.setenv("SPLITE_CACHE", "~/mine")
-    assert cache_folder() == tmp_path / "mine"
