@@ -20,6 +20,18 @@ _TELLING = (re.compile(r"(\w+\.)*\w*(Error|Exception): "), re.compile("ERROR"), 
 _TAIL = 1 << 16  # bytes of the log in which the reason is looked for
 
 
+class ChildFailed(CompileError):
+    """The process ended otherwise than well.
+
+    Attributes:
+        status: Its exit status; of one that a signal ended, the signal's number, negative.
+    """
+
+    def __init__(self, message: str, *, hint: str, status: int) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
 class Child:
     """A running ``python -m MODULE``; leaving the context kills it, and with it what it has started.
 
@@ -74,7 +86,8 @@ class Child:
             progress: Told each line.
 
         Raises:
-            CompileError: It failed, was killed or took too long; the hint names the log.
+            ChildFailed: It failed or was killed; the hint names the log.
+            CompileError: It took too long.
         """
         process = self._process
         assert process.stdout is not None
@@ -101,12 +114,16 @@ class Child:
         if status < 0:
             name = signal.Signals(-status).name
             memory = ", as the system does where memory runs out" if name == "SIGKILL" else ""
-            raise CompileError(
-                f"The conversion was ended by {name}{memory}.", hint=f"Its last words are in {self._log}."
+            raise ChildFailed(
+                f"The conversion was ended by {name}{memory}.",
+                hint=f"Its last words are in {self._log}.",
+                status=status,
             )
         if status > 0:
-            raise CompileError(
-                f"The conversion failed: {_reason(self._log)}", hint=f"All that it printed is in {self._log}."
+            raise ChildFailed(
+                f"The conversion failed: {_reason(self._log)}",
+                hint=f"All that it printed is in {self._log}.",
+                status=status,
             )
 
     def _kill(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from splite_deploy.compile.child import Child
+from splite_deploy.compile.child import Child, ChildFailed
 from splite_deploy.errors import CompileError, OutputError
 
 
@@ -64,8 +65,9 @@ def test_it_is_killed(tmp_path: Path) -> None:
 
 
 def test_it_crashes(tmp_path: Path) -> None:
-    with pytest.raises(CompileError, match=r"The conversion was ended by SIGABRT\."):
+    with pytest.raises(ChildFailed, match=r"The conversion was ended by SIGABRT\.") as caught:
         run(tmp_path, "import os\nos.abort()")
+    assert caught.value.status == -signal.SIGABRT
 
 
 def test_it_takes_too_long_and_ends_with_all_it_started(tmp_path: Path) -> None:
