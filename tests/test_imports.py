@@ -73,7 +73,7 @@ print(PoseEstimator.open(sys.argv[1], backend='replay')(np.zeros((60, 80, 3), np
     assert done.stdout.strip() == "(5,)"
 
 
-@pytest.mark.parametrize("command", ["verify", "bench", "inspect", "doctor", "run", "export", "compact"])
+@pytest.mark.parametrize("command", ["verify", "bench", "inspect", "doctor", "run", "export", "compact", "compile"])
 def test_help_imports_nothing_heavy(command: str) -> None:
     code = f"""
 import splite_deploy.cli

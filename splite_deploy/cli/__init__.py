@@ -3,6 +3,7 @@
 from splite_deploy.cli import bench as bench
 from splite_deploy.cli import device as device
 from splite_deploy.cli import host as host
+from splite_deploy.cli import target as target
 from splite_deploy.cli.app import main
 
 __all__ = ["main"]

@@ -1,1 +1,1 @@
-"""Graph to what one kind of target runs. So far TFLite; each compiler works in a process of its own."""
+"""Graph to what one kind of target runs: TFLite, TensorRT. Each compiler works in a process of its own."""

@@ -1,0 +1,83 @@
+"""The best of several builds: the builder's choices hang on timings, so that no two engines are quite the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.bench.interleaved import Run, interleave
+from splite_deploy.bundle import Bundle
+from splite_deploy.errors import ParityError
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.session import Feed, Session
+from splite_deploy.runtime.verify import compare, run_each, violations
+from splite_deploy.spec import LimitSpec, ModelSpec
+
+FRAMES = 200
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One build, as it ran.
+
+    Attributes:
+        p50_ms: Median of an inference of one crop, with its copies.
+        shift_p95_px: Keypoint shift to the reference, pixels of the network's input.
+        violations: The limits it breaks.
+    """
+
+    p50_ms: float
+    shift_p95_px: float
+    violations: tuple[str, ...]
+
+
+def try_builds(sessions: Sequence[Session], bundle: Bundle, limits: LimitSpec) -> list[Trial]:
+    """Runs builds of one graph side by side: the bundle's golden crops for the error, and in turn for the time."""
+    golden, spec = bundle.golden(), bundle.model
+    feeds = [Preprocessor(spec.input, spec.input.color).feed(golden.crops, session.inputs[0]) for session in sessions]
+
+    runs = {str(number): _runner(*pair) for number, pair in enumerate(zip(sessions, feeds, strict=True))}
+    samples = interleave(runs, FRAMES)
+    return [
+        _trial(float(np.median(samples[str(number)])), golden.outputs, run_each(session, tensors), spec, limits)
+        for number, (session, tensors) in enumerate(zip(sessions, feeds, strict=True))
+    ]
+
+
+def _runner(session: Session, tensors: Feed) -> Run:
+    name = session.inputs[0].name
+    return lambda index: session.run({name: tensors[index % len(tensors) :][:1]})
+
+
+def choose_build(trials: Sequence[Trial], file: str) -> tuple[int, str]:
+    """The fastest build that keeps its limits, and what there was to choose from, in words.
+
+    Raises:
+        ParityError: None keeps them.
+    """
+    within = [number for number, trial in enumerate(trials) if not trial.violations]
+    if not within:
+        raise ParityError(
+            f"None of {len(trials)} builds of {file} keeps its limits: {'; '.join(trials[0].violations)}.",
+            hint="Nothing was written. Compile another precision.",
+        )
+    best = min(within, key=lambda number: trials[number].p50_ms)
+    times, shifts = [t.p50_ms for t in trials], [t.shift_p95_px for t in trials]
+    return best, (
+        f"{len(trials)} builds, p50 {min(times):.3f} to {max(times):.3f} ms, "
+        f"shift p95 {min(shifts):.3g} to {max(shifts):.3g} px"
+    )
+
+
+def _trial(
+    p50_ms: float,
+    reference: Mapping[str, NDArray[np.float32]],
+    outputs: Mapping[str, NDArray[np.float32]],
+    spec: ModelSpec,
+    limits: LimitSpec,
+) -> Trial:
+    parity = compare("", reference, outputs, spec, "")
+    return Trial(p50_ms, parity.shift_px.p95, tuple(violations(parity, limits, spec)))

@@ -1,0 +1,87 @@
+"""TensorRT's errors in our words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from splite_deploy.errors import CompileError
+
+MEMORY_HINT = (
+    "Add --low-memory or a smaller --workspace-mib, close other programs (a desktop takes a gigabyte), or add swap."
+)
+_EXPORT_HINT = "Export with -b trt: it makes a graph of its own for TensorRT, with int8 as TensorRT reads it."
+_PARSED = re.compile(r'While parsing node number (\d+) \[(\w+)(?: -> "([^"]*)")?')
+_NOISE = re.compile(r"CUDA driver version is insufficient|^(Invalid|Unsupported) Node - ")
+_PLACE = re.compile(r"\s+In \w+ at \S+:\d+\)?|^\[?\w+\.(cpp|h)::\S*\s+|^Assertion failed: |Error Code \d+: |\w+::\w+: ")
+_MEMORY = re.compile(r"out of memory|insufficient memory|bad_alloc|failed to allocate|OutOfMemory", re.IGNORECASE)
+_NO_KERNEL = re.compile(r"(?:any implementation for node|no runners that implement it)\W*([\w/.:+-]*)")
+_ZERO_POINT = re.compile(r"shiftIsAllZeros|zero[ _-]?p(oin)?t", re.IGNORECASE)
+_LONGEST = 300
+
+
+def parser_error(graph: str, parser: Any, logged: Sequence[str]) -> CompileError:
+    """Why the ONNX parser refused a graph.
+
+    Args:
+        graph: Name of the file.
+        parser: TensorRT's ``OnnxParser`` after ``parse`` has failed.
+        logged: Errors that were logged; parsers up to version 8 name the node only there.
+    """
+    error: Any = parser.get_error(0) if parser.num_errors else None
+    reason = _meaning(error.desc() if error is not None else "\n".join(logged))
+    if _MEMORY.search(reason):
+        return _memory_error(graph, reason)
+    match = next(filter(None, map(_PARSED.search, logged)), None)
+    name = error.node_name() if hasattr(error, "node_name") else match[3] if match else ""
+    op = error.node_operator() if hasattr(error, "node_operator") else match[2] if match else ""
+    if not op:
+        return CompileError(
+            f"TensorRT cannot read {graph}: {reason}.",
+            hint="Export the bundle again with this version of splite-deploy.",
+        )
+    if op in ("QuantizeLinear", "DequantizeLinear"):
+        if re.search("int32", reason, re.IGNORECASE):
+            return CompileError(f"{graph} has an int32 bias ({op} {name}), and TensorRT takes none.", hint=_EXPORT_HINT)
+        if _ZERO_POINT.search(reason):
+            return CompileError(
+                f"{graph} has a zero point that is not 0 ({op} {name}); TensorRT's int8 is symmetric.",
+                hint=_EXPORT_HINT,
+            )
+    if "Plugin not found" in reason or (error is not None and "UNSUPPORTED" in str(error.code())):
+        return CompileError(
+            f"TensorRT has no operator {op}, which the node {name} of {graph} is.",
+            hint="Build that layer of the network from other operators, or run the bundle with -b ort.",
+        )
+    return CompileError(
+        f"TensorRT cannot read the node {name} ({op}) of {graph}: {reason}.",
+        hint="Build that layer of the network from other operators, or run the bundle with -b ort.",
+    )
+
+
+def build_error(graph: str, logged: Sequence[str]) -> CompileError:
+    """Why the builder made no engine, from the errors that it logged."""
+    text = "\n".join(logged)
+    if _MEMORY.search(text):
+        return _memory_error(graph, _meaning(text))
+    if match := _NO_KERNEL.search(text):
+        which = f" for {match[1].strip('.')}" if match[1].strip(".") else ""
+        return CompileError(
+            f"TensorRT found no kernel{which} while building {graph}: {_meaning(text)}.",
+            hint="Give it more --workspace-mib, or compile another precision.",
+        )
+    return CompileError(
+        f"TensorRT built no engine of {graph}: {_meaning(text)}.",
+        hint="Compile another precision to see whether it is the graph; run the bundle with -b ort meanwhile.",
+    )
+
+
+def _memory_error(graph: str, reason: str) -> CompileError:
+    return CompileError(f"The memory did not suffice to build {graph}: {reason}.", hint=MEMORY_HINT)
+
+
+def _meaning(text: str) -> str:
+    """The first line that says something, without places in TensorRT's sources."""
+    lines = [_PLACE.sub("", line).strip().rstrip(".") for line in text.splitlines() if not _NOISE.search(line)]
+    return next(filter(None, lines), "it gave no reason")[:_LONGEST]
