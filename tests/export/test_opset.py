@@ -1,0 +1,157 @@
+"""Graphs in opset 17: the same numbers, or a refusal that names the node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx  # noqa: TID253
+import pytest
+from exports import refused
+from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
+
+pytest.importorskip("torch")
+import nets
+
+from splite_deploy.bundle import Bundle
+from splite_deploy.errors import ExportError
+from splite_deploy.export.ends import fuse_decode, fuse_input
+from splite_deploy.export.graph import quiet
+from splite_deploy.export.onnx_walk import load, make_session, run_graph
+from splite_deploy.export.opset import lower_opset
+from splite_deploy.export.precision import to_int8
+from splite_deploy.runtime.preprocess import Preprocessor
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    return int(model.opset_import[0].version)
+
+
+def of_nodes(*nodes: Any, opset: int = 18, **constants: Any) -> onnx.ModelProto:
+    """image -> y."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def same(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The lowered graph, whose outputs have been found equal."""
+    before, image = model.SerializeToString(), np.random.default_rng(0).standard_normal((1, 4, 8, 8), np.float32)
+    lowered = lower_opset(model)
+    assert model.SerializeToString() == before  # it was a copy
+    assert opset_of(lowered) == 17 and lowered.ir_version <= 8
+    feeds = {"image": image}
+    for expected, found in zip(*(make_session(m).run(None, feeds) for m in (model, lowered)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    return lowered
+
+
+@pytest.mark.parametrize("kind", ["Mean", "Max", "Min", "Prod", "L1", "L2", "LogSumExp", "SumSquare"])
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_reductions(kind: str, keepdims: int) -> None:
+    node = helper.make_node(f"Reduce{kind}", ["image", "axes"], ["y"], keepdims=keepdims, noop_with_empty_axes=0)
+    lowered = same(of_nodes(node, axes=np.array([2, 3])))
+    assert list(lowered.graph.node[0].input) == ["image"]
+
+
+def test_a_reduction_of_everything() -> None:
+    same(of_nodes(helper.make_node("ReduceMean", ["image"], ["y"], keepdims=0)))
+
+
+def test_what_has_not_changed_but_in_name() -> None:
+    split = helper.make_node("Split", ["image", "sizes"], ["a", "b"], axis=1)
+    add = helper.make_node("Add", ["a", "b"], ["y"])
+    same(of_nodes(split, add, sizes=np.array([2, 2])))
+    same(of_nodes(helper.make_node("Pad", ["image", "pads"], ["y"]), pads=np.array([0, 0, 1, 1, 0, 0, 1, 1])))
+    resize = helper.make_node("Resize", ["image", "", "scales"], ["y"], mode="linear", antialias=0)
+    same(of_nodes(resize, scales=np.array([1, 1, 2, 2], np.float32)))
+
+
+@pytest.mark.parametrize("name", ["mobile", "shuffle", "se", "unet", "fuse", "pixel-shuffle", "grouped"])
+def test_networks(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    onnxsim = pytest.importorskip("onnxsim")
+    network, example = nets.randomised(nets.NETS[name]()), torch.zeros(1, 3, 16, 16)
+    path = str(tmp_path / "net.onnx")
+    with quiet():
+        torch.onnx.export(network, (example,), path, input_names=["image"], opset_version=18, dynamo=False)
+        model, valid = onnxsim.simplify(onnx.load(path))
+    assert valid and opset_of(model) == 18
+    crops = nets.sample((2, 3, 16, 16)).numpy()
+    expected, found = run_graph(model, crops), run_graph(lower_opset(model), crops)
+    for role, values in expected.items():
+        np.testing.assert_allclose(found[role], values, rtol=0, atol=1e-5, err_msg=role)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_export_makes(tiny_bundle: Path, tmp_path: Path, precision: str, fused: bool) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    crops, spec = bundle.golden().crops, bundle.model
+    tensors = Preprocessor(spec.input, spec.input.color).normalise(crops)
+    file = tiny_bundle / "model.onnx"
+    if precision == "int8":
+        file = tmp_path / "model.int8.onnx"
+        to_int8(tiny_bundle / "model.onnx", file, tensors, "trt")
+    model = load(file)
+    if fused:
+        model = fuse_decode(fuse_input(model, spec), spec)
+    session, lowered = make_session(model), make_session(lower_opset(model))
+    for feed in crops[:4, None] if fused else tensors[:4, None]:
+        for expected, found in zip(*(s.run(None, {"image": feed}) for s in (session, lowered)), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_a_graph_of_17_stays() -> None:
+    model = of_nodes(helper.make_node("ReduceMean", ["image"], ["y"], axes=[2, 3]), opset=17)
+    assert lower_opset(model) == model
+
+
+@pytest.mark.parametrize(
+    ("node", "constants", "named"),
+    [
+        (helper.make_node("Split", ["image"], ["y", "z"], "halve", axis=1, num_outputs=2), {}, "halve (Split)"),
+        (
+            helper.make_node("Resize", ["image", "", "scales"], ["y"], "shrink", mode="linear", antialias=1),
+            {"scales": np.array([1, 1, 0.5, 0.5], np.float32)},
+            "shrink (Resize)",
+        ),
+        (
+            helper.make_node("Pad", ["image", "pads", "", "axes"], ["y"], "widen"),
+            {"pads": np.array([1, 1]), "axes": np.array([3])},
+            "widen (Pad)",
+        ),
+        (
+            helper.make_node("ReduceMean", ["image", "axes"], ["y"], "mean", noop_with_empty_axes=1),
+            {"axes": np.empty(0, np.int64)},
+            "mean (ReduceMean)",
+        ),
+        (
+            helper.make_node("GroupNormalization", ["image", "s", "b"], ["y"], "norm", num_groups=2),
+            {"s": np.ones(2, np.float32), "b": np.zeros(2, np.float32)},
+            "norm (GroupNormalization)",
+        ),
+    ],
+)
+def test_what_has_no_older_form_is_named(node: Any, constants: dict[str, Any], named: str) -> None:
+    refused(
+        ExportError,
+        f"The node {named} has no form in opset 17.",
+        "build with a later TensorRT",
+        lower_opset,
+        of_nodes(node, **constants),
+    )
+
+
+def test_another_opset_is_refused() -> None:
+    model = of_nodes(helper.make_node("Relu", ["image"], ["y"]), opset=19)
+    refused(ExportError, "of opset 19, from which there is no way to 17", "--opset 18", lower_opset, model)
