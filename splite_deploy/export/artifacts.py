@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from splite_deploy.evidence import BudgetSearch, Calibration
 from splite_deploy.export.budget import MAX_FACTOR, Shift
 from splite_deploy.export.calibration import CalibrationSet, load_calibration
 from splite_deploy.export.engine_graphs import rounding_to_nearest
-from splite_deploy.export.onnx_files import FP16, INT8, engine_file, keep_quantisation, make_onnx_files
+from splite_deploy.export.onnx_files import FP16, INT8, WEAK, engine_file, keep_quantisation, make_onnx_files
 from splite_deploy.export.onnx_walk import load, run_graph
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.qdq import has_qdq
@@ -135,6 +136,8 @@ def make_artifacts(
             held[artifact.label] = replace(artifact, limits=limits[artifact.precision])
             if artifact.precision == "int8" and options.int8_recipe == "full-integer":
                 files.methods[artifact.label] = "TensorFlow's own"
+    if "trt" in options.backends and not trained:
+        shutil.copyfile(file, file.with_name(WEAK))
     graphs = tuple(
         _engine_graph(folder, precision, typing, graph, limits[precision])
         for precision in (options.precisions if "trt" in options.backends else ())

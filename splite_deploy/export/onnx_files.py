@@ -22,6 +22,7 @@ METHOD: Method = "mse"
 FP16 = "model.fp16.onnx"
 INT8: Mapping[Consumer, str] = {"ort": "model.int8.onnx", "trt": "model.int8.trt.onnx"}
 INT8_FP16 = "model.int8-fp16.trt.onnx"
+WEAK = "model.trt.onnx"
 _NAMED = 6  # nodes that a note names
 Progress = Callable[[str], None]
 
@@ -46,11 +47,13 @@ class OnnxFiles:
 def engine_file(precision: Precision, typing: Typing, fp32: str) -> str:
     """The file that an engine of this precision is built of; ``fp32`` is the name of the fp32 graph.
 
-    A builder that is weakly typed makes fp16 of the fp32 graph, by a flag.
+    A builder that is weakly typed makes fp16 of the fp32 graph, by a flag; it has a copy of that, in an older opset.
     """
     if precision == "int8":
         return INT8["trt"] if typing == "weak" else INT8_FP16
-    return FP16 if precision == "fp16" and typing == "strong" else fp32
+    if typing == "weak":
+        return WEAK
+    return FP16 if precision == "fp16" else fp32
 
 
 def make_onnx_files(

@@ -39,8 +39,8 @@ from splite_deploy.export.artifacts import (
 from splite_deploy.export.budget import Shift
 from splite_deploy.export.checkpoint import build_architecture, load_weights, read_checkpoint
 from splite_deploy.export.crops import make_crops
+from splite_deploy.export.finishing import finish_bundle
 from splite_deploy.export.forms import FORMS, form_of, require_trust
-from splite_deploy.export.fusing import fuse_bundle
 from splite_deploy.export.given import GivenGraph, read_graph
 from splite_deploy.export.graph import MIN_OPSET, check_outputs, onnx_from_network, ort_artifact, simplify
 from splite_deploy.export.header import check_metadata
@@ -236,11 +236,9 @@ def _measured(
 ) -> Manifest:
     """The manifest with what the artifacts differ by and are made of, and which of them all to ship."""
     shifts = {FP32: simplified, **check_artifacts(draft, reference, options, progress)}
-    manifest, added = draft.manifest, [label for label in shifts if label != FP32]
-    if options.fuses:
-        manifest, shifts = fuse_bundle(draft, shifts, reference, options, progress)
-        added = list(shifts)
-        draft = Bundle(draft.path, manifest)
+    manifest, shifts = finish_bundle(draft, shifts, reference, options, progress)
+    added = [label for label in shifts if label != FP32 or options.fuses]
+    draft = Bundle(draft.path, manifest)
     verdict = None
     if len(manifest.artifacts) > 1 or labels:
         verdict = give_verdict(draft, shifts, reference, labels, progress)

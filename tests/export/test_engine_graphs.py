@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx.version_converter")
 pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402, TID253
 
 from splite_deploy.bundle import Bundle, sha256_of  # noqa: E402
-from splite_deploy.export import fusing  # noqa: E402
+from splite_deploy.export import finishing  # noqa: E402
 from splite_deploy.export.engine_graphs import rounding_to_nearest  # noqa: E402
 from splite_deploy.export.onnx_walk import load, make_session  # noqa: E402
 from splite_deploy.runtime import PoseEstimator  # noqa: E402
@@ -50,9 +51,9 @@ def test_every_precision_has_a_graph_for_both_kinds_of_builders(export: Run, out
     bundle = Bundle.open(output)
     graphs = {(graph.precision, graph.typing): graph for graph in bundle.manifest.graphs}
     assert {key: graph.file for key, graph in graphs.items()} == {
-        ("fp32", "weak"): "model.onnx",
+        ("fp32", "weak"): "model.trt.onnx",
         ("fp32", "strong"): "model.onnx",
-        ("fp16", "weak"): "model.onnx",
+        ("fp16", "weak"): "model.trt.onnx",
         ("fp16", "strong"): "model.fp16.onnx",
         ("int8", "weak"): "model.int8.trt.onnx",
         ("int8", "strong"): "model.int8-fp16.trt.onnx",
@@ -61,8 +62,18 @@ def test_every_precision_has_a_graph_for_both_kinds_of_builders(export: Run, out
     for graph in graphs.values():
         assert graph.sha256 == sha256_of(output / graph.file) and graph.limits == limits[graph.precision]
         assert graph.inputs == bundle.manifest.artifacts[0].inputs
+    opsets = {name: load(output / name).opset_import[0].version for name in {graph.file for graph in graphs.values()}}
+    assert opsets == {
+        "model.onnx": 18,
+        "model.trt.onnx": 17,
+        "model.fp16.onnx": 18,
+        "model.int8.trt.onnx": 17,
+        "model.int8-fp16.trt.onnx": 19,
+    }
     hops = [hop.hop for hop in bundle.manifest.parity]
-    assert hops[-2:] == ["onnx -> trt int8 graph (weak)", "onnx -> trt int8 graph (strong)"]
+    assert hops[-3:] == [
+        f"onnx -> trt {one}" for one in ("fp32 graph (weak)", "int8 graph (weak)", "int8 graph (strong)")
+    ]
     assert [artifact.backend for artifact in bundle.manifest.artifacts] == ["ort"] * 3
 
 
@@ -93,6 +104,18 @@ def test_engines_alone_leave_the_graph_for_onnx_runtime(export: Run, output: Pat
     returned = {row.layer for row in manifest.budget.rows}
     note = next(note for note in manifest.source.notes if note.startswith("model.int8.trt.onnx"))
     assert returned and all(layer in note.partition("float by choice")[2] for layer in returned)
+
+
+def test_a_graph_that_an_older_builder_cannot_read_says_so(
+    splite: Run, tiny_bundle: Path, tiny_model: Path, output: Path
+) -> None:
+    newer = onnx.version_converter.convert_version(load(tiny_bundle / "model.onnx"), 20)
+    onnx.save(newer, str(output.parent / "newer.onnx"))
+    result = splite(
+        "export", output.parent / "newer.onnx", "--model", tiny_model, "-b", "trt", "--crops", 4, "-o", output
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "note: model.trt.onnx is not for TensorRT 8: The graph is of opset 20" in result.stderr
 
 
 def test_a_bundle_from_before_has_no_graphs(tiny_bundle: Path) -> None:
@@ -140,7 +163,7 @@ def test_ends_in_every_file(
     box = (10, 10, 110, 90)
     with PoseEstimator.open(output, precision="fp32") as fused_one, PoseEstimator.open(tiny_bundle) as plain_one:
         np.testing.assert_allclose(
-            fused_one(image, box).keypoints, plain_one(image, box).keypoints, rtol=0, atol=fusing.FUSED_PX
+            fused_one(image, box).keypoints, plain_one(image, box).keypoints, rtol=0, atol=finishing.FUSED_PX
         )
     assert splite("verify", output).exit_code == 0
     assert splite("inspect", output).exit_code == 0
@@ -149,7 +172,7 @@ def test_ends_in_every_file(
 def test_ends_that_compute_something_else_are_refused(
     export: Run, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fusing, "FUSED_PX", -1.0)
+    monkeypatch.setattr(finishing, "FUSED_PX", -1.0)
     result = export("--fuse-decode")
     assert result.exit_code == 1 and "With its ends in the graph ort fp32 moves keypoints by" in result.stderr
     assert "Leave out --fuse-input and --fuse-decode" in result.stderr
