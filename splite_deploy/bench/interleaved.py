@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of medians with its 95 % bootstrap interval."""
+    """A ratio with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -81,12 +82,35 @@ def interleave(
 
 
 def ratio_of_medians(numerator: Samples, denominator: Samples, *, seed: int = 0) -> Ratio:
-    """Median over median, with the interval of a bootstrap over blocks (Efron & Tibshirani 1993, chapters 8 and 13).
+    """Median over median of networks that were timed in one run: blocks of the same number lay side by side."""
+    return bootstrap_ratio(numerator, denominator, np.median, paired=True, seed=seed)
 
-    Blocks are drawn, not inferences, since neighbours in time resemble each other; and the same blocks of both, since
-    they were measured side by side.
+
+def bootstrap_ratio(
+    numerator: Samples,
+    denominator: Samples,
+    statistic: Callable[[Samples], np.floating[Any]],
+    *,
+    paired: bool,
+    seed: int = 0,
+) -> Ratio:
+    """A ratio with the interval of a bootstrap over blocks (Efron & Tibshirani 1993, chapters 8 and 13).
+
+    Blocks are drawn, not inferences, since neighbours in time resemble each other.
+
+    Args:
+        numerator: (blocks, frames of a block) of the one.
+        denominator: (blocks, frames of a block) of the other.
+        statistic: What is set in proportion, of any number of blocks.
+        paired: Draws the same blocks of both, since they were measured side by side; otherwise those of each by
+            themselves.
+        seed: Of the drawing.
     """
-    drawn = np.random.default_rng(seed).integers(len(numerator), size=(RESAMPLES, len(numerator)))
-    ratios = [np.median(numerator[blocks]) / np.median(denominator[blocks]) for blocks in drawn]
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(numerator), size=(RESAMPLES, len(numerator)))
+    others = drawn if paired else rng.integers(len(denominator), size=(RESAMPLES, len(denominator)))
+    ratios = [
+        statistic(numerator[these]) / statistic(denominator[those]) for these, those in zip(drawn, others, strict=True)
+    ]
     low, high = np.percentile(ratios, [2.5, 97.5])
-    return Ratio(float(np.median(numerator) / np.median(denominator)), float(low), float(high))
+    return Ratio(float(statistic(numerator) / statistic(denominator)), float(low), float(high))

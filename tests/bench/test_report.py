@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from bench_results import ENVIRONMENT, SUSTAINED, bench_result, stats_of
 from rich.console import Console, RenderableType
 
-from splite_deploy.bench.environment import Environment
 from splite_deploy.bench.measure import STAGES
 from splite_deploy.bench.report import (
     append_result,
@@ -19,108 +18,11 @@ from splite_deploy.bench.report import (
     table,
 )
 from splite_deploy.bench.result import (
-    SCHEMA_VERSION,
     BenchResult,
-    CurvePoint,
-    Evaluation,
-    ImageError,
-    Memory,
-    Sensors,
-    Startup,
-    Streams,
-    Sustained,
     Windows,
 )
 from splite_deploy.bench.sentences import sentences
-from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.errors import OutputError, UsageError
-from splite_deploy.evidence import Layer
-
-ENVIRONMENT = Environment(
-    cpu_model="Test CPU",
-    logical_cores=4,
-    usable_cores=2,
-    cpu_quota_cores=None,
-    governor=None,
-    max_clock_mhz=1510.4,
-    allowed_clock_mhz=None,
-    memory_total_mib=7620,
-    os="Test OS 1",
-    kernel="Linux 6.1",
-    architecture="aarch64",
-    python="CPython 3.11.9",
-    versions={"splite-deploy": "0.1.0", "numpy": "1.26.4"},
-    board=None,
-    l4t=None,
-    thread_variables={"OMP_NUM_THREADS": "2"},
-    load_average_1min=0.25,
-    current_clock_mhz=1190.4,
-    gpus=("NVIDIA RTX 2000",),
-    gpu_driver="560.35",
-    jetpack="6.1",
-    nvpmodel="MAXN",
-    jetson_clocks=True,
-    temperatures_c={"cpu-thermal": 48.5},
-)
-
-
-SENSORS = Sensors(
-    source="tegrastats",
-    seconds=(0.0, 1.0),
-    power_mw={"VDD_IN": (5000.0, 5200.0), "VDD_SOC": (None, 900.0)},
-    temperatures_c={"cpu": (48.0, 49.5)},
-    clocks_mhz={"gpu": (918.0, 918.0)},
-    mean_power_mw={"VDD_IN": 5100.0, "VDD_SOC": 900.0},
-    energy_rail="VDD_IN",
-    energy_mj_per_frame=10.25,
-    absent=("clock of the memory",),
-)
-CURVE = (CurvePoint(0, 480, 2.0, 3.0), CurvePoint(1, 490, 2.01, 2.5))
-SUSTAINED = Sustained(2.0, 970, 485.0, CURVE, "steady", "p50 2.00 ms at first, 2.01 ms at last", SENSORS)
-IMAGE = ImageError("images/0.jpg", (10.0, 12.5, 80.0, 90.0), 8.5)
-EVALUATION = Evaluation("289 labels of hands", 289, 1.25, 1.6, 0.97, 0.92, 8.5, 6.0, None, (IMAGE,), (IMAGE,))
-
-
-def _stats(p50_ms: float) -> LatencyStats:
-    return LatencyStats(300, p50_ms, 0.01, p50_ms / 2, p50_ms, p50_ms * 1.1, p50_ms * 1.2, p50_ms * 2)
-
-
-def _result(**changes: Any) -> BenchResult:
-    result = BenchResult(
-        schema_version=SCHEMA_VERSION,
-        date_utc="2025-11-20T11:35:27+00:00",
-        bundle="hand.splite",
-        model="hand",
-        artifact_file="model.onnx",
-        artifact_sha256="ab" * 32,
-        backend="ort",
-        precision="fp32",
-        batch=1,
-        threads=None,
-        opencv_threads=2,
-        frames=300,
-        warmup_frames=73,
-        warmup_s=0.5,
-        inputs_from="golden crops of the bundle",
-        inputs_count=8,
-        image_width_px=128,
-        image_height_px=96,
-        timer_overhead_us=0.05,
-        stages=dict(zip(STAGES, map(_stats, (0.125, 1.25, 0.625, 2.0, 1.1875)), strict=True)),
-        environment=ENVIRONMENT,
-        windows=Windows(100, (2.1, 2.0, 2.0, 2.01), stable=True, tolerance=0.03),
-        samples_ms={"total": (2.0, 2.01, 1.99)},
-        samples_every=100,
-        affinity=(0, 1),
-        model_bytes=2_464_136,
-        startup=Startup(310.5, 25.25, 3.5),
-        memory=Memory(60.0, 84.5, 90.25),
-        sustained=SUSTAINED,
-        streams=Streams(2, 600, 900.0, 1.8, _stats(2.2)),
-        accuracy=EVALUATION,
-        layers=(Layer("/conv1", "Conv", "float32", 12.5), Layer("/head", "Conv", "float32", None)),
-    )
-    return dataclasses.replace(result, **changes)
 
 
 def _text(renderable: RenderableType, width: int = 200) -> str:
@@ -132,7 +34,7 @@ def _text(renderable: RenderableType, width: int = 200) -> str:
 
 def test_round_trip_of_json_lines(tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
-    results = [_result(), _result(backend="tflite", precision="int8", threads=4, batch=2)]
+    results = [bench_result(), bench_result(backend="tflite", precision="int8", threads=4, batch=2)]
     for result in results:
         append_result(file, result)
     assert file.read_bytes().count(b"\n") == 2
@@ -141,14 +43,14 @@ def test_round_trip_of_json_lines(tmp_path: Path) -> None:
 
 def test_empty_lines_are_skipped(tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
-    append_result(file, _result())
+    append_result(file, bench_result())
     file.write_text("\n" + file.read_text() + "\n")
     assert len(read_results(file)) == 1
 
 
 def test_schema_is_fixed() -> None:
     """Whoever changes a key must raise SCHEMA_VERSION."""
-    data = _result().to_dict()
+    data = bench_result().to_dict()
     assert list(data) == [
         "schema_version",
         "date_utc",
@@ -273,8 +175,8 @@ def test_recorded_results_of_the_first_version_are_read(root: Path) -> None:
 
 
 def test_a_file_alone_has_the_bare_network_only() -> None:
-    bare = {"bare_inference": _stats(1.0)}
-    alone = _result(bundle="", model="net", artifact_file="net.onnx", precision=None, stages=bare)
+    bare = {"bare_inference": stats_of(1.0)}
+    alone = bench_result(bundle="", model="net", artifact_file="net.onnx", precision=None, stages=bare)
     assert BenchResult.from_dict(json.loads(json.dumps(alone.to_dict()))) == alone
     assert (alone.label, alone.overhead_ms, alone.frames_per_second) == ("ort", 0.0, 1000.0)
     text = _text(table([alone]))
@@ -282,7 +184,7 @@ def test_a_file_alone_has_the_bare_network_only() -> None:
 
 
 def test_table_holds_the_figures() -> None:
-    text = _text(table([_result()]))
+    text = _text(table([bench_result()]))
     for header in ("Artifact", "Stage", "p50 (ms)", "p90 (ms)", "p99 (ms)", "Max (ms)", "Share of total (%)"):
         assert header in text
     rows = {stage: line for line in text.splitlines() for stage in ("Preprocess", "Decode") if stage in line}
@@ -303,17 +205,17 @@ def summary(result: BenchResult) -> str:
 
 
 def test_sentence_states_overhead_and_speed() -> None:
-    text = summary(_result())
+    text = summary(bench_result())
     assert "estimator p50 2.000 ms minus bare inference p50 1.188 ms = 0.812 ms overhead" in text
     assert "500.0 frames per second at p50" in text
     assert "golden crops of the bundle (8 of at most 128 x 96 px)" in text
     assert "300 frames after 73 of warm-up" in text
     assert "default of the backend" in text
-    assert " ".join(text.split()) in " ".join(_text(table([_result()]), width=3000).split())
+    assert " ".join(text.split()) in " ".join(_text(table([bench_result()]), width=3000).split())
 
 
 def test_sentences_say_everything_else_that_was_measured() -> None:
-    text = summary(_result())
+    text = summary(bench_result())
     assert "threads: default of the backend on cores 0, 1" in text
     assert "Steady: the last three windows of 100 frames agree within 3 %." in text
     assert "imports in 310 ms, loads in 25 ms and has its first inference after 3.5 ms more" in text
@@ -328,22 +230,22 @@ def test_sentences_say_everything_else_that_was_measured() -> None:
 
 
 def test_an_unsteady_result_is_called_so() -> None:
-    text = summary(_result(windows=Windows(100, (2.0, 2.5, 2.0, 2.6), stable=False, tolerance=0.03)))
+    text = summary(bench_result(windows=Windows(100, (2.0, 2.5, 2.0, 2.6), stable=False, tolerance=0.03)))
     assert "UNSTABLE: no three windows of 100 frames in a row agree within 3 % (p50 2.000, 2.500, 2.000, 2.600" in text
 
 
 def test_what_was_not_measured_is_not_said() -> None:
     bare = dict.fromkeys(("windows", "affinity", "startup", "memory", "sustained", "streams", "accuracy"))
-    assert len(sentences(_result(**bare))) == 2
+    assert len(sentences(bench_result(**bare))) == 2
     silent = dataclasses.replace(SUSTAINED, sensors=None)
-    assert "Power, temperatures and clocks could not be read here." in summary(_result(sustained=silent))
+    assert "Power, temperatures and clocks could not be read here." in summary(bench_result(sustained=silent))
 
 
 def test_sentence_of_a_batch_and_of_recorded_outputs() -> None:
-    assert "frames of 4 crops per second" in summary(_result(batch=4))
-    assert "threads: 2" in summary(_result(threads=2))
-    assert "no network ran" in summary(_result(backend="replay"))
-    assert "no network ran" not in summary(_result())
+    assert "frames of 4 crops per second" in summary(bench_result(batch=4))
+    assert "threads: 2" in summary(bench_result(threads=2))
+    assert "no network ran" in summary(bench_result(backend="replay"))
+    assert "no network ran" not in summary(bench_result())
 
 
 def test_environment_table_shows_what_is_not_available() -> None:
@@ -357,12 +259,12 @@ def test_environment_table_shows_what_is_not_available() -> None:
 
 
 def test_brackets_in_a_name_are_no_markup() -> None:
-    assert "hand[bold].splite" in _text(table([_result(bundle="hand[bold].splite")]))
+    assert "hand[bold].splite" in _text(table([bench_result(bundle="hand[bold].splite")]))
 
 
 def test_writing_to_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught:
-        append_result(tmp_path / "no" / "results.jsonl", _result())
+        append_result(tmp_path / "no" / "results.jsonl", bench_result())
     assert caught.value.hint
 
 
@@ -371,7 +273,7 @@ def test_writing_to_a_missing_folder(tmp_path: Path) -> None:
 )
 def test_wrong_line_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "results.jsonl"
-    append_result(file, _result())
+    append_result(file, bench_result())
     with file.open("a") as stream:
         stream.write(content + "\n")
     with pytest.raises(UsageError, match="line 2") as caught:
@@ -381,7 +283,7 @@ def test_wrong_line_is_named(tmp_path: Path, content: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_missing_stage_is_named(stage: str) -> None:
-    data = _result().to_dict()
+    data = bench_result().to_dict()
     del data["stages"][stage]
     with pytest.raises(UsageError, match=stage):
         BenchResult.from_dict(json.loads(json.dumps(data)))

@@ -1,0 +1,297 @@
+"""Two files of results beside each other: is one faster, and can that be told at all?
+
+Times of one run resemble their neighbours: clocks drift, other processes come and go. So blocks of neighbours are
+drawn in the bootstrap, not single times; and since that noise has no one time scale, blocks of two lengths, of which
+the wider interval counts. What no interval of a single run holds is how far two runs of the same file lie apart: on a
+machine with other work their medians may differ by a tenth, since that work only ever adds time, and to most frames of
+a run. Their fastest frames hardly differ. So a change counts where these changed as well.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from splite_deploy.bench.environment import NOT_AVAILABLE
+from splite_deploy.bench.interleaved import Ratio, Samples, bootstrap_ratio
+from splite_deploy.bench.report import STAGE_NAMES
+from splite_deploy.bench.result import BenchResult
+from splite_deploy.errors import UsageError
+
+THRESHOLD = 0.03
+"""Smaller changes are none: two runs of one file differ as much. Of a short stage also those below half of it of the
+whole frame, since what the caches held before is a matter of microseconds, and of chance."""
+OVERLOAD, OVERLOADED_THRESHOLD = 2.0, 0.1
+"""From so many processes per core on even the fastest frames are disturbed; smaller changes are none then."""
+BLOCK_COUNTS = (32, 8)
+UNDISTURBED_PCT = 2
+"""The percentile that stands for frames in which nothing came between."""
+
+Verdict = Literal["faster", "slower", "no difference", "unclear"]
+_COLOURS = {"faster": "green", "slower": "red", "no difference": "", "unclear": "yellow"}
+
+
+@dataclass(frozen=True)
+class StageChange:
+    """One stage before and after.
+
+    Attributes:
+        stage: See `BenchResult.stages`.
+        before_ms: Its median, milliseconds.
+        after_ms: Its median, milliseconds.
+        median: Ratio of the medians, after over before.
+        undisturbed: The same of the percentile `UNDISTURBED_PCT`.
+        verdict: See `verdict_of`.
+    """
+
+    stage: str
+    before_ms: float
+    after_ms: float
+    median: Ratio
+    undisturbed: Ratio
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One artifact before and after.
+
+    Attributes:
+        before: What was measured, in words.
+        after: What was measured, in words.
+        runs: How many runs of either were taken together.
+        stages: The stages that both have.
+        warnings: What else differs and may be the cause, in words.
+    """
+
+    before: str
+    after: str
+    runs: tuple[int, int]
+    stages: tuple[StageChange, ...]
+    warnings: tuple[str, ...]
+
+
+def compare(before: Sequence[BenchResult], after: Sequence[BenchResult]) -> list[Comparison]:
+    """Compares the artifacts that two sets of results have in common.
+
+    They are matched by backend, precision, batch and streams; where several agree in that, by bundle, model and threads
+    as well.
+
+    Raises:
+        UsageError: They have nothing in common, or a result holds no single times.
+    """
+    pairs = list(_pairs(_groups(before), _groups(after)))
+    if not pairs:
+        labels = [", ".join(dict.fromkeys(result.label for result in results)) for results in (before, after)]
+        raise UsageError(
+            f"The results have no artifact in common: {labels[0] or 'none'} before, {labels[1] or 'none'} after.",
+            hint="Measure the same backend, precision and batch for both.",
+        )
+    return [_compare(*pair) for pair in pairs]
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """One row per artifact and stage, with what else differs below."""
+    lines = [
+        "After over before, with 95 % bootstrap intervals. Undisturbed: of the fastest frames "
+        f"({UNDISTURBED_PCT}nd percentile), to which other work adds nothing. Slower and faster need a change of "
+        f"{THRESHOLD:.0%} there, and of {THRESHOLD / 2:.1%} of the frame, that the medians do not contradict."
+    ]
+    if any(change.verdict == "unclear" for item in comparisons for change in item.stages):
+        lines.append(
+            "Unclear: the medians moved and the fastest frames did not, or not as far. Measure again on a quiet "
+            "machine, or append several runs of each to its file, in turn (before, after, before, ...): they count "
+            "together."
+        )
+    lines += [f"{item.after}: {warning}." for item in comparisons for warning in item.warnings]
+    grid = Table(title="Before and after", caption=escape("\n".join(lines)), caption_justify="left")
+    for header in ("Artifact", "Stage"):
+        grid.add_column(header)
+    for header in ("Before (ms)", "After (ms)", "Medians", "Undisturbed"):
+        grid.add_column(header, justify="right")
+    grid.add_column("Verdict")
+    for item in comparisons:
+        for index, change in enumerate(item.stages):
+            colour = _COLOURS[change.verdict]
+            grid.add_row(
+                escape(_title(item)) if index == 0 else "",
+                STAGE_NAMES.get(change.stage, change.stage),
+                f"{change.before_ms:.3f}",
+                f"{change.after_ms:.3f}",
+                _cell(change.median),
+                _cell(change.undisturbed),
+                f"[{colour}]{change.verdict}[/]" if colour else change.verdict,
+                end_section=index == len(item.stages) - 1,
+            )
+    return grid
+
+
+def _cell(ratio: Ratio) -> str:
+    return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
+
+
+def _title(item: Comparison) -> str:
+    runs = "" if item.runs == (1, 1) else f"\n{item.runs[0]} and {item.runs[1]} runs"
+    return (item.after if item.before == item.after else f"{item.before}\n{item.after}") + runs
+
+
+def undisturbed(times_ms: Samples) -> np.floating[Any]:
+    """What a frame takes in which nothing came between; without interpolation, which costs more than it is worth."""
+    rank = (times_ms.size - 1) * UNDISTURBED_PCT // 100
+    fast: np.floating[Any] = np.partition(times_ms, rank, axis=None)[rank]
+    return fast
+
+
+def ratio_of_runs(after_ms: Samples, before_ms: Samples, statistic: Callable[[Samples], np.floating[Any]]) -> Ratio:
+    """After over before, of times in order that were not measured side by side; the widest interval of all blocks."""
+    ratios = [
+        bootstrap_ratio(_blocks(after_ms, count), _blocks(before_ms, count), statistic, paired=False)
+        for count in BLOCK_COUNTS
+    ]
+    widest = max(ratios, key=lambda ratio: ratio.high - ratio.low)
+    return Ratio(float(statistic(after_ms) / statistic(before_ms)), widest.low, widest.high)
+
+
+def verdict_of(median: Ratio, undisturbed: Ratio, threshold: float = THRESHOLD, needed: float = THRESHOLD) -> Verdict:
+    """What the two ratios of after over before say together.
+
+    Args:
+        median: Of the medians.
+        undisturbed: Of the undisturbed frames.
+        threshold: Up to which change there is none.
+        needed: From which change there is one; ``threshold`` or more.
+
+    Returns:
+        ``slower`` or ``faster``: the undisturbed frames changed by ``needed`` or more, their interval leaves out 1,
+        and that of the medians does not lie on the other side of 1. ``no difference``: neither ratio is beyond the
+        threshold. Otherwise ``unclear``.
+    """
+    if undisturbed.value >= 1 + needed and undisturbed.low > 1 and median.high > 1:
+        return "slower"
+    if undisturbed.value <= 1 / (1 + needed) and undisturbed.high < 1 and median.low < 1:
+        return "faster"
+    small = all(1 / (1 + threshold) < ratio.value < 1 + threshold for ratio in (median, undisturbed))
+    return "no difference" if small else "unclear"
+
+
+def _blocks(times_ms: Samples, count: int) -> Samples:
+    """As ``count`` blocks; what is left over at the end is dropped."""
+    count = min(count, times_ms.size)
+    frames = times_ms.size // count
+    return times_ms[: count * frames].reshape(count, frames)
+
+
+_Group = list[BenchResult]
+_Key = tuple[object, ...]
+
+
+def _groups(results: Sequence[BenchResult]) -> dict[_Key, dict[_Key, _Group]]:
+    """Runs of the same thing, by what has to agree and then by what should."""
+    found: dict[_Key, dict[_Key, _Group]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        streams = result.streams.count if result.streams else 1
+        has_to = (result.backend, result.precision, result.batch, streams)
+        found[has_to][result.bundle, result.model, result.threads].append(result)
+    return found
+
+
+def _pairs(
+    before: dict[_Key, dict[_Key, _Group]], after: dict[_Key, dict[_Key, _Group]]
+) -> Iterator[tuple[_Group, _Group]]:
+    for key, groups in before.items():
+        others = after.get(key, {})
+        if len(groups) == len(others) == 1:
+            yield next(iter(groups.values())), next(iter(others.values()))
+        else:
+            yield from ((group, others[name]) for name, group in groups.items() if name in others)
+
+
+def _compare(before: _Group, after: _Group) -> Comparison:
+    for result in (*before, *after):
+        if not result.samples_ms:
+            raise UsageError(
+                f"The result of {_name(result)} of {result.date_utc} holds no single times, which a comparison needs.",
+                hint="Measure it again with this version of splite-deploy.",
+            )
+    stages = [stage for stage in STAGE_NAMES if all(stage in result.samples_ms for result in (*before, *after))]
+    return Comparison(
+        _name(before[0]),
+        _name(after[0]),
+        (len(before), len(after)),
+        tuple(_change(stage, before, after) for stage in stages),
+        tuple(_warnings(before, after)),
+    )
+
+
+def _change(stage: str, before: _Group, after: _Group) -> StageChange:
+    old, new = (np.concatenate([result.samples_ms[stage] for result in group]) for group in (before, after))
+    median, fast = (ratio_of_runs(new, old, statistic) for statistic in (np.median, undisturbed))
+    old_ms, new_ms = float(np.median(old)), float(np.median(new))
+    whole_ms = before[0].stages[before[0].whole].p50_ms
+    threshold = max(THRESHOLD, THRESHOLD / 2 * whole_ms / old_ms)
+    needed = max(threshold, OVERLOADED_THRESHOLD) if any(map(_overloaded, (*before, *after))) else threshold
+    return StageChange(stage, old_ms, new_ms, median, fast, verdict_of(median, fast, threshold, needed))
+
+
+def _overloaded(result: BenchResult) -> bool:
+    """Whether far more work than there are cores was waiting when it began."""
+    load, cores = result.environment.load_average_1min, result.environment.usable_cores
+    return load is not None and cores is not None and load > OVERLOAD * cores
+
+
+def _name(result: BenchResult) -> str:
+    threads = "" if result.threads is None else f", {result.threads} thread{'s' if result.threads > 1 else ''}"
+    return f"{result.bundle or result.artifact_file} {result.label}{threads}"
+
+
+def _warnings(before: _Group, after: _Group) -> Iterator[str]:
+    """Everything about the conditions that is not the same in all runs of both."""
+    old, new = ([dict(_conditions(result)) for result in group] for group in (before, after))
+    for what in dict.fromkeys(key for item in (*old, *new) for key in item):
+        values = [list(dict.fromkeys(_shown(item.get(what)) for item in group)) for group in (old, new)]
+        if values[0] != values[1] or len(values[0]) > 1:
+            yield f"{what}: {' and '.join(values[0])} before, {' and '.join(values[1])} after"
+    for when, group in (("before", before), ("after", after)):
+        if any(result.windows is not None and not result.windows.stable for result in group):
+            yield f"unsteady {when}: the windows of a run did not agree"
+        if loads := [result.environment.load_average_1min for result in group if _overloaded(result)]:
+            yield (
+                f"other work {when}: a load average of {max(filter(None, loads)):.1f} on "
+                f"{group[0].environment.usable_cores} cores, so that a change counts from {OVERLOADED_THRESHOLD:.0%} on"
+            )
+
+
+def _shown(value: object) -> str:
+    return NOT_AVAILABLE if value is None else str(value)
+
+
+def _conditions(result: BenchResult) -> Iterator[tuple[str, object]]:
+    """What should be the same where two results are compared, as (what, value)."""
+    machine = result.environment
+    yield "file", f"{result.artifact_file} {result.artifact_sha256[:12]}"
+    yield "threads", "default" if result.threads is None else str(result.threads)
+    yield "OpenCV's threads", str(result.opencv_threads)
+    yield "affinity", "none" if result.affinity is None else str(list(result.affinity))
+    yield "images", f"{result.inputs_count}, {result.inputs_from}"
+    yield "image size", f"{result.image_width_px} x {result.image_height_px} px"
+    yield "board", machine.board
+    yield "processor", machine.cpu_model
+    yield "cores", f"{machine.usable_cores} of {machine.logical_cores}"
+    yield "CPU quota", machine.cpu_quota_cores
+    yield "governor", machine.governor
+    yield "highest clock allowed", machine.allowed_clock_mhz
+    yield "power mode", machine.nvpmodel
+    yield "jetson_clocks", machine.jetson_clocks
+    yield "GPU", ", ".join(machine.gpus) or "none"
+    yield "GPU driver", machine.gpu_driver
+    yield "Jetson Linux", machine.l4t
+    yield "kernel", machine.kernel
+    yield "Python", machine.python
+    yield "thread variables", str(dict(machine.thread_variables))
+    yield from machine.versions.items()

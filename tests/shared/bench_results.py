@@ -1,0 +1,110 @@
+"""Results as a benchmark writes them, with every part filled."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from splite_deploy.bench.environment import Environment
+from splite_deploy.bench.measure import STAGES
+from splite_deploy.bench.result import (
+    SCHEMA_VERSION,
+    BenchResult,
+    CurvePoint,
+    Evaluation,
+    ImageError,
+    Memory,
+    Sensors,
+    Startup,
+    Streams,
+    Sustained,
+    Windows,
+)
+from splite_deploy.bench.stats import LatencyStats
+from splite_deploy.evidence import Layer
+
+ENVIRONMENT = Environment(
+    cpu_model="Test CPU",
+    logical_cores=4,
+    usable_cores=2,
+    cpu_quota_cores=None,
+    governor=None,
+    max_clock_mhz=1510.4,
+    allowed_clock_mhz=None,
+    memory_total_mib=7620,
+    os="Test OS 1",
+    kernel="Linux 6.1",
+    architecture="aarch64",
+    python="CPython 3.11.9",
+    versions={"splite-deploy": "0.1.0", "numpy": "1.26.4"},
+    board=None,
+    l4t=None,
+    thread_variables={"OMP_NUM_THREADS": "2"},
+    load_average_1min=0.25,
+    current_clock_mhz=1190.4,
+    gpus=("NVIDIA RTX 2000",),
+    gpu_driver="560.35",
+    jetpack="6.1",
+    nvpmodel="MAXN",
+    jetson_clocks=True,
+    temperatures_c={"cpu-thermal": 48.5},
+)
+
+
+SENSORS = Sensors(
+    source="tegrastats",
+    seconds=(0.0, 1.0),
+    power_mw={"VDD_IN": (5000.0, 5200.0), "VDD_SOC": (None, 900.0)},
+    temperatures_c={"cpu": (48.0, 49.5)},
+    clocks_mhz={"gpu": (918.0, 918.0)},
+    mean_power_mw={"VDD_IN": 5100.0, "VDD_SOC": 900.0},
+    energy_rail="VDD_IN",
+    energy_mj_per_frame=10.25,
+    absent=("clock of the memory",),
+)
+CURVE = (CurvePoint(0, 480, 2.0, 3.0), CurvePoint(1, 490, 2.01, 2.5))
+SUSTAINED = Sustained(2.0, 970, 485.0, CURVE, "steady", "p50 2.00 ms at first, 2.01 ms at last", SENSORS)
+IMAGE = ImageError("images/0.jpg", (10.0, 12.5, 80.0, 90.0), 8.5)
+EVALUATION = Evaluation("289 labels of hands", 289, 1.25, 1.6, 0.97, 0.92, 8.5, 6.0, None, (IMAGE,), (IMAGE,))
+
+
+def stats_of(p50_ms: float) -> LatencyStats:
+    return LatencyStats(300, p50_ms, 0.01, p50_ms / 2, p50_ms, p50_ms * 1.1, p50_ms * 1.2, p50_ms * 2)
+
+
+def bench_result(**changes: Any) -> BenchResult:
+    result = BenchResult(
+        schema_version=SCHEMA_VERSION,
+        date_utc="2025-11-20T11:35:27+00:00",
+        bundle="hand.splite",
+        model="hand",
+        artifact_file="model.onnx",
+        artifact_sha256="ab" * 32,
+        backend="ort",
+        precision="fp32",
+        batch=1,
+        threads=None,
+        opencv_threads=2,
+        frames=300,
+        warmup_frames=73,
+        warmup_s=0.5,
+        inputs_from="golden crops of the bundle",
+        inputs_count=8,
+        image_width_px=128,
+        image_height_px=96,
+        timer_overhead_us=0.05,
+        stages=dict(zip(STAGES, map(stats_of, (0.125, 1.25, 0.625, 2.0, 1.1875)), strict=True)),
+        environment=ENVIRONMENT,
+        windows=Windows(100, (2.1, 2.0, 2.0, 2.01), stable=True, tolerance=0.03),
+        samples_ms={"total": (2.0, 2.01, 1.99)},
+        samples_every=100,
+        affinity=(0, 1),
+        model_bytes=2_464_136,
+        startup=Startup(310.5, 25.25, 3.5),
+        memory=Memory(60.0, 84.5, 90.25),
+        sustained=SUSTAINED,
+        streams=Streams(2, 600, 900.0, 1.8, stats_of(2.2)),
+        accuracy=EVALUATION,
+        layers=(Layer("/conv1", "Conv", "float32", 12.5), Layer("/head", "Conv", "float32", None)),
+    )
+    return dataclasses.replace(result, **changes)
