@@ -72,6 +72,10 @@ class CameraError(SpliteError):
     """A camera or a video cannot be opened, or gave no more frames."""
 
 
+class GateError(SpliteError):
+    """A benchmark result is beyond a limit that was set on it."""
+
+
 class OutputError(SpliteError):
     """A result could not be written."""
 
