@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -96,8 +97,8 @@ def compare(before: Sequence[BenchResult], after: Sequence[BenchResult]) -> list
     return [_compare(*pair) for pair in pairs]
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """One row per artifact and stage, with what else differs below."""
+def comparison_tables(comparisons: Sequence[Comparison]) -> list[RenderableType]:
+    """A table for each artifact, one row per stage, with what else differs below; then how to read them."""
     lines = [
         "After over before, with 95 % bootstrap intervals. Undisturbed: of the fastest frames "
         f"({UNDISTURBED_PCT}nd percentile), to which other work adds nothing. Slower and faster need a change of "
@@ -109,36 +110,33 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
             "machine, or append several runs of each to its file, in turn (before, after, before, ...): they count "
             "together."
         )
-    lines += [f"{item.after}: {warning}." for item in comparisons for warning in item.warnings]
-    grid = Table(title="Before and after", caption=escape("\n".join(lines)), caption_justify="left")
-    for header in ("Artifact", "Stage"):
-        grid.add_column(header)
-    for header in ("Before (ms)", "After (ms)", "Medians", "Undisturbed"):
-        grid.add_column(header, justify="right")
+    return [*map(_table, comparisons), *lines]
+
+
+def _table(item: Comparison) -> Table:
+    names = item.after if item.before == item.after else f"{item.before} -> {item.after}"
+    runs = "" if item.runs == (1, 1) else f" ({item.runs[0]} and {item.runs[1]} runs)"
+    below = "\n".join(f"{warning[0].upper()}{warning[1:]}." for warning in item.warnings)
+    grid = Table(title=escape(f"{names}, ms{runs}"), caption=escape(below) or None, caption_justify="left")
+    grid.add_column("Stage")
+    for header in ("Before", "After", "Medians", "Undisturbed"):
+        grid.add_column(header, justify="right", no_wrap=True)
     grid.add_column("Verdict")
-    for item in comparisons:
-        for index, change in enumerate(item.stages):
-            colour = _COLOURS[change.verdict]
-            grid.add_row(
-                escape(_title(item)) if index == 0 else "",
-                STAGE_NAMES.get(change.stage, change.stage),
-                f"{change.before_ms:.3f}",
-                f"{change.after_ms:.3f}",
-                _cell(change.median),
-                _cell(change.undisturbed),
-                f"[{colour}]{change.verdict}[/]" if colour else change.verdict,
-                end_section=index == len(item.stages) - 1,
-            )
+    for change in item.stages:
+        colour = _COLOURS[change.verdict]
+        grid.add_row(
+            STAGE_NAMES.get(change.stage, change.stage),
+            f"{change.before_ms:.3f}",
+            f"{change.after_ms:.3f}",
+            _cell(change.median),
+            _cell(change.undisturbed),
+            f"[{colour}]{change.verdict}[/]" if colour else change.verdict,
+        )
     return grid
 
 
 def _cell(ratio: Ratio) -> str:
     return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
-
-
-def _title(item: Comparison) -> str:
-    runs = "" if item.runs == (1, 1) else f"\n{item.runs[0]} and {item.runs[1]} runs"
-    return (item.after if item.before == item.after else f"{item.before}\n{item.after}") + runs
 
 
 def undisturbed(times_ms: Samples) -> np.floating[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from splite_deploy.cli.app import FilePath, backend_options, gpu_options, main
+from splite_deploy.cli.bench_output import Output, compare_files, output_options
 from splite_deploy.errors import UsageError
 from splite_deploy.spec import Precision
 from splite_deploy.terminal import show
@@ -31,7 +32,7 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
 
 
 @main.command(short_help="Time a bundle or a file, stage by stage.")
-@click.argument("target", metavar="BUNDLE|FILE", type=FilePath)
+@click.argument("target", metavar="BUNDLE|FILE", type=FilePath, required=False)
 @backend_options
 @gpu_options
 @click.option(
@@ -54,8 +55,9 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option("--streams", type=click.IntRange(1), default=1, help="Then run so many at once.")
 @click.option("--eval", "labels", type=FilePath, help="Then measure accuracy on this labels.json or its folder.")
 @click.option("--json", "json_file", type=FilePath, help="Append the result to this file as one JSON line.")
+@output_options
 def bench(
-    target: Path,
+    target: Path | None,
     backend: str | None,
     precision: Precision | None,
     threads: int | None,
@@ -70,6 +72,11 @@ def bench(
     streams: int,
     labels: Path | None,
     json_file: Path | None,
+    csv: Path | None,
+    markdown: Path | None,
+    html: Path | None,
+    compare: tuple[Path, Path] | None,
+    fail_if: tuple[str, ...],
 ) -> None:
     """Times a bundle on this machine, stage by stage: preprocess, inference, decode and the whole.
 
@@ -78,6 +85,8 @@ def bench(
     called unstable.
 
     A file (.onnx, .tflite) is timed without a bundle: the bare network, on random numbers or on --inputs.
+
+    --compare shows whether one of two recorded runs is faster. Exit status 1 if a limit of --fail-if is not kept.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -86,6 +95,14 @@ def bench(
     from splite_deploy.runtime.any_file import SUFFIXES
     from splite_deploy.runtime.images import is_folder
 
+    output = Output.asked(csv, markdown, html, fail_if)
+    if compare is not None:
+        if target is not None:
+            raise UsageError("--compare measures nothing.", hint=f"Leave out {target}, or --compare.")
+        compare_files(compare, output)
+        return
+    if target is None:
+        raise UsageError("There is nothing to measure.", hint="Name a bundle or a file, or two with --compare.")
     common: dict[str, Any] = {
         "threads": threads,
         "affinity": affinity,
@@ -111,6 +128,12 @@ def bench(
     show(table([result]), environment_table(result.environment))
     if json_file is not None:
         append_result(json_file, result)
+    pictures = {}
+    if html is not None and labels is not None and result.accuracy is not None:
+        from splite_deploy.bench.pictures import draw_pictures
+
+        pictures = {0: draw_pictures(result, target, labels)}
+    output.finish([result], pictures)
 
 
 def _bench_bundle(

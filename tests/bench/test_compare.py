@@ -10,7 +10,7 @@ import pytest
 from bench_results import ENVIRONMENT, bench_result
 from rich.console import Console
 
-from splite_deploy.bench.compare import THRESHOLD, compare, comparison_table, verdict_of
+from splite_deploy.bench.compare import THRESHOLD, compare, comparison_tables, verdict_of
 from splite_deploy.bench.interleaved import Ratio
 from splite_deploy.bench.measure import BARE, TOTAL
 from splite_deploy.bench.result import BenchResult, Windows
@@ -147,9 +147,9 @@ def test_what_else_differs_is_named() -> None:
     assert "processor" not in told
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(comparison_table([comparison]))
+        console.print(*comparison_tables([comparison]))
     text = " ".join(captured.get().split())
-    assert "power mode: MAXN before, 15W after" in text
+    assert "Power mode: MAXN before, 15W after." in text
     assert "no difference" in text
 
 
@@ -160,5 +160,5 @@ def test_the_table_says_what_to_do_where_it_is_unclear() -> None:
     assert found[0].stages[0].verdict == "unclear"
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(comparison_table(found))
+        console.print(*comparison_tables(found))
     assert "append several runs of each to its file" in " ".join(captured.get().split())
