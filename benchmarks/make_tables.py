@@ -7,18 +7,19 @@ nothing is required.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from records import RESULT, Record, machine, newest_run, read_records
+from side_by_side import conversion_block, decoders_block, matrix_block, power_block
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path("benchmarks") / "results"
 README, CARD = Path("README.md"), Path("models") / "splite_hand" / "CARD.md"
 HOW = Path("benchmarks") / "README.md"
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,27 +54,6 @@ class Section:
             return None
         head, rest = text.split(self.begin)
         return "\n".join([f"{head}{self.begin}", *lines, self.end + rest.split(self.end)[1]])
-
-
-def read_records(folder: Path, kind: str | None) -> dict[str, list[Record]]:
-    """The records of one kind in the files of a folder, in the order in which they were written."""
-    found: dict[str, list[Record]] = {}
-    for file in sorted(folder.glob("*.jsonl")):
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if chosen := [record for record in lines if record.get("kind") == kind]:
-            found[file.stem] = chosen
-    return found
-
-
-def newest_run(found: list[Record]) -> list[Record]:
-    """The records with the latest date: they were timed in one run, side by side."""
-    latest = max(record["date_utc"] for record in found)
-    return [record for record in found if record["date_utc"] == latest]
-
-
-def machine(environment: Record) -> str:
-    """A machine in words."""
-    return str(environment["board"] or f"{environment['cpu_model']}, {environment['logical_cores']} cores")
 
 
 def results_block(files: dict[str, list[Record]]) -> list[str]:
@@ -266,6 +246,10 @@ SECTIONS = (
     Section("ends", "precisions", (HOW,), ends_block),
     Section("layers", "precisions", (HOW,), layers_block),
     Section("mediapipe", "mediapipe-hands", (HOW,), mediapipe_block),
+    Section("matrix", RESULT, (HOW,), matrix_block),
+    Section("decoders", "decoders", (HOW,), decoders_block),
+    Section("conversion", "onnx2tf-time", (HOW,), conversion_block),
+    Section("compare", "compare-power", (HOW,), power_block),
 )
 
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from make_tables import Record, machine, newest_run, read_records
+from records import Record, machine, newest_run, read_records
 
 from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError, write_file
 

@@ -9,7 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from bench_results import bench_result, stats_of
 from make_tables import CARD, HOW, README, RESULTS, SECTIONS, write_tables
+
+from splite_deploy.bench.measure import STAGES
 
 ENVIRONMENT = {"board": None, "cpu_model": "Some CPU", "logical_cores": 2}
 ACCURACY = {"images": 9, "mean_error_box_pct": 1.5, "pck_05": 0.97, "pa_mpjpe_mm": 6.0}
@@ -42,6 +45,43 @@ def mediapipe_record() -> dict[str, Any]:
         "ratios": {"lite": {"ours": RATIO}},
         "accuracy": {"ours": ACCURACY, "lite": {**ACCURACY, "mean_error_box_pct": 1.8}},
         "caveat": "Labels of another network.",
+        "environment": ENVIRONMENT,
+    }
+
+
+def decoders_record() -> dict[str, Any]:
+    return {
+        "kind": "decoders",
+        "date_utc": "2026-01-01T00:00:00+00:00",
+        "checkpoint": "hand.safetensors",
+        "heatmap": [1, 21, 32, 32],
+        "latency": {"argmax": LATENCY},
+        "accuracy": {"argmax": {**ACCURACY, "pa_mpjpe_mm": None}},
+        "environment": ENVIRONMENT,
+    }
+
+
+def conversion_record() -> dict[str, Any]:
+    return {
+        "kind": "onnx2tf-time",
+        "date_utc": "2026-01-01T00:00:00+00:00",
+        "model": "hand",
+        "onnx2tf": "1.29.24",
+        "seconds": {"onnx2tf -i model.onnx": [30.0, 20.0, 25.0], "splite-deploy": [10.0, 9.0, 12.0]},
+        "environment": ENVIRONMENT,
+    }
+
+
+def power_record() -> dict[str, Any]:
+    return {
+        "kind": "compare-power",
+        "date_utc": "2026-01-01T00:00:00+00:00",
+        "pairs": 20,
+        "frames": 1000,
+        "slowdown": 0.05,
+        "verdicts": {"same": {"no difference": 15, "unclear": 5}, "slowed": {"slower": 20}},
+        "median_ratios": {"same": [0.9, 1.1], "slowed": [1.0, 1.2]},
+        "undisturbed_ratios": {"same": [0.99, 1.01], "slowed": [1.04, 1.06]},
         "environment": ENVIRONMENT,
     }
 
@@ -127,3 +167,30 @@ def test_the_picture_shows_what_was_recorded(tmp_path: Path) -> None:
         bgr = [int(color[i : i + 2], 16) for i in (5, 3, 1)]
         assert (plain == bgr).all(axis=2).sum() > 100
     assert (plain != guided).any()
+
+
+def test_the_page_of_the_benchmarks_has_a_table_of_each_kind(repository: Path) -> None:
+    record(repository, "decoders.jsonl", decoders_record())
+    record(repository, "onnx2tf-time.jsonl", conversion_record())
+    record(repository, "compare-power.jsonl", power_record())
+    write_tables(repository, check=False)
+    text = (repository / HOW).read_text(encoding="utf-8")
+    assert "| argmax | 500 | 700 | 1.50 | 0.970 |" in text
+    assert "heatmaps of 21 x 32 x 32 of hand.safetensors" in text
+    assert "| onnx2tf -i model.onnx | 25.0 | 20.0 | 30.0 |" in text
+    assert "| the same file | 0 | 0 | 15 | 5 | 0.900 to 1.100 | 0.990 to 1.010 |" in text
+    assert "| made 5% slower | 20 | 0 | 0 | 0 | 1.000 to 1.200 | 1.040 to 1.060 |" in text
+    assert write_tables(repository, check=True) == []
+
+
+def test_of_a_matrix_the_median_run_of_each_combination_is_shown(repository: Path) -> None:
+    for p50_ms, threads in ((3.0, 1), (1.0, 1), (2.0, 1), (0.5, 2)):
+        stages = {name: stats_of(p50_ms) for name in STAGES}
+        record(repository, "machine-matrix.jsonl", bench_result(stages=stages, threads=threads).to_dict())
+    write_tables(repository, check=False)
+    text = (repository / HOW).read_text(encoding="utf-8")
+    assert "| hand.splite ort fp32 | 1 | 2.000 |" in text
+    assert "| hand.splite ort fp32 | 2 | 0.500 |" in text
+    assert text.count("| hand.splite ort fp32 |") == 2
+    assert "The median of 1 or 3 runs each." in text
+    assert "Some CPU" not in text

@@ -1,0 +1,112 @@
+"""How long a conversion to TFLite takes: the command line of onnx2tf, and ours, which uses onnx2tf as a library.
+
+    python benchmarks/onnx2tf_time.py hand.splite --out benchmarks/results/onnx2tf-time.jsonl
+
+Both start in a fresh process and make a float32 and a float16 file of the same graph; they take turns. Ours converts
+the graph once, names inputs and outputs by their role, and reads the precision back from the files. Both are given the
+sample pictures that onnx2tf would otherwise download. Needs the extra 'tflite'. Appends one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from splite_deploy.bench import append_record, read_environment
+from splite_deploy.bundle import Bundle
+from splite_deploy.compile._onnx2tf import SAMPLE
+from splite_deploy.compile.tflite import compile_tflite
+from splite_deploy.errors import CompileError, MissingDependencyError, SpliteError
+from splite_deploy.structure import to_plain
+
+KIND = "onnx2tf-time"
+CLI, OURS = "onnx2tf -i model.onnx", "splite-deploy"
+
+
+def cli(graph: Path, folder: Path) -> float:
+    """Seconds of onnx2tf's own command.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+        CompileError: It failed.
+    """
+    command = shutil.which("onnx2tf", path=str(Path(sys.executable).parent))
+    if command is None:
+        raise MissingDependencyError(
+            "onnx2tf is not installed here.", hint="Install it: pip install 'splite-deploy[tflite]'."
+        )
+    shutil.copyfile(graph, folder / "model.onnx")
+    np.save(folder / SAMPLE, np.random.default_rng(0).random((20, 128, 128, 3), np.float32))
+    began = time.perf_counter()
+    done = subprocess.run(
+        [command, "-i", "model.onnx", "-o", "out", "-n"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    taken_s = time.perf_counter() - began
+    if done.returncode != 0 or not list((folder / "out").glob("*.tflite")):
+        raise CompileError("onnx2tf failed.", hint=f"It said: {done.stderr[-300:]}")
+    return taken_s
+
+
+def ours(bundle: Bundle, graph: Path, folder: Path) -> float:
+    """Seconds of `compile_tflite`."""
+    began = time.perf_counter()
+    compile_tflite(graph, bundle.model, folder, ["fp32", "fp16"], calibration=None, log=folder / "log.txt")
+    return time.perf_counter() - began
+
+
+def compare(bundle: Bundle, rounds: int) -> dict[str, Any]:
+    """The record of some rounds."""
+    artifact = bundle.find("ort", "fp32")
+    graph = bundle.path / artifact.file
+    environment, date_utc = read_environment(), datetime.now(timezone.utc).isoformat(timespec="seconds")
+    seconds: dict[str, list[float]] = {CLI: [], OURS: []}
+    sizes: dict[str, dict[str, int]] = {}
+    for number in range(rounds):
+        for name in (CLI, OURS) if number % 2 == 0 else (OURS, CLI):
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = Path(temporary)
+                taken_s = cli(graph, folder) if name == CLI else ours(bundle, graph, folder)
+                seconds[name].append(taken_s)
+                files = sorted([*folder.glob("*.tflite"), *folder.glob("out/*.tflite")])
+                sizes[name] = {file.name: file.stat().st_size for file in files}
+            print(f"{name}: {taken_s:.1f} s", file=sys.stderr)
+    return {
+        "kind": KIND,
+        "record_version": 1,
+        "date_utc": date_utc,
+        "graph_sha256": artifact.sha256,
+        "model": bundle.model.name,
+        "onnx2tf": metadata.version("onnx2tf"),
+        "seconds": seconds,
+        "bytes": sizes,
+        "environment": to_plain(environment),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--rounds", type=int, default=3, help="conversions of each (default: 3)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
+    options = parser.parse_args()
+    try:
+        record = compare(Bundle.open(options.bundle), options.rounds)
+        append_record(options.out, record)
+    except SpliteError as err:
+        sys.exit(f"error: {err}")
+    for name, taken in record["seconds"].items():
+        print(f"{name:25s} median {np.median(taken):6.1f} s of {len(taken)}; bytes: {record['bytes'][name]}")
+
+
+if __name__ == "__main__":
+    main()

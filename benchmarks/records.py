@@ -1,0 +1,37 @@
+"""Reading recorded results: JSON lines, of several kinds and machines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+RESULT = "result"
+"""The kind of a plain result, as matrix.py and 'splite-deploy bench --json' append them."""
+
+
+def kind_of(record: Record) -> str | None:
+    """What a record is; results that stand by themselves do not say it."""
+    return RESULT if "artifact_sha256" in record else record.get("kind")
+
+
+def read_records(folder: Path, kind: str | None) -> dict[str, list[Record]]:
+    """The records of one kind in the files of a folder, in the order in which they were written."""
+    found: dict[str, list[Record]] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if chosen := [record for record in lines if kind_of(record) == kind]:
+            found[file.stem] = chosen
+    return found
+
+
+def newest_run(found: list[Record]) -> list[Record]:
+    """The records with the latest date: they were timed in one run, side by side."""
+    latest = max(record["date_utc"] for record in found)
+    return [record for record in found if record["date_utc"] == latest]
+
+
+def machine(environment: Record) -> str:
+    """A machine in words."""
+    return str(environment["board"] or f"{environment['cpu_model']}, {environment['logical_cores']} cores")
