@@ -1,4 +1,4 @@
-"""A graph in the older operator set that TensorRT 8.5 reads, and 8.6 of JetPack 6.0: their parsers know 17 and nothing later.
+"""A graph in the older operator set that TensorRT 8.5 and 8.6 read: their parsers know 17 and nothing later.
 
 It does not refuse what it does not know, but reads over it: a ReduceMean of opset 18 has its axes in an input, without
 which every axis is meant. ``onnx.version_converter`` has no way back for Split, and makes invalid reductions.
