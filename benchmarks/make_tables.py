@@ -165,8 +165,8 @@ def mediapipe_block(files: dict[str, list[Record]]) -> list[str]:
         lines += [
             "",
             f"{machine(record['environment'])}, one thread, batch 1, {latency['count']} inferences of each in turn on "
-            f"photographs, {record['checkpoint']} through ONNX Runtime fp32 and MediaPipe's files through LiteRT with "
-            "XNNPACK. The ratio has its 95 % bootstrap interval.",
+            f"photographs, {record['checkpoint']} through ONNX Runtime fp32 where nothing else is named, and "
+            "MediaPipe's files through LiteRT with XNNPACK. The ratio has its 95 % bootstrap interval.",
             "",
             f"{record['accuracy'][ours]['images']} images. {record['caveat']}",
             "",

@@ -14,6 +14,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,13 +30,13 @@ from rich.table import Table
 from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.interleaved import Ratio, Run, Samples, interleave, ratio_of_medians
 from splite_deploy.bench.stats import LatencyStats
-from splite_deploy.bundle import Bundle
+from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.errors import SpliteError
 from splite_deploy.labels import LabelledImage, read_labels
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.images import read_image
 from splite_deploy.runtime.preprocess import Image
-from splite_deploy.runtime.session import pick_artifact
+from splite_deploy.runtime.session import Session, open_session
 from splite_deploy.structure import to_plain
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +45,7 @@ sys.path.insert(0, str(HAND))
 from evaluate import measure  # noqa: E402
 
 KIND = "mediapipe-hands"
-OURS, ESTIMATOR = "splite-hand", "splite-hand, estimator"
+OURS, ESTIMATOR, INT8 = "splite-hand", "splite-hand, estimator", "splite-hand, LiteRT int8"
 NETS = ("hand_landmark_lite", "hand_landmark_full")
 INPUTS = 64
 WIDTH = 120
@@ -54,9 +55,9 @@ CAVEAT = (
 )
 
 
-def accuracy_of_ours(bundle: Path, labels: list[LabelledImage]) -> dict[str, Any]:
-    """Figures of the bundle in the boxes of the labels."""
-    with PoseEstimator.open(bundle, "ort", "fp32", threads=1, color="rgb") as estimator:
+def accuracy_of_ours(bundle: Path, artifact: Artifact, labels: list[LabelledImage]) -> dict[str, Any]:
+    """Figures of an artifact in the boxes of the labels."""
+    with PoseEstimator.open(bundle, artifact.backend, artifact.precision, threads=1, color="rgb") as estimator:
 
         def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Any, Any]:
             pose = estimator(image, box)
@@ -78,8 +79,15 @@ def accuracy_of_landmarks(net: LandmarkNet, labels: list[LabelledImage], padding
     return {**asdict(measure(labels, estimate).summary()), "below_presence_threshold": missed}
 
 
+def ours(bundle: Bundle) -> dict[str, Artifact]:
+    """What of ours is compared: ONNX Runtime in fp32 and, where the bundle holds it, full-integer LiteRT."""
+    held = {artifact.label: artifact for artifact in bundle.manifest.artifacts}
+    found = {OURS: bundle.find("ort", "fp32")}
+    return {**found, INT8: held["tflite int8"]} if "tflite int8" in held else found
+
+
 def timed_runs(
-    estimator: PoseEstimator, nets: dict[str, LandmarkNet], labels: list[LabelledImage]
+    estimator: PoseEstimator, others: dict[str, Session], nets: dict[str, LandmarkNet], labels: list[LabelledImage]
 ) -> tuple[dict[str, Run], int]:
     """What is timed, by name, and the number of inputs: photographs, evenly picked, which every one takes in turn."""
     picked = [labels[i] for i in np.linspace(0, len(labels) - 1, min(INPUTS, len(labels))).round().astype(int)]
@@ -92,8 +100,11 @@ def timed_runs(
     def landmarks(net: LandmarkNet) -> Run:
         return lambda index: net.run(crops[index % count])
 
+    def network(session: Session) -> Run:
+        return lambda index: session.run({name: tensors[index % count]})
+
     return {
-        OURS: lambda index: estimator.session.run({name: tensors[index % count]}),
+        **{key: network(session) for key, session in {OURS: estimator.session, **others}.items()},
         ESTIMATOR: lambda index: estimator(images[index % count], boxes[index % count]),  # type: ignore[arg-type]
         **{net_name: landmarks(net) for net_name, net in nets.items()},
     }, count
@@ -106,27 +117,37 @@ def compare(bundle: Bundle, source: Path, data: Path, frames: int, say: Callable
     environment = read_environment()
     date_utc = datetime.now(timezone.utc).isoformat(timespec="seconds")
     # Latency first: what accuracy leaves behind in caches and memory is nobody's advantage then
-    with PoseEstimator.open(bundle.path, "ort", "fp32", threads=1, color="rgb") as estimator:
-        runs, inputs = timed_runs(estimator, nets, labels)
+    with ExitStack() as stack:
+        estimator = stack.enter_context(PoseEstimator.open(bundle.path, "ort", "fp32", threads=1, color="rgb"))
+        others = {
+            key: open_session(bundle, a.backend, a.precision, threads=1)
+            for key, a in ours(bundle).items()
+            if key != OURS
+        }
+        for session in others.values():
+            stack.callback(session.close)
+        runs, inputs = timed_runs(estimator, others, nets, labels)
         say(f"latency: {frames} inferences of each")
         samples = interleave(runs, frames)
     say(f"accuracy on {len(labels)} images")
     padding = bundle.model.input.box_padding
     accuracy = {
-        OURS: accuracy_of_ours(bundle.path, labels),
+        **{name: accuracy_of_ours(bundle.path, artifact, labels) for name, artifact in ours(bundle).items()},
         **{name: accuracy_of_landmarks(net, labels, padding) for name, net in nets.items()},
     }
-    artifact = pick_artifact(bundle, "ort", "fp32")[1]
-    graph = bundle.path / artifact.file
+    best = list(ours(bundle))[-1]
     return {
         "kind": KIND,
         "record_version": 1,
         "date_utc": date_utc,
         "checkpoint": bundle.manifest.source.checkpoint,
         "checkpoint_sha256": bundle.manifest.source.checkpoint_sha256,
-        "ours": OURS,
+        "ours": best,
         "files": {
-            OURS: {"name": artifact.file, "sha256": artifact.sha256, "bytes": graph.stat().st_size},
+            **{
+                name: {"name": a.file, "sha256": a.sha256, "bytes": (bundle.path / a.file).stat().st_size}
+                for name, a in ours(bundle).items()
+            },
             **{name: {"name": f"{name}.tflite", "sha256": n.sha256, "bytes": n.bytes} for name, n in nets.items()},
         },
         "threads": 1,
@@ -143,7 +164,7 @@ def compare(bundle: Bundle, source: Path, data: Path, frames: int, say: Callable
 def ratios(samples: dict[str, Samples]) -> dict[str, dict[str, dict[str, float]]]:
     """Medians of each landmark network over those of ours, bare and whole."""
     return {
-        name: {ours: asdict(ratio_of_medians(samples[name], samples[ours])) for ours in (OURS, ESTIMATOR)}
+        name: {one: asdict(ratio_of_medians(samples[name], samples[one])) for one in samples if one not in NETS}
         for name in NETS
     }
 
@@ -156,7 +177,7 @@ def table(record: dict[str, Any]) -> Table:
         grid.add_column(header, justify="right", no_wrap=True)
     for name, stats in record["latency"].items():
         times = [f"{stats[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms")]
-        ratio = record["ratios"].get(name, {}).get(OURS)
+        ratio = record["ratios"].get(name, {}).get(record["ours"])
         found = record["accuracy"].get(name)
         figures = ["-"] * 3
         if found is not None:
@@ -167,9 +188,9 @@ def table(record: dict[str, Any]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ours = parser.add_mutually_exclusive_group()
-    ours.add_argument("--bundle", type=Path, help="NAME.splite that was exported before")
-    ours.add_argument("--checkpoint", type=Path, default=HAND / "splite_hand.safetensors", help="exported otherwise")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--bundle", type=Path, help="NAME.splite that was exported before; with -b tflite -p int8 too")
+    which.add_argument("--checkpoint", type=Path, default=HAND / "splite_hand.safetensors", help="exported otherwise")
     parser.add_argument("--mediapipe", type=Path, required=True, help="mediapipe's wheel, site-packages, or folder")
     parser.add_argument("--data", type=Path, required=True, help="folder of hand-digits (labels.json)")
     parser.add_argument("--frames", type=int, default=2000, help="timed inferences of each (default: 2000)")

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -68,12 +69,17 @@ def run(command: list[str] | str, folder: Path) -> str:
     return done.stdout
 
 
+def buildable(command: str) -> bool:
+    """Whether this can run here: engines are built where TensorRT-RTX is installed, which has no wheel for some."""
+    return command.split()[1] != "compile" or find_spec("tensorrt_rtx_bindings") is not None
+
+
 def test_the_readme_runs_from_top_to_bottom(root: Path, workplace: Path) -> None:
     commands = [line for block in blocks(root, "sh") for line in block.splitlines() if line.strip()]
     assert len(commands) >= 9
-    printed = {command: run(command, workplace) for command in commands}
+    printed = {command: run(command, workplace) for command in commands if buildable(command)}
     used = {command.split()[1] for command in commands}
-    assert used == {"export", "verify", "run", "bench", "inspect", "doctor", "compact"}
+    assert used == {"export", "verify", "run", "bench", "inspect", "doctor", "compact", "compile"}
 
     export = next(text for command, text in printed.items() if " export " in command)
     assert "torch -> onnx" in export
