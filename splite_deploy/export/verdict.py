@@ -24,8 +24,8 @@ from splite_deploy.spec import PRECISIONS
 
 GAIN = 1.05
 """A lower precision has to be so many times as fast: less is noise on most machines, and accuracy is lost for sure."""
-FRAMES = 300
-SECONDS = 3.0
+FRAMES = 200
+SECONDS = 2.0
 """All artifacts together take about so long to time, however slow they are."""
 _PROBES = 5
 

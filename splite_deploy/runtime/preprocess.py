@@ -54,23 +54,26 @@ def check_box(box: ArrayLike | None, height: int, width: int) -> NDArray[np.floa
         values = np.asarray(box, np.float64)
     except (TypeError, ValueError) as err:
         raise UsageError(f"The box {box!r} is not four numbers.", hint="Pass x0, y0, x1, y1 in pixels.") from err
-    if values.shape != (4,) or not np.isfinite(values).all():
+    if values.shape != (4,) or not all(map(math.isfinite, values.tolist())):
         raise UsageError(f"The box {box!r} is not four finite numbers.", hint="Pass x0, y0, x1, y1 in pixels.")
-    x0, y0, x1, y1 = (float(v) for v in values)
-    shown = f"({x0:g}, {y0:g}, {x1:g}, {y1:g})"
+    x0, y0, x1, y1 = values.tolist()
     if x1 <= x0 or y1 <= y0:
         raise UsageError(
-            f"The box {shown} is empty.",
+            f"The box {_shown(values)} is empty.",
             hint="Pass x0, y0, x1, y1 with x1 > x0 and y1 > y0 (not width and height).",
         )
     if max(x1 - x0, y1 - y0) > 1e6 or min(x1 - x0, y1 - y0) < 1e-3:
-        raise UsageError(f"The box {shown} has an impossible size.", hint="Pass x0, y0, x1, y1 in pixels.")
+        raise UsageError(f"The box {_shown(values)} has an impossible size.", hint="Pass x0, y0, x1, y1 in pixels.")
     if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
         raise UsageError(
-            f"The box {shown} lies outside the {width} x {height} image.",
+            f"The box {_shown(values)} lies outside the {width} x {height} image.",
             hint="Pass pixels of this image, x to the right and y down.",
         )
     return values
+
+
+def _shown(box: NDArray[np.float64]) -> str:
+    return f"({', '.join(f'{value:g}' for value in box)})"
 
 
 def crop_matrix(box: NDArray[np.float64], spec: InputSpec) -> Matrix:
@@ -83,7 +86,7 @@ def crop_matrix(box: NDArray[np.float64], spec: InputSpec) -> Matrix:
     Returns:
         (2, 3) matrix with one scale for both axes.
     """
-    x0, y0, x1, y1 = box
+    x0, y0, x1, y1 = box.tolist()
     scale = min(spec.width / (x1 - x0), spec.height / (y1 - y0)) / spec.box_padding
     return np.array(
         [
@@ -101,7 +104,7 @@ def transform_points(points: NDArray[np.floating[Any]], matrix: Matrix) -> NDArr
 
 def invert(matrix: Matrix) -> Matrix:
     """The inverse of a (2, 3) matrix."""
-    return cv2.invertAffineTransform(matrix).astype(np.float64)
+    return cv2.invertAffineTransform(matrix).astype(np.float64, copy=False)
 
 
 def warp(image: Image, matrix: Matrix, height: int, width: int, pad_value: int) -> Image:
@@ -120,12 +123,13 @@ def warp(image: Image, matrix: Matrix, height: int, width: int, pad_value: int) 
     Returns:
         (height, width, 3) uint8.
     """
-    (a, b), (c, d) = matrix[:, :2].tolist()
+    (a, b, _), (c, d, _) = matrix.tolist()
     shrink = int(1.0 / math.sqrt(abs(a * d - b * c)))
     if shrink >= 2:
         image, matrix = _reduce(image, matrix, height, width, shrink)
-    shifted = matrix.copy()  # OpenCV's origin is the centre of the first pixel
-    shifted[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
+    (a, b, x), (c, d, y) = matrix.tolist()
+    # OpenCV's origin is the centre of the first pixel
+    shifted = np.array([[a, b, x + (a + b - 1) / 2], [c, d, y + (c + d - 1) / 2]])
     return cv2.warpAffine(  # type: ignore[return-value]
         image, shifted, (width, height), flags=cv2.INTER_LINEAR, borderValue=(pad_value,) * 3
     )
