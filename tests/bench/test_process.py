@@ -25,11 +25,13 @@ def test_a_file_without_its_bundle_and_an_open_batch(tiny_dynamic_bundle: Path) 
     assert startup.first_inference_ms > 0
 
 
-def test_recorded_outputs_need_no_backend(tiny_bundle: Path) -> None:
-    _, plain = fresh_process(tiny_bundle, "replay", "fp32", None, 1)
-    _, ort = fresh_process(tiny_bundle, "ort", "fp32", None, 1)
-    assert plain is not None and ort is not None
-    assert plain.rss_peak_mib < ort.rss_peak_mib
+def test_recorded_outputs_need_no_backend(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise RuntimeError('onnxruntime was imported')\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    startup, memory = fresh_process(tiny_bundle, "replay", "fp32", None, 1)
+    assert startup.load_ms > 0 and memory is not None and memory.rss_peak_mib > 0
+    with pytest.raises(BackendError, match="onnxruntime was imported"):
+        fresh_process(tiny_bundle, "ort", "fp32", None, 1)
 
 
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
