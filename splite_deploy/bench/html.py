@@ -112,6 +112,7 @@ def _row(number: int, result: BenchResult) -> dict[str, Any]:
         "size_mb": METRICS["model_mb"].read(result),
         "accuracy": evaluation,
         "replay": result.backend == "replay",
+        "undescribed": result.undescribed,
     }
 
 

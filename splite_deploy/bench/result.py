@@ -284,6 +284,11 @@ class BenchResult:
         return f"{self.backend} {self.precision}" if self.precision is not None else self.backend
 
     @property
+    def undescribed(self) -> bool:
+        """Whether it is of an engine without a manifest, so that nobody knows what it computes in."""
+        return self.backend == "trt" and not self.bundle
+
+    @property
     def whole(self) -> str:
         """The stage that stands for the whole: ``total``, or ``bare_inference`` of a file alone."""
         return TOTAL if TOTAL in self.stages else BARE

@@ -175,6 +175,7 @@ def run_file(
     warmup_min_s: float = 0.5,
     batch: int = 1,
     tensors: Path | None = None,
+    gpu: GpuOptions = DEFAULT_GPU,
     extras: Extras | None = None,
     progress: Progress | None = None,
 ) -> BenchResult:
@@ -189,6 +190,7 @@ def run_file(
         warmup_min_s: As for `run_bench`.
         batch: First size of inputs whose file leaves it open.
         tensors: A ``.npz`` of inputs, used in turn, see `given_feeds`; None takes random numbers.
+        gpu: How a backend that runs on a GPU works.
         extras: What else to measure; streams and labels need a bundle.
         progress: As for `run_bench`.
 
@@ -207,7 +209,7 @@ def run_file(
     backend = backend_of(path)
     conditions = _conditions(threads, affinity)
     with bound_to(affinity, threads):
-        session = open_file(path, threads=threads)
+        session = open_file(path, threads=threads, gpu=gpu)
         try:
             feeds = random_feeds(session.inputs, batch) if tensors is None else given_feeds(tensors, session.inputs)
             subject = NetworkSubject(session, feeds)

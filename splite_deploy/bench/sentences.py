@@ -70,6 +70,8 @@ def _conditions(result: BenchResult) -> list[str]:
             )
     if result.backend == "replay":
         said.append("These are recorded outputs: no network ran.")
+    if result.undescribed:
+        said.append("No manifest describes this engine: its precision is unknown and its results are unchecked.")
     return said
 
 

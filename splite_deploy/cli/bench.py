@@ -84,7 +84,7 @@ def bench(
     Frames come in three windows; windows are added until the p50 of three in a row agree within 3 %, or the result is
     called unstable.
 
-    A file (.onnx, .tflite) is timed without a bundle: the bare network, on random numbers or on --inputs.
+    A file (.onnx, .tflite, .engine) is timed without a bundle: the bare network, on random numbers or on --inputs.
 
     --compare shows whether one of two recorded runs is faster. Exit status 1 if a limit of --fail-if is not kept.
     """
@@ -109,6 +109,7 @@ def bench(
         "frames": frames,
         "warmup": warmup,
         "batch": batch,
+        "gpu": gpu,
         "extras": Extras(duration_s=duration_s, streams=streams, labels=labels),
     }
     console = Console(stderr=True)
@@ -124,7 +125,7 @@ def bench(
         else:
             if inputs is not None:
                 raise UsageError("--inputs are for a file without a bundle.", hint="Name images with --images.")
-            result = _bench_bundle(target, backend, precision, images, {**common, "gpu": gpu}, progress)
+            result = _bench_bundle(target, backend, precision, images, common, progress)
     show(table([result]), environment_table(result.environment))
     if json_file is not None:
         append_result(json_file, result)

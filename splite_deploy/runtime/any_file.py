@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from splite_deploy.errors import BackendError, MissingDependencyError, UsageError
-from splite_deploy.runtime.session import BACKENDS, Session
+from splite_deploy.errors import MissingDependencyError, UsageError
+from splite_deploy.runtime.session import BACKENDS, DEFAULT_GPU, GpuOptions, Session
 
 SUFFIXES: Mapping[str, str] = {
     ".onnx": "ort",
@@ -40,7 +40,7 @@ def backend_of(path: Path) -> str:
     return backend
 
 
-def open_file(path: Path, *, threads: int | None = None) -> Session:
+def open_file(path: Path, *, threads: int | None = None, gpu: GpuOptions = DEFAULT_GPU) -> Session:
     """Loads a file into its backend.
 
     Its inputs and outputs have the file's own layout. Types are those at the seam: where the file takes integers for
@@ -49,6 +49,7 @@ def open_file(path: Path, *, threads: int | None = None) -> Session:
     Args:
         path: The file; its suffix tells the backend.
         threads: CPU threads; None is the backend's default.
+        gpu: How a backend that runs on a GPU works.
 
     Raises:
         UsageError: No backend runs such a file, or it does not exist.
@@ -56,8 +57,5 @@ def open_file(path: Path, *, threads: int | None = None) -> Session:
         BackendError: The backend cannot load the file.
     """
     module, _, symbol = BACKENDS[backend_of(path)].factory.partition(":")
-    backend = getattr(importlib.import_module(module), symbol)
-    if not hasattr(backend, "open_file"):
-        raise BackendError(f"{path.name} cannot be run without its bundle.", hint="Name the bundle instead.")
-    session: Session = backend.open_file(path, threads)
+    session: Session = getattr(importlib.import_module(module), symbol).open_file(path, threads, gpu)
     return session

@@ -120,6 +120,9 @@ def test_a_file_without_a_bundle_has_a_page() -> None:
     text = Page(html_page([alone])).text
     assert "model.onnx · ort" in text
     assert "Where the time goes" not in text
+    assert "no manifest" not in text
+    engine = dataclasses.replace(alone, backend="trt", artifact_file="model.engine")
+    assert "no manifest" in Page(html_page([engine])).text
 
 
 def test_unsteady_results_are_marked() -> None:

@@ -12,6 +12,7 @@ from engines import feeds_of
 from numpy.typing import NDArray
 
 from splite_deploy.errors import MissingDependencyError
+from splite_deploy.runtime.any_file import open_file
 from splite_deploy.runtime.verify import check, limits_of, verify
 from splite_deploy.spec import PRECISIONS, Precision
 
@@ -72,6 +73,22 @@ def test_memory_backends(compiled: Any, opened: Any, memory_backend: str) -> Non
     for index in range(4):
         assert_same(outputs(plain, feeds[index : index + 1]), outputs(other, feeds[index : index + 1]))
         assert other.stage_ms()["compute"] > 0
+
+
+@FUSED
+def test_an_engine_without_its_bundle(compiled: Any, opened: Any, name: str) -> None:
+    bundle = compiled(name, *PRECISIONS)
+    bundled = opened(bundle, "fp16")
+    alone = open_file(bundle.path / bundle.find("trt", "fp16").file)
+    try:
+        ends = [{spec.name: (spec.shape, spec.dtype) for spec in s} for s in (bundled.inputs, bundled.outputs)]
+        assert [{spec.name: (spec.shape, spec.dtype) for spec in s} for s in (alone.inputs, alone.outputs)] == ends
+        feeds = feeds_of(bundle, bundled)
+        for index in range(4):
+            expected, found = (outputs(session, feeds[index : index + 1]) for session in (bundled, alone))
+            assert_same(expected, {key: found[key] for key in expected})
+    finally:
+        alone.close()
 
 
 @FUSED

@@ -77,6 +77,9 @@ def test_the_option_reaches_the_session(
         given.append(options)
         raise BackendError("Enough.")
 
+    def opened_file(file: Any, threads: Any, options: Any) -> None:
+        opened(None, None, threads, options)
+
     monkeypatch.setattr(session, "find_spec", lambda module: module)
     monkeypatch.setattr(TrtSession, "open", opened)
     path = engine_bundle(tiny_bundle, tmp_path / "x.splite")
@@ -85,6 +88,11 @@ def test_the_option_reaches_the_session(
         done = splite(*command, "--memory-backend", "pycuda", "--no-cuda-graph")
         assert done.exit_code == 1 and "Enough." in done.output
     assert [(options.memory_backend, options.cuda_graph) for options in given] == [("pycuda", False)] * 3
+    monkeypatch.setattr(TrtSession, "open_file", opened_file)
+    done = splite("bench", path / "model.fp16.engine", "--memory-backend", "pycuda", "--no-cuda-graph")
+    assert done.exit_code == 1 and "Enough." in done.output
+    alone = given.pop()
+    assert (alone.memory_backend, alone.cuda_graph) == ("pycuda", False)
     splite("verify", path)
     assert (given[3].memory_backend, given[3].cuda_graph, given[3].stage_timing) == ("auto", None, False)
 

@@ -17,7 +17,8 @@ from splite_deploy.runtime.trt_module import collecting_logger, load_tensorrt, l
 
 def test_the_stand_in_has_no_names_of_its_own() -> None:
     trt = tensorrt_rtx().module
-    own = {"cuda", "inputs", "outputs", "compute", "batches", "compute_ms", "fails", "engine", "addresses", "shapes"}
+    own = {"cuda", "inputs", "outputs", "compute", "batches", "compute_ms", "fails", "formats"}
+    own |= {"engine", "addresses", "shapes"}
     for stand_in, real in ((StandInEngine, trt.ICudaEngine), (StandInContext, trt.IExecutionContext)):
         names = {name for name in dir(stand_in) if not name.startswith("_")} - own
         assert len(names) >= 4 and {name for name in names if not hasattr(real, name)} == set()
@@ -28,7 +29,7 @@ def test_types_and_directions_have_their_names() -> None:
     assert set(_DTYPES) | set(TRT_TYPES.values()) <= set(trt.DataType.__members__)
     assert {mode.lower() for mode in trt.TensorIOMode.__members__} >= {"input", "output"}
     assert {_DTYPES[name] for name in _DTYPES} <= set(TRT_TYPES) and all(TRT_TYPES[_DTYPES[n]] == n for n in _DTYPES)
-    assert hasattr(trt.Runtime, "deserialize_cuda_engine")
+    assert hasattr(trt.Runtime, "deserialize_cuda_engine") and "LINEAR" in trt.TensorFormat.__members__
 
 
 def test_the_module_tells_its_flavour() -> None:

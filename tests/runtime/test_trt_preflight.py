@@ -14,7 +14,13 @@ from splite_deploy.bundle import Bundle, sha256_of
 from splite_deploy.errors import BackendError, BundleError
 from splite_deploy.runtime.backends import trt as backend
 from splite_deploy.runtime.backends.trt import TrtSession
-from splite_deploy.runtime.backends.trt_preflight import check_gpu, check_software, read_engine, this_platform
+from splite_deploy.runtime.backends.trt_preflight import (
+    EngineFile,
+    check_gpu,
+    check_software,
+    read_engine,
+    this_platform,
+)
 from splite_deploy.runtime.cuda_driver import Gpu, gpu
 from splite_deploy.runtime.session import DEFAULT_GPU
 
@@ -66,7 +72,7 @@ def test_a_real_graph_under_the_name_of_an_engine(tiny_bundle: Path, tmp_path: P
 def test_a_file_that_changes_after_the_bundle_was_opened(tiny_bundle: Path, tmp_path: Path) -> None:
     path = engine_bundle(tiny_bundle, tmp_path / "x.splite")
     bundle = Bundle.open(path)
-    assert read_engine(bundle, bundle.find()) == NO_ENGINE
+    assert read_engine(EngineFile.of(path, bundle.find()), bundle.find().sha256) == NO_ENGINE
     flip_a_byte(path / "model.fp16.engine")
     refused(path, "its SHA-256 differs", TrtSession.open, bundle, bundle.find(), None, DEFAULT_GPU)
     (path / "model.fp16.engine").unlink()

@@ -9,37 +9,25 @@ import dataclasses
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy_cuda import NumpyCuda
-from trt_stand_in import StandInEngine
+from trt_stand_in import StandInEngine, tensorrt
 
 from splite_deploy.bundle import Artifact, TensorSpec, compile_command
 from splite_deploy.errors import BackendError, UsageError
 from splite_deploy.runtime import trt_module
 from splite_deploy.runtime.backends.trt import TrtSession
+from splite_deploy.runtime.backends.trt_preflight import EngineFile
 from splite_deploy.runtime.session import DEFAULT_GPU, GpuOptions, StageTimed
-from splite_deploy.runtime.trt_module import TensorRt
 from splite_deploy.spec import LimitSpec
 
 BUNDLE = Path("hand.splite")
 COMMAND = "splite-deploy compile hand.splite -b trt -p fp16"
 SIZES = (3, 4, 5)
-
-
-class Logger:
-    """What `collecting_logger` derives from."""
-
-    Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2)
-
-
-def tensorrt() -> TensorRt:
-    module = ModuleType("tensorrt")
-    module.ILogger = Logger  # type: ignore[attr-defined]
-    return TensorRt(module, "tensorrt", "10.3.0")
 
 
 def compute(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -80,7 +68,7 @@ def opened(
     """A session on a stand-in; with batches its batch is dynamic."""
     described = artifact(None if batches else 1, dtype)
     engine = engine_of(described, cuda, batches or (1, 1), fails=fails or set())
-    return TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, gpu, BUNDLE)
+    return TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, gpu, EngineFile.of(BUNDLE, described))
 
 
 def crops(count: int, seed: int = 0, dtype: str = "float32") -> Any:
@@ -171,7 +159,9 @@ def test_the_command_keeps_the_batch_of_the_engine() -> None:
 def test_a_dynamic_engine_whose_batch_can_be_but_one(cuda: NumpyCuda) -> None:
     """Its profile is 3,3,3, so the manifest names a batch; the engine wants to be told it nevertheless."""
     engine = engine_of(artifact(None), cuda, (3, 3))
-    session = TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, artifact(3), DEFAULT_GPU, BUNDLE)
+    described = artifact(3)
+    file = EngineFile.of(BUNDLE, described)
+    session = TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, DEFAULT_GPU, file)
     for frame in range(3):
         same(session.run({"image": crops(3, frame)}), crops(3, frame))
     with pytest.raises(BackendError, match=r"of shape \(2, 3, 4, 5\); the network takes float32 3x3x4x5"):
@@ -246,7 +236,8 @@ def test_what_tensorrt_says_is_told(cuda: NumpyCuda, call: str) -> None:
     sessions: list[TrtSession] = []
 
     def open_and_run() -> None:
-        sessions.append(TrtSession(SimpleNamespace(), engine, module, cuda, described, DEFAULT_GPU, BUNDLE))
+        file = EngineFile.of(BUNDLE, described)
+        sessions.append(TrtSession(SimpleNamespace(), engine, module, cuda, described, DEFAULT_GPU, file))
         sessions[0].run({"image": crops(1)})
 
     with pytest.raises(BackendError) as caught:
@@ -278,16 +269,18 @@ def test_an_engine_that_the_manifest_does_not_describe(cuda: NumpyCuda, change: 
     engine = engine_of(described, cuda)
     for name, value in change.items():
         setattr(engine, name, value)
+    file = EngineFile.of(BUNDLE, described)
     with pytest.raises(BackendError, match=message) as caught:
-        TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, DEFAULT_GPU, BUNDLE)
+        TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, DEFAULT_GPU, file)
     assert caught.value.hint == f"Build it here: {COMMAND}."
 
 
 def test_a_type_that_no_session_takes(cuda: NumpyCuda) -> None:
     described = artifact(1, "int32")
-    engine = engine_of(described, cuda)
-    with pytest.raises(BackendError, match="has 'image' in int32, which no session takes"):
-        TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, DEFAULT_GPU, BUNDLE)
+    engine, file = engine_of(described, cuda), EngineFile.of(BUNDLE, described)
+    with pytest.raises(BackendError, match="has 'image' in int32, which no session takes") as caught:
+        TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, DEFAULT_GPU, file)
+    assert caught.value.hint == f"Build it here: {COMMAND}."
 
 
 def test_sessions_of_one_process_and_threads_in_turn(cuda: NumpyCuda) -> None:

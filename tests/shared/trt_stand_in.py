@@ -9,14 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy_cuda import NumpyCuda
 
+from splite_deploy.runtime.trt_module import TensorRt
+
 Compute = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 TRT_TYPES = {"float32": "FLOAT", "float16": "HALF", "uint8": "UINT8", "int32": "INT32"}
+
+
+class Logger:
+    """What `collecting_logger` derives from."""
+
+    Severity = SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2)
+
+
+def tensorrt(engine: StandInEngine | None = None) -> TensorRt:
+    """TensorRT 10.3.0, whose runtime makes this engine of any bytes, and without one of none."""
+    module = ModuleType("tensorrt")
+    module.ILogger = Logger  # type: ignore[attr-defined]
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda data: engine)
+    module.Runtime = lambda logger: runtime  # type: ignore[attr-defined]
+    return TensorRt(module, "tensorrt", "10.3.0")
 
 
 def trt_dtype(name: str) -> Any:
@@ -35,6 +52,7 @@ class StandInEngine:
         batches: Smallest and largest batch of its profile.
         compute_ms: What an inference takes by the device's clock.
         fails: Names of the calls that report failure.
+        formats: Memory formats by name, where they are not LINEAR.
     """
 
     cuda: NumpyCuda
@@ -44,6 +62,7 @@ class StandInEngine:
     batches: tuple[int, int] = (1, 1)
     compute_ms: float = 2.0
     fails: set[str] = field(default_factory=set)
+    formats: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_io_tensors(self) -> int:
@@ -60,6 +79,9 @@ class StandInEngine:
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return {**self.inputs, **self.outputs}[name][0]
+
+    def get_tensor_format(self, name: str) -> Any:
+        return SimpleNamespace(name=self.formats.get(name, "LINEAR"))
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         assert profile == 0 and name in self.inputs
@@ -92,6 +114,13 @@ class StandInContext:
     def infer_shapes(self) -> list[str]:
         return [name for name in self.engine.inputs if name not in self.shapes]
 
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        if name in self.shapes:
+            return self.shapes[name]
+        sizes = self.engine.outputs[name][0]
+        known = "get_tensor_shape" not in self.engine.fails
+        return tuple(self._batch() if size < 0 and known else size for size in sizes)
+
     def execute_async_v3(self, stream: int) -> bool:
         engine, cuda = self.engine, self.engine.cuda
         if "execute_async_v3" in engine.fails or ("capture" in engine.fails and cuda._capturing is not None):
@@ -103,11 +132,14 @@ class StandInContext:
             batch = next(iter(shapes.values()))[0]
             for name, values in engine.compute(feeds).items():
                 sizes, dtype = engine.outputs[name]
-                self._memory(name, dtype, (batch, *sizes[1:]))[:] = values
+                self._memory(name, dtype, (batch if sizes[0] < 0 else sizes[0], *sizes[1:]))[:] = values
             cuda.clock_ms += engine.compute_ms
 
         cuda.enqueue(stream, work)
         return True
+
+    def _batch(self) -> int:
+        return next(iter(self.shapes.values()))[0]
 
     def _memory(self, name: str, dtype: str, shape: tuple[int, ...]) -> Any:
         size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize

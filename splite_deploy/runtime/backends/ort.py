@@ -58,7 +58,7 @@ class OrtSession(BaseSession):
         return cls(bundle.path / artifact.file, artifact, threads)
 
     @classmethod
-    def open_file(cls, file: Path, threads: int | None) -> OrtSession:
+    def open_file(cls, file: Path, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> OrtSession:
         """Loads a graph without a bundle."""
         return cls(file, None, threads)
 

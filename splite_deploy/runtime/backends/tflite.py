@@ -70,7 +70,7 @@ class TfliteSession(BaseSession):
         return cls(bundle.path / artifact.file, artifact, threads)
 
     @classmethod
-    def open_file(cls, file: Path, threads: int | None) -> TfliteSession:
+    def open_file(cls, file: Path, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> TfliteSession:
         """Loads a file without a bundle."""
         return cls(file, None, threads)
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.bundle import Artifact, Bundle, TensorSpec, compile_command
+from splite_deploy.bundle import Artifact, Bundle, TensorSpec
 from splite_deploy.errors import BackendError, UsageError
 from splite_deploy.runtime import cuda_driver
 from splite_deploy.runtime.backends._cuda import Cuda, Handle, open_cuda
-from splite_deploy.runtime.backends._trt_ports import open_ports
-from splite_deploy.runtime.backends.trt_preflight import check_gpu, check_software, read_engine
-from splite_deploy.runtime.session import BaseSession, Feed, GpuOptions
+from splite_deploy.runtime.backends._trt_ports import NOT_TAKEN_HINT, Port, open_ports, read_ends
+from splite_deploy.runtime.backends.trt_preflight import (
+    EngineFile,
+    check_any_gpu,
+    check_gpu,
+    check_software,
+    read_engine,
+)
+from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Ends, Feed, GpuOptions
 from splite_deploy.runtime.trt_module import TensorRt, collecting_logger, load_tensorrt, logged_errors
 
 Array = NDArray[np.float32]
@@ -41,7 +46,7 @@ class TrtSession(BaseSession):
         cuda: Who handles memory; closed with the session.
         artifact: Its description.
         options: How it works.
-        bundle: Folder of its bundle, for hints.
+        file: Where it comes from, for messages.
 
     Raises:
         BackendError: The engine is not what the manifest describes, or there is not enough memory.
@@ -54,9 +59,9 @@ class TrtSession(BaseSession):
         engine: Any,
         trt: TensorRt,
         cuda: Cuda,
-        artifact: Artifact,
+        artifact: Artifact | Ends,
         options: GpuOptions,
-        bundle: Path,
+        file: EngineFile,
     ) -> None:
         super().__init__(
             replace(
@@ -71,7 +76,7 @@ class TrtSession(BaseSession):
                 hint="Use cuda-python: pip install cuda-python.",
             )
         self._trt, self._cuda = trt, cuda
-        self._command = partial(compile_command, bundle, artifact)
+        self._file = file
         self._cuda_graph = options.cuda_graph if cuda.can_capture else False
         self._graph: Handle | None = None
         self._batch = 0
@@ -80,9 +85,11 @@ class TrtSession(BaseSession):
         with cuda.use(), ExitStack() as stack:
             self._stream = cuda.create_stream()
             stack.callback(cuda.destroy_stream, self._stream)
-            self._ports = open_ports(
-                engine, artifact, cuda, stack, mapped=options.mapped_memory, command=self._command()
-            )
+            self._ports = open_ports(engine, artifact, cuda, stack, mapped=options.mapped_memory, file=file)
+            batched = [port for port in self._ports if port.is_input and port.dynamic]
+            self._batched = tuple(port.spec.name for port in batched)
+            self._smallest_batch = max((port.smallest_batch for port in batched), default=1)
+            self._largest_batch = min((port.largest_batch for port in batched), default=1)
             self._events: list[Handle] = []
             for _ in range(len(STAGES) + 1 if options.stage_timing else 0):
                 self._events.append(cuda.create_event())
@@ -98,16 +105,33 @@ class TrtSession(BaseSession):
     @classmethod
     def open(cls, bundle: Bundle, artifact: Artifact, threads: int | None, gpu: GpuOptions) -> TrtSession:
         """Loads an engine after all that can be checked without TensorRT has been."""
-        data = read_engine(bundle, artifact)
+        file = EngineFile.of(bundle.path, artifact)
+        data = read_engine(file, artifact.sha256)
         trt = load_tensorrt(artifact.target.get("flavour"))
         check_software(bundle, artifact, trt.flavour, trt.version)
         check_gpu(bundle, artifact, cuda_driver.gpu())
-        cuda = open_cuda(gpu.memory_backend)
-        command = compile_command(bundle.path, artifact)
+        return cls._load(data, trt, artifact, gpu, file)
+
+    @classmethod
+    def open_file(cls, file: Path, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> TrtSession:
+        """Loads an engine without a bundle, for which version, platform and GPU TensorRT has to find out itself."""
+        source = EngineFile(file)
+        data = read_engine(source, None)
+        trt = load_tensorrt()
+        check_any_gpu(file.name, cuda_driver.gpu(), "Without a GPU, time the .onnx that it was built of.")
+        return cls._load(data, trt, None, gpu, source)
+
+    @classmethod
+    def _load(
+        cls, data: bytes, trt: TensorRt, artifact: Artifact | None, options: GpuOptions, file: EngineFile
+    ) -> TrtSession:
+        """Hands checked bytes to TensorRT; without an artifact the engine tells what it takes and gives."""
+        cuda = open_cuda(options.memory_backend)
         try:
             with cuda.use():
-                runtime, engine = _deserialise(trt, data, artifact.file, command)
-            return cls(runtime, engine, trt, cuda, artifact, gpu, bundle.path)
+                runtime, engine = _deserialise(trt, data, file)
+                described = artifact or read_ends(engine, file)
+            return cls(runtime, engine, trt, cuda, described, options, file)
         except BaseException:
             cuda.close()
             raise
@@ -154,15 +178,16 @@ class TrtSession(BaseSession):
             self._cuda.close()
 
     def _batch_of(self, feeds: Mapping[str, Feed]) -> int:
-        batches = {port.spec.name: len(feeds[port.spec.name]) for port in self._ports if port.is_input}
-        batch = next(iter(batches.values()))
-        low, high = max(p.smallest_batch for p in self._ports), min(p.largest_batch for p in self._ports)
+        """What the dynamic inputs have in common; 1 where all are fixed, since their shapes have been checked."""
+        batches = {name: len(feeds[name]) for name in self._batched}
+        batch = next(iter(batches.values()), 1)
+        low, high = self._smallest_batch, self._largest_batch
         if len(set(batches.values())) > 1 or not low <= batch <= high:
             shown = ", ".join(f"'{name}' {count}" for name, count in batches.items())
             wanted = f"{max(1, min(low, batch))},{max(1, batch)},{max(high, batch)}"
             raise BackendError(
                 f"The engine takes batches of {low} to {high}; the inputs hold {shown}.",
-                hint=f"Build it here: {self._command(wanted)}.",
+                hint=self._file.build_hint(wanted),
             )
         return batch
 
@@ -175,6 +200,19 @@ class TrtSession(BaseSession):
                 self._check(self._context.set_input_shape(port.spec.name, shape), "set_input_shape")
         missing = self._context.infer_shapes()
         self._check(not missing, f"infer_shapes ({', '.join(missing)})")
+        for port in self._ports:
+            if port.dynamic and not port.is_input:
+                self._check_output(port, batch)
+
+    def _check_output(self, port: Port, batch: int) -> None:
+        """An output that is open to something else than the batch might be larger than its memory."""
+        shape = tuple(int(size) for size in self._context.get_tensor_shape(port.spec.name))
+        if shape != port.shape(batch):
+            raise BackendError(
+                f"{self._file.name} gives '{port.spec.name}' in the shape {shape} for a batch of {batch}; "
+                f"a session takes {port.shape(batch)}.",
+                hint=NOT_TAKEN_HINT,
+            )
 
     def _queue(self, batch: int, *, capturing: bool) -> None:
         """Copies in, runs, copies out; the time is taken before, between and after."""
@@ -225,11 +263,11 @@ class TrtSession(BaseSession):
         if not succeeded:
             raise BackendError(
                 f"{self._trt.label} failed in {call}: {logged_errors(self._trt.module)}.",
-                hint=f"Run 'splite-deploy verify'; if it fails too: {self._command()}.",
+                hint=self._file.failed_hint(),
             )
 
 
-def _deserialise(trt: TensorRt, data: bytes, name: str, command: str) -> tuple[Any, Any]:
+def _deserialise(trt: TensorRt, data: bytes, file: EngineFile) -> tuple[Any, Any]:
     """A runtime and the engine that it makes of bytes."""
     try:
         runtime = trt.module.Runtime(collecting_logger(trt.module))
@@ -239,9 +277,7 @@ def _deserialise(trt: TensorRt, data: bytes, name: str, command: str) -> tuple[A
             f"{trt.label} cannot be initialised: {logged_errors(trt.module)}.", hint="Run 'splite-deploy doctor'."
         ) from err
     if engine is None:
-        raise BackendError(
-            f"{trt.label} cannot load {name}: {logged_errors(trt.module)}.", hint=f"Build it here: {command}."
-        )
+        raise BackendError(f"{trt.label} cannot load {file.name}: {logged_errors(trt.module)}.", hint=file.build_hint())
     return runtime, engine
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from splite_deploy.bundle import Artifact, Bundle, compile_command
 from splite_deploy.errors import BackendError
@@ -19,31 +22,70 @@ _MAGIC = b"trt"  # after a letter for the kind: vtrt in engines of RTX 1.7; its 
 _ONNX = b"\x08"  # the field ir_version, which every ONNX writer puts first
 
 
+@dataclass(frozen=True)
+class EngineFile:
+    """An engine's file, and what to do where it is no good.
+
+    Attributes:
+        path: The file.
+        command: What to type to build it anew, for other batches (``min,opt,max``) if given; None without a bundle.
+    """
+
+    path: Path
+    command: Callable[[str | None], str] | None = None
+
+    @classmethod
+    def of(cls, bundle: Path, artifact: Artifact) -> EngineFile:
+        """An engine of a bundle, by the bundle's folder."""
+        return cls(bundle / artifact.file, partial(compile_command, bundle, artifact))
+
+    @property
+    def name(self) -> str:
+        """As messages have it."""
+        return self.path.name
+
+    def build_hint(self, batch: str | None = None) -> str:
+        """The hint to build it anew, for other batches (``min,opt,max``) if given."""
+        if self.command is not None:
+            return f"Build it here: {self.command(batch)}."
+        profile = "" if batch is None else f", for batches (smallest, usual, largest) of {batch}"
+        return f"Build the engine on this machine, with the TensorRT that is installed here{profile}."
+
+    def failed_hint(self) -> str:
+        """The hint where TensorRT failed on it."""
+        if self.command is not None:
+            return f"Run 'splite-deploy verify'; if it fails too: {self.command(None)}."
+        return self.build_hint()
+
+
 def this_platform() -> str:
     """For example ``linux-aarch64``; engines do not move to another one."""
     return f"{sys.platform}-{platform.machine().lower()}"
 
 
-def read_engine(bundle: Bundle, artifact: Artifact) -> bytes:
+def read_engine(file: EngineFile, sha256: str | None) -> bytes:
     """The engine, read once, so that what was checked is what is loaded.
+
+    Args:
+        file: Its file.
+        sha256: What the manifest says of it; None without a bundle.
 
     Raises:
         BackendError: It is empty or missing, not an engine, or not the file that the manifest describes.
     """
-    file = bundle.path / artifact.file
-    hint = _hint(bundle, artifact)
+    path, hint = file.path, file.build_hint()
     try:
-        data = file.read_bytes()
+        data = path.read_bytes()
     except OSError as err:
-        raise BackendError(f"{file} cannot be read: {err.strerror or err}.", hint=hint) from err
+        raise BackendError(f"{path} cannot be read: {err.strerror or err}.", hint=hint) from err
     if not data:
-        raise BackendError(f"{file} is empty.", hint=hint)
+        raise BackendError(f"{path} is empty.", hint=hint)
     if data.startswith(_ONNX):
-        raise BackendError(f"{file} is an ONNX graph, not a TensorRT engine.", hint=hint)
-    if hashlib.sha256(data).hexdigest() != artifact.sha256:
-        raise BackendError(f"{file} is not the file that the manifest describes (its SHA-256 differs).", hint=hint)
+        raise BackendError(f"{path} is an ONNX graph, not a TensorRT engine.", hint=hint)
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise BackendError(f"{path} is not the file that the manifest describes (its SHA-256 differs).", hint=hint)
     if data[1:4] != _MAGIC:
-        raise BackendError(f"{file} is no TensorRT engine.", hint=hint)
+        raise BackendError(f"{path} is no TensorRT engine.", hint=hint)
     return data
 
 
@@ -80,12 +122,7 @@ def check_gpu(bundle: Bundle, artifact: Artifact, gpu: Gpu | None) -> None:
     Raises:
         BackendError: There is none, or the engine was built for another one.
     """
-    if gpu is None:
-        raise BackendError(
-            f"{artifact.file} needs an NVIDIA GPU; the driver offers none here.",
-            hint="Run 'splite-deploy doctor', and in a container start it with '--gpus all' or '--runtime nvidia'. "
-            "Without a GPU, run another backend: -b ort.",
-        )
+    gpu = check_any_gpu(artifact.file, gpu, "Without a GPU, run another backend: -b ort.")
     # An RTX engine is finished on the GPU that runs it, and RTX itself refuses what it does not support.
     if _fact(bundle, artifact, "flavour") == "rtx":
         return
@@ -98,8 +135,28 @@ def check_gpu(bundle: Bundle, artifact: Artifact, gpu: Gpu | None) -> None:
         )
 
 
+def check_any_gpu(name: str, gpu: Gpu | None, otherwise: str) -> Gpu:
+    """The GPU that is here.
+
+    Args:
+        name: Of the engine.
+        gpu: Of `splite_deploy.runtime.cuda_driver.gpu`.
+        otherwise: What to do without one, as the hint's last sentence.
+
+    Raises:
+        BackendError: There is none.
+    """
+    if gpu is None:
+        raise BackendError(
+            f"{name} needs an NVIDIA GPU; the driver offers none here.",
+            hint="Run 'splite-deploy doctor', and in a container start it with '--gpus all' or '--runtime nvidia'. "
+            f"{otherwise}",
+        )
+    return gpu
+
+
 def _hint(bundle: Bundle, artifact: Artifact) -> str:
-    return f"Build it here: {compile_command(bundle.path, artifact)}."
+    return EngineFile.of(bundle.path, artifact).build_hint()
 
 
 def _fact(bundle: Bundle, artifact: Artifact, name: str) -> str:
