@@ -26,8 +26,11 @@ def random_feeds(inputs: Sequence[TensorSpec], batch: int) -> Feeds:
         batch: First size where the file leaves it open.
 
     Raises:
-        UsageError: The file leaves open more than that.
+        UsageError: The file leaves open more than that, or not even that, and ``batch`` is another than its own.
     """
+    if batch > 1 and all(spec.shape[:1] not in ((None,), (batch,)) for spec in inputs):
+        taken = ", ".join(f"'{spec.name}' {list(spec.shape)}" for spec in inputs)
+        raise UsageError(f"The file takes no batch of {batch}: its inputs are {taken}.", hint="Leave --batch out.")
     rng = np.random.default_rng(0)
     shapes = {spec.name: _shape(spec, batch) for spec in inputs}
     return [{spec.name: _random(rng, shapes[spec.name], np.dtype(spec.dtype)) for spec in inputs} for _ in range(COUNT)]

@@ -41,6 +41,13 @@ def test_only_the_first_size_may_be_open() -> None:
     assert "--inputs" in caught.value.hint
 
 
+def test_a_batch_that_the_file_does_not_take() -> None:
+    with pytest.raises(UsageError, match=r"takes no batch of 4: its inputs are 'x' \[1, 3\]") as caught:
+        random_feeds((spec("x", (1, 3), "float32"),), batch=4)
+    assert "--batch" in caught.value.hint
+    assert len(random_feeds((spec("x", (4, 3), "float32"),), batch=4)) == COUNT
+
+
 def test_given_feeds(tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((2, 1, 3, 4, 4))
     np.savez(tmp_path / "two.npz", image=images, mask=np.arange(8, dtype=np.uint8).reshape(2, 1, 4))
