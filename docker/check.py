@@ -2,8 +2,8 @@
 
 As root of a Linux machine, at the root of the repository, for example:
 
-    debootstrap --variant=minbase --include=python3,python3-pip bookworm /tmp/clean http://deb.debian.org/debian
-    python docker/check.py docker/runtime/Dockerfile /tmp/clean
+    debootstrap --variant=minbase --include=python3,python3-pip bookworm clean
+    python docker/check.py docker/runtime/Dockerfile clean
 
 It stops at the first line that fails, and ends with the image's own command. The base image is not there: the folder
 stands in for it, with its distribution's Python. Variables of pip (PIP_*) are passed on; files change in it alone.
