@@ -6,14 +6,14 @@ then files that it no longer names go. Whenever it is interrupted, the bundle is
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from splite_deploy.bundle import MANIFEST, Artifact, Bundle, sha256_of
-from splite_deploy.cache import replace_file
-from splite_deploy.errors import writing
+from splite_deploy.errors import whole_file, writing
 from splite_deploy.evidence import Layer
 
 
@@ -57,14 +57,15 @@ def add_artifacts(bundle: Bundle, additions: Sequence[Addition]) -> Bundle:
                 file = bundle.path / artifact.file
                 if not _holds(file, artifact):
                     laid.append(file)
-                    replace_file(file, addition.source.read_bytes())
-                    file.chmod(0o644)
+                    with whole_file(file) as partial:
+                        shutil.copyfile(addition.source, partial)
                 held[artifact.label] = artifact
                 layers = {**layers, artifact.label: addition.layers}
             manifest = replace(
                 before, artifacts=tuple(held.values()), layers={name: found for name, found in layers.items() if found}
             )
-            replace_file(bundle.path / MANIFEST, manifest.to_json().encode())
+            with whole_file(bundle.path / MANIFEST) as partial:
+                partial.write_text(manifest.to_json(), encoding="utf-8")
         except BaseException:
             for file in laid:
                 file.unlink(missing_ok=True)

@@ -51,6 +51,14 @@ def test_an_artifact_is_added(bundle: Bundle, tmp_path: Path) -> None:
     assert files(bundle).keys() == {*before, "model.fp16.engine"}
 
 
+def test_who_could_read_the_bundle_still_can(bundle: Bundle, tmp_path: Path) -> None:
+    """An engine is often built by root, and run by somebody else."""
+    before = {file.name: file.stat().st_mode for file in bundle.path.iterdir()}
+    add_artifacts(bundle, [engine(bundle, tmp_path, b"plan")])
+    after = {file.name: file.stat().st_mode for file in bundle.path.iterdir()}
+    assert after == {**before, "model.fp16.engine": before[MANIFEST]}
+
+
 def test_one_of_the_same_kind_is_replaced_again_and_again(bundle: Bundle, tmp_path: Path) -> None:
     for content in (b"one", b"two", b"two", b"three"):
         bundle = add_artifacts(bundle, [engine(bundle, tmp_path, content)])
