@@ -7,9 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +19,26 @@ from splite_deploy.errors import CompileError, writing
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TELLING = (re.compile(r"(\w+\.)*\w*(Error|Exception): "), re.compile("ERROR"), re.compile(""))  # the best first
 _TAIL = 1 << 16  # bytes of the log in which the reason is looked for
+
+
+@contextmanager
+def kept_log(kind: str) -> Iterator[Path]:
+    """A log that stays where the work fails, and goes otherwise; the hint of the error names it.
+
+    Args:
+        kind: What it is of, for its name.
+    """
+    handle, name = tempfile.mkstemp(prefix=f"splite-{kind}-", suffix=".log")
+    os.close(handle)
+    failed = False
+    try:
+        yield Path(name)
+    except CompileError:
+        failed = True
+        raise
+    finally:
+        if not failed:
+            Path(name).unlink(missing_ok=True)
 
 
 class ChildFailed(CompileError):

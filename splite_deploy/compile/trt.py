@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from splite_deploy.bundle import Artifact, Bundle, Graph, TensorSpec, sha256_of
 from splite_deploy.bundle_update import Addition, add_artifacts
-from splite_deploy.compile.child import Child, ChildFailed
+from splite_deploy.compile.child import Child, ChildFailed, kept_log
 from splite_deploy.compile.trt_best import choose_build, try_builds
 from splite_deploy.compile.trt_errors import MEMORY_HINT
 from splite_deploy.compile.trt_inspect import check_achieved, read_layers
@@ -175,7 +174,7 @@ def _build(bundle: Bundle, graphs: Sequence[Graph], options: TrtOptions, folder:
     file = f"model.{precision}.engine"
     begun = time.perf_counter()
     progress(f"{precision}: starting TensorRT", -1)
-    with _kept_log() as log:
+    with kept_log("trt") as log:
         _run(folder, log, options, file, lambda step, share: progress(f"{precision}: {step}", share))
     build_s = time.perf_counter() - begun
     (folder / ENGINE).rename(folder / file)
@@ -217,22 +216,6 @@ def _with_batch(specs: Sequence[TensorSpec], batch: tuple[int, int, int] | None)
 
 def _absolute(timing_cache: str | None) -> str | None:
     return str(Path(timing_cache).resolve()) if timing_cache not in (None, "off") else timing_cache
-
-
-@contextmanager
-def _kept_log() -> Iterator[Path]:
-    """A log that stays where the build fails; the hint of the error names it."""
-    handle, name = tempfile.mkstemp(prefix="splite-trt-", suffix=".log")
-    os.close(handle)
-    failed = False
-    try:
-        yield Path(name)
-    except CompileError:
-        failed = True
-        raise
-    finally:
-        if not failed:
-            Path(name).unlink(missing_ok=True)
 
 
 def _run(folder: Path, log: Path, options: TrtOptions, file: str, progress: Progress) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +14,8 @@ import onnx
 
 from splite_deploy.bundle import Artifact, Bundle, Graph, Manifest, Typing, sha256_of
 from splite_deploy.cache import cache_folder
-from splite_deploy.errors import CompileError, UsageError
+from splite_deploy.compile.child import kept_log
+from splite_deploy.errors import UsageError
 from splite_deploy.evidence import BudgetSearch, Calibration
 from splite_deploy.export.budget import MAX_FACTOR, Shift
 from splite_deploy.export.calibration import CalibrationSet, load_calibration
@@ -72,18 +72,8 @@ def tflite_compiler(options: ExportOptions) -> Iterator[TfliteCompiler | None]:
         return
     from splite_deploy.compile.tflite import TfliteCompiler
 
-    handle, name = tempfile.mkstemp(prefix="splite-tflite-", suffix=".log")
-    os.close(handle)
-    failed = False
-    try:
-        with TfliteCompiler(Path(name)) as compiler:
-            yield compiler
-    except CompileError:
-        failed = True
-        raise
-    finally:
-        if not failed:
-            Path(name).unlink(missing_ok=True)
+    with kept_log("tflite") as log, TfliteCompiler(log) as compiler:
+        yield compiler
 
 
 def make_artifacts(

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import sha256_of
+from splite_deploy.cache import replace_file
 from splite_deploy.errors import SpecError, UsageError
 from splite_deploy.export import calibration_lint as lint
 from splite_deploy.export.calibration_arrays import evenly, read_crops, read_npz
@@ -248,12 +248,8 @@ def _stored(file: Path, shape: tuple[int, ...]) -> Pixels | None:
 
 
 def _store(file: Path, pixels: Pixels) -> None:
-    """Writes a cache file whole: under another name first, since other processes read here."""
+    """Writes a cache file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, pixels=pixels)
-        Path(name).replace(file)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    archive = io.BytesIO()
+    np.savez(archive, pixels=pixels)
+    replace_file(file, archive.getvalue())

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
-from onnxruntime.transformers.float16 import convert_float_to_float16
-from onnxruntime.transformers.onnx_model import OnnxModel
 
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph import first_line, quiet
 from splite_deploy.export.onnx_walk import Walk, constant, load, save
+from splite_deploy.export.precision import float16_form
 
 _OPSET = 19  # the first whose QuantizeLinear takes float16
 
@@ -37,8 +36,7 @@ def to_int8_fp16(graph: Path, out: Path, float_nodes: Collection[str]) -> None:
             model = load(graph)
             if model.opset_import[0].version < _OPSET:
                 model = version_converter.convert_version(model, _OPSET)
-            made = convert_float_to_float16(model, keep_io_types=True, node_block_list=list(float_nodes))
-            OnnxModel(made).topological_sort()  # the converter appends its casts at the end
+            made = float16_form(model, float_nodes)
     except Exception as err:  # both converters raise many kinds
         raise ExportError(
             f"The int8 graph cannot be made float16: {first_line(err)}", hint="Export -p fp16 or fp32 for TensorRT."

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from splite_deploy.errors import ExportError, writing
+from splite_deploy.errors import ExportError, whole_file, writing
 from splite_deploy.export.graph import first_line, quiet
 
 Array = NDArray[np.float32]
@@ -109,13 +109,8 @@ def save(model: onnx.ModelProto, path: Path) -> None:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as err:
         raise ExportError(f"{path.name} would not be valid ONNX: {first_line(err)}", hint="Report this.") from err
-    partial = path.with_name(path.name + ".partial")
-    with writing(path):
-        try:
-            partial.write_bytes(model.SerializeToString())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, writing(path):
+        partial.write_bytes(model.SerializeToString())
 
 
 def make_session(

@@ -115,9 +115,7 @@ def to_fp16(graph: Path, out: Path, crops: Array, *, ranges: Ranges | None = Non
     kept = unsafe_in_fp16(model, ranges or calibrate(graph, crops))
     try:
         with quiet():
-            converted = convert_float_to_float16(model, keep_io_types=True, node_block_list=[k.node for k in kept])
-            ordered = OnnxModel(converted)
-            ordered.topological_sort()  # the converter appends its casts at the end
+            converted = float16_form(model, [k.node for k in kept])
     except Exception as err:  # the converter raises many kinds
         raise ExportError(f"The graph cannot be made float16: {first_line(err)}", hint="Export it in float32.") from err
     float16, float32 = _types(converted, crops[evenly(len(crops), _WATCHED)])
@@ -129,6 +127,13 @@ def to_fp16(graph: Path, out: Path, crops: Array, *, ranges: Ranges | None = Non
         )
     save(converted, out)
     return Fp16Report(float16, float32, tuple(kept))
+
+
+def float16_form(model: onnx.ModelProto, float_nodes: Collection[str]) -> onnx.ModelProto:
+    """The graph in float16, but for its inputs, its outputs and these nodes; the converter raises many kinds."""
+    converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True, node_block_list=list(float_nodes))
+    OnnxModel(converted).topological_sort()  # the converter appends its casts at the end
+    return converted
 
 
 def unsafe_in_fp16(model: onnx.ModelProto, ranges: Ranges) -> list[KeptFloat]:

@@ -14,7 +14,7 @@ from splite_deploy.runtime.session import BACKENDS, first_line
 
 Flavour = Literal["tensorrt", "rtx"]
 
-MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+MODULES = (BACKENDS["trt"].module, *BACKENDS["trt"].others)
 """Where TensorRT's Python API may be; the last is TensorRT-RTX without the package that renames it."""
 FLAVOURS: dict[str, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
 """Their names for people."""
