@@ -43,17 +43,17 @@ def plant(spin_ms: float) -> None:
     BaseSession.run = slow  # type: ignore[method-assign]
 
 
-def one_run(bundle: Path, frames: int, spin_ms: float, out: Path) -> None:
+def one_run(bundle: Path, spin_ms: float, out: Path) -> None:
     """Measures in this process."""
     if spin_ms > 0:
         plant(spin_ms)
     extras = Extras(fresh_process=False)
-    append_result(out, run_bench(bundle, backend="ort", precision="fp32", threads=1, frames=frames, extras=extras))
+    append_result(out, run_bench(bundle, backend="ort", precision="fp32", threads=1, extras=extras))
 
 
-def apart(bundle: Path, frames: int, spin_ms: float, out: Path) -> Path:
+def apart(bundle: Path, spin_ms: float, out: Path) -> Path:
     """Measures in a process of its own."""
-    arguments = [bundle, "--frames", frames, "--spin-ms", spin_ms, "--out", out, "--one"]
+    arguments = [bundle, "--spin-ms", spin_ms, "--out", out, "--one"]
     subprocess.run([sys.executable, __file__, *map(str, arguments)], check=True)
     return out
 
@@ -62,18 +62,18 @@ def changes(before: Path, after: Path) -> list[StageChange]:
     return list(compare(read_results(before), read_results(after))[0].stages)
 
 
-def study(bundle: Path, pairs: int, frames: int) -> dict[str, Any]:
+def study(bundle: Path, pairs: int) -> dict[str, Any]:
     """The record of all pairs."""
     environment, date_utc = read_environment(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     told: dict[str, list[StageChange]] = {"same": [], "slowed": []}
     alarms_of_any_stage = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (first,) = read_results(apart(bundle, frames, 0.0, folder / "first.jsonl"))
+        (first,) = read_results(apart(bundle, 0.0, folder / "first.jsonl"))
         spin_ms = SLOWDOWN * first.stages[TOTAL].p50_ms
         for pair in range(pairs):
             base, same, slowed = (
-                apart(bundle, frames, spin, folder / f"{kind}{pair}.jsonl")
+                apart(bundle, spin, folder / f"{kind}{pair}.jsonl")
                 for kind, spin in (("base", 0.0), ("same", 0.0), ("slowed", spin_ms))
             )
             alike = changes(base, same)
@@ -88,7 +88,7 @@ def study(bundle: Path, pairs: int, frames: int) -> dict[str, Any]:
         "record_version": 1,
         "date_utc": date_utc,
         "pairs": pairs,
-        "frames": frames,
+        "frames": first.frames,
         "slowdown": SLOWDOWN,
         "threshold": THRESHOLD,
         "verdicts": {kind: dict(Counter(change.verdict for change in found)) for kind, found in told.items()},
@@ -103,16 +103,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--pairs", type=int, default=20, help="(default: 20)")
-    parser.add_argument("--frames", type=int, default=1000, help="timed frames of each run (default: 1000)")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--spin-ms", type=float, default=0.0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
         if options.one:
-            one_run(options.bundle, options.frames, options.spin_ms, options.out)
+            one_run(options.bundle, options.spin_ms, options.out)
             return
-        record = study(options.bundle, options.pairs, options.frames)
+        record = study(options.bundle, options.pairs)
         append_record(options.out, record)
     except SpliteError as err:
         sys.exit(f"error: {err}")

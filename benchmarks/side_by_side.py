@@ -82,7 +82,7 @@ def power_block(files: dict[str, list[Record]]) -> list[str]:
             lines.append(f"| {what} | {counts} | {spans} |")
         lines += [
             "",
-            f"{machine(record['environment'])}; {record['pairs']} pairs of runs of {record['frames']} frames, "
+            f"{machine(record['environment'])}; {record['pairs']} pairs of runs of {record['frames']} frames and more, "
             "verdicts on the whole frame.",
             "",
         ]

@@ -4,7 +4,8 @@ Times of one run resemble their neighbours: clocks drift, other processes come a
 drawn in the bootstrap, not single times; and since that noise has no one time scale, blocks of two lengths, of which
 the wider interval counts. What no interval of a single run holds is how far two runs of the same file lie apart: on a
 machine with other work their medians may differ by a tenth, since that work only ever adds time, and to most frames of
-a run. Their fastest frames hardly differ. So a change counts where these changed as well.
+a run. Their fastest frames hardly differ: the fastest of all stands for the run (Chen and Revels, Robust benchmarking
+in noisy environments, arXiv:1608.04295), and a change counts where it changed as well.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ THRESHOLD = 0.03
 whole frame, since what the caches held before is a matter of microseconds, and of chance."""
 OVERLOAD, OVERLOADED_THRESHOLD = 2.0, 0.1
 """From so many processes per core on even the fastest frames are disturbed; smaller changes are none then."""
+SHORT_S = 1.0
+"""Runs of fewer seconds than this may lie within other work from beginning to end."""
 BLOCK_COUNTS = (32, 8)
-UNDISTURBED_PCT = 2
-"""The percentile that stands for frames in which nothing came between."""
+QUICK_PCT = 10
+"""The percentile of frames with little other work, which must not contradict the fastest of all."""
 
 Verdict = Literal["faster", "slower", "no difference", "unclear"]
 _COLOURS = {"faster": "green", "slower": "red", "no difference": "", "unclear": "yellow"}
@@ -47,7 +50,8 @@ class StageChange:
         before_ms: Its median, milliseconds.
         after_ms: Its median, milliseconds.
         median: Ratio of the medians, after over before.
-        undisturbed: The same of the percentile `UNDISTURBED_PCT`.
+        quick: The same of the percentile `QUICK_PCT`.
+        undisturbed: The same of the fastest frame, in which nothing came between.
         verdict: See `verdict_of`.
     """
 
@@ -55,6 +59,7 @@ class StageChange:
     before_ms: float
     after_ms: float
     median: Ratio
+    quick: Ratio
     undisturbed: Ratio
     verdict: Verdict
 
@@ -100,13 +105,13 @@ def compare(before: Sequence[BenchResult], after: Sequence[BenchResult]) -> list
 def comparison_tables(comparisons: Sequence[Comparison]) -> list[RenderableType]:
     """A table for each artifact, one row per stage, with what else differs below; then how to read them."""
     lines = [
-        "After over before, with 95 % bootstrap intervals. Undisturbed: of the fastest frames "
-        f"({UNDISTURBED_PCT}nd percentile), to which other work adds nothing. Slower and faster need a change of "
-        f"{THRESHOLD:.0%} there, and of {THRESHOLD / 2:.1%} of the frame, that the medians do not contradict."
+        "After over before, with 95 % bootstrap intervals. Undisturbed: of the fastest frame, to which other work adds "
+        f"nothing. Slower and faster need a change of {THRESHOLD:.0%} there, and of {THRESHOLD / 2:.1%} of the frame, "
+        "that the fastest tenth does not contradict."
     ]
     if any(change.verdict == "unclear" for item in comparisons for change in item.stages):
         lines.append(
-            "Unclear: the medians moved and the fastest frames did not, or not as far. Measure again on a quiet "
+            "Unclear: the medians moved and the fastest frame did not, or not as far. Measure again on a quiet "
             "machine, or append several runs of each to its file, in turn (before, after, before, ...): they count "
             "together."
         )
@@ -139,11 +144,11 @@ def _cell(ratio: Ratio) -> str:
     return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 
-def undisturbed(times_ms: Samples) -> np.floating[Any]:
-    """What a frame takes in which nothing came between; without interpolation, which costs more than it is worth."""
-    rank = (times_ms.size - 1) * UNDISTURBED_PCT // 100
-    fast: np.floating[Any] = np.partition(times_ms, rank, axis=None)[rank]
-    return fast
+def quick(times_ms: Samples) -> np.floating[Any]:
+    """The percentile `QUICK_PCT`; without interpolation, which costs more than it is worth."""
+    rank = (times_ms.size - 1) * QUICK_PCT // 100
+    found: np.floating[Any] = np.partition(times_ms, rank, axis=None)[rank]
+    return found
 
 
 def ratio_of_runs(after_ms: Samples, before_ms: Samples, statistic: Callable[[Samples], np.floating[Any]]) -> Ratio:
@@ -156,23 +161,26 @@ def ratio_of_runs(after_ms: Samples, before_ms: Samples, statistic: Callable[[Sa
     return Ratio(float(statistic(after_ms) / statistic(before_ms)), widest.low, widest.high)
 
 
-def verdict_of(median: Ratio, undisturbed: Ratio, threshold: float = THRESHOLD, needed: float = THRESHOLD) -> Verdict:
-    """What the two ratios of after over before say together.
+def verdict_of(
+    median: Ratio, quick: Ratio, undisturbed: Ratio, threshold: float = THRESHOLD, needed: float = THRESHOLD
+) -> Verdict:
+    """What the ratios of after over before say together.
 
     Args:
         median: Of the medians.
-        undisturbed: Of the undisturbed frames.
+        quick: Of the percentile `QUICK_PCT`.
+        undisturbed: Of the fastest frames.
         threshold: Up to which change there is none.
         needed: From which change there is one; ``threshold`` or more.
 
     Returns:
-        ``slower`` or ``faster``: the undisturbed frames changed by ``needed`` or more, their interval leaves out 1,
-        and that of the medians does not lie on the other side of 1. ``no difference``: neither ratio is beyond the
-        threshold. Otherwise ``unclear``.
+        ``slower`` or ``faster``: the fastest frame changed by ``needed`` or more, its interval leaves out 1, and that
+        of the quick frames does not lie on the other side of 1. ``no difference``: neither the median nor the fastest
+        frame is beyond the threshold. Otherwise ``unclear``.
     """
-    if undisturbed.value >= 1 + needed and undisturbed.low > 1 and median.high > 1:
+    if undisturbed.value >= 1 + needed and undisturbed.low > 1 and quick.high > 1:
         return "slower"
-    if undisturbed.value <= 1 / (1 + needed) and undisturbed.high < 1 and median.low < 1:
+    if undisturbed.value <= 1 / (1 + needed) and undisturbed.high < 1 and quick.low < 1:
         return "faster"
     small = all(1 / (1 + threshold) < ratio.value < 1 + threshold for ratio in (median, undisturbed))
     return "no difference" if small else "unclear"
@@ -229,12 +237,13 @@ def _compare(before: _Group, after: _Group) -> Comparison:
 
 def _change(stage: str, before: _Group, after: _Group) -> StageChange:
     old, new = (np.concatenate([result.samples_ms[stage] for result in group]) for group in (before, after))
-    median, fast = (ratio_of_runs(new, old, statistic) for statistic in (np.median, undisturbed))
+    median, tenth, fastest = (ratio_of_runs(new, old, statistic) for statistic in (np.median, quick, np.min))
     old_ms, new_ms = float(np.median(old)), float(np.median(new))
     whole_ms = before[0].stages[before[0].whole].p50_ms
     threshold = max(THRESHOLD, THRESHOLD / 2 * whole_ms / old_ms)
     needed = max(threshold, OVERLOADED_THRESHOLD) if any(map(_overloaded, (*before, *after))) else threshold
-    return StageChange(stage, old_ms, new_ms, median, fast, verdict_of(median, fast, threshold, needed))
+    verdict = verdict_of(median, tenth, fastest, threshold, needed)
+    return StageChange(stage, old_ms, new_ms, median, tenth, fastest, verdict)
 
 
 def _overloaded(result: BenchResult) -> bool:
@@ -258,6 +267,9 @@ def _warnings(before: _Group, after: _Group) -> Iterator[str]:
     for when, group in (("before", before), ("after", after)):
         if any(result.windows is not None and not result.windows.stable for result in group):
             yield f"unsteady {when}: the windows of a run did not agree"
+        shortest_s = min(result.frames * result.stages[result.whole].p50_ms / 1e3 for result in group)
+        if shortest_s < SHORT_S:
+            yield f"short {when}: {shortest_s:.1f} s of frames, which other work may outlast; leave out --frames"
         if loads := [result.environment.load_average_1min for result in group if _overloaded(result)]:
             yield (
                 f"other work {when}: a load average of {max(filter(None, loads)):.1f} on "

@@ -13,6 +13,7 @@ Of a file without a model spec there is the bare network alone.
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,8 @@ DEVICE_STAGES = (HOST_TO_DEVICE, COMPUTE, DEVICE_TO_HOST)
 _DEVICE_KEYS = {"h2d": HOST_TO_DEVICE, "compute": COMPUTE, "d2h": DEVICE_TO_HOST}
 _READINGS = {PREPROCESS: 1, INFERENCE: 1, DECODE: 1, TOTAL: 3, BARE: 1}
 """How often the cost of reading the clock lies within a stage."""
+_LATEST = 20
+"""So many frames of the warm-up tell how long one takes."""
 _Taken = dict[str, list[float]]
 """Nanoseconds by stage, one for each frame."""
 
@@ -59,6 +62,8 @@ class Options:
         warmup_frames: Fewest untimed frames beforehand.
         warmup_min_s: Shortest warm-up in seconds; whichever of the two takes longer holds. Processors raise
             their clock, and backends choose their kernels, only under load.
+        min_s: Shortest time in seconds that ``frames`` take; more are timed where they would take less, since other
+            work on the machine comes and goes by the second.
         batch: Crops per frame. Above 1 the box is repeated, and the artifact must have a dynamic batch.
         block_frames: Frames of one kind before the other kind has its turn.
         windows: Windows that ``frames`` are divided into, and whose medians have to agree.
@@ -69,6 +74,7 @@ class Options:
     frames: int = 300
     warmup_frames: int = 50
     warmup_min_s: float = 0.5
+    min_s: float = 0.0
     batch: int = 1
     block_frames: int = 10
     windows: int = 3
@@ -76,16 +82,16 @@ class Options:
     tolerance: float = 0.03
 
     def __post_init__(self) -> None:
-        lowest = {"frames": 1, "warmup_frames": 0, "warmup_min_s": 0, "batch": 1, "block_frames": 1, "windows": 1}
-        for name, least in {**lowest, "max_windows": self.windows, "tolerance": 0}.items():
+        lowest = {"frames": 1, "warmup_frames": 0, "warmup_min_s": 0, "min_s": 0, "batch": 1, "block_frames": 1}
+        for name, least in {**lowest, "windows": 1, "max_windows": self.windows, "tolerance": 0}.items():
             value = getattr(self, name)
             if not value >= least:
                 raise UsageError(f"The benchmark option {name} is {value}.", hint=f"Give {least} or more.")
 
-    @property
-    def window_frames(self) -> int:
-        """Frames of a window."""
-        return -(-self.frames // self.windows)
+    def window_frames(self, frame_s: float) -> int:
+        """Frames of a window, where one takes so many seconds."""
+        frames = self.frames if frame_s <= 0 else max(self.frames, math.ceil(self.min_s / frame_s))
+        return -(-frames // self.windows)
 
 
 @dataclass(frozen=True)
@@ -246,12 +252,12 @@ def measure(
         BackendError: The batch is not possible with this artifact, or the backend failed.
     """
     report = progress or (lambda done, total: None)
-    size, planned = options.window_frames, options.window_frames * options.windows
-    blocks = -(-size // options.block_frames)
-    report(0, planned)
     with garbage_collector_off():
-        warmup_frames, warmup_s = _warm_up(subject, options, clock)
+        warmup_frames, warmup_s, frame_s = _warm_up(subject, options, clock)
         overhead_us = timer_overhead_us(clock)
+        size = options.window_frames(frame_s)
+        planned, blocks = size * options.windows, -(-size // options.block_frames)
+        report(0, planned)
 
         def time_window(number: int) -> Samples:
             taken: _Taken = {stage: [] for stage in subject.stages}
@@ -300,14 +306,15 @@ def garbage_collector_off() -> Iterator[None]:
             gc.enable()
 
 
-def _warm_up(subject: Subject, options: Options, clock: Clock) -> tuple[int, float]:
-    """Runs untimed frames; returns how many and for how many seconds."""
-    frames, elapsed_s, began = 0, 0.0, clock()
-    while frames < options.warmup_frames or elapsed_s < options.warmup_min_s:
-        subject.run(frames)
-        frames += 1
-        elapsed_s = (clock() - began) / 1e9
-    return frames, elapsed_s
+def _warm_up(subject: Subject, options: Options, clock: Clock) -> tuple[int, float, float]:
+    """Runs untimed frames; returns how many, for how many seconds, and what one takes at the end, seconds."""
+    began = clock()
+    ended = [began]
+    while len(ended) <= options.warmup_frames or ended[-1] - began < 1e9 * options.warmup_min_s:
+        subject.run(len(ended) - 1)
+        ended.append(clock())
+    latest = ended[-1 - _LATEST :] if len(ended) > 1 else [0, 0]
+    return len(ended) - 1, (ended[-1] - began) / 1e9, float(np.median(np.diff(latest))) / 1e9
 
 
 def _without_timer(taken_ns: NDArray[np.float64], stage: str, overhead_us: float) -> NDArray[np.float64]:

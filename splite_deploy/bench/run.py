@@ -40,6 +40,8 @@ from splite_deploy.spec import Color, Precision
 
 SAMPLES = 2000
 """Of each stage at most so many times are kept in a result."""
+FRAMES, MIN_S = 300, 2.5
+"""Unless the caller names a number, at least so many frames are timed, and for at least so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def run_bench(
     precision: Precision | None = None,
     threads: int | None = None,
     affinity: Sequence[int] | None = None,
-    frames: int = 300,
+    frames: int | None = None,
     warmup: int = 50,
     warmup_min_s: float = 0.5,
     batch: int = 1,
@@ -87,7 +89,8 @@ def run_bench(
         precision: As for `PoseEstimator.open`.
         threads: CPU threads of the backend; None is its default. OpenCV keeps its own number, see the result.
         affinity: Cores to use; needs ``threads``. None leaves that to the system.
-        frames: Timed frames, in three windows; more are added until three windows in a row agree.
+        frames: Timed frames, in three windows; more are added until three windows in a row agree. None is `FRAMES`, or
+            as many as take `MIN_S` seconds: a run that is shorter than other work on the machine is at its mercy.
         warmup: Fewest untimed frames beforehand.
         warmup_min_s: Shortest warm-up in seconds.
         batch: Crops per frame; above 1 the artifact must have a dynamic batch.
@@ -105,7 +108,7 @@ def run_bench(
         MissingDependencyError: The backend's package is not installed.
         BackendError: The backend cannot load or run the artifact, or not with this batch.
     """
-    options = Options(frames=frames, warmup_frames=warmup, warmup_min_s=warmup_min_s, batch=batch)
+    options = _options(frames, warmup, warmup_min_s, batch)
     extras = extras or Extras()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     keypoints = len(opened.model.skeleton.keypoint_names)
@@ -170,7 +173,7 @@ def run_file(
     *,
     threads: int | None = None,
     affinity: Sequence[int] | None = None,
-    frames: int = 300,
+    frames: int | None = None,
     warmup: int = 50,
     warmup_min_s: float = 0.5,
     batch: int = 1,
@@ -199,7 +202,7 @@ def run_file(
         MissingDependencyError: The backend's package is not installed.
         BackendError: The backend cannot load or run the file.
     """
-    options = Options(frames=frames, warmup_frames=warmup, warmup_min_s=warmup_min_s, batch=batch)
+    options = _options(frames, warmup, warmup_min_s, batch)
     extras = extras or Extras()
     if extras.streams > 1 or extras.labels is not None:
         raise UsageError(
@@ -236,6 +239,16 @@ def run_file(
         sustained=sustained,
         **conditions,
         **_figures(measurement, options),
+    )
+
+
+def _options(frames: int | None, warmup: int, warmup_min_s: float, batch: int) -> Options:
+    return Options(
+        frames=FRAMES if frames is None else frames,
+        warmup_frames=warmup,
+        warmup_min_s=warmup_min_s,
+        min_s=MIN_S if frames is None else 0.0,
+        batch=batch,
     )
 
 

@@ -160,6 +160,21 @@ def test_warm_up_lasts_for_enough_time() -> None:
     assert result.warmup_s == pytest.approx(45e-6 + 9 * 111e-9)
 
 
+def test_more_frames_are_timed_where_they_are_over_too_soon() -> None:
+    class Steady(FakeSession):
+        def run(self, feeds: Any) -> dict[str, Any]:
+            self.clock.now_ns += 5000 - 1000 * (len(self.fed) + 1)
+            return super().run(feeds)
+
+    def frames(min_s: float) -> int:
+        clock = FakeClock()
+        feeds = [{"image": np.zeros((1, 3, 8, 8), np.float32)}]
+        options = Options(frames=6, warmup_frames=3, warmup_min_s=0, min_s=min_s)
+        return measure(NetworkSubject(Steady(clock), feeds), options, clock=clock).frames
+
+    assert [frames(min_s) for min_s in (0, 29e-6, 300e-6)] == [6, 6, 60]  # of 5 us
+
+
 def test_batch_repeats_the_box() -> None:
     _, estimator = _measure(frames=2, block_frames=2, batch=4)
     assert {size for size, _ in estimator.fake.fed} == {4}

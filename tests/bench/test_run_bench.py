@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bench import BenchResult, Extras, golden_inputs, run_bench, run_file
 from splite_deploy.bench.measure import STAGES
+from splite_deploy.bench.run import FRAMES, MIN_S
 from splite_deploy.bundle import (
     FORMAT_VERSION,
     GOLDEN,
@@ -134,6 +135,12 @@ def test_bundle_by_path_with_warm_up_time(bundle: Bundle) -> None:
     result = run_bench(bundle.path, frames=1, warmup=0, warmup_min_s=0.05, extras=BARE)
     assert result.warmup_s >= 0.05
     assert result.warmup_frames > 0
+
+
+def test_without_a_number_of_frames_a_run_takes_seconds(bundle: Bundle) -> None:
+    result = run_bench(bundle, warmup=1, warmup_min_s=0.1, extras=BARE)
+    assert result.frames >= FRAMES
+    assert result.stages["total"].mean_ms * result.frames > 0.6 * 1e3 * MIN_S  # the warm-up only tells roughly
 
 
 def test_golden_crops_are_cut_out_pixel_by_pixel(bundle: Bundle) -> None:
