@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from records import RESULT, Record, machine, newest_run, read_records
-from side_by_side import conversion_block, decoders_block, matrix_block, power_block
+from side_by_side import (
+    conversion_block,
+    decoders_block,
+    matrix_block,
+    power_block,
+    profile_block,
+    solution_block,
+)
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path("benchmarks") / "results"
@@ -246,6 +253,8 @@ SECTIONS = (
     Section("ends", "precisions", (HOW,), ends_block),
     Section("layers", "precisions", (HOW,), layers_block),
     Section("mediapipe", "mediapipe-hands", (HOW,), mediapipe_block),
+    Section("solution", "mediapipe-solution", (HOW,), solution_block),
+    Section("profile", "litert-profile", (HOW,), profile_block),
     Section("matrix", RESULT, (HOW,), matrix_block),
     Section("decoders", "decoders", (HOW,), decoders_block),
     Section("conversion", "onnx2tf-time", (HOW,), conversion_block),

@@ -19,7 +19,8 @@ def matrix_block(files: dict[str, list[Record]]) -> list[str]:
         for record in found:
             key = tuple(record[name] for name in ("bundle", "backend", "precision", "threads", "batch"))
             cases.setdefault(key, []).append(record)
-        ordered = (sorted(runs, key=lambda run: float(run["stages"]["total"]["p50_ms"])) for runs in cases.values())
+        in_order = [cases[key] for key in sorted(cases, key=str)]
+        ordered = (sorted(runs, key=lambda run: float(run["stages"]["total"]["p50_ms"])) for runs in in_order)
         shown = [BenchResult.from_dict(runs[(len(runs) - 1) // 2]) for runs in ordered]
         rounds = sorted({len(runs) for runs in cases.values()})
         lines += [
@@ -84,6 +85,67 @@ def power_block(files: dict[str, list[Record]]) -> list[str]:
             "",
             f"{machine(record['environment'])}; {record['pairs']} pairs of runs of {record['frames']} frames and more, "
             "verdicts on the whole frame.",
+            "",
+        ]
+    return lines[:-1]
+
+
+def solution_block(files: dict[str, list[Record]]) -> list[str]:
+    """A table for the newest record of each file of mediapipe_solution.py."""
+    lines: list[str] = []
+    for found in files.values():
+        record = newest_run(found)[-1]
+        lines += [
+            f"| tracker | following p50 | p90 | p99, ms | median over {record['ours']} | first frame p50, ms "
+            "| lost | mean error, % of box | PCK@0.05 | PA-MPJPE, mm |",
+            f"|{'---|' * 10}",
+        ]
+        for name, latency in record["latency"].items():
+            accuracy, ratio = record["accuracy"][name], record["ratios"].get(name)
+            times = " | ".join(f"{latency[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms"))
+            over = f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
+            lines.append(
+                f"| {name} | {times} | {over} | {record['first'][name]['p50_ms']:.2f} | {accuracy['lost']} "
+                f"| {accuracy['mean_error_box_pct']:.2f} | {accuracy['pck_05']:.3f} | {accuracy['pa_mpjpe_mm']:.2f} |"
+            )
+        width, height = record["frame_px"]
+        lines += [
+            "",
+            f"{machine(record['environment'])}, all on one core; {record['clips']} clips of {width} x {height} px, ten "
+            f"frames of each after the hand is found; {record['checkpoint']}, mediapipe {record['mediapipe']}. Error "
+            f"and PCK of the {accuracy['images']} clips in which all of them follow a hand.",
+            "",
+        ]
+    return lines[:-1]
+
+
+def profile_block(files: dict[str, list[Record]]) -> list[str]:
+    """A table for the newest record of each file of litert_profile.py."""
+    lines: list[str] = []
+    for found in files.values():
+        record = newest_run(found)[-1]
+        lines += ["| network | operators | µs | share | MMAC | GMAC/s |", f"|{'---|' * 6}"]
+        for name, network in record["networks"].items():
+            whole = sum(group["macs"] for group in network["kinds"])
+            rows = [
+                {
+                    "kind": "all",
+                    "count": len(network["layers"]),
+                    "time_us": network["time_us"],
+                    "share": 1.0,
+                    "macs": whole,
+                },
+                *network["kinds"],
+            ]
+            for row in rows:
+                rate = " | ".join((f"{row['macs'] / 1e6:.1f}", f"{row['macs'] / row['time_us'] / 1e3:.0f}"))
+                lines.append(
+                    f"| {name} | {row['count']} {row['kind']} | {row['time_us']:.0f} | {100 * row['share']:.0f} % "
+                    f"| {rate if row['macs'] else ' | '} |"
+                )
+        lines += [
+            "",
+            f"{machine(record['environment'])}, one thread, {record['frames']} inferences of every beginning in turn.",
             "",
         ]
     return lines[:-1]

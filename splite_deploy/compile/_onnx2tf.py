@@ -94,13 +94,19 @@ def _stopwatch(steps: TextIO) -> Callable[[str], None]:
 
 def _network(crop: NDArray[np.float32], roles: list[str]) -> tuple[Any, dict[str, Match]]:
     """The graph as a Keras model, and which of its outputs is which."""
+    import onnx
     import onnx2tf
     import onnxruntime as ort
     import tensorflow as tf
 
+    from splite_deploy.compile.pixel_shuffle import channels_last_shuffles
+
     session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
     values = session.run(roles, {"image": np.ascontiguousarray(crop.transpose(0, 3, 1, 2))})
     reference = dict(zip(roles, values, strict=True))
+    graph = onnx.load("model.onnx")
+    if channels_last_shuffles(graph):
+        onnx.save(graph, "model.onnx")
     model = onnx2tf.convert(
         input_onnx_file_path="model.onnx",
         output_folder_path="onnx2tf",

@@ -49,6 +49,37 @@ def mediapipe_record() -> dict[str, Any]:
     }
 
 
+def solution_record() -> dict[str, Any]:
+    return {
+        "kind": "mediapipe-solution",
+        "date_utc": "2026-01-01T00:00:00+00:00",
+        "checkpoint": "hand.safetensors",
+        "mediapipe": "0.10.14",
+        "frame_px": [640, 480],
+        "clips": 9,
+        "ours": "ours",
+        "latency": {"ours": LATENCY, "solution": {**LATENCY, "p50_ms": 1.0}},
+        "first": {"ours": LATENCY, "solution": {**LATENCY, "p50_ms": 9.0}},
+        "ratios": {"solution": RATIO},
+        "accuracy": {"ours": {**ACCURACY, "lost": 0}, "solution": {**ACCURACY, "lost": 2}},
+        "environment": ENVIRONMENT,
+    }
+
+
+def profile_record() -> dict[str, Any]:
+    kinds = [
+        {"kind": "CONV_2D", "count": 2, "time_us": 75.0, "share": 0.75, "macs": 3_000_000},
+        {"kind": "ADD", "count": 1, "time_us": 25.0, "share": 0.25, "macs": 0},
+    ]
+    return {
+        "kind": "litert-profile",
+        "date_utc": "2026-01-01T00:00:00+00:00",
+        "frames": 200,
+        "networks": {"ours": {"time_us": 100.0, "kinds": kinds, "layers": [{}, {}, {}]}},
+        "environment": ENVIRONMENT,
+    }
+
+
 def decoders_record() -> dict[str, Any]:
     return {
         "kind": "decoders",
@@ -173,6 +204,8 @@ def test_the_page_of_the_benchmarks_has_a_table_of_each_kind(repository: Path) -
     record(repository, "decoders.jsonl", decoders_record())
     record(repository, "onnx2tf-time.jsonl", conversion_record())
     record(repository, "compare-power.jsonl", power_record())
+    record(repository, "mediapipe-solution.jsonl", solution_record())
+    record(repository, "litert-profile.jsonl", profile_record())
     write_tables(repository, check=False)
     text = (repository / HOW).read_text(encoding="utf-8")
     assert "| argmax | 500 | 700 | 1.50 | 0.970 |" in text
@@ -180,6 +213,10 @@ def test_the_page_of_the_benchmarks_has_a_table_of_each_kind(repository: Path) -
     assert "| onnx2tf -i model.onnx | 25.0 | 20.0 | 30.0 |" in text
     assert "| the same file | 0 | 0 | 15 | 5 | 0.900 to 1.100 | 0.990 to 1.010 |" in text
     assert "| made 5% slower | 20 | 0 | 0 | 0 | 1.000 to 1.200 | 1.040 to 1.060 |" in text
+    assert "| solution | 1.00 | 0.60 | 0.70 | 2.00 (1.90 to 2.10) | 9.00 | 2 | 1.50 | 0.970 | 6.00 |" in text
+    assert "| ours | 3 all | 100 | 100 % | 3.0 | 30 |" in text
+    assert "| ours | 2 CONV_2D | 75 | 75 % | 3.0 | 40 |" in text
+    assert "| ours | 1 ADD | 25 | 25 % |  |  |" in text
     assert write_tables(repository, check=True) == []
 
 
