@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import OutputError, UsageError, write_file
-from splite_deploy.labels import read_labels
+from splite_deploy.labels import prefer_split, read_labels
 from splite_deploy.runtime.preprocess import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -46,12 +46,16 @@ def write_image(path: Path, image: Image) -> None:
     write_file(path, data.tobytes())
 
 
-def boxed_images(path: Path, count: int | None = None) -> tuple[list[tuple[Path, NDArray[np.float64] | None]], str]:
+def boxed_images(
+    path: Path, count: int | None = None, *, split: str | None = None, option: str = "--images"
+) -> tuple[list[tuple[Path, NDArray[np.float64] | None]], str]:
     """Image files with their boxes: of a labels file its boxes, of a folder each image whole.
 
     Args:
         path: A folder of images, a ``labels.json``, or a folder that holds one.
         count: At most so many, picked evenly over the whole list, which is often sorted by class.
+        split: Split of the labels that is taken alone where they have it.
+        option: What the command line calls the path.
 
     Returns:
         (file, xyxy box or None) of each image, and where they come from, in words.
@@ -60,15 +64,18 @@ def boxed_images(path: Path, count: int | None = None) -> tuple[list[tuple[Path,
         UsageError: There are no images.
     """
     items: list[tuple[Path, NDArray[np.float64] | None]]
+    part = ""
     if path.suffix == ".json" or (is_folder(path) and (path / "labels.json").is_file()):
-        items, kind = [(item.path, item.box) for item in read_labels(path)], "labelled images"
+        samples, alone = (read_labels(path), False) if split is None else prefer_split(path, split)
+        items, kind = [(item.path, item.box) for item in samples], "labelled images"
+        part = f", split '{split}'" if alone else ""
     elif is_folder(path):
         items, kind = [(file, None) for file in image_files(path)], "images"
     else:
-        raise UsageError(f"{path} is neither a folder of images nor a labels.json.", hint="Name one with --images.")
+        raise UsageError(f"{path} is neither a folder of images nor a labels.json.", hint=f"Name one with {option}.")
     if count is not None and count < len(items):
         items = [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
-    return items, f"{len(items)} {kind} of {path.parent.name if path.suffix else path.name}"
+    return items, f"{len(items)} {kind} of {path.parent.name if path.suffix else path.name}{part}"
 
 
 def is_folder(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -189,6 +190,14 @@ def test_the_images_of_a_folder(tmp_path: Path, image: NDArray[np.uint8]) -> Non
     assert [file.name for file in image_files(tmp_path)] == ["a.JPG", "b.png"]
     items, origin = boxed_images(tmp_path)
     assert [box for _, box in items] == [None, None] and origin == f"2 images of {tmp_path.name}"
+
+
+def test_the_images_of_a_split(tmp_path: Path) -> None:
+    samples = [{"image": f"{i}.png", "keypoints": [[1, 1]], "split": "train" if i else "val"} for i in range(3)]
+    (tmp_path / "labels.json").write_text(json.dumps({"samples": samples}))
+    for split, count, part in ((None, 3, ""), ("train", 2, ", split 'train'"), ("test", 3, "")):
+        items, origin = boxed_images(tmp_path, split=split)
+        assert len(items) == count and origin == f"{count} labelled images of {tmp_path.name}{part}"
 
 
 @pytest.mark.parametrize("name", ["missing", "a.txt"])
