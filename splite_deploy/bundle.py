@@ -267,6 +267,8 @@ def compile_command(bundle: Path, engine: Artifact, batch: str | None = None) ->
     """
     batch = batch or engine.target.get("batch", "1,1,1")
     command = f"splite-deploy compile {shlex.quote(str(bundle))} -b trt -p {engine.precision}"
+    if "calibrator" in engine.target:  # the images themselves are known by their origin alone
+        command += f" --calibrator {engine.target['calibrator']} --calibration IMAGES"
     return command if batch == "1,1,1" else f"{command} --batch {batch}"
 
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from splite_deploy.cli.app import FilePath, main
+from splite_deploy.compile.trt_road import CALIBRATORS
 from splite_deploy.errors import UsageError
 from splite_deploy.spec import PRECISIONS, Precision
 from splite_deploy.terminal import show
 
 if TYPE_CHECKING:
     from splite_deploy.compile.trt import Progress
+    from splite_deploy.compile.trt_job import Calibrator
 
 
 @main.command("compile", short_help="Build TensorRT engines of a bundle on this device.")
@@ -51,6 +53,18 @@ if TYPE_CHECKING:
     help="Build so many and keep the fastest.",
 )
 @click.option("--dla", type=click.IntRange(0), metavar="CORE", help="Run what it can on this DLA core of a Jetson.")
+@click.option(
+    "--calibration",
+    type=FilePath,
+    metavar="DIR|LABELS",
+    help="Let TensorRT (8.5 to 10) find the int8 scales itself, on these images, instead of taking those of the graph.",
+)
+@click.option(
+    "--calibrator",
+    type=click.Choice(tuple(CALIBRATORS)),
+    help="How it finds them: entropy (without this option), which may clip rare peaks, or minmax, which keeps the "
+    "range that the images show.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON instead of a table.")
 def compile_command(
     bundle: Path,
@@ -63,6 +77,8 @@ def compile_command(
     timing_cache: str | None,
     best_of: int,
     dla: int | None,
+    calibration: Path | None,
+    calibrator: Calibrator | None,
     as_json: bool,
 ) -> None:
     """Builds engines on the device that will run them, of the graphs that 'export -b trt' made.
@@ -81,6 +97,8 @@ def compile_command(
         timing_cache=timing_cache,
         best_of=best_of,
         dla=dla,
+        calibration=calibration,
+        calibrator=calibrator,
     )
     opened = Bundle.open(bundle, rebuilding=[f"{backend} {precision}" for precision in precisions])
     with _building() as progress:

@@ -14,9 +14,10 @@ from splite_deploy.bundle import Artifact, Bundle, Graph, TensorSpec, sha256_of
 from splite_deploy.bundle_update import Addition, add_artifacts
 from splite_deploy.compile.child import Child, ChildFailed, kept_log
 from splite_deploy.compile.trt_best import choose_build, try_builds
+from splite_deploy.compile.trt_calibration import float_graph, write_inputs
 from splite_deploy.compile.trt_errors import MEMORY_HINT
 from splite_deploy.compile.trt_inspect import check_achieved, read_layers
-from splite_deploy.compile.trt_job import ENGINE, INSPECTED, Built, Job, read_error
+from splite_deploy.compile.trt_job import ENGINE, INSPECTED, Built, CalibrationInputs, Calibrator, Job, read_error
 from splite_deploy.errors import CompileError, UsageError
 from splite_deploy.evidence import Layer
 from splite_deploy.runtime.cuda_driver import gpu
@@ -41,9 +42,13 @@ class TrtOptions:
         best_of: Builds so many engines and keeps the fastest that keeps its limits; timings are taken anew each time.
         dla: DLA core that runs what it can, on a Jetson that has them; None runs all on the GPU.
         timeout_s: After this many seconds a build is given up.
+        calibration: Images (a folder, a ``labels.json``, or a folder that holds one) on which TensorRT up to version 10
+            finds the scales of int8 itself, in the float graph; None goes by the scales in the int8 graph.
+        calibrator: How it finds them: ``entropy`` (or None), which may clip rare peaks, or ``minmax``, which keeps the
+            range that the images show.
 
     Raises:
-        UsageError: A value is out of range.
+        UsageError: A value is out of range, or there is a calibrator without images.
     """
 
     workspace_mib: int | None = None
@@ -54,6 +59,8 @@ class TrtOptions:
     best_of: int = 1
     dla: int | None = None
     timeout_s: float = TIMEOUT_S
+    calibration: Path | None = None
+    calibrator: Calibrator | None = None
 
     def __post_init__(self) -> None:
         if self.batch is not None and not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
@@ -64,6 +71,12 @@ class TrtOptions:
             raise UsageError(f"There is no optimization level {self.optimization_level}.", hint="Give 0 to 5.")
         if self.best_of < 1:
             raise UsageError(f"The best of {self.best_of} builds is none.", hint="Give 1 or more.")
+        if self.calibrator is not None and self.calibration is None:
+            raise UsageError(
+                f"The {self.calibrator} calibrator has no images to calibrate on.",
+                hint="Name them with --calibration (a folder or a labels.json), or leave --calibrator out: the int8 "
+                "graph has its own scales.",
+            )
 
 
 @dataclass(frozen=True)
@@ -82,9 +95,10 @@ def compile_trt(
     """Builds engines of a bundle's graphs and adds them to the bundle, all of them or none.
 
     The TensorRT that is installed decides on the road: versions 8.5 to 10 get flags and the weakly typed graph, later
-    ones and TensorRT-RTX the strongly typed graph. What an engine computes in is read back and compared with what was
-    asked for; its layers go to the manifest. Without a GPU only TensorRT-RTX builds, and nothing can be read back: the
-    types are those of the graph then. How far the keypoints move is for `splite_deploy.runtime.verify.verify` to say.
+    ones and TensorRT-RTX the strongly typed graph. Where images are given, int8 is calibrated by TensorRT itself, which
+    only the former can. What an engine computes in is read back and compared with what was asked for; its layers go to
+    the manifest. Without a GPU only TensorRT-RTX builds, and nothing can be read back: the types are those of the graph
+    then. How far the keypoints move is for `splite_deploy.runtime.verify.verify` to say.
 
     Args:
         bundle: With the graphs that ``export -b trt`` makes.
@@ -98,6 +112,7 @@ def compile_trt(
     Raises:
         UsageError: An option or a precision is not to be had.
         MissingDependencyError: TensorRT is not installed.
+        CalibrationError: There are too few images.
         CompileError: An engine could not be built, or is not what was asked for.
         ParityError: No build of ``best_of`` keeps its limits.
         OutputError: The bundle cannot be written to.
@@ -105,16 +120,30 @@ def compile_trt(
     options = options or TrtOptions()
     if not precisions or len(set(precisions)) != len(precisions):
         raise UsageError(f"The precisions are {list(precisions)}.", hint="Name each precision once, and at least one.")
-    graphs = {precision: _graphs(bundle, precision) for precision in precisions}
+    if options.calibration is not None and "int8" not in precisions:
+        raise UsageError(
+            f"Calibration is for int8; the precisions are: {', '.join(precisions)}.",
+            hint="Add -p int8, or leave --calibrator and --calibration out.",
+        )
+    graphs = {precision: _graphs(bundle, precision, options) for precision in precisions}
     if options.best_of > 1 and gpu() is None:
         raise UsageError("Builds are compared by running them, which takes a GPU.", hint="Leave --best-of out.")
     with tempfile.TemporaryDirectory(prefix="splite-trt-") as work:
-        engines = [_best(bundle, graphs[precision], options, Path(work), progress) for precision in precisions]
+        inputs = None
+        if options.calibration is not None:
+            place, kind = Path(work), options.calibrator or "entropy"
+            inputs = write_inputs(bundle, graphs["int8"][0], options.calibration, kind, place, progress)
+        engines = [
+            _best(bundle, graphs[name], options, inputs if name == "int8" else None, Path(work), progress)
+            for name in precisions
+        ]
         made = add_artifacts(bundle, [Addition(e.artifact, e.folder / e.artifact.file, e.layers) for e in engines])
     return [made.find("trt", precision) for precision in precisions]
 
 
-def _graphs(bundle: Bundle, precision: Precision) -> list[Graph]:
+def _graphs(bundle: Bundle, precision: Precision, options: TrtOptions) -> list[Graph]:
+    if precision == "int8" and options.calibration is not None:
+        return [float_graph(bundle)]
     found = [graph for graph in bundle.manifest.graphs if graph.precision == precision]
     if not found:
         held = ", ".join(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs)) or "none"
@@ -125,11 +154,18 @@ def _graphs(bundle: Bundle, precision: Precision) -> list[Graph]:
     return found
 
 
-def _best(bundle: Bundle, graphs: Sequence[Graph], options: TrtOptions, work: Path, progress: Progress) -> _Engine:
+def _best(
+    bundle: Bundle,
+    graphs: Sequence[Graph],
+    options: TrtOptions,
+    inputs: CalibrationInputs | None,
+    work: Path,
+    progress: Progress,
+) -> _Engine:
     """The engine of one precision."""
     precision = graphs[0].precision
     if options.best_of == 1:
-        return _build(bundle, graphs, options, work / precision, progress)
+        return _build(bundle, graphs, options, inputs, work / precision, progress)
     engines = []
     for number in range(1, options.best_of + 1):
 
@@ -137,7 +173,7 @@ def _best(bundle: Bundle, graphs: Sequence[Graph], options: TrtOptions, work: Pa
             progress(f"build {number} of {options.best_of}: {step}", share)
 
         fresh = replace(options, timing_cache="off")  # what was timed before would be chosen again
-        engines.append(_build(bundle, graphs, fresh, work / f"{precision}-{number}", tell))
+        engines.append(_build(bundle, graphs, fresh, inputs, work / f"{precision}-{number}", tell))
     progress("comparing the builds", -1)
     with ExitStack() as stack:
         sessions = [_session(bundle, engine) for engine in engines]
@@ -155,7 +191,14 @@ def _session(bundle: Bundle, engine: _Engine) -> Session:
     return open_session(Bundle(engine.folder, alone), "trt", engine.artifact.precision)
 
 
-def _build(bundle: Bundle, graphs: Sequence[Graph], options: TrtOptions, folder: Path, progress: Progress) -> _Engine:
+def _build(
+    bundle: Bundle,
+    graphs: Sequence[Graph],
+    options: TrtOptions,
+    inputs: CalibrationInputs | None,
+    folder: Path,
+    progress: Progress,
+) -> _Engine:
     """Builds one engine in a child process, and checks it."""
     folder.mkdir()
     precision = graphs[0].precision
@@ -169,6 +212,7 @@ def _build(bundle: Bundle, graphs: Sequence[Graph], options: TrtOptions, folder:
         optimization_level=options.optimization_level,
         dla=options.dla,
         timing_cache=_absolute(options.timing_cache),
+        calibration=inputs,
     )
     job.write(folder)
     file = f"model.{precision}.engine"
@@ -182,7 +226,7 @@ def _build(bundle: Bundle, graphs: Sequence[Graph], options: TrtOptions, folder:
     layers: list[Layer] = []
     if built.inspected:
         found = read_layers((folder / INSPECTED).read_text(encoding="utf-8"))
-        check_achieved(found, built.asked, precision, built.typing, file)
+        check_achieved(found, built.asked, precision, built.typing, file, calibrated=inputs is not None)
         layers = [entry.layer for entry in found]
     artifact = _artifact(by_typing[built.typing], folder / file, built, build_s, options)
     return _Engine(folder, artifact, tuple(layers))

@@ -1,12 +1,13 @@
-"""Graph to engine, in a process of its own: nothing but TensorRT is imported, and only here."""
+"""Graph to engine, in a process of its own: TensorRT is imported only here, and for a calibrator what moves memory."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from splite_deploy.compile.trt_calibrator import batch_profile, calibrated, check_calibrator, keep_ends_float
 from splite_deploy.compile.trt_errors import build_error, parser_error
 from splite_deploy.compile.trt_job import ENGINE, INSPECTED, Asked, Built, Job
 from splite_deploy.compile.trt_progress import progress_monitor
@@ -46,6 +47,8 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
             hint="Compile on the device; in a container, start it with 'docker run --runtime nvidia'.",
         )
     trt, road = tensorrt.module, road_of(tensorrt.module, tensorrt.flavour)
+    if job.calibration is not None:
+        check_calibrator(job.calibration.calibrator, road, tensorrt.label)
     if road.typing not in job.graphs:
         raise CompileError(
             f"{tensorrt.label} needs the {road.typing}ly typed {job.precision} graph, which the bundle does not hold.",
@@ -61,7 +64,7 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
         raise parser_error(graph.name, parser, logger.errors)
-    asked = _asked(network, job.precision, road)
+    asked = _asked(network, job, road)
     if job.precision != "fp32" and not asked:
         raise CompileError(
             f"{job.precision} was asked for, but no layer of {graph.name} computes in it.",
@@ -70,6 +73,8 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
     config = builder.create_builder_config()
     flags = _configure(trt, builder, config, job, road, tensorrt.label)
     batch = _set_batch(builder, network, config, job)
+    if job.calibration is not None:
+        keep_ends_float(trt, network, asked)
     timings = timing_file(job.timing_cache, facts) if road.timing_cache else None
     if timings is not None:
         use_timings(config, timings)
@@ -78,7 +83,7 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
     else:
         tell("building the engine", -1)
     logger.errors.clear()
-    plan = builder.build_serialized_network(network, config)
+    plan, calibration = _plan(trt, builder, network, config, job, folder)
     if plan is None:
         raise build_error(graph.name, logger.errors)
     engine = bytes(plan)
@@ -88,7 +93,7 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
     if device is not None:
         tell("reading the engine back", 1)
         (folder / INSPECTED).write_text(_inspect(trt, logger, engine, job.batch), encoding="utf-8")
-    target = {**facts, "typing": road.typing, "flags": ", ".join(flags) or "none", "batch": batch}
+    target = {**facts, "typing": road.typing, "flags": ", ".join(flags) or "none", "batch": batch, **calibration}
     return Built(road.typing, asked, device is not None, target)
 
 
@@ -140,10 +145,13 @@ def _check_device(builder: Any, job: Job, device: Gpu | None, label: str) -> Non
         raise UsageError("A DLA computes in fp16 or int8.", hint="Name another precision, or leave --dla out.")
 
 
-def _asked(network: Any, precision: str, road: Road) -> dict[str, Asked]:
+def _asked(network: Any, job: Job, road: Road) -> dict[str, Asked]:
     """Layers with weights that are to compute in float16 or int8, by what the network says; see `Built.asked`."""
+    precision = job.precision
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     weighted = [layer for layer in layers if layer.type.name in _WEIGHTED]
+    if job.calibration is not None:
+        return {layer.name: "int8" for layer in weighted}
     if precision == "int8":
         dequantised = {layer.get_output(0).name for layer in layers if layer.type.name == "DEQUANTIZE"}
         return {layer.name: "int8" for layer in weighted if layer.get_input(0).name in dequantised}
@@ -155,7 +163,7 @@ def _asked(network: Any, precision: str, road: Road) -> dict[str, Asked]:
 
 def _configure(trt: Any, builder: Any, config: Any, job: Job, road: Road, label: str) -> tuple[str, ...]:
     """Sets all options; returns the names of the builder flags that are set."""
-    flags = road.builder_flags(job.precision, job.dla is not None)
+    flags = road.builder_flags(job.precision, job.dla is not None, job.calibration is not None)
     for name in flags:
         config.set_flag(getattr(trt.BuilderFlag, name))
     if job.precision == "fp32":
@@ -198,12 +206,17 @@ def _set_batch(builder: Any, network: Any, config: Any, job: Job) -> str:
             "The graph has a dynamic batch, and an engine has to know its range.",
             hint="Give it as --batch MIN,OPT,MAX; it is fastest at OPT. For example: --batch 1,1,8.",
         )
-    profile = builder.create_optimization_profile()
-    for tensor in dynamic:
-        rest = tuple(tensor.shape)[1:]
-        profile.set_shape(tensor.name, *((size, *rest) for size in job.batch))
-    config.add_optimization_profile(profile)
+    config.add_optimization_profile(batch_profile(builder, dynamic, job.batch))
     return ",".join(map(str, job.batch))
+
+
+def _plan(trt: Any, builder: Any, network: Any, config: Any, job: Job, folder: Path) -> tuple[Any, Mapping[str, str]]:
+    """The engine, None where the builder fails, and what there is to know of its calibration."""
+    if job.calibration is None:
+        return builder.build_serialized_network(network, config), {}
+    with calibrated(trt, builder, network, config, job.calibration, job.batch) as calibrator:
+        plan = builder.build_serialized_network(network, config)
+    return plan, {} if plan is None else calibrator.facts(folder)
 
 
 def _inspect(trt: Any, logger: Any, plan: bytes, batch: tuple[int, int, int] | None) -> str:

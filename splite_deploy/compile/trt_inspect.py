@@ -74,12 +74,19 @@ def read_layers(text: str) -> list[EngineLayer]:
 
 
 def check_achieved(
-    layers: Sequence[EngineLayer], asked: Mapping[str, Asked], precision: Precision, typing: Typing, file: str
+    layers: Sequence[EngineLayer],
+    asked: Mapping[str, Asked],
+    precision: Precision,
+    typing: Typing,
+    file: str,
+    *,
+    calibrated: bool = False,
 ) -> None:
     """Compares what an engine computes in with what was asked for.
 
-    Where the graph decides (strong typing, and int8 everywhere) each layer that was asked for has to be found. Flags
-    for float16 allow it: there the builder may leave layers that are faster in float32, but not all of them.
+    Where the graph decides (strong typing, and its own int8 everywhere) each layer that was asked for has to be found.
+    Flags for float16 allow it: there the builder may leave layers that are faster in float32, but not all of them. So
+    they allow int8 where a calibrator has found the scales, as nothing in the graph says which layers it is for.
 
     Args:
         layers: Of `read_layers`.
@@ -87,6 +94,7 @@ def check_achieved(
         precision: What was asked for.
         typing: Who decides.
         file: Name of the engine, for the message.
+        calibrated: Whether the scales of int8 come from a calibrator.
 
     Raises:
         CompileError: The message names the layers that work otherwise.
@@ -102,7 +110,7 @@ def check_achieved(
     if not got and not missed:  # layers were fused beyond recognition: their types are left
         kinds = set(asked.values())
         missed = {} if any(kinds & layer.inputs for layer in layers) else dict.fromkeys(asked, "fused")
-    if missed and (typing == "strong" or precision == "int8" or not got):
+    if missed and (typing == "strong" or (precision == "int8" and not calibrated) or not got):
         shown = ", ".join(f"{name} ({types})" for name, types in list(missed.items())[:_NAMED])
         more = f" and {len(missed) - _NAMED} more" if len(missed) > _NAMED else ""
         raise CompileError(

@@ -16,9 +16,26 @@ from splite_deploy.structure import structure, to_plain
 JOB, BUILT, ERROR = "job.json", "built.json", "error.json"
 ENGINE = "engine.plan"
 INSPECTED = "inspected.json"
+TABLE = "calibration.table"
 _ERRORS = {kind.__name__: kind for kind in (CompileError, MissingDependencyError, UsageError)}
 
 Asked = Literal["float16", "int8"]
+Calibrator = Literal["entropy", "minmax"]
+
+
+@dataclass(frozen=True)
+class CalibrationInputs:
+    """What a calibrator of TensorRT measures the ranges of activations on.
+
+    Attributes:
+        calibrator: Which one.
+        file: Path of the inputs, an ``.npy``: (N, ...) as the graph takes them.
+        origin: Where they come from, in words.
+    """
+
+    calibrator: Calibrator
+    file: str
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,7 @@ class Job:
         optimization_level: 0 to 5; None leaves it to TensorRT.
         dla: DLA core that runs what it can; None runs all on the GPU.
         timing_cache: File of timings, ``off``, or None for the user's cache folder.
+        calibration: Has TensorRT find the scales of int8 itself, in a float graph; None goes by those in the graph.
     """
 
     precision: Precision
@@ -44,6 +62,7 @@ class Job:
     optimization_level: int | None
     dla: int | None
     timing_cache: str | None
+    calibration: CalibrationInputs | None = None
 
     def write(self, folder: Path) -> None:
         """Leaves it for the process that works in the folder."""

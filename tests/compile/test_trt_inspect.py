@@ -99,6 +99,14 @@ def test_flags_leave_the_builder_a_choice_but_not_of_everything() -> None:
         check_achieved(layers, {"conv_2": "float16"}, "fp16", "weak", "model.fp16.engine")
 
 
+def test_a_calibrator_leaves_the_builder_a_choice_too() -> None:
+    """Of the graph no layer is marked for int8 then, and the builder takes it where it is faster."""
+    layers, asked = read_layers(TRT10), {"conv_1": "int8", "/head/conv_2": "int8"}
+    check_achieved(layers, asked, "int8", "weak", "model.int8.engine", calibrated=True)
+    with pytest.raises(CompileError, match=r"was to be int8, but 1 of the 1 layers .*: /head/conv_2 \(float32\)"):
+        check_achieved(layers, {"/head/conv_2": "int8"}, "int8", "weak", "model.int8.engine", calibrated=True)
+
+
 def test_many_missing_layers_are_counted() -> None:
     layers = read_layers(engine(*(entry(f"c{index}", ["Float"], ["Float"]) for index in range(9))))
     with pytest.raises(CompileError, match=r"9 of the 9 .*c4 \(float32\) and 4 more"):

@@ -14,7 +14,7 @@ from trt_graphs import needs_rtx
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.compile.trt_best import Trial, choose_build, try_builds
-from splite_deploy.compile.trt_job import Built, Job, read_error, write_error
+from splite_deploy.compile.trt_job import Built, CalibrationInputs, Job, read_error, write_error
 from splite_deploy.compile.trt_progress import Phases
 from splite_deploy.compile.trt_target import facts_of
 from splite_deploy.compile.trt_timings import keep_timings, timing_file, use_timings
@@ -211,6 +211,9 @@ def test_a_job_and_what_was_built_come_back_as_they_were(tmp_path: Path) -> None
     job = Job("int8", {"weak": "/a.onnx", "strong": "/b.onnx"}, (1, 2, 8), 64, True, None, 0, "off")
     job.write(tmp_path)
     assert Job.read(tmp_path) == job
+    calibrated = replace(job, calibration=CalibrationInputs("minmax", "/inputs.npy", "128 images of photos"))
+    calibrated.write(tmp_path)
+    assert Job.read(tmp_path) == calibrated
     built = Built("strong", {"conv_1": "int8"}, False, {"gpu": "Orin"})
     built.write(tmp_path)
     assert Built.read(tmp_path) == built

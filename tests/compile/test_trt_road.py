@@ -71,6 +71,16 @@ def test_flags_choose_types_where_there_are_any() -> None:
     assert road("11.4").builder_flags("fp16", True) == ("GPU_FALLBACK",)
 
 
+@pytest.mark.parametrize("version", list(NAMES))
+def test_calibrators_are_there_where_flags_are(version: str) -> None:
+    found = road(version)
+    assert found.calibrators == (("entropy", "minmax") if found.typing == "weak" else ())
+    if found.calibrators:
+        flags = found.builder_flags("int8", False, calibrated=True)
+        assert flags == ("FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS")
+        assert set(flags) <= set(NAMES[version]["BuilderFlag"])
+
+
 @needs_rtx
 def test_the_names_of_rtx_are_its_own() -> None:
     trt = importlib.import_module("tensorrt_rtx_bindings")

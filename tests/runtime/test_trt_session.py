@@ -156,6 +156,12 @@ def test_the_command_keeps_the_batch_of_the_engine() -> None:
     assert compile_command(BUNDLE, artifact(1)) == COMMAND
 
 
+def test_the_command_calibrates_again_where_the_engine_was_calibrated() -> None:
+    """With what images the user has to say: the manifest names their folder, not its place."""
+    engine = dataclasses.replace(artifact(None), target={"batch": "1,4,8", "calibrator": "minmax"})
+    assert compile_command(BUNDLE, engine) == f"{COMMAND} --calibrator minmax --calibration IMAGES --batch 1,4,8"
+
+
 def test_a_dynamic_engine_whose_batch_can_be_but_one(cuda: NumpyCuda) -> None:
     """Its profile is 3,3,3, so the manifest names a batch; the engine wants to be told it nevertheless."""
     engine = engine_of(artifact(None), cuda, (3, 3))
