@@ -1,0 +1,59 @@
+"""INT8 by TensorRT's own calibrators, where the installed one has any (8.5 to 10)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+
+from splite_deploy.bundle import Bundle
+from splite_deploy.compile.trt import TrtOptions, compile_trt
+from splite_deploy.compile.trt_job import Calibrator
+from splite_deploy.compile.trt_road import road_of
+from splite_deploy.runtime.images import write_image
+from splite_deploy.runtime.trt_module import load_tensorrt
+from splite_deploy.runtime.verify import check, verify
+
+
+def as_photos(bundle: Bundle, folder: Path) -> Path:
+    """The golden crops as image files, with boxes that make the same crops of them again."""
+    folder.mkdir()
+    spec = bundle.model.input
+    width, height = spec.width / spec.box_padding, spec.height / spec.box_padding
+    left, top = (spec.width - width) / 2, (spec.height - height) / 2
+    samples = []
+    for index, crop in enumerate(bundle.golden().crops):
+        file = folder / f"{index:03}.png"
+        write_image(file, crop if spec.color == "bgr" else cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))  # type: ignore[arg-type]
+        box = [left, top, left + width, top + height]
+        samples.append({"image": file.name, "keypoints": [[left, top]], "box": box})
+    (folder / "labels.json").write_text(json.dumps({"samples": samples}), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["compacted", "compacted-fused"])
+@pytest.mark.parametrize("calibrator", ["entropy", "minmax"])
+def test_an_engine_that_tensorrt_calibrates(
+    tmp_path: Path, noted: Callable[..., None], name: str, calibrator: Calibrator
+) -> None:
+    trt = load_tensorrt()
+    if not road_of(trt.module, trt.flavour).calibrators:
+        pytest.skip(f"{trt.label} has no calibrators")
+    path = Path(shutil.copytree(Path(os.environ["SPLITE_GPU_BUNDLES"]) / f"{name}.splite", tmp_path / f"{name}.splite"))
+    bundle = Bundle.open(path)
+    photos = as_photos(bundle, tmp_path / "photos")
+    options = TrtOptions(batch=(1, 1, 8), calibration=photos, calibrator=calibrator)
+    (engine,) = compile_trt(bundle, ["int8"], options)
+    made = Bundle.open(path)
+    (result,) = results = verify(made, "trt", "int8")
+    shift = result.parity.shift_px
+    layers = [layer.types for layer in made.manifest.layers["trt int8"]]
+    noted(shift_p50_px=shift.p50, shift_p95_px=shift.p95, shift_max_px=shift.max, crops=result.parity.crops)
+    noted(int8_layers=sum("int8" in types for types in layers), layers=len(layers))
+    assert engine.target["calibrator"] == calibrator and "labelled images of photos" in engine.target["calibration"]
+    check(results)
