@@ -5,7 +5,8 @@ r"""Where LiteRT spends its time in SPLite Hand and in MediaPipe's landmark netw
 
 LiteRT's Python package times no operators. So every beginning of the network is made a network of its own, from the
 first operator alone to all of them; they are timed in turn, and an operator costs what its beginning takes longer than
-the one before it. Padding counts with the convolution behind it, into which XNNPACK fuses it. Appends one JSON line.
+the one before it. Padding counts with the convolution behind it, into which XNNPACK fuses it, and weights are unpacked
+while loading. Appends one JSON line.
 """
 
 from __future__ import annotations
@@ -60,13 +61,12 @@ class Timed:
 
 def beginnings(content: bytes) -> Iterator[bytes]:
     """The network cut off behind its first operator, behind the second, and so on; what nobody reads is an output."""
-    count = len(_unpacked(content).subgraphs[0].operators)
-    for length in range(1, count + 1):
+    for length in (index + 1 for index in _ends(_unpacked(content))):
         model = _unpacked(content)
         graph = model.subgraphs[0]
         graph.operators = graph.operators[:length]
         read = {int(tensor) for operator in graph.operators for tensor in operator.inputs}
-        made = [int(tensor) for operator in graph.operators for tensor in operator.outputs]
+        made = [int(tensor) for index in _ends(model) for tensor in graph.operators[index].outputs]
         graph.outputs = [tensor for tensor in made if tensor not in read]
         model.signatureDefs = []
         builder = flatbuffers.Builder(len(content))
@@ -93,19 +93,30 @@ def _unpacked(content: bytes) -> Any:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
 
 
+def _ends(model: Any) -> list[int]:
+    """Operators behind which the network is cut: not padding, nor what unpacks weights, which happens at loading."""
+    graph = model.subgraphs[0]
+    stored = {index for index, tensor in enumerate(graph.tensors) if model.buffers[tensor.buffer].data is not None}
+    return [
+        index
+        for index, operator in enumerate(graph.operators)
+        if _kind(model, operator) != "PAD"
+        and not (_kind(model, operator) == "DEQUANTIZE" and int(operator.inputs[0]) in stored)
+    ]
+
+
+def _kind(model: Any, operator: Any) -> str:
+    code = model.operatorCodes[operator.opcodeIndex]
+    return _NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]  # the old field holds one byte
+
+
 def _operators(content: bytes, took_us: NDArray[np.float64]) -> Iterator[Timed]:
     model = _unpacked(content)
     graph = model.subgraphs[0]
-    padding_us = 0.0
-    for operator, time_us in zip(graph.operators, took_us.tolist(), strict=True):
-        code = model.operatorCodes[operator.opcodeIndex]
-        kind = _NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]  # the old field holds one byte
-        if kind == "PAD":
-            padding_us += time_us
-            continue
-        shape = tuple(map(int, graph.tensors[operator.outputs[0]].shape))
-        yield Timed(kind, shape, _macs(kind, shape, graph, operator), time_us + padding_us)
-        padding_us = 0.0
+    for index, time_us in zip(_ends(model), took_us.tolist(), strict=True):
+        operator = graph.operators[index]
+        kind, shape = _kind(model, operator), tuple(map(int, graph.tensors[operator.outputs[0]].shape))
+        yield Timed(kind, shape, _macs(kind, shape, graph, operator), time_us)
 
 
 def _macs(kind: str, shape: tuple[int, ...], graph: Any, operator: Any) -> int:

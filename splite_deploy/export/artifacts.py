@@ -126,7 +126,7 @@ def make_artifacts(
             held[artifact.label] = replace(artifact, limits=limits[artifact.precision])
             if artifact.precision == "int8" and options.int8_recipe == "full-integer":
                 files.methods[artifact.label] = "TensorFlow's own"
-    if "trt" in options.backends and not trained:
+    if "trt" in options.backends and set(options.precisions) - {"int8"} and not trained:
         shutil.copyfile(file, file.with_name(WEAK))
     graphs = tuple(
         _engine_graph(folder, precision, typing, graph, limits[precision])

@@ -111,7 +111,7 @@ def warp(image: Image, matrix: Matrix, height: int, width: int, pad_value: int) 
     """Resamples ``image`` through ``matrix`` with bilinear interpolation, averaging where it shrinks.
 
     Plain bilinear sampling skips source pixels when it shrinks by more than two, which makes keypoints flicker on
-    large images; there the image is first averaged over whole blocks of pixels.
+    large images; there the image is first halved until it shrinks by less.
 
     Args:
         image: (H, W, 3) uint8.
@@ -124,9 +124,9 @@ def warp(image: Image, matrix: Matrix, height: int, width: int, pad_value: int) 
         (height, width, 3) uint8.
     """
     (a, b, _), (c, d, _) = matrix.tolist()
-    shrink = int(1.0 / math.sqrt(abs(a * d - b * c)))
-    if shrink >= 2:
-        image, matrix = _reduce(image, matrix, height, width, shrink)
+    halvings = int(math.log2(max(1.0, 1.0 / math.sqrt(abs(a * d - b * c)))))
+    if halvings:
+        image, matrix = _reduce(image, matrix, height, width, halvings)
     (a, b, x), (c, d, y) = matrix.tolist()
     # OpenCV's origin is the centre of the first pixel
     shifted = np.array([[a, b, x + (a + b - 1) / 2], [c, d, y + (c + d - 1) / 2]])
@@ -135,8 +135,12 @@ def warp(image: Image, matrix: Matrix, height: int, width: int, pad_value: int) 
     )
 
 
-def _reduce(image: Image, matrix: Matrix, height: int, width: int, factor: int) -> tuple[Image, Matrix]:
-    """Averages ``factor`` x ``factor`` blocks of the part of ``image`` that the output sees."""
+def _reduce(image: Image, matrix: Matrix, height: int, width: int, halvings: int) -> tuple[Image, Matrix]:
+    """Halves the part of ``image`` that the output sees, so often, by averaging 2 x 2 pixels.
+
+    OpenCV has fast code for that alone: averaging 3 x 3 at once takes six times as long.
+    """
+    factor = 1 << halvings
     corners = transform_points(np.array([[0, 0], [width, 0], [0, height], [width, height]], float), invert(matrix))
     low = np.floor(corners.min(axis=0) - 2 * factor).astype(int).clip(0)
     high = np.ceil(corners.max(axis=0) + 2 * factor).astype(int)
@@ -147,7 +151,10 @@ def _reduce(image: Image, matrix: Matrix, height: int, width: int, factor: int) 
     if rows == 0 or columns == 0:
         return image, matrix
     # Only whole blocks are averaged; what is left at the far edge is less than one block.
-    part = cv2.resize(part[: rows * factor, : columns * factor], (columns, rows), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    part = part[: rows * factor, : columns * factor]
+    for _ in range(halvings):
+        size = part.shape[1] // 2, part.shape[0] // 2
+        part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     reduced = matrix.copy()
     reduced[:, 2] += matrix[:, :2] @ low
     reduced[:, :2] *= factor

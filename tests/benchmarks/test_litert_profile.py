@@ -28,7 +28,7 @@ def outputs_of(content: bytes) -> list[np.ndarray]:
 
 def test_the_last_beginning_is_the_network() -> None:
     parts = list(beginnings(FILE.read_bytes()))
-    assert len(parts) == len(read_contents(FILE).operators)
+    assert len(parts) == sum(one.name != "PAD" for one in read_contents(FILE).operators)
     whole, last = outputs_of(FILE.read_bytes()), outputs_of(parts[-1])
     found = {output.shape: output for output in last}
     assert any(np.array_equal(output, found[output.shape]) for output in whole)
@@ -45,6 +45,14 @@ def test_every_operator_is_listed_with_its_work() -> None:
     for layer, operator in zip(layers, operators, strict=True):
         pixels = int(np.prod(layer.shape[1:3]))
         assert layer.macs == pixels * operator.weight_count  # dense and depthwise alike: each weight once per pixel
+
+
+def test_unpacking_weights_is_no_operator() -> None:
+    half = VECTORS / "tiny.fp16.tflite"
+    unpacked = [one for one in read_contents(half).operators if one.name == "DEQUANTIZE" and not one.computed]
+    assert unpacked
+    kinds = [layer.kind for layer in profile(half.read_bytes(), 10, lambda done, total: None)]
+    assert "DEQUANTIZE" not in kinds and "CONV_2D" in kinds
 
 
 def test_operators_are_summed_by_kind() -> None:

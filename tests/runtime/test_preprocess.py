@@ -113,12 +113,22 @@ def test_whole_pixel_crop_is_a_slice_and_pads_outside() -> None:
     assert (crop[:, 40:] == 77).all()
 
 
-@pytest.mark.parametrize("factor", [2, 3, 4])
-def test_shrinking_by_a_whole_factor_averages_blocks(factor: int) -> None:
+@pytest.mark.parametrize("halvings", [1, 2, 3])
+def test_shrinking_by_a_power_of_two_averages_blocks(halvings: int) -> None:
+    factor = 2**halvings
     image = noise(64 * factor, 64 * factor)
     crop, _ = Preprocessor(SQUARE, "rgb").crop(image, box_of(0, 0, 64 * factor, 64 * factor))
     mean = image.reshape(64, factor, 64, factor, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(crop, mean, rtol=0, atol=0.51)
+    np.testing.assert_allclose(crop, mean, rtol=0, atol=0.51 * halvings)  # each halving rounds
+
+
+@pytest.mark.parametrize("shrink", [2.1, 3.0, 3.9, 5.0, 7.9, 11.0])
+def test_shrinking_averages_noise_out(shrink: float) -> None:
+    side = round(64 * shrink)
+    image = noise(side, side)
+    crop, _ = Preprocessor(SQUARE, "rgb").crop(image, box_of(0, 0, side, side))
+    skipping = image[:: int(shrink), :: int(shrink)]
+    assert crop.std() < 1.3 * skipping.std() / 2 ** int(np.log2(shrink))
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (20, 33), (63, 63)])
