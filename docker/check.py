@@ -6,7 +6,8 @@ As root of a Linux machine, at the root of the repository, for example:
     python docker/check.py docker/runtime/Dockerfile clean
 
 It stops at the first line that fails, and ends with the image's own command. The base image is not there: the folder
-stands in for it, with its distribution's Python. Variables of pip (PIP_*) are passed on; files change in it alone.
+stands in for it, with its distribution's Python. What is copied from another image (COPY --from=NAME) comes from the
+folder that --stage NAME=FOLDER names. Variables of pip (PIP_*) are passed on; files change in the first folder alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,11 +70,26 @@ def parse(text: str) -> list[Instruction]:
     return found
 
 
-def copy(argument: str, root: Path) -> None:
-    """Does what COPY does: files into a folder, or one folder to a folder."""
+def copy(argument: str, root: Path, stages: Mapping[str, Path]) -> None:
+    """Does what COPY does: files into a folder, or one folder to a folder.
+
+    Args:
+        argument: What follows COPY.
+        root: The folder that stands for the image.
+        stages: The folders that stand for others, by the names that ``--from`` has for them.
+
+    Raises:
+        ValueError: One of them is not known.
+    """
     *sources, target = argument.split()
+    folder = None
+    if sources[0].startswith("--from="):
+        stage = sources.pop(0).removeprefix("--from=")
+        if stage not in stages:
+            raise ValueError(f"COPY --from={stage}: name the folder that stands for it, --stage {stage}=FOLDER")
+        folder = stages[stage]
     place = root / target.lstrip("/")
-    for source in map(Path, sources):
+    for source in (Path(name) if folder is None else folder / name.lstrip("/") for name in sources):
         if source.is_dir():
             shutil.copytree(source, place, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         else:
@@ -80,8 +97,14 @@ def copy(argument: str, root: Path) -> None:
             shutil.copy(source, place)
 
 
-def run(dockerfile: Path, root: Path) -> int:
-    """Runs a Dockerfile in a root folder; returns the exit status of the first line that failed, or 0."""
+def run(dockerfile: Path, root: Path, stages: Mapping[str, Path]) -> int:
+    """Runs a Dockerfile in a root folder; returns the exit status of the first line that failed, or 0.
+
+    Args:
+        dockerfile: The file; a stage that is only copied from has no lines but FROM.
+        root: The folder that stands for the image.
+        stages: See `copy`.
+    """
     variables = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
     variables |= {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8"}
     user, folder, command = "root", "/", []
@@ -93,7 +116,7 @@ def run(dockerfile: Path, root: Path) -> int:
             if equals and (name == "ENV" or value.strip('"')):
                 variables[key] = value.strip('"')
         elif name == "COPY":
-            copy(argument, root)
+            copy(argument, root, stages)
         elif name == "USER":
             user, variables["HOME"] = argument, f"/home/{argument}"
         elif name == "WORKDIR":
@@ -123,8 +146,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dockerfile", type=Path)
     parser.add_argument("root", type=Path, help="a folder with a whole distribution in it")
+    parser.add_argument(
+        "--stage", action="append", default=[], metavar="NAME=FOLDER", help="stands for an image that is copied from"
+    )
     options = parser.parse_args()
-    return run(options.dockerfile, options.root)
+    stages = {name: Path(folder) for name, _, folder in (stage.partition("=") for stage in options.stage)}
+    return run(options.dockerfile, options.root, stages)
 
 
 if __name__ == "__main__":

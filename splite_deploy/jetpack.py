@@ -37,9 +37,14 @@ class JetPack:
     python: tuple[int, int]
 
     @property
-    def runs_tensorrt(self) -> bool:
-        """Whether its TensorRT module can be loaded by a Python that splite-deploy runs on."""
+    def brings_module(self) -> bool:
+        """Whether its TensorRT module is for a Python that splite-deploy runs on; else `dockerfile` compiles one."""
         return self.python >= PYTHON_FROM
+
+    @property
+    def dockerfile(self) -> str:
+        """The image of its major version, by its path in the repository."""
+        return f"docker/jetson/Dockerfile.jp{self.name.partition('.')[0]}"
 
     @property
     def typing(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from splite_deploy.export.checkpoint import load_symbol
-from splite_deploy.jetpack import JETPACKS
+from splite_deploy.jetpack import JETPACKS, PYTHON_FROM, dotted
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = sorted(ROOT.glob("docker/*/Dockerfile*"))
@@ -34,7 +34,8 @@ def pins(text: str) -> dict[str, str]:
 
 def test_all_are_found() -> None:
     names = [file.relative_to(ROOT / "docker").as_posix() for file in DOCKERFILES]
-    assert names == ["host/Dockerfile", "jetson/Dockerfile.jp6", "jetson/Dockerfile.jp7", "runtime/Dockerfile"]
+    generations = [f"jetson/Dockerfile.jp{generation}" for generation in (5, 6, 7)]
+    assert names == ["host/Dockerfile", *generations, "runtime/Dockerfile"]
     page = (ROOT / "docker/README.md").read_text(encoding="utf-8")
     assert all(f"]({name})" in page for name in names)
 
@@ -64,10 +65,14 @@ def test_what_is_copied_is_tracked_and_enough_to_install(file: Path, tmp_path: P
     if tracked.returncode != 0:
         pytest.skip("not a git checkout")
     names = tracked.stdout.splitlines()
+    stages = [argument.partition(" AS ")[2] for argument in arguments(file, "FROM")]
     for argument in arguments(file, "COPY"):
+        if argument.startswith("--from="):
+            assert argument.split()[0].removeprefix("--from=") in stages[:-1]
+            continue
         for source in argument.split()[:-1]:
             assert any(name == source or name.startswith(f"{source}/") for name in names), source
-        copy(" ".join([*(str(ROOT / source) for source in argument.split()[:-1]), argument.split()[-1]]), tmp_path)
+        copy(" ".join([*(str(ROOT / source) for source in argument.split()[:-1]), argument.split()[-1]]), tmp_path, {})
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist")]
     done = subprocess.run([*build, str(tmp_path / "opt/splite-deploy")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -87,13 +92,15 @@ def test_the_image_is_the_command(file: Path) -> None:
     assert arguments(file, "CMD") == ['["doctor"]']
 
 
-def test_jetson_images_are_of_the_generations_that_run_tensorrt() -> None:
-    for file in DOCKERFILES:
-        generation = re.search(r"\.jp(\d+)$", file.name)
-        if generation is not None:
-            jetpack = next(p for p in reversed(JETPACKS) if p.name.startswith(generation[1]))
-            assert jetpack.runs_tensorrt
-            assert f"'cuda-python=={jetpack.cuda[0]}.*'" in file.read_text(encoding="utf-8")
+def test_every_generation_of_jetsons_has_an_image() -> None:
+    newest = {jetpack.dockerfile: jetpack for jetpack in JETPACKS}
+    assert sorted(newest) == [f"docker/jetson/{file.name}" for file in DOCKERFILES if file.parent.name == "jetson"]
+    for name, jetpack in newest.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert f"'cuda-python=={jetpack.cuda[0]}.*'" in text
+        # the source has to be of the version whose libraries it is linked to
+        assert (f"--branch {dotted(jetpack.tensorrt)}." in text) != jetpack.brings_module
+        assert (f"FROM python:{dotted(PYTHON_FROM)}-" in text) != jetpack.brings_module
 
 
 @pytest.mark.parametrize(
@@ -103,6 +110,17 @@ def test_jetson_images_are_of_the_generations_that_run_tensorrt() -> None:
 def test_what_is_no_dockerfile_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(text)
+
+
+def test_copying_from_another_stage(tmp_path: Path) -> None:
+    binary = tmp_path / "python/usr/local/bin/python3.10"
+    binary.parent.mkdir(parents=True)
+    binary.write_text("binary")
+    (tmp_path / "image").mkdir()
+    copy("--from=python /usr/local /usr/local", tmp_path / "image", {"python": tmp_path / "python"})
+    assert (tmp_path / "image/usr/local/bin/python3.10").read_text() == "binary"
+    with pytest.raises(ValueError, match="--from=node: name the folder that stands for it, --stage node=FOLDER"):
+        copy("--from=node /usr/local /usr/local", tmp_path / "image", {"python": tmp_path / "python"})
 
 
 def test_continued_lines_are_joined() -> None:

@@ -124,7 +124,8 @@ def test_the_table_of_jetpacks_is_that_of_the_code(root: Path) -> None:
     ]
     for row, jetpack in zip(rows, JETPACKS, strict=True):
         typing = {"weak": "weakly typed", "weak or strong": "weakly or strongly typed"}[jetpack.typing]
-        assert row[5].startswith(f"TensorRT, {typing}" if jetpack.runs_tensorrt else "CPU only")
+        assert row[5].startswith(f"TensorRT, {typing}")
+        assert (jetpack.dockerfile in row[5]) != jetpack.brings_module
 
 
 def test_every_command_is_in_the_readme_and_explains_itself(root: Path) -> None:

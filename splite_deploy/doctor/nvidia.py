@@ -67,8 +67,8 @@ def check_nvidia(
     tensorrt = _check_tensorrt(probe, jetpack, root, python)
     if l4t is None and gpu.status == "missing":
         return gpu, tensorrt
-    jetson = _check_jetson(l4t, jetpack, read_board(root)) if l4t is not None else ()
-    if not tensorrt.works and jetpack is not None and not jetpack.runs_tensorrt:
+    jetson = _check_jetson(l4t, jetpack, read_board(root), tensorrt) if l4t is not None else ()
+    if not tensorrt.works and jetpack is not None and not jetpack.brings_module:
         return (*jetson, gpu, tensorrt)
     memory = _check_memory(probe, jetpack)
     if not all(check.works for check in (gpu, tensorrt, memory)):
@@ -77,22 +77,25 @@ def check_nvidia(
     return (*jetson, gpu, tensorrt, memory, Check("TensorRT engines", "ok", "can be built and run here", command))
 
 
-def _check_jetson(l4t: str, jetpack: JetPack | None, board: str | None) -> tuple[Check, Check]:
+def _check_jetson(l4t: str, jetpack: JetPack | None, board: str | None, tensorrt: Check) -> tuple[Check, Check]:
     linux = Check("Jetson Linux (L4T)", "ok", f"{l4t}, {board or 'board unknown'}")
     if jetpack is None:
         newest, oldest = JETPACKS[-1], JETPACKS[0]
         detail = f"not one that this version knows (JetPack {oldest.name} to {newest.name})"
         return linux, Check("JetPack", "warning", detail, "TensorRT may work all the same; see the rows below.")
-    if jetpack.runs_tensorrt:
+    if jetpack.brings_module or tensorrt.works:
         return linux, Check("JetPack", "ok", f"{jetpack}; types of engines: {jetpack.typing}")
     return linux, Check("JetPack", "warning", str(jetpack), _too_old(jetpack))
 
 
 def _too_old(jetpack: JetPack) -> str:
-    return (
-        f"Its TensorRT module needs Python {dotted(jetpack.python)}, splite-deploy {dotted(PYTHON_FROM)}. "
-        "On Orin: flash JetPack 6.2. On Xavier: pip install 'splite-deploy[ort]', on the CPU."
-    )
+    needs = f"Its TensorRT module needs Python {dotted(jetpack.python)}, splite-deploy {dotted(PYTHON_FROM)}."
+    return f"{needs} {_image(jetpack)} Without: pip install 'splite-deploy[ort]', on the CPU."
+
+
+def _image(jetpack: JetPack) -> str:
+    compiled = f"which compiles the module for Python {dotted(PYTHON_FROM)}"
+    return f"Build the repository's {jetpack.dockerfile}, {compiled}, and start it with --runtime nvidia."
 
 
 def _check_gpu(answer: Answer, *, jetson: bool) -> Check:
@@ -113,10 +116,11 @@ def _check_tensorrt(probe: Probe, jetpack: JetPack | None, root: Path, python: t
         found = replace(check_package(module, "", probe), name=TENSORRT_MODULES[module])
         if found.works or jetpack is None:
             return found
-        return replace(found, fix="sudo apt install --reinstall python3-libnvinfer")
+        own = jetpack.brings_module
+        return replace(found, fix="sudo apt install --reinstall python3-libnvinfer" if own else _image(jetpack))
     if jetpack is None:
         return Check("TensorRT", "missing", "not installed", "pip install tensorrt")
-    if not jetpack.runs_tensorrt:
+    if not jetpack.brings_module:
         return Check(
             "TensorRT", "missing", f"its module is for Python {dotted(jetpack.python)} only", _too_old(jetpack)
         )

@@ -39,6 +39,7 @@ GPU = {
     "cuda": "12.6",
     "driver": None,
 }
+XAVIER_GPU = {**GPU, "name": "Xavier", "compute_capability": [7, 2], "cuda": "11.4"}
 
 
 def answers(gpu: object) -> Callable[[], Answer]:
@@ -130,15 +131,38 @@ def test_a_python_that_tensorrt_is_not_built_for(installed: set[str], tmp_path: 
     assert "--system-site-packages" in rows["TensorRT"].fix
 
 
-def test_xavier_is_told_that_its_tensorrt_cannot_be_used(installed: set[str], tmp_path: Path) -> None:
+def test_xavier_is_told_of_the_image_that_compiles_the_module(installed: set[str], tmp_path: Path) -> None:
     root = device(tmp_path, XAVIER)
-    gpu = {**GPU, "name": "Xavier", "compute_capability": [7, 2], "cuda": "11.4"}
-    rows = named(check_nvidia(probe_of(installed), root=root, ask_gpu=answers(gpu), python=(3, 10)))
+    rows = named(check_nvidia(probe_of(installed), root=root, ask_gpu=answers(XAVIER_GPU), python=(3, 10)))
     assert list(rows) == ["Jetson Linux (L4T)", "JetPack", "GPU", "TensorRT"]
     assert rows["JetPack"].status == "warning"
-    assert "needs Python 3.8, splite-deploy 3.10" in rows["JetPack"].fix
-    assert "On Xavier: pip install 'splite-deploy[ort]', on the CPU." in rows["TensorRT"].fix
+    assert rows["JetPack"].fix == rows["TensorRT"].fix
+    assert rows["JetPack"].fix == (
+        "Its TensorRT module needs Python 3.8, splite-deploy 3.10. "
+        "Build the repository's docker/jetson/Dockerfile.jp5, which compiles the module for Python 3.10, "
+        "and start it with --runtime nvidia. Without: pip install 'splite-deploy[ort]', on the CPU."
+    )
     assert rows["TensorRT"].detail == "its module is for Python 3.8 only"
+
+
+def test_xavier_in_that_image(installed: set[str], tmp_path: Path) -> None:
+    installed |= {"tensorrt", "cuda"}
+    root = device(tmp_path, XAVIER)
+    rows = named(check_nvidia(probe_of(installed), root=root, ask_gpu=answers(XAVIER_GPU), python=(3, 10)))
+    assert all(row.status == "ok" for row in rows.values())
+    assert rows["JetPack"].detail.endswith("Python 3.8; types of engines: weak")
+    assert rows["TensorRT engines"].fix == "splite-deploy compile BUNDLE -b trt -p fp16"
+
+
+def test_xavier_in_that_image_without_the_gpus_libraries(installed: set[str], tmp_path: Path) -> None:
+    installed |= {"tensorrt", "cuda"}
+    probe = probe_of(installed, {"tensorrt": "ImportError: libnvdla_compiler.so: cannot open shared object file"})
+    root = device(tmp_path, XAVIER)
+    rows = named(check_nvidia(probe, root=root, ask_gpu=answers(None), python=(3, 10)))
+    assert rows["GPU"].fix == "In a container: add --runtime nvidia."
+    assert rows["TensorRT"].status == "failed"
+    assert rows["TensorRT"].fix.startswith("Build the repository's docker/jetson/Dockerfile.jp5")
+    assert rows["TensorRT"].fix.endswith("start it with --runtime nvidia.")
 
 
 def test_a_jetpack_that_is_not_known(installed: set[str], tmp_path: Path) -> None:
