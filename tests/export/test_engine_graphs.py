@@ -77,6 +77,15 @@ def test_every_precision_has_a_graph_for_both_kinds_of_builders(export: Run, out
     assert [artifact.backend for artifact in bundle.manifest.artifacts] == ["ort"] * 3
 
 
+def test_int8_alone_leaves_no_other_graph_behind(export: Run, output: Path) -> None:
+    result = export("-b", "trt", "-p", "int8")
+    assert result.exit_code == 0, result.stderr
+    manifest = Bundle.open(output).manifest
+    assert {graph.precision for graph in manifest.graphs} == {"int8"}
+    named = {held.file for held in (*manifest.artifacts, *manifest.graphs)}
+    assert {file.name for file in output.glob("*.onnx")} == named
+
+
 def test_types_of_the_int8_graphs(export: Run, output: Path) -> None:
     """Weak: float32 around int8. Strong: float16 around int8, scales too, and no cast beside a quantisation."""
     assert export("-b", "trt", "-p", "int8").exit_code == 0
