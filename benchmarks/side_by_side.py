@@ -139,8 +139,9 @@ def profile_block(files: dict[str, list[Record]]) -> list[str]:
             ]
             for row in rows:
                 rate = " | ".join((f"{row['macs'] / 1e6:.1f}", f"{row['macs'] / row['time_us'] / 1e3:.0f}"))
+                share = round(100 * row["share"])
                 lines.append(
-                    f"| {name} | {row['count']} {row['kind']} | {round(row['time_us'])} | {round(100 * row['share'])} % "
+                    f"| {name} | {row['count']} {row['kind']} | {round(row['time_us'])} | {share} % "
                     f"| {rate if row['macs'] else ' | '} |"
                 )
         lines += [
