@@ -13,7 +13,7 @@ import pytest
 from bench_results import ENVIRONMENT, bench_result
 
 from splite_deploy.bench.report import read_results
-from splite_deploy.bench.result import SCHEMA_VERSION
+from splite_deploy.bench.result import SCHEMA_VERSION, Windows
 from splite_deploy.bench.schema import result_schema
 from splite_deploy.bench.tables import csv_text, markdown_text
 
@@ -41,6 +41,11 @@ def test_markdown_has_cells_under_every_head() -> None:
     assert {line.replace("\\|", "").count("|") for line in lines[:4]} == {11}
     assert "a\\|b.splite" in lines[3]
     assert "Test CPU, 4 cores. Batch 1." in text
+
+
+def test_markdown_says_which_figures_are_unsteady() -> None:
+    unsteady = bench_result(windows=Windows(100, (2.0, 2.5, 3.0), False, 0.03))
+    assert "| hand.splite ort fp32 (unsteady) |" in markdown_text([unsteady])
 
 
 def test_a_board_is_named_by_itself() -> None:
