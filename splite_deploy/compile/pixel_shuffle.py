@@ -46,6 +46,9 @@ def channels_last_shuffles(model: onnx.ModelProto) -> int:
         _reorder(model, conv, constants, _number(node, "blocksize"))
         next(item for item in node.attribute if item.name == "mode").s = b"DCR"
         turned += 1
+    read = {name for node in model.graph.node for name in node.input}
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in read]:
+        model.graph.initializer.remove(tensor)
     return turned
 
 

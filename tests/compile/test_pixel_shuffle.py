@@ -64,6 +64,7 @@ def test_it_computes_the_same(act: str | None) -> None:
     (after,) = run(model)
     np.testing.assert_array_equal(after, before[0])
     assert channels_last_shuffles(model) == 0
+    assert {tensor.name for tensor in model.graph.initializer} == set(model.graph.node[0].input[1:])
 
 
 @pytest.mark.parametrize("tensor", ["conv", "act"])
