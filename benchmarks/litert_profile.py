@@ -33,13 +33,14 @@ from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.interleaved import interleave
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import SpliteError
+from splite_deploy.runtime.tflite_contents import read_operators
 from splite_deploy.structure import to_plain
 
 KIND = "litert-profile"
 LITE = "hand_landmark_lite"
 QUIET_PCT = 10
 """The percentile that stands for a beginning: its differences are small beside what other work adds to a median."""
-_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
+_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,13 @@ class Timed:
 
 def beginnings(content: bytes) -> Iterator[bytes]:
     """The network cut off behind its first operator, behind the second, and so on; what nobody reads is an output."""
-    for length in (index + 1 for index in _ends(_unpacked(content))):
+    ends = _ends(content)
+    for last in ends:
         model = _unpacked(content)
         graph = model.subgraphs[0]
-        graph.operators = graph.operators[:length]
+        graph.operators = graph.operators[: last + 1]
         read = {int(tensor) for operator in graph.operators for tensor in operator.inputs}
-        made = [int(tensor) for index in _ends(model) for tensor in graph.operators[index].outputs]
+        made = [int(tensor) for end in ends if end <= last for tensor in graph.operators[end].outputs]
         graph.outputs = [tensor for tensor in made if tensor not in read]
         model.signatureDefs = []
         builder = flatbuffers.Builder(len(content))
@@ -93,38 +95,20 @@ def _unpacked(content: bytes) -> Any:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
 
 
-def _ends(model: Any) -> list[int]:
+def _ends(content: bytes) -> list[int]:
     """Operators behind which the network is cut: not padding, nor what unpacks weights, which happens at loading."""
-    graph = model.subgraphs[0]
-    stored = {index for index, tensor in enumerate(graph.tensors) if model.buffers[tensor.buffer].data is not None}
-    return [
-        index
-        for index, operator in enumerate(graph.operators)
-        if _kind(model, operator) != "PAD"
-        and not (_kind(model, operator) == "DEQUANTIZE" and int(operator.inputs[0]) in stored)
-    ]
-
-
-def _kind(model: Any, operator: Any) -> str:
-    code = model.operatorCodes[operator.opcodeIndex]
-    return _NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]  # the old field holds one byte
+    operators = enumerate(read_operators(content))
+    return [index for index, operator in operators if operator.name != "PAD" and not operator.unpacks_weights]
 
 
 def _operators(content: bytes, took_us: NDArray[np.float64]) -> Iterator[Timed]:
-    model = _unpacked(content)
-    graph = model.subgraphs[0]
-    for index, time_us in zip(_ends(model), took_us.tolist(), strict=True):
-        operator = graph.operators[index]
-        kind, shape = _kind(model, operator), tuple(map(int, graph.tensors[operator.outputs[0]].shape))
-        yield Timed(kind, shape, _macs(kind, shape, graph, operator), time_us)
-
-
-def _macs(kind: str, shape: tuple[int, ...], graph: Any, operator: Any) -> int:
-    if kind not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-        return 0
-    weights = [int(size) for size in graph.tensors[operator.inputs[1]].shape]  # out or 1, height, width, in or out
-    each = weights[1] * weights[2] * (weights[3] if kind == "CONV_2D" else 1)
-    return int(np.prod(shape)) * each
+    operators, graph = read_operators(content), _unpacked(content).subgraphs[0]
+    for index, time_us in zip(_ends(content), took_us.tolist(), strict=True):
+        operator = operators[index]
+        shape = tuple(map(int, graph.tensors[graph.operators[index].outputs[0]].shape))
+        pixels = int(np.prod(shape[:-1]))
+        macs = pixels * operator.weight_count if operator.name in _CONVOLUTIONS else 0
+        yield Timed(operator.name, shape, macs, time_us)
 
 
 def summed(layers: list[Timed]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from records import RESULT, Record, machine, newest_run, read_records
+from records import RESULT, Record, accuracy_cells, machine, newest_of_each, newest_run, ratio_cell, read_records
 from side_by_side import (
     conversion_block,
     decoders_block,
@@ -97,11 +97,6 @@ def accuracy_table(found: list[Record]) -> list[str]:
     return [*lines, "", f"{images} images; error and PCK relative to the longer side of the labels' tight box."]
 
 
-def accuracy_cells(accuracy: Record) -> str:
-    """Error, PCK and PA-MPJPE as cells of a table."""
-    return f"{accuracy['mean_error_box_pct']:.2f} | {accuracy['pck_05']:.3f} | {accuracy['pa_mpjpe_mm']:.2f}"
-
-
 def latency_table(found: list[Record]) -> list[str]:
     """One row per machine and artifact."""
     lines = [
@@ -135,7 +130,7 @@ def tradeoff_block(files: dict[str, list[Record]]) -> list[str]:
             lines.append(
                 f"| {record['name']} | {size['parameters'] / 1e3:.0f} k | {size['macs'] / 1e6:.1f} M "
                 f"| {size['checkpoint_bytes'] / 1e6:.2f} MB | {latency['p50_ms']:.3f} | {latency['p99_ms']:.3f} "
-                f"| {speed_up['value']:.2f} ({speed_up['low']:.2f} to {speed_up['high']:.2f}) "
+                f"| {ratio_cell(speed_up)} "
                 f"| {accuracy_cells(record['accuracy'])} |"
             )
         first = run[0]
@@ -149,101 +144,87 @@ def tradeoff_block(files: dict[str, list[Record]]) -> list[str]:
     return lines[:-1]
 
 
-def mediapipe_block(files: dict[str, list[Record]]) -> list[str]:
+@newest_of_each
+def mediapipe_block(record: Record) -> list[str]:
     """A table for the newest record of each file of mediapipe_hands.py."""
-    lines: list[str] = []
-    for found in files.values():
-        record = newest_run(found)[-1]
-        ours = record["ours"]
-        lines += [
-            f"| network | file | SHA-256 | latency p50 | p90 | p99, ms | median over {ours} "
-            "| mean error, % of box | PCK@0.05 | PA-MPJPE, mm |",
-            "|---|---|---|---|---|---|---|---|---|---|",
-        ]
-        for name, latency in record["latency"].items():
-            file, accuracy = record["files"].get(name), record["accuracy"].get(name)
-            ratio = record["ratios"].get(name, {}).get(ours)
-            times = " | ".join(f"{latency[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms"))
-            what = f"{file['bytes'] / 1e6:.2f} MB | `{file['sha256'][:12]}`" if file else " | "
-            over = f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
-            lines.append(
-                f"| {name} | {what} | {times} | {over} | {accuracy_cells(accuracy) if accuracy else ' | | '} |"
-            )
-        lines += [
-            "",
-            f"{machine(record['environment'])}, one thread, batch 1, {latency['count']} inferences of each in turn on "
-            f"photographs, {record['checkpoint']} through ONNX Runtime fp32 where nothing else is named, and "
-            "MediaPipe's files through LiteRT with XNNPACK. The ratio has its 95 % bootstrap interval.",
-            "",
-            f"{record['accuracy'][ours]['images']} images. {record['caveat']}",
-            "",
-        ]
-    return lines[:-1]
+    ours = record["ours"]
+    lines = [
+        f"| network | file | SHA-256 | latency p50 | p90 | p99, ms | median over {ours} "
+        "| mean error, % of box | PCK@0.05 | PA-MPJPE, mm |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, latency in record["latency"].items():
+        file, accuracy = record["files"].get(name), record["accuracy"].get(name)
+        ratio = record["ratios"].get(name, {}).get(ours)
+        times = " | ".join(f"{latency[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms"))
+        what = f"{file['bytes'] / 1e6:.2f} MB | `{file['sha256'][:12]}`" if file else " | "
+        over = ratio_cell(ratio) if ratio else ""
+        lines.append(f"| {name} | {what} | {times} | {over} | {accuracy_cells(accuracy) if accuracy else ' | | '} |")
+    return [
+        *lines,
+        "",
+        f"{machine(record['environment'])}, one thread, batch 1, {latency['count']} inferences of each in turn on "
+        f"photographs, {record['checkpoint']} through ONNX Runtime fp32 where nothing else is named, and "
+        "MediaPipe's files through LiteRT with XNNPACK. The ratio has its 95 % bootstrap interval.",
+        "",
+        f"{record['accuracy'][ours]['images']} images. {record['caveat']}",
+    ]
 
 
-def precisions_block(files: dict[str, list[Record]]) -> list[str]:
+@newest_of_each
+def precisions_block(record: Record) -> list[str]:
     """Every artifact of the newest record of each file of precisions.py."""
-    lines: list[str] = []
-    for found in files.values():
-        record = newest_run(found)[-1]
-        side = record["box_side_px"]
-        lines += [
-            "| runs as | size | latency p50 | speed-up | shift p95 | max, % of box | peaks elsewhere "
-            "| mean error, % of box | PCK@0.05 | PA-MPJPE, mm |",
-            "|---|---|---|---|---|---|---|---|---|---|",
-        ]
-        for row in record["verdict"]["rows"]:
-            shift = [f"{100 * row['shift_px'][key] / side:.2g}" for key in ("p95", "max")]
-            lines.append(
-                f"| {row['backend']} {row['precision']} | {row['size_bytes'] / 1e6:.2f} MB | {row['p50_ms']:.3f} ms "
-                f"| {row['speed_up']:.2f} | {shift[0]} | {shift[1]} | {row['peak_switches']} "
-                f"| {accuracy_cells(row['accuracy'])} |"
-            )
-        lines += [
-            "",
-            f"{machine(record['environment'])}, one thread, all in one run, in turn. Shift: of keypoints against the "
-            f"torch network on the {record['verdict']['rows'][0]['accuracy']['images']} images, relative to the longer "
-            f"side of the box; calibrated on {record['calibration']['crops']} other images. Speed-up over fp32 of the "
-            f"same backend. {record['verdict']['reason'].split(': ')[0]}, says `export` here.",
-            "",
-        ]
-    return lines[:-1]
+    side = record["box_side_px"]
+    lines = [
+        "| runs as | size | latency p50 | speed-up | shift p95 | max, % of box | peaks elsewhere "
+        "| mean error, % of box | PCK@0.05 | PA-MPJPE, mm |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in record["verdict"]["rows"]:
+        shift = [f"{100 * row['shift_px'][key] / side:.2g}" for key in ("p95", "max")]
+        lines.append(
+            f"| {row['backend']} {row['precision']} | {row['size_bytes'] / 1e6:.2f} MB | {row['p50_ms']:.3f} ms "
+            f"| {row['speed_up']:.2f} | {shift[0]} | {shift[1]} | {row['peak_switches']} "
+            f"| {accuracy_cells(row['accuracy'])} |"
+        )
+    return [
+        *lines,
+        "",
+        f"{machine(record['environment'])}, one thread, all in one run, in turn. Shift: of keypoints against the "
+        f"torch network on the {record['verdict']['rows'][0]['accuracy']['images']} images, relative to the longer "
+        f"side of the box; calibrated on {record['calibration']['crops']} other images. Speed-up over fp32 of the "
+        f"same backend. {record['verdict']['reason'].split(': ')[0]}, says `export` here.",
+    ]
 
 
-def ends_block(files: dict[str, list[Record]]) -> list[str]:
+@newest_of_each
+def ends_block(record: Record) -> list[str]:
     """What an estimator takes beyond its bare network, by what lies in the graph."""
-    lines: list[str] = []
-    for found in files.values():
-        record = newest_run(found)[-1]
-        lines += [
-            "| in the graph | preprocess | inference | decode | estimator | bare network | overhead, ms |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        for row in record["ends"]:
-            stages = ("preprocess", "inference", "decode", "total", "bare_inference")
-            figures = " | ".join(f"{row['p50_ms'][stage]:.3f}" for stage in stages)
-            lines.append(f"| {row['in_graph']} | {figures} | {row['overhead_ms']:.3f} |")
-        lines += ["", f"{machine(record['environment'])}, ONNX Runtime fp32, one thread, batch 1, p50.", ""]
-    return lines[:-1]
+    lines = [
+        "| in the graph | preprocess | inference | decode | estimator | bare network | overhead, ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in record["ends"]:
+        stages = ("preprocess", "inference", "decode", "total", "bare_inference")
+        figures = " | ".join(f"{row['p50_ms'][stage]:.3f}" for stage in stages)
+        lines.append(f"| {row['in_graph']} | {figures} | {row['overhead_ms']:.3f} |")
+    return [*lines, "", f"{machine(record['environment'])}, ONNX Runtime fp32, one thread, batch 1, p50."]
 
 
-def layers_block(files: dict[str, list[Record]]) -> list[str]:
+@newest_of_each
+def layers_block(record: Record) -> list[str]:
     """What every artifact is made of."""
-    lines: list[str] = []
-    for found in files.values():
-        record = newest_run(found)[-1]
-        lines += [
-            "| runs as | layers, by kind and types, with their share of the time where it can be measured |",
-            "|---|---|",
-        ]
-        for label, groups in record["layers"].items():
-            parts = []
-            for group in groups:
-                share = "" if group["share"] is None else f" ({100 * group['share']:.0f} %)"
-                parts.append(f"{group['count']} {group['kind']} {group['types']}{share}")
-            lines.append(f"| {label} | {', '.join(parts)} |")
-        lines += ["", f"{machine(record['environment'])}. LiteRT tells no times of single layers.", ""]
-    return lines[:-1]
+    lines = [
+        "| runs as | layers, by kind and types, with their share of the time where it can be measured |",
+        "|---|---|",
+    ]
+    for label, groups in record["layers"].items():
+        parts = []
+        for group in groups:
+            share = "" if group["share"] is None else f" ({100 * group['share']:.0f} %)"
+            parts.append(f"{group['count']} {group['kind']} {group['types']}{share}")
+        lines.append(f"| {label} | {', '.join(parts)} |")
+    return [*lines, "", f"{machine(record['environment'])}. LiteRT tells no times of single layers."]
 
 
 SECTIONS = (

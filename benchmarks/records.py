@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
+
+from splite_deploy.bench.interleaved import Ratio
 
 Record = dict[str, Any]
 RESULT = "result"
@@ -30,6 +34,27 @@ def newest_run(found: list[Record]) -> list[Record]:
     """The records with the latest date: they were timed in one run, side by side."""
     latest = max(record["date_utc"] for record in found)
     return [record for record in found if record["date_utc"] == latest]
+
+
+def newest_of_each(table: Callable[[Record], list[str]]) -> Callable[[dict[str, list[Record]]], list[str]]:
+    """Of the lines of a table of one record, those of the newest record of each file, an empty one between tables."""
+
+    @wraps(table)
+    def block(files: dict[str, list[Record]]) -> list[str]:
+        tables = [table(newest_run(found)[-1]) for found in files.values()]
+        return [line for lines in tables for line in (*lines, "")][:-1]
+
+    return block
+
+
+def accuracy_cells(accuracy: Record) -> str:
+    """Error, PCK and PA-MPJPE as cells of a table."""
+    return f"{accuracy['mean_error_box_pct']:.2f} | {accuracy['pck_05']:.3f} | {accuracy['pa_mpjpe_mm']:.2f}"
+
+
+def ratio_cell(ratio: Record) -> str:
+    """A ratio with its interval."""
+    return str(Ratio(**ratio))
 
 
 def machine(environment: Record) -> str:

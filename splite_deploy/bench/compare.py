@@ -265,7 +265,7 @@ def _warnings(before: _Group, after: _Group) -> Iterator[str]:
         if values[0] != values[1] or len(values[0]) > 1:
             yield f"{what}: {' and '.join(values[0])} before, {' and '.join(values[1])} after"
     for when, group in (("before", before), ("after", after)):
-        if any(result.windows is not None and not result.windows.stable for result in group):
+        if any(result.unsteady for result in group):
             yield f"unsteady {when}: the windows of a run did not agree"
         shortest_s = min(result.frames * result.stages[result.whole].p50_ms / 1e3 for result in group)
         if shortest_s < SHORT_S:

@@ -108,7 +108,7 @@ def _row(number: int, result: BenchResult) -> dict[str, Any]:
         "stats": whole,
         "bare": result.stages[BARE],
         "fps": result.frames_per_second,
-        "unsteady": result.windows is not None and not result.windows.stable,
+        "unsteady": result.unsteady,
         "size_mb": METRICS["model_mb"].read(result),
         "accuracy": evaluation,
         "replay": result.backend == "replay",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from splite_deploy.bench.measure import garbage_collector_off
 from splite_deploy.errors import UsageError
 
 Run = Callable[[int], object]
@@ -62,10 +62,7 @@ def interleave(
     for run in runs.values():
         for index in range(warmup_frames):
             run(index)
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
+    with garbage_collector_off():
         for block in range(blocks):
             for name in order.permutation(list(runs)):
                 run, taken = runs[name], samples[name][block]
@@ -75,9 +72,6 @@ def interleave(
                     run(index)
                     taken[frame] = (time.perf_counter_ns() - start) / 1e6
             progress(block + 1, blocks)
-    finally:
-        if enabled:
-            gc.enable()
     return samples
 
 

@@ -166,7 +166,7 @@ def _profile_tflite(bundle: Bundle, artifact: Artifact, runs: int, threads: int 
     return tuple(
         Layer(op.result, op.name, _types(op.computed or op.inputs, op.outputs, op.weights), None)
         for op in read_contents(bundle.path / artifact.file).operators
-        if op.computed or op.name != "DEQUANTIZE"
+        if not op.unpacks_weights
     )
 
 

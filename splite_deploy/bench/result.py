@@ -289,6 +289,11 @@ class BenchResult:
         return self.backend == "trt" and not self.bundle
 
     @property
+    def unsteady(self) -> bool:
+        """Whether the medians of its last windows did not agree."""
+        return self.windows is not None and not self.windows.stable
+
+    @property
     def whole(self) -> str:
         """The stage that stands for the whole: ``total``, or ``bare_inference`` of a file alone."""
         return TOTAL if TOTAL in self.stages else BARE

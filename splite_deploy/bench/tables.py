@@ -45,9 +45,9 @@ def markdown_text(results: Sequence[BenchResult]) -> str:
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for result in results:
         whole, bare = result.stages[result.whole], result.stages[BARE]
-        unsteady = " (unsteady)" if result.windows is not None and not result.windows.stable else ""
         cells = [
-            f"{result.bundle or result.artifact_file} {result.label}".replace("|", "\\|") + unsteady,
+            f"{result.bundle or result.artifact_file} {result.label}".replace("|", "\\|")
+            + (" (unsteady)" if result.unsteady else ""),
             "default" if result.threads is None else str(result.threads),
             *(f"{value:.3f}" for value in (whole.p50_ms, whole.p90_ms, whole.p99_ms, whole.max_ms, bare.p50_ms)),
             f"{result.frames_per_second:.1f}",

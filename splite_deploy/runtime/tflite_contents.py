@@ -40,6 +40,11 @@ class Operator:
     computed: tuple[str, ...] = ()
 
     @property
+    def unpacks_weights(self) -> bool:
+        """Whether it does no more than that, once, while the file is loaded."""
+        return self.name == "DEQUANTIZE" and not self.computed
+
+    @property
     def types(self) -> str:
         """For example ``int8,int8,int32->int8``; ``[float16]`` follows where the weights are stored in another type."""
         stored = f"[{self.weights}]" if self.weights and self.weights != self.inputs[1] else ""
@@ -102,6 +107,12 @@ def read_contents(path: Path) -> Contents:
         dict(_end(graph, signature.Outputs(index)) for index in range(signature.OutputsLength())),
         tuple(_operators(model, graph)),
     )
+
+
+def read_operators(data: bytes) -> tuple[Operator, ...]:
+    """The operators of the first graph of a file, also of one without a signature, in the order in which they run."""
+    model = schema.Model.GetRootAs(data)
+    return tuple(_operators(model, model.Subgraphs(0)))
 
 
 def _end(graph: Any, entry: Any) -> tuple[str, End]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from splite_deploy.bench import golden_inputs
 from splite_deploy.bundle import Bundle
 from splite_deploy.compile.trt import TrtOptions, compile_trt
 from splite_deploy.compile.trt_job import Calibrator
@@ -23,15 +24,12 @@ from splite_deploy.runtime.verify import check, verify
 def as_photos(bundle: Bundle, folder: Path) -> Path:
     """The golden crops as image files, with boxes that make the same crops of them again."""
     folder.mkdir()
-    spec = bundle.model.input
-    width, height = spec.width / spec.box_padding, spec.height / spec.box_padding
-    left, top = (spec.width - width) / 2, (spec.height - height) / 2
+    color = bundle.model.input.color
     samples = []
-    for index, crop in enumerate(bundle.golden().crops):
+    for index, (crop, box) in enumerate(golden_inputs(bundle)):
         file = folder / f"{index:03}.png"
-        write_image(file, crop if spec.color == "bgr" else cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))  # type: ignore[arg-type]
-        box = [left, top, left + width, top + height]
-        samples.append({"image": file.name, "keypoints": [[left, top]], "box": box})
+        write_image(file, crop if color == "bgr" else cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))  # type: ignore[arg-type]
+        samples.append({"image": file.name, "keypoints": [box[:2]], "box": box})
     (folder / "labels.json").write_text(json.dumps({"samples": samples}), encoding="utf-8")
     return folder
 
