@@ -21,10 +21,10 @@ from typing import Any
 
 from splite_deploy.bench import Extras, append_record, append_result, read_environment, read_results, run_bench
 from splite_deploy.bench.compare import THRESHOLD, StageChange, compare
-from splite_deploy.bench.measure import TOTAL
+from splite_deploy.bench.loop import TOTAL
 from splite_deploy.errors import SpliteError
 from splite_deploy.runtime.session import BaseSession
-from splite_deploy.structure import to_plain
+from splite_deploy.spec.plain import to_plain
 
 KIND = "compare-power"
 SLOWDOWN = 0.05

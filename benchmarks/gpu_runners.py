@@ -67,8 +67,8 @@ def tensorrt_runners(bundle: Bundle, network: str, batch: int, work: Path, stack
     Raises:
         SpliteError: An engine cannot be built, moves keypoints too far, or does not run.
     """
-    from splite_deploy.compile.trt import TrtOptions, compile_trt
-    from splite_deploy.runtime.trt_module import FLAVOURS
+    from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
+    from splite_deploy.runtime.backends.trt.module import FLAVOURS
 
     path = work / f"{network}-{batch}.splite"
     shutil.copytree(bundle.path, path)

@@ -29,11 +29,11 @@ from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.interleaved import Samples, interleave, ratio_of_medians
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
+from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import SpliteError, UsageError
-from splite_deploy.runtime.backends._cuda import open_cuda
-from splite_deploy.runtime.cuda_driver import gpu
-from splite_deploy.runtime.trt_module import load_tensorrt
-from splite_deploy.structure import to_plain
+from splite_deploy.runtime.backends.trt.module import load_tensorrt
+from splite_deploy.runtime.cuda.memory import open_cuda
+from splite_deploy.spec.plain import to_plain
 
 KIND = "gpu"
 NETWORKS = ("dense", "compacted")

@@ -32,17 +32,17 @@ from splite_deploy.bench import (
     Options,
     append_record,
     golden_inputs,
-    measure,
     read_environment,
 )
+from splite_deploy.bench import loop as measure
 from splite_deploy.bench.feeds import random_feeds
 from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.errors import SpliteError
 from splite_deploy.runtime.any_file import open_file
 from splite_deploy.runtime.estimator import PoseEstimator
-from splite_deploy.runtime.images import boxed_images, read_image
+from splite_deploy.runtime.io.images import boxed_images, read_image
 from splite_deploy.runtime.session import BACKENDS, open_session
-from splite_deploy.structure import to_plain
+from splite_deploy.spec.plain import to_plain
 
 LIMIT = 0.03
 LIMIT_US = 20.0

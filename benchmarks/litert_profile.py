@@ -33,8 +33,8 @@ from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.interleaved import interleave
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import SpliteError
-from splite_deploy.runtime.tflite_contents import read_operators
-from splite_deploy.structure import to_plain
+from splite_deploy.runtime.backends.tflite_file import read_operators
+from splite_deploy.spec.plain import to_plain
 
 KIND = "litert-profile"
 LITE = "hand_landmark_lite"

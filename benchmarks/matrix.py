@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from splite_deploy.bench import BenchResult, Extras, append_result, run_bench
-from splite_deploy.bench.html import check_available, html_page
-from splite_deploy.bench.measure import Input
-from splite_deploy.bench.pictures import Picture, draw_pictures
+from splite_deploy.bench.loop import Input
+from splite_deploy.bench.report.html import check_available, html_page
+from splite_deploy.bench.report.pictures import Picture, draw_pictures
+from splite_deploy.bench.report.tables import markdown_text
 from splite_deploy.bench.result import Evaluation
-from splite_deploy.bench.tables import markdown_text
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import BackendError, MissingDependencyError, SpliteError, UsageError, write_file
-from splite_deploy.runtime.images import boxed_images, read_image
+from splite_deploy.runtime.io.images import boxed_images, read_image
 from splite_deploy.spec import Precision
 
 INPUTS = 64

@@ -32,12 +32,12 @@ from splite_deploy.bench.interleaved import Ratio, Run, Samples, interleave, rat
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.errors import SpliteError
-from splite_deploy.labels import LabelledImage, read_labels
+from splite_deploy.metrics.labels import LabelledImage, read_labels
 from splite_deploy.runtime import PoseEstimator
-from splite_deploy.runtime.images import read_image
+from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.runtime.session import Session, open_session
-from splite_deploy.structure import to_plain
+from splite_deploy.spec.plain import to_plain
 
 ROOT = Path(__file__).parents[1]
 HAND = ROOT / "models" / "splite_hand"

@@ -34,17 +34,17 @@ from rich.console import Console
 from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.accuracy import Errors
 from splite_deploy.bench.interleaved import ratio_of_medians
-from splite_deploy.bench.measure import garbage_collector_off
-from splite_deploy.bench.metrics import box_side, keypoint_error, pa_mpjpe
+from splite_deploy.bench.loop import garbage_collector_off
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError
-from splite_deploy.labels import LabelledImage, read_labels
+from splite_deploy.metrics.accuracy import box_side, keypoint_error, pa_mpjpe
+from splite_deploy.metrics.labels import LabelledImage, read_labels
 from splite_deploy.runtime import PoseEstimator
-from splite_deploy.runtime.images import read_image
+from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.preprocess import Image
-from splite_deploy.runtime.track import BoxTracker
-from splite_deploy.structure import to_plain
+from splite_deploy.runtime.tracker import BoxTracker
+from splite_deploy.spec.plain import to_plain
 
 KIND = "mediapipe-solution"
 WIDTH_PX, HEIGHT_PX = 640, 480

@@ -27,10 +27,10 @@ import numpy as np
 
 from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bundle import Bundle
-from splite_deploy.compile._onnx2tf import SAMPLE
-from splite_deploy.compile.tflite import compile_tflite
+from splite_deploy.compile.tflite.compiler import compile_tflite
+from splite_deploy.compile.tflite.onnx2tf_child import SAMPLE
 from splite_deploy.errors import CompileError, MissingDependencyError, SpliteError
-from splite_deploy.structure import to_plain
+from splite_deploy.spec.plain import to_plain
 
 KIND = "onnx2tf-time"
 CLI, OURS = "onnx2tf -i model.onnx", "splite-deploy"

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from splite_deploy.bench import append_record, run_bench
-from splite_deploy.bench.environment import read_environment
 from splite_deploy.bench.profile import histogram
+from splite_deploy.device.environment import read_environment
 from splite_deploy.errors import SpliteError
 from splite_deploy.export import ExportOptions, export_bundle
-from splite_deploy.labels import read_labels
-from splite_deploy.runtime.images import read_image
-from splite_deploy.structure import to_plain
+from splite_deploy.metrics.labels import read_labels
+from splite_deploy.runtime.io.images import read_image
+from splite_deploy.spec.plain import to_plain
 
 HAND = Path(__file__).parents[1] / "models" / "splite_hand"
 ENDS: dict[str, dict[str, bool]] = {

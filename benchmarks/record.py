@@ -17,8 +17,8 @@ from pathlib import Path
 from splite_deploy.bench import append_record, run_bench
 from splite_deploy.errors import SpliteError
 from splite_deploy.export import ExportOptions, export_bundle
-from splite_deploy.runtime.images import boxed_images, read_image
-from splite_deploy.structure import to_plain
+from splite_deploy.runtime.io.images import boxed_images, read_image
+from splite_deploy.spec.plain import to_plain
 
 ROOT = Path(__file__).parents[1]
 HAND = ROOT / "models" / "splite_hand"

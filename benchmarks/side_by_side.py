@@ -8,8 +8,8 @@ from typing import Any
 from matrix import median_run
 from records import Record, accuracy_cells, machine, newest_of_each, ratio_cell
 
+from splite_deploy.bench.report.tables import markdown_text
 from splite_deploy.bench.result import BenchResult
-from splite_deploy.bench.tables import markdown_text
 
 
 def matrix_block(files: dict[str, list[Record]]) -> list[str]:

@@ -19,7 +19,7 @@ from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.interleaved import Run, interleave, ratio_of_medians
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.spec import load_model_toml
-from splite_deploy.structure import to_plain
+from splite_deploy.spec.plain import to_plain
 
 HAND = Path(__file__).parents[1] / "models" / "splite_hand"
 sys.path.insert(0, str(HAND))

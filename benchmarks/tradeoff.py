@@ -34,12 +34,12 @@ from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import SpliteError, UsageError
 from splite_deploy.export import ExportOptions, export_bundle
-from splite_deploy.labels import read_labels
+from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime import PoseEstimator
-from splite_deploy.runtime.images import boxed_images, read_image
+from splite_deploy.runtime.io.images import boxed_images, read_image
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.runtime.session import pick_artifact
-from splite_deploy.structure import to_plain
+from splite_deploy.spec.plain import to_plain
 
 ROOT = Path(__file__).parents[1]
 HAND = ROOT / "models" / "splite_hand"

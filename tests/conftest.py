@@ -29,7 +29,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of tests/tiny as safetensors."""
     pytest.importorskip("torch")
     safetensors_torch = pytest.importorskip("safetensors.torch")
-    from splite_deploy.export.checkpoint import load_symbol
+    from splite_deploy.export.source.checkpoint import load_symbol
 
     build = load_symbol("arch.py:build", TINY)  # by its path: the models have an arch.py too
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from splite_deploy.export.checkpoint import load_symbol
-from splite_deploy.jetpack import JETPACKS, PYTHON_FROM, dotted
+from splite_deploy.device.jetson import JETPACKS, PYTHON_FROM, dotted
+from splite_deploy.export.source.checkpoint import load_symbol
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = sorted(ROOT.glob("docker/*/Dockerfile*"))

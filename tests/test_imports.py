@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HOST = ("splite_deploy.export", "splite_deploy.compact", "splite_deploy.compile._onnx2tf")
+HOST = ("splite_deploy.export", "splite_deploy.compact", "splite_deploy.compile.tflite.onnx2tf_child")
 BLOCKED = ("torch", "onnx", "onnxsim", "onnxscript", "tensorflow", "safetensors")
 BLOCKER = f"""
 import importlib.abc, sys

@@ -114,7 +114,7 @@ def test_the_readme_runs_from_top_to_bottom(root: Path, workplace: Path) -> None
 
 
 def test_the_table_of_jetpacks_is_that_of_the_code(root: Path) -> None:
-    from splite_deploy.jetpack import JETPACKS, dotted
+    from splite_deploy.device.jetson import JETPACKS, dotted
 
     text = (root / "README.md").read_text(encoding="utf-8")
     table = text.partition("| JetPack |")[2].partition("\n\n")[0].splitlines()[2:]
@@ -166,7 +166,7 @@ def demo(root: Path, folder: Path, *variables: str) -> tuple[str, np.ndarray]:
 
 
 def test_make_demo_ends_with_keypoints_on_the_fingers(root: Path, tmp_path: Path) -> None:
-    from splite_deploy.export.checkpoint import load_symbol
+    from splite_deploy.export.source.checkpoint import load_symbol
 
     printed, keypoints = demo(root, tmp_path)
     for expected in ("torch -> simplified", "torch -> ort fp32", "Estimator, total", "overlay.png", "--help"):

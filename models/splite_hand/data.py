@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from splite_deploy.labels import LabelledImage, tight_box
+from splite_deploy.metrics.labels import LabelledImage, tight_box
 from splite_deploy.runtime.preprocess import Preprocessor, crop_matrix, transform_points, warp
 from splite_deploy.spec import ModelSpec, SoftArgmaxDepth
 

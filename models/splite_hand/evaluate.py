@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from splite_deploy.bench.accuracy import Accuracy as Accuracy
 from splite_deploy.bench.accuracy import measure as measure
 from splite_deploy.errors import SpliteError
-from splite_deploy.labels import read_labels
+from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime import BACKENDS, PoseEstimator
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.spec import PRECISIONS

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.bench.metrics import box_side, keypoint_error, pa_mpjpe, pck
+from splite_deploy.bundle.report import Accuracy
 from splite_deploy.errors import UsageError
-from splite_deploy.evidence import Accuracy
-from splite_deploy.labels import LabelledImage, prefer_split
-from splite_deploy.runtime.images import read_image
+from splite_deploy.metrics.accuracy import box_side, keypoint_error, pa_mpjpe, pck
+from splite_deploy.metrics.labels import LabelledImage, prefer_split
+from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.preprocess import Image
 
 Points = NDArray[np.floating[Any]]

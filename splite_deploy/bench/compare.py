@@ -20,10 +20,10 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from splite_deploy.bench.environment import NOT_AVAILABLE
 from splite_deploy.bench.interleaved import Ratio, Samples, bootstrap_ratio
-from splite_deploy.bench.report import STAGE_NAMES
+from splite_deploy.bench.report.text import STAGE_NAMES
 from splite_deploy.bench.result import BenchResult
+from splite_deploy.device.environment import NOT_AVAILABLE
 from splite_deploy.errors import UsageError
 
 THRESHOLD = 0.03

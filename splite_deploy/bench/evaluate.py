@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.bench.accuracy import Points, measure
-from splite_deploy.bench.metrics import COCO_SIGMAS, average_precision, bone_length, box_side, mpjpe, oks, pck_auc
 from splite_deploy.bench.result import Evaluation, ImageError
-from splite_deploy.labels import LabelledImage
+from splite_deploy.metrics.accuracy import COCO_SIGMAS, average_precision, bone_length, box_side, mpjpe, oks, pck_auc
+from splite_deploy.metrics.labels import LabelledImage
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.spec import Decoder, SoftArgmaxDepth

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from splite_deploy.bench.measure import DEVICE_STAGES, STAGES, TOTAL
+from splite_deploy.bench.loop import DEVICE_STAGES, STAGES, TOTAL
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.errors import GateError, UsageError
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.bench.measure import garbage_collector_off
+from splite_deploy.bench.loop import garbage_collector_off
 from splite_deploy.errors import UsageError
 
 Run = Callable[[int], object]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from splite_deploy.bench import _fresh
+from splite_deploy.bench import cold_start_child as _fresh
 from splite_deploy.bench.result import Memory, Startup
 from splite_deploy.errors import BackendError, UsageError
 from splite_deploy.spec import Precision

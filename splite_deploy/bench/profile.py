@@ -13,8 +13,8 @@ from statistics import median
 from typing import Any
 
 from splite_deploy.bundle import Artifact, Bundle
+from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
-from splite_deploy.evidence import Layer
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import pick_artifact
 
@@ -161,7 +161,7 @@ def _types(inputs: Iterable[str], outputs: Iterable[str], stored: str = "") -> s
 
 
 def _profile_tflite(bundle: Bundle, artifact: Artifact, runs: int, threads: int | None) -> tuple[Layer, ...]:
-    from splite_deploy.runtime.tflite_contents import read_contents
+    from splite_deploy.runtime.backends.tflite_file import read_contents
 
     return tuple(
         Layer(op.result, op.name, _types(op.computed or op.inputs, op.outputs, op.weights), None)

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from splite_deploy.bench.environment import Environment
-from splite_deploy.bench.measure import BARE, STAGES, TOTAL
+from splite_deploy.bench.loop import BARE, STAGES, TOTAL
 from splite_deploy.bench.stats import LatencyStats
+from splite_deploy.bundle.report import Layer
+from splite_deploy.device.environment import Environment
+from splite_deploy.device.sensors import Sensors
 from splite_deploy.errors import SpecError, UsageError
-from splite_deploy.evidence import Layer
 from splite_deploy.spec import Precision
-from splite_deploy.structure import structure, to_plain
+from splite_deploy.spec.plain import structure, to_plain
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)
@@ -88,33 +89,6 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class Sensors:
-    """Power, temperatures and clocks over a sustained run. A series has one value for each of ``seconds``.
-
-    Attributes:
-        source: What was read, in words.
-        seconds: When it was read, seconds since the start of the run.
-        power_mw: Of each rail, milliwatts.
-        temperatures_c: Of each zone, degrees Celsius.
-        clocks_mhz: Of each unit, MHz.
-        mean_power_mw: Mean over the run of each rail, milliwatts.
-        energy_rail: The rail that feeds the whole board or processor; None where there is none.
-        energy_mj_per_frame: Its energy by the frames of the run, millijoules; idle consumption is contained.
-        absent: What could not be read, in words.
-    """
-
-    source: str
-    seconds: tuple[float, ...]
-    power_mw: Mapping[str, tuple[float | None, ...]]
-    temperatures_c: Mapping[str, tuple[float | None, ...]]
-    clocks_mhz: Mapping[str, tuple[float | None, ...]]
-    mean_power_mw: Mapping[str, float]
-    energy_rail: str | None
-    energy_mj_per_frame: float | None
-    absent: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Sustained:
     """The estimator without a pause for a given time.
 
@@ -174,7 +148,7 @@ class ImageError:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy of this very file on labelled images; formulas in `splite_deploy.bench.metrics`.
+    """Accuracy of this very file on labelled images; formulas in `splite_deploy.metrics.accuracy`.
 
     Attributes:
         labels_from: Where the labels come from, in words.
@@ -229,7 +203,7 @@ class BenchResult:
         image_height_px: Height of the largest image; 0 for a file alone.
         timer_overhead_us: Cost of one reading of the clock, microseconds. It is taken off once from each stage, and
             three times from ``total``.
-        stages: Statistics by stage, those of `splite_deploy.bench.measure.STAGES`; of a file alone ``bare_inference``
+        stages: Statistics by stage, those of `splite_deploy.bench.loop.STAGES`; of a file alone ``bare_inference``
             only. Where the backend can tell, ``host_to_device``, ``compute`` and ``device_to_host`` as well.
         environment: The machine.
         windows: How steady the figures were.

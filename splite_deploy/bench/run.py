@@ -12,10 +12,9 @@ from typing import Any
 import cv2
 
 from splite_deploy.bench.accuracy import evaluation_labels
-from splite_deploy.bench.environment import read_environment
 from splite_deploy.bench.evaluate import evaluate
 from splite_deploy.bench.feeds import given_feeds, random_feeds
-from splite_deploy.bench.measure import (
+from splite_deploy.bench.loop import (
     EstimatorSubject,
     Input,
     Measurement,
@@ -31,6 +30,7 @@ from splite_deploy.bench.result import SCHEMA_VERSION, BenchResult, Sustained, W
 from splite_deploy.bench.streams import run_streams
 from splite_deploy.bench.sustained import sustain
 from splite_deploy.bundle import Bundle, sha256_of
+from splite_deploy.device.environment import read_environment
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.any_file import backend_of, open_file
 from splite_deploy.runtime.estimator import PoseEstimator

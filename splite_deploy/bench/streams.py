@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.bench.measure import EstimatorSubject, Input, garbage_collector_off
+from splite_deploy.bench.loop import EstimatorSubject, Input, garbage_collector_off
 from splite_deploy.bench.result import Streams
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.runtime.estimator import PoseEstimator

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.bench.measure import Clock, Subject, garbage_collector_off
-from splite_deploy.bench.result import CurvePoint, Sensors, Sustained, Verdict
-from splite_deploy.bench.sensors import recording
+from splite_deploy.bench.loop import Clock, Subject, garbage_collector_off
+from splite_deploy.bench.result import CurvePoint, Sustained, Verdict
+from splite_deploy.device.sensors import Sensors, recording
 
 SLOWER = 1.1
 """The end counts as slower from this ratio to the beginning on."""

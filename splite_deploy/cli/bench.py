@@ -10,9 +10,9 @@ import click
 
 from splite_deploy.cli.app import FilePath, backend_options, gpu_options, main
 from splite_deploy.cli.bench_output import Output, compare_files, output_options
+from splite_deploy.cli.console import show
 from splite_deploy.errors import UsageError
 from splite_deploy.spec import Precision
-from splite_deploy.terminal import show
 
 if TYPE_CHECKING:
     from splite_deploy.bench import BenchResult
@@ -95,7 +95,7 @@ def bench(
 
     from splite_deploy.bench import Extras, append_result, environment_table, table
     from splite_deploy.runtime.any_file import SUFFIXES
-    from splite_deploy.runtime.images import is_folder
+    from splite_deploy.runtime.io.images import is_folder
 
     output = Output.asked(csv, markdown, html, fail_if)
     if compare is not None:
@@ -133,7 +133,7 @@ def bench(
         append_result(json_file, result)
     pictures = {}
     if html is not None and labels is not None and result.accuracy is not None:
-        from splite_deploy.bench.pictures import draw_pictures
+        from splite_deploy.bench.report.pictures import draw_pictures
 
         pictures = {0: draw_pictures(result, target, labels)}
     output.finish([result], pictures)
@@ -148,7 +148,7 @@ def _bench_bundle(
     progress: Callable[[int, int], None],
 ) -> BenchResult:
     from splite_deploy.bench import run_bench
-    from splite_deploy.runtime.images import boxed_images, read_image
+    from splite_deploy.runtime.io.images import boxed_images, read_image
 
     given: dict[str, Any] = {}
     if images is not None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from splite_deploy.cli.app import Command, FilePath
+from splite_deploy.cli.console import show
 from splite_deploy.errors import write_file
-from splite_deploy.terminal import show
 
 if TYPE_CHECKING:
     from splite_deploy.bench import BenchResult
     from splite_deploy.bench.gates import Gate
-    from splite_deploy.bench.pictures import Picture
+    from splite_deploy.bench.report.pictures import Picture
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Output:
             MissingDependencyError: The page needs a package that is not installed.
         """
         from splite_deploy.bench.gates import Gate
-        from splite_deploy.bench.html import check_available
+        from splite_deploy.bench.report.html import check_available
 
         if html is not None:
             check_available()
@@ -69,8 +69,8 @@ class Output:
             UsageError: A metric of a limit was not measured.
         """
         from splite_deploy.bench.gates import check
-        from splite_deploy.bench.html import html_page
-        from splite_deploy.bench.tables import csv_text, markdown_text
+        from splite_deploy.bench.report.html import html_page
+        from splite_deploy.bench.report.tables import csv_text, markdown_text
 
         for file, make in ((self.csv, csv_text), (self.markdown, markdown_text)):
             if file is not None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from splite_deploy.cli.app import FilePath, backend_options, gpu_options, main
+from splite_deploy.cli.console import progress_bar, show, working
 from splite_deploy.errors import UsageError, write_file, writing
 from splite_deploy.spec import Precision
-from splite_deploy.terminal import progress_bar, show, working
 
 if TYPE_CHECKING:
     from splite_deploy.runtime import Pose, PoseEstimator
@@ -36,10 +36,10 @@ def verify(
     Exit status 1 if an artifact differs by more than its limits.
     """
     from splite_deploy.bundle import Bundle
-    from splite_deploy.present import parity_table
+    from splite_deploy.cli.tables.bundle import parity_table
     from splite_deploy.runtime.verify import check
     from splite_deploy.runtime.verify import verify as verify_bundle
-    from splite_deploy.structure import to_plain
+    from splite_deploy.spec.plain import to_plain
 
     opened = Bundle.open(bundle)
     with working("verify") as progress:
@@ -91,8 +91,8 @@ def run(
     "found" says whether the hand or person was followed. A camera runs until Ctrl-C.
     """
     from splite_deploy.runtime import PoseEstimator
-    from splite_deploy.runtime.camera import is_video
-    from splite_deploy.runtime.images import image_files, is_folder
+    from splite_deploy.runtime.io.camera import is_video
+    from splite_deploy.runtime.io.images import image_files, is_folder
 
     video, path = is_video(source), Path(source)
     folder = not video and is_folder(path)
@@ -107,7 +107,7 @@ def run(
         options["intrinsics"] = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
     with PoseEstimator.open(bundle, backend or "auto", precision, threads, gpu=gpu) as estimator:
         if video:
-            from splite_deploy.cli.video import run_video
+            from splite_deploy.cli.run_video import run_video
 
             run_video(estimator, source, options, json_file, save)
         else:
@@ -127,8 +127,8 @@ def run(
 
 
 def _run_image(estimator: PoseEstimator, file: Path, options: dict[str, Any], save: Path | None) -> dict[str, Any]:
-    from splite_deploy.runtime.draw import overlay
-    from splite_deploy.runtime.images import read_image, write_image
+    from splite_deploy.runtime.io.draw import overlay
+    from splite_deploy.runtime.io.images import read_image, write_image
 
     image = read_image(file)
     poses: list[Pose] = [estimator(image, **options)]
@@ -163,7 +163,7 @@ def doctor(as_json: bool) -> None:
     Exit status 1 if nothing here can run a bundle.
     """
     from splite_deploy.doctor import diagnose, table
-    from splite_deploy.structure import to_plain
+    from splite_deploy.spec.plain import to_plain
 
     with working("doctor") as progress:
         progress("trying every backend")

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from splite_deploy.cli.app import FilePath, main
+from splite_deploy.cli.console import show, working
 from splite_deploy.compile.precision import INT8_RECIPES
 from splite_deploy.errors import BundleError, UsageError
 from splite_deploy.spec import PRECISIONS
-from splite_deploy.terminal import show, working
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
 """What `inspect` takes for a checkpoint; all else for a bundle."""
@@ -108,14 +108,14 @@ def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **
     that moves them by more than the limits fails the export and nothing is written. Where several artifacts are made
     they are timed side by side, and one line says which to ship.
     """
+    from splite_deploy.cli.tables.bundle import measured_tables
+    from splite_deploy.cli.tables.layers import types_tables
     from splite_deploy.export import ExportOptions, export_bundle
-    from splite_deploy.present import measured_tables
-    from splite_deploy.present_layers import types_tables
 
     with working("export") as progress:
         bundle = export_bundle(checkpoint, output, model=model, options=ExportOptions(**options), progress=progress)
     if as_json:
-        from splite_deploy.structure import to_plain
+        from splite_deploy.spec.plain import to_plain
 
         names = ("parity", "calibration", "budget", "verdict")
         click.echo(json.dumps({name: to_plain(getattr(bundle.manifest, name)) for name in names}, indent=1))
@@ -154,8 +154,8 @@ def compact(checkpoint: Path, output: Path, as_json: bool, **given: Any) -> None
     outputs stay. The result is compared with the network whose channels are set to zero instead: the two have to be
     equal up to float32's rounding, or nothing is written. Accuracy is lost all the same: fine-tune the result.
     """
+    from splite_deploy.cli.tables.bundle import compaction_tables
     from splite_deploy.compact import CompactOptions, compact_checkpoint
-    from splite_deploy.present import compaction_tables
 
     measure = {name: given.pop(name) for name in ("method", "speed_up", "ratio", "threshold", "round_to")}
     with working("compact") as progress:
@@ -189,14 +189,14 @@ def inspect(path: Path, model: Path | None, weights: str | None, measure: bool, 
     which kind, in which types, and what they take.
     """
     from splite_deploy.bundle import Bundle
-    from splite_deploy.present import bundle_tables, checkpoint_tables, width_tables
-    from splite_deploy.present_layers import histogram_tables, layer_tables
+    from splite_deploy.cli.tables.bundle import bundle_tables, checkpoint_tables, width_tables
+    from splite_deploy.cli.tables.layers import histogram_tables, layer_tables
 
     if path.suffix.lower() in CHECKPOINT_SUFFIXES:
         if layers:
             raise UsageError(f"--layers is for a bundle, and {path} is a checkpoint.", hint="Leave it out.")
         from splite_deploy.compact.inspection import inspect_checkpoint
-        from splite_deploy.structure import to_plain
+        from splite_deploy.spec.plain import to_plain
 
         with working("inspect") as progress:
             report = inspect_checkpoint(path, model=model, weights=weights, timed=measure, progress=progress)

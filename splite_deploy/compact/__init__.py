@@ -2,7 +2,7 @@
 
 from splite_deploy.compact.pipeline import compact_checkpoint, save_compacted
 from splite_deploy.compact.prune import Compaction, CompactOptions, LayerRow, compact
-from splite_deploy.export.header import compacted_metadata
+from splite_deploy.export.source.header import compacted_metadata
 
 __all__ = [
     "CompactOptions",

@@ -19,7 +19,7 @@ from splite_deploy.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from splite_deploy.export.checkpoint import Checkpoint
+    from splite_deploy.export.source.checkpoint import Checkpoint
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -78,7 +78,7 @@ def inspect_checkpoint(
     Args:
         checkpoint: ``.safetensors`` or ``.pt``, dense or compacted.
         model: ``model.toml``; None is the one beside the checkpoint, if there is one.
-        weights: Which weights of the checkpoint; see `splite_deploy.export.checkpoint.read_checkpoint`.
+        weights: Which weights of the checkpoint; see `splite_deploy.export.source.checkpoint.read_checkpoint`.
         timed: Whether to `measure`.
         progress: Told each step as it begins.
 
@@ -86,8 +86,8 @@ def inspect_checkpoint(
         UsageError: There is no model spec, and layers are to be timed.
         SpliteError: Everything that can be wrong with the checkpoint and its model spec.
     """
-    from splite_deploy.export.checkpoint import read_checkpoint
-    from splite_deploy.export.forms import read_head
+    from splite_deploy.export.source.checkpoint import read_checkpoint
+    from splite_deploy.export.source.formats import read_head
 
     progress("reading the checkpoint")
     stored = read_checkpoint(checkpoint, weights=weights)
@@ -119,7 +119,7 @@ def inspect_checkpoint(
 
 def _header(stored: Checkpoint) -> Mapping[str, Any] | None:
     """The entry of `compact` in a checkpoint."""
-    from splite_deploy.export.header import HEADER
+    from splite_deploy.export.source.header import HEADER
 
     if (entry := stored.metadata.get(HEADER)) is None:
         return None
@@ -134,7 +134,7 @@ def _header(stored: Checkpoint) -> Mapping[str, Any] | None:
 def _of_network(
     checkpoint: Path, spec: Path, weights: str | None, timed: bool, progress: Callable[[str], None]
 ) -> tuple[Alignment, tuple[str, ...]]:
-    from splite_deploy.export.graph import write_graph
+    from splite_deploy.export.graph.torch_to_onnx import write_graph
     from splite_deploy.export.pipeline import load_model
 
     progress("building the network")

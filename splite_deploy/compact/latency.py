@@ -14,7 +14,7 @@ from torch import nn
 
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.stats import LatencyStats
-from splite_deploy.export.graph import ort_artifact, write_graph
+from splite_deploy.export.graph.torch_to_onnx import ort_artifact, write_graph
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.session import Session
 from splite_deploy.spec import ModelSpec

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.compact.alignment import Layer
 from splite_deploy.errors import ExportError
-from splite_deploy.export.onnx_walk import attributes
+from splite_deploy.export.graph.walk import attributes
 from splite_deploy.spec import LimitSpec
 
 _CONVS, _LINEARS = ("Conv", "ConvTranspose"), ("Gemm", "MatMul")

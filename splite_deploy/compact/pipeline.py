@@ -15,9 +15,9 @@ from splite_deploy.compact.latency import measure_latency
 from splite_deploy.compact.prune import Compaction, CompactOptions, compact
 from splite_deploy.errors import UsageError, whole_file, write_file
 from splite_deploy.export.crops import make_crops
-from splite_deploy.export.graph import check_outputs
-from splite_deploy.export.header import compacted_metadata
+from splite_deploy.export.graph.torch_to_onnx import check_outputs
 from splite_deploy.export.pipeline import load_model
+from splite_deploy.export.source.header import compacted_metadata
 from splite_deploy.runtime.preprocess import Preprocessor
 
 _BATCH = 8
@@ -45,7 +45,7 @@ def compact_checkpoint(
         model: ``model.toml``; None is the one beside the checkpoint.
         images: Folder of images or labels file; None uses the model's own renderer.
         crops: How many of them.
-        weights: Which weights of the checkpoint; see `splite_deploy.export.checkpoint.read_checkpoint`.
+        weights: Which weights of the checkpoint; see `splite_deploy.export.source.checkpoint.read_checkpoint`.
         loss: For the method "taylor": from the network's output to a scalar.
         latency: Whether to measure the latency before and after.
         progress: Told each step as it begins.

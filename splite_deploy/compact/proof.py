@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from splite_deploy.compact.groups import Groups, Removed
 from splite_deploy.errors import CheckpointError, ExportError
-from splite_deploy.export.reshape import reshape_to
+from splite_deploy.export.source.reshape import reshape_to
 
 TOLERANCE = 1e-5
 """Largest difference of an output relative to its range; beyond float32's own rounding lies a wrong index."""

@@ -18,7 +18,7 @@ from splite_deploy.compact.latency import Latency
 from splite_deploy.compact.proof import prove, without, zeroed
 from splite_deploy.compact.trace import trace
 from splite_deploy.errors import ExportError, UsageError
-from splite_deploy.structure import to_plain
+from splite_deploy.spec.plain import to_plain
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from splite_deploy.errors import CompileError
 from splite_deploy.spec import Precision
 
 if TYPE_CHECKING:  # reading a file needs LiteRT, naming a recipe does not
-    from splite_deploy.runtime.tflite_contents import Contents, Operator
+    from splite_deploy.runtime.backends.tflite_file import Contents, Operator
 
 Int8Recipe = Literal["full-integer", "dynamic-range"]
 INT8_RECIPES: tuple[Int8Recipe, ...] = get_args(Int8Recipe)

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from splite_deploy.container import cpu_quota_cores
+from splite_deploy.device.cgroup import cpu_quota_cores
 from splite_deploy.doctor.checks import Check
 
 FREE_SPACE_MIB = 500

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import splite_deploy
+from splite_deploy.device.jetson import JETPACKS, PYTHON_FROM, JetPack, dotted, jetpack_of, read_board, read_l4t
 from splite_deploy.doctor.checks import Answer, Check, Probe, check_package, run_in_child, version_of
-from splite_deploy.jetpack import JETPACKS, PYTHON_FROM, JetPack, dotted, jetpack_of, read_board, read_l4t
 
 TENSORRT_MODULES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX", "tensorrt_rtx_bindings": "TensorRT-RTX"}
 """Modules of TensorRT in the order in which they are looked for, with the flavour that they are."""
@@ -28,7 +28,7 @@ GPU_TIMEOUT_S = 30.0
 
 _SYSTEM_VENV = "/usr/bin/python3 -m venv --system-site-packages .venv"
 # By its file: its package imports OpenCV, which may be broken.
-_CUDA_DRIVER = Path(splite_deploy.__file__).parent / "runtime" / "cuda_driver.py"
+_CUDA_DRIVER = Path(splite_deploy.__file__).parent / "device" / "cuda_driver.py"
 _ASK = """
 import dataclasses, json, runpy
 found = runpy.run_path(sys.argv[1])["gpu"]()
@@ -36,7 +36,7 @@ print(json.dumps(found and dataclasses.asdict(found)))
 """
 
 AskGpu = Callable[[], Answer]
-"""Asks for the GPU elsewhere: the fields of `splite_deploy.runtime.cuda_driver.Gpu` as JSON, or ``null``."""
+"""Asks for the GPU elsewhere: the fields of `splite_deploy.device.cuda_driver.Gpu` as JSON, or ``null``."""
 
 
 def ask_gpu_in_child() -> Answer:

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 import onnx
 
 from splite_deploy.bundle import Artifact, Bundle, Graph, Manifest, Typing, sha256_of
+from splite_deploy.bundle.report import BudgetSearch, Calibration
 from splite_deploy.cache import cache_folder
-from splite_deploy.compile.child import kept_log
+from splite_deploy.compile.child_process import kept_log
 from splite_deploy.errors import UsageError
-from splite_deploy.evidence import BudgetSearch, Calibration
-from splite_deploy.export.budget import MAX_FACTOR, Shift
-from splite_deploy.export.calibration import CalibrationSet, load_calibration
-from splite_deploy.export.engine_graphs import rounding_to_nearest
-from splite_deploy.export.onnx_files import FP16, INT8, WEAK, engine_file, keep_quantisation, make_onnx_files
-from splite_deploy.export.onnx_walk import load, run_graph
+from splite_deploy.export.graph.walk import load, run_graph
 from splite_deploy.export.options import ExportOptions
-from splite_deploy.export.qdq import has_qdq
+from splite_deploy.export.quant.calibration import CalibrationSet, load_calibration
+from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
+from splite_deploy.export.quant.onnx_files import FP16, INT8, WEAK, engine_file, keep_quantisation, make_onnx_files
+from splite_deploy.export.quant.qdq import has_qdq
+from splite_deploy.export.quant.search import MAX_FACTOR, Shift
 from splite_deploy.export.reference import Reference
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.session import Session, open_session
@@ -31,7 +31,7 @@ from splite_deploy.runtime.verify import limits_of
 from splite_deploy.spec import HostSpec, LimitSpec, ModelSpec, Precision
 
 if TYPE_CHECKING:  # its modules need LiteRT
-    from splite_deploy.compile.tflite import TfliteCompiler
+    from splite_deploy.compile.tflite.compiler import TfliteCompiler
 
 FP32 = "ort fp32"
 """Label of the graph that everything else is made from."""
@@ -70,7 +70,7 @@ def tflite_compiler(options: ExportOptions) -> Iterator[TfliteCompiler | None]:
     if "tflite" not in options.backends:
         yield None
         return
-    from splite_deploy.compile.tflite import TfliteCompiler
+    from splite_deploy.compile.tflite.compiler import TfliteCompiler
 
     with kept_log("tflite") as log, TfliteCompiler(log) as compiler:
         yield compiler

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import SpecError, UsageError
-from splite_deploy.export.calibration_arrays import evenly
-from splite_deploy.export.checkpoint import load_symbol
-from splite_deploy.labels import LabelledImage, prefer_split
-from splite_deploy.runtime.images import boxed_images, is_folder, read_image
+from splite_deploy.export.quant.calibration_arrays import evenly
+from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.metrics.labels import LabelledImage, prefer_split
+from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image
 from splite_deploy.runtime.preprocess import Image, Preprocessor, check_box, check_image
 from splite_deploy.spec import Color, HostSpec, InputSpec
 

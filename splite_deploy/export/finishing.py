@@ -1,6 +1,6 @@
 """The last change to the files of a bundle in the making: ends in the graph, and an operator set that builders know.
 
-See `splite_deploy.export.ends` and `splite_deploy.export.opset`.
+See `splite_deploy.export.graph.fuse` and `splite_deploy.export.graph.opset`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import onnx
 from splite_deploy.bundle import Artifact, Bundle, Graph, Manifest, TensorSpec, sha256_of
 from splite_deploy.errors import ExportError
 from splite_deploy.export.artifacts import open_here, runnable
-from splite_deploy.export.budget import Shift
-from splite_deploy.export.ends import fuse_decode, fuse_input, tensor_specs
-from splite_deploy.export.onnx_walk import load, save
-from splite_deploy.export.opset import lower_opset
+from splite_deploy.export.graph.fuse import fuse_decode, fuse_input, tensor_specs
+from splite_deploy.export.graph.opset import lower_opset
+from splite_deploy.export.graph.walk import load, save
 from splite_deploy.export.options import ExportOptions
+from splite_deploy.export.quant.search import Shift
 from splite_deploy.export.reference import Reference
 from splite_deploy.runtime.verify import Outputs, compare, run_each
 from splite_deploy.spec import ModelSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe
 from splite_deploy.errors import UsageError
-from splite_deploy.export.budget import Budget
+from splite_deploy.export.quant.search import Budget
 from splite_deploy.spec import PRECISIONS, Precision
 
 BACKENDS = ("ort", "tflite", "trt")
@@ -25,15 +25,15 @@ class ExportOptions:
         calibration: Folder of images, labels file or ``.npz`` of crops for fp16 and int8; None uses the renderer.
         allow_random_calibration: Calibrates on random noise where there is neither ``calibration`` nor a renderer.
         max_shift_px: What int8 may move the 95th percentile of the keypoints by, input pixels; the largest shift may
-            be `splite_deploy.export.budget.MAX_FACTOR` times as much. Layers return to float until that holds.
+            be `splite_deploy.export.quant.search.MAX_FACTOR` times as much. Layers return to float until that holds.
         max_shift_mm: The same for the depth, millimetres.
-        int8_recipe: How int8 is done in TFLite; see `splite_deploy.compile.tflite.compile_tflite`.
+        int8_recipe: How int8 is done in TFLite; see `splite_deploy.compile.tflite.compiler.compile_tflite`.
         evaluation: Labels file, or its folder, for the accuracy of every artifact; its split ``val`` if there is one.
         fuse_input: The graphs take uint8 crops (N, h, w, 3) and normalise them.
         fuse_decode: The graphs give keypoints instead of heatmaps.
         dynamic_batch: Leaves the batch size of the graph open.
         opset: ONNX operator set; None is 18, or that of a given ONNX graph.
-        weights: Which weights of the checkpoint; see `splite_deploy.export.checkpoint.read_checkpoint`.
+        weights: Which weights of the checkpoint; see `splite_deploy.export.source.checkpoint.read_checkpoint`.
         trust: Loads a torch.export program or a TorchScript archive, which can run code.
         overwrite: Replaces an existing bundle.
 

@@ -36,20 +36,20 @@ from splite_deploy.export.artifacts import (
     make_artifacts,
     tflite_compiler,
 )
-from splite_deploy.export.budget import Shift
-from splite_deploy.export.checkpoint import build_architecture, load_weights, read_checkpoint
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.finishing import finish_bundle
-from splite_deploy.export.forms import FORMS, form_of, require_trust
-from splite_deploy.export.given import GivenGraph, read_graph
-from splite_deploy.export.graph import MIN_OPSET, check_outputs, onnx_from_network, ort_artifact, simplify
-from splite_deploy.export.header import check_metadata
-from splite_deploy.export.masks import masked_notes
+from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_outputs, onnx_from_network, ort_artifact, simplify
 from splite_deploy.export.options import ExportOptions as ExportOptions
-from splite_deploy.export.programs import load_program, load_script
+from splite_deploy.export.quant.search import Shift
+from splite_deploy.export.recommend import give_verdict
 from splite_deploy.export.reference import Reference
-from splite_deploy.export.verdict import give_verdict
-from splite_deploy.labels import LabelledImage
+from splite_deploy.export.source.checkpoint import build_architecture, load_weights, read_checkpoint
+from splite_deploy.export.source.formats import FORMS, form_of, require_trust
+from splite_deploy.export.source.header import check_metadata
+from splite_deploy.export.source.imported_onnx import GivenGraph, read_graph
+from splite_deploy.export.source.masks import masked_notes
+from splite_deploy.export.source.programs import load_program, load_script
+from splite_deploy.metrics.labels import LabelledImage
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import HostSpec, ModelSpec, load_model_toml
@@ -85,7 +85,7 @@ def load_model(checkpoint: Path, model: Path | None, weights: str | None) -> Loa
     Args:
         checkpoint: ``.safetensors`` or ``.pt``.
         model: ``model.toml``; None is the one beside the checkpoint.
-        weights: Which weights of the checkpoint; see `splite_deploy.export.checkpoint.read_checkpoint`.
+        weights: Which weights of the checkpoint; see `splite_deploy.export.source.checkpoint.read_checkpoint`.
 
     Raises:
         SpliteError: Everything that can be wrong with the three files.

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import ParityError
-from splite_deploy.export.budget import Shift, measure_shift
-from splite_deploy.export.onnx_walk import Array
+from splite_deploy.export.graph.walk import Array
+from splite_deploy.export.quant.search import Shift, measure_shift
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Feed, Session
 from splite_deploy.runtime.verify import Outputs, run_each, violations

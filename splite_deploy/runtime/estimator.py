@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.bundle import Bundle
+from splite_deploy.decoders.decode import Decoded, check_shapes, decode
 from splite_deploy.errors import UsageError
-from splite_deploy.runtime.decode import Decoded, check_shapes, decode
 from splite_deploy.runtime.lift import absolute, weak_perspective
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import (

@@ -171,14 +171,14 @@ class Backend:
 
 BACKENDS: Mapping[str, Backend] = {
     "trt": Backend(
-        "splite_deploy.runtime.backends.trt:TrtSession",
+        "splite_deploy.runtime.backends.trt.session:TrtSession",
         "tensorrt",
         "pip install tensorrt 'splite-deploy[trt]' (on a Jetson, TensorRT comes with JetPack)",
         others=("tensorrt_rtx", "tensorrt_rtx_bindings"),
     ),
     "ort": Backend("splite_deploy.runtime.backends.ort:OrtSession", "onnxruntime", "pip install 'splite-deploy[ort]'"),
     "tflite": Backend(
-        "splite_deploy.runtime.backends.tflite:TfliteSession", "ai_edge_litert", "pip install 'splite-deploy[litert]'"
+        "splite_deploy.runtime.backends.litert:TfliteSession", "ai_edge_litert", "pip install 'splite-deploy[litert]'"
     ),
     "replay": Backend("splite_deploy.runtime.backends.replay:ReplaySession", "", ""),
 }

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle, Parity, Percentiles
+from splite_deploy.decoders.decode import decode
 from splite_deploy.errors import ParityError, UsageError
-from splite_deploy.runtime.decode import decode
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import DEFAULT_GPU, Feed, GpuOptions, Session, open_session
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision, SoftArgmaxDepth

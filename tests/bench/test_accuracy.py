@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bench.accuracy import evaluation_labels, measure, measure_each
 from splite_deploy.errors import UsageError
-from splite_deploy.labels import read_labels
+from splite_deploy.metrics.labels import read_labels
 
 TRUTH = np.array([[10.0, 10.0], [50.0, 10.0], [10.0, 50.0]])
 WORLD = np.array([[0.0, 0.0, 0.0], [40.0, 0.0, 5.0], [0.0, 40.0, 0.0]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from splite_deploy.bench.charts import Axis, pareto_front, polylines, ridge, stacked
+from splite_deploy.bench.report.charts import Axis, pareto_front, polylines, ridge, stacked
 
 
 def test_a_linear_axis() -> None:

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from splite_deploy.bench.evaluate import AREA_OF_BOX, COCO_KEYPOINTS, evaluate
-from splite_deploy.bench.metrics import COCO_SIGMAS, oks
 from splite_deploy.bundle import TensorSpec
-from splite_deploy.labels import read_labels
+from splite_deploy.metrics.accuracy import COCO_SIGMAS, oks
+from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.spec import Coordinates, InputSpec, ModelSpec, SkeletonSpec, SoftArgmaxDepth
 

@@ -8,7 +8,7 @@ import pytest
 from bench_results import bench_result, stats_of
 
 from splite_deploy.bench.gates import METRICS, Gate, check
-from splite_deploy.bench.measure import BARE, TOTAL
+from splite_deploy.bench.loop import BARE, TOTAL
 from splite_deploy.errors import GateError, UsageError
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from bench_results import EVALUATION, IMAGE, bench_result
 
-from splite_deploy.bench.html import html_page
-from splite_deploy.bench.pictures import SIDE_PX, Picture, close_up, draw_pictures
+from splite_deploy.bench.report.html import html_page
+from splite_deploy.bench.report.pictures import SIDE_PX, Picture, close_up, draw_pictures
 from splite_deploy.bench.result import BenchResult, ImageError, Windows
 from splite_deploy.errors import MissingDependencyError, UsageError
-from splite_deploy.runtime.images import write_image
+from splite_deploy.runtime.io.images import write_image
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.spec import SkeletonSpec
 
@@ -214,6 +214,6 @@ def test_pictures_need_accuracy(tiny_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_every_colour_of_the_page_is_defined(root: Path) -> None:
-    source = (root / "splite_deploy/bench/templates/report.html.j2").read_text(encoding="utf-8")
+    source = (root / "splite_deploy/bench/report/templates/report.html.j2").read_text(encoding="utf-8")
     used = set(re.findall(r"var\(--([a-z]+\d?)\)", source))
     assert used <= set(re.findall(r"--([a-z]+\d?):", source))

@@ -24,8 +24,8 @@ from splite_deploy.bench.profile import (
     types_histogram,
 )
 from splite_deploy.bundle import MANIFEST, Bundle
+from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import BackendError, UsageError
-from splite_deploy.evidence import Layer
 
 pytest.importorskip("onnxruntime")
 

@@ -10,8 +10,9 @@ import pytest
 from bench_results import ENVIRONMENT, SUSTAINED, bench_result, stats_of
 from rich.console import Console, RenderableType
 
-from splite_deploy.bench.measure import STAGES
-from splite_deploy.bench.report import (
+from splite_deploy.bench.loop import STAGES
+from splite_deploy.bench.report.sentences import sentences
+from splite_deploy.bench.report.text import (
     append_result,
     environment_table,
     read_results,
@@ -21,7 +22,6 @@ from splite_deploy.bench.result import (
     BenchResult,
     Windows,
 )
-from splite_deploy.bench.sentences import sentences
 from splite_deploy.errors import OutputError, UsageError
 
 

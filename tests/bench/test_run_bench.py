@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from splite_deploy.bench import BenchResult, Extras, golden_inputs, run_bench, run_file
-from splite_deploy.bench.measure import STAGES
+from splite_deploy.bench.loop import STAGES
 from splite_deploy.bench.run import FRAMES, MIN_S
 from splite_deploy.bundle import (
     FORMAT_VERSION,

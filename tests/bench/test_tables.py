@@ -12,10 +12,10 @@ import jsonschema
 import pytest
 from bench_results import ENVIRONMENT, bench_result
 
-from splite_deploy.bench.report import read_results
+from splite_deploy.bench.report.tables import csv_text, markdown_text
+from splite_deploy.bench.report.text import read_results
 from splite_deploy.bench.result import SCHEMA_VERSION, Windows
 from splite_deploy.bench.schema import result_schema
-from splite_deploy.bench.tables import csv_text, markdown_text
 
 
 def test_csv_has_a_row_for_each_result_and_a_column_for_each_figure() -> None:

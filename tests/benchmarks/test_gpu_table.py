@@ -16,8 +16,8 @@ from rich.console import Console
 
 from splite_deploy.bench.interleaved import interleave
 from splite_deploy.bundle import Bundle
+from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import UsageError
-from splite_deploy.runtime.cuda_driver import gpu
 
 
 def script(root: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ import pytest
 from landmark_net import FOLDER, LandmarkNet, crop, read_tflite, roi_of_box, roi_of_landmarks, rotation
 
 from splite_deploy.errors import SpliteError, UsageError
-from splite_deploy.labels import read_labels
+from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime.preprocess import transform_points
 
 

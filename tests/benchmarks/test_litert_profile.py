@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from litert_profile import Timed, beginnings, profile, summed
 from tiny_tflite import VECTORS
 
-from splite_deploy.runtime.tflite_contents import read_contents
+from splite_deploy.runtime.backends.tflite_file import read_contents
 
 FILE = VECTORS / "tiny.int8.tflite"
 

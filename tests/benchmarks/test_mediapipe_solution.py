@@ -23,7 +23,7 @@ from mediapipe_solution import (
 )
 
 from splite_deploy.errors import MissingDependencyError
-from splite_deploy.labels import LabelledImage
+from splite_deploy.metrics.labels import LabelledImage
 from splite_deploy.runtime.preprocess import Image
 
 

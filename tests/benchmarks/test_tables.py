@@ -12,7 +12,7 @@ import pytest
 from bench_results import bench_result, stats_of
 from make_tables import CARD, HOW, README, RESULTS, SECTIONS, write_tables
 
-from splite_deploy.bench.measure import STAGES
+from splite_deploy.bench.loop import STAGES
 
 ENVIRONMENT = {"board": None, "cpu_model": "Some CPU", "logical_cores": 2}
 ACCURACY = {"images": 9, "mean_error_box_pct": 1.5, "pck_05": 0.97, "pa_mpjpe_mm": 6.0}

@@ -17,7 +17,7 @@ import tradeoff
 from splite_deploy.bundle import sha256_of
 from splite_deploy.compact import CompactOptions, compact_checkpoint
 from splite_deploy.errors import UsageError
-from splite_deploy.export.checkpoint import load_symbol
+from splite_deploy.export.source.checkpoint import load_symbol
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -33,7 +33,7 @@ from splite_deploy.compact.inspection import (  # noqa: E402
 from splite_deploy.compact.onnx_layers import Graph  # noqa: E402
 from splite_deploy.compact.trace import trace  # noqa: E402
 from splite_deploy.errors import ExportError  # noqa: E402
-from splite_deploy.export.checkpoint import build_architecture  # noqa: E402
+from splite_deploy.export.source.checkpoint import build_architecture  # noqa: E402
 from splite_deploy.spec import load_model_toml  # noqa: E402
 
 FLOAT = onnx.TensorProto.FLOAT

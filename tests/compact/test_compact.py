@@ -20,8 +20,8 @@ from splite_deploy.compact.importance import METHODS  # noqa: E402
 from splite_deploy.compact.proof import prove, without  # noqa: E402
 from splite_deploy.compact.trace import trace  # noqa: E402
 from splite_deploy.errors import ExportError, OutputError, UsageError  # noqa: E402
-from splite_deploy.export.checkpoint import build_architecture, load_symbol, load_weights, read_checkpoint  # noqa: E402
-from splite_deploy.export.reshape import reshape_to  # noqa: E402
+from splite_deploy.export.source.checkpoint import build_architecture, load_symbol, load_weights, read_checkpoint  # noqa: E402
+from splite_deploy.export.source.reshape import reshape_to  # noqa: E402
 from splite_deploy.spec import load_model_toml  # noqa: E402
 
 NAMES = (

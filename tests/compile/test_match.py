@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from splite_deploy.compile.match import Match, axes, match_outputs
+from splite_deploy.compile.tflite.match import Match, axes, match_outputs
 from splite_deploy.errors import CompileError
 
 Array = NDArray[np.float32]

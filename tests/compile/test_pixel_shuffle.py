@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from splite_deploy.compile.pixel_shuffle import channels_last_shuffles
+from splite_deploy.compile.tflite.pixel_shuffle import channels_last_shuffles
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")

@@ -13,7 +13,7 @@ from tiny_tflite import VECTORS
 
 from splite_deploy.compile.precision import Int8Recipe, check_precision
 from splite_deploy.errors import CompileError
-from splite_deploy.runtime.tflite_contents import Contents, End, Operator, read_contents
+from splite_deploy.runtime.backends.tflite_file import Contents, End, Operator, read_contents
 from splite_deploy.spec import Precision
 
 File = Literal["fp32", "fp16", "int8", "int8-ends"]

@@ -19,15 +19,15 @@ if any(find_spec(module) is None for module in ("tensorflow", "onnx2tf", "ai_edg
 from tiny_tflite import VECTORS, tflite_artifact
 
 from splite_deploy.bundle import Artifact, Parity, sha256_of
-from splite_deploy.compile.tflite import compile_tflite
+from splite_deploy.compile.tflite.compiler import compile_tflite
 from splite_deploy.errors import CompileError
-from splite_deploy.export.checkpoint import load_symbol
 from splite_deploy.export.crops import crops_from_renderer
-from splite_deploy.export.graph import onnx_from_network, ort_artifact, simplify
+from splite_deploy.export.graph.torch_to_onnx import onnx_from_network, ort_artifact, simplify
+from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.runtime.backends.litert import TfliteSession
 from splite_deploy.runtime.backends.ort import OrtSession
-from splite_deploy.runtime.backends.tflite import TfliteSession
+from splite_deploy.runtime.backends.tflite_file import read_contents
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.tflite_contents import read_contents
 from splite_deploy.runtime.verify import compare, limits_of, run_each, violations
 from splite_deploy.spec import ModelSpec, load_model_toml
 

@@ -22,14 +22,14 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 from trt_graphs import needs_rtx, with_graphs
 
 from splite_deploy.bundle import Bundle, Typing
-from splite_deploy.compile.child import Child
-from splite_deploy.compile.trt import TrtOptions, compile_trt
-from splite_deploy.compile.trt_job import Built, Job
+from splite_deploy.compile.child_process import Child
+from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
+from splite_deploy.compile.tensorrt.job import Built, Job
+from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import CompileError, UsageError
 from splite_deploy.export import ExportOptions, export_bundle
-from splite_deploy.export.onnx_walk import Walk, load
-from splite_deploy.runtime.cuda_driver import gpu
-from splite_deploy.runtime.trt_module import MODULES
+from splite_deploy.export.graph.walk import Walk, load
+from splite_deploy.runtime.backends.trt.module import MODULES
 from splite_deploy.spec import Precision
 
 pytestmark = pytest.mark.usefixtures("logs")
@@ -116,7 +116,7 @@ def test_the_layers_that_were_asked_for_are_those_of_the_graph(
     graph = next(g for g in bundle.manifest.graphs if (g.precision, g.typing) == (precision, "strong"))
     file = bundle.path / graph.file
     Job(precision, {"strong": str(file)}, None, None, False, None, None, "off").write(tmp_path)
-    with Child("splite_deploy.compile._trt_child", tmp_path, log=tmp_path / "log", environment={}) as child:
+    with Child("splite_deploy.compile.tensorrt.child", tmp_path, log=tmp_path / "log", environment={}) as child:
         child.finish(timeout_s=100, progress=lambda line: None)
     walk = Walk(load(file))
     convolutions = {name: node for name, node in walk.nodes.items() if node.op_type in ("Conv", "ConvTranspose")}

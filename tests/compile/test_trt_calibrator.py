@@ -24,17 +24,18 @@ from trt_graphs import needs_rtx, with_graphs
 from weak_trt import XAVIER, BuilderFlag, DataType, IBuilderConfig, TacticSource, WeakTensorRt, written
 
 from splite_deploy.bundle import MANIFEST, Artifact, Bundle
-from splite_deploy.compile import trt as compile_module
-from splite_deploy.compile import trt_build, trt_calibrator
-from splite_deploy.compile.trt import TrtOptions, compile_trt
-from splite_deploy.compile.trt_calibration import LEAST, MOST, float_graph, write_inputs
-from splite_deploy.compile.trt_job import TABLE, CalibrationInputs, Calibrator, Job
-from splite_deploy.compile.trt_road import CALIBRATORS
+from splite_deploy.compile.tensorrt import build as trt_build
+from splite_deploy.compile.tensorrt import calibrator as trt_calibrator
+from splite_deploy.compile.tensorrt import engines as compile_module
+from splite_deploy.compile.tensorrt.calibration import LEAST, MOST, float_graph, write_inputs
+from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
+from splite_deploy.compile.tensorrt.job import TABLE, CalibrationInputs, Calibrator, Job
+from splite_deploy.compile.tensorrt.typing_mode import CALIBRATORS
 from splite_deploy.errors import BackendError, CalibrationError, CompileError, MissingDependencyError, UsageError
 from splite_deploy.export import ExportOptions, export_bundle
-from splite_deploy.export.calibration_lint import MIN_CROPS
+from splite_deploy.export.quant.calibration_lint import MIN_CROPS
 from splite_deploy.runtime import PoseEstimator
-from splite_deploy.runtime.images import boxed_images, read_image
+from splite_deploy.runtime.io.images import boxed_images, read_image
 from splite_deploy.runtime.verify import limits_of
 
 IMAGES = 12

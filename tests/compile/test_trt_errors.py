@@ -14,7 +14,7 @@ from click.testing import Result
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 from trt_graphs import needs_rtx, with_graphs
 
-from splite_deploy.compile.trt_errors import build_error, parser_error
+from splite_deploy.compile.tensorrt.errors import build_error, parser_error
 
 Node = onnx.NodeProto
 SCALE = 0.1

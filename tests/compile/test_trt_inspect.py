@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from splite_deploy.compile.trt_inspect import check_achieved, read_layers
+from splite_deploy.compile.tensorrt.inspect_engine import check_achieved, read_layers
 from splite_deploy.errors import CompileError
 
 VEC32 = "Thirty-two wide channel vectorized row major Int8 format"

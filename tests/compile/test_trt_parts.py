@@ -13,11 +13,12 @@ import pytest
 from trt_graphs import needs_rtx
 
 from splite_deploy.bundle import Bundle
-from splite_deploy.compile.trt_best import Trial, choose_build, try_builds
-from splite_deploy.compile.trt_job import Built, CalibrationInputs, Job, read_error, write_error
-from splite_deploy.compile.trt_progress import Phases
-from splite_deploy.compile.trt_target import facts_of
-from splite_deploy.compile.trt_timings import keep_timings, timing_file, use_timings
+from splite_deploy.compile.tensorrt.best_of import Trial, choose_build, try_builds
+from splite_deploy.compile.tensorrt.job import Built, CalibrationInputs, Job, read_error, write_error
+from splite_deploy.compile.tensorrt.progress import Phases
+from splite_deploy.compile.tensorrt.target import facts_of
+from splite_deploy.compile.tensorrt.timing_cache import keep_timings, timing_file, use_timings
+from splite_deploy.device.cuda_driver import Gpu
 from splite_deploy.errors import (
     BackendError,
     CompileError,
@@ -26,10 +27,9 @@ from splite_deploy.errors import (
     SpliteError,
     UsageError,
 )
-from splite_deploy.runtime.backends.trt_preflight import this_platform
-from splite_deploy.runtime.cuda_driver import Gpu
+from splite_deploy.runtime.backends.trt.compatibility import this_platform
+from splite_deploy.runtime.backends.trt.module import TensorRt
 from splite_deploy.runtime.session import open_session
-from splite_deploy.runtime.trt_module import TensorRt
 from splite_deploy.spec import LimitSpec
 
 # --- progress ---

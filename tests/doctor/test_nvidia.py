@@ -85,7 +85,7 @@ def test_running_with_tensorrt_needs_a_gpu_too(
     there: bool, installed: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed |= {"numpy", "cv2", "tensorrt", "cuda"}
-    entry = Backend("splite_deploy.runtime.backends.trt:TrtSession", "tensorrt", "pip install tensorrt")
+    entry = Backend("splite_deploy.runtime.backends.trt.session:TrtSession", "tensorrt", "pip install tensorrt")
     monkeypatch.setattr(session, "BACKENDS", {"trt": entry})
     rows = check_nvidia(probe_of(installed), root=Path("/nowhere"), ask_gpu=answers(GPU if there else None))
     monkeypatch.setattr(doctor, "check_nvidia", lambda probe: rows)

@@ -21,11 +21,11 @@ torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from splite_deploy.errors import CalibrationError, SpecError, SpliteError, UsageError  # noqa: E402
-from splite_deploy.export.calibration import content_key, load_calibration  # noqa: E402
-from splite_deploy.export.calibration_arrays import read_crops  # noqa: E402
-from splite_deploy.export.checkpoint import build_architecture, load_symbol, load_weights, read_checkpoint  # noqa: E402
 from splite_deploy.export.crops import crops_from_images, crops_from_renderer  # noqa: E402
-from splite_deploy.labels import read_labels  # noqa: E402
+from splite_deploy.export.quant.calibration import content_key, load_calibration  # noqa: E402
+from splite_deploy.export.quant.calibration_arrays import read_crops  # noqa: E402
+from splite_deploy.export.source.checkpoint import build_architecture, load_symbol, load_weights, read_checkpoint  # noqa: E402
+from splite_deploy.metrics.labels import read_labels  # noqa: E402
 from splite_deploy.runtime.preprocess import Preprocessor  # noqa: E402
 from splite_deploy.spec import HostSpec, InputSpec, ModelSpec, load_model_toml  # noqa: E402
 

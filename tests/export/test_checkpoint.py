@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from splite_deploy.errors import CheckpointError, SpecError  # noqa: E402
-from splite_deploy.export.checkpoint import Checkpoint, build_network, load_symbol, read_checkpoint  # noqa: E402
+from splite_deploy.export.source.checkpoint import Checkpoint, build_network, load_symbol, read_checkpoint  # noqa: E402
 from splite_deploy.spec import HostSpec, load_model_toml  # noqa: E402
 
 ARCH = """

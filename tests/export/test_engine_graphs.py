@@ -20,8 +20,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402, TID253
 
 from splite_deploy.bundle import Bundle, sha256_of  # noqa: E402
 from splite_deploy.export import finishing  # noqa: E402
-from splite_deploy.export.engine_graphs import rounding_to_nearest  # noqa: E402
-from splite_deploy.export.onnx_walk import load, make_session  # noqa: E402
+from splite_deploy.export.graph.walk import load, make_session  # noqa: E402
+from splite_deploy.export.quant.engine_graphs import rounding_to_nearest  # noqa: E402
 from splite_deploy.runtime import PoseEstimator  # noqa: E402
 
 Run = Callable[..., Result]

@@ -22,7 +22,7 @@ from onnx import helper, numpy_helper  # noqa: E402, TID253
 
 from splite_deploy.bundle import MANIFEST, Bundle, sha256_of  # noqa: E402
 from splite_deploy.export.crops import crops_from_renderer  # noqa: E402
-from splite_deploy.export.graph import write_graph  # noqa: E402
+from splite_deploy.export.graph.torch_to_onnx import write_graph  # noqa: E402
 from splite_deploy.export.pipeline import load_model  # noqa: E402
 from splite_deploy.spec import load_model_toml  # noqa: E402
 

@@ -16,11 +16,11 @@ import nets
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import ExportError
-from splite_deploy.export.ends import fuse_decode, fuse_input
-from splite_deploy.export.graph import quiet
-from splite_deploy.export.onnx_walk import load, make_session, run_graph
-from splite_deploy.export.opset import lower_opset
-from splite_deploy.export.precision import to_int8
+from splite_deploy.export.graph.fuse import fuse_decode, fuse_input
+from splite_deploy.export.graph.opset import lower_opset
+from splite_deploy.export.graph.torch_to_onnx import quiet
+from splite_deploy.export.graph.walk import load, make_session, run_graph
+from splite_deploy.export.quant.precision import to_int8
 from splite_deploy.runtime.preprocess import Preprocessor
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -30,8 +30,8 @@ from splite_deploy.errors import (  # noqa: E402
     UsageError,
 )
 from splite_deploy.export import ExportOptions, export_bundle, pipeline  # noqa: E402
-from splite_deploy.export.checkpoint import build_network, load_symbol, read_checkpoint  # noqa: E402
-from splite_deploy.export.graph import onnx_from_network  # noqa: E402
+from splite_deploy.export.graph.torch_to_onnx import onnx_from_network  # noqa: E402
+from splite_deploy.export.source.checkpoint import build_network, load_symbol, read_checkpoint  # noqa: E402
 from splite_deploy.runtime.preprocess import Preprocessor  # noqa: E402
 from splite_deploy.spec import load_model_toml  # noqa: E402
 

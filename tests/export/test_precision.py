@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 
 from splite_deploy.errors import ExportError, UsageError
-from splite_deploy.export.graph import quiet
-from splite_deploy.export.onnx_walk import Walk, load, run_graph, save
-from splite_deploy.export.precision import to_fp16, to_int8
-from splite_deploy.export.qdq import prepare
-from splite_deploy.export.ranges import METHODS, calibrate
+from splite_deploy.export.graph.torch_to_onnx import quiet
+from splite_deploy.export.graph.walk import Walk, load, run_graph, save
+from splite_deploy.export.quant.precision import to_fp16, to_int8
+from splite_deploy.export.quant.qdq import prepare
+from splite_deploy.export.quant.ranges import METHODS, calibrate
 
 torch = pytest.importorskip("torch")
 onnxsim = pytest.importorskip("onnxsim")

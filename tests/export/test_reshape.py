@@ -26,7 +26,7 @@ from torch import Tensor, nn  # noqa: E402, TID253
 from torch.nn import functional  # noqa: E402, TID253
 
 from splite_deploy.errors import CheckpointError  # noqa: E402
-from splite_deploy.export.reshape import Reshaped, reshape_to  # noqa: E402
+from splite_deploy.export.source.reshape import Reshaped, reshape_to  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

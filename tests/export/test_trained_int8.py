@@ -17,8 +17,8 @@ pytest.importorskip("onnxruntime")
 from onnx import numpy_helper  # noqa: E402, TID253
 
 from splite_deploy.bundle import Bundle  # noqa: E402
-from splite_deploy.export.checkpoint import load_symbol  # noqa: E402
-from splite_deploy.export.onnx_walk import load  # noqa: E402
+from splite_deploy.export.graph.walk import load  # noqa: E402
+from splite_deploy.export.source.checkpoint import load_symbol  # noqa: E402
 
 Run = Callable[..., Result]
 

@@ -24,10 +24,10 @@ from exports import golden_is_of, refused  # noqa: E402
 from splite_deploy.bundle import Bundle  # noqa: E402
 from splite_deploy.compact import CompactOptions, compact  # noqa: E402
 from splite_deploy.errors import CheckpointError  # noqa: E402
-from splite_deploy.export.checkpoint import load_symbol, load_weights, read_checkpoint  # noqa: E402
-from splite_deploy.export.header import FORMAT_VERSION, HEADER, compacted_metadata  # noqa: E402
-from splite_deploy.export.masks import count_zeros  # noqa: E402
 from splite_deploy.export.pipeline import load_model  # noqa: E402
+from splite_deploy.export.source.checkpoint import load_symbol, load_weights, read_checkpoint  # noqa: E402
+from splite_deploy.export.source.header import FORMAT_VERSION, HEADER, compacted_metadata  # noqa: E402
+from splite_deploy.export.source.masks import count_zeros  # noqa: E402
 from splite_deploy.spec import load_model_toml  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from splite_deploy.bundle import Bundle
+from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import SpliteError
-from splite_deploy.runtime.backends._cuda import open_cuda
-from splite_deploy.runtime.cuda_driver import gpu
+from splite_deploy.runtime.cuda.memory import open_cuda
 from splite_deploy.runtime.session import BACKENDS, GpuOptions, open_session
 from splite_deploy.spec import Precision
 
@@ -75,7 +75,7 @@ Compile = Callable[..., Bundle]
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
     """Builds engines of a bundle of `benchmarks/gpu_bundles.py`, each once: ``compiled("compacted", "fp16")``."""
-    from splite_deploy.compile.trt import TrtOptions, compile_trt
+    from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
 
     made: dict[tuple[str, Sequence[Precision], tuple[int, int, int]], Bundle] = {}
 

@@ -13,11 +13,11 @@ import pytest
 
 from splite_deploy.bench import golden_inputs
 from splite_deploy.bundle import Bundle
-from splite_deploy.compile.trt import TrtOptions, compile_trt
-from splite_deploy.compile.trt_job import Calibrator
-from splite_deploy.compile.trt_road import road_of
-from splite_deploy.runtime.images import write_image
-from splite_deploy.runtime.trt_module import load_tensorrt
+from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
+from splite_deploy.compile.tensorrt.job import Calibrator
+from splite_deploy.compile.tensorrt.typing_mode import road_of
+from splite_deploy.runtime.backends.trt.module import load_tensorrt
+from splite_deploy.runtime.io.images import write_image
 from splite_deploy.runtime.verify import check, verify
 
 

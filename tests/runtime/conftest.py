@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from splite_deploy.runtime.cuda_driver import gpu
+from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.runtime.session import BACKENDS
 
 
@@ -15,7 +15,7 @@ def tiny_trt_bundle(tiny_checkpoint: Path, tiny_model: Path, tmp_path_factory: p
     """The bundle of tests/tiny with an fp32 engine, where there is a GPU. Read only."""
     if gpu() is None or not BACKENDS["trt"].installed:
         pytest.skip("an engine runs with TensorRT on a GPU alone")
-    from splite_deploy.compile.trt import compile_trt
+    from splite_deploy.compile.tensorrt.engines import compile_trt
     from splite_deploy.export import ExportOptions, export_bundle
 
     path = tmp_path_factory.mktemp("bundle") / "tiny-trt.splite"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from splite_deploy.errors import CameraError, OutputError, UsageError
-from splite_deploy.runtime.camera import Camera, csi_pipeline, is_live, is_video, open_camera
-from splite_deploy.runtime.video import CODECS, check_video_name, write_video
+from splite_deploy.runtime.io.camera import Camera, csi_pipeline, is_live, is_video, open_camera
+from splite_deploy.runtime.io.video import CODECS, check_video_name, write_video
 
 GSTREAMER = cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER)
 

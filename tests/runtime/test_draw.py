@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from splite_deploy.errors import OutputError, UsageError
-from splite_deploy.runtime.draw import MIN_SIDE_PX, overlay
-from splite_deploy.runtime.images import SUFFIXES, boxed_images, image_files, read_image, write_image
+from splite_deploy.runtime.io.draw import MIN_SIDE_PX, overlay
+from splite_deploy.runtime.io.images import SUFFIXES, boxed_images, image_files, read_image, write_image
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.spec import SkeletonSpec
 

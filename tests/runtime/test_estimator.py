@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.bundle import Bundle
+from splite_deploy.decoders.decode import decode
 from splite_deploy.errors import BackendError, BundleError, UsageError
 from splite_deploy.runtime import BACKENDS, Pose, PoseEstimator
-from splite_deploy.runtime.decode import decode
 from splite_deploy.runtime.preprocess import Preprocessor, invert, transform_points
 
 CAMERA = [[200.0, 0, 80], [0, 200, 60], [0, 0, 1]]
@@ -77,7 +77,7 @@ def test_keypoints_equal_torch_anywhere_in_an_image(
     estimator: PoseEstimator, image: NDArray[np.uint8], tiny_checkpoint: Path, tiny_model: Path, box: list[float]
 ) -> None:
     torch = pytest.importorskip("torch")
-    from splite_deploy.export.checkpoint import build_network, read_checkpoint
+    from splite_deploy.export.source.checkpoint import build_network, read_checkpoint
     from splite_deploy.spec import load_model_toml
 
     spec, host = load_model_toml(tiny_model)

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import MANIFEST, Bundle, sha256_of
+from splite_deploy.decoders.decode import check_shapes, decode
 from splite_deploy.errors import BackendError, ParityError
 from splite_deploy.runtime import PoseEstimator, open_session
-from splite_deploy.runtime.decode import check_shapes, decode
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import check, verify
 from splite_deploy.spec import Color
@@ -31,7 +31,7 @@ def fused_bundle(source: Path, target: Path, ends: str, edit: Callable[[Any], No
     """A copy of a bundle whose graph has these ends."""
     import onnx
 
-    from splite_deploy.export.ends import fuse_decode, fuse_input, tensor_specs
+    from splite_deploy.export.graph.fuse import fuse_decode, fuse_input, tensor_specs
 
     bundle = Bundle.open(source)
     shutil.copytree(source, target)

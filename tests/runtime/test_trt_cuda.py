@@ -11,10 +11,10 @@ import pytest
 from click.testing import Result
 from engines import engine_bundle
 
+from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import BackendError, MissingDependencyError, UsageError
-from splite_deploy.runtime.backends import _cuda
-from splite_deploy.runtime.backends._cuda import Cuda, Handle, HostBuffer, open_cuda
-from splite_deploy.runtime.cuda_driver import gpu
+from splite_deploy.runtime.cuda import memory as _cuda
+from splite_deploy.runtime.cuda.memory import Cuda, Handle, HostBuffer, open_cuda
 
 
 def test_an_unknown_choice() -> None:
@@ -51,7 +51,8 @@ def test_neither_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_is_taken(monkeypatch: pytest.MonkeyPatch, choice: str, installed: tuple[str, ...], expected: str) -> None:
-    from splite_deploy.runtime.backends import _cuda_python, _pycuda
+    from splite_deploy.runtime.cuda import cuda_python as _cuda_python
+    from splite_deploy.runtime.cuda import pycuda as _pycuda
 
     monkeypatch.setattr(_cuda, "find_spec", lambda module: module if module in installed else None)
     monkeypatch.setattr(_cuda_python, "CudaPython", lambda: SimpleNamespace(name="cuda-python"))
@@ -69,7 +70,7 @@ def test_the_option_reaches_the_session(
     splite: Callable[..., Result], tiny_bundle: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from splite_deploy.runtime import session
-    from splite_deploy.runtime.backends.trt import TrtSession
+    from splite_deploy.runtime.backends.trt.session import TrtSession
 
     given = []
 

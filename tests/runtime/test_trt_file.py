@@ -15,12 +15,13 @@ from numpy_cuda import NumpyCuda
 from trt_stand_in import StandInEngine, tensorrt
 
 from splite_deploy.bench import Extras, run_file
-from splite_deploy.bench.sentences import sentences
+from splite_deploy.bench.report.sentences import sentences
+from splite_deploy.device import cuda_driver
+from splite_deploy.device.cuda_driver import Gpu, gpu
 from splite_deploy.errors import BackendError, MissingDependencyError
-from splite_deploy.runtime import cuda_driver, session
+from splite_deploy.runtime import session
 from splite_deploy.runtime.any_file import open_file
-from splite_deploy.runtime.backends import trt as backend
-from splite_deploy.runtime.cuda_driver import Gpu, gpu
+from splite_deploy.runtime.backends.trt import session as backend
 from splite_deploy.runtime.session import GpuOptions
 
 ORIN = Gpu("Orin", (8, 7), 30000, True, "12.6", None)

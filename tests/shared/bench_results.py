@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from splite_deploy.bench.environment import Environment
-from splite_deploy.bench.measure import STAGES
+from splite_deploy.bench.loop import STAGES
 from splite_deploy.bench.result import (
     SCHEMA_VERSION,
     BenchResult,
@@ -21,7 +20,8 @@ from splite_deploy.bench.result import (
     Windows,
 )
 from splite_deploy.bench.stats import LatencyStats
-from splite_deploy.evidence import Layer
+from splite_deploy.bundle.report import Layer
+from splite_deploy.device.environment import Environment
 
 ENVIRONMENT = Environment(
     cpu_model="Test CPU",

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import MANIFEST, Bundle, sha256_of
-from splite_deploy.runtime.backends.trt_preflight import this_platform
+from splite_deploy.runtime.backends.trt.compatibility import this_platform
+from splite_deploy.runtime.backends.trt.module import TensorRt, load_tensorrt
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Session
-from splite_deploy.runtime.trt_module import TensorRt, load_tensorrt
 
 NO_ENGINE = b"vtrt" + bytes(range(256))
 """Begins like an engine; for what is refused before anybody looks further."""

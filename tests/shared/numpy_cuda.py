@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from splite_deploy.errors import BackendError
-from splite_deploy.runtime.backends._cuda import Handle, HostBuffer
+from splite_deploy.runtime.cuda.memory import Handle, HostBuffer
 
 Work = Callable[[], None]
 DEVICE_BASE = 1 << 40

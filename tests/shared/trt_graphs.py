@@ -12,7 +12,7 @@ import onnx  # noqa: TID253
 import pytest
 
 from splite_deploy.bundle import MANIFEST, Bundle, Graph, sha256_of
-from splite_deploy.export.ends import tensor_specs
+from splite_deploy.export.graph.fuse import tensor_specs
 
 Given = tuple[str, Sequence[str], Path]
 """Precision, whom the graph is for (``weak``, ``strong``), and its file."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy_cuda import NumpyCuda
 
-from splite_deploy.runtime.trt_module import TensorRt
+from splite_deploy.runtime.backends.trt.module import TensorRt
 
 Compute = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 TRT_TYPES = {"float32": "FLOAT", "float16": "HALF", "uint8": "UINT8", "int32": "INT32"}

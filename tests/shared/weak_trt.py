@@ -18,8 +18,8 @@ import numpy as np
 import onnx  # noqa: TID253
 from numpy_cuda import NumpyCuda
 
-from splite_deploy.runtime.cuda_driver import Gpu
-from splite_deploy.runtime.trt_module import TensorRt
+from splite_deploy.device.cuda_driver import Gpu
+from splite_deploy.runtime.backends.trt.module import TensorRt
 
 XAVIER = Gpu("Xavier", (7, 2), 7773, True, "11.4", None)
 TYPES = {1: "FLOAT", 2: "UINT8", 6: "INT32", 7: "INT32", 9: "BOOL"}

@@ -1,0 +1,105 @@
+"""A result in plain sentences, each of which can stand alone."""
+
+from __future__ import annotations
+
+from splite_deploy.bench.loop import BARE, TOTAL
+from splite_deploy.bench.result import BenchResult, Evaluation, Sustained
+
+
+def sentences(result: BenchResult) -> list[str]:
+    """What the table of latencies does not hold: conditions, steadiness, and everything else that was measured."""
+    said = [_latency(result), *_conditions(result)]
+    if result.startup is not None:
+        start = result.startup
+        said.append(
+            f"A fresh process imports in {start.import_ms:.0f} ms, loads in {start.load_ms:.0f} ms and has its first "
+            f"inference after {start.first_inference_ms:.1f} ms more."
+        )
+    if result.memory is not None:
+        memory = result.memory
+        said.append(
+            f"It has {memory.rss_before_mib:.0f} MiB before loading, {memory.rss_steady_mib:.0f} MiB while it runs, "
+            f"{memory.rss_peak_mib:.0f} MiB at most."
+        )
+    if result.sustained is not None:
+        said += _sustained(result.sustained)
+    if result.streams is not None:
+        streams = result.streams
+        said.append(
+            f"{streams.count} streams at once: {streams.frames_per_second:.1f} frames per second together, "
+            f"{streams.speed_up:.2f} times one alone; p50 {streams.latency.p50_ms:.3f} ms, "
+            f"p99 {streams.latency.p99_ms:.3f} ms."
+        )
+    if result.accuracy is not None:
+        said.append(_accuracy(result.accuracy))
+    return said
+
+
+def _latency(result: BenchResult) -> str:
+    bare = result.stages[BARE].p50_ms
+    crops = f" of {result.batch} crops" if result.batch > 1 else ""
+    parts = f"bare inference p50 {bare:.3f} ms; "
+    if TOTAL in result.stages:
+        total = result.stages[TOTAL].p50_ms
+        parts = (
+            f"estimator p50 {total:.3f} ms minus bare inference p50 {bare:.3f} ms = "
+            f"{result.overhead_ms:.3f} ms overhead; "
+        )
+    return f"{result.label}: {parts}{result.frames_per_second:.1f} frames{crops} per second at p50."
+
+
+def _conditions(result: BenchResult) -> list[str]:
+    threads = f"threads: {'default of the backend' if result.threads is None else result.threads}"
+    cores = "" if result.affinity is None else f" on cores {', '.join(map(str, result.affinity))}"
+    images = f" of at most {result.image_width_px} x {result.image_height_px} px" if result.image_width_px else ""
+    said = [
+        f"{result.frames} frames after {result.warmup_frames} of warm-up, {threads}{cores}, "
+        f"{result.inputs_from} ({result.inputs_count}{images})."
+    ]
+    if result.windows is not None:
+        windows = result.windows
+        p50 = ", ".join(f"{value:.3f}" for value in windows.p50_ms)
+        if windows.stable:
+            said.append(
+                f"Steady: the last three windows of {windows.frames} frames agree within {100 * windows.tolerance:g} %."
+            )
+        else:
+            said.append(
+                f"UNSTABLE: no three windows of {windows.frames} frames in a row agree within "
+                f"{100 * windows.tolerance:g} % (p50 {p50} ms). Do not quote these figures; see what else runs here."
+            )
+    if result.backend == "replay":
+        said.append("These are recorded outputs: no network ran.")
+    if result.undescribed:
+        said.append("No manifest describes this engine: its precision is unknown and its results are unchecked.")
+    return said
+
+
+def _sustained(run: Sustained) -> list[str]:
+    said = [
+        f"Over {run.seconds:.0f} s without a pause: {run.frames_per_second:.1f} frames per second, {run.verdict} "
+        f"({run.reason})."
+    ]
+    sensors = run.sensors
+    if sensors is None:
+        return [*said, "Power, temperatures and clocks could not be read here."]
+    if sensors.mean_power_mw:
+        rails = ", ".join(f"{rail} {power:.0f} mW" for rail, power in sensors.mean_power_mw.items())
+        said.append(f"Mean power ({sensors.source}): {rails}.")
+    if sensors.energy_mj_per_frame is not None:
+        said.append(f"{sensors.energy_mj_per_frame:.2f} mJ per frame of {sensors.energy_rail}, idle power contained.")
+    if sensors.absent:
+        said.append(f"Could not be read: {', '.join(sensors.absent)}.")
+    return said
+
+
+def _accuracy(found: Evaluation) -> str:
+    parts = [
+        f"mean error {found.epe_px:.2f} px, {found.epe_box_pct:.2f} % of box",
+        f"PCK@0.05 {found.pck_05:.4f}",
+        f"AUC {found.pck_auc:.4f}",
+        *(() if found.mpjpe_mm is None else (f"MPJPE {found.mpjpe_mm:.2f} mm",)),
+        *(() if found.pa_mpjpe_mm is None else (f"PA-MPJPE {found.pa_mpjpe_mm:.2f} mm",)),
+        *(() if found.oks_ap is None else (f"AP (OKS) {found.oks_ap:.4f}",)),
+    ]
+    return f"This file on {found.labels_from}: {', '.join(parts)}."

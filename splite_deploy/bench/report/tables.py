@@ -1,0 +1,68 @@
+"""Results as CSV, for a spreadsheet, and as a Markdown table, for a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from splite_deploy.bench.loop import BARE
+from splite_deploy.bench.result import BenchResult
+from splite_deploy.device.environment import Environment
+
+SERIES = ("samples_ms", "layers", "sustained.curve", "sustained.sensors", "accuracy.worst", "accuracy.median")
+"""What has no place in one row; it is in the JSON line."""
+
+
+def csv_text(results: Sequence[BenchResult]) -> str:
+    """One row per result; a column for each figure, named by its path in the JSON line, as ``stages.total.p50_ms``."""
+    rows = [dict(_flat(result.to_dict(), "")) for result in results]
+    stream = io.StringIO()
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _flat(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Leaves of nested data by their dotted path; lists stay together, as JSON."""
+    for key, value in data.items():
+        path = f"{prefix}{key}"
+        if path in SERIES:
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}.")
+        else:
+            yield path, json.dumps(value) if isinstance(value, list) else value
+
+
+def markdown_text(results: Sequence[BenchResult]) -> str:
+    """One row per result: latency of the whole, of the network, size and accuracy; what was not measured is empty."""
+    head = ("artifact", "threads", "p50", "p90", "p99", "max, ms", "bare p50, ms", "frames/s", "MB", "error, % of box")
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for result in results:
+        whole, bare = result.stages[result.whole], result.stages[BARE]
+        cells = [
+            f"{result.bundle or result.artifact_file} {result.label}".replace("|", "\\|")
+            + (" (unsteady)" if result.unsteady else ""),
+            "default" if result.threads is None else str(result.threads),
+            *(f"{value:.3f}" for value in (whole.p50_ms, whole.p90_ms, whole.p99_ms, whole.max_ms, bare.p50_ms)),
+            f"{result.frames_per_second:.1f}",
+            "" if result.model_bytes is None else f"{result.model_bytes / 1e6:.2f}",
+            "" if result.accuracy is None else f"{result.accuracy.epe_box_pct:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    machines = dict.fromkeys(machine(result.environment) for result in results)
+    return "\n".join([*lines, "", f"{'; '.join(machines)}. Batch {_batches(results)}.", ""])
+
+
+def machine(environment: Environment) -> str:
+    """A machine in words."""
+    return environment.board or f"{environment.cpu_model or 'unknown processor'}, {environment.logical_cores} cores"
+
+
+def _batches(results: Sequence[BenchResult]) -> str:
+    return ", ".join(str(batch) for batch in sorted({result.batch for result in results}))

@@ -1,0 +1,147 @@
+"""Commands of the target, the machine whose hardware a bundle is built for: compile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from splite_deploy.cli.app import FilePath, main
+from splite_deploy.cli.console import show
+from splite_deploy.compile.tensorrt.typing_mode import CALIBRATORS
+from splite_deploy.errors import UsageError
+from splite_deploy.spec import PRECISIONS, Precision
+
+if TYPE_CHECKING:
+    from splite_deploy.compile.tensorrt.engines import Progress
+    from splite_deploy.compile.tensorrt.job import Calibrator
+
+
+@main.command("compile", short_help="Build TensorRT engines of a bundle on this device.")
+@click.argument("bundle", type=FilePath)
+@click.option(
+    "--backend", "-b", type=click.Choice(("trt",)), default="trt", show_default=True, help="What will run it."
+)
+@click.option(
+    "--precision",
+    "-p",
+    "precisions",
+    type=click.Choice(PRECISIONS),
+    multiple=True,
+    default=("fp16",),
+    show_default=True,
+    help="What the engine computes in. May be given several times.",
+)
+@click.option("--workspace-mib", type=click.IntRange(1), help="Memory that kernels may use beside weights, MiB.")
+@click.option("--low-memory", is_flag=True, help="Build with as little memory as possible; takes longer.")
+@click.option("--optimization-level", type=click.IntRange(0, 5), help="0 builds fast, 5 builds a fast engine.")
+@click.option("--batch", metavar="MIN,OPT,MAX", help="Crops in one inference, for a bundle with a dynamic batch.")
+@click.option(
+    "--timing-cache",
+    metavar="FILE|off",
+    help="Where timings are kept for later builds; your cache folder without it.",
+)
+@click.option(
+    "--best-of",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Build so many and keep the fastest.",
+)
+@click.option("--dla", type=click.IntRange(0), metavar="CORE", help="Run what it can on this DLA core of a Jetson.")
+@click.option(
+    "--calibration",
+    type=FilePath,
+    metavar="DIR|LABELS",
+    help="Let TensorRT (8.5 to 10) find the int8 scales itself, on these images, instead of taking those of the graph.",
+)
+@click.option(
+    "--calibrator",
+    type=click.Choice(tuple(CALIBRATORS)),
+    help="How it finds them: entropy (without this option), which may clip rare peaks, or minmax, which keeps the "
+    "range that the images show.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON instead of a table.")
+def compile_command(
+    bundle: Path,
+    backend: str,
+    precisions: tuple[Precision, ...],
+    workspace_mib: int | None,
+    low_memory: bool,
+    optimization_level: int | None,
+    batch: str | None,
+    timing_cache: str | None,
+    best_of: int,
+    dla: int | None,
+    calibration: Path | None,
+    calibrator: Calibrator | None,
+    as_json: bool,
+) -> None:
+    """Builds engines on the device that will run them, of the graphs that 'export -b trt' made.
+
+    They come to lie in the bundle. An engine runs only with the TensorRT and on the kind of GPU that it was built with;
+    what it computes in is read back, and where that is not what was asked for nothing is written.
+    """
+    from splite_deploy.bundle import Bundle
+    from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
+
+    options = TrtOptions(
+        workspace_mib=workspace_mib,
+        low_memory=low_memory,
+        optimization_level=optimization_level,
+        batch=_three_numbers(batch) if batch is not None else None,
+        timing_cache=timing_cache,
+        best_of=best_of,
+        dla=dla,
+        calibration=calibration,
+        calibrator=calibrator,
+    )
+    opened = Bundle.open(bundle, rebuilding=[f"{backend} {precision}" for precision in precisions])
+    with _building() as progress:
+        engines = compile_trt(opened, precisions, options, progress)
+    if as_json:
+        from splite_deploy.spec.plain import to_plain
+
+        click.echo(json.dumps([to_plain(engine) for engine in engines], indent=1))
+        return
+    from splite_deploy.cli.tables.engines import engine_table
+
+    show(engine_table(Bundle.open(bundle), engines))
+    click.echo(f"{bundle}: {len(engines)} built. Check on this device what they compute:")
+    click.echo(f"  splite-deploy verify {bundle} -b {backend}")
+
+
+def _three_numbers(text: str) -> tuple[int, int, int]:
+    try:
+        low, best, high = map(int, text.split(","))
+    except ValueError:
+        raise UsageError(f"--batch is '{text}'.", hint="Give MIN,OPT,MAX: --batch 1,1,8.") from None
+    return low, best, high
+
+
+@contextmanager
+def _building() -> Iterator[Progress]:
+    """A bar with the time that is left, where TensorRT tells how far it is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("compile", total=None)
+
+        def tell(step: str, share: float) -> None:
+            known = share >= 0
+            bar.update(task, description=step, total=1.0 if known else None, completed=share if known else 0.0)
+
+        yield tell

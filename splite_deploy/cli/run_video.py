@@ -1,0 +1,101 @@
+"""The part of ``run`` that reads a video or a camera: one JSON line and one picture for each frame."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from splite_deploy.errors import CameraError, whole_file, write_all, writing
+from splite_deploy.runtime import PoseEstimator
+from splite_deploy.runtime.io.camera import Camera, open_camera
+from splite_deploy.runtime.io.draw import overlay
+from splite_deploy.runtime.io.video import check_video_name, write_video
+from splite_deploy.runtime.preprocess import Image
+from splite_deploy.runtime.tracker import BoxTracker
+
+
+def run_video(
+    estimator: PoseEstimator, source: str, options: dict[str, Any], json_file: Path | None, save: Path | None
+) -> None:
+    """Follows one hand or person through a video file, or a camera until it is interrupted or stops.
+
+    Args:
+        estimator: Of the model.
+        source: See `open_camera`.
+        options: Of `PoseEstimator.__call__`; its ``box`` is where to look at first, and again whenever it is lost.
+        json_file: Where the JSON lines go; to standard output if None.
+        save: Where the video with the skeleton goes, if anywhere.
+
+    Raises:
+        UsageError: An option cannot be used.
+        CameraError: The source cannot be opened, or a camera stopped; what it gave before is kept.
+        OutputError: A result cannot be written.
+    """
+    if save is not None:
+        check_video_name(save)
+    track = BoxTracker(estimator, options.pop("box", None))
+    name = source if "://" in source or " ! " in source else Path(source).name
+    stopped: CameraError | None = None
+    with ExitStack() as stack:
+        camera = stack.enter_context(open_camera(source))
+        put_line = stack.enter_context(_lines(json_file))
+        put_frame = stack.enter_context(write_video(save, camera.fps)) if save is not None else None
+        index = -1
+        try:
+            for index, (time_s, frame) in enumerate(_timed(camera)):
+                pose = track(frame, **options)
+                height, width = frame.shape[:2]
+                place = {"video": name, "frame": index, "time_s": round(time_s, 4), "width": width, "height": height}
+                put_line({**place, "found": track.found, "poses": [pose.to_dict()]})
+                if put_frame is not None:
+                    put_frame(overlay(frame, [pose] if track.found else [], estimator.spec.skeleton))
+        except KeyboardInterrupt:
+            if not camera.live or index < 0:
+                raise
+        except CameraError as err:
+            if not camera.live or index < 0:
+                raise
+            stopped = err
+    if stopped is not None:
+        raise stopped
+
+
+def _timed(camera: Camera) -> Iterator[tuple[float, Image]]:
+    """Frames with their time in seconds from the first: of a file by its rate, of a camera by the clock."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console, start_s = Console(stderr=True), 0.0
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("frames", total=camera.frames)
+        for index, frame in enumerate(camera):
+            bar.advance(task)
+            if camera.live or camera.fps is None:
+                now_s = time.perf_counter()
+                start_s = start_s if index else now_s
+                yield now_s - start_s, frame
+            else:
+                yield index / camera.fps, frame
+
+
+@contextmanager
+def _lines(file: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Takes records and writes each as a line of JSON; a file is there, whole, when the block ends."""
+    if file is None:
+        yield lambda record: click.echo(json.dumps(record))
+        return
+    with whole_file(file) as partial, ExitStack() as stack:
+        with writing(file):
+            stream = stack.enter_context(partial.open("wb", buffering=0))
+
+        def put(record: dict[str, Any]) -> None:
+            with writing(file):
+                write_all(stream, f"{json.dumps(record)}\n".encode())
+
+        yield put

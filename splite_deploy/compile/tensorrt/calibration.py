@@ -1,0 +1,92 @@
+"""What TensorRT's own calibrator is given: a float graph of the bundle, and images as the runtime prepares them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from splite_deploy.bundle import Bundle, Graph
+from splite_deploy.compile.tensorrt.job import CalibrationInputs, Calibrator
+from splite_deploy.errors import CalibrationError, SpliteError, UsageError, writing
+from splite_deploy.runtime.io.images import boxed_images, read_image
+from splite_deploy.runtime.preprocess import Preprocessor, check_box
+from splite_deploy.runtime.verify import limits_of
+
+LEAST, MOST = 8, 500
+"""Images: fewer do not show the ranges (export draws the same line), more take long and tell little."""
+_SEED = 1
+
+
+def float_graph(bundle: Bundle) -> Graph:
+    """The graph that builders with calibrators make float engines of, as one for an int8 engine.
+
+    Its limits are those of the bundle's own int8 graph, or else what export would set.
+
+    Raises:
+        UsageError: The bundle holds none.
+    """
+    held = {graph.precision: graph for graph in bundle.manifest.graphs if graph.typing == "weak"}
+    found = held.get("fp16") or held.get("fp32")
+    if found is None:
+        raise UsageError(
+            f"The bundle {bundle.path} holds no float graph for a calibrator.",
+            hint="Export it with: -b trt -p fp16. Or leave --calibrator and --calibration out: the graph that "
+            "'export -b trt -p int8' makes has its own scales.",
+        )
+    limits = held["int8"].limits if "int8" in held else limits_of("int8", bundle.model)
+    return replace(found, precision="int8", limits=limits)
+
+
+def write_inputs(
+    bundle: Bundle,
+    graph: Graph,
+    source: Path,
+    calibrator: Calibrator,
+    folder: Path,
+    progress: Callable[[str, float], None],
+) -> CalibrationInputs:
+    """Turns images into inputs of the graph, by the code that the runtime uses, and writes them as one file.
+
+    Args:
+        bundle: Names the preprocessing.
+        graph: Of `float_graph`.
+        source: A folder of images (each one whole), a ``labels.json`` (by its boxes, of the split ``train`` if there is
+            one), or a folder that holds one.
+        calibrator: Who will have them.
+        folder: Where the file goes.
+        progress: Told the step and the share that lies behind.
+
+    Raises:
+        UsageError: There are no images, or one cannot be used.
+        CalibrationError: There are too few.
+        OutputError: The file cannot be written.
+    """
+    items, origin = boxed_images(source, MOST, split="train", option="--calibration")
+    if len(items) < LEAST:
+        raise CalibrationError(
+            f"There are {origin} to calibrate on; at least {LEAST} are needed.",
+            hint="Give more with --calibration: better some hundred, of what the network will see.",
+        )
+    spec = bundle.model.input
+    preprocessor = Preprocessor(spec, "bgr")
+    like = preprocessor.feed(np.zeros((1, spec.height, spec.width, 3), np.uint8), graph.inputs[0])
+    npy: Any = np.lib.format  # not all of it has types
+    file = folder / "calibration.npy"
+    with writing(file), file.open("wb") as stream:  # one by one: together they may not fit into a Jetson's memory
+        header = {"descr": like.dtype.str, "fortran_order": False, "shape": (len(items), *like.shape[1:])}
+        npy.write_array_header_1_0(stream, header)
+        # Sets are often sorted, and the entropy calibrator's histograms hang on the order.
+        for done, index in enumerate(np.random.default_rng(_SEED).permutation(len(items))):
+            progress("int8: reading images to calibrate on", done / len(items))
+            path, box = items[index]
+            image = read_image(path)
+            try:
+                crop, _ = preprocessor.crop(image, check_box(box, image.shape[0], image.shape[1]))
+            except SpliteError as err:
+                raise UsageError(f"{path}: {err.message}", hint=err.hint) from err
+            stream.write(preprocessor.feed([crop], graph.inputs[0]).tobytes())
+    return CalibrationInputs(calibrator, str(file), origin)

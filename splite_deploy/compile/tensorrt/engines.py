@@ -1,0 +1,300 @@
+"""Graph to TensorRT engine, on the device that will run it. The build runs in a process of its own, `_trt_child.py`."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from splite_deploy.bundle import Artifact, Bundle, Graph, TensorSpec, sha256_of
+from splite_deploy.bundle.add import Addition, add_artifacts
+from splite_deploy.bundle.report import Layer
+from splite_deploy.compile.child_process import Child, ChildFailed, kept_log
+from splite_deploy.compile.tensorrt.best_of import choose_build, try_builds
+from splite_deploy.compile.tensorrt.calibration import float_graph, write_inputs
+from splite_deploy.compile.tensorrt.errors import MEMORY_HINT
+from splite_deploy.compile.tensorrt.inspect_engine import check_achieved, read_layers
+from splite_deploy.compile.tensorrt.job import ENGINE, INSPECTED, Built, CalibrationInputs, Calibrator, Job, read_error
+from splite_deploy.device.cuda_driver import gpu
+from splite_deploy.errors import CompileError, UsageError
+from splite_deploy.runtime.session import Session, open_session
+from splite_deploy.spec import Precision
+
+TIMEOUT_S = 4 * 3600.0
+Progress = Callable[[str, float], None]
+"""Told the step and the share of it that lies behind, 0 to 1; negative where that is not known."""
+
+
+@dataclass(frozen=True)
+class TrtOptions:
+    """How engines are built.
+
+    Attributes:
+        workspace_mib: What kernels may use beside weights and activations, MiB; None leaves it to TensorRT.
+        low_memory: Builds with as little memory as possible, which takes longer and may find slower kernels.
+        optimization_level: 0 (fast build) to 5 (fast engine); None leaves it to TensorRT. From 8.6 on.
+        batch: (min, opt, max), for a graph with a dynamic batch.
+        timing_cache: File in which timings are kept, ``off``, or None for the user's cache folder.
+        best_of: Builds so many engines and keeps the fastest that keeps its limits; timings are taken anew each time.
+        dla: DLA core that runs what it can, on a Jetson that has them; None runs all on the GPU.
+        timeout_s: After this many seconds a build is given up.
+        calibration: Images (a folder, a ``labels.json``, or a folder that holds one) on which TensorRT up to version 10
+            finds the scales of int8 itself, in the float graph; None goes by the scales in the int8 graph.
+        calibrator: How it finds them: ``entropy`` (or None), which may clip rare peaks, or ``minmax``, which keeps the
+            range that the images show.
+
+    Raises:
+        UsageError: A value is out of range, or there is a calibrator without images.
+    """
+
+    workspace_mib: int | None = None
+    low_memory: bool = False
+    optimization_level: int | None = None
+    batch: tuple[int, int, int] | None = None
+    timing_cache: str | None = None
+    best_of: int = 1
+    dla: int | None = None
+    timeout_s: float = TIMEOUT_S
+    calibration: Path | None = None
+    calibrator: Calibrator | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
+            raise UsageError(f"The batch is {self.batch}.", hint="Give MIN,OPT,MAX in rising order, from 1: 1,1,8.")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise UsageError(f"A workspace of {self.workspace_mib} MiB is too small.", hint="Give 1 MiB or more.")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise UsageError(f"There is no optimization level {self.optimization_level}.", hint="Give 0 to 5.")
+        if self.best_of < 1:
+            raise UsageError(f"The best of {self.best_of} builds is none.", hint="Give 1 or more.")
+        if self.calibrator is not None and self.calibration is None:
+            raise UsageError(
+                f"The {self.calibrator} calibrator has no images to calibrate on.",
+                hint="Name them with --calibration (a folder or a labels.json), or leave --calibrator out: the int8 "
+                "graph has its own scales.",
+            )
+
+
+@dataclass(frozen=True)
+class _Engine:
+    folder: Path
+    artifact: Artifact
+    layers: tuple[Layer, ...]
+
+
+def compile_trt(
+    bundle: Bundle,
+    precisions: Sequence[Precision],
+    options: TrtOptions | None = None,
+    progress: Progress = lambda step, share: None,
+) -> list[Artifact]:
+    """Builds engines of a bundle's graphs and adds them to the bundle, all of them or none.
+
+    The TensorRT that is installed decides on the road: versions 8.5 to 10 get flags and the weakly typed graph, later
+    ones and TensorRT-RTX the strongly typed graph. Where images are given, int8 is calibrated by TensorRT itself, which
+    only the former can. What an engine computes in is read back and compared with what was asked for; its layers go to
+    the manifest. Without a GPU only TensorRT-RTX builds, and nothing can be read back: the types are those of the graph
+    then. How far the keypoints move is for `splite_deploy.runtime.verify.verify` to say.
+
+    Args:
+        bundle: With the graphs that ``export -b trt`` makes.
+        precisions: Which engines to build.
+        options: How.
+        progress: See `Progress`.
+
+    Returns:
+        The artifacts, in the order of the precisions, as they stand in the bundle.
+
+    Raises:
+        UsageError: An option or a precision is not to be had.
+        MissingDependencyError: TensorRT is not installed.
+        CalibrationError: There are too few images.
+        CompileError: An engine could not be built, or is not what was asked for.
+        ParityError: No build of ``best_of`` keeps its limits.
+        OutputError: The bundle cannot be written to.
+    """
+    options = options or TrtOptions()
+    if not precisions or len(set(precisions)) != len(precisions):
+        raise UsageError(f"The precisions are {list(precisions)}.", hint="Name each precision once, and at least one.")
+    if options.calibration is not None and "int8" not in precisions:
+        raise UsageError(
+            f"Calibration is for int8; the precisions are: {', '.join(precisions)}.",
+            hint="Add -p int8, or leave --calibrator and --calibration out.",
+        )
+    graphs = {precision: _graphs(bundle, precision, options) for precision in precisions}
+    if options.best_of > 1 and gpu() is None:
+        raise UsageError("Builds are compared by running them, which takes a GPU.", hint="Leave --best-of out.")
+    with tempfile.TemporaryDirectory(prefix="splite-trt-") as work:
+        inputs = None
+        if options.calibration is not None:
+            place, kind = Path(work), options.calibrator or "entropy"
+            inputs = write_inputs(bundle, graphs["int8"][0], options.calibration, kind, place, progress)
+        engines = [
+            _best(bundle, graphs[name], options, inputs if name == "int8" else None, Path(work), progress)
+            for name in precisions
+        ]
+        made = add_artifacts(bundle, [Addition(e.artifact, e.folder / e.artifact.file, e.layers) for e in engines])
+    return [made.find("trt", precision) for precision in precisions]
+
+
+def _graphs(bundle: Bundle, precision: Precision, options: TrtOptions) -> list[Graph]:
+    if precision == "int8" and options.calibration is not None:
+        return [float_graph(bundle)]
+    found = [graph for graph in bundle.manifest.graphs if graph.precision == precision]
+    if not found:
+        held = ", ".join(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs)) or "none"
+        raise UsageError(
+            f"The bundle {bundle.path} holds no graph for a {precision} engine.",
+            hint=f"Export it with: -b trt -p {precision}. It holds graphs for: {held}.",
+        )
+    return found
+
+
+def _best(
+    bundle: Bundle,
+    graphs: Sequence[Graph],
+    options: TrtOptions,
+    inputs: CalibrationInputs | None,
+    work: Path,
+    progress: Progress,
+) -> _Engine:
+    """The engine of one precision."""
+    precision = graphs[0].precision
+    if options.best_of == 1:
+        return _build(bundle, graphs, options, inputs, work / precision, progress)
+    engines = []
+    for number in range(1, options.best_of + 1):
+
+        def tell(step: str, share: float, number: int = number) -> None:
+            progress(f"build {number} of {options.best_of}: {step}", share)
+
+        fresh = replace(options, timing_cache="off")  # what was timed before would be chosen again
+        engines.append(_build(bundle, graphs, fresh, inputs, work / f"{precision}-{number}", tell))
+    progress("comparing the builds", -1)
+    with ExitStack() as stack:
+        sessions = [_session(bundle, engine) for engine in engines]
+        for session in sessions:
+            stack.callback(session.close)
+        trials = try_builds(sessions, bundle, engines[0].artifact.limits)
+    best, words = choose_build(trials, engines[0].artifact.file)
+    artifact = engines[best].artifact
+    return replace(engines[best], artifact=replace(artifact, target={**artifact.target, "best_of": words}))
+
+
+def _session(bundle: Bundle, engine: _Engine) -> Session:
+    """Opens an engine that is in no bundle yet, as the runtime opens those that are."""
+    alone = replace(bundle.manifest, artifacts=(engine.artifact,))
+    return open_session(Bundle(engine.folder, alone), "trt", engine.artifact.precision)
+
+
+def _build(
+    bundle: Bundle,
+    graphs: Sequence[Graph],
+    options: TrtOptions,
+    inputs: CalibrationInputs | None,
+    folder: Path,
+    progress: Progress,
+) -> _Engine:
+    """Builds one engine in a child process, and checks it."""
+    folder.mkdir()
+    precision = graphs[0].precision
+    by_typing = {graph.typing: graph for graph in graphs}
+    job = Job(
+        precision=precision,
+        graphs={typing: str((bundle.path / graph.file).resolve()) for typing, graph in by_typing.items()},
+        batch=options.batch,
+        workspace_mib=options.workspace_mib,
+        low_memory=options.low_memory,
+        optimization_level=options.optimization_level,
+        dla=options.dla,
+        timing_cache=_absolute(options.timing_cache),
+        calibration=inputs,
+    )
+    job.write(folder)
+    file = f"model.{precision}.engine"
+    begun = time.perf_counter()
+    progress(f"{precision}: starting TensorRT", -1)
+    with kept_log("trt") as log:
+        _run(folder, log, options, file, lambda step, share: progress(f"{precision}: {step}", share))
+    build_s = time.perf_counter() - begun
+    (folder / ENGINE).rename(folder / file)
+    built = Built.read(folder)
+    layers: list[Layer] = []
+    if built.inspected:
+        found = read_layers((folder / INSPECTED).read_text(encoding="utf-8"))
+        check_achieved(found, built.asked, precision, built.typing, file, calibrated=inputs is not None)
+        layers = [entry.layer for entry in found]
+    artifact = _artifact(by_typing[built.typing], folder / file, built, build_s, options)
+    return _Engine(folder, artifact, tuple(layers))
+
+
+def _artifact(graph: Graph, path: Path, built: Built, build_s: float, options: TrtOptions) -> Artifact:
+    target = {**built.target, "build_s": f"{build_s:.1f}"}
+    for name in ("workspace_mib", "optimization_level", "dla"):
+        if (value := getattr(options, name)) is not None:
+            target[name] = str(value)
+    if options.low_memory:
+        target["low_memory"] = "yes"
+    return Artifact(
+        backend="trt",
+        precision=graph.precision,
+        file=path.name,
+        sha256=sha256_of(path),
+        inputs=_with_batch(graph.inputs, options.batch),
+        outputs=_with_batch(graph.outputs, options.batch),
+        limits=graph.limits,
+        target=target,
+    )
+
+
+def _with_batch(specs: Sequence[TensorSpec], batch: tuple[int, int, int] | None) -> tuple[TensorSpec, ...]:
+    """Tensors of the engine: a dynamic batch whose range is one number is dynamic no more."""
+    if batch is None or batch[0] != batch[2]:
+        return tuple(specs)
+    return tuple(replace(spec, shape=(batch[0], *spec.shape[1:])) for spec in specs)
+
+
+def _absolute(timing_cache: str | None) -> str | None:
+    return str(Path(timing_cache).resolve()) if timing_cache not in (None, "off") else timing_cache
+
+
+def _run(folder: Path, log: Path, options: TrtOptions, file: str, progress: Progress) -> None:
+    """Runs the child; however it ends, in our words."""
+    environment = {"CUDA_MODULE_LOADING": "LAZY"} if options.low_memory else {}
+    with Child("splite_deploy.compile.tensorrt.child", folder, log=log, environment=environment) as child:
+
+        def tell(line: str) -> None:
+            share, _, step = line.partition(" ")
+            progress(step, float(share))
+
+        try:
+            child.finish(timeout_s=options.timeout_s, progress=tell)
+        except ChildFailed as err:
+            expected = read_error(folder)
+            if expected is not None:
+                raise type(expected)(expected.message, hint=_with_log(expected.hint, log, expected)) from err
+            raise _ended(file, err, log) from err
+
+
+def _with_log(hint: str, log: Path, err: Exception) -> str:
+    return f"{hint} TensorRT's log is {log}." if isinstance(err, CompileError) else hint
+
+
+def _ended(file: str, err: ChildFailed, log: Path) -> CompileError:
+    """What became of a build that ended without a word."""
+    if err.status == -signal.SIGKILL:
+        return CompileError(
+            f"The build of {file} was ended by SIGKILL, as the system does where memory runs out.",
+            hint=f"{MEMORY_HINT} TensorRT's log is {log}.",
+        )
+    if err.status < 0:
+        message = err.message.replace("The conversion", f"The build of {file}")
+        return CompileError(
+            f"{message[:-1]}, which is a crash of TensorRT.",
+            hint=f"Try another --optimization-level or --low-memory. TensorRT's log is {log}.",
+        )
+    return CompileError(err.message.replace("The conversion", f"The build of {file}"), hint=err.hint)

@@ -1,0 +1,250 @@
+"""ONNX graph to TFLite files for phones. The heavy part runs in a process of its own, `_onnx2tf.py`.
+
+Loading TensorFlow takes that process a while: with other work to do meanwhile, begin a `TfliteCompiler` early.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.bundle import Artifact, TensorSpec, sha256_of
+from splite_deploy.compile.child_process import Child
+from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe, check_precision
+from splite_deploy.errors import CompileError, MissingDependencyError, UsageError, write_file
+from splite_deploy.runtime.backends.tflite_file import Contents, End, read_contents
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.verify import limits_of
+from splite_deploy.spec import ModelSpec, Precision
+
+TIMEOUT_S = 3600.0
+_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}  # conversion is work for the CPU
+
+
+class TfliteCompiler:
+    """A process that loads TensorFlow while the caller does something else; it serves for one conversion.
+
+    Args:
+        log: Receives all that the converters print.
+
+    Raises:
+        MissingDependencyError: TensorFlow or onnx2tf is not installed.
+        OutputError: The log cannot be written.
+    """
+
+    def __init__(self, log: Path) -> None:
+        for module in ("tensorflow", "onnx2tf"):
+            if find_spec(module) is None:
+                raise MissingDependencyError(
+                    f"TFLite files are made with {module}, which is not installed.",
+                    hint="Install it, on Python 3.10 or 3.11: pip install 'splite-deploy[tflite]'.",
+                )
+        with ExitStack() as stack:
+            self._work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splite-tflite-")))
+            child = Child("splite_deploy.compile.tflite.onnx2tf_child", self._work, log=log, environment=_ENVIRONMENT)
+            self._child = stack.enter_context(child)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> TfliteCompiler:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def begin(
+        self,
+        graph: Path,
+        spec: ModelSpec,
+        precisions: Sequence[Precision],
+        *,
+        calibration: NDArray[np.uint8] | None,
+        recipe: Int8Recipe = "full-integer",
+        integer_ends: bool = False,
+    ) -> None:
+        """Starts what `compile_tflite` says; `finish` waits for it."""
+        crops = check_options(spec, precisions, calibration, recipe, integer_ends)
+        shutil.copyfile(graph, self._work / "model.onnx")
+        tensors = Preprocessor(spec.input, spec.input.color).normalise(crops)
+        np.save(self._work / "inputs.npy", np.ascontiguousarray(tensors.transpose(0, 2, 3, 1)))
+        self._job = _Job(spec, tuple(precisions), recipe, integer_ends)
+        job = {"roles": spec.decoder.roles, "files": self._job.options()}
+        (self._work / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        self._child.begin()
+
+    def finish(
+        self, folder: Path, *, timeout_s: float = TIMEOUT_S, progress: Callable[[str], None] = lambda message: None
+    ) -> list[Artifact]:
+        """Waits for what `begin` started and places the files; see `compile_tflite`."""
+        job = self._job
+        self._child.finish(timeout_s=timeout_s, progress=progress)
+        layouts = json.loads((self._work / "layouts.json").read_text(encoding="utf-8"))
+        artifacts = []
+        for precision in job.precisions:
+            file = self._work / _file(precision)
+            contents = read_contents(file)
+            check_precision(contents, precision, job.recipe, file.name)
+            ends = "int8" if job.integer_ends and precision == "int8" else "float32"
+            artifacts.append(_artifact(file, precision, contents, layouts, ends, job.spec, job.recipe))
+        _place(self._work, folder, [artifact.file for artifact in artifacts])
+        return artifacts
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What was asked for."""
+
+    spec: ModelSpec
+    precisions: tuple[Precision, ...]
+    recipe: Int8Recipe
+    integer_ends: bool
+
+    def options(self) -> dict[str, dict[str, str | bool]]:
+        """The options of every file."""
+        shared = {"recipe": self.recipe, "integer_ends": self.integer_ends}
+        return {_file(precision): {"precision": precision, **shared} for precision in self.precisions}
+
+
+def _file(precision: Precision) -> str:
+    return f"model.{precision}.tflite"
+
+
+def compile_tflite(
+    graph: Path,
+    spec: ModelSpec,
+    folder: Path,
+    precisions: Sequence[Precision],
+    *,
+    calibration: NDArray[np.uint8] | None,
+    recipe: Int8Recipe = "full-integer",
+    integer_ends: bool = False,
+    log: Path,
+    timeout_s: float = TIMEOUT_S,
+    progress: Callable[[str], None] = lambda message: None,
+) -> list[Artifact]:
+    """Makes ``model.PRECISION.tflite`` files of a graph.
+
+    The inputs and outputs of a file are named by their role, in its signature too; they are NHWC. Outputs are told
+    apart by their values: the graph and what it was converted to are run on one crop and have to agree. The precision
+    is read back from the file. How far the keypoints move is for the caller to measure, by `TfliteSession` and
+    `splite_deploy.runtime.verify.compare`; a file's `Artifact.limits` say how far they may.
+
+    Args:
+        graph: Simplified fp32 ONNX with input ``image`` (1, 3, h, w) and outputs named by their role; a dynamic batch
+            becomes 1.
+        spec: The model.
+        folder: Where the files go; all of them or none.
+        precisions: ``fp32``, ``fp16`` (weights; the arithmetic is the device's choice), ``int8``.
+        calibration: (N, h, w, 3) uint8 crops in the spec's colour order that show int8 the range of the values. Without
+            int8 the first is used to tell outputs apart, or noise where there are none.
+        recipe: How int8 is done. ``full-integer``: weights per channel and activations; ``dynamic-range``: weights
+            alone, activations on the fly.
+        integer_ends: Makes inputs and outputs of full-integer files int8 too; otherwise they stay float32.
+        log: Receives all that the converters print.
+        timeout_s: After this many seconds the conversion is given up.
+        progress: Told each step as it begins.
+
+    Returns:
+        One artifact for each precision, in their order; ``target`` names the recipe of int8.
+
+    Raises:
+        UsageError: The options do not fit together.
+        MissingDependencyError: TensorFlow or onnx2tf is not installed.
+        CompileError: The conversion failed, or a file is not what was asked for.
+        OutputError: A file cannot be written.
+    """
+    check_options(spec, precisions, calibration, recipe, integer_ends)
+    with TfliteCompiler(log) as compiler:
+        compiler.begin(graph, spec, precisions, calibration=calibration, recipe=recipe, integer_ends=integer_ends)
+        return compiler.finish(folder, timeout_s=timeout_s, progress=progress)
+
+
+def check_options(
+    spec: ModelSpec,
+    precisions: Sequence[Precision],
+    calibration: NDArray[np.uint8] | None,
+    recipe: Int8Recipe,
+    integer_ends: bool,
+) -> NDArray[np.uint8]:
+    """Checks the options of `compile_tflite`; returns the crops to work with.
+
+    Raises:
+        UsageError: They do not fit together.
+    """
+    if not precisions or len(set(precisions)) != len(precisions):
+        raise UsageError(f"The precisions are {list(precisions)}.", hint="Name each precision once, and at least one.")
+    if recipe not in INT8_RECIPES:
+        raise UsageError(f"There is no int8 recipe '{recipe}'.", hint=f"Choose one of: {', '.join(INT8_RECIPES)}.")
+    full_integer = "int8" in precisions and recipe == "full-integer"
+    if integer_ends and not full_integer:
+        raise UsageError("Only full-integer int8 has integer ends.", hint="Leave them out, or add full-integer int8.")
+    size = (spec.input.height, spec.input.width, 3)
+    if calibration is None or len(calibration) == 0:
+        if full_integer:
+            raise UsageError("int8 needs images to calibrate with.", hint="Name a folder of them.")
+        calibration = np.random.default_rng(0).integers(0, 256, (1, *size), np.uint8)
+    if calibration.dtype != np.uint8 or calibration.shape[1:] != size:
+        raise UsageError(
+            f"The calibration crops are {calibration.dtype} of shape {calibration.shape}, not uint8 (N, {size[0]}, "
+            f"{size[1]}, 3).",
+            hint="Cut them with splite_deploy.runtime.preprocess.Preprocessor.crop.",
+        )
+    return calibration if full_integer else calibration[:1]
+
+
+def _artifact(
+    path: Path,
+    precision: Precision,
+    contents: Contents,
+    layouts: Mapping[str, str],
+    ends: str,
+    spec: ModelSpec,
+    recipe: Int8Recipe,
+) -> Artifact:
+    tensors = {**contents.inputs, **contents.outputs}
+    if set(contents.inputs) != {"image"} or set(contents.outputs) != set(spec.decoder.roles):
+        raise CompileError(
+            f"{path.name} has the tensors {', '.join(tensors)}, not image, {', '.join(spec.decoder.roles)}.",
+            hint="Install the versions of tensorflow and onnx2tf that the extra 'tflite' names.",
+        )
+    if any(end.dtype != ends for end in tensors.values()):
+        raise CompileError(
+            f"{path.name} has ends of {', '.join(end.dtype for end in tensors.values())}, not {ends}.",
+            hint="Install the versions of tensorflow and onnx2tf that the extra 'tflite' names.",
+        )
+
+    def tensor(role: str, end: End, layout: str) -> TensorSpec:
+        return TensorSpec(role, end.shape, end.dtype, layout, role)
+
+    return Artifact(
+        backend="tflite",
+        precision=precision,
+        file=path.name,
+        sha256=sha256_of(path),
+        inputs=(tensor("image", contents.inputs["image"], "NHWC"),),
+        outputs=tuple(tensor(role, contents.outputs[role], layouts[role]) for role in spec.decoder.roles),
+        limits=limits_of(precision, spec),
+        target={"recipe": recipe} if precision == "int8" else {},
+    )
+
+
+def _place(work: Path, folder: Path, files: Sequence[str]) -> None:
+    """Copies the files into the folder, or none of them."""
+    try:
+        for file in files:
+            write_file(folder / file, (work / file).read_bytes())
+    except BaseException:
+        for file in files:
+            (folder / file).unlink(missing_ok=True)
+        raise

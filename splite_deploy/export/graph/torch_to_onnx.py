@@ -1,0 +1,304 @@
+"""Network to ONNX, and ONNX to simpler ONNX. Imports torch, onnx and onnxsim."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import onnx
+import onnxsim
+import torch
+from torch import nn
+
+from splite_deploy.bundle import Artifact, TensorSpec, sha256_of
+from splite_deploy.errors import ExportError
+from splite_deploy.export.quant.trained import has_quantisers
+from splite_deploy.spec import ModelSpec
+
+MIN_OPSET = 18  # the lowest that torch's exporter writes without a conversion that fails on reductions
+MAX_OPSET = 23
+_SIMPLIFIER = "Install the onnxsim that constraints.txt names, or try another --opset."
+
+
+def input_spec(spec: ModelSpec, dynamic_batch: bool) -> TensorSpec:
+    """The input tensor of the graph."""
+    batch = None if dynamic_batch else 1
+    return TensorSpec("image", (batch, 3, spec.input.height, spec.input.width), "float32", "NCHW", "image")
+
+
+def check_outputs(network: nn.Module, spec: ModelSpec) -> None:
+    """Runs the network once and compares what it gives with what the decoder reads.
+
+    Raises:
+        ExportError: The number or the shape of the outputs is another.
+    """
+    example = torch.zeros(1, 3, spec.input.height, spec.input.width)
+    try:
+        with torch.inference_mode():
+            outputs = network(example)
+    except Exception as err:  # the user's network can raise anything
+        raise ExportError(
+            f"The network fails on an input of {tuple(example.shape)}: {type(err).__name__}: {err}",
+            hint="Check the input size in model.toml.",
+        ) from err
+    values = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+    if not isinstance(values, tuple | list) or not all(
+        isinstance(value, torch.Tensor) and value.dtype == torch.float32 for value in values
+    ):
+        raise ExportError(
+            f"The network gives {_describe(values)}, not float32 tensors.",
+            hint=f"Return a tuple of float32 tensors: {', '.join(spec.decoder.roles)}.",
+        )
+    roles = spec.decoder.roles
+    if len(values) != len(roles):
+        raise ExportError(
+            f"The network gives {len(values)} outputs; the decoder '{spec.decoder.type}' reads {len(roles)}: "
+            f"{', '.join(roles)}.",
+            hint="Choose the decoder that fits, or return these outputs in this order.",
+        )
+    check_shapes({role: tuple(value.shape) for role, value in zip(roles, values, strict=True)}, spec)
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], spec: ModelSpec) -> None:
+    """Compares the shapes of the outputs, by role and for one crop, with what the decoder reads.
+
+    Raises:
+        ExportError: One is another; the message names it.
+    """
+    for role, shape in shapes.items():
+        wanted = _expected_shape(role, spec)
+        if role == "coordinates" and len(shape) == 3 and shape[2] in (2, 3):
+            wanted = (*wanted[:2], shape[2])
+        if shape != wanted:
+            raise ExportError(
+                f"The output '{role}' has shape {shape}; the spec says {wanted}.",
+                hint="Check keypoint_names, the input size and the decoder's stride in model.toml.",
+            )
+
+
+def _describe(value: object) -> str:
+    """What a network gave, in words."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype).removeprefix("torch.")
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {', '.join(map(_describe, value)) or 'nothing'}"
+    return f"a {type(value).__name__}"
+
+
+def _expected_shape(role: str, spec: ModelSpec) -> tuple[int, ...]:
+    if role == "coordinates":
+        return (1, spec.keypoint_count, 2)
+    stride: float = spec.decoder.stride  # type: ignore[union-attr]
+    return (1, spec.keypoint_count, round(spec.input.height / stride), round(spec.input.width / stride))
+
+
+def onnx_from_network(network: nn.Module, spec: ModelSpec, path: Path, *, opset: int, dynamic_batch: bool) -> None:
+    """Writes the network as ONNX; inputs and outputs are named by their role.
+
+    Args:
+        network: In evaluation mode.
+        spec: The model.
+        path: The file to write.
+        opset: ONNX operator set.
+        dynamic_batch: Leaves the batch size open; otherwise it is 1.
+
+    Raises:
+        ExportError: torch cannot trace the network, or the graph is invalid.
+    """
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ExportError(f"Opset {opset} is not supported.", hint=f"Choose {MIN_OPSET} to {MAX_OPSET}.")
+    is_script = isinstance(network, torch.jit.ScriptModule)
+    write = _write_traced if is_script or has_quantisers(network) else _write_network
+    # An example batch of 1 would make torch take 1 for a constant
+    example = torch.zeros(2 if dynamic_batch else 1, 3, spec.input.height, spec.input.width)
+    try:
+        with quiet():
+            write(network, example, spec, path, opset, dynamic_batch)
+    except OSError:  # of the disk, which is none of the network's doing
+        raise
+    except Exception as err:  # torch raises many kinds, some of them private
+        hint = "Data-dependent control flow is the usual cause; try torch.export.export on it for the details."
+        if is_script:
+            hint = "Save the weights alone (.safetensors) or a torch.export program where its class is at hand."
+        raise ExportError(
+            f"torch cannot export this network: {first_line(err)}",
+            hint=hint + (" Without --dynamic-batch it may pass." if dynamic_batch else ""),
+        ) from err
+    _check(onnx.load(str(path)), path)
+
+
+def write_graph(network: nn.Module, spec: ModelSpec, path: Path) -> None:
+    """Writes the simplified graph of one crop, to be looked at or timed and not to be kept.
+
+    Raises:
+        ExportError: See `onnx_from_network` and `simplify`.
+    """
+    onnx_from_network(network, spec, path, opset=MIN_OPSET, dynamic_batch=False)
+    simplify(path, path, metadata={})
+
+
+def _write_network(
+    network: nn.Module, example: torch.Tensor, spec: ModelSpec, path: Path, opset: int, dynamic_batch: bool
+) -> None:
+    program = torch.onnx.export(
+        network,
+        (example,),
+        input_names=["image"],
+        output_names=list(spec.decoder.roles),
+        opset_version=opset,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(path))
+
+
+def _write_traced(
+    network: nn.Module, example: torch.Tensor, spec: ModelSpec, path: Path, opset: int, dynamic_batch: bool
+) -> None:
+    """Writes a ScriptModule or fake quantisers, which only torch's older exporter takes."""
+    names = ["image", *spec.decoder.roles]
+    with _without_stdout():
+        torch.onnx.export(
+            network,
+            (example,),
+            str(path),
+            input_names=names[:1],
+            output_names=names[1:],
+            opset_version=opset,
+            dynamic_axes={name: {0: "batch"} for name in names} if dynamic_batch else None,
+            dynamo=False,
+            verbose=False,
+        )
+
+
+def simplify(source: Path, target: Path, *, metadata: dict[str, str]) -> tuple[int, int]:
+    """Folds constants and removes what does nothing; returns the number of nodes before and after.
+
+    Args:
+        source: ONNX file.
+        target: ONNX file to write.
+        metadata: Written into the graph's metadata slot.
+
+    Raises:
+        ExportError: onnxsim fails, or gives a graph it cannot validate.
+    """
+    model = onnx.load(str(source))
+    try:
+        with quiet():
+            simplified, valid = onnxsim.simplify(model)
+    except Exception as err:
+        raise ExportError(f"onnxsim failed: {first_line(err)}", hint=_SIMPLIFIER) from err
+    if not valid:
+        raise ExportError("onnxsim could not validate the simplified graph.", hint=_SIMPLIFIER)
+    finish(simplified, metadata)
+    _check(simplified, target)
+    onnx.save(simplified, str(target))
+    return len(model.graph.node), len(simplified.graph.node)
+
+
+def finish(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
+    """Drops the exporter's notes, which name source files, and sets the metadata."""
+    for part in (
+        model.graph.node,
+        model.graph.input,
+        model.graph.output,
+        model.graph.value_info,
+        model.graph.initializer,
+    ):
+        for item in part:
+            del item.metadata_props[:]
+            item.doc_string = ""
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    for key, value in metadata.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+
+
+def ort_artifact(file: Path, spec: ModelSpec, dynamic_batch: bool) -> Artifact:
+    """Describes a graph of `onnx_from_network` as ONNX Runtime's artifact."""
+    return Artifact(
+        backend="ort",
+        precision="fp32",
+        file=file.name,
+        sha256=sha256_of(file),
+        inputs=(input_spec(spec, dynamic_batch),),
+        outputs=output_specs(file, spec),
+        limits=spec.limits,
+        target={},
+    )
+
+
+def layout_of(role: str) -> str:
+    """The layout of an output."""
+    return "NKC" if role == "coordinates" else "NCHW"
+
+
+def output_specs(path: Path, spec: ModelSpec) -> tuple[TensorSpec, ...]:
+    """Output tensors of a graph whose outputs are named by their role."""
+    graph = onnx.load(str(path)).graph
+    specs = []
+    for output in graph.output:
+        shape = tuple(
+            dimension.dim_value if dimension.HasField("dim_value") else None
+            for dimension in output.type.tensor_type.shape.dim
+        )
+        specs.append(TensorSpec(output.name, shape, "float32", layout_of(output.name), output.name))
+    if {tensor.role for tensor in specs} != set(spec.decoder.roles):
+        raise ExportError(
+            f"The graph's outputs are {[tensor.name for tensor in specs]}, not {list(spec.decoder.roles)}.",
+            hint="Two outputs of the network may be the same tensor; return them apart.",
+        )
+    return tuple(specs)
+
+
+def _check(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as err:
+        raise ExportError(f"{path.name} is not valid ONNX: {first_line(err)}", hint="Try another --opset.") from err
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps the chatter of torch and onnxsim from the terminal: failures are raised, the rest is noise to a user."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+@contextlib.contextmanager
+def _without_stdout() -> Iterator[None]:
+    """Closes the process's standard output for a while: where it fails torch's C++ writes the whole graph there."""
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def first_line(err: BaseException) -> str:
+    """The reason of another package's exception, in one line."""
+    while err.__cause__ is not None:  # torch wraps the reason in general advice
+        err = err.__cause__
+    lines = [line for line in str(err).splitlines() if line.strip()]
+    return f"{type(err).__name__}: {lines[0][:300]}" if lines else type(err).__name__

@@ -1,0 +1,255 @@
+"""The images that INT8 quantisation measures the ranges of activations on: where they come from, and that they are fit.
+
+Nothing is chosen silently: `CalibrationSet.origin` and its warnings say what was taken, and what `calibration_lint`
+finds wrong is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.bundle import sha256_of
+from splite_deploy.cache import replace_file
+from splite_deploy.errors import SpecError, UsageError
+from splite_deploy.export.crops import File, check_source, cut, divide, rendered
+from splite_deploy.export.quant import calibration_lint as lint
+from splite_deploy.export.quant.calibration_arrays import evenly, read_crops, read_npz
+from splite_deploy.metrics.labels import prefer_split
+from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.spec import HostSpec, InputSpec, ModelSpec
+
+Pixels = NDArray[np.uint8]
+Progress = Callable[[str], None]
+
+SEED = 1  # parity renders with 0: what is calibrated on is not what is compared
+_REFERENCE = 32
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Crops to calibrate on, checked.
+
+    Attributes:
+        pixels: (N, h, w, 3) uint8 crops of the network's input size, channels in the order of the input spec.
+        origin: Where they come from, for people.
+        sha256: Hex key of what the network sees: the pixels, their order, and the normalisation.
+        warnings: What is weak about the set; empty if nothing.
+    """
+
+    pixels: Pixels
+    origin: str
+    sha256: str
+    warnings: tuple[str, ...]
+
+    def tensors(self, spec: InputSpec) -> NDArray[np.float32]:
+        """(N, 3, h, w) float32, normalised by the code that the runtime uses."""
+        return Preprocessor(spec, spec.color).normalise(self.pixels)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Crops of one source, unchecked; ``files`` is one per crop, or empty where they come from no image files."""
+
+    pixels: Pixels
+    origin: str
+    warnings: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    order_known: bool = True
+
+
+def load_calibration(
+    source: Path | None,
+    spec: ModelSpec,
+    host: HostSpec,
+    *,
+    count: int = 128,
+    allow_random: bool = False,
+    hold_out: bool = False,
+    evaluation: Path | None = None,
+    judge: lint.Judge | None = None,
+    cache: Path | None = None,
+    progress: Progress = lambda message: None,
+) -> CalibrationSet:
+    """Takes the calibration images and checks them.
+
+    Args:
+        source: A folder of images (each one whole); a ``labels.json`` or its folder (by its boxes, of the split
+            ``train`` if there is one); an ``.npz`` of crops (see `calibration_arrays.read_crops`); None is the model's
+            own renderer.
+        spec: The model.
+        host: Names the renderer.
+        count: At most so many, picked evenly.
+        allow_random: Takes random noise where there is neither a source nor a renderer.
+        hold_out: Leaves out what `splite_deploy.export.crops.divide` keeps for the comparison.
+        evaluation: Folder or labels file of the evaluation; of its split ``val``, or of all of it where there is none,
+            no image should be calibrated on.
+        judge: Runs the fp32 network, (N, 3, h, w) to outputs by role; it tells the channel order of an archive that
+            does not name it.
+        cache: Folder of rendered images, see `splite_deploy.cache.cache_folder`; None keeps none.
+        progress: Told each step as it begins.
+
+    Raises:
+        UsageError: There is no source, or it cannot be read.
+        SpecError: The renderer cannot be imported, or fails.
+        CalibrationError: The images are unfit; see `calibration_lint`.
+    """
+    renderer = _Renderer(host, spec.input, cache, progress)
+    taken = _take(source, spec.input, renderer, count, allow_random, hold_out, progress)
+    warnings = [*taken.warnings, *lint.check_count(taken.pixels)]
+    warnings += lint.check_flat(taken.pixels) + lint.check_repeats(taken.pixels)
+    if not taken.order_known:
+        if judge is None or len(taken.pixels) < lint.MIN_JUDGED:
+            warnings.append("the channel order of the crops was not tested; save color='rgb' or 'bgr' beside them")
+        else:
+            progress("testing the channel order of the calibration images")
+            lint.check_channel_order(taken.pixels, spec, judge)
+    if source is not None and host.samples:
+        try:
+            warnings += lint.check_statistics(taken.pixels, renderer.crops(_REFERENCE))
+        except SpecError as err:  # nothing depends on this comparison
+            warnings.append(f"the calibration images were not compared with rendered ones: {err.message}")
+    if evaluation is not None:
+        progress("comparing the calibration images with those of the evaluation")
+        warnings += lint.check_overlap(_seen(taken, evaluation, spec.input))
+    return CalibrationSet(taken.pixels, taken.origin, content_key(taken.pixels, spec.input), tuple(warnings))
+
+
+def content_key(pixels: Pixels, spec: InputSpec) -> str:
+    """Hex SHA-256 of what the network sees. Padding is not in it: it has left its mark on the pixels already."""
+    seen = {"shape": pixels.shape, "color": spec.color, "mean": spec.mean, "std": spec.std}
+    digest = hashlib.sha256(json.dumps(seen).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def _take(
+    source: Path | None,
+    spec: InputSpec,
+    renderer: _Renderer,
+    count: int,
+    allow_random: bool,
+    hold_out: bool,
+    progress: Progress,
+) -> _Taken:
+    """The source that was asked for; no other one is fallen back on, but for random noise where that is allowed."""
+    if source is None and renderer.name:
+        pixels = renderer.crops(count)
+        warning = "calibrated on rendered images; give real ones with --calibration"
+        return _Taken(pixels, f"rendered by {renderer.name} ({len(pixels)})", (warning,))
+    if source is None and allow_random:
+        pixels = np.random.default_rng(SEED).integers(0, 256, (count, spec.height, spec.width, 3), np.uint8)
+        warning = "calibrated on random noise, which excites a network as no image does: expect wrong keypoints"
+        return _Taken(pixels, f"random noise ({count})", (warning,))
+    if source is None:
+        raise UsageError(
+            "There are no images to calibrate on.",
+            hint="Give some with --calibration (a folder, a labels.json or an .npz), or name a generator as samples in "
+            "model.toml.",
+        )
+    progress("reading the calibration images")
+    if source.suffix == ".npz":
+        arrays = read_crops(source, count, spec)
+        origin = f"crops of {source.name} ({len(arrays.pixels)}" + (f", {arrays.note})" if arrays.note else ")")
+        return _Taken(arrays.pixels, origin, order_known=arrays.declared)
+    files, origin = _files(source, "train", count, hold_out=hold_out)
+    whole = sum(box is None for _, box in files)
+    warning = f"{whole} calibration images have no box and were taken whole; a labels.json beside them gives boxes"
+    return _Taken(_crop_files(files, spec), origin, (warning,) if whole else (), tuple(file for file, _ in files))
+
+
+def _files(path: Path, split: str, count: int | None = None, *, hold_out: bool = False) -> tuple[list[File], str]:
+    """Image files with their boxes, of one split where the labels have it, and where they come from, in words."""
+    check_source(path)
+    name = path.parent.name if path.suffix == ".json" else path.name
+    if is_folder(path) and not (path / "labels.json").is_file():
+        found, _ = boxed_images(path)
+        part = ""
+    else:
+        samples, has_split = prefer_split(path, split)
+        found = [(one.path, one.box) for one in samples]
+        part = f", split '{split}'" if has_split else f", no split '{split}' there"
+    if hold_out:
+        spare = {file for file, _ in divide(path)[1]}
+        found = [(file, box) for file, box in found if file not in spare]
+    picked = [found[i] for i in evenly(len(found), len(found) if count is None else count)]
+    return picked, f"photos of {name}{part} ({len(picked)} images)"
+
+
+def _crop_files(files: Iterable[File], spec: InputSpec) -> Pixels:
+    return cut(((read_image(file), box) for file, box in files), "bgr", spec)
+
+
+def _seen(taken: _Taken, evaluation: Path, spec: InputSpec) -> NDArray[np.bool_]:
+    """(N,) which crops the evaluation has too: the same file, whatever its box, or much the same crop."""
+    files, _ = _files(evaluation, "val")
+    same: NDArray[np.bool_]
+    same = lint.alike(lint.signatures(taken.pixels), lint.signatures(_crop_files(files, spec))).any(axis=1)
+    if taken.files:
+        known = {sha256_of(file) for file, _ in files}
+        same |= np.array([sha256_of(file) in known for file in taken.files])
+    return same
+
+
+@dataclass(frozen=True)
+class _Renderer:
+    """The model's own ``samples``, with a cache: a hundred hands take some ten seconds."""
+
+    host: HostSpec
+    spec: InputSpec
+    cache: Path | None
+    progress: Progress
+
+    @property
+    def name(self) -> str:
+        return self.host.samples.partition(":")[0]
+
+    def crops(self, count: int) -> Pixels:
+        """(count, h, w, 3), fewer where the renderer ends early."""
+        file = None if self.cache is None else self.cache / f"rendered-{self._key(count)}.npz"
+        stored = None if file is None else _stored(file, (count, self.spec.height, self.spec.width, 3))
+        if stored is not None:
+            return stored
+        self.progress(f"rendering {count} images for the calibration")
+        pixels = cut(rendered(self.host, count, seed=SEED), "rgb", self.spec)
+        if file is not None:
+            with suppress(OSError):  # a cache that cannot be written costs time, not the export
+                _store(file, pixels)
+        return pixels
+
+    def _key(self, count: int) -> str:
+        """Of everything that the pictures depend on: the Python files of its folder, since one imports another."""
+        asked: dict[str, Any] = {"samples": self.host.samples, "count": count, "seed": SEED}
+        made_by = {"numpy": np.__version__, "opencv": cv2.__version__, "input": dataclasses.asdict(self.spec)}
+        folder = (self.host.folder / self.name).parent
+        sources = {file.name: sha256_of(file) for file in sorted(folder.glob("*.py"))}
+        return hashlib.sha256(json.dumps([asked, made_by, sources]).encode()).hexdigest()
+
+
+def _stored(file: Path, shape: tuple[int, ...]) -> Pixels | None:
+    """The pixels of a cache file; None if it is missing or damaged (every member of an .npz has a checksum)."""
+    with suppress(UsageError):
+        pixels = read_npz(file).get("pixels")
+        if pixels is not None and pixels.shape == shape and pixels.dtype == np.uint8:
+            return pixels
+    return None
+
+
+def _store(file: Path, pixels: Pixels) -> None:
+    """Writes a cache file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    archive = io.BytesIO()
+    np.savez(archive, pixels=pixels)
+    replace_file(file, archive.getvalue())

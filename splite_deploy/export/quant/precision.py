@@ -1,0 +1,384 @@
+"""Float16 and int8 graphs from the simplified float32 graph, read back and proven to be what was asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
+
+from splite_deploy.errors import ExportError, UsageError
+from splite_deploy.export.graph.torch_to_onnx import first_line, quiet
+from splite_deploy.export.graph.walk import (
+    WEIGHTED,
+    Array,
+    Walk,
+    check_calibration,
+    constant,
+    load,
+    optimised,
+    run_exposed,
+    save,
+)
+from splite_deploy.export.quant.calibration_arrays import evenly
+from splite_deploy.export.quant.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes, with_uint8
+from splite_deploy.export.quant.ranges import Method, Ranges, calibrate
+
+FP16_LARGEST = 65504 / 8  # three bits kept for what the calibration crops do not show
+FP16_SMALLEST = 2.0**-14 * 8  # where even the largest value is less, most are subnormal and lose their digits
+_SUMS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "ReduceL1"}
+_SQUARES = {"InstanceNormalization", "LayerNormalization", "GroupNormalization", "ReduceL2", "ReduceSumSquare"}
+_WATCHED = 32  # crops on which every node of a float16 graph is looked at; ranges come from all of them
+_NAMED = 5  # nodes that a message names
+
+
+@dataclass(frozen=True)
+class KeptFloat:
+    """A node that stays in float32.
+
+    Attributes:
+        node: Its name.
+        op: Its operator.
+        reason: Why, in words.
+    """
+
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fp16Report:
+    """What a float16 graph really computes in.
+
+    Attributes:
+        float16: Operator to the number of nodes whose result is float16.
+        float32: The same for float32; casts are not counted.
+        kept: Nodes that stay in float32.
+    """
+
+    float16: Mapping[str, int]
+    float32: Mapping[str, int]
+    kept: tuple[KeptFloat, ...]
+
+
+@dataclass(frozen=True)
+class Int8Report:
+    """What an int8 graph really computes in.
+
+    Attributes:
+        consumer: ``ort`` or ``trt``.
+        method: How ranges were chosen; None where the graph brought its own quantisation.
+        crops: Number of calibration crops; 0 where the graph brought its own quantisation.
+        quantised: Names of the nodes that run in int8.
+        floating: Names of the nodes left in float32 because the caller or the head rule says so.
+        float_islands: Further nodes that run in float32, with their operators: those without an int8 kernel. For
+            ``ort`` this is read from the graph that ONNX Runtime makes of the file.
+        nodes: Operator to the number of nodes, after ONNX Runtime's fusions for ``ort``, in the file for ``trt``.
+        notes: What else is worth knowing, in words.
+    """
+
+    consumer: Consumer
+    method: Method | None
+    crops: int
+    quantised: tuple[str, ...]
+    floating: tuple[str, ...]
+    float_islands: Mapping[str, str]
+    nodes: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def to_fp16(graph: Path, out: Path, crops: Array, *, ranges: Ranges | None = None) -> Fp16Report:
+    """Writes a float16 graph with float32 inputs and outputs.
+
+    Nodes whose values on the crops leave float16's safe range stay in float32: by what was measured, not by name.
+
+    Args:
+        graph: float32 graph.
+        out: File to write; whole or not at all.
+        crops: (N, 3, H, W) float32, normalised.
+        ranges: Of `calibrate` on the same graph, if they are at hand; any method.
+
+    Raises:
+        ExportError: The graph cannot be converted, a node gives NaN or infinity on a crop, or nothing became float16.
+    """
+    model = load(graph)
+    check_calibration(model, crops)
+    if has_qdq(model):
+        raise ExportError(f"{graph.name} is quantised to int8 already.", hint="Make float16 of the float32 graph.")
+    kept = unsafe_in_fp16(model, ranges or calibrate(graph, crops))
+    try:
+        with quiet():
+            converted = float16_form(model, [k.node for k in kept])
+    except Exception as err:  # the converter raises many kinds
+        raise ExportError(f"The graph cannot be made float16: {first_line(err)}", hint="Export it in float32.") from err
+    float16, float32 = _types(converted, crops[evenly(len(crops), _WATCHED)])
+    if not float16:
+        raise ExportError(
+            "float16 was asked for, but every node stays in float32: "
+            + "; ".join(f"{k.node} ({k.reason})" for k in kept[:_NAMED]),
+            hint="Export float32, or scale the network's activations down.",
+        )
+    save(converted, out)
+    return Fp16Report(float16, float32, tuple(kept))
+
+
+def float16_form(model: onnx.ModelProto, float_nodes: Collection[str]) -> onnx.ModelProto:
+    """The graph in float16, but for its inputs, its outputs and these nodes; the converter raises many kinds."""
+    converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True, node_block_list=list(float_nodes))
+    OnnxModel(converted).topological_sort()  # the converter appends its casts at the end
+    return converted
+
+
+def unsafe_in_fp16(model: onnx.ModelProto, ranges: Ranges) -> list[KeptFloat]:
+    """The nodes of a float32 graph that float16 cannot hold, by the ranges of `calibrate` on it."""
+    walk = Walk(model)
+    return [
+        KeptFloat(name, node.op_type, reason)
+        for name, node in walk.nodes.items()
+        if any(tensor in ranges.extremes for tensor in node.output) and (reason := _unsafe(walk, node, ranges))
+    ]
+
+
+def _unsafe(walk: Walk, node: onnx.NodeProto, ranges: Ranges) -> str:
+    """Why a node cannot be trusted to float16; empty if it can."""
+    if node.op_type in DEFAULT_OP_BLOCK_LIST:
+        return "ONNX Runtime has no float16 form of it"
+    for name in (*node.input, *node.output):
+        value = constant(walk, name)
+        if value is None and name in ranges.extremes:
+            largest = max(map(abs, ranges.extremes[name]))
+        elif value is not None and value.dtype == np.float32 and value.size:
+            largest = float(np.abs(value).max())
+        else:
+            continue
+        if largest > FP16_LARGEST:
+            return f"'{name}' reaches {largest:.4g}, over {FP16_LARGEST:g}"
+        if 0 < largest < FP16_SMALLEST:
+            return f"'{name}' stays below {largest:.2g}, where float16 has no digits"
+    total = _accumulated(walk, node, ranges)
+    return f"it sums up to {total:.4g}, over {FP16_LARGEST:g}" if total > FP16_LARGEST else ""
+
+
+def _accumulated(walk: Walk, node: onnx.NodeProto, ranges: Ranges) -> float:
+    """The largest sum that a reduction can meet inside: float16 kernels may add up in float16."""
+    source, result = node.input[0], node.output[0]
+    if node.op_type not in _SUMS | _SQUARES or source not in ranges.extremes or result not in ranges.extremes:
+        return 0.0
+    largest = max(map(abs, ranges.extremes[source]))
+    before, after = prod(ranges.shapes[source]), prod(ranges.shapes[result])
+    if node.op_type in _SQUARES:
+        # A normalisation gives as many values as it takes: at worst all of them share one sum
+        return largest**2 * (before / after if after < before else before)
+    return largest * before / after
+
+
+def _types(model: onnx.ModelProto, crops: Array) -> tuple[Counter[str], Counter[str]]:
+    """Operators by the type of their results, as they come out of a run in which every node is looked at.
+
+    Raises:
+        ExportError: A node gives NaN or infinity; the first one is named.
+    """
+    walk = Walk(model)
+    float16: Counter[str] = Counter()
+    float32: Counter[str] = Counter()
+    names = [name for name in walk.activations() if name in walk.producer]
+    for index, values in enumerate(run_exposed(model, crops, names)):
+        for name, value in values.items():
+            node = walk.producer[name]
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise ExportError(
+                    f"In float16 the node {node.name} ({node.op_type}) is the first to give NaN or infinity.",
+                    hint="Calibrate with more crops, so that the node is seen to need float32, or export float32.",
+                )
+            if index == 0 and node.op_type != "Cast" and value.dtype in (np.float16, np.float32):
+                (float16 if value.dtype == np.float16 else float32)[node.op_type] += 1
+    return float16, float32
+
+
+def to_int8(
+    graph: Path,
+    out: Path,
+    crops: Array,
+    consumer: Consumer,
+    *,
+    method: Method = "mse",
+    float_nodes: Collection[str] = (),
+    quantise_head: bool = False,
+    reduce_range: bool = False,
+    ranges: Ranges | None = None,
+) -> Int8Report:
+    """Writes an int8 graph with Q/DQ pairs for one consumer; see `splite_deploy.export.quant.qdq` for how they differ.
+
+    A graph that brings quantisation along, as that of a network trained for it, keeps its own scales and is only
+    validated.
+
+    Args:
+        graph: float32 graph.
+        out: File to write; whole or not at all.
+        crops: (N, 3, H, W) float32, normalised.
+        consumer: Who will run it.
+        method: See `splite_deploy.export.quant.ranges.calibrate`.
+        float_nodes: Names of nodes that stay in float32.
+        quantise_head: Quantises the last convolutions before the outputs, too; they cost the most accuracy.
+        reduce_range: See `splite_deploy.export.quant.qdq.insert_qdq`.
+        ranges: Of `calibrate` on the same graph, if they are at hand; ``method`` is then theirs.
+
+    Raises:
+        UsageError: ``float_nodes`` names a node that is not there.
+        ExportError: A node that was to run in int8 does not; the message names it.
+    """
+    model = load(graph)
+    check_calibration(model, crops)
+    if has_qdq(model):
+        return _keep_quantisation(model, out, consumer)
+    ranges = ranges or calibrate(graph, crops, method)
+    prepared = prepare(model)
+    report = quantise(prepared, ranges, consumer, floating(prepared, float_nodes, quantise_head), reduce_range)
+    save(report[0], out)
+    return report[1]
+
+
+def floating(model: onnx.ModelProto, float_nodes: Collection[str], quantise_head: bool) -> frozenset[str]:
+    """Names of the nodes that stay in float32 by choice.
+
+    Raises:
+        UsageError: A name is not there.
+    """
+    walk = Walk(model)
+    unknown = [name for name in float_nodes if name not in walk.nodes]
+    if unknown:
+        raise UsageError(
+            f"The graph has no node {', '.join(unknown[:_NAMED])}.", hint=f"Its nodes are: {_names(walk.nodes)}."
+        )
+    return frozenset(float_nodes) | (frozenset() if quantise_head else walk.head())
+
+
+def quantise(
+    prepared: onnx.ModelProto, ranges: Ranges, consumer: Consumer, kept: Collection[str], reduce_range: bool = False
+) -> tuple[onnx.ModelProto, Int8Report]:
+    """The int8 graph of a prepared one, in memory, and what it computes in; see `to_int8`."""
+    walk = Walk(prepared)
+    asked = quantised_nodes(walk, ranges, consumer, kept)
+    if not any(walk.nodes[name].op_type in WEIGHTED for name in asked):
+        raise ExportError(
+            "int8 was asked for, but no convolution is left to quantise.",
+            hint="Allow a larger shift, quantise the head as well, or export fp16.",
+        )
+    made = insert_qdq(prepared, ranges, consumer, kept, reduce_range=reduce_range)
+    if consumer == "ort":
+        run = optimised(made)
+        islands, nodes = _float_nodes(run), Counter(node.op_type for node in run.graph.node)
+    else:
+        islands = {name: node.op_type for name, node in walk.nodes.items() if name not in asked}
+        nodes = Counter(node.op_type for node in made.graph.node)
+        _check_trt(made)
+    missed = [name for name in asked if name in islands]
+    if missed:
+        raise ExportError(
+            f"ONNX Runtime runs {_names(missed)} in float32, although int8 was asked for.",
+            hint="Name these nodes as float nodes, or report this with the graph.",
+        )
+    report = Int8Report(
+        consumer=consumer,
+        method=ranges.method,
+        crops=ranges.crops,
+        quantised=tuple(asked),
+        floating=tuple(name for name in walk.nodes if name in kept),
+        float_islands={name: op for name, op in islands.items() if name not in kept},
+        nodes=nodes,
+        notes=(),
+    )
+    return made, report
+
+
+def _float_nodes(model: onnx.ModelProto) -> dict[str, str]:
+    """Nodes of an optimised graph that compute in float32, by following its types from the input on."""
+    floats = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" or node.op_type.startswith("QLinear"):
+            continue
+        if node.op_type == "DequantizeLinear":
+            floats.update(node.output)
+        elif any(name in floats for name in node.input):
+            floats.update(node.output)
+            found[node.name.removeprefix("fused ")] = node.op_type
+    return found
+
+
+def _check_trt(model: onnx.ModelProto) -> None:
+    """Raises `ExportError` for what TensorRT's parser refuses."""
+    walk = Walk(model)
+    refused = []
+    for name, node in walk.nodes.items():
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        stored, zero = constant(walk, node.input[0]), constant(walk, node.input[2]) if len(node.input) > 2 else None
+        if stored is not None and stored.dtype == np.int32:
+            refused.append(f"{name} (an int32 bias)")
+        elif zero is not None and zero.any():
+            refused.append(f"{name} (a zero point that is not 0)")
+        elif zero is not None and zero.dtype != np.int8:
+            refused.append(f"{name} ({zero.dtype})")
+    if refused:
+        raise ExportError(
+            f"TensorRT takes no such quantisation: {_names(refused)}.",
+            hint="Train with symmetric int8 activations (zero point 0), and leave the bias in float.",
+        )
+
+
+def _keep_quantisation(model: onnx.ModelProto, out: Path, consumer: Consumer) -> Int8Report:
+    """Validates a graph that brings its quantisation along, and writes it as the consumer reads it."""
+    walk = Walk(model)
+    if consumer == "trt":
+        _check_trt(model)
+    asked = [
+        name
+        for name, node in walk.nodes.items()
+        if node.op_type in WEIGHTED
+        and all(t in walk.producer and walk.producer[t].op_type == "DequantizeLinear" for t in node.input[:2])
+    ]
+    if not asked:
+        raise ExportError(
+            "The graph holds QuantizeLinear, but no convolution whose input and weight are both quantised.",
+            hint="Export the network with its weight quantisers enabled, and let no simplifier fold the weights.",
+        )
+    pairs = sum(node.op_type == "QuantizeLinear" for node in walk.nodes.values())
+    notes = [f"kept the graph's own quantisation ({pairs} quantisers); nothing was calibrated"]
+    head, islands = walk.head(), {}
+    nodes = Counter(node.op_type for node in model.graph.node)
+    if consumer == "ort":
+        model = with_uint8(model)
+        run = optimised(model)
+        islands, nodes = _float_nodes(run), Counter(node.op_type for node in run.graph.node)
+        notes.append("int8 activations became uint8 of the same scale, for ONNX Runtime")
+    missed = [name for name in asked if name in islands and name not in head]
+    if missed:
+        raise ExportError(
+            f"ONNX Runtime runs {_names(missed)} in float32: their results are not quantised.",
+            hint="Fake-quantise what follows these layers in training, sums and gates too, or quantise after training.",
+        )
+    save(model, out)
+    return Int8Report(
+        consumer=consumer,
+        method=None,
+        crops=0,
+        quantised=tuple(name for name in asked if name not in islands),
+        floating=tuple(name for name in walk.nodes if name in head and name in islands),
+        float_islands={name: op for name, op in islands.items() if name not in head},
+        nodes=nodes,
+        notes=tuple(notes),
+    )
+
+
+def _names(names: Collection[str]) -> str:
+    """The first few names, and how many more there are."""
+    shown = ", ".join(list(names)[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

@@ -1,0 +1,253 @@
+"""Mixed precision under an error budget: the layers that move keypoints most go back to float until it holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from splite_deploy.bundle.report import Parity, Returned
+from splite_deploy.errors import ExportError, ParityError, UsageError
+from splite_deploy.export.graph.walk import (
+    WEIGHTED,
+    Array,
+    Walk,
+    check_calibration,
+    load,
+    make_session,
+    run_graph,
+    save,
+)
+from splite_deploy.export.quant.precision import Int8Report, floating, quantise
+from splite_deploy.export.quant.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes
+from splite_deploy.export.quant.ranges import Method, Ranges, calibrate
+from splite_deploy.runtime.verify import Outputs, compare
+from splite_deploy.spec import HeatmapDecoder, ModelSpec
+
+MAX_FACTOR = 6.0
+"""The largest shift may be this many times the budget of the 95th percentile: one ambiguous keypoint in a thousand
+must not send a whole network back to float."""
+SWITCH_CELLS = 2
+_LATENCY_RUNS = 15
+_SAFE = 0.95  # of the budget: kernels of the device sum in another order
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How far int8 keypoints lie from the reference.
+
+    Attributes:
+        parity: Percentiles of the shift in pixels, and of the depth.
+        peak_switches: Keypoints whose largest heatmap cell lies more than `SWITCH_CELLS` cells, in x or y, from the
+            reference's: they jumped to another mode. 0 for decoders without a heatmap.
+    """
+
+    parity: Parity
+    peak_switches: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What int8 may cost: the 95th percentile may reach the budget, the maximum `MAX_FACTOR` times as much.
+
+    Attributes:
+        shift_px: Keypoint shift, input pixels; None does not look at it.
+        depth_mm: Depth shift, millimetres; None does not look at it.
+    """
+
+    shift_px: float | None = None
+    depth_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.shift_px, self.depth_mm) if value is not None]
+        if not given or not all(0 < value < np.inf for value in given):
+            raise UsageError("An error budget is a positive number.", hint="Give pixels, millimetres, or both.")
+
+    def used(self, shift: Shift) -> float:
+        """The share of the budget that is used; over 1 it is broken.
+
+        Raises:
+            UsageError: Millimetres were given for a model whose depth has none.
+        """
+        parity, shares = shift.parity, []
+        if self.shift_px is not None:
+            shares += [parity.shift_px.p95 / self.shift_px, parity.shift_px.max / self.shift_px / MAX_FACTOR]
+        if self.depth_mm is not None:
+            if parity.depth is None or parity.depth_unit != "mm":
+                raise UsageError(
+                    "The model gives no depth in millimetres to hold against the budget.",
+                    hint="Give a budget in pixels, or palm_mm in model.toml.",
+                )
+            shares += [parity.depth.p95 / self.depth_mm, parity.depth.max / self.depth_mm / MAX_FACTOR]
+        return max(shares)
+
+
+@dataclass(frozen=True)
+class BudgetReport:
+    """What the search found.
+
+    Attributes:
+        int8: The graph that was written.
+        plain: Shift with every layer in int8.
+        final: Shift of the graph that was written.
+        plain_latency_ms: Median latency with every layer in int8; see `Returned.latency_ms`.
+        rows: The layers that went back to float; empty where the budget held without.
+    """
+
+    int8: Int8Report
+    plain: Shift
+    final: Shift
+    plain_latency_ms: float
+    rows: tuple[Returned, ...]
+
+
+def measure_shift(reference: Outputs, candidate: Outputs, spec: ModelSpec) -> Shift:
+    """How far keypoints moved; outputs by role, N first.
+
+    Raises:
+        BackendError: An output is not finite.
+    """
+    parity = compare("fp32 -> int8", reference, candidate, spec, "calibration crops")
+    switches = 0
+    if isinstance(spec.decoder, HeatmapDecoder):
+        cells = [_peaks(outputs["heatmap"]) for outputs in (reference, candidate)]
+        switches = int((np.abs(cells[0] - cells[1]).max(axis=-1) > SWITCH_CELLS).sum())
+    return Shift(parity, switches)
+
+
+def within_budget(
+    graph: Path,
+    out: Path,
+    crops: Array,
+    reference: Outputs,
+    spec: ModelSpec,
+    budget: Budget,
+    consumer: Consumer,
+    *,
+    method: Method = "mse",
+    quantise_head: bool = False,
+    reduce_range: bool = False,
+    ranges: Ranges | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> BudgetReport:
+    """Writes the int8 graph with the fewest float layers that a greedy search finds within the budget.
+
+    Each layer is first quantised alone; the layers then return to float in the order of what that cost. Both
+    consumers' graphs are measured in ONNX Runtime, whose int8 arithmetic is that of TensorRT but for rounding.
+
+    Args:
+        graph: float32 graph whose outputs are named by their role.
+        out: File to write; whole or not at all.
+        crops: (N, 3, H, W) float32, normalised; the shift is measured on them.
+        reference: float32 outputs on ``crops`` by role, N first.
+        spec: The model; its decoder turns outputs into keypoints.
+        budget: What may be lost.
+        consumer: Who will run the graph.
+        method: See `splite_deploy.export.quant.ranges.calibrate`.
+        quantise_head: Starts with the head in int8, too.
+        reduce_range: See `splite_deploy.export.quant.qdq.insert_qdq`.
+        ranges: Of `calibrate` on the same graph; by custom from other crops than ``crops``.
+        progress: Told what is being measured.
+
+    Raises:
+        UsageError: The budget cannot be held against this model.
+        ExportError: The graph is quantised already, or cannot be.
+        ParityError: The budget breaks even where a single layer is left in int8.
+    """
+    model = load(graph)
+    check_calibration(model, crops)
+    if has_qdq(model):
+        raise ExportError(
+            f"{graph.name} brings its own quantisation, which no search can take back.",
+            hint="Search on the float32 graph, or leave the budget out.",
+        )
+    ranges = ranges or calibrate(graph, crops, method)
+    search = _Search(prepare(model), ranges, consumer, reduce_range, crops, reference, spec)
+    kept = set(floating(search.prepared, (), quantise_head))
+    progress("every layer in int8")
+    plain, plain_ms = search.shift(kept), search.latency_ms(kept)
+    final, rows = plain, []
+    if budget.used(plain) > _SAFE:
+        layers = search.layers(kept)
+        alone = {}
+        for index, layer in enumerate(layers, 1):
+            progress(f"layer {index} of {len(layers)} in int8 alone: {layer}")
+            alone[layer] = search.shift(set(search.walk.nodes).difference(layers[layer]))
+        for layer in sorted(layers, key=lambda name: -budget.used(alone[name])):
+            kept |= set(layers[layer])
+            if not search.layers(kept):
+                raise _hopeless(final, budget)
+            progress(f"back to float: {layer}")
+            final = search.shift(kept)
+            rows.append(
+                Returned(
+                    layer=layer,
+                    op=search.walk.nodes[layer].op_type,
+                    isolated_p95_px=alone[layer].parity.shift_px.p95,
+                    accumulated_p95_px=final.parity.shift_px.p95,
+                    latency_ms=search.latency_ms(kept),
+                )
+            )
+            if budget.used(final) <= _SAFE:
+                break
+    made, report = quantise(search.prepared, ranges, consumer, kept, reduce_range)
+    save(made, out)
+    return BudgetReport(report, plain, final, plain_ms, tuple(rows))
+
+
+@dataclass(frozen=True)
+class _Search:
+    prepared: onnx.ModelProto
+    ranges: Ranges
+    consumer: Consumer
+    reduce_range: bool
+    crops: Array
+    reference: Outputs
+    spec: ModelSpec
+
+    @property
+    def walk(self) -> Walk:
+        return Walk(self.prepared)
+
+    def layers(self, kept: set[str]) -> dict[str, list[str]]:
+        """Layers whose weights are in int8."""
+        asked = set(quantised_nodes(self.walk, self.ranges, self.consumer, kept))
+        weighted = {name for name in asked if self.walk.nodes[name].op_type in WEIGHTED}
+        return {first: names for first, names in self.walk.groups().items() if first in weighted}
+
+    def shift(self, kept: set[str]) -> Shift:
+        made = insert_qdq(self.prepared, self.ranges, self.consumer, kept, reduce_range=self.reduce_range)
+        return measure_shift(self.reference, run_graph(made, self.crops), self.spec)
+
+    def latency_ms(self, kept: set[str]) -> float:
+        made = insert_qdq(self.prepared, self.ranges, "ort", kept, reduce_range=self.reduce_range)
+        session = make_session(made)
+        feeds = {session.get_inputs()[0].name: self.crops[:1]}
+        times = []
+        for _ in range(_LATENCY_RUNS + 3):
+            start = time.perf_counter()
+            session.run(None, feeds)
+            times.append(time.perf_counter() - start)
+        return 1000 * float(np.median(times[3:]))
+
+
+def _hopeless(shift: Shift, budget: Budget) -> ParityError:
+    parity, wanted = shift.parity, []
+    if budget.shift_px is not None:
+        wanted.append(f"keypoint shift p95 {parity.shift_px.p95:.3g} px (budget {budget.shift_px:g})")
+    if budget.depth_mm is not None and parity.depth is not None:
+        wanted.append(f"depth shift p95 {parity.depth.p95:.3g} mm (budget {budget.depth_mm:g})")
+    return ParityError(
+        f"With a single layer left in int8 the budget still breaks: {', '.join(wanted)}.",
+        hint="Allow a larger shift, calibrate with more crops, train with fake quantisation, or export fp16.",
+    )
+
+
+def _peaks(heatmap: Array) -> np.typing.NDArray[np.intp]:
+    """(N, K, 2) row and column of the largest cell."""
+    flat = heatmap.reshape(*heatmap.shape[:2], -1).argmax(axis=2)
+    return np.stack(np.divmod(flat, heatmap.shape[3]), axis=-1)

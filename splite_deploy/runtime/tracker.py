@@ -1,0 +1,80 @@
+"""From one frame to the next without a detector: the next box is where the keypoints were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from splite_deploy.metrics.labels import tight_box
+from splite_deploy.runtime.estimator import PoseEstimator
+from splite_deploy.runtime.pose import Pose
+from splite_deploy.runtime.preprocess import Image
+
+MIN_SIDE_PX = 8.0
+"""Keypoints closer together than this are no hand or person."""
+
+
+def next_box(pose: Pose, height: int, width: int, *, margin: float, min_score: float) -> NDArray[np.float64] | None:
+    """The box in which to look in the next frame.
+
+    Args:
+        pose: Of this frame.
+        height: Of the frame, pixels.
+        width: Of the frame, pixels.
+        margin: By how much the tight box of the keypoints grows on each side, as a share of its longer side.
+        min_score: What the mean score has to reach.
+
+    Returns:
+        (4,) xyxy in pixels; None if the hand or person is lost: the scores are too low, the keypoints fell into a
+        point, or they lie outside the frame.
+    """
+    tight = tight_box(pose.keypoints)
+    side_px = float((tight[2:] - tight[:2]).max())
+    if not (pose.scores.mean() >= min_score and side_px >= MIN_SIDE_PX):
+        return None
+    centre = (tight[:2] + tight[2:]) / 2
+    if not ((centre >= 0).all() and (centre < (width, height)).all()):
+        return None
+    grow_px = margin * side_px
+    grown: NDArray[np.float64] = tight + np.array([-grow_px, -grow_px, grow_px, grow_px])
+    return grown
+
+
+class BoxTracker:
+    """Follows one hand or person through the frames of a camera.
+
+    Attributes:
+        box: Where it looks in the next frame; None is the whole frame.
+        found: Whether the last frame showed a hand or person.
+
+    Args:
+        estimator: Of the model.
+        start: xyxy box in pixels in which to look at first, and again whenever it is lost; None is the whole frame.
+        margin: See `next_box`; the model's own padding of boxes comes on top.
+        min_score: See `next_box`. Scores are no probabilities and differ between models: look at those of frames with
+            and without a hand or person.
+    """
+
+    def __init__(
+        self, estimator: PoseEstimator, start: ArrayLike | None = None, *, margin: float = 0.05, min_score: float = 0.3
+    ) -> None:
+        self.estimator = estimator
+        self.box: ArrayLike | None = start
+        self.found = False
+        self._start, self._margin, self._min_score = start, margin, min_score
+
+    def __call__(self, frame: Image, **options: Any) -> Pose:
+        """Finds the keypoints in the next frame; ``options`` are those of `PoseEstimator.__call__`, without ``box``.
+
+        Raises:
+            UsageError: The frame, the start box or an option cannot be used.
+            BackendError: The backend failed.
+        """
+        pose = self.estimator(frame, self.box, **options)
+        height, width = frame.shape[:2]
+        followed = next_box(pose, height, width, margin=self._margin, min_score=self._min_score)
+        self.found = followed is not None
+        self.box = self._start if followed is None else followed
+        return pose

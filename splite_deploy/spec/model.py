@@ -1,0 +1,320 @@
+"""What a model needs to be run: its input, its decoder, its skeleton. Plain data, standard library only.
+
+The same structure is written by people as ``model.toml`` and by the exporter into the bundle's manifest. Nothing in
+it has a default that a wrong model could run on quietly: mean, std, beta, stride and padding must be stated.
+
+Pixels: continuous coordinates whose origin is the top-left corner of the top-left pixel, so that pixel (i, j) has
+its centre at (i + .5, j + .5), and cell i of a heatmap of stride s is centred at (i + .5) * s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+from splite_deploy.errors import SpecError
+from splite_deploy.spec.plain import FIELDS_DOC, structure, to_plain
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Color = Literal["rgb", "bgr"]
+Unit = Literal["palm", "mm"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise SpecError(f"Model spec: {message}.", hint=f"Correct the value; {FIELDS_DOC}.")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How an image becomes the network's input tensor.
+
+    Attributes:
+        height: Height of the input in pixels.
+        width: Width of the input in pixels.
+        color: Channel order that the network was trained with.
+        mean: Subtracted from each channel, on the 0-255 scale, in the order of ``color``.
+        std: Divides each channel afterwards, on the 0-255 scale.
+        box_padding: Factor on the box before it is cropped; 1.25 leaves an eighth of its side on each side.
+        pad_value: Grey value (0-255) of what lies outside the image.
+    """
+
+    height: int
+    width: int
+    color: Color
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    box_padding: float
+    pad_value: int
+
+    def __post_init__(self) -> None:
+        _require(self.height > 0 and self.width > 0, "input.height and input.width must be positive")
+        _require(all(0 <= m <= 255 for m in self.mean), "input.mean is on the 0-255 scale")
+        _require(all(s > 0 for s in self.std), "input.std must be positive, on the 0-255 scale")
+        _require(max(self.std) > 1, "input.std looks like the 0-1 scale; multiply mean and std by 255")
+        _require(self.box_padding > 0, "input.box_padding must be positive (1.0 adds nothing)")
+        _require(0 <= self.pad_value <= 255, "input.pad_value must lie in 0-255")
+
+
+@dataclass(frozen=True)
+class HeatmapDecoder:
+    """What all soft-argmax decoders have.
+
+    Attributes:
+        stride: Input pixels per heatmap cell.
+        beta: Inverse temperature of the softmax; must be the one of training.
+    """
+
+    type: ClassVar[str]
+    roles: ClassVar[tuple[str, ...]] = ("heatmap",)
+    stride: float
+    beta: float
+
+    def __post_init__(self) -> None:
+        _require(0 < self.stride < math.inf, "decoder.stride must be positive")
+        _require(0 < self.beta < math.inf, "decoder.beta must be positive")
+
+
+@dataclass(frozen=True)
+class SoftArgmax(HeatmapDecoder):
+    """Global soft-argmax over heatmap logits (Sun et al. 2018, integral regression).
+
+    Attributes:
+        score_window: The score is the softmax mass inside this odd number of cells squared around the keypoint,
+            a number in [0, 1]. It says how concentrated the heatmap is; it is no calibrated probability.
+    """
+
+    type: ClassVar[str] = "softargmax"
+    score_window: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.score_window > 0 and self.score_window % 2 == 1, "decoder.score_window must be odd")
+
+
+@dataclass(frozen=True)
+class SoftArgmaxWindow(HeatmapDecoder):
+    """Soft-argmax inside a window around the peak: for heatmaps trained to unit-peak Gaussians.
+
+    The score is the value of the peak, clipped to [0, 1].
+
+    Attributes:
+        window: Odd side of the window in cells.
+    """
+
+    type: ClassVar[str] = "softargmax-window"
+    window: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.window > 0 and self.window % 2 == 1, "decoder.window must be odd")
+
+
+@dataclass(frozen=True)
+class SoftArgmaxDepth(SoftArgmax):
+    """Global soft-argmax with a depth map per keypoint, z = sum(p * Z) (Iqbal et al. 2018, latent 2.5D).
+
+    Attributes:
+        root_keypoint: Depths are relative to this keypoint.
+        unit: ``palm``: depth is divided by the palm length, the root mean square of ``scale_bones``; ``mm``: the
+            network gives millimetres.
+        scale_bones: Pairs of keypoints whose root mean square length is one palm.
+    """
+
+    type: ClassVar[str] = "softargmax-depth"
+    roles: ClassVar[tuple[str, ...]] = ("heatmap", "depth")
+    root_keypoint: int
+    unit: Unit
+    scale_bones: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.root_keypoint >= 0, "decoder.root_keypoint must not be negative")
+        _require(len(self.scale_bones) > 0, "decoder.scale_bones needs at least one pair of keypoints")
+        _require(all(a != b for a, b in self.scale_bones), "decoder.scale_bones has a pair of one keypoint")
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """The network gives coordinates itself, (N, K, 2) or (N, K, 3) with a score in the last column.
+
+    Attributes:
+        scale: ``unit``: 0-1 over the input's width and height; ``pixel``: input pixels, origin at the corner.
+    """
+
+    type: ClassVar[str] = "coordinates"
+    roles: ClassVar[tuple[str, ...]] = ("coordinates",)
+    scale: Literal["unit", "pixel"]
+
+
+Decoder = SoftArgmax | SoftArgmaxWindow | SoftArgmaxDepth | Coordinates
+DECODERS: Mapping[str, type[Decoder]] = {
+    cls.type: cls for cls in (SoftArgmax, SoftArgmaxWindow, SoftArgmaxDepth, Coordinates)
+}
+
+
+@dataclass(frozen=True)
+class SkeletonSpec:
+    """Names of the keypoints, how they are joined, and which of them trade places in a mirrored image.
+
+    Attributes:
+        keypoint_names: K names.
+        edges: Pairs of keypoint indices, for drawing.
+        flip_pairs: Left/right pairs that a mirror exchanges; empty for a single hand.
+    """
+
+    keypoint_names: tuple[str, ...]
+    edges: tuple[tuple[int, int], ...]
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.keypoint_names)
+        _require(count > 0, "skeleton.keypoint_names is empty")
+        _require(len(set(self.keypoint_names)) == count, "skeleton.keypoint_names has a name twice")
+        for a, b in self.edges + self.flip_pairs:
+            _require(0 <= a < count and 0 <= b < count, f"skeleton pair ({a}, {b}) names no keypoint of {count}")
+
+
+@dataclass(frozen=True)
+class LimitSpec:
+    """How far a conversion may move a keypoint before the export fails. Absent values use the tool's limits.
+
+    Attributes:
+        shift_p95_px: 95th percentile of the keypoint shift, input pixels.
+        shift_max_px: Largest keypoint shift, input pixels.
+        depth_p95: 95th percentile of the depth shift, in the decoder's unit.
+    """
+
+    shift_p95_px: float = 0.01
+    shift_max_px: float = 0.05
+    depth_p95: float = 0.001
+
+    def __post_init__(self) -> None:
+        _require(min(dataclasses.astuple(self)) > 0, "limits must be positive")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything about a model that is not its weights.
+
+    Attributes:
+        name: Short name, used in file names and reports.
+        input: The input tensor.
+        decoder: How outputs become keypoints.
+        skeleton: The keypoints.
+        limits: Parity limits of the fp32 conversions.
+        palm_mm: Palm length (see `SoftArgmaxDepth`) of the people the model was made for, in mm; turns palm units
+            into millimetres in reports, and gives x and y their scale where the depth is in mm.
+    """
+
+    name: str
+    input: InputSpec
+    decoder: Decoder
+    skeleton: SkeletonSpec
+    limits: LimitSpec = LimitSpec()
+    palm_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.name != "" and self.name.replace("-", "").replace("_", "").isalnum(), "name must be a word")
+        _require(self.palm_mm is None or self.palm_mm > 0, "palm_mm must be positive")
+        if isinstance(self.decoder, SoftArgmaxDepth):
+            used = {self.decoder.root_keypoint, *(i for bone in self.decoder.scale_bones for i in bone)}
+            inside = min(used) >= 0 and max(used) < self.keypoint_count
+            _require(inside, "decoder.root_keypoint or scale_bones names no keypoint of the skeleton")
+            if self.decoder.unit == "mm":
+                _require(self.palm_mm is not None, "a depth in mm needs palm_mm, which tells the scale of x and y")
+
+    @property
+    def keypoint_count(self) -> int:
+        """Number of keypoints K."""
+        return len(self.skeleton.keypoint_names)
+
+    def mm_per_unit(self) -> float | None:
+        """Millimetres per unit of the decoder's depth, or None where the spec cannot tell."""
+        if not isinstance(self.decoder, SoftArgmaxDepth):
+            return None
+        return 1.0 if self.decoder.unit == "mm" else self.palm_mm
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` reads back to an equal spec."""
+        data = to_plain(self)
+        data["decoder"] = {"type": self.decoder.type, **data["decoder"]}
+        return data  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """Reads a spec from plain data.
+
+        Raises:
+            SpecError: A key is missing, unknown, or of the wrong type; the message names it.
+        """
+        if not isinstance(data, Mapping):
+            raise SpecError("The model spec is no table.", hint=f"Write its fields; {FIELDS_DOC}.")
+        decoder = data.get("decoder")
+        if isinstance(decoder, Mapping):
+            kind = decoder.get("type")
+            if not isinstance(kind, str) or kind not in DECODERS:
+                raise SpecError(
+                    f"Model spec: decoder.type is {kind!r}, which is not a decoder.",
+                    hint=f"Choose one of: {', '.join(DECODERS)}.",
+                )
+            fields = {key: value for key, value in decoder.items() if key != "type"}
+            data = {**data, "decoder": structure(DECODERS[kind], fields, "decoder")}
+        return structure(cls, data, "")
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """The part of ``model.toml`` that only the developer's machine needs; it never enters a bundle.
+
+    Attributes:
+        folder: Folder of ``model.toml``; ``arch`` and ``samples`` are relative to it.
+        arch: ``file.py:symbol`` of a callable that builds the untrained network; empty where the network brings itself.
+        arch_args: Keyword arguments of that callable.
+        samples: ``file.py:symbol`` of a callable ``(count, seed)`` that yields (RGB image, xyxy box); empty if none.
+    """
+
+    folder: Path
+    arch: str
+    arch_args: Mapping[str, Any]
+    samples: str = ""
+
+
+def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
+    """Reads ``model.toml``.
+
+    Raises:
+        SpecError: The file is missing, is no TOML, or a field is wrong; the message names it.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise SpecError(
+            f"No model spec at {path}.", hint="Put model.toml beside the checkpoint, or name it with --model."
+        ) from err
+    except (OSError, UnicodeDecodeError) as err:
+        raise SpecError(f"Cannot read {path}: {err}.", hint="Name a readable model.toml with --model.") from err
+    except tomllib.TOMLDecodeError as err:
+        raise SpecError(f"{path} is not valid TOML: {err}.", hint="Correct that line.") from err
+    arch, args, samples = data.pop("arch", ""), data.pop("arch_args", {}), data.pop("samples", "")
+    if not isinstance(arch, str) or not isinstance(args, dict) or not isinstance(samples, str):
+        raise SpecError(
+            f"{path}: arch, arch_args or samples has the wrong type.",
+            hint='Write arch and samples as "file.py:symbol", and [arch_args] as a table of keyword arguments.',
+        )
+    try:
+        spec = ModelSpec.from_dict(data)
+    except SpecError as err:
+        raise SpecError(f"{path}: {err.message}", hint=err.hint) from err
+    return spec, HostSpec(path.parent, arch, args, samples)

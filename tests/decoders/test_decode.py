@@ -1,0 +1,272 @@
+"""Decoders: shared vectors, and properties that hold for any heatmap."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from splite_deploy.decoders.decode import Decoded, decode
+from splite_deploy.errors import BackendError
+from splite_deploy.spec import (
+    DECODERS,
+    Coordinates,
+    Decoder,
+    InputSpec,
+    ModelSpec,
+    SkeletonSpec,
+    SoftArgmax,
+    SoftArgmaxDepth,
+    SoftArgmaxWindow,
+)
+
+Array = NDArray[np.float32]
+VECTORS = Path(__file__).parent.parent / "vectors"
+DOCUMENT = json.loads((VECTORS / "decode.json").read_text(encoding="utf-8"))
+
+GLOBAL = SoftArgmax(stride=4.0, beta=1.0, score_window=5)
+WINDOW = SoftArgmaxWindow(stride=4.0, beta=10.0, window=5)
+DEPTH = SoftArgmaxDepth(stride=4.0, beta=1.0, score_window=5, root_keypoint=1, unit="palm", scale_bones=((0, 1),))
+UNIT = Coordinates("unit")
+HEATMAP_DECODERS = pytest.mark.parametrize("decoder", [GLOBAL, WINDOW, DEPTH], ids=lambda d: str(d.type))
+seeds = st.integers(0, 2**32 - 1)
+quick = settings(max_examples=40, deadline=None)
+
+
+def model(decoder: Decoder, keypoints: int, width: int = 128, height: int = 128) -> ModelSpec:
+    grey = (127.5, 127.5, 127.5)
+    return ModelSpec(
+        name="test",
+        input=InputSpec(height, width, "rgb", grey, grey, 1.25, 127),
+        decoder=decoder,
+        skeleton=SkeletonSpec(tuple(f"k{i}" for i in range(keypoints)), ()),
+        palm_mm=88.0,
+    )
+
+
+def outputs(seed: int, shape: tuple[int, ...]) -> dict[str, Array]:
+    """Random maps; no two cells of a heatmap are equal."""
+    rng = np.random.default_rng(seed)
+    cells = np.prod(shape[2:], dtype=int)
+    ranks = rng.permuted(np.tile(np.arange(cells), (*shape[:2], 1)), axis=-1).reshape(shape)
+    heatmap = ranks / cells + rng.uniform(0, 0.1 / cells, shape)
+    return {"heatmap": heatmap.astype(np.float32), "depth": rng.normal(size=shape).astype(np.float32)}
+
+
+def gaussian(x: float, y: float, sigma: float, size: int = 32, *, log: bool = False) -> Array:
+    """(1, 1, size, size) map of a Gaussian at (x, y) in continuous cells."""
+    centres = np.arange(size) + 0.5
+    exponent = -((centres - x) ** 2 + (centres[:, None] - y) ** 2) / (2 * sigma**2)
+    return (exponent if log else np.exp(exponent)).astype(np.float32)[None, None]
+
+
+def assert_decoded_close(found: Decoded, expected: Decoded, atol: float = 1e-3) -> None:
+    np.testing.assert_allclose(found.keypoints, expected.keypoints, rtol=0, atol=atol)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=atol)
+    assert (found.depth is None) == (expected.depth is None)
+    if found.depth is not None and expected.depth is not None:
+        np.testing.assert_allclose(found.depth, expected.depth, rtol=0, atol=atol)
+
+
+# --- shared vectors ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def generator() -> dict[str, Any]:
+    return runpy.run_path(str(VECTORS / "make_decode.py"))
+
+
+def test_vectors_are_what_the_generator_writes(generator: dict[str, Any]) -> None:
+    assert (VECTORS / "decode.json").read_text(encoding="utf-8") == generator["text"]()
+
+
+def test_vectors_cover_every_decoder() -> None:
+    assert {case["decoder"]["type"] for case in DOCUMENT["cases"]} == set(DECODERS)
+    names = [case["name"] for case in DOCUMENT["cases"]]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("case", DOCUMENT["cases"], ids=lambda case: str(case["name"]))
+def test_vector(case: dict[str, Any], generator: dict[str, Any]) -> None:
+    shape = case["shape"]
+    arrays: dict[str, Array] = {}
+    for role in case.keys() & {"heatmap", "depth", "coordinates"}:
+        values = generator["maps"](case[role], shape) if len(shape) == 4 else np.reshape(case[role]["values"], shape)
+        arrays[role] = np.array(values, np.float32)
+    parameters = {key: value for key, value in case["decoder"].items() if key != "type"}
+    if "scale_bones" in parameters:
+        parameters["scale_bones"] = tuple(tuple(bone) for bone in parameters["scale_bones"])
+    decoder = DECODERS[case["decoder"]["type"]](**parameters)
+
+    found = decode(arrays, model(decoder, shape[1], **case["input"]))
+
+    assert (found.depth is None) == (case["expected"]["depth"] is None)
+    for name, tolerance in DOCUMENT["tolerance"].items():
+        value = getattr(found, name)
+        if value is not None:
+            assert value.dtype == np.float32
+            np.testing.assert_allclose(value, case["expected"][name], rtol=0, atol=tolerance, err_msg=name)
+
+
+# --- properties ---------------------------------------------------------------------------------------------------
+
+inner = st.floats(9.0, 23.0)
+
+
+@given(x=inner, y=inner, sigma=st.floats(0.8, 2.2), beta=st.floats(0.2, 5.0))
+@quick
+def test_global_finds_the_centre_of_log_gaussian_logits(x: float, y: float, sigma: float, beta: float) -> None:
+    decoder = SoftArgmax(stride=4.0, beta=beta, score_window=5)
+    found = decode({"heatmap": gaussian(x, y, sigma, log=True) / np.float32(beta)}, model(decoder, 1))
+    np.testing.assert_allclose(found.keypoints[0, 0], (4 * x, 4 * y), rtol=0, atol=0.1)
+
+
+@given(x=inner, y=inner)
+@quick
+def test_window_finds_the_centre_of_unit_gaussian(x: float, y: float) -> None:
+    decoder = SoftArgmaxWindow(stride=4.0, beta=10.0, window=9)
+    found = decode({"heatmap": gaussian(x, y, 2.0)}, model(decoder, 1))
+    np.testing.assert_allclose(found.keypoints[0, 0], (4 * x, 4 * y), rtol=0, atol=0.1)
+
+
+@given(seed=seeds, right=st.integers(-7, 7), down=st.integers(-7, 7))
+@quick
+def test_window_moves_with_the_map_by_whole_cells(seed: int, right: int, down: int) -> None:
+    heatmap = np.zeros((1, 1, 24, 24), np.float32)
+    heatmap[..., 10:14, 10:14] = outputs(seed, (1, 1, 4, 4))["heatmap"] + 0.1
+    spec = model(WINDOW, 1)
+    before = decode({"heatmap": heatmap}, spec)
+    after = decode({"heatmap": np.roll(heatmap, (down, right), (2, 3))}, spec)
+    moved = Decoded(before.keypoints + np.array([4 * right, 4 * down], np.float32), before.scores, None)
+    assert_decoded_close(after, moved)
+
+
+@HEATMAP_DECODERS
+@given(seed=seeds)
+@quick
+def test_a_mirrored_map_gives_mirrored_keypoints(decoder: SoftArgmax, seed: int) -> None:
+    maps = outputs(seed, (1, 2, 8, 11))
+    spec = model(decoder, 2)
+    plain = decode(maps, spec)
+    mirrored = decode({role: values[..., ::-1] for role, values in maps.items()}, spec)
+    keypoints = plain.keypoints.copy()
+    keypoints[..., 0] = 11 * 4.0 - keypoints[..., 0]
+    np.testing.assert_allclose(mirrored.keypoints, keypoints, rtol=0, atol=1e-3)
+    if plain.depth is not None and mirrored.depth is not None:
+        np.testing.assert_allclose(mirrored.depth, plain.depth, rtol=0, atol=1e-4)
+
+
+@HEATMAP_DECODERS
+@given(seed=seeds, gain=st.floats(0, 100))
+@quick
+def test_scores_lie_in_0_1_and_keypoints_in_the_map(decoder: SoftArgmax, seed: int, gain: float) -> None:
+    maps = outputs(seed, (2, 2, 6, 9))
+    maps["heatmap"] *= np.float32(gain)
+    found = decode(maps, model(decoder, 2))
+    assert ((found.scores >= 0) & (found.scores <= 1)).all()
+    assert ((found.keypoints > 0) & (found.keypoints < (9 * 4, 6 * 4))).all()
+
+
+@HEATMAP_DECODERS
+@given(seed=seeds, count=st.integers(1, 4))
+@quick
+def test_a_batch_decodes_like_its_members(decoder: SoftArgmax, seed: int, count: int) -> None:
+    maps = outputs(seed, (count, 3, 9, 6))
+    spec = model(decoder, 3)
+    whole = decode(maps, spec)
+    for n in range(count):
+        single = decode({role: values[n : n + 1] for role, values in maps.items()}, spec)
+        np.testing.assert_allclose(single.keypoints[0], whole.keypoints[n], rtol=0, atol=1e-4)
+        cells = whole.keypoints[n] / decoder.stride
+        clear = (abs(cells - cells.round()) > 1e-3).all(axis=1)  # at the edge of a cell rounding decides the score
+        np.testing.assert_allclose(single.scores[0, clear], whole.scores[n, clear], rtol=0, atol=1e-5)
+        if single.depth is not None and whole.depth is not None:
+            np.testing.assert_allclose(single.depth[0], whole.depth[n], rtol=0, atol=1e-5)
+
+
+@HEATMAP_DECODERS
+def test_inputs_are_left_alone(decoder: SoftArgmax) -> None:
+    maps = outputs(0, (1, 2, 5, 5))
+    before = {role: values.copy() for role, values in maps.items()}
+    decode(maps, model(decoder, 2))
+    for role, values in maps.items():
+        np.testing.assert_array_equal(values, before[role])
+
+
+def test_a_concentrated_map_scores_higher_than_a_spread_one() -> None:
+    spec = model(GLOBAL, 2)
+    sharp, spread = gaussian(16.5, 16.5, 0.8, log=True), gaussian(16.5, 16.5, 8.0, log=True)
+    scores = decode({"heatmap": np.concatenate([sharp, spread], 1)}, spec).scores[0]
+    assert scores[0] > 0.99
+    assert scores[1] < 0.2
+
+
+def test_depth_of_the_root_is_zero_and_ignores_an_offset() -> None:
+    maps = outputs(3, (2, 3, 6, 6))
+    spec = model(DEPTH, 3)
+    plain = decode(maps, spec)
+    lifted = decode({**maps, "depth": maps["depth"] + 5}, spec)
+    assert plain.depth is not None and lifted.depth is not None
+    np.testing.assert_array_equal(plain.depth[:, DEPTH.root_keypoint], 0)
+    np.testing.assert_allclose(lifted.depth, plain.depth, rtol=0, atol=1e-5)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def ones(**shapes: tuple[int, ...]) -> dict[str, Array]:
+    return {role: np.ones(shape, np.float32) for role, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("decoder", "maps", "role"),
+    [
+        (GLOBAL, ones(heatmap=(1, 3, 8, 8)), "heatmap"),
+        (GLOBAL, ones(heatmap=(2, 8, 8)), "heatmap"),
+        (GLOBAL, ones(heatmap=(1, 8, 8, 2)), "heatmap"),
+        (WINDOW, ones(heatmap=(1, 2, 64)), "heatmap"),
+        (DEPTH, ones(heatmap=(1, 2, 8, 8), depth=(1, 3, 8, 8)), "depth"),
+        (DEPTH, ones(heatmap=(1, 2, 8, 8), depth=(1, 2, 4, 4)), "depth"),
+        (DEPTH, ones(heatmap=(2, 2, 8, 8), depth=(1, 2, 8, 8)), "depth"),
+        (UNIT, ones(coordinates=(1, 3, 2)), "coordinates"),
+        (UNIT, ones(coordinates=(1, 2)), "coordinates"),
+        (UNIT, ones(coordinates=(1, 2, 1)), "coordinates"),
+        (UNIT, ones(coordinates=(1, 2, 4)), "coordinates"),
+        (UNIT, ones(coordinates=(1, 2, 2, 2)), "coordinates"),
+    ],
+)
+def test_refuses_a_wrong_shape(decoder: Decoder, maps: Mapping[str, Array], role: str) -> None:
+    with pytest.raises(BackendError) as caught:
+        decode(maps, model(decoder, 2))
+    shape = maps[role].shape
+    assert f"output '{role}' has shape {shape}" in caught.value.message
+    assert "2 keypoints" in caught.value.message
+    assert "order of the network's outputs" in caught.value.hint
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("decoder", "role", "where"),
+    [
+        (GLOBAL, "heatmap", (0, 1, 2, 3)),
+        (WINDOW, "heatmap", (0, 1, 2, 3)),
+        (DEPTH, "heatmap", (0, 1, 2, 3)),
+        (DEPTH, "depth", (0, 0, 7, 7)),
+        (UNIT, "coordinates", (0, 1, 0)),
+        (UNIT, "coordinates", (0, 1, 2)),
+    ],
+)
+def test_refuses_what_is_not_finite(decoder: Decoder, role: str, where: tuple[int, ...], value: float) -> None:
+    maps = ones(heatmap=(1, 2, 8, 8), depth=(1, 2, 8, 8), coordinates=(1, 2, 3))
+    maps[role][where] = value
+    with pytest.raises(BackendError, match="not finite") as caught:
+        decode(maps, model(decoder, 2))
+    assert "splite-deploy verify" in caught.value.hint

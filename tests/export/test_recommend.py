@@ -1,0 +1,94 @@
+"""Which artifact to ship: the rule on rows made by hand, and the timing that feeds it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+from splite_deploy.bundle import TensorSpec
+from splite_deploy.bundle.report import Percentiles, VerdictRow
+from splite_deploy.export import recommend as verdict
+from splite_deploy.export.recommend import choose, time_sessions
+
+
+def row(label: str, p50_ms: float, speed_up: float | None = None, **changed: Any) -> VerdictRow:
+    backend, _, precision = label.partition(" ")
+    none = Percentiles(0.0, 0.0, 0.0)
+    made = VerdictRow(backend, precision, 1000, p50_ms, speed_up, none, None, "", 0, within_limits=True)
+    return replace(made, **changed)
+
+
+def test_int8_that_gains_nothing_is_not_shipped() -> None:
+    ship, reason = choose([row("ort fp32", 1.97, 1.0), row("ort int8", 1.93, 1.02)])
+    assert ship == "ort fp32"
+    assert reason.startswith("Ship ort fp32: the fastest here within its limits, 1.970 ms.")
+    assert "INT8 does not pay here: ort int8 takes 1.930 ms, and ort fp32 1.970 ms; it would have to be 5% faster." in (
+        reason
+    )
+    assert "this machine's CPU alone" in reason and "splite-deploy bench" in reason
+
+
+@pytest.mark.parametrize(("int8_ms", "shipped"), [(1.0, "ort int8"), (1.9, "ort int8"), (1.91, "ort fp32")])
+def test_five_percent_decide(int8_ms: float, shipped: str) -> None:
+    ship, reason = choose([row("ort fp32", 2.0, 1.0), row("ort int8", int8_ms, 2.0 / int8_ms)])
+    assert ship == shipped
+    assert (f"{2.0 / int8_ms:.2f} times as fast as ort fp32" in reason) == (shipped == "ort int8")
+
+
+def test_a_fast_artifact_over_its_limits_is_not_shipped() -> None:
+    rows = [row("ort fp32", 2.0), row("ort int8", 0.5, within_limits=False), row("tflite int8", 1.5)]
+    ship, reason = choose(rows)
+    assert ship == "tflite int8" and "Ort int8 is over its limits." in reason
+    ship, reason = choose(rows[:2])
+    assert ship == "ort fp32" and "over its limits" in reason
+
+
+def test_the_best_backend_of_a_precision_counts_and_each_precision_has_to_pay() -> None:
+    rows = [row("tflite int8", 0.88), row("ort fp32", 2.0), row("tflite fp32", 0.9), row("ort fp16", 3.0)]
+    ship, reason = choose(rows)
+    assert ship == "tflite fp32"
+    assert "FP16 does not pay here: ort fp16 takes 3.000 ms, and tflite fp32 0.900 ms" in reason
+    assert "INT8 does not pay here: tflite int8 takes 0.880 ms" in reason
+    # fp16 pays, and int8 is then held against it
+    ship, reason = choose([row("ort fp32", 2.0), row("ort fp16", 1.0), row("ort int8", 0.97)])
+    assert ship == "ort fp16" and "and ort fp16 1.000 ms" in reason
+
+
+def test_nothing_is_shipped_where_all_are_over_their_limits() -> None:
+    ship, reason = choose([row("ort fp32", 1.0, within_limits=False)])
+    assert ship is None and reason.startswith("Ship none of them: ort fp32 is over its limits.")
+
+
+class Sleeping:
+    """A session that takes a known time."""
+
+    inputs = (TensorSpec("image", (1, 3, 4, 4), "float32", "NCHW", "image"),)
+    outputs = ()
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.calls = seconds, 0
+
+    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        assert feeds["image"].shape == (1, 3, 4, 4)
+        self.calls += 1
+        time.sleep(self.seconds)
+        return {}
+
+    def close(self) -> None: ...
+
+
+def test_slow_artifacts_are_timed_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdict, "SECONDS", 0.1)
+    sessions = {"slow": Sleeping(0.02), "fast": Sleeping(0.001)}
+    p50_ms = time_sessions(sessions, dict.fromkeys(sessions, np.zeros((3, 3, 4, 4), np.float32)))
+    assert p50_ms["slow"] >= 20 > p50_ms["fast"] >= 1
+    assert sessions["slow"].calls == sessions["fast"].calls < 20

@@ -1,0 +1,118 @@
+"""Reading labels.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from splite_deploy.errors import UsageError
+from splite_deploy.metrics.labels import read_labels, tight_box
+
+POINTS = [[10.5, 40.0], [30.0, 20.25], [20.0, 30.0]]
+WORLD = [[0.0, 0, 400], [1, 2, 410], [3, 4, 420]]
+SAMPLE = {"image": "images/a.jpg", "keypoints": POINTS}
+
+
+def write(folder: Path, content: Any) -> Path:
+    file = folder / "labels.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return file
+
+
+def test_tight_box_holds_the_points() -> None:
+    box = tight_box(np.array(POINTS, np.float32))
+    assert box.dtype == np.float64
+    np.testing.assert_array_equal(box, [10.5, 20.25, 30.0, 40.0])
+
+
+@pytest.mark.parametrize("by_folder", [True, False])
+def test_reads_a_sample(tmp_path: Path, by_folder: bool) -> None:
+    file = write(tmp_path, {"samples": [SAMPLE], "license": "anything else"})
+    (sample,) = read_labels(tmp_path if by_folder else file)
+    assert sample.path == tmp_path / "images" / "a.jpg"
+    np.testing.assert_array_equal(sample.keypoints, POINTS)
+    np.testing.assert_array_equal(sample.box, [10.5, 20.25, 30.0, 40.0])
+    assert sample.world_mm is None
+
+
+def test_a_given_box_and_world_points_are_taken(tmp_path: Path) -> None:
+    write(tmp_path, {"samples": [{**SAMPLE, "box": [1, 2, 3, 4.5], "world_mm": WORLD}]})
+    (sample,) = read_labels(tmp_path)
+    np.testing.assert_array_equal(sample.box, [1, 2, 3, 4.5])
+    np.testing.assert_array_equal(sample.world_mm, WORLD)  # type: ignore[arg-type]
+    assert sample.world_mm is not None and sample.world_mm.dtype == np.float64
+
+
+@pytest.mark.parametrize(("split", "expected"), [(None, "abc"), ("val", "b"), ("train", "a")])
+def test_split_keeps_its_samples_in_order(tmp_path: Path, split: str | None, expected: str) -> None:
+    splits = {"a": {"split": "train"}, "b": {"split": "val"}, "c": {}}
+    write(tmp_path, {"samples": [{"image": name, "keypoints": POINTS, **extra} for name, extra in splits.items()]})
+    assert "".join(sample.path.name for sample in read_labels(tmp_path, split=split)) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "hint"),
+    [
+        ("{", "is no labels file", 'a list "samples"'),
+        ([SAMPLE], "is no labels file", 'a list "samples"'),
+        ({"images": []}, "is no labels file", 'a list "samples"'),
+        ({"samples": 5}, "is no labels file", 'a list "samples"'),
+        ({"samples": {"a": SAMPLE}}, "is no labels file", 'a list "samples"'),
+        ({"samples": []}, "holds no sample.", "A sample looks like"),
+    ],
+    ids=["no json", "a list", "no samples", "a number", "an object", "empty"],
+)
+def test_refuses_a_file_that_holds_no_samples(tmp_path: Path, content: Any, message: str, hint: str) -> None:
+    file = write(tmp_path, content)
+    with pytest.raises(UsageError) as caught:
+        read_labels(file)
+    assert f"{file} {message}" in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_labels(tmp_path)
+    assert str(tmp_path / "labels.json") in caught.value.message
+    assert "labels.json or its folder" in caught.value.hint
+
+
+def test_a_split_without_samples_is_named(tmp_path: Path) -> None:
+    write(tmp_path, {"samples": [{**SAMPLE, "split": "train"}]})
+    with pytest.raises(UsageError, match="holds no sample in split 'test'"):
+        read_labels(tmp_path, split="test")
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+@pytest.mark.parametrize(
+    "sample",
+    [
+        "a.jpg",
+        [1, 2],
+        {"keypoints": POINTS, "split": "train"},
+        {"image": "a.jpg", "split": "train"},
+        {**SAMPLE, "split": "train", "image": 3},
+        {**SAMPLE, "split": "train", "keypoints": []},
+        {**SAMPLE, "split": "train", "keypoints": [1, 2, 3]},
+        {**SAMPLE, "split": "train", "keypoints": [[1, 2, 3]]},
+        {**SAMPLE, "split": "train", "keypoints": [[1, 2], [3]]},
+        {**SAMPLE, "split": "train", "keypoints": [["x", "y"]]},
+        {**SAMPLE, "split": "train", "keypoints": [[1, None]]},
+        {**SAMPLE, "split": "train", "keypoints": [[1, float("nan")]]},
+        {**SAMPLE, "split": "train", "box": [1, 2, 3]},
+        {**SAMPLE, "split": "train", "box": None},
+        {**SAMPLE, "split": "train", "world_mm": WORLD[:2]},
+        {**SAMPLE, "split": "train", "world_mm": POINTS},
+    ],
+    ids=repr,
+)
+def test_a_malformed_sample_is_counted(tmp_path: Path, sample: Any, split: str | None) -> None:
+    write(tmp_path, {"samples": [{**SAMPLE, "split": "train"}, sample]})
+    with pytest.raises(UsageError) as caught:
+        read_labels(tmp_path, split=split)
+    assert "sample 1 is malformed" in caught.value.message
+    assert '"keypoints": [[x, y], ...]' in caught.value.hint

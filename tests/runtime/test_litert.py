@@ -1,0 +1,125 @@
+"""LiteRT's side of the seam: layouts, integer ends and files that it cannot use."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from splite_deploy.bundle import Bundle
+from splite_deploy.errors import BackendError
+from splite_deploy.runtime import PoseEstimator
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.verify import check, compare, run_each, verify
+from splite_deploy.spec import Precision
+
+pytest.importorskip("ai_edge_litert")
+
+from ai_edge_litert.interpreter import Interpreter
+from tiny_tflite import VECTORS, tflite_artifact
+
+from splite_deploy.runtime.backends.litert import TfliteSession
+
+Array = NDArray[np.float32]
+ENDS = VECTORS / "tiny.int8-ends.tflite"
+
+
+@pytest.fixture
+def bundle(tiny_tflite_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_tflite_bundle)
+
+
+@pytest.fixture
+def tensors(bundle: Bundle) -> Array:
+    """The golden crops as inputs, (N, 3, h, w)."""
+    spec = bundle.model.input
+    return Preprocessor(spec, spec.color).normalise(bundle.golden().crops)
+
+
+def test_every_precision_lies_within_its_limits(bundle: Bundle) -> None:
+    results = verify(bundle)
+    check(results)
+    assert [result.artifact.label for result in results] == ["tflite fp32", "tflite fp16", "tflite int8"]
+    shifts = [result.parity.shift_px.p95 for result in results]
+    assert shifts[0] < shifts[1] < shifts[2] < 0.5, "each precision is another file"
+
+
+def test_an_image_gives_the_pose_of_the_other_backend(
+    bundle: Bundle, tiny_bundle: Path, image: NDArray[np.uint8]
+) -> None:
+    poses = []
+    for path, backend in ((bundle.path, "tflite"), (tiny_bundle, "ort")):
+        with PoseEstimator.open(path, backend=backend, threads=1) as estimator:
+            poses.append(estimator(image, (20, 10, 120, 100)))
+    np.testing.assert_allclose(poses[0].keypoints, poses[1].keypoints, atol=1e-3)
+    np.testing.assert_allclose(poses[0].scores, poses[1].scores, atol=1e-4)
+
+
+def test_it_is_the_bare_interpreter_in_another_layout(bundle: Bundle, tensors: Array) -> None:
+    artifact = bundle.find("tflite", "fp32")
+    outputs = TfliteSession.open(bundle, artifact, 1).run({"image": tensors[:1]})
+    runner = Interpreter(model_path=str(bundle.path / artifact.file), num_threads=1).get_signature_runner()
+    bare = runner(image=np.ascontiguousarray(tensors[:1].transpose(0, 2, 3, 1)))
+    for name, array in outputs.items():
+        assert array.flags.c_contiguous
+        np.testing.assert_array_equal(array, bare[name].transpose(0, 3, 1, 2))
+
+
+def test_integer_ends_are_quantised_as_the_file_says(bundle: Bundle, tensors: Array) -> None:
+    artifact = tflite_artifact(ENDS, "int8")
+    assert {tensor.dtype for tensor in artifact.inputs + artifact.outputs} == {"int8"}
+    session = TfliteSession(ENDS, artifact, 1)
+    outputs = session.run({"image": tensors[:1]})
+    runner = Interpreter(model_path=str(ENDS), num_threads=1).get_signature_runner()
+    scale, zero = runner.get_input_details()["image"]["quantization"]
+    exact = tensors[:1].transpose(0, 2, 3, 1).astype(np.float64) / scale + zero
+    bare = runner(image=np.clip(np.rint(exact), -128, 127).astype(np.int8))
+    for name, array in outputs.items():
+        scale, zero = runner.get_output_details()[name]["quantization"]
+        expected = (bare[name].transpose(0, 3, 1, 2).astype(np.float64) - zero) * scale
+        np.testing.assert_allclose(array, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_integer_ends_give_what_float_ends_give(bundle: Bundle, tensors: Array) -> None:
+    inside = run_each(TfliteSession.open(bundle, bundle.find("tflite", "int8"), 1), tensors)
+    outside = run_each(TfliteSession(ENDS, tflite_artifact(ENDS, "int8"), 1), tensors)
+    parity = compare("float ends -> integer ends", inside, outside, bundle.model, "golden crops")
+    assert parity.shift_px.max < 0.05
+
+
+def test_values_beyond_the_range_are_clipped_and_do_not_wrap(tensors: Array) -> None:
+    session = TfliteSession(ENDS, tflite_artifact(ENDS, "int8"), 1)
+    far, farther = np.full_like(tensors[:1], 1e3), np.full_like(tensors[:1], 1e9)
+    for sign in (1, -1):
+        near = session.run({"image": sign * far})
+        for name, array in session.run({"image": sign * farther}).items():
+            np.testing.assert_array_equal(array, near[name])
+    high, low = session.run({"image": far})["heatmap"], session.run({"image": -far})["heatmap"]
+    assert not np.array_equal(high, low)
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph", b"\x1c\x00\x00\x00TFL3" + bytes(40)])
+def test_a_file_that_it_cannot_load(tmp_path: Path, bundle: Bundle, content: bytes) -> None:
+    (tmp_path / "a.tflite").write_bytes(content)
+    with pytest.raises(BackendError, match=r"^LiteRT [\d.]+ cannot load a\.tflite: ") as caught:
+        TfliteSession(tmp_path / "a.tflite", bundle.find(), None)
+    assert "Upgrade ai-edge-litert" in caught.value.hint and "\n" not in caught.value.message
+
+
+def test_a_file_that_is_missing(tmp_path: Path, bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match=r"cannot load a\.tflite"):
+        TfliteSession(tmp_path / "a.tflite", bundle.find(), None)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_file_that_is_not_what_the_manifest_says(bundle: Bundle, precision: Precision) -> None:
+    artifact = bundle.find("tflite", precision)
+    output = dataclasses.replace(artifact.outputs[0], name="heat")
+    with pytest.raises(BackendError, match=r"has the tensors .*heatmap float32 \(1, 16, 12, 5\).* says heat float32"):
+        TfliteSession.open(bundle, dataclasses.replace(artifact, outputs=(output,)), None)
+    with pytest.raises(BackendError, match=r"has the tensors .* says image int8") as caught:
+        TfliteSession(bundle.path / artifact.file, tflite_artifact(ENDS, "int8"), None)
+    assert caught.value.hint == "Compile the bundle again."
