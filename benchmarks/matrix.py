@@ -25,7 +25,8 @@ from splite_deploy.bench.report.pictures import Picture, draw_pictures
 from splite_deploy.bench.report.tables import markdown_text
 from splite_deploy.bench.result import Evaluation
 from splite_deploy.bundle import Bundle
-from splite_deploy.errors import BackendError, MissingDependencyError, SpliteError, UsageError, write_file
+from splite_deploy.errors import BackendError, MissingDependencyError, SpliteError, UsageError
+from splite_deploy.files import write_file
 from splite_deploy.runtime.io.images import boxed_images, read_image
 from splite_deploy.spec import Precision
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from records import Record, machine, newest_run, read_records
 
-from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError, write_file
+from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError
+from splite_deploy.files import write_file
 
 # Blue and vermilion of Okabe & Ito (2008), which people with any colour vision tell apart; shapes differ as well
 DENSE, COMPACTED, GUIDE = "#0072B2", "#D55E00", "#666666"

@@ -6,14 +6,6 @@ Anything else that escapes is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from io import FileIO
-from os import PathLike, fspath
-from pathlib import Path
-
 
 class SpliteError(Exception):
     """Root of all expected errors.
@@ -82,68 +74,3 @@ class OutputError(SpliteError):
 
 class MissingDependencyError(SpliteError, ImportError):
     """A package that this step needs is not installed."""
-
-
-@contextmanager
-def writing(path: str | PathLike[str]) -> Iterator[None]:
-    """Turns the operating system's refusal to write ``path`` into an `OutputError` with a hint."""
-    try:
-        yield
-    except OSError as err:
-        hints = {
-            errno.ENOSPC: "Free some space, or name another place.",
-            errno.EDQUOT: "Your quota is used up: free some space, or name another place.",
-            errno.EACCES: "Check the permissions of the folder, or name another place.",
-            errno.EPERM: "Check the permissions of the folder, or name another place.",
-            errno.EROFS: "That file system is read-only: name another place.",
-            errno.EEXIST: "A part of that path is a file, not a folder: name another place.",
-            errno.ENOTDIR: "A part of that path is a file, not a folder: name another place.",
-        }
-        hint = hints.get(err.errno or 0, "Check that the folder exists and can be written to.")
-        raise OutputError(f"Cannot write {fspath(path)}: {err.strerror or err}.", hint=hint) from err
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a file whole; where the disk fills up on the way, no part of it is left.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    with writing(path), path.open("wb", buffering=0) as stream:
-        try:
-            write_all(stream, data)
-        except OSError:
-            if path.is_file():  # and no device
-                path.unlink()
-            raise
-
-
-def write_all(stream: FileIO, data: bytes) -> None:
-    """Writes to an unbuffered file, which may take less than it is given."""
-    left = memoryview(data)
-    while left:
-        left = left[stream.write(left) :]
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; it takes the place of ``path`` when the block ends, and goes if that fails.
-
-    A device, for example ``/dev/stdout``, is written to as it is.
-
-    Raises:
-        OutputError: It cannot be put in its place.
-    """
-    if path.exists() and not path.is_file():
-        yield path
-        return
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield partial
-        with writing(path):
-            with partial.open("rb") as stream:
-                os.fsync(stream.fileno())
-            partial.replace(path)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)

@@ -29,9 +29,10 @@ from splite_deploy.bench.profile import PROFILES, profile_artifact
 from splite_deploy.bench.result import SCHEMA_VERSION, BenchResult, Sustained, Windows
 from splite_deploy.bench.streams import run_streams
 from splite_deploy.bench.sustained import sustain
-from splite_deploy.bundle import Bundle, sha256_of
+from splite_deploy.bundle import Bundle
 from splite_deploy.device.environment import read_environment
 from splite_deploy.errors import UsageError
+from splite_deploy.files import sha256_of
 from splite_deploy.runtime.any_file import backend_of, open_file
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import check_image

@@ -15,7 +15,6 @@ from splite_deploy.bundle.store import (
     Typing,
     compile_command,
     new_bundle,
-    sha256_of,
     write_golden,
 )
 
@@ -35,6 +34,5 @@ __all__ = [
     "Typing",
     "compile_command",
     "new_bundle",
-    "sha256_of",
     "write_golden",
 ]

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from splite_deploy.bundle import MANIFEST, Artifact, Bundle, sha256_of
+from splite_deploy.bundle import MANIFEST, Artifact, Bundle
 from splite_deploy.bundle.report import Layer
-from splite_deploy.errors import whole_file, writing
+from splite_deploy.files import sha256_of, whole_file, writing
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from splite_deploy.bundle.report import BudgetSearch, Calibration, Layer, Verdict
 from splite_deploy.bundle.report import Parity as Parity
 from splite_deploy.bundle.report import Percentiles as Percentiles
-from splite_deploy.errors import BundleError, OutputError, SpecError, UsageError, writing
+from splite_deploy.errors import BundleError, OutputError, SpecError, UsageError
+from splite_deploy.files import sha256_of, sync, writing
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 from splite_deploy.spec.plain import structure, to_plain
 
@@ -272,15 +273,6 @@ def compile_command(bundle: Path, engine: Artifact, batch: str | None = None) ->
     return command if batch == "1,1,1" else f"{command} --batch {batch}"
 
 
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _checksum(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
@@ -340,8 +332,8 @@ def new_bundle(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         with writing(path):
             yield folder
             for file in folder.iterdir():
-                _sync(file)
-            _sync(folder)
+                sync(file)
+            sync(folder)
             folder.chmod(0o755)
             retired = folder.with_name(folder.name + ".old")
             if path.exists():
@@ -353,18 +345,9 @@ def new_bundle(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
                     retired.rename(path)
                 raise
             shutil.rmtree(retired, ignore_errors=True)
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for parent in made if not path.exists() else ():
             with suppress(OSError):  # something else may have come to lie there
                 parent.rmdir()
-
-
-def _sync(path: Path) -> None:
-    """Flushes a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,7 +11,7 @@ import click
 
 from splite_deploy.cli.app import Command, FilePath
 from splite_deploy.cli.console import show
-from splite_deploy.errors import write_file
+from splite_deploy.files import write_file
 
 if TYPE_CHECKING:
     from splite_deploy.bench import BenchResult

@@ -10,7 +10,8 @@ import click
 
 from splite_deploy.cli.app import FilePath, backend_options, gpu_options, main
 from splite_deploy.cli.console import progress_bar, show, working
-from splite_deploy.errors import UsageError, write_file, writing
+from splite_deploy.errors import UsageError
+from splite_deploy.files import write_file, writing
 from splite_deploy.spec import Precision
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from splite_deploy.errors import CameraError, whole_file, write_all, writing
+from splite_deploy.errors import CameraError
+from splite_deploy.files import whole_file, write_all, writing
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.io.camera import Camera, open_camera
 from splite_deploy.runtime.io.draw import overlay

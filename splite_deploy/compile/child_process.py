@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-from splite_deploy.errors import CompileError, writing
+from splite_deploy.errors import CompileError
+from splite_deploy.files import writing
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TELLING = (re.compile(r"(\w+\.)*\w*(Error|Exception): "), re.compile("ERROR"), re.compile(""))  # the best first

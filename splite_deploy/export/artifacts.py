@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from splite_deploy.bundle import Artifact, Bundle, Graph, Manifest, Typing, sha256_of
+from splite_deploy.bundle import Artifact, Bundle, Graph, Manifest, Typing
 from splite_deploy.bundle.report import BudgetSearch, Calibration
-from splite_deploy.cache import cache_folder
 from splite_deploy.compile.child_process import kept_log
 from splite_deploy.errors import UsageError
 from splite_deploy.export.graph.walk import load, run_graph
@@ -25,6 +24,7 @@ from splite_deploy.export.quant.onnx_files import FP16, INT8, WEAK, engine_file,
 from splite_deploy.export.quant.qdq import has_qdq
 from splite_deploy.export.quant.search import MAX_FACTOR, Shift
 from splite_deploy.export.reference import Reference
+from splite_deploy.files import cache_folder, sha256_of
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.session import Session, open_session
 from splite_deploy.runtime.verify import limits_of

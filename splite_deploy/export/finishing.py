@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import onnx
 
-from splite_deploy.bundle import Artifact, Bundle, Graph, Manifest, TensorSpec, sha256_of
+from splite_deploy.bundle import Artifact, Bundle, Graph, Manifest, TensorSpec
 from splite_deploy.errors import ExportError
 from splite_deploy.export.artifacts import open_here, runnable
 from splite_deploy.export.graph.fuse import fuse_decode, fuse_input, tensor_specs
@@ -20,6 +20,7 @@ from splite_deploy.export.graph.walk import load, save
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.quant.search import Shift
 from splite_deploy.export.reference import Reference
+from splite_deploy.files import sha256_of
 from splite_deploy.runtime.verify import Outputs, compare, run_each
 from splite_deploy.spec import ModelSpec
 

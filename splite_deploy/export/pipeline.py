@@ -25,10 +25,9 @@ from splite_deploy.bundle import (
     Manifest,
     Source,
     new_bundle,
-    sha256_of,
     write_golden,
 )
-from splite_deploy.errors import CheckpointError, UsageError, writing
+from splite_deploy.errors import CheckpointError, UsageError
 from splite_deploy.export.artifacts import (
     FP32,
     check_artifacts,
@@ -49,6 +48,7 @@ from splite_deploy.export.source.header import check_metadata
 from splite_deploy.export.source.imported_onnx import GivenGraph, read_graph
 from splite_deploy.export.source.masks import masked_notes
 from splite_deploy.export.source.programs import load_program, load_script
+from splite_deploy.files import sha256_of, writing
 from splite_deploy.metrics.labels import LabelledImage
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.preprocess import Preprocessor

@@ -14,10 +14,10 @@ import pytest
 pytest.importorskip("torch")
 import tradeoff
 
-from splite_deploy.bundle import sha256_of
 from splite_deploy.compact import CompactOptions, compact_checkpoint
 from splite_deploy.errors import UsageError
 from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.files import sha256_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

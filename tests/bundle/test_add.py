@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from splite_deploy.bundle import MANIFEST, Artifact, Bundle, sha256_of
+from splite_deploy.bundle import MANIFEST, Artifact, Bundle
 from splite_deploy.bundle.add import Addition, add_artifacts
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import BundleError, OutputError
+from splite_deploy.files import sha256_of
 
 LAYERS = (Layer("conv", "Conv", "float16", None),)
 

@@ -28,10 +28,10 @@ from splite_deploy.bundle import (
     Source,
     TensorSpec,
     new_bundle,
-    sha256_of,
     write_golden,
 )
 from splite_deploy.errors import BundleError, OutputError, UsageError
+from splite_deploy.files import sha256_of
 from splite_deploy.spec import InputSpec, LimitSpec, ModelSpec, SkeletonSpec, SoftArgmaxDepth
 
 GRAPH = "model.onnx"

@@ -20,21 +20,21 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("safetensors")
 
-from splite_deploy.bundle import Bundle  # noqa: E402
-from splite_deploy.compact import CompactOptions, compact, compacted_metadata, save_compacted  # noqa: E402
-from splite_deploy.compact.alignment import Alignment, align  # noqa: E402
-from splite_deploy.compact.groups import Groups  # noqa: E402
-from splite_deploy.compact.inspection import (  # noqa: E402
+from splite_deploy.bundle import Bundle
+from splite_deploy.compact import CompactOptions, compact, compacted_metadata, save_compacted
+from splite_deploy.compact.alignment import Alignment, align
+from splite_deploy.compact.groups import Groups
+from splite_deploy.compact.inspection import (
     inspect_bundle,
     inspect_checkpoint,
     layers_of_tensors,
     measure,
 )
-from splite_deploy.compact.onnx_layers import Graph  # noqa: E402
-from splite_deploy.compact.trace import trace  # noqa: E402
-from splite_deploy.errors import ExportError  # noqa: E402
-from splite_deploy.export.source.checkpoint import build_architecture  # noqa: E402
-from splite_deploy.spec import load_model_toml  # noqa: E402
+from splite_deploy.compact.onnx_layers import Graph
+from splite_deploy.compact.trace import trace
+from splite_deploy.errors import ExportError
+from splite_deploy.export.source.checkpoint import build_architecture
+from splite_deploy.spec import load_model_toml
 
 FLOAT = onnx.TensorProto.FLOAT
 Node = tuple[str, str, str, str, dict[str, Any]]

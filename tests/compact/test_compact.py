@@ -12,17 +12,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor, nn  # noqa: E402, TID253
+from torch import Tensor, nn  # noqa: TID253
 
-from splite_deploy.compact import CompactOptions, compact, compact_checkpoint, save_compacted  # noqa: E402
-from splite_deploy.compact.groups import Groups  # noqa: E402
-from splite_deploy.compact.importance import METHODS  # noqa: E402
-from splite_deploy.compact.proof import prove, without  # noqa: E402
-from splite_deploy.compact.trace import trace  # noqa: E402
-from splite_deploy.errors import ExportError, OutputError, UsageError  # noqa: E402
-from splite_deploy.export.source.checkpoint import build_architecture, load_symbol, load_weights, read_checkpoint  # noqa: E402
-from splite_deploy.export.source.reshape import reshape_to  # noqa: E402
-from splite_deploy.spec import load_model_toml  # noqa: E402
+from splite_deploy.compact import CompactOptions, compact, compact_checkpoint, save_compacted
+from splite_deploy.compact.groups import Groups
+from splite_deploy.compact.importance import METHODS
+from splite_deploy.compact.proof import prove, without
+from splite_deploy.compact.trace import trace
+from splite_deploy.errors import ExportError, OutputError, UsageError
+from splite_deploy.export.source.checkpoint import build_architecture, load_symbol, load_weights, read_checkpoint
+from splite_deploy.export.source.reshape import reshape_to
+from splite_deploy.spec import load_model_toml
 
 NAMES = (
     "mobile shuffle sliced-shuffle se unet fuse pixel-shuffle masked tied grouped flattened".split()  # noqa: SIM905

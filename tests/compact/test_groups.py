@@ -9,12 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor, nn  # noqa: E402, TID253
-from torch.nn import functional  # noqa: E402, TID253
+from torch import Tensor, nn  # noqa: TID253
+from torch.nn import functional  # noqa: TID253
 
-from splite_deploy.compact.groups import Groups  # noqa: E402
-from splite_deploy.compact.trace import trace  # noqa: E402
-from splite_deploy.errors import ExportError  # noqa: E402
+from splite_deploy.compact.groups import Groups
+from splite_deploy.compact.trace import trace
+from splite_deploy.errors import ExportError
 
 
 def groups_of(network: nn.Module, x: Tensor) -> Groups:

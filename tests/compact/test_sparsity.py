@@ -10,12 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor, nn  # noqa: E402, TID253
+from torch import Tensor, nn  # noqa: TID253
 
-from splite_deploy.compact import CompactOptions, compact  # noqa: E402
-from splite_deploy.compact.importance import METHODS  # noqa: E402
-from splite_deploy.compact.sparsity import KINDS, GradualPruning, LambdaSchedule, Penalty, traced  # noqa: E402
-from splite_deploy.errors import ExportError, UsageError  # noqa: E402
+from splite_deploy.compact import CompactOptions, compact
+from splite_deploy.compact.importance import METHODS
+from splite_deploy.compact.sparsity import KINDS, GradualPruning, LambdaSchedule, Penalty, traced
+from splite_deploy.errors import ExportError, UsageError
 
 COUPLED = "mobile shuffle se unet fuse pixel-shuffle grouped tied".split()  # noqa: SIM905
 

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("ai_edge_litert")
 
-from splite_deploy.compile.tflite.compiler import compile_tflite
 from splite_deploy.compile.tflite import compiler as tflite
+from splite_deploy.compile.tflite.compiler import compile_tflite
 from splite_deploy.errors import MissingDependencyError, UsageError
 from splite_deploy.runtime.verify import limits_of
 from splite_deploy.spec import LimitSpec, load_model_toml

@@ -18,12 +18,13 @@ if any(find_spec(module) is None for module in ("tensorflow", "onnx2tf", "ai_edg
 
 from tiny_tflite import VECTORS, tflite_artifact
 
-from splite_deploy.bundle import Artifact, Parity, sha256_of
+from splite_deploy.bundle import Artifact, Parity
 from splite_deploy.compile.tflite.compiler import compile_tflite
 from splite_deploy.errors import CompileError
 from splite_deploy.export.crops import crops_from_renderer
 from splite_deploy.export.graph.torch_to_onnx import onnx_from_network, ort_artifact, simplify
 from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.files import sha256_of
 from splite_deploy.runtime.backends.litert import TfliteSession
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.backends.tflite_file import read_contents

@@ -18,12 +18,12 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from splite_deploy.bench.profile import float_layers  # noqa: E402
-from splite_deploy.bundle import MANIFEST, Bundle  # noqa: E402
-from splite_deploy.compact.inspection import inspect_bundle  # noqa: E402
-from splite_deploy.errors import UsageError  # noqa: E402
-from splite_deploy.export import ExportOptions  # noqa: E402
-from splite_deploy.runtime.verify import limits_of, verify  # noqa: E402
+from splite_deploy.bench.profile import float_layers
+from splite_deploy.bundle import MANIFEST, Bundle
+from splite_deploy.compact.inspection import inspect_bundle
+from splite_deploy.errors import UsageError
+from splite_deploy.export import ExportOptions
+from splite_deploy.runtime.verify import limits_of, verify
 
 MISSING = [name for name in ("tensorflow", "onnx2tf", "ai_edge_litert") if find_spec(name) is None]
 Run = Callable[..., Result]

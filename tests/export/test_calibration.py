@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-from splite_deploy.errors import CalibrationError, SpecError, SpliteError, UsageError  # noqa: E402
-from splite_deploy.export.crops import crops_from_images, crops_from_renderer  # noqa: E402
-from splite_deploy.export.quant.calibration import content_key, load_calibration  # noqa: E402
-from splite_deploy.export.quant.calibration_arrays import read_crops  # noqa: E402
-from splite_deploy.export.source.checkpoint import build_architecture, load_symbol, load_weights, read_checkpoint  # noqa: E402
-from splite_deploy.metrics.labels import read_labels  # noqa: E402
-from splite_deploy.runtime.preprocess import Preprocessor  # noqa: E402
-from splite_deploy.spec import HostSpec, InputSpec, ModelSpec, load_model_toml  # noqa: E402
+from splite_deploy.errors import CalibrationError, SpecError, SpliteError, UsageError
+from splite_deploy.export.crops import crops_from_images, crops_from_renderer
+from splite_deploy.export.quant.calibration import content_key, load_calibration
+from splite_deploy.export.quant.calibration_arrays import read_crops
+from splite_deploy.export.source.checkpoint import build_architecture, load_symbol, load_weights, read_checkpoint
+from splite_deploy.metrics.labels import read_labels
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.spec import HostSpec, InputSpec, ModelSpec, load_model_toml
 
 Pixels = NDArray[np.uint8]
 Judge = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]

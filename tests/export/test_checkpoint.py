@@ -14,9 +14,9 @@ import pytest
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-from splite_deploy.errors import CheckpointError, SpecError  # noqa: E402
-from splite_deploy.export.source.checkpoint import Checkpoint, build_network, load_symbol, read_checkpoint  # noqa: E402
-from splite_deploy.spec import HostSpec, load_model_toml  # noqa: E402
+from splite_deploy.errors import CheckpointError, SpecError
+from splite_deploy.export.source.checkpoint import Checkpoint, build_network, load_symbol, read_checkpoint
+from splite_deploy.spec import HostSpec, load_model_toml
 
 ARCH = """
 from torch import nn

@@ -16,13 +16,14 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx.version_converter")
 pytest.importorskip("onnxruntime")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402, TID253
+from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 
-from splite_deploy.bundle import Bundle, sha256_of  # noqa: E402
-from splite_deploy.export import finishing  # noqa: E402
-from splite_deploy.export.graph.walk import load, make_session  # noqa: E402
-from splite_deploy.export.quant.engine_graphs import rounding_to_nearest  # noqa: E402
-from splite_deploy.runtime import PoseEstimator  # noqa: E402
+from splite_deploy.bundle import Bundle
+from splite_deploy.export import finishing
+from splite_deploy.export.graph.walk import load, make_session
+from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
+from splite_deploy.files import sha256_of
+from splite_deploy.runtime import PoseEstimator
 
 Run = Callable[..., Result]
 ALL = ("-p", "fp32", "-p", "fp16", "-p", "int8")

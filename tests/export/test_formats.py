@@ -20,12 +20,13 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-from exports import golden_is_of, refused  # noqa: E402
+from exports import golden_is_of, refused
 
-from splite_deploy.bundle import Bundle, sha256_of  # noqa: E402
-from splite_deploy.errors import CheckpointError, ExportError, SpecError, SpliteError, UsageError  # noqa: E402
-from splite_deploy.export.source.checkpoint import load_symbol  # noqa: E402
-from splite_deploy.export.source.formats import form_of  # noqa: E402
+from splite_deploy.bundle import Bundle
+from splite_deploy.errors import CheckpointError, ExportError, SpecError, SpliteError, UsageError
+from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.export.source.formats import form_of
+from splite_deploy.files import sha256_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 IMAGE = torch.zeros(1, 3, 64, 48)

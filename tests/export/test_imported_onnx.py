@@ -14,12 +14,13 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from exports import golden_is_of, refused  # noqa: E402
+from exports import golden_is_of, refused
 
-from splite_deploy.bundle import Bundle, sha256_of  # noqa: E402
-from splite_deploy.errors import BackendError, CheckpointError, ExportError, SpliteError  # noqa: E402
-from splite_deploy.export.source.formats import form_of  # noqa: E402
-from splite_deploy.runtime.verify import verify  # noqa: E402
+from splite_deploy.bundle import Bundle
+from splite_deploy.errors import BackendError, CheckpointError, ExportError, SpliteError
+from splite_deploy.export.source.formats import form_of
+from splite_deploy.files import sha256_of
+from splite_deploy.runtime.verify import verify
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Export = Callable[..., Bundle]

@@ -18,13 +18,14 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from onnx import helper, numpy_helper  # noqa: E402, TID253
+from onnx import helper, numpy_helper  # noqa: TID253
 
-from splite_deploy.bundle import MANIFEST, Bundle, sha256_of  # noqa: E402
-from splite_deploy.export.crops import crops_from_renderer  # noqa: E402
-from splite_deploy.export.graph.torch_to_onnx import write_graph  # noqa: E402
-from splite_deploy.export.pipeline import load_model  # noqa: E402
-from splite_deploy.spec import load_model_toml  # noqa: E402
+from splite_deploy.bundle import MANIFEST, Bundle
+from splite_deploy.export.crops import crops_from_renderer
+from splite_deploy.export.graph.torch_to_onnx import write_graph
+from splite_deploy.export.pipeline import load_model
+from splite_deploy.files import sha256_of
+from splite_deploy.spec import load_model_toml
 
 Run = Callable[..., Result]
 Pixels = NDArray[np.uint8]

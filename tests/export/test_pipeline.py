@@ -19,8 +19,8 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from splite_deploy.bundle import GOLDEN, MANIFEST, Bundle, sha256_of  # noqa: E402
-from splite_deploy.errors import (  # noqa: E402
+from splite_deploy.bundle import GOLDEN, MANIFEST, Bundle
+from splite_deploy.errors import (
     CheckpointError,
     ExportError,
     OutputError,
@@ -29,11 +29,12 @@ from splite_deploy.errors import (  # noqa: E402
     SpliteError,
     UsageError,
 )
-from splite_deploy.export import ExportOptions, export_bundle, pipeline  # noqa: E402
-from splite_deploy.export.graph.torch_to_onnx import onnx_from_network  # noqa: E402
-from splite_deploy.export.source.checkpoint import build_network, load_symbol, read_checkpoint  # noqa: E402
-from splite_deploy.runtime.preprocess import Preprocessor  # noqa: E402
-from splite_deploy.spec import load_model_toml  # noqa: E402
+from splite_deploy.export import ExportOptions, export_bundle, pipeline
+from splite_deploy.export.graph.torch_to_onnx import onnx_from_network
+from splite_deploy.export.source.checkpoint import build_network, load_symbol, read_checkpoint
+from splite_deploy.files import sha256_of
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.spec import load_model_toml
 
 FEW = ExportOptions(crops=3)
 DIFFERENT_WHEN_EXPORTED = """

@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from nets import (  # noqa: E402
+from nets import (
     IMAGE,
     Fuse,
     MobileNet,
@@ -22,11 +22,11 @@ from nets import (  # noqa: E402
     conv_bn,
     sample,
 )
-from torch import Tensor, nn  # noqa: E402, TID253
-from torch.nn import functional  # noqa: E402, TID253
+from torch import Tensor, nn  # noqa: TID253
+from torch.nn import functional  # noqa: TID253
 
-from splite_deploy.errors import CheckpointError  # noqa: E402
-from splite_deploy.export.source.reshape import Reshaped, reshape_to  # noqa: E402
+from splite_deploy.errors import CheckpointError
+from splite_deploy.export.source.reshape import Reshaped, reshape_to
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

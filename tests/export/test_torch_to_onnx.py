@@ -17,9 +17,9 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from splite_deploy.bundle import Bundle  # noqa: E402
-from splite_deploy.errors import ExportError  # noqa: E402
-from splite_deploy.export.graph.torch_to_onnx import (  # noqa: E402
+from splite_deploy.bundle import Bundle
+from splite_deploy.errors import ExportError
+from splite_deploy.export.graph.torch_to_onnx import (
     MAX_OPSET,
     MIN_OPSET,
     check_outputs,
@@ -27,8 +27,8 @@ from splite_deploy.export.graph.torch_to_onnx import (  # noqa: E402
     output_specs,
     simplify,
 )
-from splite_deploy.export.source.checkpoint import load_symbol  # noqa: E402
-from splite_deploy.spec import Coordinates, ModelSpec, SoftArgmax, load_model_toml  # noqa: E402
+from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.spec import Coordinates, ModelSpec, SoftArgmax, load_model_toml
 
 MAPS = (1, 5, 16, 12)
 

@@ -14,11 +14,11 @@ from click.testing import Result
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-from onnx import numpy_helper  # noqa: E402, TID253
+from onnx import numpy_helper  # noqa: TID253
 
-from splite_deploy.bundle import Bundle  # noqa: E402
-from splite_deploy.export.graph.walk import load  # noqa: E402
-from splite_deploy.export.source.checkpoint import load_symbol  # noqa: E402
+from splite_deploy.bundle import Bundle
+from splite_deploy.export.graph.walk import load
+from splite_deploy.export.source.checkpoint import load_symbol
 
 Run = Callable[..., Result]
 

@@ -18,17 +18,17 @@ prune = pytest.importorskip("torch.nn.utils.prune")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-import nets  # noqa: E402
-from exports import golden_is_of, refused  # noqa: E402
+import nets
+from exports import golden_is_of, refused
 
-from splite_deploy.bundle import Bundle  # noqa: E402
-from splite_deploy.compact import CompactOptions, compact  # noqa: E402
-from splite_deploy.errors import CheckpointError  # noqa: E402
-from splite_deploy.export.pipeline import load_model  # noqa: E402
-from splite_deploy.export.source.checkpoint import load_symbol, load_weights, read_checkpoint  # noqa: E402
-from splite_deploy.export.source.header import FORMAT_VERSION, HEADER, compacted_metadata  # noqa: E402
-from splite_deploy.export.source.masks import count_zeros  # noqa: E402
-from splite_deploy.spec import load_model_toml  # noqa: E402
+from splite_deploy.bundle import Bundle
+from splite_deploy.compact import CompactOptions, compact
+from splite_deploy.errors import CheckpointError
+from splite_deploy.export.pipeline import load_model
+from splite_deploy.export.source.checkpoint import load_symbol, load_weights, read_checkpoint
+from splite_deploy.export.source.header import FORMAT_VERSION, HEADER, compacted_metadata
+from splite_deploy.export.source.masks import count_zeros
+from splite_deploy.spec import load_model_toml
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 IMAGE = torch.zeros(1, 3, 64, 48)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from splite_deploy.bundle import MANIFEST, Bundle, sha256_of
+from splite_deploy.bundle import MANIFEST, Bundle
+from splite_deploy.files import sha256_of
 
 Edit = Callable[[Path], None]
 

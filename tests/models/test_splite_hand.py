@@ -27,12 +27,12 @@ DENSE = HAND / "splite_hand_dense.safetensors"
 if str(HAND) not in sys.path:
     sys.path.insert(0, str(HAND))
 
-import arch  # noqa: E402
-import data  # noqa: E402
-import evaluate  # noqa: E402
-import losses  # noqa: E402
-import train  # noqa: E402
-from synthetic import render_hand  # noqa: E402
+import arch
+import data
+import evaluate
+import losses
+import train
+from synthetic import render_hand
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from splite_deploy.bundle import MANIFEST, Bundle, sha256_of
+from splite_deploy.bundle import MANIFEST, Bundle
 from splite_deploy.decoders.decode import check_shapes, decode
 from splite_deploy.errors import BackendError, ParityError
+from splite_deploy.files import sha256_of
 from splite_deploy.runtime import PoseEstimator, open_session
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import check, verify

@@ -10,9 +10,11 @@ import pytest
 from click.testing import Result
 from engines import NO_ENGINE, build_engine, engine_bundle, tensorrt_rtx
 
-from splite_deploy.bundle import Bundle, sha256_of
+from splite_deploy.bundle import Bundle
 from splite_deploy.device.cuda_driver import Gpu, gpu
 from splite_deploy.errors import BackendError, BundleError
+from splite_deploy.files import sha256_of
+from splite_deploy.runtime.backends.trt import session as backend
 from splite_deploy.runtime.backends.trt.compatibility import (
     EngineFile,
     check_gpu,
@@ -21,7 +23,6 @@ from splite_deploy.runtime.backends.trt.compatibility import (
     this_platform,
 )
 from splite_deploy.runtime.backends.trt.session import TrtSession
-from splite_deploy.runtime.backends.trt import session as backend
 from splite_deploy.runtime.session import DEFAULT_GPU
 
 ORIN = Gpu("Orin", (8, 7), 30000, True, "12.6", None)

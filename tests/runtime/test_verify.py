@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from splite_deploy.bundle import GOLDEN, MANIFEST, Bundle, Golden, Percentiles, sha256_of, write_golden
+from splite_deploy.bundle import GOLDEN, MANIFEST, Bundle, Golden, Percentiles, write_golden
 from splite_deploy.errors import ParityError, UsageError
+from splite_deploy.files import sha256_of
 from splite_deploy.runtime.verify import Verification, check, compare, verify, violations
 
 onnx = pytest.importorskip("onnx")

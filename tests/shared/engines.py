@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from splite_deploy.bundle import MANIFEST, Bundle, sha256_of
+from splite_deploy.bundle import MANIFEST, Bundle
+from splite_deploy.files import sha256_of
 from splite_deploy.runtime.backends.trt.compatibility import this_platform
 from splite_deploy.runtime.backends.trt.module import TensorRt, load_tensorrt
 from splite_deploy.runtime.preprocess import Preprocessor

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from splite_deploy.bundle import Artifact, TensorSpec, sha256_of
+from splite_deploy.bundle import Artifact, TensorSpec
+from splite_deploy.files import sha256_of
 from splite_deploy.spec import LimitSpec, Precision
 
 VECTORS = Path(__file__).parents[1] / "vectors"

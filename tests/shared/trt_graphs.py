@@ -11,8 +11,9 @@ from pathlib import Path
 import onnx  # noqa: TID253
 import pytest
 
-from splite_deploy.bundle import MANIFEST, Bundle, Graph, sha256_of
+from splite_deploy.bundle import MANIFEST, Bundle, Graph
 from splite_deploy.export.graph.fuse import tensor_specs
+from splite_deploy.files import sha256_of
 
 Given = tuple[str, Sequence[str], Path]
 """Precision, whom the graph is for (``weak``, ``strong``), and its file."""

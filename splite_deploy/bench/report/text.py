@@ -26,7 +26,8 @@ from splite_deploy.bench.loop import (
 from splite_deploy.bench.report.sentences import sentences
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.device.environment import NOT_AVAILABLE, Environment
-from splite_deploy.errors import UsageError, writing
+from splite_deploy.errors import UsageError
+from splite_deploy.files import writing
 
 STAGE_NAMES: Mapping[str, str] = {
     PREPROCESS: "Preprocess",

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from splite_deploy.bundle import Artifact, Bundle, Graph, TensorSpec, sha256_of
+from splite_deploy.bundle import Artifact, Bundle, Graph, TensorSpec
 from splite_deploy.bundle.add import Addition, add_artifacts
 from splite_deploy.bundle.report import Layer
 from splite_deploy.compile.child_process import Child, ChildFailed, kept_log
@@ -21,6 +21,7 @@ from splite_deploy.compile.tensorrt.inspect_engine import check_achieved, read_l
 from splite_deploy.compile.tensorrt.job import ENGINE, INSPECTED, Built, CalibrationInputs, Calibrator, Job, read_error
 from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import CompileError, UsageError
+from splite_deploy.files import sha256_of
 from splite_deploy.runtime.session import Session, open_session
 from splite_deploy.spec import Precision
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from splite_deploy.cache import cache_folder, replace_file
+from splite_deploy.files import cache_folder, replace_file
 
 _KEYS = ("flavour", "tensorrt", "platform", "gpu", "compute_capability", "driver", "cuda")
 

@@ -18,10 +18,11 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.bundle import Artifact, TensorSpec, sha256_of
+from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.compile.child_process import Child
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe, check_precision
-from splite_deploy.errors import CompileError, MissingDependencyError, UsageError, write_file
+from splite_deploy.errors import CompileError, MissingDependencyError, UsageError
+from splite_deploy.files import sha256_of, write_file
 from splite_deploy.runtime.backends.tflite_file import Contents, End, read_contents
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import limits_of

@@ -15,9 +15,10 @@ import onnxsim
 import torch
 from torch import nn
 
-from splite_deploy.bundle import Artifact, TensorSpec, sha256_of
+from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.errors import ExportError
 from splite_deploy.export.quant.trained import has_quantisers
+from splite_deploy.files import sha256_of
 from splite_deploy.spec import ModelSpec
 
 MIN_OPSET = 18  # the lowest that torch's exporter writes without a conversion that fails on reductions

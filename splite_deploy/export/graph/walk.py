@@ -12,8 +12,9 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from splite_deploy.errors import ExportError, whole_file, writing
+from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.torch_to_onnx import first_line, quiet
+from splite_deploy.files import whole_file, writing
 
 Array = NDArray[np.float32]
 

@@ -20,12 +20,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.bundle import sha256_of
-from splite_deploy.cache import replace_file
 from splite_deploy.errors import SpecError, UsageError
 from splite_deploy.export.crops import File, check_source, cut, divide, rendered
 from splite_deploy.export.quant import calibration_lint as lint
 from splite_deploy.export.quant.calibration_arrays import evenly, read_crops, read_npz
+from splite_deploy.files import replace_file, sha256_of
 from splite_deploy.metrics.labels import prefer_split
 from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image
 from splite_deploy.runtime.preprocess import Preprocessor
@@ -98,7 +97,7 @@ def load_calibration(
             no image should be calibrated on.
         judge: Runs the fp32 network, (N, 3, h, w) to outputs by role; it tells the channel order of an archive that
             does not name it.
-        cache: Folder of rendered images, see `splite_deploy.cache.cache_folder`; None keeps none.
+        cache: Folder of rendered images, see `splite_deploy.files.cache_folder`; None keeps none.
         progress: Told each step as it begins.
 
     Raises:

@@ -19,12 +19,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from splite_deploy.bundle import sha256_of
 from splite_deploy.errors import CheckpointError, SpecError
 from splite_deploy.export.quant.trained import load_quantisers
 from splite_deploy.export.source.formats import read_head
 from splite_deploy.export.source.masks import apply_masks
 from splite_deploy.export.source.reshape import reshape_to
+from splite_deploy.files import sha256_of
 from splite_deploy.spec import HostSpec
 
 EMA_WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema")

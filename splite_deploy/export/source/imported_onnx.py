@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from splite_deploy.bundle import Artifact, TensorSpec, sha256_of
+from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.errors import BackendError, CheckpointError, ExportError
 from splite_deploy.export.graph.torch_to_onnx import check_shapes, first_line, input_spec, layout_of
+from splite_deploy.files import sha256_of
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import HostSpec, ModelSpec

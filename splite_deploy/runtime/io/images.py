@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import OutputError, UsageError, write_file
+from splite_deploy.errors import OutputError, UsageError
+from splite_deploy.files import write_file
 from splite_deploy.metrics.labels import prefer_split, read_labels
 from splite_deploy.runtime.preprocess import Image
 

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import cv2
 
-from splite_deploy.errors import OutputError, UsageError, whole_file, writing
+from splite_deploy.errors import OutputError, UsageError
+from splite_deploy.files import whole_file, writing
 from splite_deploy.runtime.preprocess import Image
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}

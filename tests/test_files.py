@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from splite_deploy.cache import cache_folder, replace_file
+from splite_deploy.files import cache_folder, replace_file
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

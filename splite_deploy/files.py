@@ -1,0 +1,125 @@
+"""Files written whole or not at all, their hashes, and the folder for what can be made again. Standard library only."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from os import PathLike, fspath
+from pathlib import Path
+
+from splite_deploy.errors import OutputError
+
+
+@contextmanager
+def writing(path: str | PathLike[str]) -> Iterator[None]:
+    """Turns the operating system's refusal to write ``path`` into an `OutputError` with a hint."""
+    try:
+        yield
+    except OSError as err:
+        hints = {
+            errno.ENOSPC: "Free some space, or name another place.",
+            errno.EDQUOT: "Your quota is used up: free some space, or name another place.",
+            errno.EACCES: "Check the permissions of the folder, or name another place.",
+            errno.EPERM: "Check the permissions of the folder, or name another place.",
+            errno.EROFS: "That file system is read-only: name another place.",
+            errno.EEXIST: "A part of that path is a file, not a folder: name another place.",
+            errno.ENOTDIR: "A part of that path is a file, not a folder: name another place.",
+        }
+        hint = hints.get(err.errno or 0, "Check that the folder exists and can be written to.")
+        raise OutputError(f"Cannot write {fspath(path)}: {err.strerror or err}.", hint=hint) from err
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a file whole; where the disk fills up on the way, no part of it is left.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    with writing(path), path.open("wb", buffering=0) as stream:
+        try:
+            write_all(stream, data)
+        except OSError:
+            if path.is_file():  # and no device
+                path.unlink()
+            raise
+
+
+def write_all(stream: FileIO, data: bytes) -> None:
+    """Writes to an unbuffered file, which may take less than it is given."""
+    left = memoryview(data)
+    while left:
+        left = left[stream.write(left) :]
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to; it takes the place of ``path`` when the block ends, and goes if that fails.
+
+    A device, for example ``/dev/stdout``, is written to as it is.
+
+    Raises:
+        OutputError: It cannot be put in its place.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield partial
+        with writing(path):
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
+            partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path | None:
+    """Where this user's rendered images and TensorRT's timings are kept; None where the user has no home."""
+    with suppress(RuntimeError):
+        if named := os.environ.get("SPLITE_CACHE"):
+            return Path(named).expanduser()
+        shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        return (shared if shared.is_absolute() else Path.home() / ".cache") / "splite-deploy"
+    return None
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file whole and on the disk under another name, then gives it its own: others may be reading there.
+
+    Raises:
+        OSError: It cannot be written; what lay there lies there still.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flushes a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
