@@ -7,7 +7,6 @@ from splite_deploy.spec.model import (
     Coordinates,
     Decoder,
     HeatmapDecoder,
-    HostSpec,
     InputSpec,
     LimitSpec,
     ModelSpec,
@@ -17,8 +16,8 @@ from splite_deploy.spec.model import (
     SoftArgmaxDepth,
     SoftArgmaxWindow,
     Unit,
-    load_model_toml,
 )
+from splite_deploy.spec.toml import HostSpec, load_model_toml
 
 __all__ = [
     "DECODERS",

@@ -11,19 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from splite_deploy.errors import SpecError
 from splite_deploy.spec.plain import FIELDS_DOC, structure, to_plain
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -272,49 +265,3 @@ class ModelSpec:
             fields = {key: value for key, value in decoder.items() if key != "type"}
             data = {**data, "decoder": structure(DECODERS[kind], fields, "decoder")}
         return structure(cls, data, "")
-
-
-@dataclass(frozen=True)
-class HostSpec:
-    """The part of ``model.toml`` that only the developer's machine needs; it never enters a bundle.
-
-    Attributes:
-        folder: Folder of ``model.toml``; ``arch`` and ``samples`` are relative to it.
-        arch: ``file.py:symbol`` of a callable that builds the untrained network; empty where the network brings itself.
-        arch_args: Keyword arguments of that callable.
-        samples: ``file.py:symbol`` of a callable ``(count, seed)`` that yields (RGB image, xyxy box); empty if none.
-    """
-
-    folder: Path
-    arch: str
-    arch_args: Mapping[str, Any]
-    samples: str = ""
-
-
-def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
-    """Reads ``model.toml``.
-
-    Raises:
-        SpecError: The file is missing, is no TOML, or a field is wrong; the message names it.
-    """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as err:
-        raise SpecError(
-            f"No model spec at {path}.", hint="Put model.toml beside the checkpoint, or name it with --model."
-        ) from err
-    except (OSError, UnicodeDecodeError) as err:
-        raise SpecError(f"Cannot read {path}: {err}.", hint="Name a readable model.toml with --model.") from err
-    except tomllib.TOMLDecodeError as err:
-        raise SpecError(f"{path} is not valid TOML: {err}.", hint="Correct that line.") from err
-    arch, args, samples = data.pop("arch", ""), data.pop("arch_args", {}), data.pop("samples", "")
-    if not isinstance(arch, str) or not isinstance(args, dict) or not isinstance(samples, str):
-        raise SpecError(
-            f"{path}: arch, arch_args or samples has the wrong type.",
-            hint='Write arch and samples as "file.py:symbol", and [arch_args] as a table of keyword arguments.',
-        )
-    try:
-        spec = ModelSpec.from_dict(data)
-    except SpecError as err:
-        raise SpecError(f"{path}: {err.message}", hint=err.hint) from err
-    return spec, HostSpec(path.parent, arch, args, samples)

@@ -1,4 +1,4 @@
-"""Commands of the device: verify, run, doctor."""
+"""The command run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from splite_deploy.cli.app import FilePath, backend_options, gpu_options, main
-from splite_deploy.cli.console import progress_bar, show, working
+from splite_deploy.cli.console import progress_bar
 from splite_deploy.errors import UsageError
 from splite_deploy.files import write_file, writing
 from splite_deploy.spec import Precision
@@ -17,39 +17,6 @@ from splite_deploy.spec import Precision
 if TYPE_CHECKING:
     from splite_deploy.runtime import Pose, PoseEstimator
     from splite_deploy.runtime.session import GpuOptions
-
-
-@main.command(short_help="Check a bundle on this machine.")
-@click.argument("bundle", type=FilePath)
-@backend_options
-@gpu_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def verify(
-    bundle: Path,
-    backend: str | None,
-    precision: Precision | None,
-    threads: int | None,
-    gpu: GpuOptions,
-    as_json: bool,
-) -> None:
-    """Runs the bundle's golden images on this machine and compares with the original network.
-
-    Exit status 1 if an artifact differs by more than its limits.
-    """
-    from splite_deploy.bundle import Bundle
-    from splite_deploy.cli.tables.bundle import parity_table
-    from splite_deploy.runtime.verify import check
-    from splite_deploy.runtime.verify import verify as verify_bundle
-    from splite_deploy.spec.plain import to_plain
-
-    opened = Bundle.open(bundle)
-    with working("verify") as progress:
-        results = verify_bundle(opened, backend, precision, threads=threads, gpu=gpu, progress=progress)
-    if as_json:
-        click.echo(json.dumps([to_plain(result) for result in results], indent=1))
-    else:
-        show(parity_table([(result.parity, result.violations) for result in results], opened.model))
-    check(results)
 
 
 @main.command(short_help="Find the keypoints in images, a video or a camera.")
@@ -154,24 +121,3 @@ def four_numbers(name: str, text: str, form: str) -> list[float]:
     if len(values) != 4:
         raise UsageError(f"The {name} '{text}' is not four numbers.", hint=f"Write it as --{name} {form}, in pixels.")
     return values
-
-
-@main.command(short_help="Say what works on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def doctor(as_json: bool) -> None:
-    """Says what works on this machine, what is missing, and what to type to get it.
-
-    Exit status 1 if nothing here can run a bundle.
-    """
-    from splite_deploy.doctor import diagnose, table
-    from splite_deploy.spec.plain import to_plain
-
-    with working("doctor") as progress:
-        progress("trying every backend")
-        diagnosis = diagnose()
-    if as_json:
-        click.echo(json.dumps(to_plain(diagnosis), indent=1))
-    else:
-        show(table(diagnosis))
-    if not diagnosis.can_run:
-        raise UsageError("Nothing here can run a bundle.", hint="Install a backend; the table says how.")

@@ -1,0 +1,54 @@
+"""The command compact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from splite_deploy.cli.app import FilePath, main
+from splite_deploy.cli.console import show, working
+
+
+@main.command(short_help="Remove channels from a checkpoint, and prove it.")
+@click.argument("checkpoint", type=FilePath)
+@click.option("--output", "-o", type=FilePath, required=True, help="The OUT.safetensors to write.")
+@click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
+@click.option(
+    "--method",
+    type=click.Choice(("bn-scale", "group-norm", "l1", "taylor")),
+    required=True,
+    help="What says how much a channel matters.",
+)
+@click.option("--speed-up", type=float, help="At least this many times fewer multiply-accumulates.")
+@click.option("--ratio", type=float, help="At least this share of the removable channels.")
+@click.option("--threshold", type=float, help="Channels of less importance than this.")
+@click.option("--round-to", type=click.IntRange(1), default=8, show_default=True, help="Widths stay multiples of this.")
+@click.option("--images", type=FilePath, help="Images for the proof and for taylor; rendered ones without it.")
+@click.option("--crops", type=click.IntRange(1), default=16, show_default=True, help="How many images.")
+@click.option("--weights", help="Key of the weights to take, where the checkpoint holds several.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of tables.")
+def compact(checkpoint: Path, output: Path, as_json: bool, **given: Any) -> None:
+    """Removes the least important channels of a network, physically.
+
+    Exactly one of --speed-up, --ratio and --threshold says how many. Channels that belong together go together; the
+    outputs stay. The result is compared with the network whose channels are set to zero instead: the two have to be
+    equal up to float32's rounding, or nothing is written. Accuracy is lost all the same: fine-tune the result.
+    """
+    from splite_deploy.cli.tables.bundle import compaction_tables
+    from splite_deploy.compact import CompactOptions, compact_checkpoint
+
+    measure = {name: given.pop(name) for name in ("method", "speed_up", "ratio", "threshold", "round_to")}
+    with working("compact") as progress:
+        result = compact_checkpoint(checkpoint, output, CompactOptions(**measure), progress=progress, **given)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=1))
+        return
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
+    show(*compaction_tables(result))
+    spec = given["model"] or checkpoint.parent / "model.toml"
+    click.echo(f"{output}: {output.stat().st_size / 1e6:.2f} MB. Next: fine-tune it, then")
+    click.echo(f"  splite-deploy export {output} --model {spec} -o NAME.splite")

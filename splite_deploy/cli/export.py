@@ -1,0 +1,125 @@
+"""The command export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from splite_deploy.cli.app import FilePath, main
+from splite_deploy.cli.console import show, working
+from splite_deploy.compile.precision import INT8_RECIPES
+from splite_deploy.spec import PRECISIONS
+
+
+@main.command(short_help="Make a bundle of a checkpoint, every step compared.")
+@click.argument("checkpoint", type=FilePath)
+@click.option("--output", "-o", type=FilePath, required=True, help="The bundle to make, by custom NAME.splite.")
+@click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
+@click.option(
+    "--backend",
+    "-b",
+    "backends",
+    type=click.Choice(("ort", "tflite", "trt")),
+    multiple=True,
+    default=("ort",),
+    show_default=True,
+    help="What will run it: ONNX Runtime, LiteRT (phones), or TensorRT, whose engines 'compile' builds on the device. "
+    "May be given several times.",
+)
+@click.option(
+    "--precision",
+    "-p",
+    "precisions",
+    type=click.Choice(PRECISIONS),
+    multiple=True,
+    default=("fp32",),
+    show_default=True,
+    help="What it computes in, for each backend. May be given several times; the first is what runs by default.",
+)
+@click.option(
+    "--calibration",
+    type=FilePath,
+    help="Images that show int8 and fp16 how large values become: a folder, a labels.json with boxes, or an .npz of "
+    "crops. Without it the model's own renderer makes some. Without --images a part of it is compared on, and left out "
+    "here: the split 'val', or every fourth image.",
+)
+@click.option(
+    "--allow-random-calibration",
+    is_flag=True,
+    help="Calibrate on random noise where there are neither images nor a renderer; expect wrong keypoints.",
+)
+@click.option(
+    "--max-shift-px",
+    type=float,
+    help="How far int8 may move the keypoints (95th percentile, pixels of the input; one may move six times as far). "
+    "Where it moves them further, the layers that cost most go back to float. Not in TFLite.",
+)
+@click.option("--max-shift-mm", type=float, help="The same for the depth, in millimetres.")
+@click.option(
+    "--int8-recipe",
+    type=click.Choice(INT8_RECIPES),
+    default="full-integer",
+    show_default=True,
+    help="int8 in TFLite: weights and activations, or the weights alone.",
+)
+@click.option(
+    "--eval",
+    "evaluation",
+    type=FilePath,
+    help="A labels.json, or its folder, to measure the accuracy of every artifact on (its split 'val' if it has one).",
+)
+@click.option(
+    "--images",
+    type=FilePath,
+    help="Images to compare the conversions on: a folder, or a labels.json with boxes. Without it a part of the "
+    "calibration images, or what the model's own renderer makes.",
+)
+@click.option("--crops", type=click.IntRange(1), default=64, show_default=True, help="How many images to compare on.")
+@click.option(
+    "--fuse-input",
+    is_flag=True,
+    help="Let the graph take uint8 crops (height, width, RGB or BGR) and normalise them itself; not for tflite.",
+)
+@click.option("--fuse-decode", is_flag=True, help="Let the graph give keypoints instead of heatmaps; not for tflite.")
+@click.option("--dynamic-batch", is_flag=True, help="Let the graph run several crops at once.")
+@click.option("--opset", type=int, help="ONNX operator set; 18 without it, or that of a given ONNX graph.")
+@click.option("--weights", help="Key of the weights to take, where the checkpoint holds several.")
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Load a torch.export program or a TorchScript archive: that can run code, so know who made it.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was measured as JSON instead of tables.")
+def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **options: Any) -> None:
+    """Makes a bundle of a checkpoint: torch to ONNX to simplified ONNX, and from that fp16, int8 and TFLite.
+
+    The checkpoint holds weights (.safetensors, .pt), or is a torch.export program (.pt2), a TorchScript archive or an
+    ONNX graph; the last is compared with itself, in ONNX Runtime.
+
+    After each step the keypoints are compared with those of the torch network, on real or rendered images; a step
+    that moves them by more than the limits fails the export and nothing is written. Where several artifacts are made
+    they are timed side by side, and one line says which to ship.
+    """
+    from splite_deploy.cli.tables.bundle import measured_tables
+    from splite_deploy.cli.tables.layers import types_tables
+    from splite_deploy.export import ExportOptions, export_bundle
+
+    with working("export") as progress:
+        bundle = export_bundle(checkpoint, output, model=model, options=ExportOptions(**options), progress=progress)
+    if as_json:
+        from splite_deploy.spec.plain import to_plain
+
+        names = ("parity", "calibration", "budget", "verdict")
+        click.echo(json.dumps({name: to_plain(getattr(bundle.manifest, name)) for name in names}, indent=1))
+        return
+    for note in bundle.manifest.source.notes:
+        click.echo(f"note: {note}", err=True)
+    several = len(bundle.manifest.artifacts) > 1
+    show(*measured_tables(bundle), *(types_tables(bundle.manifest) if several else ()))
+    size = sum(file.stat().st_size for file in output.iterdir())
+    click.echo(f"{output}: {size / 1e6:.2f} MB. Next:")
+    click.echo(f"  splite-deploy bench {output}\n  splite-deploy run {output} IMAGE --save overlay.png")

@@ -1,0 +1,68 @@
+"""The command inspect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from splite_deploy.cli.app import FilePath, main
+from splite_deploy.cli.console import show, working
+from splite_deploy.errors import BundleError, UsageError
+
+CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
+"""What `inspect` takes for a checkpoint; all else for a bundle."""
+
+
+@main.command(short_help="Show what a bundle or checkpoint holds, and which widths waste work.")
+@click.argument("path", type=FilePath)
+@click.option("--model", type=FilePath, help="The model spec of a checkpoint; model.toml beside it without it.")
+@click.option("--weights", help="Key of the weights to take, where a checkpoint holds several.")
+@click.option(
+    "--measure", is_flag=True, help="Time the layers that do not fit, as they are and rounded up, on this CPU."
+)
+@click.option("--layers", is_flag=True, help="List every layer of a bundle's artifacts, not how many of each kind.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: of a bundle its manifest, of a checkpoint all.")
+def inspect(path: Path, model: Path | None, weights: str | None, measure: bool, layers: bool, as_json: bool) -> None:
+    """Shows what a bundle or a checkpoint holds, and which of its widths cost more than they should.
+
+    FP16 and INT8 hardware takes channels in blocks of 8, 16 or 32 and pads the rest: what that costs is predicted for
+    those targets, and with --measure the layers are timed on this CPU in fp32. A checkpoint without a model spec is
+    judged by its tensors alone. Of a bundle it shows too what each artifact is made of as it runs: how many layers of
+    which kind, in which types, and what they take.
+    """
+    from splite_deploy.bundle import Bundle
+    from splite_deploy.cli.tables.bundle import bundle_tables, checkpoint_tables, width_tables
+    from splite_deploy.cli.tables.layers import histogram_tables, layer_tables
+
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
+        if layers:
+            raise UsageError(f"--layers is for a bundle, and {path} is a checkpoint.", hint="Leave it out.")
+        from splite_deploy.compact.inspection import inspect_checkpoint
+        from splite_deploy.spec.plain import to_plain
+
+        with working("inspect") as progress:
+            report = inspect_checkpoint(path, model=model, weights=weights, timed=measure, progress=progress)
+        if as_json:
+            click.echo(json.dumps(to_plain(report), indent=1))
+        else:
+            show(*checkpoint_tables(report))
+        return
+    try:
+        bundle = Bundle.open(path)
+    except BundleError as err:
+        other = "" if path.suffix == ".splite" else " Or name a checkpoint: .safetensors or .pt."
+        raise BundleError(err.message, hint=err.hint + other) from err
+    if model or weights or (measure and as_json):
+        what = "--model and --weights are" if model or weights else "--json with --measure is"
+        raise UsageError(f"{what} for a checkpoint, and {path} is a bundle.", hint="Leave it out.")
+    if as_json:
+        click.echo(bundle.manifest.to_json(), nl=False)
+        return
+    if layers and not bundle.manifest.layers:
+        raise UsageError(f"The bundle {path} has no record of its layers.", hint="Export it again.")
+    with working("inspect") as progress:
+        tables = width_tables(bundle, timed=measure, progress=progress)
+    made_of = (layer_tables if layers else histogram_tables)(bundle.manifest)
+    show(*bundle_tables(bundle), *made_of, *tables)

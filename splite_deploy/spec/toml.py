@@ -1,0 +1,63 @@
+"""``model.toml``: the model spec, and what only the developer's machine needs beside it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from splite_deploy.errors import SpecError
+from splite_deploy.spec.model import ModelSpec
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """The part of ``model.toml`` that only the developer's machine needs; it never enters a bundle.
+
+    Attributes:
+        folder: Folder of ``model.toml``; ``arch`` and ``samples`` are relative to it.
+        arch: ``file.py:symbol`` of a callable that builds the untrained network; empty where the network brings itself.
+        arch_args: Keyword arguments of that callable.
+        samples: ``file.py:symbol`` of a callable ``(count, seed)`` that yields (RGB image, xyxy box); empty if none.
+    """
+
+    folder: Path
+    arch: str
+    arch_args: Mapping[str, Any]
+    samples: str = ""
+
+
+def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
+    """Reads ``model.toml``.
+
+    Raises:
+        SpecError: The file is missing, is no TOML, or a field is wrong; the message names it.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise SpecError(
+            f"No model spec at {path}.", hint="Put model.toml beside the checkpoint, or name it with --model."
+        ) from err
+    except (OSError, UnicodeDecodeError) as err:
+        raise SpecError(f"Cannot read {path}: {err}.", hint="Name a readable model.toml with --model.") from err
+    except tomllib.TOMLDecodeError as err:
+        raise SpecError(f"{path} is not valid TOML: {err}.", hint="Correct that line.") from err
+    arch, args, samples = data.pop("arch", ""), data.pop("arch_args", {}), data.pop("samples", "")
+    if not isinstance(arch, str) or not isinstance(args, dict) or not isinstance(samples, str):
+        raise SpecError(
+            f"{path}: arch, arch_args or samples has the wrong type.",
+            hint='Write arch and samples as "file.py:symbol", and [arch_args] as a table of keyword arguments.',
+        )
+    try:
+        spec = ModelSpec.from_dict(data)
+    except SpecError as err:
+        raise SpecError(f"{path}: {err.message}", hint=err.hint) from err
+    return spec, HostSpec(path.parent, arch, args, samples)
