@@ -25,9 +25,9 @@ from splite_deploy.export.quant.qdq import has_qdq
 from splite_deploy.export.quant.search import MAX_FACTOR, Shift
 from splite_deploy.export.reference import Reference
 from splite_deploy.files import cache_folder, sha256_of
+from splite_deploy.metrics.parity import limits_of
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.session import Session, open_session
-from splite_deploy.runtime.verify import limits_of
 from splite_deploy.spec import HostSpec, LimitSpec, ModelSpec, Precision
 
 if TYPE_CHECKING:  # its modules need LiteRT

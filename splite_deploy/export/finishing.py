@@ -21,7 +21,8 @@ from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.quant.search import Shift
 from splite_deploy.export.reference import Reference
 from splite_deploy.files import sha256_of
-from splite_deploy.runtime.verify import Outputs, compare, run_each
+from splite_deploy.metrics.parity import Outputs, compare
+from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import ModelSpec
 
 FUSED_PX = 0.02

@@ -16,10 +16,10 @@ from splite_deploy.bundle.report import Accuracy, Verdict, VerdictRow
 from splite_deploy.export.quant.search import Shift
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.labels import LabelledImage
+from splite_deploy.metrics.parity import violations
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.runtime.session import Feed, Session, open_session
-from splite_deploy.runtime.verify import violations
 from splite_deploy.spec import PRECISIONS
 
 GAIN = 1.05

@@ -13,7 +13,7 @@ pytest.importorskip("ai_edge_litert")
 from splite_deploy.compile.tflite import compiler as tflite
 from splite_deploy.compile.tflite.compiler import compile_tflite
 from splite_deploy.errors import MissingDependencyError, UsageError
-from splite_deploy.runtime.verify import limits_of
+from splite_deploy.metrics.parity import limits_of
 from splite_deploy.spec import LimitSpec, load_model_toml
 
 CROPS = np.zeros((2, 64, 48, 3), np.uint8)

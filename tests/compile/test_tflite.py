@@ -25,11 +25,12 @@ from splite_deploy.export.crops import crops_from_renderer
 from splite_deploy.export.graph.torch_to_onnx import onnx_from_network, ort_artifact, simplify
 from splite_deploy.export.source.checkpoint import load_symbol
 from splite_deploy.files import sha256_of
+from splite_deploy.metrics.parity import compare, limits_of, violations
 from splite_deploy.runtime.backends.litert import TfliteSession
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.backends.tflite_file import read_contents
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.verify import compare, limits_of, run_each, violations
+from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import ModelSpec, load_model_toml
 
 onnx = pytest.importorskip("onnx")

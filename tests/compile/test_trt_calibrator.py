@@ -34,9 +34,9 @@ from splite_deploy.compile.tensorrt.typing_mode import CALIBRATORS
 from splite_deploy.errors import BackendError, CalibrationError, CompileError, MissingDependencyError, UsageError
 from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.export.quant.calibration_lint import MIN_CROPS
+from splite_deploy.metrics.parity import limits_of
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.io.images import boxed_images, read_image
-from splite_deploy.runtime.verify import limits_of
 
 IMAGES = 12
 NAMES = json.loads((Path(__file__).parent / "trt_names.json").read_text(encoding="utf-8"))

@@ -23,7 +23,8 @@ from splite_deploy.bundle import MANIFEST, Bundle
 from splite_deploy.compact.inspection import inspect_bundle
 from splite_deploy.errors import UsageError
 from splite_deploy.export import ExportOptions
-from splite_deploy.runtime.verify import limits_of, verify
+from splite_deploy.metrics.parity import limits_of
+from splite_deploy.runtime.verify import verify
 
 MISSING = [name for name in ("tensorflow", "onnx2tf", "ai_edge_litert") if find_spec(name) is None]
 Run = Callable[..., Result]

@@ -17,7 +17,7 @@ from splite_deploy.export.graph.walk import load, run_graph, save
 from splite_deploy.export.quant.precision import to_int8
 from splite_deploy.export.quant.ranges import calibrate
 from splite_deploy.export.quant.search import Budget, measure_shift, within_budget
-from splite_deploy.runtime.verify import compare, violations
+from splite_deploy.metrics.parity import compare, violations
 from splite_deploy.spec import ModelSpec, load_model_toml
 
 Array = NDArray[np.float32]

@@ -12,8 +12,9 @@ from engines import feeds_of
 from numpy.typing import NDArray
 
 from splite_deploy.errors import MissingDependencyError
+from splite_deploy.metrics.parity import limits_of
 from splite_deploy.runtime.any_file import open_file
-from splite_deploy.runtime.verify import check, limits_of, verify
+from splite_deploy.runtime.verify import check, verify
 from splite_deploy.spec import PRECISIONS, Precision
 
 FP16_P95_PX = 0.1

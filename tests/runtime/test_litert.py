@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import BackendError
+from splite_deploy.metrics.parity import compare
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.verify import check, compare, run_each, verify
+from splite_deploy.runtime.verify import check, run_each, verify
 from splite_deploy.spec import Precision
 
 pytest.importorskip("ai_edge_litert")

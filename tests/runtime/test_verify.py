@@ -16,7 +16,8 @@ from click.testing import Result
 from splite_deploy.bundle import GOLDEN, MANIFEST, Bundle, Golden, Percentiles, write_golden
 from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.files import sha256_of
-from splite_deploy.runtime.verify import Verification, check, compare, verify, violations
+from splite_deploy.metrics.parity import compare, violations
+from splite_deploy.runtime.verify import Verification, check, verify
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -13,9 +13,9 @@ from splite_deploy.bundle import Bundle, Graph
 from splite_deploy.compile.tensorrt.job import CalibrationInputs, Calibrator
 from splite_deploy.errors import CalibrationError, SpliteError, UsageError
 from splite_deploy.files import writing
+from splite_deploy.metrics.parity import limits_of
 from splite_deploy.runtime.io.images import boxed_images, read_image
 from splite_deploy.runtime.preprocess import Preprocessor, check_box
-from splite_deploy.runtime.verify import limits_of
 
 LEAST, MOST = 8, 500
 """Images: fewer do not show the ranges (export draws the same line), more take long and tell little."""

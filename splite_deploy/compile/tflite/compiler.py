@@ -23,9 +23,9 @@ from splite_deploy.compile.child_process import Child
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe, check_precision
 from splite_deploy.errors import CompileError, MissingDependencyError, UsageError
 from splite_deploy.files import sha256_of, write_file
+from splite_deploy.metrics.parity import limits_of
 from splite_deploy.runtime.backends.tflite_file import Contents, End, read_contents
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.verify import limits_of
 from splite_deploy.spec import ModelSpec, Precision
 
 TIMEOUT_S = 3600.0
@@ -139,7 +139,7 @@ def compile_tflite(
     The inputs and outputs of a file are named by their role, in its signature too; they are NHWC. Outputs are told
     apart by their values: the graph and what it was converted to are run on one crop and have to agree. The precision
     is read back from the file. How far the keypoints move is for the caller to measure, by `TfliteSession` and
-    `splite_deploy.runtime.verify.compare`; a file's `Artifact.limits` say how far they may.
+    `splite_deploy.metrics.parity.compare`; a file's `Artifact.limits` say how far they may.
 
     Args:
         graph: Simplified fp32 ONNX with input ``image`` (1, 3, h, w) and outputs named by their role; a dynamic batch

@@ -25,7 +25,7 @@ from splite_deploy.export.graph.walk import (
 from splite_deploy.export.quant.precision import Int8Report, floating, quantise
 from splite_deploy.export.quant.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes
 from splite_deploy.export.quant.ranges import Method, Ranges, calibrate
-from splite_deploy.runtime.verify import Outputs, compare
+from splite_deploy.metrics.parity import Outputs, compare
 from splite_deploy.spec import HeatmapDecoder, ModelSpec
 
 MAX_FACTOR = 6.0

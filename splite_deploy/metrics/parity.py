@@ -1,0 +1,82 @@
+"""How far the outputs of a conversion lie from those of the original network, in pixels and millimetres."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.bundle import Parity, Percentiles
+from splite_deploy.decoders.decode import decode
+from splite_deploy.spec import LimitSpec, ModelSpec, Precision, SoftArgmaxDepth
+
+Outputs = Mapping[str, NDArray[np.float32]]
+
+
+def compare(hop: str, reference: Outputs, candidate: Outputs, spec: ModelSpec, crops_from: str) -> Parity:
+    """How far ``candidate`` lies from ``reference``.
+
+    Args:
+        hop: What is compared, for the report.
+        reference: Outputs by role, N first.
+        candidate: The same, or what a graph that decodes gives; decoded values are compared then.
+        spec: The model; its decoder turns both into keypoints.
+        crops_from: Where the inputs came from, for the report.
+    """
+    before, after = decode(reference, spec), decode(candidate, spec)
+    if "keypoints" in candidate:
+        reference, candidate = before.by_role(), after.by_role()
+    shift = np.linalg.norm((after.keypoints - before.keypoints).astype(np.float64), axis=-1)
+    depth, unit = None, ""
+    if before.depth is not None and after.depth is not None:
+        scale = spec.mm_per_unit()
+        unit = "mm" if scale is not None else "palm"
+        depth = _percentiles(np.abs(after.depth - before.depth) * (scale or 1.0))
+    return Parity(
+        hop=hop,
+        crops=len(shift),
+        crops_from=crops_from,
+        tensor_max_abs={role: float(np.abs(candidate[role] - reference[role]).max()) for role in reference},
+        shift_px=_percentiles(shift),
+        depth=depth,
+        depth_unit=unit,
+    )
+
+
+def violations(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[str]:
+    """The limits that a comparison breaks, each as a phrase; empty if none."""
+    found = []
+    if not parity.shift_px.p95 <= limits.shift_p95_px:
+        found.append(f"keypoint shift p95 {parity.shift_px.p95:.4g} px (limit {limits.shift_p95_px:g})")
+    if not parity.shift_px.max <= limits.shift_max_px:
+        found.append(f"keypoint shift max {parity.shift_px.max:.4g} px (limit {limits.shift_max_px:g})")
+    if parity.depth is not None:
+        limit = limits.depth_p95 * (spec.mm_per_unit() or 1.0)
+        if not parity.depth.p95 <= limit:
+            found.append(f"depth shift p95 {parity.depth.p95:.4g} {parity.depth_unit} (limit {limit:.4g})")
+    return found
+
+
+def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
+    """How far keypoints may move: the spec's limits in fp32, below them at least a part of the box's longer side.
+
+    int8: 0.5 % (p95) and 3 % (max) of the side as it lies in the crop, 5 % of a palm in depth. fp16: a tenth of that.
+    """
+    if precision == "fp32":
+        return spec.limits
+    part = 1.0 if precision == "int8" else 0.1
+    side = max(spec.input.height, spec.input.width) / spec.input.box_padding
+    palm = 1.0
+    if isinstance(spec.decoder, SoftArgmaxDepth) and spec.decoder.unit == "mm" and spec.palm_mm is not None:
+        palm = spec.palm_mm
+    return LimitSpec(
+        shift_p95_px=max(spec.limits.shift_p95_px, 0.005 * side * part),
+        shift_max_px=max(spec.limits.shift_max_px, 0.03 * side * part),
+        depth_p95=max(spec.limits.depth_p95, 0.05 * palm * part),
+    )
+
+
+def _percentiles(values: NDArray[np.floating[Any]]) -> Percentiles:
+    return Percentiles(*(float(v) for v in (*np.percentile(values, [50, 95]), values.max())))
