@@ -66,7 +66,8 @@ class Artifact:
     """One runnable file of a bundle.
 
     Attributes:
-        backend: ``ort``, ``tflite`` or ``trt``.
+        format: What kind of file it is: ``onnx``, ``tflite`` or ``engine``. A backend reads some formats.
+        backend: The backend that it was made for and measured with: ``ort``, ``tflite`` or ``trt``.
         precision: What the file was built for and has been checked to be.
         file: Its name inside the bundle.
         sha256: Its hash.
@@ -76,6 +77,7 @@ class Artifact:
         target: What it was built for (GPU, versions); empty for a portable file.
     """
 
+    format: str
     backend: str
     precision: Precision
     file: str

@@ -152,4 +152,4 @@ class Graph:
         graph = helper.make_graph([node], "layer", [x], [y], tensors)
         onnx.save(helper.make_model(graph, **self._versions), str(file))
         ports = (TensorSpec("x", tuple(shape), "float32", "", "image"),), (TensorSpec("y", (), "float32", "", ""),)
-        return Artifact("ort", "fp32", file.name, "", *ports, LimitSpec(), {})
+        return Artifact("onnx", "ort", "fp32", file.name, "", *ports, LimitSpec(), {})

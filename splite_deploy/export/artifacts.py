@@ -178,7 +178,9 @@ def open_here(draft: Bundle, held: Artifact | Graph) -> Session:
     """A session of an artifact, or in ONNX Runtime of what an engine is built of."""
     if isinstance(held, Artifact):
         return open_session(draft, held.backend, held.precision)
-    stand_in = Artifact("ort", held.precision, held.file, held.sha256, held.inputs, held.outputs, held.limits, {})
+    stand_in = Artifact(
+        "onnx", "ort", held.precision, held.file, held.sha256, held.inputs, held.outputs, held.limits, {}
+    )
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / held.file
         onnx.save(rounding_to_nearest(load(draft.path / held.file)), str(file))

@@ -81,7 +81,7 @@ def _bundle(path: Path, batch: int | None) -> Bundle:
         _graph("N" if batch is None else batch, folder / "model.onnx")
         inputs, outputs = _tensors(batch)
         sha256 = sha256_of(folder / "model.onnx")
-        artifact = Artifact("ort", "fp32", "model.onnx", sha256, inputs, outputs, LimitSpec(), {})
+        artifact = Artifact("onnx", "ort", "fp32", "model.onnx", sha256, inputs, outputs, LimitSpec(), {})
         write_golden(folder / GOLDEN, Golden(crops, _run(folder / "model.onnx", crops)))
         source = Source("none", "0" * 64, (), "0", {}, OPSET)
         manifest = Manifest(FORMAT_VERSION, SPEC, source, (artifact,), (), sha256_of(folder / GOLDEN))

@@ -49,6 +49,7 @@ OUTPUTS = {role: np.arange(8, dtype=np.float32).reshape(2, 2, 2, 1) for role in 
 
 def manifest_of(folder: Path) -> Manifest:
     artifact = Artifact(
+        format="onnx",
         backend="ort",
         precision="fp32",
         file=GRAPH,

@@ -47,7 +47,7 @@ def artifact(batch: int | None, dtype: str = "float32") -> Artifact:
         TensorSpec("heatmap", (batch, 4), "float32", "NK", "heatmap"),
         TensorSpec("depth", (batch, 1), "float16", "NK", "depth"),
     )
-    return Artifact("trt", "fp16", "model.fp16.engine", "0" * 64, (image,), outputs, LimitSpec(1, 1, 1), {})
+    return Artifact("engine", "trt", "fp16", "model.fp16.engine", "0" * 64, (image,), outputs, LimitSpec(1, 1, 1), {})
 
 
 def engine_of(described: Artifact, cuda: NumpyCuda, batches: tuple[int, int] = (1, 1), **options: Any) -> StandInEngine:

@@ -23,4 +23,6 @@ def tflite_artifact(file: Path, precision: Precision) -> Artifact:
         for role in ("image", "heatmap", "depth")
     ]
     limits = LimitSpec() if precision == "fp32" else LimitSpec(shift_p95_px=0.5, shift_max_px=2.0, depth_p95=0.1)
-    return Artifact("tflite", precision, file.name, sha256_of(file), (tensors[0],), tuple(tensors[1:]), limits, {})
+    return Artifact(
+        "tflite", "tflite", precision, file.name, sha256_of(file), (tensors[0],), tuple(tensors[1:]), limits, {}
+    )

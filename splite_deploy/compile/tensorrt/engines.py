@@ -241,6 +241,7 @@ def _artifact(graph: Graph, path: Path, built: Built, build_s: float, options: T
     if options.low_memory:
         target["low_memory"] = "yes"
     return Artifact(
+        format="engine",
         backend="trt",
         precision=graph.precision,
         file=path.name,

@@ -229,6 +229,7 @@ def _artifact(
         return TensorSpec(role, end.shape, end.dtype, layout, role)
 
     return Artifact(
+        format="tflite",
         backend="tflite",
         precision=precision,
         file=path.name,

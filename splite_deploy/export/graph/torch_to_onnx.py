@@ -226,6 +226,7 @@ def finish(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
 def ort_artifact(file: Path, spec: ModelSpec, dynamic_batch: bool) -> Artifact:
     """Describes a graph of `onnx_from_network` as ONNX Runtime's artifact."""
     return Artifact(
+        format="onnx",
         backend="ort",
         precision="fp32",
         file=file.name,

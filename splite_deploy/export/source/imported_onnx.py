@@ -84,7 +84,7 @@ def read_graph(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None
     sizes = input_spec(spec, dynamic_batch).shape
     outputs = tuple(TensorSpec(name, (), "float32", layout_of(role), role) for role, name in names.items())
     inputs = (TensorSpec(image.name, sizes, "float32", "NCHW", "image"),)
-    artifact = Artifact("ort", "fp32", path.name, digest, inputs, outputs, spec.limits, {})
+    artifact = Artifact("onnx", "ort", "fp32", path.name, digest, inputs, outputs, spec.limits, {})
     shapes = _try(path, artifact, spec, dynamic_batch)
     _rename(model.graph, {image.name: "image", **{name: role for role, name in names.items()}})
     _set_shapes(model.graph, {"image": sizes, **shapes})
