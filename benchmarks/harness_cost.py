@@ -32,9 +32,9 @@ from splite_deploy.bench import (
     Options,
     append_record,
     golden_inputs,
+    measure,
     read_environment,
 )
-from splite_deploy.bench import loop as measure
 from splite_deploy.bench.feeds import random_feeds
 from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.errors import SpliteError

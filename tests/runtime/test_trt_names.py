@@ -10,9 +10,9 @@ from numpy_cuda import NumpyCuda
 from trt_stand_in import TRT_TYPES, StandInContext, StandInEngine
 
 from splite_deploy.errors import BackendError
+from splite_deploy.runtime.backends.trt import module as trt_module
 from splite_deploy.runtime.backends.trt.io_binding import _DTYPES
 from splite_deploy.runtime.backends.trt.module import collecting_logger, load_tensorrt, logged_errors
-from splite_deploy.runtime.backends.trt.session import module as trt_module
 
 
 def test_the_stand_in_has_no_names_of_its_own() -> None:

@@ -19,9 +19,9 @@ from trt_stand_in import StandInEngine, tensorrt
 
 from splite_deploy.bundle import Artifact, TensorSpec, compile_command
 from splite_deploy.errors import BackendError, UsageError
+from splite_deploy.runtime.backends.trt import module as trt_module
 from splite_deploy.runtime.backends.trt.compatibility import EngineFile
 from splite_deploy.runtime.backends.trt.session import TrtSession
-from splite_deploy.runtime.backends.trt.session import module as trt_module
 from splite_deploy.runtime.session import DEFAULT_GPU, GpuOptions, StageTimed
 from splite_deploy.spec import LimitSpec
 
