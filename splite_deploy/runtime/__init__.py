@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from splite_deploy.runtime.estimator import PoseEstimator
     from splite_deploy.runtime.pose import Pose
-    from splite_deploy.runtime.session import BACKENDS, Session, open_session
+    from splite_deploy.runtime.session import BACKENDS, Session, open_bytes, open_session
 
-__all__ = ["BACKENDS", "Pose", "PoseEstimator", "Session", "open_session"]
+__all__ = ["BACKENDS", "Pose", "PoseEstimator", "Session", "open_bytes", "open_session"]
 
 _MODULES = {"PoseEstimator": "estimator", "Pose": "pose"}
 

@@ -12,7 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Protocol, runtime_checkable
+from types import TracebackType
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from splite_deploy.errors import BackendError, MissingDependencyError, UsageErro
 from splite_deploy.spec import Precision
 
 Array = NDArray[np.float32]
+_Self = TypeVar("_Self")
 Feed = NDArray[Any]
 """float32, or whatever else the `TensorSpec` of an input names."""
 
@@ -51,7 +53,7 @@ DEFAULT_GPU = GpuOptions()
 
 
 class Session(Protocol):
-    """One loaded artifact. Not thread-safe: open one per thread."""
+    """One loaded artifact, closed at the end of a ``with`` block. Not thread-safe: open one per thread."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -76,6 +78,14 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Frees what the session holds; a second call does nothing, and ``run`` raises from then on."""
+
+    def __enter__(self: _Self) -> _Self:
+        """The session itself."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        """Closes it."""
 
 
 @runtime_checkable
@@ -102,6 +112,23 @@ class Ends:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a backend loads: the bytes of one file, read once, so that what was checked is what is loaded.
+
+    Attributes:
+        data: The bytes; those of a bundle have the hash that the manifest names.
+        name: The file's name, for messages.
+        artifact: What the manifest says of it; None for a file without a bundle, which has to tell by itself.
+        bundle: Whose artifact it is; None for a file without a bundle and for one that is still being made.
+    """
+
+    data: bytes
+    name: str
+    artifact: Artifact | None = None
+    bundle: Bundle | None = None
 
 
 class BaseSession(ABC):
@@ -137,6 +164,15 @@ class BaseSession(ABC):
         if not self._closed:
             self._closed = True
             self._release()
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        self.close()
+        return False
 
     @abstractmethod
     def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
@@ -243,6 +279,37 @@ def open_session(
     name, artifact = pick_artifact(bundle, backend, precision)
     module, _, symbol = BACKENDS[name].factory.partition(":")
     session: Session = getattr(importlib.import_module(module), symbol).open(bundle, artifact, threads, gpu)
+    return session
+
+
+def open_bytes(
+    data: bytes,
+    artifact: Artifact,
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    gpu: GpuOptions = DEFAULT_GPU,
+) -> Session:
+    """Loads an artifact that is in no bundle yet, from memory.
+
+    Args:
+        data: The content of its file.
+        artifact: Its description. The file it names is for messages: it need not exist.
+        backend: What runs it; None is the backend that it was made for.
+        threads: CPU threads of the backend; None is the backend's own default.
+        gpu: How a backend that runs on a GPU works.
+
+    Raises:
+        UsageError: There is no such backend, or it runs nothing but bundles.
+        MissingDependencyError: The backend's package is not installed.
+        BackendError: The backend cannot load it.
+    """
+    name = backend or artifact.backend
+    if name not in BACKENDS:
+        raise UsageError(f"There is no backend '{name}'.", hint=f"Choose one of: {', '.join(BACKENDS)}.")
+    module, _, symbol = BACKENDS[name].factory.partition(":")
+    factory = getattr(importlib.import_module(module), symbol)
+    session: Session = factory.open_content(ModelFile(data, artifact.file, artifact), threads, gpu)
     return session
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.errors import BackendError, MissingDependencyError, SpliteError, UsageError
-from splite_deploy.runtime import BACKENDS, Session, open_session, session
+from splite_deploy.runtime import BACKENDS, Session, open_bytes, open_session, session
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Backend, pick_artifact
 
@@ -167,6 +167,34 @@ def test_closing_twice_is_fine_and_running_afterwards_is_not(static: Bundle, bac
     with pytest.raises(BackendError, match="The session is closed") as caught:
         loaded.run({"image": tensor})
     assert caught.value.hint == "Open a new one."
+
+
+def test_a_block_closes_it_also_where_it_fails(static: Bundle, backend: str, tensor: Array) -> None:
+    artifact_of(static, backend)
+    with open_session(static, backend) as loaded:
+        assert loaded.run({"image": tensor})
+    with pytest.raises(BackendError, match="The session is closed"):
+        loaded.run({"image": tensor})
+    with pytest.raises(ZeroDivisionError), open_session(static, backend) as failing:
+        1 / 0  # noqa: B018
+    with pytest.raises(BackendError, match="The session is closed"):
+        failing.run({"image": tensor})
+
+
+def test_an_artifact_is_loaded_from_memory(static: Bundle, backend: str, tensor: Array) -> None:
+    artifact = artifact_of(static, backend)
+    data = (static.path / artifact.file).read_bytes()
+    unnamed = dataclasses.replace(artifact, file="in no folder", sha256="")
+    if backend == "replay":
+        with pytest.raises(UsageError, match="in no folder is in no bundle whose recorded outputs could be replayed"):
+            open_bytes(data, unnamed, backend=backend)
+        return
+    with open_bytes(data, unnamed, backend=backend) as loaded, open_session(static, backend) as bundled:
+        outputs = bundled.run({"image": tensor})
+        for name, array in loaded.run({"image": tensor}).items():
+            np.testing.assert_array_equal(array, outputs[name])
+    with pytest.raises(UsageError, match="There is no backend 'npu'"):
+        open_bytes(data, unnamed, backend="npu")
 
 
 def test_sessions_are_apart(static: Bundle, backend: str, tensor: Array) -> None:

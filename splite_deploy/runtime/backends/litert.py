@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
 from splite_deploy.errors import BackendError
-from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Ends, GpuOptions, first_line
+from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Ends, GpuOptions, ModelFile, first_line
 
 Array = NDArray[np.float32]
 
@@ -37,9 +37,12 @@ class TfliteSession(BaseSession):
         threads: CPU threads; None is LiteRT's default, one.
     """
 
-    def __init__(self, file: Path, artifact: Artifact | None, threads: int | None) -> None:
+    def __init__(self, file: Path | ModelFile, artifact: Artifact | None, threads: int | None) -> None:
         try:
-            self._interpreter = Interpreter(model_path=str(file), num_threads=threads)
+            if isinstance(file, ModelFile):
+                self._interpreter = Interpreter(model_content=file.data, num_threads=threads)
+            else:
+                self._interpreter = Interpreter(model_path=str(file), num_threads=threads)
             self._interpreter.allocate_tensors()
             if artifact is None:  # it may have no signature
                 inputs = {details["name"]: details for details in self._interpreter.get_input_details()}
@@ -75,6 +78,11 @@ class TfliteSession(BaseSession):
         """Loads a file without a bundle."""
         return cls(file, None, threads)
 
+    @classmethod
+    def open_content(cls, file: ModelFile, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> TfliteSession:
+        """Loads a file from memory."""
+        return cls(file, file.artifact, threads)
+
     def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         for name, port in self._inputs.items():
             port.write(feeds[name])
@@ -89,7 +97,7 @@ class TfliteSession(BaseSession):
         self._outputs.clear()
         del self._interpreter
 
-    def _port(self, spec: TensorSpec, details: Mapping[str, Any], file: Path) -> _Port:
+    def _port(self, spec: TensorSpec, details: Mapping[str, Any], file: Path | ModelFile) -> _Port:
         found = details.get(spec.name)
         if found is None or tuple(found["shape"]) != spec.shape or found["dtype"] != np.dtype(spec.dtype):
             held = ", ".join(f"{name} {d['dtype'].__name__} {tuple(d['shape'])}" for name, d in details.items())
@@ -160,7 +168,7 @@ class _Port:
         return values
 
 
-def _specs(details: Mapping[str, Any], file: Path) -> tuple[TensorSpec, ...]:
+def _specs(details: Mapping[str, Any], file: Path | ModelFile) -> tuple[TensorSpec, ...]:
     """Tensors as the interpreter tells them; their axes have no meaning here and are lettered in the file's order.
 
     Raises:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
 from splite_deploy.errors import BackendError
-from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Ends, Feed, GpuOptions, first_line
+from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Ends, Feed, GpuOptions, ModelFile, first_line
 
 Array = NDArray[np.float32]
 _DTYPES = {
@@ -33,8 +33,9 @@ class OrtSession(BaseSession):
     """
 
     def __init__(
-        self, file: Path, artifact: Artifact | None, threads: int | None, *, trace: Path | None = None
+        self, file: Path | ModelFile, artifact: Artifact | None, threads: int | None, *, trace: Path | None = None
     ) -> None:
+        content = file.data if isinstance(file, ModelFile) else str(file)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
@@ -43,7 +44,7 @@ class OrtSession(BaseSession):
             options.enable_profiling = True
             options.profile_file_prefix = str(trace)
         try:
-            self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as err:  # onnxruntime has no common base class of its errors
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} cannot load {file.name}: {first_line(err)}",
@@ -61,6 +62,11 @@ class OrtSession(BaseSession):
     def open_file(cls, file: Path, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> OrtSession:
         """Loads a graph without a bundle."""
         return cls(file, None, threads)
+
+    @classmethod
+    def open_content(cls, file: ModelFile, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> OrtSession:
+        """Loads a graph from memory."""
+        return cls(file, file.artifact, threads)
 
     def end_trace(self) -> Path:
         """Writes the trace, once, and returns its file: a list of events in the trace event format of Chrome."""

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle, Golden
 from splite_deploy.decoders.decode import decode
+from splite_deploy.errors import UsageError
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Feed, GpuOptions
+from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Feed, GpuOptions, ModelFile
 from splite_deploy.spec import ModelSpec
 
 Array = NDArray[np.float32]
@@ -43,6 +44,13 @@ class ReplaySession(BaseSession):
     ) -> ReplaySession:
         """Plays back the golden outputs of a bundle; ``threads`` is taken and ignored, since nothing is computed."""
         return cls(bundle.golden(), bundle.model, artifact)
+
+    @classmethod
+    def open_content(cls, file: ModelFile, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> ReplaySession:
+        """Refuses: what is played back lies in the bundle."""
+        raise UsageError(
+            f"{file.name} is in no bundle whose recorded outputs could be replayed.", hint="Name a bundle."
+        )
 
     def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
         keys = [_key(tensor) for tensor in feeds[self.artifact.inputs[0].name]]

@@ -24,7 +24,7 @@ from splite_deploy.runtime.backends.trt.compatibility import (
 from splite_deploy.runtime.backends.trt.io_binding import NOT_TAKEN_HINT, Port, open_ports, read_ends
 from splite_deploy.runtime.backends.trt.module import TensorRt, collecting_logger, load_tensorrt, logged_errors
 from splite_deploy.runtime.cuda.memory import Cuda, Handle, open_cuda
-from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Ends, Feed, GpuOptions
+from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Ends, Feed, GpuOptions, ModelFile
 
 Array = NDArray[np.float32]
 
@@ -120,6 +120,14 @@ class TrtSession(BaseSession):
         trt = load_tensorrt()
         check_any_gpu(file.name, cuda_driver.gpu(), "Without a GPU, time the .onnx that it was built of.")
         return cls._load(data, trt, None, gpu, source)
+
+    @classmethod
+    def open_content(cls, file: ModelFile, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> TrtSession:
+        """Loads an engine from memory, which was built here just now."""
+        source = EngineFile(Path(file.name))
+        trt = load_tensorrt(None if file.artifact is None else file.artifact.target.get("flavour"))
+        check_any_gpu(file.name, cuda_driver.gpu(), "Without a GPU, run another backend: -b ort.")
+        return cls._load(file.data, trt, file.artifact, gpu, source)
 
     @classmethod
     def _load(
