@@ -27,14 +27,14 @@ from splite_deploy.bench.accuracy import Errors
 from splite_deploy.bench.interleaved import interleave
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
-from splite_deploy.decoders.decode import softargmax, softmax
+from splite_deploy.decoders.heatmap import HeatmapDecoder, softmax
+from splite_deploy.decoders.softargmax import softargmax
 from splite_deploy.errors import SpliteError
 from splite_deploy.metrics.accuracy import box_side, keypoint_error
 from splite_deploy.metrics.labels import LabelledImage, read_labels
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.preprocess import invert, transform_points
-from splite_deploy.spec import HeatmapDecoder
 from splite_deploy.spec.plain import to_plain
 
 ROOT = Path(__file__).parents[1]

@@ -6,6 +6,9 @@ Anything else that escapes is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
+FIELDS_DOC = "see models/README.md for every field with an example"
+"""Ends the hint of an error in ``model.toml``."""
+
 
 class SpliteError(Exception):
     """Root of all expected errors.
@@ -30,6 +33,12 @@ class UsageError(SpliteError):
 
 class SpecError(SpliteError):
     """``model.toml`` or the model part of a manifest is wrong."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `SpecError` with ``message``, a clause about a field's value, where ``condition`` does not hold."""
+    if not condition:
+        raise SpecError(f"Model spec: {message}.", hint=f"Correct the value; {FIELDS_DOC}.")
 
 
 class CheckpointError(SpliteError):

@@ -215,7 +215,8 @@ def test_links_lead_somewhere(root: Path, page: str) -> None:
 def test_the_field_table_is_that_of_the_code(root: Path) -> None:
     import dataclasses
 
-    from splite_deploy.spec import DECODERS, HostSpec, InputSpec, LimitSpec, ModelSpec, SkeletonSpec
+    from splite_deploy.decoders import DECODERS
+    from splite_deploy.spec import HostSpec, InputSpec, LimitSpec, ModelSpec, SkeletonSpec
 
     classes = [ModelSpec, InputSpec, SkeletonSpec, LimitSpec, HostSpec, *DECODERS.values()]
     fields = {field.name for cls in classes for field in dataclasses.fields(cls)}

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from splite_deploy.decoders import SoftArgmaxDepth
 from splite_deploy.metrics.labels import LabelledImage, tight_box
 from splite_deploy.runtime.preprocess import Preprocessor, crop_matrix, transform_points, warp
-from splite_deploy.spec import ModelSpec, SoftArgmaxDepth
+from splite_deploy.spec import ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parent))  # arch.py and synthetic.py lie beside this file, outside any package
 from synthetic import SyntheticHand, random_background, render_hand

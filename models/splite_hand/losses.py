@@ -7,7 +7,8 @@ from data import Batch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from splite_deploy.spec import ModelSpec, SoftArgmaxDepth
+from splite_deploy.decoders import SoftArgmaxDepth
+from splite_deploy.spec import ModelSpec
 
 HEATMAP_SIGMA_CELLS = 1.0
 WEIGHTS = {"position": 0.25, "heatmap": 1.0, "depth": 1.0, "soft_heatmap": 2.0, "soft_depth": 2.0}

@@ -32,14 +32,14 @@ from torch.utils.data import DataLoader
 
 from splite_deploy.compact.importance import METHODS, Method
 from splite_deploy.compact.sparsity import KINDS, GradualPruning, Kind, LambdaSchedule, Penalty
-from splite_deploy.decoders.decode import decode
+from splite_deploy.decoders import SoftArgmaxDepth, decode
 from splite_deploy.errors import SpliteError
 from splite_deploy.export.source.checkpoint import Checkpoint, load_weights, read_checkpoint
 from splite_deploy.export.source.header import HEADER
 from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime.lift import weak_perspective
 from splite_deploy.runtime.preprocess import Image, Preprocessor, invert, transform_points
-from splite_deploy.spec import ModelSpec, SoftArgmaxDepth, load_model_toml
+from splite_deploy.spec import ModelSpec, load_model_toml
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from splite_deploy.bench.accuracy import Points, measure
 from splite_deploy.bench.result import Evaluation, ImageError
+from splite_deploy.decoders import Decoder, SoftArgmaxDepth
 from splite_deploy.metrics.accuracy import COCO_SIGMAS, average_precision, bone_length, box_side, mpjpe, oks, pck_auc
 from splite_deploy.metrics.labels import LabelledImage
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Image
-from splite_deploy.spec import Decoder, SoftArgmaxDepth
 
 AUC_LIMIT = 0.2
 """Of the longer side of the tight box."""

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import Parity, Percentiles
-from splite_deploy.decoders.decode import decode
-from splite_deploy.spec import LimitSpec, ModelSpec, Precision, SoftArgmaxDepth
+from splite_deploy.decoders import SoftArgmaxDepth, decode
+from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
 Outputs = Mapping[str, NDArray[np.float32]]
 

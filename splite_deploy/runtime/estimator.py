@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.bundle import Bundle
-from splite_deploy.decoders.decode import Decoded, check_shapes, decode
+from splite_deploy.decoders import Decoded, SoftArgmaxDepth, Unit, check_shapes, decode
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.lift import absolute, weak_perspective
 from splite_deploy.runtime.pose import Pose
@@ -25,7 +25,7 @@ from splite_deploy.runtime.preprocess import (
     transform_points,
 )
 from splite_deploy.runtime.session import DEFAULT_GPU, Feed, GpuOptions, Session, open_session
-from splite_deploy.spec import Color, ModelSpec, Precision, SoftArgmaxDepth, Unit
+from splite_deploy.spec import Color, ModelSpec, Precision
 
 
 class PoseEstimator:
@@ -43,7 +43,7 @@ class PoseEstimator:
     def __init__(self, spec: ModelSpec, session: Session, color: Color = "bgr") -> None:
         if color not in ("rgb", "bgr"):
             raise UsageError(f"The channel order is {color!r}.", hint="Choose 'bgr' (OpenCV) or 'rgb'.")
-        check_shapes(session.outputs, spec)
+        check_shapes({tensor.role: tensor.shape for tensor in session.outputs}, spec)
         self.spec = spec
         self.session = session
         self.preprocessor = Preprocessor(spec.input, color)

@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from splite_deploy.decoders import SoftArgmaxDepth
 from splite_deploy.errors import UsageError
-from splite_deploy.spec import SoftArgmaxDepth
 
 Array = NDArray[np.float32]
 MIN_VISIBLE_SHARE = 0.05

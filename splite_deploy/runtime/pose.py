@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.spec import Unit
+from splite_deploy.decoders import Unit
 
 Array = NDArray[np.float32]
 

@@ -1,4 +1,4 @@
-"""What a model needs to be run: its input, its decoder, its skeleton. Plain data, standard library only.
+"""What a model needs to be run: its input, its decoder, its skeleton. Plain data.
 
 The same structure is written by people as ``model.toml`` and by the exporter into the bundle's manifest. Nothing in
 it has a default that a wrong model could run on quietly: mean, std, beta, stride and padding must be stated.
@@ -10,23 +10,17 @@ its centre at (i + .5, j + .5), and cell i of a heatmap of stride s is centred a
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
-from splite_deploy.errors import SpecError
-from splite_deploy.spec.plain import FIELDS_DOC, structure, to_plain
+from splite_deploy.decoders import DECODERS, Decoder, SoftArgmaxDepth
+from splite_deploy.errors import FIELDS_DOC, SpecError, require
+from splite_deploy.spec.plain import structure, to_plain
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Color = Literal["rgb", "bgr"]
-Unit = Literal["palm", "mm"]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise SpecError(f"Model spec: {message}.", hint=f"Correct the value; {FIELDS_DOC}.")
 
 
 @dataclass(frozen=True)
@@ -52,109 +46,12 @@ class InputSpec:
     pad_value: int
 
     def __post_init__(self) -> None:
-        _require(self.height > 0 and self.width > 0, "input.height and input.width must be positive")
-        _require(all(0 <= m <= 255 for m in self.mean), "input.mean is on the 0-255 scale")
-        _require(all(s > 0 for s in self.std), "input.std must be positive, on the 0-255 scale")
-        _require(max(self.std) > 1, "input.std looks like the 0-1 scale; multiply mean and std by 255")
-        _require(self.box_padding > 0, "input.box_padding must be positive (1.0 adds nothing)")
-        _require(0 <= self.pad_value <= 255, "input.pad_value must lie in 0-255")
-
-
-@dataclass(frozen=True)
-class HeatmapDecoder:
-    """What all soft-argmax decoders have.
-
-    Attributes:
-        stride: Input pixels per heatmap cell.
-        beta: Inverse temperature of the softmax; must be the one of training.
-    """
-
-    type: ClassVar[str]
-    roles: ClassVar[tuple[str, ...]] = ("heatmap",)
-    stride: float
-    beta: float
-
-    def __post_init__(self) -> None:
-        _require(0 < self.stride < math.inf, "decoder.stride must be positive")
-        _require(0 < self.beta < math.inf, "decoder.beta must be positive")
-
-
-@dataclass(frozen=True)
-class SoftArgmax(HeatmapDecoder):
-    """Global soft-argmax over heatmap logits (Sun et al. 2018, integral regression).
-
-    Attributes:
-        score_window: The score is the softmax mass inside this odd number of cells squared around the keypoint,
-            a number in [0, 1]. It says how concentrated the heatmap is; it is no calibrated probability.
-    """
-
-    type: ClassVar[str] = "softargmax"
-    score_window: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self.score_window > 0 and self.score_window % 2 == 1, "decoder.score_window must be odd")
-
-
-@dataclass(frozen=True)
-class SoftArgmaxWindow(HeatmapDecoder):
-    """Soft-argmax inside a window around the peak: for heatmaps trained to unit-peak Gaussians.
-
-    The score is the value of the peak, clipped to [0, 1].
-
-    Attributes:
-        window: Odd side of the window in cells.
-    """
-
-    type: ClassVar[str] = "softargmax-window"
-    window: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self.window > 0 and self.window % 2 == 1, "decoder.window must be odd")
-
-
-@dataclass(frozen=True)
-class SoftArgmaxDepth(SoftArgmax):
-    """Global soft-argmax with a depth map per keypoint, z = sum(p * Z) (Iqbal et al. 2018, latent 2.5D).
-
-    Attributes:
-        root_keypoint: Depths are relative to this keypoint.
-        unit: ``palm``: depth is divided by the palm length, the root mean square of ``scale_bones``; ``mm``: the
-            network gives millimetres.
-        scale_bones: Pairs of keypoints whose root mean square length is one palm.
-    """
-
-    type: ClassVar[str] = "softargmax-depth"
-    roles: ClassVar[tuple[str, ...]] = ("heatmap", "depth")
-    root_keypoint: int
-    unit: Unit
-    scale_bones: tuple[tuple[int, int], ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self.root_keypoint >= 0, "decoder.root_keypoint must not be negative")
-        _require(len(self.scale_bones) > 0, "decoder.scale_bones needs at least one pair of keypoints")
-        _require(all(a != b for a, b in self.scale_bones), "decoder.scale_bones has a pair of one keypoint")
-
-
-@dataclass(frozen=True)
-class Coordinates:
-    """The network gives coordinates itself, (N, K, 2) or (N, K, 3) with a score in the last column.
-
-    Attributes:
-        scale: ``unit``: 0-1 over the input's width and height; ``pixel``: input pixels, origin at the corner.
-    """
-
-    type: ClassVar[str] = "coordinates"
-    roles: ClassVar[tuple[str, ...]] = ("coordinates",)
-    scale: Literal["unit", "pixel"]
-
-
-Decoder = SoftArgmax | SoftArgmaxWindow | SoftArgmaxDepth | Coordinates
-DECODERS: Mapping[str, type[Decoder]] = {
-    cls.type: cls for cls in (SoftArgmax, SoftArgmaxWindow, SoftArgmaxDepth, Coordinates)
-}
+        require(self.height > 0 and self.width > 0, "input.height and input.width must be positive")
+        require(all(0 <= m <= 255 for m in self.mean), "input.mean is on the 0-255 scale")
+        require(all(s > 0 for s in self.std), "input.std must be positive, on the 0-255 scale")
+        require(max(self.std) > 1, "input.std looks like the 0-1 scale; multiply mean and std by 255")
+        require(self.box_padding > 0, "input.box_padding must be positive (1.0 adds nothing)")
+        require(0 <= self.pad_value <= 255, "input.pad_value must lie in 0-255")
 
 
 @dataclass(frozen=True)
@@ -173,10 +70,10 @@ class SkeletonSpec:
 
     def __post_init__(self) -> None:
         count = len(self.keypoint_names)
-        _require(count > 0, "skeleton.keypoint_names is empty")
-        _require(len(set(self.keypoint_names)) == count, "skeleton.keypoint_names has a name twice")
+        require(count > 0, "skeleton.keypoint_names is empty")
+        require(len(set(self.keypoint_names)) == count, "skeleton.keypoint_names has a name twice")
         for a, b in self.edges + self.flip_pairs:
-            _require(0 <= a < count and 0 <= b < count, f"skeleton pair ({a}, {b}) names no keypoint of {count}")
+            require(0 <= a < count and 0 <= b < count, f"skeleton pair ({a}, {b}) names no keypoint of {count}")
 
 
 @dataclass(frozen=True)
@@ -194,7 +91,7 @@ class LimitSpec:
     depth_p95: float = 0.001
 
     def __post_init__(self) -> None:
-        _require(min(dataclasses.astuple(self)) > 0, "limits must be positive")
+        require(min(dataclasses.astuple(self)) > 0, "limits must be positive")
 
 
 @dataclass(frozen=True)
@@ -219,14 +116,14 @@ class ModelSpec:
     palm_mm: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.name != "" and self.name.replace("-", "").replace("_", "").isalnum(), "name must be a word")
-        _require(self.palm_mm is None or self.palm_mm > 0, "palm_mm must be positive")
+        require(self.name != "" and self.name.replace("-", "").replace("_", "").isalnum(), "name must be a word")
+        require(self.palm_mm is None or self.palm_mm > 0, "palm_mm must be positive")
         if isinstance(self.decoder, SoftArgmaxDepth):
             used = {self.decoder.root_keypoint, *(i for bone in self.decoder.scale_bones for i in bone)}
             inside = min(used) >= 0 and max(used) < self.keypoint_count
-            _require(inside, "decoder.root_keypoint or scale_bones names no keypoint of the skeleton")
+            require(inside, "decoder.root_keypoint or scale_bones names no keypoint of the skeleton")
             if self.decoder.unit == "mm":
-                _require(self.palm_mm is not None, "a depth in mm needs palm_mm, which tells the scale of x and y")
+                require(self.palm_mm is not None, "a depth in mm needs palm_mm, which tells the scale of x and y")
 
     @property
     def keypoint_count(self) -> int:

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from splite_deploy.errors import SpecError
+from splite_deploy.errors import FIELDS_DOC, SpecError
 
-FIELDS_DOC = "see models/README.md for every field with an example"
 T = TypeVar("T")
 
 

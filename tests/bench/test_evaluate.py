@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from splite_deploy.bench.evaluate import AREA_OF_BOX, COCO_KEYPOINTS, evaluate
 from splite_deploy.bundle import TensorSpec
+from splite_deploy.decoders import Coordinates, SoftArgmaxDepth
 from splite_deploy.metrics.accuracy import COCO_SIGMAS, oks
 from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime.estimator import PoseEstimator
-from splite_deploy.spec import Coordinates, InputSpec, ModelSpec, SkeletonSpec, SoftArgmaxDepth
+from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 
 SIZE = 64
 TRUTH = np.array([[10.0, 10.0], [50.0, 10.0], [10.0, 42.0]])

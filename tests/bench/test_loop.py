@@ -20,11 +20,11 @@ from splite_deploy.bench.loop import (
     timer_overhead_us,
 )
 from splite_deploy.bundle import TensorSpec
-from splite_deploy.decoders.decode import Decoded
+from splite_deploy.decoders import Coordinates, Decoded
 from splite_deploy.errors import BackendError, UsageError
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.pose import Pose
-from splite_deploy.spec import Coordinates, InputSpec, ModelSpec, SkeletonSpec
+from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 
 SPEC = ModelSpec(
     name="fake",

@@ -27,11 +27,12 @@ from splite_deploy.bundle import (
     new_bundle,
     write_golden,
 )
+from splite_deploy.decoders import SoftArgmaxDepth
 from splite_deploy.errors import BackendError, UsageError
 from splite_deploy.files import sha256_of
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.spec import InputSpec, LimitSpec, ModelSpec, SkeletonSpec, SoftArgmaxDepth
+from splite_deploy.spec import InputSpec, LimitSpec, ModelSpec, SkeletonSpec
 
 BARE = Extras(fresh_process=False, layers=False)
 SIZE, STRIDE, KEYPOINTS, CROPS = 128, 4, 21, 3

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from splite_deploy.bench.streams import run_streams
 from splite_deploy.bundle import TensorSpec
+from splite_deploy.decoders import Coordinates
 from splite_deploy.errors import BackendError
 from splite_deploy.runtime.estimator import PoseEstimator
-from splite_deploy.spec import Coordinates, InputSpec, ModelSpec, SkeletonSpec
+from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 
 SPEC = ModelSpec(
     name="sleeper",

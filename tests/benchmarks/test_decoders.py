@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from decoders import argmax, argmax_corner, dark, decoders, marginals, quarter
 
-from splite_deploy.spec import SoftArgmax
+from splite_deploy.decoders import SoftArgmax
 
 PEAKS = np.array([[12.5, 20.5], [12.8, 20.4], [30.2, 7.7], [5.5, 26.1]])
 

@@ -30,9 +30,10 @@ from splite_deploy.bundle import (
     new_bundle,
     write_golden,
 )
+from splite_deploy.decoders import SoftArgmaxDepth
 from splite_deploy.errors import BundleError, OutputError, UsageError
 from splite_deploy.files import sha256_of
-from splite_deploy.spec import InputSpec, LimitSpec, ModelSpec, SkeletonSpec, SoftArgmaxDepth
+from splite_deploy.spec import InputSpec, LimitSpec, ModelSpec, SkeletonSpec
 
 GRAPH = "model.onnx"
 SPEC = ModelSpec(

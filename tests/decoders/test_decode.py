@@ -14,19 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from splite_deploy.decoders.decode import Decoded, decode
-from splite_deploy.errors import BackendError
-from splite_deploy.spec import (
+from splite_deploy.decoders import (
     DECODERS,
     Coordinates,
+    Decoded,
     Decoder,
-    InputSpec,
-    ModelSpec,
-    SkeletonSpec,
     SoftArgmax,
     SoftArgmaxDepth,
     SoftArgmaxWindow,
+    decode,
 )
+from splite_deploy.errors import BackendError
+from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 
 Array = NDArray[np.float32]
 VECTORS = Path(__file__).parent.parent / "vectors"

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper  # noqa: TID253
 
 from splite_deploy.bundle import Bundle, TensorSpec
-from splite_deploy.decoders.decode import Decoded, decode
+from splite_deploy.decoders import DECODERS, Decoded, decode
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.fuse import fuse_decode, fuse_input, tensor_specs
 from splite_deploy.export.graph.walk import load, make_session
 from splite_deploy.export.quant.precision import to_fp16, to_int8
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.spec import DECODERS, InputSpec, ModelSpec, SkeletonSpec
+from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 
 Array = NDArray[np.float32]
 VECTORS = Path(__file__).parent.parent / "vectors"

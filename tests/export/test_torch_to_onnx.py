@@ -18,6 +18,7 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from splite_deploy.bundle import Bundle
+from splite_deploy.decoders import Coordinates, SoftArgmax
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.torch_to_onnx import (
     MAX_OPSET,
@@ -28,7 +29,7 @@ from splite_deploy.export.graph.torch_to_onnx import (
     simplify,
 )
 from splite_deploy.export.source.checkpoint import load_symbol
-from splite_deploy.spec import Coordinates, ModelSpec, SoftArgmax, load_model_toml
+from splite_deploy.spec import ModelSpec, load_model_toml
 
 MAPS = (1, 5, 16, 12)
 

@@ -260,8 +260,8 @@ def test_the_script_refuses_what_it_cannot_do(arguments: list[str], reason: str)
 @pytest.mark.parametrize("bones", [((0, 9),), ((0, 5), (0, 9), (0, 13), (0, 17))])
 def test_2d_and_depth_give_the_3d_back(hands: list[Any], bones: tuple[tuple[int, int], ...]) -> None:
     """The renderer's 2D keypoints, relative depth, camera and palm length are enough for its absolute 3D."""
+    from splite_deploy.decoders import SoftArgmaxDepth
     from splite_deploy.runtime.lift import absolute
-    from splite_deploy.spec import SoftArgmaxDepth
 
     decoder = SoftArgmaxDepth(stride=4.0, beta=1.0, score_window=5, root_keypoint=9, unit="palm", scale_bones=bones)
     compared = 0

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.bundle import Bundle
-from splite_deploy.decoders.decode import decode
+from splite_deploy.decoders import decode
 from splite_deploy.errors import BackendError, BundleError, UsageError
 from splite_deploy.runtime import BACKENDS, Pose, PoseEstimator
 from splite_deploy.runtime.preprocess import Preprocessor, invert, transform_points

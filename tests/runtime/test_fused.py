@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import MANIFEST, Bundle
-from splite_deploy.decoders.decode import check_shapes, decode
+from splite_deploy.decoders import check_shapes, decode
 from splite_deploy.errors import BackendError, ParityError
 from splite_deploy.files import sha256_of
 from splite_deploy.runtime import PoseEstimator, open_session
@@ -146,12 +146,12 @@ def test_verify_fails_on_another_graph(tiny_bundle: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("ends", ["decode"])
 def test_decoded_outputs_are_checked(fused: Path) -> None:
     bundle = Bundle.open(fused)
-    spec, outputs = bundle.model, bundle.find().outputs
-    check_shapes(outputs, spec)
+    spec, shapes = bundle.model, {tensor.role: tensor.shape for tensor in bundle.find().outputs}
+    check_shapes(shapes, spec)
     with pytest.raises(
         BackendError, match="has no output 'depth', which the decoder 'softargmax-depth' reads"
     ) as caught:
-        check_shapes(outputs[:2], spec)
+        check_shapes({role: shapes[role] for role in ("keypoints", "scores")}, spec)
     assert "keypoints, scores" in caught.value.hint
     arrays = decode(bundle.golden().outputs, spec).by_role()
     for role, shape in (("keypoints", (8, 4, 2)), ("scores", (8,)), ("depth", (7, 5))):

@@ -12,9 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from splite_deploy.decoders import SoftArgmaxDepth, Unit
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.lift import absolute, weak_perspective
-from splite_deploy.spec import SoftArgmaxDepth, Unit
 
 Points = NDArray[np.float64]
 ONE = SoftArgmaxDepth(stride=4.0, beta=1.0, score_window=5, root_keypoint=9, unit="palm", scale_bones=((0, 9),))

@@ -10,16 +10,9 @@ from typing import Any
 
 import pytest
 
+from splite_deploy.decoders import Coordinates, SoftArgmax, SoftArgmaxDepth, SoftArgmaxWindow
 from splite_deploy.errors import SpecError
-from splite_deploy.spec import (
-    Coordinates,
-    LimitSpec,
-    ModelSpec,
-    SoftArgmax,
-    SoftArgmaxDepth,
-    SoftArgmaxWindow,
-    load_model_toml,
-)
+from splite_deploy.spec import LimitSpec, ModelSpec, load_model_toml
 
 MODEL_TOML = Path(__file__).parents[2] / "models" / "splite_hand" / "model.toml"
 EXAMPLE: dict[str, Any] = {

@@ -3,7 +3,7 @@
 Input: Cast, Transpose and one BatchNormalization before the first layer, which stays as it is. Folded into a
 convolution's bias the mean would be wrong along its border: there zero padding stands for pixels of the mean.
 
-Output: the formulas of `splite_deploy.decoders.decode` in float32, on maps that are float32 in every precision. The
+Output: the formulas of `splite_deploy.decoders` in float32, on maps that are float32 in every precision. The
 score's square around the keypoint is the product of a mask over columns and one over rows, so that its mass is two
 small products of matrices; both masks come from one vector of distances, since on small maps it is the number of
 nodes that takes the time.
@@ -20,17 +20,17 @@ from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 
 from splite_deploy.bundle import TensorSpec
-from splite_deploy.decoders.decode import cell_centres, decoded_roles
-from splite_deploy.errors import ExportError
-from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, first_line
-from splite_deploy.spec import (
+from splite_deploy.decoders import (
     Coordinates,
     HeatmapDecoder,
-    ModelSpec,
     SoftArgmax,
     SoftArgmaxDepth,
     SoftArgmaxWindow,
 )
+from splite_deploy.decoders.heatmap import cell_centres
+from splite_deploy.errors import ExportError
+from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, first_line
+from splite_deploy.spec import ModelSpec
 
 _LAYOUTS = {2: "NK", 3: "NKC", 4: "NCHW"}
 
@@ -156,7 +156,7 @@ def fuse_decode(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
             f"{', '.join(roles)} of {count} keypoints.",
             hint="Fuse the decoder once, into the graph that export made of this model.toml.",
         )
-    for name in {name for node in made.graph.node for name in node.output} & {*roles, *decoded_roles(spec.decoder)}:
+    for name in {name for node in made.graph.node for name in node.output} & {*roles, *spec.decoder.decoded_roles}:
         made.rename(name, f"fused_decode/{name}")  # "depth" is a map before, and K numbers afterwards
     batch = outputs[roles[0]].type.tensor_type.shape.dim[0]
     decoder = spec.decoder
@@ -164,11 +164,11 @@ def fuse_decode(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
         _coordinates(made, decoder, spec, columns=shapes["coordinates"][2])
     elif isinstance(decoder, SoftArgmaxWindow):
         _softargmax_window(made, decoder, count, *shapes["heatmap"][2:])
-    else:
+    elif isinstance(decoder, SoftArgmax):
         _softargmax(made, decoder, count, *shapes["heatmap"][2:])
     made.graph.node.extend(made.nodes)
     del made.graph.output[:]
-    for role in decoded_roles(decoder):
+    for role in decoder.decoded_roles:
         shape = (None, count, 2) if role == "keypoints" else (None, count)
         value = helper.make_tensor_value_info(role, TensorProto.FLOAT, shape)
         value.type.tensor_type.shape.dim[0].CopyFrom(batch)
@@ -177,7 +177,7 @@ def fuse_decode(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
 
 
 def _softargmax(made: _Graph, decoder: SoftArgmax, count: int, height: int, width: int) -> None:
-    """See `splite_deploy.decoders.decode.softargmax` and `window_mass`."""
+    """See `splite_deploy.decoders.softargmax`."""
     flat = made.constant([0, count, height * width], np.int64)
     weights = _softmax(made, made.add("Reshape", "fused_decode/heatmap", flat), decoder)
     keypoints = _expected_centre(made, weights, decoder, height, width)
@@ -198,7 +198,7 @@ def _softargmax(made: _Graph, decoder: SoftArgmax, count: int, height: int, widt
 
 
 def _softargmax_window(made: _Graph, decoder: SoftArgmaxWindow, count: int, height: int, width: int) -> None:
-    """See `splite_deploy.decoders.decode.softargmax_window`."""
+    """See `splite_deploy.decoders.softargmax_window`."""
     flat = made.constant([0, count, height * width], np.int64)
     logits = made.add("Reshape", "fused_decode/heatmap", flat)
     peak = made.add("ArgMax", logits, axis=-1, keepdims=1)

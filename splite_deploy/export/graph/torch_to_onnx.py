@@ -94,7 +94,7 @@ def _describe(value: object) -> str:
 def _expected_shape(role: str, spec: ModelSpec) -> tuple[int, ...]:
     if role == "coordinates":
         return (1, spec.keypoint_count, 2)
-    stride: float = spec.decoder.stride  # type: ignore[union-attr]
+    stride: float = spec.decoder.stride  # type: ignore[attr-defined]
     return (1, spec.keypoint_count, round(spec.input.height / stride), round(spec.input.width / stride))
 
 

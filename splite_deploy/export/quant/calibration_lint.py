@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.decoders.decode import decode
+from splite_deploy.decoders import decode
 from splite_deploy.errors import CalibrationError
 from splite_deploy.export.quant.calibration_arrays import evenly
 from splite_deploy.runtime.preprocess import Preprocessor

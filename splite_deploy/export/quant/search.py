@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from splite_deploy.bundle.report import Parity, Returned
+from splite_deploy.decoders import HeatmapDecoder
 from splite_deploy.errors import ExportError, ParityError, UsageError
 from splite_deploy.export.graph.walk import (
     WEIGHTED,
@@ -26,7 +27,7 @@ from splite_deploy.export.quant.precision import Int8Report, floating, quantise
 from splite_deploy.export.quant.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes
 from splite_deploy.export.quant.ranges import Method, Ranges, calibrate
 from splite_deploy.metrics.parity import Outputs, compare
-from splite_deploy.spec import HeatmapDecoder, ModelSpec
+from splite_deploy.spec import ModelSpec
 
 MAX_FACTOR = 6.0
 """The largest shift may be this many times the budget of the 95th percentile: one ambiguous keypoint in a thousand

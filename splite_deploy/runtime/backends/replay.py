@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle, Golden
-from splite_deploy.decoders.decode import decode
+from splite_deploy.decoders import decode
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Feed, GpuOptions, ModelFile

@@ -1,0 +1,90 @@
+"""What every decoder is: parameters under a name, the outputs it reads, the keypoints it makes of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Keypoints of N crops.
+
+    Attributes:
+        keypoints: (N, K, 2) float32, (x, y) in input pixels.
+        scores: (N, K) float32 in [0, 1]; the rule is the decoder's.
+        depth: (N, K) float32 relative to the root keypoint, in the decoder's unit, or None.
+    """
+
+    keypoints: Array
+    scores: Array
+    depth: Array | None
+
+    def by_role(self) -> dict[str, Array]:
+        """The arrays by role, as a graph that decodes gives them."""
+        arrays = {"keypoints": self.keypoints, "scores": self.scores}
+        return arrays if self.depth is None else {**arrays, "depth": self.depth}
+
+
+class InputSize(Protocol):
+    """Height and width of the network's input in pixels."""
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        ...
+
+
+@dataclass(frozen=True)
+class Decoder(ABC):
+    """A way to read keypoints from a network's outputs: the parameters that ``[decoder]`` of ``model.toml`` gives.
+
+    Attributes:
+        type: Its name there.
+        roles: What the network gives, in this order.
+        decoded_roles: What a graph gives that decodes by itself.
+    """
+
+    type: ClassVar[str]
+    roles: ClassVar[tuple[str, ...]]
+    decoded_roles: ClassVar[tuple[str, ...]] = ("keypoints", "scores")
+
+    @abstractmethod
+    def decode(self, outputs: Mapping[str, Array], size: InputSize) -> Decoded:
+        """Keypoints of N crops.
+
+        Args:
+            outputs: By role, finite and of shapes that fit.
+            size: Of the network's input.
+        """
+
+
+class Model(Protocol):
+    """What has to be known around a decoder; `splite_deploy.spec.ModelSpec` is one."""
+
+    @property
+    def decoder(self) -> Decoder:
+        """How outputs become keypoints."""
+        ...
+
+    @property
+    def keypoint_count(self) -> int:
+        """Number of keypoints K."""
+        ...
+
+    @property
+    def input(self) -> InputSize:
+        """The network's input."""
+        ...

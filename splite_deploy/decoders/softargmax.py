@@ -1,0 +1,61 @@
+"""Global soft-argmax over heatmap logits (Sun et al. 2018, integral regression, arXiv 1711.08229)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from splite_deploy.decoders.base import Array, Decoded, InputSize
+from splite_deploy.decoders.heatmap import HeatmapDecoder, cell_centres, near, softmax
+from splite_deploy.errors import require
+
+
+@dataclass(frozen=True)
+class SoftArgmax(HeatmapDecoder):
+    """The expected cell centre under softmax(beta * heatmap).
+
+    Attributes:
+        score_window: The score is the softmax mass inside this odd number of cells squared around the keypoint,
+            a number in [0, 1]. It says how concentrated the heatmap is; it is no calibrated probability.
+    """
+
+    type: ClassVar[str] = "softargmax"
+    score_window: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.score_window > 0 and self.score_window % 2 == 1, "decoder.score_window must be odd")
+
+    def decode(self, outputs: Mapping[str, Array], size: InputSize) -> Decoded:
+        """Keypoints and scores from ``heatmap`` (N, K, H, W), logits."""
+        keypoints, weights = softargmax(outputs["heatmap"], self)
+        return Decoded(keypoints, window_mass(weights, keypoints, self), None)
+
+
+def softargmax(heatmap: Array, decoder: HeatmapDecoder) -> tuple[Array, Array]:
+    """Expected cell centre under softmax(beta * heatmap), over the whole map.
+
+    Args:
+        heatmap: (N, K, H, W) logits.
+        decoder: Stride and beta.
+
+    Returns:
+        Keypoints (N, K, 2) in input pixels and the softmax weights (N, K, H, W).
+    """
+    weights = softmax(heatmap, decoder.beta)
+    n, k, height, width = heatmap.shape
+    keypoints = weights.reshape(n, k, -1) @ cell_centres(height, width, decoder.stride)
+    return keypoints, weights
+
+
+def window_mass(weights: Array, keypoints: Array, decoder: SoftArgmax) -> Array:
+    """Softmax mass within ``score_window`` cells squared around each keypoint, (N, K) in [0, 1]."""
+    height, width = weights.shape[2:]
+    cells = np.floor(keypoints / decoder.stride).astype(np.int64)
+    columns = near(cells[..., 0], width, decoder.score_window).astype(np.float32)
+    rows = near(cells[..., 1], height, decoder.score_window).astype(np.float32)
+    mass = (rows[..., None, :] @ (weights @ columns[..., None]))[..., 0, 0]
+    return np.clip(mass, 0.0, 1.0)

@@ -1,0 +1,48 @@
+"""Global soft-argmax with a depth map per keypoint, z = sum(p * Z) (Iqbal et al. 2018, latent 2.5D)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from splite_deploy.decoders.base import Array, Decoded, InputSize
+from splite_deploy.decoders.softargmax import SoftArgmax, softargmax, window_mass
+from splite_deploy.errors import require
+
+Unit = Literal["palm", "mm"]
+
+
+@dataclass(frozen=True)
+class SoftArgmaxDepth(SoftArgmax):
+    """Keypoints as `SoftArgmax`, and depths relative to one of them.
+
+    Attributes:
+        root_keypoint: Depths are relative to this keypoint.
+        unit: ``palm``: depth is divided by the palm length, the root mean square of ``scale_bones``; ``mm``: the
+            network gives millimetres.
+        scale_bones: Pairs of keypoints whose root mean square length is one palm.
+    """
+
+    type: ClassVar[str] = "softargmax-depth"
+    roles: ClassVar[tuple[str, ...]] = ("heatmap", "depth")
+    decoded_roles: ClassVar[tuple[str, ...]] = ("keypoints", "scores", "depth")
+    root_keypoint: int
+    unit: Unit
+    scale_bones: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.root_keypoint >= 0, "decoder.root_keypoint must not be negative")
+        require(len(self.scale_bones) > 0, "decoder.scale_bones needs at least one pair of keypoints")
+        require(all(a != b for a, b in self.scale_bones), "decoder.scale_bones has a pair of one keypoint")
+
+    def decode(self, outputs: Mapping[str, Array], size: InputSize) -> Decoded:
+        """Keypoints, scores and depths from ``heatmap``, logits, and ``depth``, both (N, K, H, W)."""
+        keypoints, weights = softargmax(outputs["heatmap"], self)
+        maps = outputs["depth"].reshape(weights.shape[0], weights.shape[1], -1)
+        absolute = np.einsum("nkc,nkc->nk", weights.reshape(maps.shape), maps)
+        depth = absolute - absolute[:, self.root_keypoint, None]
+        return Decoded(keypoints, window_mass(weights, keypoints, self), depth)
