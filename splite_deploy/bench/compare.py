@@ -11,16 +11,16 @@ in noisy environments, arXiv:1608.04295), and a change counts where it changed a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from splite_deploy.bench.interleaved import Ratio, Samples, bootstrap_ratio
+from splite_deploy.bench.interleaved import Ranks, Ratio, Samples, bootstrap_ratios, median_ranks, value_of
 from splite_deploy.bench.report.text import STAGE_NAMES
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.device.environment import NOT_AVAILABLE
@@ -144,21 +144,25 @@ def _cell(ratio: Ratio) -> str:
     return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 
-def quick(times_ms: Samples) -> np.floating[Any]:
-    """The percentile `QUICK_PCT`; without interpolation, which costs more than it is worth."""
-    rank = (times_ms.size - 1) * QUICK_PCT // 100
-    found: np.floating[Any] = np.partition(times_ms, rank, axis=None)[rank]
-    return found
+def quick_ranks(count: int) -> tuple[int, ...]:
+    """The percentile `QUICK_PCT`, without interpolation."""
+    return ((count - 1) * QUICK_PCT // 100,)
 
 
-def ratio_of_runs(after_ms: Samples, before_ms: Samples, statistic: Callable[[Samples], np.floating[Any]]) -> Ratio:
+def fastest_ranks(count: int) -> tuple[int, ...]:
+    """The smallest of all."""
+    return (0,)
+
+
+def ratios_of_runs(after_ms: Samples, before_ms: Samples, statistics: Sequence[Ranks]) -> list[Ratio]:
     """After over before, of times in order that were not measured side by side; the widest interval of all blocks."""
-    ratios = [
-        bootstrap_ratio(_blocks(after_ms, count), _blocks(before_ms, count), statistic, paired=False)
+    by_blocks = [
+        bootstrap_ratios(_blocks(after_ms, count), _blocks(before_ms, count), statistics, paired=False)
         for count in BLOCK_COUNTS
     ]
-    widest = max(ratios, key=lambda ratio: ratio.high - ratio.low)
-    return Ratio(float(statistic(after_ms) / statistic(before_ms)), widest.low, widest.high)
+    widest = [max(ratios, key=lambda ratio: ratio.high - ratio.low) for ratios in zip(*by_blocks, strict=True)]
+    values = [value_of(after_ms, statistic) / value_of(before_ms, statistic) for statistic in statistics]
+    return [Ratio(value, wide.low, wide.high) for value, wide in zip(values, widest, strict=True)]
 
 
 def verdict_of(
@@ -237,8 +241,8 @@ def _compare(before: _Group, after: _Group) -> Comparison:
 
 def _change(stage: str, before: _Group, after: _Group) -> StageChange:
     old, new = (np.concatenate([result.samples_ms[stage] for result in group]) for group in (before, after))
-    median, tenth, fastest = (ratio_of_runs(new, old, statistic) for statistic in (np.median, quick, np.min))
-    old_ms, new_ms = float(np.median(old)), float(np.median(new))
+    median, tenth, fastest = ratios_of_runs(new, old, (median_ranks, quick_ranks, fastest_ranks))
+    old_ms, new_ms = value_of(old, median_ranks), value_of(new, median_ranks)
     whole_ms = before[0].stages[before[0].whole].p50_ms
     threshold = max(THRESHOLD, THRESHOLD / 2 * whole_ms / old_ms)
     needed = max(threshold, OVERLOADED_THRESHOLD) if any(map(_overloaded, (*before, *after))) else threshold

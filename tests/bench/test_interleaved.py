@@ -8,7 +8,14 @@ import time
 import numpy as np
 import pytest
 
-from splite_deploy.bench.interleaved import BLOCK_FRAMES, interleave, ratio_of_medians
+from splite_deploy.bench.interleaved import (
+    BLOCK_FRAMES,
+    RESAMPLES,
+    bootstrap_ratios,
+    interleave,
+    median_ranks,
+    ratio_of_medians,
+)
 from splite_deploy.errors import UsageError
 
 
@@ -66,3 +73,22 @@ def test_what_disturbs_both_alike_does_not_widen_the_interval() -> None:
     assert (ratio.low, ratio.value, ratio.high) == pytest.approx((3.0, 3.0, 3.0))
     shuffled = ratio_of_medians(3 * drift[::-1], drift)
     assert shuffled.high - shuffled.low > 0.1
+
+
+@pytest.mark.parametrize(("blocks", "frames"), [(1, 10), (7, 9), (40, 10), (8, 700)])
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_bootstrap_gives_what_sorting_every_resample_gives(blocks: int, frames: int, paired: bool) -> None:
+    rng = np.random.default_rng(blocks)
+    after = rng.gamma(2, 1, (blocks, frames)).round(2)  # some are equal
+    before = rng.gamma(2, 1, (blocks, frames) if paired else (blocks + 1, frames))
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(len(after), size=(RESAMPLES, len(after)))
+    others = drawn if paired else rng.integers(len(before), size=(RESAMPLES, len(before)))
+    statistics = {median_ranks: np.median, (lambda count: (0,)): np.min}
+    found = bootstrap_ratios(after, before, list(statistics), paired=paired)
+    for ratio, statistic in zip(found, statistics.values(), strict=True):
+        ratios = [
+            statistic(after[these]) / statistic(before[those]) for these, those in zip(drawn, others, strict=True)
+        ]
+        low, high = np.percentile(ratios, [2.5, 97.5])
+        assert (ratio.value, ratio.low, ratio.high) == (statistic(after) / statistic(before), low, high)
