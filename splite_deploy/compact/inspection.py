@@ -62,7 +62,7 @@ def inspect_bundle(
     Raises:
         UsageError: It holds no ONNX graph.
     """
-    return _of_graph(bundle.path / bundle.find("ort", "fp32").file, timed, progress)
+    return _of_graph(onnx.load(str(bundle.path / bundle.find("ort", "fp32").file)), timed, progress)
 
 
 def inspect_checkpoint(
@@ -134,20 +134,17 @@ def _header(stored: Checkpoint) -> Mapping[str, Any] | None:
 def _of_network(
     checkpoint: Path, spec: Path, weights: str | None, timed: bool, progress: Callable[[str], None]
 ) -> tuple[Alignment, tuple[str, ...]]:
-    from splite_deploy.export.graph.torch_to_onnx import write_graph
+    from splite_deploy.export.graph.torch_to_onnx import simplified_graph
     from splite_deploy.export.pipeline import load_model
 
     progress("building the network")
     loaded = load_model(checkpoint, spec, weights)
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        progress("making its graph")
-        write_graph(loaded.network, loaded.spec, file)
-        return _of_graph(file, timed, progress), loaded.notes
+    progress("making its graph")
+    return _of_graph(simplified_graph(loaded.network, loaded.spec), timed, progress), loaded.notes
 
 
-def _of_graph(file: Path, timed: bool, progress: Callable[[str], None]) -> Alignment:
-    graph = Graph(onnx.load(str(file)))
+def _of_graph(model: onnx.ModelProto, timed: bool, progress: Callable[[str], None]) -> Alignment:
+    graph = Graph(model)
     alignment = align(graph.layers)
     return replace(alignment, timings=measure(graph, alignment, progress=progress)) if timed else alignment
 

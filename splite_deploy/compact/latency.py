@@ -14,7 +14,8 @@ from torch import nn
 
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.stats import LatencyStats
-from splite_deploy.export.graph.torch_to_onnx import ort_artifact, write_graph
+from splite_deploy.export.graph.torch_to_onnx import ort_artifact, simplified_graph
+from splite_deploy.export.graph.walk import save
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.session import Session
 from splite_deploy.spec import ModelSpec
@@ -53,15 +54,15 @@ def measure_latency(
     Raises:
         ExportError: One cannot be exported.
     """
+    networks = {"dense": dense, "compacted": compacted}
     with TemporaryDirectory() as folder:
         progress("exporting both to ONNX")
-        files = [Path(folder) / "dense.onnx", Path(folder) / "compacted.onnx"]
-        for network, file in zip((dense, compacted), files, strict=True):
-            write_graph(network, spec, file)
+        graphs = {Path(folder) / f"{name}.onnx": simplified_graph(network, spec) for name, network in networks.items()}
+        for file, graph in graphs.items():
+            save(graph, file)
         progress("timing both on one thread")
-        return Latency(
-            *time_in_turn([OrtSession(file, ort_artifact(file, spec, False), 1) for file in files], inferences)
-        )
+        sessions = [OrtSession(file, ort_artifact(graph, file, spec, False), 1) for file, graph in graphs.items()]
+        return Latency(*time_in_turn(sessions, inferences))
 
 
 def time_in_turn(sessions: Sequence[Session], inferences: int) -> list[LatencyStats]:

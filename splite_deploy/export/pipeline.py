@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -38,6 +39,7 @@ from splite_deploy.export.artifacts import (
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.finishing import finish_bundle
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_outputs, onnx_from_network, ort_artifact, simplify
+from splite_deploy.export.graph.walk import save
 from splite_deploy.export.options import ExportOptions as ExportOptions
 from splite_deploy.export.quant.search import Shift
 from splite_deploy.export.recommend import give_verdict
@@ -180,21 +182,23 @@ def export_bundle(
         reference = Reference(name, spec, crops.pixels, tensors, outputs, crops.origin)
 
         with new_bundle(output, overwrite=options.overwrite) as folder:
-            raw, hops = folder / "raw.onnx", []
+            hops = []
             if isinstance(loaded, GivenGraph):
-                opset = loaded.opset
-                loaded.write(raw)
+                opset, raw = loaded.opset, loaded.model
             else:
                 opset = MIN_OPSET if options.opset is None else options.opset
                 progress("torch -> ONNX")
-                onnx_from_network(loaded.network, spec, raw, opset=opset, dynamic_batch=options.dynamic_batch)
-                hops.append(_hop("onnx", raw, reference, options).parity)
+                raw = onnx_from_network(loaded.network, spec, opset=opset, dynamic_batch=options.dynamic_batch)
+                file = folder / "raw.onnx"
+                save(raw, file)
+                hops.append(_hop("onnx", raw, file, reference, options).parity)
+                file.unlink()
             progress("ONNX -> simplified ONNX")
             metadata = {"splite_model": json.dumps(spec.to_dict()), "splite_version": __version__}
-            simplify(raw, folder / GRAPH, metadata=metadata)
-            raw.unlink()
-            simplified = _hop("simplified", folder / GRAPH, reference, options)
-            graph = ort_artifact(folder / GRAPH, spec, options.dynamic_batch)
+            model_graph = simplify(raw, metadata=metadata)
+            save(model_graph, folder / GRAPH)
+            simplified = _hop("simplified", model_graph, folder / GRAPH, reference, options)
+            graph = ort_artifact(model_graph, folder / GRAPH, spec, options.dynamic_batch)
             made = make_artifacts(folder, graph, reference, loaded.host, options, compiler, progress)
 
             chosen = np.linspace(0, len(crops.pixels) - 1, min(GOLDEN_CROPS, len(crops.pixels))).round().astype(int)
@@ -259,14 +263,14 @@ def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpe
     }
 
 
-def _hop(step: str, file: Path, reference: Reference, options: ExportOptions) -> Shift:
+def _hop(step: str, graph: onnx.ModelProto, file: Path, reference: Reference, options: ExportOptions) -> Shift:
     """Runs a fp32 graph from its file and compares it with the reference.
 
     Raises:
         ParityError: It lies over the limits of the spec.
     """
     spec = reference.spec
-    session = OrtSession(file, ort_artifact(file, spec, options.dynamic_batch), None)
+    session = OrtSession(file, ort_artifact(graph, file, spec, options.dynamic_batch), None)
     hint = (
         "Look for layers in training mode or randomness in the network; if the shift is acceptable, raise [limits] in "
         "model.toml."

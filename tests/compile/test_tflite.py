@@ -22,7 +22,8 @@ from splite_deploy.bundle import Artifact, Parity
 from splite_deploy.compile.tflite.compiler import compile_tflite
 from splite_deploy.errors import CompileError
 from splite_deploy.export.crops import crops_from_renderer
-from splite_deploy.export.graph.torch_to_onnx import onnx_from_network, ort_artifact, simplify
+from splite_deploy.export.graph.torch_to_onnx import ort_artifact, simplified_graph
+from splite_deploy.export.graph.walk import load
 from splite_deploy.export.source.checkpoint import load_symbol
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.parity import compare, limits_of, violations
@@ -53,7 +54,8 @@ class Converted:
     def parity(self, artifact: Artifact, crops: Crops) -> Parity:
         """How far a file lies from the graph."""
         tensors = Preprocessor(self.spec.input, self.spec.input.color).normalise(crops)
-        reference = run_each(OrtSession(self.graph, ort_artifact(self.graph, self.spec, False), 1), tensors)
+        described = ort_artifact(load(self.graph), self.graph, self.spec, False)
+        reference = run_each(OrtSession(self.graph, described, 1), tensors)
         session = TfliteSession(self.folder / artifact.file, artifact, 1)
         return compare(artifact.label, reference, run_each(session, tensors), self.spec, "renderer")
 
@@ -102,9 +104,7 @@ def wide(root: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) 
     """A graph whose weights are many enough for the dynamic range, and whose outputs come in the other order."""
     folder = tmp_path_factory.mktemp("wide")
     network = load_symbol("arch.py:build", root / "tests" / "tiny")(channels=32).eval()
-    onnx_from_network(network, spec, folder / "raw.onnx", opset=18, dynamic_batch=False)
-    simplify(folder / "raw.onnx", folder / "model.onnx", metadata={})
-    model = onnx.load(str(folder / "model.onnx"))
+    model = simplified_graph(network, spec)
     outputs = list(reversed(model.graph.output))
     del model.graph.output[:]
     model.graph.output.extend(outputs)

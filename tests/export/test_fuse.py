@@ -159,27 +159,25 @@ def test_crops_are_normalised_as_on_the_host(bundle: Bundle) -> None:
 # --- both, in every precision ---
 
 
-def fp16(graph: Path, out: Path, tensors: Array) -> None:
-    to_fp16(graph, out, tensors)
+def fp16(graph: onnx.ModelProto, tensors: Array) -> onnx.ModelProto:
+    return to_fp16(graph, tensors)[0]
 
 
-def int8(graph: Path, out: Path, tensors: Array) -> None:
-    to_int8(graph, out, tensors, "ort")
+def int8(graph: onnx.ModelProto, tensors: Array) -> onnx.ModelProto:
+    return to_int8(graph, tensors, "ort")[0]
 
 
 @BATCHES
 @pytest.mark.parametrize("convert", [None, fp16, int8], ids=["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("order", [(fuse_input, fuse_decode), (fuse_decode, fuse_input)], ids=["input", "decode"])
 def test_both_ends_in_every_precision(
-    bundle: Bundle, tmp_path: Path, convert: Callable[..., None] | None, order: tuple[Callable[..., Any], ...]
+    bundle: Bundle, convert: Callable[..., onnx.ModelProto] | None, order: tuple[Callable[..., Any], ...]
 ) -> None:
-    spec, graph = bundle.model, bundle.path / "model.onnx"
+    spec, plain = bundle.model, load(bundle.path / "model.onnx")
     crops = crops_of(bundle)
     tensors = Preprocessor(spec.input, spec.input.color).normalise(crops)
     if convert is not None:
-        graph = tmp_path / "converted.onnx"
-        convert(bundle.path / "model.onnx", graph, tensors)
-    plain = load(graph)
+        plain = convert(plain, tensors)
     before = plain.SerializeToString()
     fused = order[1](order[0](plain, spec), spec)
     assert plain.SerializeToString() == before

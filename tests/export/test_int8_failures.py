@@ -22,7 +22,8 @@ from onnx import helper, numpy_helper  # noqa: TID253
 
 from splite_deploy.bundle import MANIFEST, Bundle
 from splite_deploy.export.crops import crops_from_renderer
-from splite_deploy.export.graph.torch_to_onnx import write_graph
+from splite_deploy.export.graph.torch_to_onnx import simplified_graph
+from splite_deploy.export.graph.walk import save
 from splite_deploy.export.pipeline import load_model
 from splite_deploy.files import sha256_of
 from splite_deploy.spec import load_model_toml
@@ -41,7 +42,7 @@ def graph(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SPLite Hand as ONNX: a graph needs no torch export in every test."""
     loaded = load_model(model.with_name("splite_hand.safetensors"), None, None)
     path = tmp_path_factory.mktemp("hand") / "hand.onnx"
-    write_graph(loaded.network, loaded.spec, path)
+    save(simplified_graph(loaded.network, loaded.spec), path)
     return path
 
 

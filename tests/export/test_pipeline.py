@@ -45,22 +45,16 @@ DIFFERENT_WHEN_EXPORTED = """
 
 
 @pytest.fixture(scope="module")
-def raw_graph(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def raw_graph(tiny_model: Path) -> onnx.ModelProto:
     """The tiny network as torch exports it."""
-    path = tmp_path_factory.mktemp("raw") / "raw.onnx"
     network = load_symbol("arch.py:build", tiny_model.parent)().eval()
-    onnx_from_network(network, load_model_toml(tiny_model)[0], path, opset=18, dynamic_batch=False)
-    return path
+    return onnx_from_network(network, load_model_toml(tiny_model)[0], opset=18, dynamic_batch=False)
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, raw_graph: Path) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, raw_graph: onnx.ModelProto) -> None:
     """Takes the slow step out of an export: the graph is always the one of the tiny network."""
-
-    def copy(network: Any, spec: Any, path: Path, **options: Any) -> None:
-        shutil.copy(raw_graph, path)
-
-    monkeypatch.setattr(pipeline, "onnx_from_network", copy)
+    monkeypatch.setattr(pipeline, "onnx_from_network", lambda network, spec, **options: raw_graph)
 
 
 @pytest.fixture
@@ -203,13 +197,11 @@ def test_a_simplification_that_differs_is_not_written(
 ) -> None:
     simplify = pipeline.simplify
 
-    def scaling(source: Path, target: Path, **options: Any) -> tuple[int, int]:
-        counts = simplify(source, target, **options)
-        model = onnx.load(str(target))
+    def scaling(source: onnx.ModelProto, **options: Any) -> onnx.ModelProto:
+        model = simplify(source, **options)
         weights = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
         weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1.1, weights.name))
-        onnx.save(model, str(target))
-        return counts
+        return model
 
     monkeypatch.setattr(pipeline, "simplify", scaling)
     with pytest.raises(ParityError, match="torch -> simplified changed the result on 3 crops: keypoint shift p95"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,7 +28,7 @@ onnxsim = pytest.importorskip("onnxsim")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 Array = NDArray[np.float32]
-
+GraphOf = Callable[[str], onnx.ModelProto]
 
 INT8_NETS = ["mobile", "shuffle", "se", "unet", "fuse", "pixel-shuffle", "masked", "tied", "grouped"]
 _NO_KERNEL = {"BatchNormalization", "ConvTranspose", "InstanceNormalization", "PRelu", "ReduceMean", "Slice", "Split"}
@@ -37,33 +38,32 @@ def crops(count: int = 8, size: int = 16) -> Array:
     return np.random.default_rng(0).standard_normal((count, 3, size, size)).astype(np.float32)
 
 
-def export_net(network: Any, path: Path, *, dynamo: bool = False) -> Path:
+def export_net(network: Any) -> onnx.ModelProto:
     """The simplified graph of a network; the older exporter is faster, and both give the same after onnxsim."""
-    example = torch.zeros(1, 3, 16, 16)
+    example, written = torch.zeros(1, 3, 16, 16), io.BytesIO()
     with quiet():
-        torch.onnx.export(network, (example,), str(path), input_names=["image"], opset_version=18, dynamo=dynamo)
-        model, valid = onnxsim.simplify(onnx.load(str(path)))
+        torch.onnx.export(network, (example,), written, input_names=["image"], opset_version=18, dynamo=False)
+        model, valid = onnxsim.simplify(onnx.load_model_from_string(written.getvalue()))
     assert valid
-    save(model, path)
-    return path
+    return model
 
 
 @pytest.fixture(scope="module")
-def graph_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def graph_of() -> GraphOf:
     """The graph of one of tests/shared/nets.py, exported once."""
-    folder, made = tmp_path_factory.mktemp("graphs"), {}
+    made: dict[str, onnx.ModelProto] = {}
 
-    def find(name: str) -> Path:
+    def find(name: str) -> onnx.ModelProto:
         if name not in made:
-            made[name] = export_net(nets.randomised(nets.NETS[name]()), folder / f"{name}.onnx")
+            made[name] = export_net(nets.randomised(nets.NETS[name]()))
         return made[name]
 
     return find
 
 
 def conv_graph(
-    path: Path, *, weight: float = 0.1, bias: bool = True, after: tuple[str, ...] = (), batch: int | str = 1
-) -> Path:
+    *, weight: float = 0.1, bias: bool = True, after: tuple[str, ...] = (), batch: int | str = 1
+) -> onnx.ModelProto:
     """image -> Conv 1x1 -> the operators of ``after`` -> Conv 1x1 -> heatmap, the first one of ``weight``."""
     nodes, name = [], "image"
     constants = {"w0": np.full((4, 3, 1, 1), weight), "w1": np.full((5, 4, 1, 1), 0.1), "b": np.full(4, 0.01)}
@@ -84,16 +84,14 @@ def conv_graph(
             if bias or key != "b"
         ],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    save(model, path)
-    return path
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 # --- calibration
 
 
-def test_ranges_hold_what_was_seen_and_zero(tmp_path: Path) -> None:
-    graph = conv_graph(tmp_path / "g.onnx", after=("Relu",), batch="batch")
+def test_ranges_hold_what_was_seen_and_zero() -> None:
+    graph = conv_graph(after=("Relu",), batch="batch")
     x = np.abs(crops(20, 8)) + 1
     ranges = calibrate(graph, x)
     assert ranges.extremes["image"] == (pytest.approx(float(x.min())), pytest.approx(float(x.max())))
@@ -103,16 +101,16 @@ def test_ranges_hold_what_was_seen_and_zero(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_static_batch_and_a_dynamic_one_give_the_same_ranges(tmp_path: Path, method: Any) -> None:
-    static, dynamic = conv_graph(tmp_path / "s.onnx"), conv_graph(tmp_path / "d.onnx", batch="batch")
+def test_a_static_batch_and_a_dynamic_one_give_the_same_ranges(method: Any) -> None:
+    static, dynamic = conv_graph(), conv_graph(batch="batch")
     found = [calibrate(graph, crops(11, 8), method) for graph in (static, dynamic)]
     assert found[0].limits.keys() == found[1].limits.keys()
     for name, limits in found[0].limits.items():
         assert limits == pytest.approx(found[1].limits[name], rel=1e-4)
 
 
-def test_percentile_clips_an_outlier(tmp_path: Path) -> None:
-    graph, x = conv_graph(tmp_path / "g.onnx", batch="batch"), crops(2000, 8)
+def test_percentile_clips_an_outlier() -> None:
+    graph, x = conv_graph(batch="batch"), crops(2000, 8)
     x[0, 0, 0, 0] = 300.0
     assert calibrate(graph, x).limits["image"][1] == 300.0
     low, high = calibrate(graph, x, "percentile").limits["image"]
@@ -120,8 +118,8 @@ def test_percentile_clips_an_outlier(tmp_path: Path) -> None:
     assert -10 < low < -3
 
 
-def test_mse_has_less_squared_error_than_the_whole_range(tmp_path: Path) -> None:
-    graph, x = conv_graph(tmp_path / "g.onnx", batch="batch"), crops(200, 8) ** 5
+def test_mse_has_less_squared_error_than_the_whole_range() -> None:
+    graph, x = conv_graph(batch="batch"), crops(200, 8) ** 5
 
     def error(low: float, high: float) -> float:
         step = (high - low) / 255
@@ -133,7 +131,7 @@ def test_mse_has_less_squared_error_than_the_whole_range(tmp_path: Path) -> None
 
 
 def test_calibration_refuses_what_does_not_fit(tmp_path: Path) -> None:
-    graph = conv_graph(tmp_path / "g.onnx")
+    graph = conv_graph()
     with pytest.raises(UsageError, match="'best' is no calibration method") as raised:
         calibrate(graph, crops(2, 8), "best")  # type: ignore[arg-type]
     assert "minmax, percentile, entropy, mse" in raised.value.hint
@@ -146,11 +144,11 @@ def test_calibration_refuses_what_does_not_fit(tmp_path: Path) -> None:
     assert "mean and std" in raised_nan.value.hint
     (tmp_path / "bad.onnx").write_bytes(b"no graph")
     with pytest.raises(ExportError, match="is not an ONNX graph"):
-        calibrate(tmp_path / "bad.onnx", crops(2, 8))
+        load(tmp_path / "bad.onnx")
 
 
-def test_a_network_that_overflows_in_float32_is_named(tmp_path: Path) -> None:
-    graph = conv_graph(tmp_path / "g.onnx", weight=1e38)
+def test_a_network_that_overflows_in_float32_is_named() -> None:
+    graph = conv_graph(weight=1e38)
     with pytest.raises(ExportError, match="'c0', made by first, is not finite in float32"):
         calibrate(graph, np.full((1, 3, 8, 8), 100, np.float32))
 
@@ -159,56 +157,51 @@ def test_a_network_that_overflows_in_float32_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["se", "unet", "fuse", "pixel-shuffle"])
-def test_float16_keeps_types_and_results(graph_of: Callable[[str], Path], tmp_path: Path, name: str) -> None:
+def test_float16_keeps_types_and_results(graph_of: GraphOf, name: str) -> None:
     graph = graph_of(name)
-    report = to_fp16(graph, tmp_path / "h.onnx", crops())
+    model, report = to_fp16(graph, crops())
     assert report.float16
-    model = load(tmp_path / "h.onnx")
     for value in (*model.graph.input, *model.graph.output):
         assert value.type.tensor_type.elem_type == TensorProto.FLOAT
-    before, after = run_graph(load(graph), crops()), run_graph(model, crops())
+    before, after = run_graph(graph, crops()), run_graph(model, crops())
     for key, value in before.items():
         assert np.abs(after[key] - value).max() < 0.02 * np.abs(value).max()
 
 
-def test_float16_leaves_large_activations_in_float32(tmp_path: Path) -> None:
-    graph = conv_graph(tmp_path / "g.onnx", weight=5000.0, after=("Sigmoid",))
-    report = to_fp16(graph, tmp_path / "h.onnx", crops(4, 8))
+def test_float16_leaves_large_activations_in_float32() -> None:
+    graph = conv_graph(weight=5000.0, after=("Sigmoid",))
+    _, report = to_fp16(graph, crops(4, 8))
     reasons = {kept.node: kept.reason for kept in report.kept}
     assert set(reasons) == {"first", "Sigmoid0"}
     assert "'c0' reaches" in reasons["first"] and "over 8188" in reasons["first"]
 
 
-def test_float16_sees_the_sum_inside_a_mean(tmp_path: Path) -> None:
+def test_float16_sees_the_sum_inside_a_mean() -> None:
     x = np.full((2, 3, 8, 8), 1000.0, np.float32)
-    graph = conv_graph(tmp_path / "g.onnx", after=("GlobalAveragePool",))
-    model = load(graph)
+    model = conv_graph(after=("GlobalAveragePool",))
     model.graph.output[0].type.tensor_type.shape.CopyFrom(
         helper.make_tensor_value_info("heatmap", TensorProto.FLOAT, [1, 5, 1, 1]).type.tensor_type.shape
     )
-    save(model, graph)
-    report = to_fp16(graph, tmp_path / "h.onnx", x)
+    _, report = to_fp16(model, x)
     assert [(kept.op, kept.reason[:18]) for kept in report.kept] == [("GlobalAveragePool", "it sums up to 1.92")]
     assert report.float32 == {"GlobalAveragePool": 1}
     assert report.float16 == {"Conv": 2}
 
 
-def test_float16_that_stays_float32_is_refused(tmp_path: Path) -> None:
-    graph = conv_graph(tmp_path / "g.onnx", weight=1e-9, bias=False)
+def test_float16_that_stays_float32_is_refused() -> None:
+    graph = conv_graph(weight=1e-9, bias=False)
     x = np.full((1, 3, 8, 8), 1e-6, np.float32)
     with pytest.raises(ExportError, match=r"every node stays in float32: first \('image' stays below 1e-06") as raised:
-        to_fp16(graph, tmp_path / "h.onnx", x)
+        to_fp16(graph, x)
     assert raised.value.hint
-    assert not list(tmp_path.glob("h.onnx*"))
 
 
-def test_the_first_node_with_infinity_is_named(tmp_path: Path) -> None:
-    graph = conv_graph(tmp_path / "g.onnx", weight=500.0, after=("Relu",))
+def test_the_first_node_with_infinity_is_named() -> None:
+    graph = conv_graph(weight=500.0, after=("Relu",))
     quietly = calibrate(graph, crops(2, 8))
     with pytest.raises(ExportError, match=r"the node first \(Conv\) is the first to give NaN or infinity") as raised:
-        to_fp16(graph, tmp_path / "h.onnx", np.full((1, 3, 8, 8), 100, np.float32), ranges=quietly)
+        to_fp16(graph, np.full((1, 3, 8, 8), 100, np.float32), ranges=quietly)
     assert "more crops" in raised.value.hint
-    assert not list(tmp_path.glob("h.onnx*"))
 
 
 # --- int8
@@ -216,21 +209,21 @@ def test_the_first_node_with_infinity_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", INT8_NETS)
 @pytest.mark.parametrize("consumer", ["ort", "trt"])
-def test_int8_of_every_network(graph_of: Callable[[str], Path], tmp_path: Path, name: str, consumer: Any) -> None:
+def test_int8_of_every_network(graph_of: GraphOf, name: str, consumer: Any) -> None:
     graph = graph_of(name)
-    report = to_int8(graph, tmp_path / "q.onnx", crops(), consumer, method="minmax")
-    before, after = run_graph(load(graph), crops()), run_graph(load(tmp_path / "q.onnx"), crops())
+    made, report = to_int8(graph, crops(), consumer, method="minmax")
+    before, after = run_graph(graph, crops()), run_graph(made, crops())
     for key, value in before.items():
         assert np.abs(after[key] - value).mean() < 0.1 * np.abs(value).max()
     if consumer == "ort":
         assert report.nodes["QLinearConv"] == sum("Conv" in name for name in _weighted(graph, report.quantised))
         assert set(report.float_islands.values()) <= _NO_KERNEL
     else:
-        assert_fits_tensorrt(load(tmp_path / "q.onnx"))
+        assert_fits_tensorrt(made)
 
 
-def _weighted(graph: Path, names: tuple[str, ...]) -> list[str]:
-    nodes = Walk(prepare(load(graph))).nodes
+def _weighted(graph: onnx.ModelProto, names: tuple[str, ...]) -> list[str]:
+    nodes = Walk(prepare(graph)).nodes
     return [name for name in names if nodes[name].op_type == "Conv"]
 
 
@@ -244,14 +237,12 @@ def assert_fits_tensorrt(model: onnx.ModelProto) -> None:
             assert constants[node.input[0]].dtype == np.int8
 
 
-def test_both_graphs_share_the_weights_and_differ_where_the_consumers_do(
-    graph_of: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_both_graphs_share_the_weights_and_differ_where_the_consumers_do(graph_of: GraphOf) -> None:
     graph, found = graph_of("se"), {}
     ranges = calibrate(graph, crops())
     for consumer in ("ort", "trt"):
-        to_int8(graph, tmp_path / "q.onnx", crops(), consumer, ranges=ranges)  # type: ignore[arg-type]
-        found[consumer] = {t.name: numpy_helper.to_array(t) for t in load(tmp_path / "q.onnx").graph.initializer}
+        made, _ = to_int8(graph, crops(), consumer, ranges=ranges)  # type: ignore[arg-type]
+        found[consumer] = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
     assert any(value.dtype == np.int32 for value in found["ort"].values())
     assert not any(value.dtype == np.int32 for value in found["trt"].values())
     weights = [name for name in found["trt"] if name.endswith("weight_quantized")]
@@ -261,79 +252,75 @@ def test_both_graphs_share_the_weights_and_differ_where_the_consumers_do(
         assert scale.shape == found["trt"][name].shape[:1]  # one per output channel
         assert np.abs(found["trt"][name].reshape(len(scale), -1)).max(axis=1).min() == 127
     assert weights
-    for node in load(tmp_path / "q.onnx").graph.node:
+    for node in made.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in weights:
             assert [attribute.i for attribute in node.attribute if attribute.name == "axis"] == [0]
 
 
-def test_the_head_is_found_by_position_and_stays_float(graph_of: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_head_is_found_by_position_and_stays_float(graph_of: GraphOf) -> None:
     graph = graph_of("fuse")
-    heads = [node.name for node in load(graph).graph.node if set(node.output) & {"41", *_outputs(graph)}]
-    report = to_int8(graph, tmp_path / "q.onnx", crops(), "ort")
+    outputs = {output.name for output in graph.graph.output}
+    heads = [node.name for node in graph.graph.node if set(node.output) & {"41", *outputs}]
+    _, report = to_int8(graph, crops(), "ort")
     assert set(report.floating) == set(heads) and len(heads) == 2
-    whole = to_int8(graph, tmp_path / "q.onnx", crops(), "ort", quantise_head=True)
+    _, whole = to_int8(graph, crops(), "ort", quantise_head=True)
     assert whole.floating == () and set(heads) <= set(whole.quantised)
     assert "Conv" not in whole.nodes
 
 
-def _outputs(graph: Path) -> set[str]:
-    return {output.name for output in load(graph).graph.output}
-
-
-def test_float_nodes_stay_float(graph_of: Callable[[str], Path], tmp_path: Path) -> None:
+def test_float_nodes_stay_float(graph_of: GraphOf) -> None:
     graph = graph_of("pixel-shuffle")
-    first = load(graph).graph.node[0].name
-    report = to_int8(graph, tmp_path / "q.onnx", crops(), "ort", float_nodes=[first])
+    first = graph.graph.node[0].name
+    _, report = to_int8(graph, crops(), "ort", float_nodes=[first])
     assert first in report.floating and first not in report.quantised
     assert report.nodes["Conv"] + report.nodes.get("FusedConv", 0) == 2
     with pytest.raises(UsageError, match="The graph has no node missing") as raised:
-        to_int8(graph, tmp_path / "q.onnx", crops(), "ort", float_nodes=["missing"])
+        to_int8(graph, crops(), "ort", float_nodes=["missing"])
     assert first in raised.value.hint
 
 
-def test_nothing_left_to_quantise_is_refused(tmp_path: Path) -> None:
-    graph = conv_graph(tmp_path / "g.onnx")
+def test_nothing_left_to_quantise_is_refused() -> None:
+    graph = conv_graph()
     with pytest.raises(ExportError, match="no convolution is left to quantise") as raised:
-        to_int8(graph, tmp_path / "q.onnx", crops(2, 8), "ort", float_nodes=["first"])
+        to_int8(graph, crops(2, 8), "ort", float_nodes=["first"])
     assert "fp16" in raised.value.hint
-    assert not list(tmp_path.glob("q.onnx*"))
 
 
-def test_a_hard_sigmoid_is_no_island(tmp_path: Path) -> None:
+def test_a_hard_sigmoid_is_no_island() -> None:
     """It lends its slope to the convolution before it; the results stay the same."""
-    graph = conv_graph(tmp_path / "g.onnx", weight=2.0, after=("HardSigmoid",))
-    prepared = prepare(load(graph))
+    graph = conv_graph(weight=2.0, after=("HardSigmoid",))
+    prepared = prepare(graph)
     assert [node.op_type for node in prepared.graph.node] == ["Conv", "Clip", "Conv"]
     x = crops(4, 8)
-    np.testing.assert_allclose(run_graph(prepared, x)["heatmap"], run_graph(load(graph), x)["heatmap"], atol=1e-6)
-    report = to_int8(graph, tmp_path / "q.onnx", x, "ort", quantise_head=True)
+    np.testing.assert_allclose(run_graph(prepared, x)["heatmap"], run_graph(graph, x)["heatmap"], atol=1e-6)
+    _, report = to_int8(graph, x, "ort", quantise_head=True)
     assert report.float_islands == {} and report.nodes["QLinearConv"] == 2
 
 
-def test_an_island_is_reported_with_its_operator(tmp_path: Path) -> None:
-    graph = conv_graph(tmp_path / "g.onnx", after=("Softplus",))
-    report = to_int8(graph, tmp_path / "q.onnx", crops(2, 8), "ort")
+def test_an_island_is_reported_with_its_operator() -> None:
+    graph = conv_graph(after=("Softplus",))
+    _, report = to_int8(graph, crops(2, 8), "ort")
     assert report.float_islands == {"Softplus0": "Softplus"}
 
 
-def test_a_nearly_dead_channel_does_not_overflow_its_bias(tmp_path: Path) -> None:
-    graph = conv_graph(tmp_path / "g.onnx", weight=1e-20)
+def test_a_nearly_dead_channel_does_not_overflow_its_bias() -> None:
+    graph = conv_graph(weight=1e-20)
     x = crops(4, 8)
-    to_int8(graph, tmp_path / "q.onnx", x, "ort", quantise_head=True)
-    before, after = run_graph(load(graph), x), run_graph(load(tmp_path / "q.onnx"), x)
+    made, _ = to_int8(graph, x, "ort", quantise_head=True)
+    before, after = run_graph(graph, x), run_graph(made, x)
     np.testing.assert_allclose(after["heatmap"], before["heatmap"], atol=1e-4)
 
 
-def test_weights_of_seven_bits(graph_of: Callable[[str], Path], tmp_path: Path) -> None:
-    to_int8(graph_of("se"), tmp_path / "q.onnx", crops(), "ort", reduce_range=True)
-    for tensor in load(tmp_path / "q.onnx").graph.initializer:
+def test_weights_of_seven_bits(graph_of: GraphOf) -> None:
+    made, _ = to_int8(graph_of("se"), crops(), "ort", reduce_range=True)
+    for tensor in made.graph.initializer:
         if tensor.data_type == TensorProto.INT8 and tensor.dims:
             assert np.abs(numpy_helper.to_array(tensor).astype(int)).max() <= 63
 
 
 def test_a_refused_graph_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, out = conv_graph(tmp_path / "g.onnx"), tmp_path / "q.onnx"
-    to_int8(graph, out, crops(2, 8), "ort")
+    graph, out = conv_graph(), tmp_path / "q.onnx"
+    save(to_int8(graph, crops(2, 8), "ort")[0], out)
     before = out.read_bytes()
 
     def refuse(model: object) -> None:
@@ -341,15 +328,15 @@ def test_a_refused_graph_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(onnx.checker, "check_model", refuse)
     with pytest.raises(ExportError, match="would not be valid ONNX"):
-        to_int8(graph, out, crops(2, 8), "trt")
+        save(to_int8(graph, crops(2, 8), "trt")[0], out)
     assert out.read_bytes() == before
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["g.onnx", "q.onnx"]
+    assert [path.name for path in tmp_path.iterdir()] == ["q.onnx"]
 
 
 # --- networks trained with fake quantisation
 
 
-def trained_graph(path: Path, *, symmetric: bool) -> Path:
+def trained_graph(*, symmetric: bool) -> onnx.ModelProto:
     from torch import nn
     from torch.ao import quantization as ao
 
@@ -370,49 +357,47 @@ def trained_graph(path: Path, *, symmetric: bool) -> Path:
     network = nn.Sequential(Fake(3, 8), nn.ReLU(), Fake(8, 5))
     network(torch.from_numpy(crops()))
     network.apply(ao.disable_observer)
-    return export_net(network.eval(), path)
+    return export_net(network.eval())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_trained_quantisation_is_kept(tmp_path: Path) -> None:
-    graph = trained_graph(tmp_path / "g.onnx", symmetric=True)
-    reports = {}
+def test_trained_quantisation_is_kept() -> None:
+    graph = trained_graph(symmetric=True)
+    made, reports = {}, {}
     for consumer in ("ort", "trt"):
-        out = tmp_path / f"{consumer}.onnx"
-        reports[consumer] = to_int8(graph, out, crops(), consumer)  # type: ignore[arg-type]
+        made[consumer], reports[consumer] = to_int8(graph, crops(), consumer)  # type: ignore[arg-type]
         assert reports[consumer].method is None and reports[consumer].crops == 0
         assert "kept the graph's own quantisation (4 quantisers)" in reports[consumer].notes[0]
-    assert list(load(tmp_path / "trt.onnx").graph.node) == list(load(graph).graph.node)
-    assert_fits_tensorrt(load(tmp_path / "trt.onnx"))
+    assert list(made["trt"].graph.node) == list(graph.graph.node)
+    assert_fits_tensorrt(made["trt"])
     # Same scales, another type: the same numbers, now in an int8 kernel; the last output is not quantised
     assert reports["ort"].nodes["QLinearConv"] == 1 and len(reports["ort"].floating) == 1
-    before, after = run_graph(load(graph), crops()), run_graph(load(tmp_path / "ort.onnx"), crops())
+    before, after = run_graph(graph, crops()), run_graph(made["ort"], crops())
     for name, value in before.items():
         step = float(numpy_helper.to_array(_initializer(graph, "2.a.scale")).ravel()[0])
         assert np.abs(after[name] - value).max() <= 2 * step
     with pytest.raises(ExportError, match="is quantised to int8 already"):
-        to_fp16(graph, tmp_path / "h.onnx", crops())
+        to_fp16(graph, crops())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_trained_quantisation_that_tensorrt_refuses_is_named(tmp_path: Path) -> None:
-    graph = trained_graph(tmp_path / "g.onnx", symmetric=False)
+def test_trained_quantisation_that_tensorrt_refuses_is_named() -> None:
+    graph = trained_graph(symmetric=False)
     with pytest.raises(
         ExportError, match=r"TensorRT takes no such quantisation: .*a zero point that is not 0"
     ) as raised:
-        to_int8(graph, tmp_path / "q.onnx", crops(), "trt")
+        to_int8(graph, crops(), "trt")
     assert "symmetric" in raised.value.hint
-    assert not list(tmp_path.glob("q.onnx*"))
 
 
-def _initializer(graph: Path, name: str) -> TensorProto:
-    return next(tensor for tensor in load(graph).graph.initializer if tensor.name == name)
+def _initializer(graph: onnx.ModelProto, name: str) -> TensorProto:
+    return next(tensor for tensor in graph.graph.initializer if tensor.name == name)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_trained_layer_that_runs_in_float_is_named(tmp_path: Path) -> None:
+def test_a_trained_layer_that_runs_in_float_is_named() -> None:
     """Without the quantiser behind it the first convolution cannot be fused."""
-    model = load(trained_graph(tmp_path / "g.onnx", symmetric=True))
+    model = trained_graph(symmetric=True)
     conv = [node for node in model.graph.node if node.op_type == "Conv"][1]
     relu = next(node for node in model.graph.node if node.op_type == "Relu")
     softplus = helper.make_node("Softplus", [relu.output[0]], ["s"], "softplus")
@@ -420,22 +405,20 @@ def test_a_trained_layer_that_runs_in_float_is_named(tmp_path: Path) -> None:
     next(node for node in model.graph.node if node.input[0] == relu.output[0] and node.name != "softplus").input[0] = (
         "s"
     )
-    save(model, tmp_path / "g.onnx")
     with pytest.raises(ExportError, match="ONNX Runtime runs /0/Conv in float32: their results") as raised:
-        to_int8(tmp_path / "g.onnx", tmp_path / "q.onnx", crops(), "ort")
+        to_int8(model, crops(), "ort")
     assert "Fake-quantise" in raised.value.hint and conv.name not in raised.value.message
-    assert not list(tmp_path.glob("q.onnx*"))
 
 
-def test_a_dynamic_batch_stays_dynamic(tmp_path: Path) -> None:
-    graph, x = conv_graph(tmp_path / "g.onnx", batch="batch"), crops(11, 8)
-    before = run_graph(load(graph), x)["heatmap"]
-    to_fp16(graph, tmp_path / "h.onnx", x)
-    np.testing.assert_allclose(run_graph(load(tmp_path / "h.onnx"), x)["heatmap"], before, atol=1e-3)
+def test_a_dynamic_batch_stays_dynamic() -> None:
+    graph, x = conv_graph(batch="batch"), crops(11, 8)
+    before = run_graph(graph, x)["heatmap"]
+    half, _ = to_fp16(graph, x)
+    np.testing.assert_allclose(run_graph(half, x)["heatmap"], before, atol=1e-3)
     for consumer in ("ort", "trt"):
-        to_int8(graph, tmp_path / "q.onnx", x, consumer, quantise_head=True)  # type: ignore[arg-type]
-        np.testing.assert_allclose(run_graph(load(tmp_path / "q.onnx"), x)["heatmap"], before, atol=5e-3)
-    assert load(tmp_path / "q.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+        made, _ = to_int8(graph, x, consumer, quantise_head=True)  # type: ignore[arg-type]
+        np.testing.assert_allclose(run_graph(made, x)["heatmap"], before, atol=5e-3)
+    assert made.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
 PARSE = """
@@ -450,12 +433,12 @@ assert builder.build_serialized_network(network, builder.create_builder_config()
 
 
 @pytest.mark.parametrize("name", ["se", "pixel-shuffle", "fuse"])
-def test_tensorrt_takes_the_graph(graph_of: Callable[[str], Path], tmp_path: Path, name: str) -> None:
+def test_tensorrt_takes_the_graph(graph_of: GraphOf, tmp_path: Path, name: str) -> None:
     """In a process of its own: the library ends the process where it fails badly."""
     module = next((m for m in ("tensorrt_rtx", "tensorrt_rtx_bindings") if _is_installed(m)), None)
     if module is None:
         pytest.skip("tensorrt_rtx_cu13_bindings and tensorrt_rtx_cu13_libs are not installed")
-    to_int8(graph_of(name), tmp_path / "q.onnx", crops(), "trt")
+    save(to_int8(graph_of(name), crops(), "trt")[0], tmp_path / "q.onnx")
     code = PARSE.replace("tensorrt_rtx as trt", f"{module} as trt")
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "q.onnx"], capture_output=True, text=True, check=False

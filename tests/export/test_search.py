@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx  # noqa: TID253
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 
 from splite_deploy.errors import ExportError, ParityError, UsageError
-from splite_deploy.export.graph.walk import load, run_graph, save
+from splite_deploy.export.graph.walk import run_graph
 from splite_deploy.export.quant.precision import to_int8
 from splite_deploy.export.quant.ranges import calibrate
 from splite_deploy.export.quant.search import Budget, measure_shift, within_budget
@@ -41,7 +42,7 @@ def smooth(count: int = 12) -> Array:
     return np.stack(found).astype(np.float32)
 
 
-def pose_graph(path: Path, *, logits: float = 20.0, layers: int = 2) -> Path:
+def pose_graph(*, logits: float = 20.0, layers: int = 2) -> onnx.ModelProto:
     """Convolutions of stride 2 and 2, ``layers`` between, and two heads whose logits span about ``logits``."""
     rng = np.random.default_rng(1)
     constants: dict[str, Any] = {}
@@ -74,21 +75,20 @@ def pose_graph(path: Path, *, logits: float = 20.0, layers: int = 2) -> Path:
         if tensor.name == "w_heatmap":
             scaled = numpy_helper.to_array(tensor) * np.float32(logits / largest)
             tensor.CopyFrom(numpy_helper.from_array(scaled, "w_heatmap"))
-    save(model, path)
-    return path
+    return model
 
 
-def test_a_head_that_int8_ruins_is_saved(tmp_path: Path, spec: ModelSpec) -> None:
+def test_a_head_that_int8_ruins_is_saved(spec: ModelSpec) -> None:
     """Steps of 1000 / 255 logits leave nothing of a softmax; 8 bits before a float head do."""
-    graph, x = pose_graph(tmp_path / "g.onnx", logits=500.0), smooth()
-    reference = run_graph(load(graph), x)
+    graph, x = pose_graph(logits=500.0), smooth()
+    reference = run_graph(graph, x)
     ranges, budget, told = calibrate(graph, x, "minmax"), Budget(shift_px=0.5), []
-    to_int8(graph, tmp_path / "plain.onnx", x, "ort", quantise_head=True, ranges=ranges)
-    plain = measure_shift(reference, run_graph(load(tmp_path / "plain.onnx"), x), spec)
+    made, _ = to_int8(graph, x, "ort", quantise_head=True, ranges=ranges)
+    plain = measure_shift(reference, run_graph(made, x), spec)
     assert budget.used(plain) > 1
 
-    out, options = tmp_path / "q.onnx", {"quantise_head": True, "ranges": ranges, "progress": told.append}
-    report = within_budget(graph, out, x, reference, spec, budget, "ort", **options)
+    options = {"quantise_head": True, "ranges": ranges, "progress": told.append}
+    found, report = within_budget(graph, x, reference, spec, budget, "ort", **options)
     assert report.plain.parity.shift_px == plain.parity.shift_px
     assert budget.used(report.final) <= 1
     assert {row.layer for row in report.rows} <= set(report.int8.floating)
@@ -97,52 +97,50 @@ def test_a_head_that_int8_ruins_is_saved(tmp_path: Path, spec: ModelSpec) -> Non
     assert isolated[0] == max(isolated)
     assert report.rows[-1].accumulated_p95_px == report.final.parity.shift_px.p95
     assert all(row.latency_ms > 0 and row.op == "Conv" for row in report.rows)
-    written = measure_shift(reference, run_graph(load(out), x), spec)
+    written = measure_shift(reference, run_graph(found, x), spec)
     assert written.parity.shift_px == report.final.parity.shift_px
     assert told[0] == "every layer in int8" and any("alone: heatmap" in line for line in told)
 
 
-def test_half_of_the_shift_is_reached_for_tensorrt_too(tmp_path: Path, spec: ModelSpec) -> None:
-    graph, x = pose_graph(tmp_path / "g.onnx", layers=6), smooth()
-    reference, ranges, out = run_graph(load(graph), x), calibrate(graph, x), tmp_path / "q.onnx"
-    to_int8(graph, out, x, "trt", ranges=ranges)
-    budget = Budget(measure_shift(reference, run_graph(load(out), x), spec).parity.shift_px.p95 / 2)
-    report = within_budget(graph, out, x, reference, spec, budget, "trt", ranges=ranges)
+def test_half_of_the_shift_is_reached_for_tensorrt_too(spec: ModelSpec) -> None:
+    graph, x = pose_graph(layers=6), smooth()
+    reference, ranges = run_graph(graph, x), calibrate(graph, x)
+    made, _ = to_int8(graph, x, "trt", ranges=ranges)
+    budget = Budget(measure_shift(reference, run_graph(made, x), spec).parity.shift_px.p95 / 2)
+    found, report = within_budget(graph, x, reference, spec, budget, "trt", ranges=ranges)
     assert budget.used(report.plain) > 1 >= budget.used(report.final)
     assert 0 < len(report.rows) < 8
-    assert not any(t.data_type == TensorProto.INT32 for t in load(out).graph.initializer)
+    assert not any(t.data_type == TensorProto.INT32 for t in found.graph.initializer)
 
 
-def test_a_budget_that_holds_returns_nothing(tmp_path: Path, spec: ModelSpec) -> None:
-    graph, x = pose_graph(tmp_path / "g.onnx"), smooth(4)
-    reference = run_graph(load(graph), x)
-    report = within_budget(graph, tmp_path / "q.onnx", x, reference, spec, Budget(20.0), "ort")
+def test_a_budget_that_holds_returns_nothing(spec: ModelSpec) -> None:
+    graph, x = pose_graph(), smooth(4)
+    reference = run_graph(graph, x)
+    _, report = within_budget(graph, x, reference, spec, Budget(20.0), "ort")
     assert report.rows == () and report.plain == report.final
     assert set(report.int8.floating) == {"heatmap", "depth"}
 
 
-def test_a_hopeless_budget_is_an_error(tmp_path: Path, spec: ModelSpec) -> None:
-    graph, x = pose_graph(tmp_path / "g.onnx"), smooth(4)
-    reference = run_graph(load(graph), x)
+def test_a_hopeless_budget_is_an_error(spec: ModelSpec) -> None:
+    graph, x = pose_graph(), smooth(4)
+    reference = run_graph(graph, x)
     with pytest.raises(ParityError, match=r"single layer left in int8 the budget still breaks: .*1e-06\)") as raised:
-        within_budget(graph, tmp_path / "q.onnx", x, reference, spec, Budget(1e-6, 1e-6), "ort")
+        within_budget(graph, x, reference, spec, Budget(1e-6, 1e-6), "ort")
     assert "fp16" in raised.value.hint
-    assert not list(tmp_path.glob("q.onnx*"))
 
 
-def test_calibration_on_black_crops_is_detected(tmp_path: Path, spec: ModelSpec) -> None:
+def test_calibration_on_black_crops_is_detected(spec: ModelSpec) -> None:
     """The graph is valid and runs; only the keypoints tell."""
-    graph, x = pose_graph(tmp_path / "g.onnx"), smooth()
+    graph, x = pose_graph(), smooth()
     black = np.full_like(x[:2], -2.0)
-    to_int8(graph, tmp_path / "q.onnx", black, "ort")
-    reference, candidate = run_graph(load(graph), x), run_graph(load(tmp_path / "q.onnx"), x)
+    blind, _ = to_int8(graph, black, "ort")
+    reference, candidate = run_graph(graph, x), run_graph(blind, x)
     parity = compare("fp32 -> int8", reference, candidate, spec, "crops")
     assert any("keypoint shift p95" in text for text in violations(parity, spec.limits, spec))
     assert parity.shift_px.max > 5
     assert measure_shift(reference, candidate, spec).peak_switches > 0
-    good = tmp_path / "good.onnx"
-    to_int8(graph, good, x, "ort")
-    assert measure_shift(reference, run_graph(load(good), x), spec).parity.shift_px.max < 0.2 * parity.shift_px.max
+    good, _ = to_int8(graph, x, "ort")
+    assert measure_shift(reference, run_graph(good, x), spec).parity.shift_px.max < 0.2 * parity.shift_px.max
 
 
 def test_a_jump_to_another_mode_is_counted(spec: ModelSpec) -> None:
@@ -157,19 +155,19 @@ def test_a_jump_to_another_mode_is_counted(spec: ModelSpec) -> None:
     assert measure_shift(reference, reference, spec).peak_switches == 0
 
 
-def test_budgets_are_checked(tmp_path: Path, spec: ModelSpec) -> None:
+def test_budgets_are_checked(spec: ModelSpec) -> None:
     for values in ((), (0.0,), (None, -1.0), (float("nan"),)):
         with pytest.raises(UsageError, match="positive number") as raised:
             Budget(*values)  # type: ignore[arg-type]
         assert raised.value.hint
-    graph, x = pose_graph(tmp_path / "g.onnx"), smooth(2)
-    reference = run_graph(load(graph), x)
+    graph, x = pose_graph(), smooth(2)
+    reference = run_graph(graph, x)
     shift = measure_shift(reference, reference, dataclasses.replace(spec, palm_mm=None))
     with pytest.raises(UsageError, match="no depth in millimetres"):
         Budget(depth_mm=1.0).used(shift)
-    to_int8(graph, tmp_path / "q.onnx", x, "ort")
+    made, _ = to_int8(graph, x, "ort")
     with pytest.raises(ExportError, match="brings its own quantisation"):
-        within_budget(tmp_path / "q.onnx", tmp_path / "r.onnx", x, reference, spec, Budget(1.0), "ort")
+        within_budget(made, x, reference, spec, Budget(1.0), "ort")
 
 
 def test_the_maximum_may_be_six_times_the_budget(spec: ModelSpec) -> None:
@@ -184,10 +182,10 @@ def test_the_maximum_may_be_six_times_the_budget(spec: ModelSpec) -> None:
     assert Budget(shift_px=1.0, depth_mm=100.0).used(Shift(far, 0)) == pytest.approx(0.9)
 
 
-def test_many_layers_do_not_take_long(tmp_path: Path, spec: ModelSpec) -> None:
-    graph, x = pose_graph(tmp_path / "g.onnx", layers=20), smooth(8)
-    reference = run_graph(load(graph), x)
+def test_many_layers_do_not_take_long(spec: ModelSpec) -> None:
+    graph, x = pose_graph(layers=20), smooth(8)
+    reference = run_graph(graph, x)
     start = time.process_time()
     with pytest.raises(ParityError):
-        within_budget(graph, tmp_path / "q.onnx", x, reference, spec, Budget(1e-6), "ort")
+        within_budget(graph, x, reference, spec, Budget(1e-6), "ort")
     assert time.process_time() - start < 30

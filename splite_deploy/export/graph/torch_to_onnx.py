@@ -98,13 +98,12 @@ def _expected_shape(role: str, spec: ModelSpec) -> tuple[int, ...]:
     return (1, spec.keypoint_count, round(spec.input.height / stride), round(spec.input.width / stride))
 
 
-def onnx_from_network(network: nn.Module, spec: ModelSpec, path: Path, *, opset: int, dynamic_batch: bool) -> None:
-    """Writes the network as ONNX; inputs and outputs are named by their role.
+def onnx_from_network(network: nn.Module, spec: ModelSpec, *, opset: int, dynamic_batch: bool) -> onnx.ModelProto:
+    """The network as an ONNX graph; inputs and outputs are named by their role.
 
     Args:
         network: In evaluation mode.
         spec: The model.
-        path: The file to write.
         opset: ONNX operator set.
         dynamic_batch: Leaves the batch size open; otherwise it is 1.
 
@@ -114,14 +113,12 @@ def onnx_from_network(network: nn.Module, spec: ModelSpec, path: Path, *, opset:
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ExportError(f"Opset {opset} is not supported.", hint=f"Choose {MIN_OPSET} to {MAX_OPSET}.")
     is_script = isinstance(network, torch.jit.ScriptModule)
-    write = _write_traced if is_script or has_quantisers(network) else _write_network
+    convert = _traced if is_script or has_quantisers(network) else _exported
     # An example batch of 1 would make torch take 1 for a constant
     example = torch.zeros(2 if dynamic_batch else 1, 3, spec.input.height, spec.input.width)
     try:
         with quiet():
-            write(network, example, spec, path, opset, dynamic_batch)
-    except OSError:  # of the disk, which is none of the network's doing
-        raise
+            model = convert(network, example, spec, opset, dynamic_batch)
     except Exception as err:  # torch raises many kinds, some of them private
         hint = "Data-dependent control flow is the usual cause; try torch.export.export on it for the details."
         if is_script:
@@ -130,22 +127,22 @@ def onnx_from_network(network: nn.Module, spec: ModelSpec, path: Path, *, opset:
             f"torch cannot export this network: {first_line(err)}",
             hint=hint + (" Without --dynamic-batch it may pass." if dynamic_batch else ""),
         ) from err
-    _check(onnx.load(str(path)), path)
+    _check(model, "The graph that torch made")
+    return model
 
 
-def write_graph(network: nn.Module, spec: ModelSpec, path: Path) -> None:
-    """Writes the simplified graph of one crop, to be looked at or timed and not to be kept.
+def simplified_graph(network: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
+    """The simplified graph of one crop, to be looked at or timed and not to be kept.
 
     Raises:
         ExportError: See `onnx_from_network` and `simplify`.
     """
-    onnx_from_network(network, spec, path, opset=MIN_OPSET, dynamic_batch=False)
-    simplify(path, path, metadata={})
+    return simplify(onnx_from_network(network, spec, opset=MIN_OPSET, dynamic_batch=False), metadata={})
 
 
-def _write_network(
-    network: nn.Module, example: torch.Tensor, spec: ModelSpec, path: Path, opset: int, dynamic_batch: bool
-) -> None:
+def _exported(
+    network: nn.Module, example: torch.Tensor, spec: ModelSpec, opset: int, dynamic_batch: bool
+) -> onnx.ModelProto:
     program = torch.onnx.export(
         network,
         (example,),
@@ -157,19 +154,20 @@ def _write_network(
         verbose=False,
     )
     assert program is not None
-    program.save(str(path))
+    model: onnx.ModelProto = program.model_proto
+    return model
 
 
-def _write_traced(
-    network: nn.Module, example: torch.Tensor, spec: ModelSpec, path: Path, opset: int, dynamic_batch: bool
-) -> None:
-    """Writes a ScriptModule or fake quantisers, which only torch's older exporter takes."""
-    names = ["image", *spec.decoder.roles]
+def _traced(
+    network: nn.Module, example: torch.Tensor, spec: ModelSpec, opset: int, dynamic_batch: bool
+) -> onnx.ModelProto:
+    """The graph of a ScriptModule or of fake quantisers, which only torch's older exporter takes."""
+    names, written = ["image", *spec.decoder.roles], io.BytesIO()
     with _without_stdout():
         torch.onnx.export(
             network,
             (example,),
-            str(path),
+            written,  # type: ignore[arg-type]  # its annotation forgets that this exporter takes streams
             input_names=names[:1],
             output_names=names[1:],
             opset_version=opset,
@@ -177,20 +175,21 @@ def _write_traced(
             dynamo=False,
             verbose=False,
         )
+    model: onnx.ModelProto = onnx.load_model_from_string(written.getvalue())
+    return model
 
 
-def simplify(source: Path, target: Path, *, metadata: dict[str, str]) -> tuple[int, int]:
-    """Folds constants and removes what does nothing; returns the number of nodes before and after.
+def simplify(model: onnx.ModelProto, *, metadata: dict[str, str]) -> onnx.ModelProto:
+    """A copy with constants folded and without nodes that do nothing.
 
     Args:
-        source: ONNX file.
-        target: ONNX file to write.
+        model: Any graph.
         metadata: Written into the graph's metadata slot.
 
     Raises:
         ExportError: onnxsim fails, or gives a graph it cannot validate.
     """
-    model = onnx.load(str(source))
+    simplified: onnx.ModelProto
     try:
         with quiet():
             simplified, valid = onnxsim.simplify(model)
@@ -199,9 +198,8 @@ def simplify(source: Path, target: Path, *, metadata: dict[str, str]) -> tuple[i
     if not valid:
         raise ExportError("onnxsim could not validate the simplified graph.", hint=_SIMPLIFIER)
     finish(simplified, metadata)
-    _check(simplified, target)
-    onnx.save(simplified, str(target))
-    return len(model.graph.node), len(simplified.graph.node)
+    _check(simplified, "The simplified graph")
+    return simplified
 
 
 def finish(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
@@ -223,8 +221,8 @@ def finish(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
         entry.key, entry.value = key, value
 
 
-def ort_artifact(file: Path, spec: ModelSpec, dynamic_batch: bool) -> Artifact:
-    """Describes a graph of `onnx_from_network` as ONNX Runtime's artifact."""
+def ort_artifact(model: onnx.ModelProto, file: Path, spec: ModelSpec, dynamic_batch: bool) -> Artifact:
+    """Describes a graph of `onnx_from_network`, which was written to ``file``, as ONNX Runtime's artifact."""
     return Artifact(
         format="onnx",
         backend="ort",
@@ -232,7 +230,7 @@ def ort_artifact(file: Path, spec: ModelSpec, dynamic_batch: bool) -> Artifact:
         file=file.name,
         sha256=sha256_of(file),
         inputs=(input_spec(spec, dynamic_batch),),
-        outputs=output_specs(file, spec),
+        outputs=output_specs(model, spec),
         limits=spec.limits,
         target={},
     )
@@ -243,11 +241,10 @@ def layout_of(role: str) -> str:
     return "NKC" if role == "coordinates" else "NCHW"
 
 
-def output_specs(path: Path, spec: ModelSpec) -> tuple[TensorSpec, ...]:
+def output_specs(model: onnx.ModelProto, spec: ModelSpec) -> tuple[TensorSpec, ...]:
     """Output tensors of a graph whose outputs are named by their role."""
-    graph = onnx.load(str(path)).graph
     specs = []
-    for output in graph.output:
+    for output in model.graph.output:
         shape = tuple(
             dimension.dim_value if dimension.HasField("dim_value") else None
             for dimension in output.type.tensor_type.shape.dim
@@ -261,11 +258,11 @@ def output_specs(path: Path, spec: ModelSpec) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-def _check(model: onnx.ModelProto, path: Path) -> None:
+def _check(model: onnx.ModelProto, what: str) -> None:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as err:
-        raise ExportError(f"{path.name} is not valid ONNX: {first_line(err)}", hint="Try another --opset.") from err
+        raise ExportError(f"{what} is not valid ONNX: {first_line(err)}", hint="Try another --opset.") from err
 
 
 @contextlib.contextmanager

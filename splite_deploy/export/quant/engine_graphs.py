@@ -6,7 +6,6 @@ Scales of Q/DQ have the type of what they scale, so that no cast parts a convolu
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,18 +13,17 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.torch_to_onnx import first_line, quiet
-from splite_deploy.export.graph.walk import Walk, constant, load, save
+from splite_deploy.export.graph.walk import Walk, constant
 from splite_deploy.export.quant.precision import float16_form
 
 _OPSET = 19  # the first whose QuantizeLinear takes float16
 
 
-def to_int8_fp16(graph: Path, out: Path, float_nodes: Collection[str]) -> None:
-    """Writes a float16 form of TensorRT's int8 graph, with float32 inputs and outputs.
+def to_int8_fp16(model: onnx.ModelProto, float_nodes: Collection[str]) -> onnx.ModelProto:
+    """A float16 copy of TensorRT's int8 graph, with float32 inputs and outputs.
 
     Args:
-        graph: Of `splite_deploy.export.quant.precision.to_int8` for ``trt``.
-        out: File to write; whole or not at all.
+        model: Of `splite_deploy.export.quant.precision.to_int8` for ``trt``.
         float_nodes: Names of nodes that float16 cannot hold, see `splite_deploy.export.quant.precision.to_fp16`.
 
     Raises:
@@ -33,15 +31,13 @@ def to_int8_fp16(graph: Path, out: Path, float_nodes: Collection[str]) -> None:
     """
     try:
         with quiet():
-            model = load(graph)
             if model.opset_import[0].version < _OPSET:
                 model = version_converter.convert_version(model, _OPSET)
-            made = float16_form(model, float_nodes)
+            return float16_form(model, float_nodes)
     except Exception as err:  # both converters raise many kinds
         raise ExportError(
             f"The int8 graph cannot be made float16: {first_line(err)}", hint="Export -p fp16 or fp32 for TensorRT."
         ) from err
-    save(made, out)
 
 
 def rounding_to_nearest(model: onnx.ModelProto) -> onnx.ModelProto:

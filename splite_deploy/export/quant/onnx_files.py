@@ -8,7 +8,7 @@ from pathlib import Path
 
 from splite_deploy.bundle import Typing
 from splite_deploy.bundle.report import BudgetSearch
-from splite_deploy.export.graph.walk import Array, load
+from splite_deploy.export.graph.walk import Array, load, save
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.quant.engine_graphs import to_int8_fp16
 from splite_deploy.export.quant.precision import Fp16Report, Int8Report, to_fp16, to_int8, unsafe_in_fp16
@@ -77,21 +77,22 @@ def make_onnx_files(
     if not consumers and not fp16:
         return made
     progress(f"measuring the ranges of activations on {len(tensors)} crops")
-    ranges = calibrate(graph, tensors, METHOD)
+    model = load(graph)
+    ranges = calibrate(model, tensors, METHOD)
     if fp16:
         progress("float16 graph")
-        made.notes.append(_fp16_note(to_fp16(graph, graph.with_name(FP16), tensors, ranges=ranges)))
+        float16, fp16_report = to_fp16(model, tensors, ranges=ranges)
+        save(float16, graph.with_name(FP16))
+        made.notes.append(_fp16_note(fp16_report))
         made.methods.update({f"{name} fp16": "extremes" for name in fp16})
         made.names.append(FP16)
     floating: tuple[str, ...] = ()
     for consumer in consumers:
         name = INT8[consumer]
-        out = graph.with_name(name)
         progress("int8 graph" if consumer == "ort" else "int8 graph for TensorRT")
         if options.budget is not None and made.search is None:
-            found = within_budget(
-                graph,
-                out,
+            quantised, found = within_budget(
+                model,
                 reference.tensors,
                 reference.outputs,
                 reference.spec,
@@ -105,28 +106,30 @@ def make_onnx_files(
             made.search = BudgetSearch(*asked, plain, found.plain_latency_ms, found.rows)
             floating = report.floating
         else:
-            report = to_int8(graph, out, tensors, consumer, float_nodes=floating, ranges=ranges)
+            quantised, report = to_int8(model, tensors, consumer, float_nodes=floating, ranges=ranges)
+        save(quantised, graph.with_name(name))
         made.notes.append(_int8_note(name, report))
         made.methods[f"{consumer} int8"] = str(report.method)
         made.names.append(name)
         if consumer == "trt":
-            unsafe = [kept.node for kept in unsafe_in_fp16(load(graph), ranges)]
-            to_int8_fp16(out, graph.with_name(INT8_FP16), unsafe)
+            unsafe = [kept.node for kept in unsafe_in_fp16(model, ranges)]
+            save(to_int8_fp16(quantised, unsafe), graph.with_name(INT8_FP16))
             made.names.append(INT8_FP16)
     return made
 
 
 def keep_quantisation(graph: Path, reference: Reference, options: ExportOptions) -> OnnxFiles:
     """The int8 files of a graph that was trained for int8 and brings its scales; see `make_onnx_files`."""
-    made = OnnxFiles()
+    made, model = OnnxFiles(), load(graph)
     for consumer in INT8:
         if options.asks_for(consumer, "int8"):
             name = INT8[consumer]
-            report = to_int8(graph, graph.with_name(name), reference.tensors, consumer)
+            quantised, report = to_int8(model, reference.tensors, consumer)
+            save(quantised, graph.with_name(name))
             made.notes.append(_int8_note(name, report))
             made.names.append(name)
             if consumer == "trt":
-                to_int8_fp16(graph.with_name(name), graph.with_name(INT8_FP16), ())
+                save(to_int8_fp16(quantised, ()), graph.with_name(INT8_FP16))
                 made.names.append(INT8_FP16)
     return made
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -21,10 +20,8 @@ from splite_deploy.export.graph.walk import (
     Walk,
     check_calibration,
     constant,
-    load,
     optimised,
     run_exposed,
-    save,
 )
 from splite_deploy.export.quant.calibration_arrays import evenly
 from splite_deploy.export.quant.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes, with_uint8
@@ -94,25 +91,28 @@ class Int8Report:
     notes: tuple[str, ...]
 
 
-def to_fp16(graph: Path, out: Path, crops: Array, *, ranges: Ranges | None = None) -> Fp16Report:
-    """Writes a float16 graph with float32 inputs and outputs.
+def to_fp16(
+    model: onnx.ModelProto, crops: Array, *, ranges: Ranges | None = None
+) -> tuple[onnx.ModelProto, Fp16Report]:
+    """A float16 copy with float32 inputs and outputs.
 
     Nodes whose values on the crops leave float16's safe range stay in float32: by what was measured, not by name.
 
     Args:
-        graph: float32 graph.
-        out: File to write; whole or not at all.
+        model: float32 graph.
         crops: (N, 3, H, W) float32, normalised.
         ranges: Of `calibrate` on the same graph, if they are at hand; any method.
+
+    Returns:
+        The graph, and what it computes in.
 
     Raises:
         ExportError: The graph cannot be converted, a node gives NaN or infinity on a crop, or nothing became float16.
     """
-    model = load(graph)
     check_calibration(model, crops)
     if has_qdq(model):
-        raise ExportError(f"{graph.name} is quantised to int8 already.", hint="Make float16 of the float32 graph.")
-    kept = unsafe_in_fp16(model, ranges or calibrate(graph, crops))
+        raise ExportError("The graph is quantised to int8 already.", hint="Make float16 of the float32 graph.")
+    kept = unsafe_in_fp16(model, ranges or calibrate(model, crops))
     try:
         with quiet():
             converted = float16_form(model, [k.node for k in kept])
@@ -125,8 +125,7 @@ def to_fp16(graph: Path, out: Path, crops: Array, *, ranges: Ranges | None = Non
             + "; ".join(f"{k.node} ({k.reason})" for k in kept[:_NAMED]),
             hint="Export float32, or scale the network's activations down.",
         )
-    save(converted, out)
-    return Fp16Report(float16, float32, tuple(kept))
+    return converted, Fp16Report(float16, float32, tuple(kept))
 
 
 def float16_form(model: onnx.ModelProto, float_nodes: Collection[str]) -> onnx.ModelProto:
@@ -203,8 +202,7 @@ def _types(model: onnx.ModelProto, crops: Array) -> tuple[Counter[str], Counter[
 
 
 def to_int8(
-    graph: Path,
-    out: Path,
+    model: onnx.ModelProto,
     crops: Array,
     consumer: Consumer,
     *,
@@ -213,15 +211,14 @@ def to_int8(
     quantise_head: bool = False,
     reduce_range: bool = False,
     ranges: Ranges | None = None,
-) -> Int8Report:
-    """Writes an int8 graph with Q/DQ pairs for one consumer; see `splite_deploy.export.quant.qdq` for how they differ.
+) -> tuple[onnx.ModelProto, Int8Report]:
+    """An int8 copy with Q/DQ pairs for one consumer; see `splite_deploy.export.quant.qdq` for how they differ.
 
     A graph that brings quantisation along, as that of a network trained for it, keeps its own scales and is only
     validated.
 
     Args:
-        graph: float32 graph.
-        out: File to write; whole or not at all.
+        model: float32 graph.
         crops: (N, 3, H, W) float32, normalised.
         consumer: Who will run it.
         method: See `splite_deploy.export.quant.ranges.calibrate`.
@@ -230,19 +227,19 @@ def to_int8(
         reduce_range: See `splite_deploy.export.quant.qdq.insert_qdq`.
         ranges: Of `calibrate` on the same graph, if they are at hand; ``method`` is then theirs.
 
+    Returns:
+        The graph, and what it computes in.
+
     Raises:
         UsageError: ``float_nodes`` names a node that is not there.
         ExportError: A node that was to run in int8 does not; the message names it.
     """
-    model = load(graph)
     check_calibration(model, crops)
     if has_qdq(model):
-        return _keep_quantisation(model, out, consumer)
-    ranges = ranges or calibrate(graph, crops, method)
+        return _keep_quantisation(model, consumer)
+    ranges = ranges or calibrate(model, crops, method)
     prepared = prepare(model)
-    report = quantise(prepared, ranges, consumer, floating(prepared, float_nodes, quantise_head), reduce_range)
-    save(report[0], out)
-    return report[1]
+    return quantise(prepared, ranges, consumer, floating(prepared, float_nodes, quantise_head), reduce_range)
 
 
 def floating(model: onnx.ModelProto, float_nodes: Collection[str], quantise_head: bool) -> frozenset[str]:
@@ -263,7 +260,7 @@ def floating(model: onnx.ModelProto, float_nodes: Collection[str], quantise_head
 def quantise(
     prepared: onnx.ModelProto, ranges: Ranges, consumer: Consumer, kept: Collection[str], reduce_range: bool = False
 ) -> tuple[onnx.ModelProto, Int8Report]:
-    """The int8 graph of a prepared one, in memory, and what it computes in; see `to_int8`."""
+    """The int8 graph of a prepared one, and what it computes in; see `to_int8`."""
     walk = Walk(prepared)
     asked = quantised_nodes(walk, ranges, consumer, kept)
     if not any(walk.nodes[name].op_type in WEIGHTED for name in asked):
@@ -334,8 +331,8 @@ def _check_trt(model: onnx.ModelProto) -> None:
         )
 
 
-def _keep_quantisation(model: onnx.ModelProto, out: Path, consumer: Consumer) -> Int8Report:
-    """Validates a graph that brings its quantisation along, and writes it as the consumer reads it."""
+def _keep_quantisation(model: onnx.ModelProto, consumer: Consumer) -> tuple[onnx.ModelProto, Int8Report]:
+    """Validates a graph that brings its quantisation along; returns it as the consumer reads it."""
     walk = Walk(model)
     if consumer == "trt":
         _check_trt(model)
@@ -365,8 +362,7 @@ def _keep_quantisation(model: onnx.ModelProto, out: Path, consumer: Consumer) ->
             f"ONNX Runtime runs {_names(missed)} in float32: their results are not quantised.",
             hint="Fake-quantise what follows these layers in training, sums and gates too, or quantise after training.",
         )
-    save(model, out)
-    return Int8Report(
+    report = Int8Report(
         consumer=consumer,
         method=None,
         crops=0,
@@ -376,6 +372,7 @@ def _keep_quantisation(model: onnx.ModelProto, out: Path, consumer: Consumer) ->
         nodes=nodes,
         notes=tuple(notes),
     )
+    return model, report
 
 
 def _names(names: Collection[str]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from splite_deploy.errors import ExportError, UsageError
-from splite_deploy.export.graph.walk import Array, Walk, check_calibration, load, run_exposed
+from splite_deploy.export.graph.walk import Array, Walk, check_calibration, run_exposed
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -46,13 +46,13 @@ class Ranges:
     shapes: Mapping[str, tuple[int, ...]]
 
 
-def calibrate(graph: Path, crops: Array, method: Method = "minmax") -> Ranges:
+def calibrate(model: onnx.ModelProto, crops: Array, method: Method = "minmax") -> Ranges:
     """Runs the calibration crops through a float32 graph with all its tensors exposed, in small batches.
 
     ONNX Runtime's calibrators keep every activation of every crop in memory, and search ranges again for every graph.
 
     Args:
-        graph: float32 graph.
+        model: float32 graph.
         crops: (N, 3, H, W) float32, normalised.
         method: ``minmax``: the observed range. ``percentile``: what holds `PERCENTILE` % of the values, half of the
             rest on either side. ``entropy``: the range with the least Kullback-Leibler divergence of the histogram
@@ -65,7 +65,6 @@ def calibrate(graph: Path, crops: Array, method: Method = "minmax") -> Ranges:
     """
     if method not in METHODS:
         raise UsageError(f"'{method}' is no calibration method.", hint=f"Choose one of: {', '.join(METHODS)}.")
-    model = load(graph)
     check_calibration(model, crops)
     walk = Walk(model)
     names = walk.activations()

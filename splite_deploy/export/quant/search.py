@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,10 +17,8 @@ from splite_deploy.export.graph.walk import (
     Array,
     Walk,
     check_calibration,
-    load,
     make_session,
     run_graph,
-    save,
 )
 from splite_deploy.export.quant.precision import Int8Report, floating, quantise
 from splite_deploy.export.quant.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes
@@ -92,9 +89,9 @@ class BudgetReport:
     """What the search found.
 
     Attributes:
-        int8: The graph that was written.
+        int8: What the graph that was found computes in.
         plain: Shift with every layer in int8.
-        final: Shift of the graph that was written.
+        final: Shift of the graph that was found.
         plain_latency_ms: Median latency with every layer in int8; see `Returned.latency_ms`.
         rows: The layers that went back to float; empty where the budget held without.
     """
@@ -121,8 +118,7 @@ def measure_shift(reference: Outputs, candidate: Outputs, spec: ModelSpec) -> Sh
 
 
 def within_budget(
-    graph: Path,
-    out: Path,
+    model: onnx.ModelProto,
     crops: Array,
     reference: Outputs,
     spec: ModelSpec,
@@ -134,15 +130,14 @@ def within_budget(
     reduce_range: bool = False,
     ranges: Ranges | None = None,
     progress: Callable[[str], None] = lambda message: None,
-) -> BudgetReport:
-    """Writes the int8 graph with the fewest float layers that a greedy search finds within the budget.
+) -> tuple[onnx.ModelProto, BudgetReport]:
+    """Makes the int8 graph with the fewest float layers that a greedy search finds within the budget.
 
     Each layer is first quantised alone; the layers then return to float in the order of what that cost. Both
     consumers' graphs are measured in ONNX Runtime, whose int8 arithmetic is that of TensorRT but for rounding.
 
     Args:
-        graph: float32 graph whose outputs are named by their role.
-        out: File to write; whole or not at all.
+        model: float32 graph whose outputs are named by their role.
         crops: (N, 3, H, W) float32, normalised; the shift is measured on them.
         reference: float32 outputs on ``crops`` by role, N first.
         spec: The model; its decoder turns outputs into keypoints.
@@ -154,19 +149,21 @@ def within_budget(
         ranges: Of `calibrate` on the same graph; by custom from other crops than ``crops``.
         progress: Told what is being measured.
 
+    Returns:
+        The graph, and what the search found.
+
     Raises:
         UsageError: The budget cannot be held against this model.
         ExportError: The graph is quantised already, or cannot be.
         ParityError: The budget breaks even where a single layer is left in int8.
     """
-    model = load(graph)
     check_calibration(model, crops)
     if has_qdq(model):
         raise ExportError(
-            f"{graph.name} brings its own quantisation, which no search can take back.",
+            "The graph brings its own quantisation, which no search can take back.",
             hint="Search on the float32 graph, or leave the budget out.",
         )
-    ranges = ranges or calibrate(graph, crops, method)
+    ranges = ranges or calibrate(model, crops, method)
     search = _Search(prepare(model), ranges, consumer, reduce_range, crops, reference, spec)
     kept = set(floating(search.prepared, (), quantise_head))
     progress("every layer in int8")
@@ -196,8 +193,7 @@ def within_budget(
             if budget.used(final) <= _SAFE:
                 break
     made, report = quantise(search.prepared, ranges, consumer, kept, reduce_range)
-    save(made, out)
-    return BudgetReport(report, plain, final, plain_ms, tuple(rows))
+    return made, BudgetReport(report, plain, final, plain_ms, tuple(rows))
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,6 @@ class GivenGraph:
         """Reference outputs of the file by role, N first, computed one crop at a time as on a device."""
         return _run(self.path, self.artifact, tensors)
 
-    def write(self, path: Path) -> None:
-        """Writes the graph with the names of a bundle's graph."""
-        onnx.save(self.model, str(path))
-
 
 def read_graph(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None, dynamic_batch: bool) -> GivenGraph:
     """Reads an ONNX file and fits it to the model spec.
