@@ -116,7 +116,7 @@ def decoders(spec: HeatmapDecoder) -> dict[str, Decode]:
 def compare(bundle: Bundle, labels: list[LabelledImage], frames: int) -> dict[str, Any]:
     """The record of one run."""
     spec = bundle.model.decoder
-    assert isinstance(spec, HeatmapDecoder)
+    assert isinstance(spec, HeatmapDecoder) and spec.alignment == "corner"
     chosen = decoders(spec)
     environment, date_utc = read_environment(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     maps: list[Maps] = []

@@ -1,15 +1,16 @@
-"""What the decoders of heatmaps share. N crops, K keypoints, H, W size of a heatmap.
+"""What the decoders of heatmaps share: where the cells lie, and the softmax over them.
 
-Cell i of a heatmap of stride s is centred at (i + .5) * s input pixels, so that a decoded keypoint lies in the input's
-continuous pixel coordinates: origin at the corner of the first pixel.
+Pixels are continuous: the origin is the corner of the input's first pixel, whose centre is (.5, .5). N crops, K
+keypoints, H, W size of a heatmap.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,31 +18,92 @@ from numpy.typing import NDArray
 from splite_deploy.decoders.base import Array, Decoder
 from splite_deploy.errors import require
 
+Alignment = Literal["corner", "centre", "udp"]
+
+_ALIGNMENTS: Mapping[Alignment, str] = {
+    "centre": "i * stride + .5, targets drawn at joint / stride in pixel indices (Simple Baseline, HRNet, AlphaPose, "
+    "mmpose's MSRAHeatmap: most published networks)",
+    "udp": "i * (W - 1) / (w - 1) + .5 (mmpose's UDPHeatmap, ViTPose)",
+    "corner": "(i + .5) * stride, half-pixel resizing (SPLite Hand)",
+}
+_HINT = "Say where the training put the centre of heatmap cell i, in input pixels from the corner of the first one: "
+_HINT += "; ".join(f'alignment = "{name}" for {where}' for name, where in _ALIGNMENTS.items())
+_HINT += ". With the wrong one all keypoints are off, by 1.5 px at stride 4, and no check can see it."
+
 
 @dataclass(frozen=True)
 class HeatmapDecoder(Decoder):
     """What all soft-argmax decoders have.
 
     Attributes:
-        stride: Input pixels per heatmap cell.
+        stride: Input pixels per heatmap cell: the input's size by the heatmap's.
         beta: Inverse temperature of the softmax; must be the one of training.
+        alignment: Where the centre of cell i lies, see `Axis.of`; must be the one of training.
     """
 
     roles: ClassVar[tuple[str, ...]] = ("heatmap",)
     stride: float
     beta: float
+    alignment: Alignment = field(metadata={"hint": _HINT})
 
     def __post_init__(self) -> None:
         require(0 < self.stride < math.inf, "decoder.stride must be positive")
         require(0 < self.beta < math.inf, "decoder.beta must be positive")
 
 
+@dataclass(frozen=True)
+class Axis:
+    """Where the cells of one axis of a heatmap lie in the input: cell i is centred at ``edge + (i + .5) * step``.
+
+    Attributes:
+        edge: Where the first cell begins, input pixels.
+        step: Distance of two cells' centres, input pixels.
+    """
+
+    edge: float
+    step: float
+
+    @classmethod
+    def of(cls, decoder: HeatmapDecoder, cells: int) -> Axis:
+        """The axis of a heatmap of so many cells.
+
+        * ``corner``: cell i is centred at (i + .5) * stride.
+        * ``centre``: at i * stride + .5, the centre of pixel i * stride: targets are drawn around joint / stride, where
+          joints are pixel indices (Xiao et al. 2018, arXiv 1804.06208).
+        * ``udp``: at i * (W - 1) / (w - 1) + .5, where W = w * stride: the first and the last cell are centred where
+          the first and the last pixel are (Huang et al. 2020, arXiv 1911.07524).
+        """
+        if decoder.alignment == "corner":
+            return cls(0.0, decoder.stride)
+        step = decoder.stride
+        if decoder.alignment == "udp" and cells > 1:
+            step = (cells * decoder.stride - 1) / (cells - 1)
+        return cls(0.5 - step / 2, step)
+
+    def centres(self, cells: int) -> NDArray[np.float64]:
+        """(cells,) centres in input pixels."""
+        return self.edge + (np.arange(cells) + 0.5) * self.step
+
+
 @lru_cache(maxsize=8)
-def cell_centres(height: int, width: int, stride: float) -> Array:
+def cell_centres(decoder: HeatmapDecoder, height: int, width: int) -> Array:
     """(H * W, 2) centres (x, y) of the cells in input pixels."""
-    ys, xs = np.mgrid[0:height, 0:width]
-    centres: Array = ((np.stack([xs, ys], -1).reshape(-1, 2) + 0.5) * stride).astype(np.float32)
-    return centres
+    xs, ys = Axis.of(decoder, width).centres(width), Axis.of(decoder, height).centres(height)
+    return np.stack([np.tile(xs, height), np.repeat(ys, width)], -1).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def edges_and_steps(decoder: HeatmapDecoder, height: int, width: int) -> tuple[Array, Array]:
+    """Edge and step of `Axis` for x and y, (2,) each."""
+    columns, rows = Axis.of(decoder, width), Axis.of(decoder, height)
+    return np.array([columns.edge, rows.edge], np.float32), np.array([columns.step, rows.step], np.float32)
+
+
+def cells_of(keypoints: Array, decoder: HeatmapDecoder, height: int, width: int) -> NDArray[np.int64]:
+    """The cell (column, row) that each keypoint (N, K, 2), in input pixels, lies in."""
+    edges, steps = edges_and_steps(decoder, height, width)
+    cells: NDArray[np.int64] = np.floor((keypoints - edges) / steps).astype(np.int64)
+    return cells
 
 
 def softmax(heatmap: Array, beta: float) -> Array:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from splite_deploy.decoders.base import Array, Decoded, InputSize
-from splite_deploy.decoders.heatmap import HeatmapDecoder, cell_centres, near, softmax
+from splite_deploy.decoders.heatmap import HeatmapDecoder, cell_centres, cells_of, near, softmax
 from splite_deploy.errors import require
 
 
@@ -18,8 +18,9 @@ class SoftArgmax(HeatmapDecoder):
     """The expected cell centre under softmax(beta * heatmap).
 
     Attributes:
-        score_window: The score is the softmax mass inside this odd number of cells squared around the keypoint,
-            a number in [0, 1]. It says how concentrated the heatmap is; it is no calibrated probability.
+        score_window: The score is the softmax mass inside this odd number of cells squared around the cell that the
+            keypoint lies in, a number in [0, 1]. It says how concentrated the heatmap is; it is no calibrated
+            probability.
     """
 
     type: ClassVar[str] = "softargmax"
@@ -40,21 +41,21 @@ def softargmax(heatmap: Array, decoder: HeatmapDecoder) -> tuple[Array, Array]:
 
     Args:
         heatmap: (N, K, H, W) logits.
-        decoder: Stride and beta.
+        decoder: Stride, alignment and beta.
 
     Returns:
         Keypoints (N, K, 2) in input pixels and the softmax weights (N, K, H, W).
     """
     weights = softmax(heatmap, decoder.beta)
     n, k, height, width = heatmap.shape
-    keypoints = weights.reshape(n, k, -1) @ cell_centres(height, width, decoder.stride)
+    keypoints = weights.reshape(n, k, -1) @ cell_centres(decoder, height, width)
     return keypoints, weights
 
 
 def window_mass(weights: Array, keypoints: Array, decoder: SoftArgmax) -> Array:
     """Softmax mass within ``score_window`` cells squared around each keypoint, (N, K) in [0, 1]."""
     height, width = weights.shape[2:]
-    cells = np.floor(keypoints / decoder.stride).astype(np.int64)
+    cells = cells_of(keypoints, decoder, height, width)
     columns = near(cells[..., 0], width, decoder.score_window).astype(np.float32)
     rows = near(cells[..., 1], height, decoder.score_window).astype(np.float32)
     mass = (rows[..., None, :] @ (weights @ columns[..., None]))[..., 0, 0]

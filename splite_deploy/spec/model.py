@@ -1,10 +1,10 @@
 """What a model needs to be run: its input, its decoder, its skeleton. Plain data.
 
 The same structure is written by people as ``model.toml`` and by the exporter into the bundle's manifest. Nothing in
-it has a default that a wrong model could run on quietly: mean, std, beta, stride and padding must be stated.
+it has a default that a wrong model could run on quietly: mean, std, beta, stride, alignment and padding must be stated.
 
 Pixels: continuous coordinates whose origin is the top-left corner of the top-left pixel, so that pixel (i, j) has
-its centre at (i + .5, j + .5), and cell i of a heatmap of stride s is centred at (i + .5) * s.
+its centre at (i + .5, j + .5). Where the cells of a heatmap lie in them is the decoder's ``alignment``.
 """
 
 from __future__ import annotations

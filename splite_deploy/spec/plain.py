@@ -21,7 +21,8 @@ def structure(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     """Builds dataclass ``cls`` from plain data, checking every key and type.
 
     Args:
-        cls: A frozen dataclass of the kinds used in this package.
+        cls: A frozen dataclass of the kinds used in this package. A field's metadata may hold a ``hint`` that is given
+            where it is missing.
         data: JSON- or TOML-like data.
         where: Dotted path of ``data`` for messages; empty at the top.
 
@@ -39,7 +40,8 @@ def structure(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         if name in data:
             values[name] = _convert(hints[name], data[name], prefix + name)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise SpecError(f"The field {prefix}{name} is missing.", hint=f"Add it; {FIELDS_DOC}.")
+            hint = field.metadata.get("hint", f"Add it; {FIELDS_DOC}.")
+            raise SpecError(f"The field {prefix}{name} is missing.", hint=hint)
     return cls(**values)
 
 

@@ -115,7 +115,13 @@ class Estimate3D:
 
     def __init__(self, points_3d: NDArray[np.float64] | None, unit: Any) -> None:
         decoder = SoftArgmaxDepth(
-            stride=4, beta=1.0, score_window=5, root_keypoint=0, unit=unit, scale_bones=((0, 1), (0, 2))
+            stride=4,
+            beta=1.0,
+            alignment="corner",
+            score_window=5,
+            root_keypoint=0,
+            unit=unit,
+            scale_bones=((0, 1), (0, 2)),
         )
         names = ("a", "b", "c")
         self.spec = ModelSpec(

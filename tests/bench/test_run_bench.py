@@ -42,7 +42,7 @@ SPEC = ModelSpec(
     name="tiny",
     input=InputSpec(SIZE, SIZE, "rgb", (123.7, 116.3, 103.5), (58.4, 57.1, 57.4), 1.25, 128),
     decoder=SoftArgmaxDepth(
-        stride=STRIDE, beta=1.0, score_window=5, root_keypoint=0, unit="palm", scale_bones=((0, 9),)
+        stride=STRIDE, beta=1.0, alignment="corner", score_window=5, root_keypoint=0, unit="palm", scale_bones=((0, 9),)
     ),
     skeleton=SkeletonSpec(tuple(f"k{i}" for i in range(KEYPOINTS)), ((0, 1),)),
 )

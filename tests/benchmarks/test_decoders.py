@@ -46,7 +46,7 @@ def test_at_the_border_nothing_breaks() -> None:
 
 
 def test_all_of_them_read_the_same_logits() -> None:
-    spec = SoftArgmax(stride=4, beta=1.0, score_window=5)
+    spec = SoftArgmax(stride=4, beta=1.0, alignment="corner", score_window=5)
     logits = (60 * gaussians(PEAKS)).astype(np.float32)
     for name, decode in decoders(spec).items():
         assert np.abs(decode(logits) - PEAKS).max() < (1.01 if "corner" in name else 0.51), name

@@ -31,9 +31,9 @@ Array = NDArray[np.float32]
 VECTORS = Path(__file__).parent.parent / "vectors"
 DOCUMENT = json.loads((VECTORS / "decode.json").read_text(encoding="utf-8"))
 
-GLOBAL = SoftArgmax(stride=4.0, beta=1.0, score_window=5)
-WINDOW = SoftArgmaxWindow(stride=4.0, beta=10.0, window=5)
-DEPTH = SoftArgmaxDepth(stride=4.0, beta=1.0, score_window=5, root_keypoint=1, unit="palm", scale_bones=((0, 1),))
+GLOBAL = SoftArgmax(stride=4.0, beta=1.0, alignment="corner", score_window=5)
+WINDOW = SoftArgmaxWindow(stride=4.0, beta=10.0, alignment="corner", window=5)
+DEPTH = SoftArgmaxDepth(4.0, 1.0, "corner", score_window=5, root_keypoint=1, unit="palm", scale_bones=((0, 1),))
 UNIT = Coordinates("unit")
 HEATMAP_DECODERS = pytest.mark.parametrize("decoder", [GLOBAL, WINDOW, DEPTH], ids=lambda d: str(d.type))
 seeds = st.integers(0, 2**32 - 1)
@@ -123,7 +123,7 @@ inner = st.floats(9.0, 23.0)
 @given(x=inner, y=inner, sigma=st.floats(0.8, 2.2), beta=st.floats(0.2, 5.0))
 @quick
 def test_global_finds_the_centre_of_log_gaussian_logits(x: float, y: float, sigma: float, beta: float) -> None:
-    decoder = SoftArgmax(stride=4.0, beta=beta, score_window=5)
+    decoder = SoftArgmax(stride=4.0, beta=beta, alignment="corner", score_window=5)
     found = decode({"heatmap": gaussian(x, y, sigma, log=True) / np.float32(beta)}, model(decoder, 1))
     np.testing.assert_allclose(found.keypoints[0, 0], (4 * x, 4 * y), rtol=0, atol=0.1)
 
@@ -131,7 +131,7 @@ def test_global_finds_the_centre_of_log_gaussian_logits(x: float, y: float, sigm
 @given(x=inner, y=inner)
 @quick
 def test_window_finds_the_centre_of_unit_gaussian(x: float, y: float) -> None:
-    decoder = SoftArgmaxWindow(stride=4.0, beta=10.0, window=9)
+    decoder = SoftArgmaxWindow(stride=4.0, beta=10.0, alignment="corner", window=9)
     found = decode({"heatmap": gaussian(x, y, 2.0)}, model(decoder, 1))
     np.testing.assert_allclose(found.keypoints[0, 0], (4 * x, 4 * y), rtol=0, atol=0.1)
 

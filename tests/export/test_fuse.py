@@ -225,7 +225,7 @@ def test_graphs_that_do_not_fit() -> None:
     for fuse in (fuse_input, fuse_decode):
         refused(ExportError, "this graph has 17", hint, fuse, through(maps, 1, opset=17), spec)
     message = (
-        "inputs are in_heatmap float32 (1, 2, 5, 5); in_depth float32 (1, 2, 5, 5), not one float32 (N, 3, 256, 192)"
+        "inputs are in_heatmap float32 (1, 2, 5, 5); in_depth float32 (1, 2, 5, 5), not one float32 (N, 3, 20, 20)"
     )
     refused(ExportError, message, "this model.toml", fuse_input, through(maps, 1), spec)
     for shapes in (

@@ -30,6 +30,7 @@ EXAMPLE: dict[str, Any] = {
         "type": "softargmax-depth",
         "stride": 4,
         "beta": 1.5,
+        "alignment": "udp",
         "score_window": 5,
         "root_keypoint": 1,
         "unit": "palm",
@@ -37,8 +38,8 @@ EXAMPLE: dict[str, Any] = {
     },
     "skeleton": {"keypoint_names": ["wrist", "middle", "index"], "edges": [[0, 1], [1, 2]]},
 }
-PLAIN = {"type": "softargmax", "stride": 4.0, "beta": 1.0, "score_window": 5}
-WINDOW = {"type": "softargmax-window", "stride": 4.0, "beta": 1.0, "window": 7}
+PLAIN = {"type": "softargmax", "stride": 4.0, "beta": 1.0, "alignment": "corner", "score_window": 5}
+WINDOW = {"type": "softargmax-window", "stride": 4.0, "beta": 1.0, "alignment": "corner", "window": 7}
 MISSING: Any = object()
 
 
@@ -123,13 +124,14 @@ README = "models/README.md"
         ("decoder", MISSING, "The field decoder is missing", README),
         ("input.std", MISSING, "The field input.std is missing", README),
         ("decoder.beta", MISSING, "The field decoder.beta is missing", README),
+        ("decoder.alignment", MISSING, "The field decoder.alignment is missing", "i * stride + .5"),
         ("decoder.type", MISSING, "decoder.type is None", "softargmax-window"),
         ("skeleton.keypoint_names", MISSING, "The field skeleton.keypoint_names is missing", README),
         # unknown
         ("nmae", "x", "Unknown field nmae", "The fields here are: name, input"),
         ("input.sdt", [1, 1, 1], "Unknown field input.sdt", FIELDS),
         ("input.palm_mm", 88.0, "Unknown field input.palm_mm", FIELDS),
-        ("decoder.window", 5, "Unknown field decoder.window", "stride, beta, score_window"),
+        ("decoder.window", 5, "Unknown field decoder.window", "stride, beta, alignment, score_window"),
         ("limits.shift", 1.0, "Unknown field limits.shift", "shift_p95_px"),
         # wrong type
         ("name", 3, "name is 3", "a text in quotes"),
@@ -160,6 +162,7 @@ README = "models/README.md"
         # wrong word
         ("input.color", "RGB", "input.color is 'RGB'", "rgb, bgr"),
         ("input.color", 1, "input.color is 1", "rgb, bgr"),
+        ("decoder.alignment", "center", "decoder.alignment is 'center'", "corner, centre, udp"),
         ("decoder.unit", "cm", "decoder.unit is 'cm'", "palm, mm"),
         ("decoder.type", "dark", "decoder.type is 'dark'", "softargmax, softargmax-window, softargmax-depth"),
         ("decoder.type", [], "decoder.type is []", "softargmax-window"),
@@ -200,6 +203,17 @@ def test_a_wrong_field_is_named(path: str, value: Any, message: str, hint: str) 
     assert message in caught.value.message
     assert hint in caught.value.hint
     assert caught.value.message.endswith(".") and caught.value.hint.endswith(".")
+
+
+def test_a_missing_alignment_is_explained() -> None:
+    """Three conventions, whose each is, and what the wrong one costs."""
+    for decoder in (EXAMPLE["decoder"], PLAIN, WINDOW):
+        without = {key: value for key, value in decoder.items() if key != "alignment"}
+        with pytest.raises(SpecError) as caught:
+            ModelSpec.from_dict(changed("decoder", without))
+        for said in ("corner", "centre", "udp", "half-pixel", "MSRAHeatmap: most published", "UDPHeatmap", "1.5 px"):
+            assert said in caught.value.hint
+    ModelSpec.from_dict(changed("decoder", {"type": "coordinates", "scale": "unit"}))
 
 
 def test_model_toml_of_the_hand_loads() -> None:

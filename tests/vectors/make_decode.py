@@ -17,8 +17,10 @@ Map = list[list[float]]
 
 ABOUT = [
     "Test vectors of the decoders, for any implementation in any language.",
-    "Pixels: x to the right, y down, origin at the top-left CORNER of the network's input; cell (row, column) of a "
-    "heatmap of stride s is centred at ((column + 0.5) * s, (row + 0.5) * s).",
+    "Pixels: x to the right, y down, origin at the top-left CORNER of the network's input.",
+    "The decoder's alignment says where the cells of a heatmap lie. On each axis cell i of w cells of stride s, over "
+    "W = w * s pixels, is centred at (i + 0.5) * s (corner), at i * s + 0.5 (centre), or at "
+    "i * (W - 1) / (w - 1) + 0.5 (udp; at 0.5 where w is 1).",
     "cases[].decoder: type and parameters as in model.toml. cases[].input: width and height of the input in pixels.",
     "cases[].shape: [N, K, H, W] of the maps, or [N, K, 2 or 3] of the coordinates.",
     "cases[].heatmap, cases[].depth: {values: N*K*H*W numbers, row-major} or {blobs: N*K lists of [column, row, sigma, "
@@ -29,9 +31,9 @@ ABOUT = [
     "softargmax-window: the same over the cells at most window // 2 columns and rows away from the largest cell (the "
     "first in row-major order where several are equal), clipped at the border; p is 0 elsewhere.",
     "softargmax-depth: keypoint as softargmax; depth = sum of p * depth map, minus that of root_keypoint.",
-    "score: sum of p over the cells at most score_window // 2 columns and rows away from the cell that holds the "
-    "keypoint. softargmax-window: the largest cell, clipped to 0..1. coordinates: the third column clipped to 0..1, "
-    "or 1 where there is none.",
+    "score: sum of p over the cells at most score_window // 2 columns and rows away from the cell whose centre is "
+    "nearest to the keypoint. softargmax-window: the largest cell, clipped to 0..1. coordinates: the third column "
+    "clipped to 0..1, or 1 where there is none.",
     "coordinates: unit is multiplied by the input's width and height, pixel is taken as it is.",
     "cases[].expected: keypoints N x K x 2 in input pixels, scores N x K, depth N x K or null. tolerance: largest "
     "absolute difference of an implementation in float32. No keypoint lies within a hundredth of a cell of the edge "
@@ -78,9 +80,30 @@ def around(centre: int, window: int, size: int) -> range:
     return range(max(0, centre - window // 2), min(size, centre + window // 2 + 1))
 
 
+def centres(cells: int, decoder: dict[str, Any]) -> list[float]:
+    """Centres of the cells of one axis, in input pixels."""
+    stride = decoder["stride"]
+    if decoder["alignment"] == "corner":
+        return [(i + 0.5) * stride for i in range(cells)]
+    if decoder["alignment"] == "centre":
+        return [i * stride + 0.5 for i in range(cells)]
+    assert decoder["alignment"] == "udp"
+    return [i * (cells * stride - 1) / max(cells - 1, 1) + 0.5 for i in range(cells)]
+
+
+def nearest(position: float, among: list[float]) -> int:
+    """The index of the nearest centre; no other may be nearly as near."""
+    by_distance = sorted(range(len(among)), key=lambda i: abs(among[i] - position))
+    if len(among) > 1:
+        first, second = (abs(among[i] - position) for i in by_distance[:2])
+        assert second - first > 0.02 * abs(among[1] - among[0]), f"keypoint at {position} lies on the edge of a cell"
+    return by_distance[0]
+
+
 def decode_map(heatmap: Map, decoder: dict[str, Any]) -> tuple[list[float], float, Map]:
     """Keypoint, score and weights of one map."""
     height, width = len(heatmap), len(heatmap[0])
+    xs, ys = centres(width, decoder), centres(height, decoder)
     rows, columns = range(height), range(width)
     if decoder["type"] == "softargmax-window":
         peak_row, peak_column = 0, 0
@@ -91,19 +114,18 @@ def decode_map(heatmap: Map, decoder: dict[str, Any]) -> tuple[list[float], floa
         rows = around(peak_row, decoder["window"], height)
         columns = around(peak_column, decoder["window"], width)
     weights = softmax(heatmap, decoder["beta"], rows, columns)
-    x = math.fsum(weights[r][c] * (c + 0.5) for r in range(height) for c in range(width))
-    y = math.fsum(weights[r][c] * (r + 0.5) for r in range(height) for c in range(width))
-    for value in (x, y):
-        assert abs(value - round(value)) > 0.01, f"keypoint {x}, {y} lies on the edge of a cell"
+    x = math.fsum(weights[r][c] * xs[c] for r in range(height) for c in range(width))
+    y = math.fsum(weights[r][c] * ys[r] for r in range(height) for c in range(width))
+    row, column = nearest(y, ys), nearest(x, xs)
     if decoder["type"] == "softargmax-window":
         peak = heatmap[peak_row][peak_column]
-        return [x * decoder["stride"], y * decoder["stride"]], min(max(peak, 0.0), 1.0), weights
+        return [x, y], min(max(peak, 0.0), 1.0), weights
     score = math.fsum(
         weights[r][c]
-        for r in around(math.floor(y), decoder["score_window"], height)
-        for c in around(math.floor(x), decoder["score_window"], width)
+        for r in around(row, decoder["score_window"], height)
+        for c in around(column, decoder["score_window"], width)
     )
-    return [x * decoder["stride"], y * decoder["stride"]], score, weights
+    return [x, y], score, weights
 
 
 def expected(case: dict[str, Any]) -> dict[str, Any]:
@@ -159,20 +181,21 @@ def blobs(*each: list[list[float]], background: float = 0.0, log: bool = False) 
     return {"blobs": list(each), "background": background, "log": log}
 
 
-def plain(beta: float, stride: float = 4.0, score_window: int = 3) -> dict[str, Any]:
+def plain(beta: float, stride: float = 4.0, score_window: int = 3, alignment: str = "corner") -> dict[str, Any]:
     """A global soft-argmax."""
-    return {"type": "softargmax", "stride": stride, "beta": beta, "score_window": score_window}
+    common = {"stride": stride, "beta": beta, "alignment": alignment}
+    return {"type": "softargmax", **common, "score_window": score_window}
 
 
-def window(beta: float, side: int, stride: float = 4.0) -> dict[str, Any]:
+def window(beta: float, side: int, stride: float = 4.0, alignment: str = "corner") -> dict[str, Any]:
     """A soft-argmax in a window."""
-    return {"type": "softargmax-window", "stride": stride, "beta": beta, "window": side}
+    return {"type": "softargmax-window", "stride": stride, "beta": beta, "alignment": alignment, "window": side}
 
 
-def depth(unit: str, root: int, beta: float = 1.0) -> dict[str, Any]:
+def depth(unit: str, root: int, beta: float = 1.0, alignment: str = "corner") -> dict[str, Any]:
     """A soft-argmax with depth."""
     bone = {"root_keypoint": root, "unit": unit, "scale_bones": [[0, 1]]}
-    return {**plain(beta), "type": "softargmax-depth", **bone}
+    return {**plain(beta, alignment=alignment), "type": "softargmax-depth", **bone}
 
 
 def cases() -> list[dict[str, Any]]:
@@ -222,6 +245,22 @@ def cases() -> list[dict[str, Any]]:
         ("depth, sharp heatmap reads one cell", depth("palm", 1, 1000.0), [1, 2, 5, 7],
          {"heatmap": noise(20, 70, -2, 2), "depth": noise(21, 70, -1, 1)}),
     ]  # fmt: skip
+    for alignment in ("centre", "udp"):
+        found += [
+            (f"{alignment}, global noise", plain(1.0, alignment=alignment), one, {"heatmap": noise(1, 36, -2, 2)}),
+            (f"{alignment}, global, N = 2, K = 2, wide map, stride 8", plain(1.5, 8.0, alignment=alignment),
+             [2, 2, 4, 9], {"heatmap": noise(27, 144, -2, 2)}),
+            (f"{alignment}, global, peak in the corner", plain(1.0, alignment=alignment), odd,
+             {"heatmap": spike(odd, (0, 0, 9.0))}),
+            (f"{alignment}, global, peak in the last corner", plain(1.0, alignment=alignment), odd,
+             {"heatmap": spike(odd, (4, 6, 9.0))}),
+            (f"{alignment}, global, a single row", plain(2.0, alignment=alignment), [1, 1, 1, 6],
+             {"heatmap": noise(26, 6, -2, 2)}),
+            (f"{alignment}, window, unit Gaussian", window(10.0, 9, alignment=alignment), [1, 1, 20, 24],
+             {"heatmap": blobs([[9.3, 11.6, 2.0, 1.0]])}),
+            (f"{alignment}, depth", depth("palm", 0, alignment=alignment), [1, 2, 5, 5],
+             {"heatmap": noise(16, 50, -2, 2), "depth": noise(17, 50, -1, 1)}),
+        ]  # fmt: skip
     for name, scale, columns, (low, high) in (
         ("coordinates, unit", "unit", 2, (0, 1)),
         ("coordinates, unit, scores beyond 0-1 are clipped", "unit", 3, (-0.5, 1.5)),
@@ -231,9 +270,16 @@ def cases() -> list[dict[str, Any]]:
         decoder = {"type": "coordinates", "scale": scale}
         found.append((name, decoder, [2, 3, columns], {"coordinates": noise(22, 6 * columns, low, high)}))
     return [
-        {"name": name, "decoder": decoder, "input": {"width": 192, "height": 256}, "shape": shape, **source}
+        {"name": name, "decoder": decoder, "input": input_of(decoder, shape), "shape": shape, **source}
         for name, decoder, shape, source in found
     ]
+
+
+def input_of(decoder: dict[str, Any], shape: list[int]) -> dict[str, int]:
+    """The input's size: what the cells of a heatmap cover."""
+    if "stride" not in decoder:
+        return {"width": 192, "height": 256}
+    return {"width": round(shape[3] * decoder["stride"]), "height": round(shape[2] * decoder["stride"])}
 
 
 def document() -> dict[str, Any]:

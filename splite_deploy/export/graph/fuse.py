@@ -27,7 +27,7 @@ from splite_deploy.decoders import (
     SoftArgmaxDepth,
     SoftArgmaxWindow,
 )
-from splite_deploy.decoders.heatmap import cell_centres
+from splite_deploy.decoders.heatmap import cell_centres, edges_and_steps
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, first_line
 from splite_deploy.spec import ModelSpec
@@ -182,7 +182,9 @@ def _softargmax(made: _Graph, decoder: SoftArgmax, count: int, height: int, widt
     weights = _softmax(made, made.add("Reshape", "fused_decode/heatmap", flat), decoder)
     keypoints = _expected_centre(made, weights, decoder, height, width)
 
-    cells = made.add("Floor", made.add("Div", keypoints, made.constant(decoder.stride)))
+    edges, steps = edges_and_steps(decoder, height, width)
+    begun = made.add("Sub", keypoints, made.constant(edges)) if edges.any() else keypoints
+    cells = made.add("Floor", made.add("Div", begun, made.constant(steps)))
     near = made.add("Cast", _near(made, cells, decoder.score_window, height, width), to=TensorProto.FLOAT)
     columns, rows = made.split(near, [width, height])
     maps = made.add("Reshape", weights, made.constant([0, count, height, width], np.int64))
@@ -237,7 +239,7 @@ def _softmax(made: _Graph, logits: str, decoder: HeatmapDecoder) -> str:
 
 def _expected_centre(made: _Graph, weights: str, decoder: HeatmapDecoder, height: int, width: int) -> str:
     """The keypoints: expected cell centres in input pixels."""
-    centres = made.constant(cell_centres(height, width, decoder.stride))
+    centres = made.constant(cell_centres(decoder, height, width))
     return made.add("MatMul", weights, centres, output="keypoints")
 
 
