@@ -32,7 +32,9 @@ class Sensors:
         temperatures_c: Of each zone, degrees Celsius.
         clocks_mhz: Of each unit, MHz.
         mean_power_mw: Mean over the run of each rail, milliwatts.
-        energy_rail: The rail that feeds the whole board or processor; None where there is none.
+        energy_rail: The rail that feeds the whole board, or the energy counters of the processor's packages; None
+            where there is neither. The counter of the platform, ``psys``, contains the packages: it is never added to
+            them, and serves alone where no package can be read.
         energy_mj_per_frame: Its energy by the frames of the run, millijoules; idle consumption is contained.
         absent: What could not be read, in words.
     """
@@ -161,7 +163,8 @@ def summarise(
     temperatures = _series([reading.temperatures_c for _, reading in taken])
     clocks = _series([reading.clocks_mhz for _, reading in taken])
     mean_mw = {**{rail: _mean(values) for rail, values in power.items()}, **energy_mw}
-    fed = next((rails for rails in WHOLE_BOARD if set(rails) <= set(mean_mw)), tuple(energy_mw))
+    packages = tuple(name for name in energy_mw if name != sysfs.PLATFORM)
+    fed = next((rails for rails in WHOLE_BOARD if set(rails) <= set(mean_mw)), packages or tuple(energy_mw))
     total_mw = sum(mean_mw[rail] for rail in fed)
     absent = {"power": mean_mw, "temperatures": temperatures, "clocks": clocks}
     if mean_mw and not fed:

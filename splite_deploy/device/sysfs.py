@@ -92,9 +92,13 @@ def _ina_power_mw(root: Path) -> Iterator[tuple[str, float]]:
                 yield label, milliwatts
 
 
+PLATFORM = "psys"
+"""The energy counter of everything on the board that the processor's power controller sees, every package included."""
+
+
 @dataclass(frozen=True)
 class EnergyCounter:
-    """One package's energy counter (RAPL).
+    """An energy counter (RAPL): of one package, or of the whole platform (`PLATFORM`).
 
     Attributes:
         name: For example ``package-0``.
@@ -116,7 +120,7 @@ class EnergyCounter:
 
 
 def energy_counters(root: Path = Path("/")) -> list[EnergyCounter]:
-    """The counters of whole packages, of Intel and AMD, that may be read; most systems let root alone read them."""
+    """The counters of whole packages and of the platform, of Intel and AMD; most systems let root alone read them."""
     found = []
     for zone in folders(root / "sys/class/powercap", "intel-rapl:*"):
         name, top = text(zone / "name").strip(), zone.name.count(":") == 1

@@ -139,6 +139,24 @@ def test_energy_counters_are_those_of_whole_packages_and_run_over(tmp_path: Path
     assert sysfs.energy_counters(tmp_path) == []
 
 
+PSYS = {
+    "sys/class/powercap/intel-rapl:1/name": "psys",
+    "sys/class/powercap/intel-rapl:1/energy_uj": 500,
+    "sys/class/powercap/intel-rapl:1/max_energy_range_uj": 1000,
+}
+
+
+def test_the_platform_contains_the_packages_and_is_never_added_to_them(tmp_path: Path) -> None:
+    counters = sysfs.energy_counters(write(tmp_path, {**RAPL, **PSYS}))
+    assert [counter.name for counter in counters] == ["package-0", "psys"]
+    spent = {"package-0": 3000.0, "package-1": 2000.0, "psys": 9000.0}
+    found = summarise([], spent, 2.0, 10, "files")
+    assert (found.energy_rail, found.energy_mj_per_frame) == ("package-0 + package-1", 5000.0 * 2.0 / 10)
+    assert found.mean_power_mw == spent  # all are shown
+    alone = summarise([], {"psys": 9000.0}, 2.0, 10, "files")
+    assert (alone.energy_rail, alone.energy_mj_per_frame) == ("psys", 9000.0 * 2.0 / 10)
+
+
 def test_energy_of_a_run_from_the_input_rail() -> None:
     readings = [tegrastats.parse(line) for line in lines("nano-jetpack-4")]
     found = summarise(list(zip((0.0, 0.5), readings, strict=True)), {}, 2.0, 100, "tegrastats")
