@@ -42,6 +42,48 @@ def test_the_rate_without_one_is_thirty(tmp_path: Path) -> None:
         assert camera.fps == 30.0
 
 
+class Stating:
+    """A capture whose driver states this for every property, as some do for what they do not know."""
+
+    def __init__(self, stated: float) -> None:
+        self._stated = stated
+
+    def get(self, which: int) -> float:
+        return self._stated
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("stated", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_rate_that_opencv_does_not_know_is_none(tmp_path: Path, stated: float) -> None:
+    for source in ("0", "clip.avi"):
+        with Camera(Stating(stated), source) as camera:  # type: ignore[arg-type]
+            assert camera.fps is None and camera.frames is None
+    with write_video(tmp_path / "a.mp4", camera.fps) as put:
+        put(flat(0))
+    with open_camera(str(tmp_path / "a.mp4")) as written:
+        assert written.fps == 30.0
+
+
+@pytest.mark.parametrize(("fps", "shown"), [(0.0, "0"), (-1.0, "-1"), (float("nan"), "nan"), (float("inf"), "inf")])
+def test_a_rate_that_cannot_be_written(tmp_path: Path, fps: float, shown: str) -> None:
+    message = rf"The frame rate {shown} of .*a\.mp4 is not a positive number\."
+    with pytest.raises(UsageError, match=message) as caught, write_video(tmp_path / "a.mp4", fps):
+        pass
+    assert caught.value.hint == "Pass frames per second, or None for 30."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rate_that_the_format_does_not_take(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    message = r"OpenCV cannot write .*a\.mp4 at 90000 frames per second\."
+    with pytest.raises(OutputError, match=message) as caught, write_video(tmp_path / "a.mp4", 90_000) as put:
+        put(flat(0))
+    assert caught.value.hint == "Name a file that ends in .avi."
+    assert list(tmp_path.iterdir()) == []
+    capfd.readouterr()  # what FFmpeg says
+
+
 def test_names() -> None:
     for live in ("0", "12", "csi://0", csi_pipeline()):
         assert is_live(live) and is_video(live)

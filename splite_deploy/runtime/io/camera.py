@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Literal
 import cv2
 
 from splite_deploy.errors import CameraError
+from splite_deploy.runtime.io.video import known_rate
 from splite_deploy.runtime.preprocess import Image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -54,8 +56,8 @@ class Camera:
     Attributes:
         source: As it was named.
         live: Whether it is a camera or a pipeline, no file.
-        fps: Frames per second as the source states them; None if it does not.
-        frames: How many a file says it has; None for a live source.
+        fps: Frames per second as the source states them; None if it does not know them.
+        frames: How many a file says it has; None for a live source, and for a file that does not say.
 
     Args:
         capture: Opened by `open_camera`.
@@ -66,8 +68,9 @@ class Camera:
         self._capture = capture
         self.source = source
         self.live = is_live(source)
-        self.fps = capture.get(cv2.CAP_PROP_FPS) or None
-        self.frames = None if self.live else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.fps = known_rate(capture.get(cv2.CAP_PROP_FPS))
+        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.frames = int(count) if not self.live and math.isfinite(count) and count > 0 else None
 
     def __iter__(self) -> Iterator[Image]:
         """Reads until a file ends; a live source never ends by itself.

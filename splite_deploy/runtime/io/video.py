@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,11 @@ def check_video_name(path: Path) -> None:
         raise UsageError(f"{path} has no video suffix.", hint=f"Use one of {', '.join(CODECS)}.")
 
 
+def known_rate(fps: float) -> float | None:
+    """Frames per second as OpenCV states them; None where it does not know them, which it states as 0, -1 or nan."""
+    return fps if math.isfinite(fps) and fps > 0 else None
+
+
 @contextmanager
 def write_video(path: Path, fps: float | None) -> Iterator[Write]:
     """Writes frames to a file that is there, whole, when the block ends; not at all if the block fails.
@@ -41,14 +47,17 @@ def write_video(path: Path, fps: float | None) -> Iterator[Write]:
         fps: Frames per second; `DEFAULT_FPS` if None.
 
     Raises:
-        UsageError: The suffix names no format.
+        UsageError: The suffix names no format, or the rate is not a positive number.
         OutputError: The file cannot be written.
     """
     check_video_name(path)
+    if fps is not None and known_rate(fps) is None:
+        hint = f"Pass frames per second, or None for {DEFAULT_FPS:g}."
+        raise UsageError(f"The frame rate {fps:g} of {path} is not a positive number.", hint=hint)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
-        writer = _Writer(partial, path, fps or DEFAULT_FPS)
+        writer = _Writer(partial, path, DEFAULT_FPS if fps is None else fps)
         try:
             yield writer
         finally:
@@ -71,7 +80,8 @@ class _Writer:
             codec = cv2.VideoWriter.fourcc(*CODECS[self._shown.suffix.lower()])
             self._writer, self._size = cv2.VideoWriter(str(self._file), codec, self._fps, size), size
             if not self._writer.isOpened():
-                raise OutputError(f"OpenCV cannot write {self._shown}.", hint="Name a file that ends in .avi.")
+                message = f"OpenCV cannot write {self._shown} at {self._fps:g} frames per second."
+                raise OutputError(message, hint="Name a file that ends in .avi.")
         if size != self._size:
             hint = "Save each size to its own file."
             raise OutputError(f"The frames for {self._shown} change their size.", hint=hint)
