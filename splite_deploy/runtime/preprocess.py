@@ -20,6 +20,9 @@ from splite_deploy.errors import UsageError
 from splite_deploy.spec import Color, InputSpec
 
 Image = NDArray[np.uint8]
+AnyImage = NDArray[Any] | None
+"""What OpenCV's readers give, as their types say it: an array of some type, or None. `check_image` refuses all but
+(H, W, 3) uint8."""
 Matrix = NDArray[np.float64]
 
 

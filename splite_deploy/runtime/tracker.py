@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from splite_deploy.metrics.labels import tight_box
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.pose import Pose
-from splite_deploy.runtime.preprocess import Image
+from splite_deploy.runtime.preprocess import AnyImage, check_image
 
 MIN_SIDE_PX = 8.0
 """Keypoints closer together than this are no hand or person."""
@@ -65,7 +65,7 @@ class BoxTracker:
         self.found = False
         self._start, self._margin, self._min_score = start, margin, min_score
 
-    def __call__(self, frame: Image, **options: Any) -> Pose:
+    def __call__(self, frame: AnyImage, **options: Any) -> Pose:
         """Finds the keypoints in the next frame; ``options`` are those of `PoseEstimator.__call__`, without ``box``.
 
         Raises:
@@ -73,7 +73,7 @@ class BoxTracker:
             BackendError: The backend failed.
         """
         pose = self.estimator(frame, self.box, **options)
-        height, width = frame.shape[:2]
+        height, width = check_image(frame).shape[:2]
         followed = next_box(pose, height, width, margin=self._margin, min_score=self._min_score)
         self.found = followed is not None
         self.box = self._start if followed is None else followed

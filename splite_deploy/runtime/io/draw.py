@@ -9,18 +9,22 @@ import cv2
 import numpy as np
 
 from splite_deploy.runtime.pose import Pose
-from splite_deploy.runtime.preprocess import Image
+from splite_deploy.runtime.preprocess import AnyImage, Image, check_image
 from splite_deploy.spec import SkeletonSpec
 
 MIN_SIDE_PX = 480
 """Smaller pictures are enlarged, so that the drawing does not hide what it shows."""
 
 
-def overlay(image: Image, poses: Sequence[Pose], skeleton: SkeletonSpec) -> Image:
+def overlay(image: AnyImage, poses: Sequence[Pose], skeleton: SkeletonSpec) -> Image:
     """Draws skeletons on a copy of ``image`` (BGR); small images are enlarged by a whole factor.
 
     Every chain of the skeleton has its own hue; a keypoint of low score is drawn hollow.
+
+    Raises:
+        UsageError: The image is no (H, W, 3) uint8 array.
     """
+    image = check_image(image)
     factor = max(1, -(-MIN_SIDE_PX // max(image.shape[:2])))
     canvas = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     for pose in poses:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from splite_deploy.errors import OutputError, UsageError
 from splite_deploy.files import write_file
 from splite_deploy.metrics.labels import prefer_split, read_labels
-from splite_deploy.runtime.preprocess import Image
+from splite_deploy.runtime.preprocess import AnyImage, Image, check_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -32,13 +32,14 @@ def read_image(path: Path) -> Image:
     return image  # type: ignore[return-value]
 
 
-def write_image(path: Path, image: Image) -> None:
+def write_image(path: Path, image: AnyImage) -> None:
     """Writes an (H, W, 3) uint8 BGR image in the format of the file's suffix.
 
     Raises:
-        UsageError: The suffix names no format.
+        UsageError: The suffix names no format, or this is no such image.
         OutputError: The file cannot be written.
     """
+    image = check_image(image)
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} has no image suffix.", hint=f"Use one of {', '.join(SUFFIXES)}.")
     done, data = cv2.imencode(path.suffix, image)

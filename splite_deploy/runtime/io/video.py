@@ -12,7 +12,7 @@ import cv2
 
 from splite_deploy.errors import OutputError, UsageError
 from splite_deploy.files import whole_file, writing
-from splite_deploy.runtime.preprocess import Image
+from splite_deploy.runtime.preprocess import AnyImage, check_image
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 """What OpenCV's own FFmpeg can write, by suffix."""
@@ -23,7 +23,7 @@ DEFAULT_FPS = 30.0
 class Write(Protocol):
     """Takes the next frame."""
 
-    def __call__(self, frame: Image) -> None:
+    def __call__(self, frame: AnyImage) -> None:
         """Appends an (H, W, 3) uint8 BGR frame; all have the size of the first."""
 
 
@@ -72,7 +72,8 @@ class _Writer:
         self._size: tuple[int, int] | None = None
         self._frames = 0
 
-    def __call__(self, frame: Image) -> None:
+    def __call__(self, frame: AnyImage) -> None:
+        frame = check_image(frame)
         size = (frame.shape[1], frame.shape[0])
         if self._writer is None:
             with writing(self._shown):  # OpenCV does not say why it cannot
