@@ -1,3 +1,52 @@
-"""splite-deploy: compacted pose networks on edge devices, every conversion proved in pixels and millimetres."""
+"""splite-deploy: compacted pose networks on edge devices, every conversion proved in pixels and millimetres.
 
-__version__ = "0.1.0"
+The names of an application are here. Each loads its module when it is first used: importing this package imports
+neither numpy nor OpenCV.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from splite_deploy.version import __version__
+
+if TYPE_CHECKING:
+    from splite_deploy.bundle import Bundle
+    from splite_deploy.errors import SpliteError
+    from splite_deploy.runtime.estimator import PoseEstimator
+    from splite_deploy.runtime.io.camera import open_camera
+    from splite_deploy.runtime.pose import Pose
+    from splite_deploy.runtime.tracker import BoxTracker
+    from splite_deploy.runtime.verify import verify
+
+__all__ = [
+    "BoxTracker",
+    "Bundle",
+    "Pose",
+    "PoseEstimator",
+    "SpliteError",
+    "__version__",
+    "open_camera",
+    "verify",
+]
+
+_MODULES = {
+    "BoxTracker": "runtime.tracker",
+    "Bundle": "bundle",
+    "Pose": "runtime.pose",
+    "PoseEstimator": "runtime.estimator",
+    "SpliteError": "errors",
+    "open_camera": "runtime.io.camera",
+    "verify": "runtime.verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -47,6 +47,30 @@ def test_the_blocker_blocks() -> None:
     assert "blocked" in done.stderr
 
 
+def test_the_package_offers_its_names_and_loads_nothing_until_one_is_used() -> None:
+    code = """
+import splite_deploy
+heavy = {'numpy', 'cv2', 'click', 'rich', 'importlib.metadata', 'splite_deploy.errors'}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+assert set(splite_deploy.__all__) <= set(dir(splite_deploy))
+from splite_deploy import SpliteError, __version__
+assert not {'numpy', 'cv2'} & set(sys.modules)
+from splite_deploy import Bundle
+assert 'cv2' not in sys.modules
+from splite_deploy import *
+from splite_deploy.runtime.estimator import PoseEstimator as there
+assert PoseEstimator is there and verify.__name__ == 'verify' and open_camera and BoxTracker and Pose
+try:
+    splite_deploy.PoseEstimater
+except AttributeError as err:
+    assert str(err) == "module 'splite_deploy' has no attribute 'PoseEstimater'", err
+else:
+    raise AssertionError('a name that is not there')
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("backend", ["ort", "replay"])
 def test_the_estimator_runs_without_training_frameworks(tiny_bundle: Path, backend: str) -> None:
     code = """

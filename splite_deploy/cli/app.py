@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from splite_deploy import __version__
 from splite_deploy.cli.console import fail
 from splite_deploy.errors import MissingDependencyError, SpliteError
 from splite_deploy.runtime.session import BACKENDS, MEMORY_BACKENDS, GpuOptions
 from splite_deploy.spec import PRECISIONS
+from splite_deploy.version import __version__
 
 FilePath = click.Path(path_type=Path)
 Command = Callable[..., Any]

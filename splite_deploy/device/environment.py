@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-import splite_deploy
 from splite_deploy.device.cgroup import cpu_quota_cores
 from splite_deploy.device.jetson import read_board, read_l4t, text
 from splite_deploy.device.sysfs import core_clocks_mhz, folders, gpu_clock_folders, number, temperatures_c
+from splite_deploy.version import __version__
 
 NOT_AVAILABLE = "not available"
 
@@ -181,7 +181,7 @@ def installed_versions() -> dict[str, str]:
     They come from the metadata of what is installed. OpenCV is asked itself where it is loaded: it has
     several distributions, and a Jetson's own has no metadata.
     """
-    versions = {"splite-deploy": splite_deploy.__version__}
+    versions = {"splite-deploy": __version__}
     opencv = getattr(sys.modules.get("cv2"), "__version__", None)
     if isinstance(opencv, str):
         versions["opencv"] = opencv

@@ -16,10 +16,10 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-import splite_deploy
 from splite_deploy.doctor.checks import Check, Probe, check_package, import_in_child
 from splite_deploy.doctor.machine import check_temporary_folder, check_threads
 from splite_deploy.doctor.nvidia import TENSORRT_MODULES, check_nvidia
+from splite_deploy.version import __version__
 
 __all__ = ["Check", "Diagnosis", "Stage", "diagnose", "table"]
 
@@ -109,7 +109,7 @@ def diagnose(*, probe: Probe | None = None) -> Diagnosis:
     export = tuple(package(module, EXPORT_INSTALL) for module in _EXPORT)
     stages.append(Stage("export", (*base, *export)))
     return Diagnosis(
-        splite_deploy=splite_deploy.__version__,
+        splite_deploy=__version__,
         python=".".join(str(part) for part in sys.version_info[:3]),
         stages=tuple(stages),
         machine=(check_temporary_folder(Path(tempfile.gettempdir())), check_threads(os.environ)),

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from splite_deploy import __version__
 from splite_deploy.bench.accuracy import evaluation_labels
 from splite_deploy.bench.profile import profile_artifact
 from splite_deploy.bundle import (
@@ -55,6 +54,7 @@ from splite_deploy.metrics.labels import LabelledImage
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import HostSpec, ModelSpec, load_model_toml
+from splite_deploy.version import __version__
 
 GRAPH = "model.onnx"
 GOLDEN_CROPS = 8

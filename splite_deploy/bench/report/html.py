@@ -8,7 +8,6 @@ from dataclasses import replace
 from importlib import resources
 from typing import Any
 
-from splite_deploy import __version__
 from splite_deploy.bench.gates import METRICS
 from splite_deploy.bench.loop import BARE, DECODE, INFERENCE, PREPROCESS
 from splite_deploy.bench.report.charts import Axis, pareto_front, polylines, ridge, stacked
@@ -18,6 +17,7 @@ from splite_deploy.bench.report.text import STAGE_NAMES
 from splite_deploy.bench.result import BenchResult, Evaluation
 from splite_deploy.device.environment import NOT_AVAILABLE, Environment
 from splite_deploy.errors import MissingDependencyError, UsageError
+from splite_deploy.version import __version__
 
 PARTS = (PREPROCESS, INFERENCE, DECODE)
 SHOWN_PCT = 99.5
