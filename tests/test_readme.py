@@ -69,6 +69,19 @@ def run(command: list[str] | str, folder: Path) -> str:
     return done.stdout
 
 
+def test_the_readmes_applications_are_well_typed(root: Path, tmp_path: Path) -> None:
+    applications = blocks(root, "python")
+    assert len(applications) == 2
+    for index, application in enumerate(applications):
+        (tmp_path / f"application_{index}.py").write_text(application, encoding="utf-8")
+    files = sorted(map(str, tmp_path.iterdir()))
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", *files], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "Success: no issues found in 2 source files\n"
+
+
 def buildable(command: str) -> bool:
     """Whether this can run here: engines are built where TensorRT-RTX is installed, which has no wheel for some."""
     return command.split()[1] != "compile" or find_spec("tensorrt_rtx_bindings") is not None

@@ -14,9 +14,9 @@ from splite_deploy.bundle import Bundle
 from splite_deploy.decoders import Decoded, SoftArgmaxDepth, Unit, check_shapes, decode
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.lift import absolute, weak_perspective
-from splite_deploy.runtime.pose import Pose
+from splite_deploy.runtime.pose import Origin, Pose
 from splite_deploy.runtime.preprocess import (
-    Image,
+    AnyImage,
     Matrix,
     Preprocessor,
     check_box,
@@ -82,7 +82,7 @@ class PoseEstimator:
 
     def __call__(
         self,
-        image: Image,
+        image: AnyImage,
         box: ArrayLike | None = None,
         *,
         intrinsics: ArrayLike | None = None,
@@ -91,7 +91,7 @@ class PoseEstimator:
         """Keypoints in one box.
 
         Args:
-            image: (H, W, 3) uint8.
+            image: (H, W, 3) uint8, as ``cv2.imread`` gives it; its None, where there is no image, is refused.
             box: xyxy in pixels; None is the whole image.
             intrinsics: (3, 3) camera matrix; with ``bone_length_mm`` it makes ``keypoints_3d`` absolute millimetres.
             bone_length_mm: Palm length of this person: the length of the decoder's scale bone, or the root mean
@@ -110,7 +110,7 @@ class PoseEstimator:
         decoded = self.decode(self.session.run({self._image.name: tensor}))
         return self.finish(decoded, frames, intrinsics, bone_length_mm)[0]
 
-    def batch(self, image: Image, boxes: Sequence[ArrayLike]) -> list[Pose]:
+    def batch(self, image: AnyImage, boxes: Sequence[ArrayLike]) -> list[Pose]:
         """Keypoints in several boxes of one image, by one inference; the bundle needs a dynamic batch.
 
         Raises:
@@ -123,7 +123,7 @@ class PoseEstimator:
         return self.finish(self.decode(self.session.run({self._image.name: tensor})), frames)
 
     def prepare(
-        self, image: Image, boxes: Sequence[ArrayLike | None]
+        self, image: AnyImage, boxes: Sequence[ArrayLike | None]
     ) -> tuple[Feed, list[tuple[NDArray[np.float64], Matrix]]]:
         """Crops, and normalises where the graph does not; returns the input and, per crop, its box and its matrix."""
         image = check_image(image)
@@ -150,8 +150,8 @@ class PoseEstimator:
         poses = []
         for index, (box, matrix) in enumerate(frames):
             keypoints = transform_points(decoded.keypoints[index], invert(matrix)).astype(np.float32)
-            lifted, unit = self._lift(keypoints, decoded, index, intrinsics, bone_length_mm)
-            poses.append(Pose(keypoints, decoded.scores[index], box.astype(np.float32), lifted, unit))
+            lifted = self._lift(keypoints, decoded, index, intrinsics, bone_length_mm)
+            poses.append(Pose(keypoints, decoded.scores[index], box.astype(np.float32), *lifted))
         return poses
 
     def _lift(
@@ -161,21 +161,24 @@ class PoseEstimator:
         index: int,
         intrinsics: ArrayLike | None,
         bone_length_mm: float | None,
-    ) -> tuple[NDArray[np.float32] | None, Unit | None]:
+    ) -> tuple[NDArray[np.float32], Unit, Origin] | tuple[None, None, None]:
         decoder = self.spec.decoder
         if decoded.depth is None or not isinstance(decoder, SoftArgmaxDepth):
             if intrinsics is not None:
                 raise UsageError("This model gives no depth.", hint="Leave out intrinsics and bone length.")
-            return None, None
+            return None, None, None
         depth = decoded.depth[index]
         unit: Unit
+        origin: Origin
         if intrinsics is not None and bone_length_mm is not None:
-            points, unit = absolute(keypoints, depth, decoder, intrinsics, bone_length_mm), "mm"
+            unit, origin = "mm", "camera"
+            points = absolute(keypoints, depth, decoder, intrinsics, bone_length_mm)
         else:
+            unit, origin = decoder.unit, "root"
             # ModelSpec requires palm_mm where the depth is in millimetres
             palm = self.spec.palm_mm if decoder.unit == "mm" and self.spec.palm_mm is not None else 1.0
-            points, unit = weak_perspective(keypoints, depth, decoder, palm), decoder.unit
-        return (points, unit) if points is not None else (None, None)
+            points = weak_perspective(keypoints, depth, decoder, palm)
+        return (points, unit, origin) if points is not None else (None, None, None)
 
     def close(self) -> None:
         """Frees the session."""

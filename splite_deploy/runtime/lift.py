@@ -67,7 +67,7 @@ def absolute(
 
     Returns:
         (K, 3) float32, x right, y down, z away from the camera; None where the palm has no extent in the image, so
-        that nothing tells the distance, or where the depths would put the root behind the camera.
+        that nothing tells the distance, or where the depths would put a keypoint behind the camera or into it.
 
     Raises:
         UsageError: The intrinsics or the length are unusable.
@@ -88,10 +88,8 @@ def absolute(
         return None
     # A negative discriminant means depths longer than the palm allows; the vertex is then the closest distance.
     root = (-b + np.sqrt(max(b * b - 4 * a * c, 0.0))) / (2 * a)
-    if root <= 0:
-        return None
     points: Array = (palm_mm * (root + z)[:, None] * rays).astype(np.float32)
-    return points
+    return points if points[:, 2].min() > 0 else None
 
 
 @lru_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,25 +13,43 @@ from splite_deploy.decoders import Unit
 Array = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+Origin = Literal["root", "camera"]
+"""Where ``keypoints_3d`` have their origin: the root keypoint of the decoder, or the centre of the camera."""
+
+
+@dataclass(frozen=True, eq=False)
 class Pose:
-    """Keypoints of one hand or body.
+    """Keypoints of one hand or body. Poses are equal where all their values are.
 
     Attributes:
         keypoints: (K, 2) float32, (x, y) in pixels of the source image, origin at the corner of its first pixel.
         scores: (K,) float32 in [0, 1]; the rule is the decoder's. For soft-argmax it says how concentrated the
             heatmap is and is no calibrated probability.
         box: (4,) float32 xyxy, the box that was asked for, in pixels of the source image.
-        keypoints_3d: (K, 3) float32, x right, y down, z away from the camera, or None. Relative to the root keypoint;
-            in camera coordinates where intrinsics and a bone length were given.
+        keypoints_3d: (K, 3) float32, x right, y down, z away from the camera, or None. Absolute, in camera
+            coordinates, where intrinsics and a bone length were given, else relative to the root keypoint; ``origin``
+            says which.
         unit: Unit of ``keypoints_3d``: ``palm`` or ``mm``; None without 3D.
+        origin: What ``keypoints_3d`` are relative to: ``root`` (then the root keypoint is at 0) or ``camera`` (then
+            ``unit`` is ``mm`` and every z is positive); None without 3D.
     """
 
     keypoints: Array
     scores: Array
     box: Array
-    keypoints_3d: Array | None
-    unit: Unit | None
+    keypoints_3d: Array | None = None
+    unit: Unit | None = None
+    origin: Origin | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all values are equal."""
+        if not isinstance(other, Pose):
+            return NotImplemented
+        return all(_same(getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
+
+    def __hash__(self) -> int:
+        """Of the values: do not change the arrays of a pose that is in a set or a key."""
+        return hash(tuple(_hashable(getattr(self, name)) for name in self.__dataclass_fields__))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with numbers rounded to a thousandth, as ``splite-deploy run --json`` writes it."""
@@ -41,7 +59,19 @@ class Pose:
             "scores": _rounded(self.scores),
             "keypoints_3d": None if self.keypoints_3d is None else _rounded(self.keypoints_3d, 4),
             "unit": self.unit,
+            "origin": self.origin,
         }
+
+
+def _same(first: object, second: object) -> bool:
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return bool(np.array_equal(first, second))
+    return type(first) is type(second) and first == second
+
+
+def _hashable(value: object) -> object:
+    """Equal values give equal results: arrays of another type too, and -0.0 as 0.0."""
+    return (np.asarray(value, np.float64) + 0.0).tobytes() if isinstance(value, np.ndarray) else value
 
 
 def _rounded(values: Array, digits: int = 3) -> Any:

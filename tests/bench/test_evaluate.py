@@ -139,7 +139,7 @@ class Estimate3D:
         scores = np.ones(3, np.float32)
         decoder = self.spec.decoder
         assert isinstance(decoder, SoftArgmaxDepth)
-        return Pose(TRUTH.astype(np.float32), scores, np.zeros(4, np.float32), self.points_3d, decoder.unit)
+        return Pose(TRUTH.astype(np.float32), scores, np.zeros(4, np.float32), self.points_3d, decoder.unit, "root")
 
 
 @pytest.mark.parametrize("unit", ["mm", "palm"])

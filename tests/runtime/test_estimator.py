@@ -97,7 +97,11 @@ def test_keypoints_equal_torch_anywhere_in_an_image(
 def test_shapes_and_types(estimator: PoseEstimator, image: NDArray[np.uint8]) -> None:
     pose = estimator(image, BOXES[0])
     assert pose.keypoints.shape == (5, 2) and pose.scores.shape == (5,) and pose.box.shape == (4,)
-    assert pose.keypoints_3d is not None and pose.keypoints_3d.shape == (5, 3) and pose.unit == "palm"
+    assert (
+        pose.keypoints_3d is not None
+        and pose.keypoints_3d.shape == (5, 3)
+        and (pose.unit, pose.origin) == ("palm", "root")
+    )
     for array in (pose.keypoints, pose.scores, pose.box, pose.keypoints_3d):
         assert array.dtype == np.float32 and np.isfinite(array).all()
     assert (pose.scores >= 0).all() and (pose.scores <= 1).all()
@@ -110,9 +114,14 @@ def test_shapes_and_types(estimator: PoseEstimator, image: NDArray[np.uint8]) ->
 def test_a_result_is_plain_data(estimator: PoseEstimator, image: NDArray[np.uint8]) -> None:
     pose = estimator(image, BOXES[0])
     data = pose.to_dict()
-    assert set(data) == {"box", "keypoints", "scores", "keypoints_3d", "unit"}
+    assert set(data) == {"box", "keypoints", "scores", "keypoints_3d", "unit", "origin"}
     np.testing.assert_allclose(data["keypoints"], pose.keypoints, atol=5.1e-4)
-    assert data["box"] == BOXES[0] and data["unit"] == "palm" and isinstance(data["scores"][0], float)
+    assert (
+        data["box"] == BOXES[0]
+        and data["unit"] == "palm"
+        and data["origin"] == "root"
+        and isinstance(data["scores"][0], float)
+    )
 
 
 def test_no_box_is_the_whole_image(estimator: PoseEstimator, image: NDArray[np.uint8]) -> None:
@@ -176,8 +185,9 @@ def test_the_order_of_the_channels(tiny_bundle: Path, image: NDArray[np.uint8]) 
 
 def test_absolute_3d_projects_onto_the_keypoints(estimator: PoseEstimator, image: NDArray[np.uint8]) -> None:
     pose = estimator(image, BOXES[0], intrinsics=CAMERA, bone_length_mm=90.0)
-    assert pose.unit == "mm" and pose.keypoints_3d is not None
-    assert pose.keypoints_3d.dtype == np.float32 and (pose.keypoints_3d[0, 2] > 0)
+    assert (pose.unit, pose.origin) == ("mm", "camera") and pose.keypoints_3d is not None
+    assert pose.to_dict()["origin"] == "camera"
+    assert pose.keypoints_3d.dtype == np.float32 and (pose.keypoints_3d[:, 2] > 0).all()
     projected = pose.keypoints_3d @ np.array(CAMERA).T
     np.testing.assert_allclose(projected[:, :2] / projected[:, 2:], pose.keypoints, rtol=0, atol=1e-2)
     bones = np.array(estimator.spec.decoder.scale_bones)  # type: ignore[union-attr]

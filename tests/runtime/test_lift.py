@@ -183,6 +183,16 @@ def test_a_root_behind_the_camera_is_no_result() -> None:
     assert absolute(pixels, depth, decoder, np.eye(3), 100) is None
 
 
+@pytest.mark.parametrize(("depth", "before"), [(-3.9, True), (-4.0, False), (-4.1, False)])
+def test_a_keypoint_behind_the_camera_is_no_result(depth: float, before: bool) -> None:
+    # Rays (0, 0) and (0.25, 0), both at depth 0: the palm of 1 is at Z = 4, and the third keypoint 4 before it.
+    pixels, depths, decoder = two_points([[0, 0], [0.25, 0], [0.1, 0]], [0, 0, depth])
+    found = absolute(pixels, depths, decoder, np.eye(3), 100)
+    assert (found is not None) == before
+    if found is not None:
+        np.testing.assert_allclose(found[:, 2], [400, 400, 10], rtol=1e-4)
+
+
 @given(seed=seeds, spread=st.floats(0, 5))
 @quick
 def test_absolute_is_finite_and_before_the_camera_or_none(seed: int, spread: float) -> None:
@@ -192,7 +202,7 @@ def test_absolute_is_finite_and_before_the_camera_or_none(seed: int, spread: flo
     found = absolute(pixels, depth, FOUR, CAMERA, 90)
     if found is not None:
         assert np.isfinite(found).all()
-        assert found[FOUR.root_keypoint, 2] > 0
+        assert (found[:, 2] > 0).all()
 
 
 @pytest.mark.parametrize(
