@@ -97,11 +97,8 @@ def test_keypoints_equal_torch_anywhere_in_an_image(
 def test_shapes_and_types(estimator: PoseEstimator, image: NDArray[np.uint8]) -> None:
     pose = estimator(image, BOXES[0])
     assert pose.keypoints.shape == (5, 2) and pose.scores.shape == (5,) and pose.box.shape == (4,)
-    assert (
-        pose.keypoints_3d is not None
-        and pose.keypoints_3d.shape == (5, 3)
-        and (pose.unit, pose.origin) == ("palm", "root")
-    )
+    assert pose.keypoints_3d is not None and pose.keypoints_3d.shape == (5, 3)
+    assert (pose.unit, pose.origin) == ("palm", "root")
     for array in (pose.keypoints, pose.scores, pose.box, pose.keypoints_3d):
         assert array.dtype == np.float32 and np.isfinite(array).all()
     assert (pose.scores >= 0).all() and (pose.scores <= 1).all()
@@ -116,12 +113,8 @@ def test_a_result_is_plain_data(estimator: PoseEstimator, image: NDArray[np.uint
     data = pose.to_dict()
     assert set(data) == {"box", "keypoints", "scores", "keypoints_3d", "unit", "origin"}
     np.testing.assert_allclose(data["keypoints"], pose.keypoints, atol=5.1e-4)
-    assert (
-        data["box"] == BOXES[0]
-        and data["unit"] == "palm"
-        and data["origin"] == "root"
-        and isinstance(data["scores"][0], float)
-    )
+    assert data["box"] == BOXES[0] and isinstance(data["scores"][0], float)
+    assert (data["unit"], data["origin"]) == ("palm", "root")
 
 
 def test_no_box_is_the_whole_image(estimator: PoseEstimator, image: NDArray[np.uint8]) -> None:
