@@ -83,7 +83,7 @@ def tensorrt_runners(bundle: Bundle, network: str, batch: int, work: Path, stack
         facts = {"engine_sha256": artifact.sha256, "target": dict(artifact.target)}
         if batch == 1:  # golden crops are verified one by one
             (result,) = verify(built, "trt", precision)
-            facts["shift_p95_px"] = result.parity.shift_px.p95
+            facts["shift_p95_px"] = result.parity.deviation_px.p95
             facts["violations"] = list(result.violations)
 
         def run(index: int, session: Any = session, name: str = name) -> object:

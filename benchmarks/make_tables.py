@@ -91,7 +91,7 @@ def accuracy_table(found: list[Record]) -> list[str]:
         lines.append(
             f"| {record['checkpoint']} | {record['checkpoint_bytes'] / 1e6:.2f} MB | {key[1]} {key[2]} "
             f"| {accuracy_cells(accuracy)} "
-            f"| {record['parity'][-1]['shift_px']['p95']:.1e} |"
+            f"| {record['parity'][-1]['deviation_px']['p95']:.1e} |"
         )
     images = found[0]["accuracy"]["images"]
     return [*lines, "", f"{images} images; error and PCK relative to the longer side of the labels' tight box."]
@@ -180,8 +180,9 @@ def precisions_block(record: Record) -> list[str]:
         "| mean error, % of box | PCK@0.05 | PA-MPJPE, mm |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in record["verdict"]["rows"]:
-        shift = [f"{100 * row['shift_px'][key] / side:.2g}" for key in ("p95", "max")]
+    recommendation = record["recommendation"]
+    for row in recommendation["rows"]:
+        shift = [f"{100 * row['deviation_px'][key] / side:.2g}" for key in ("p95", "max")]
         lines.append(
             f"| {row['backend']} {row['precision']} | {row['size_bytes'] / 1e6:.2f} MB | {row['p50_ms']:.3f} ms "
             f"| {row['speed_up']:.2f} | {shift[0]} | {shift[1]} | {row['peak_switches']} "
@@ -191,9 +192,9 @@ def precisions_block(record: Record) -> list[str]:
         *lines,
         "",
         f"{machine(record['environment'])}, one thread, all in one run, in turn. Shift: of keypoints against the "
-        f"torch network on the {record['verdict']['rows'][0]['accuracy']['images']} images, relative to the longer "
+        f"torch network on the {recommendation['rows'][0]['accuracy']['images']} images, relative to the longer "
         f"side of the box; calibrated on {record['calibration']['crops']} other images. Speed-up over fp32 of the "
-        f"same backend. {record['verdict']['reason'].split(': ')[0]}, says `export` here.",
+        f"same backend. {recommendation['reason'].split(': ')[0]}, says `export` here.",
     ]
 
 

@@ -70,8 +70,8 @@ def measured(checkpoint: Path, data: Path, frames: int, folder: Path) -> dict[st
         result = run_bench(made, threads=1, frames=frames, inputs=inputs, inputs_from="split 'val'")
         p50_ms = {stage: stats.p50_ms for stage, stats in result.stages.items()}
         ends.append({"in_graph": name, "p50_ms": p50_ms, "overhead_ms": result.overhead_ms})
-    manifest = bundle.manifest
-    assert manifest.verdict is not None
+    manifest, report = bundle.manifest, bundle.report()
+    assert report.recommendation is not None
     side = max(bundle.model.input.height, bundle.model.input.width) / bundle.model.input.box_padding
     return {
         "kind": "precisions",
@@ -80,9 +80,9 @@ def measured(checkpoint: Path, data: Path, frames: int, folder: Path) -> dict[st
         "checkpoint": checkpoint.name,
         "checkpoint_sha256": manifest.source.checkpoint_sha256,
         "box_side_px": side,
-        "calibration": to_plain(manifest.calibration),
-        "verdict": to_plain(manifest.verdict),
-        "layers": {label: to_plain(histogram(layers)) for label, layers in manifest.layers.items()},
+        "calibration": to_plain(report.calibration),
+        "recommendation": to_plain(report.recommendation),
+        "layers": {label: to_plain(histogram(layers)) for label, layers in report.layers.items()},
         "files": {artifact.label: artifact.sha256 for artifact in manifest.artifacts},
         "ends": ends,
         "environment": to_plain(read_environment()),

@@ -60,7 +60,7 @@ def main() -> None:
                 "checkpoint_bytes": options.checkpoint.stat().st_size,
                 "checkpoint_sha256": bundle.manifest.source.checkpoint_sha256,
                 "accuracy": accuracy,
-                "parity": to_plain(bundle.manifest.parity),
+                "parity": to_plain(bundle.report().parity),
                 "bench": bench.to_dict(),
             }
             append_record(options.out, record)

@@ -76,7 +76,7 @@ def tiny_tflite_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFacto
     for precision in ("fp32", "fp16", "int8"):
         file = shutil.copy(VECTORS / f"tiny.{precision}.tflite", path / f"model.{precision}.tflite")
         artifacts.append(tflite_artifact(Path(file), precision))
-    manifest = dataclasses.replace(Bundle.open(tiny_bundle).manifest, artifacts=tuple(artifacts), layers={})
+    manifest = dataclasses.replace(Bundle.open(tiny_bundle).manifest, artifacts=tuple(artifacts))
     (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return path
 

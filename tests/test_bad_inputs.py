@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from splite_deploy.bundle import FORMAT_VERSION
+from splite_deploy.bundle import FORMAT_VERSION, Bundle
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -108,11 +107,9 @@ def remove(name: str) -> Callable[[Path], None]:
 
 def make_newer(folder: Path) -> None:
     file = folder / "tiny.splite" / "manifest.json"
-    data = json.loads(file.read_text(encoding="utf-8"))
-    del data["checksum"]
-    data["format_version"] = FORMAT_VERSION + 1
-    data["checksum"] = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-    file.write_text(json.dumps(data), encoding="utf-8")
+    manifest = Bundle.open(file.parent).manifest
+    newer = dataclasses.replace(manifest, format_version=FORMAT_VERSION + 1)
+    file.write_text(newer.to_json(), encoding="utf-8")
 
 
 def write_text(name: str, text: str) -> Callable[[Path], None]:
@@ -184,7 +181,7 @@ CASES = [
         for command in (RUN, BENCH, ("verify", "tiny.splite"), ("inspect", "tiny.splite"))
         for name, spoil, message, hint in (
             ("changed graph", change_byte("model.onnx"), "model.onnx is not the file that the manifest", "Copy the"),
-            ("changed golden", change_byte("golden.npz"), "golden.npz is not the file that the manifest", "Copy the"),
+            ("changed golden", change_byte("golden.bin"), "golden.bin is not the file that the manifest", "Copy the"),
             ("changed manifest", change_byte("manifest.json"), "manifest.json ", "Copy the bundle again"),
             ("no graph", remove("tiny.splite/model.onnx"), "tiny.splite lacks its file model.onnx.", "Copy the bundle"),
             ("no manifest", remove("tiny.splite/manifest.json"), "tiny.splite holds no manifest.json", "Copy the"),

@@ -1,34 +1,36 @@
 """The bundle, a folder ``NAME.splite/``: the interface between the stages, and all that a runtime needs."""
 
-from splite_deploy.bundle.report import Parity, Percentiles
-from splite_deploy.bundle.store import (
+from splite_deploy.bundle.golden import GOLDEN, Golden, GoldenImage, write_golden
+from splite_deploy.bundle.manifest import (
     FORMAT_VERSION,
-    GOLDEN,
     MANIFEST,
     Artifact,
-    Bundle,
-    Golden,
+    GoldenFile,
     Graph,
     Manifest,
     Source,
     TensorSpec,
     Typing,
-    compile_command,
-    new_bundle,
-    write_golden,
 )
+from splite_deploy.bundle.report import REPORT, REPORT_VERSION, Parity, Percentiles, Report
+from splite_deploy.bundle.store import Bundle, compile_command, new_bundle
 
 __all__ = [
     "FORMAT_VERSION",
     "GOLDEN",
     "MANIFEST",
+    "REPORT",
+    "REPORT_VERSION",
     "Artifact",
     "Bundle",
     "Golden",
+    "GoldenFile",
+    "GoldenImage",
     "Graph",
     "Manifest",
     "Parity",
     "Percentiles",
+    "Report",
     "Source",
     "TensorSpec",
     "Typing",

@@ -1,12 +1,21 @@
-"""What an export measured, kept in the manifest: differences, calibration, returned layers, and the verdict.
+"""``report.json``: what an export measured: differences, calibration, layers, and the recommendation.
 
-Standard library only.
+It informs people. No runtime reads it, the manifest does not bind it, and a bundle without it runs. Standard library
+only.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from splite_deploy.errors import BundleError, SpecError
+from splite_deploy.spec.plain import compact_json, structure, to_plain
+
+REPORT = "report.json"
+REPORT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -20,23 +29,23 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the outputs of one step of the conversion lie from those of the reference.
+    """How far the outputs of one stage of the conversion lie from those of the reference.
 
     Attributes:
-        hop: For example ``torch -> onnx``.
+        stage: For example ``torch -> onnx``.
         crops: Number of crops compared.
         crops_from: Where the crops came from.
         tensor_max_abs: Largest absolute difference of each output, by role.
-        shift_px: Keypoint shift in pixels of the network's input.
-        depth: Shift of the depth, in ``depth_unit``; None for models without depth.
+        deviation_px: Deviation of the keypoints, pixels of the network's input.
+        depth: Deviation of the depth, in ``depth_unit``; None for models without depth.
         depth_unit: ``mm``, or ``palm`` where the model spec has no ``palm_mm``; empty without depth.
     """
 
-    hop: str
+    stage: str
     crops: int
     crops_from: str
     tensor_max_abs: Mapping[str, float]
-    shift_px: Percentiles
+    deviation_px: Percentiles
     depth: Percentiles | None
     depth_unit: str
 
@@ -78,14 +87,14 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Returned:
-    """A layer that went back to float, in the order in which they went.
+class ExcludedLayer:
+    """A layer that was excluded from quantisation, in the order in which they were.
 
     Attributes:
         layer: Name of its first node.
         op: Operator of that node.
-        isolated_p95_px: Shift where this layer alone runs in int8.
-        accumulated_p95_px: Shift of the int8 graph after this layer and those before it went back.
+        isolated_p95_px: Keypoint deviation where this layer alone runs in int8.
+        accumulated_p95_px: That of the int8 graph without this layer and those before it.
         latency_ms: Median latency of that graph in ONNX Runtime on one thread of the machine that exported.
     """
 
@@ -101,18 +110,18 @@ class BudgetSearch:
     """What holding the error budget took.
 
     Attributes:
-        max_shift_px: What the 95th percentile of the keypoint shift may reach, input pixels; None was not asked.
+        max_shift_px: What the 95th percentile of the keypoint deviation may reach, input pixels; None: not limited.
         max_shift_mm: The same for the depth, millimetres.
-        plain_p95_px: Shift with every layer in int8 but the head.
-        plain_latency_ms: Its latency; see `Returned.latency_ms`.
-        rows: The layers that went back to float; empty where the budget held without.
+        plain_p95_px: Keypoint deviation with every layer in int8 but the head.
+        plain_latency_ms: Its latency; see `ExcludedLayer.latency_ms`.
+        excluded: The layers that stay in float; empty where the budget held without.
     """
 
     max_shift_px: float | None
     max_shift_mm: float | None
     plain_p95_px: float
     plain_latency_ms: float
-    rows: tuple[Returned, ...]
+    excluded: tuple[ExcludedLayer, ...]
 
 
 @dataclass(frozen=True)
@@ -138,21 +147,21 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class VerdictRow:
+class RecommendationRow:
     """One artifact beside the others.
 
     Attributes:
         backend: Its backend.
         precision: Its precision.
         size_bytes: Size of its file.
-        p50_ms: Median of bare inference, one crop, one thread.
+        p50_ms: Median of model-only inference, one crop, one thread.
         speed_up: Latency of the same backend's fp32 over its own; None where there is no such artifact.
-        shift_px: Keypoint shift to the reference, pixels of the network's input.
-        depth: Shift of the depth, in ``depth_unit``; None for models without depth.
+        deviation_px: Deviation of the keypoints from the reference, pixels of the network's input.
+        depth: Deviation of the depth, in ``depth_unit``; None for models without depth.
         depth_unit: See `Parity.depth_unit`.
         peak_switches: Keypoints whose heatmap has its peak elsewhere than the reference's.
         within_limits: Whether it keeps its limits.
-        accuracy: On the labels given; None without.
+        accuracy: On the labelled set given; None without.
     """
 
     backend: str
@@ -160,7 +169,7 @@ class VerdictRow:
     size_bytes: int
     p50_ms: float
     speed_up: float | None
-    shift_px: Percentiles
+    deviation_px: Percentiles
     depth: Percentiles | None
     depth_unit: str
     peak_switches: int
@@ -174,7 +183,7 @@ class VerdictRow:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Recommendation:
     """The artifacts of a bundle, timed in one run on the machine that exported them.
 
     Attributes:
@@ -184,7 +193,66 @@ class Verdict:
         reason: Why, in words.
     """
 
-    rows: tuple[VerdictRow, ...]
+    rows: tuple[RecommendationRow, ...]
     measured: str
     ship: str | None
     reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The content of ``report.json``.
+
+    Attributes:
+        report_version: Of this structure: 1. Keys that a reader does not know are ignored.
+        opset: ONNX operator set of the graph.
+        versions: Versions of the libraries that took part, by name.
+        notes: What was done to the checkpoint and the graphs and is worth knowing, in words.
+        parity: How far each stage of the conversion moved the keypoints.
+        calibration: What fp16 and int8 were calibrated on; None where nothing was.
+        search: The search for layers that int8 must leave in float; None where no error budget was given.
+        recommendation: The artifacts side by side; None where there is one alone.
+        layers: What each artifact is made of as it runs, by its label, in the order of execution; those of ``ort`` and
+            ``tflite`` as `splite_deploy.bench.profile` finds them on the machine that exported.
+    """
+
+    report_version: int
+    opset: int
+    versions: Mapping[str, str]
+    notes: tuple[str, ...]
+    parity: tuple[Parity, ...]
+    calibration: Calibration | None = None
+    search: BudgetSearch | None = None
+    recommendation: Recommendation | None = None
+    layers: Mapping[str, tuple[Layer, ...]] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The text of ``report.json``."""
+        return compact_json(to_plain(self))
+
+
+def read_report(folder: Path) -> Report:
+    """Reads the report of a bundle.
+
+    Raises:
+        BundleError: It is missing or damaged, or of a later version than this one reads.
+    """
+    file = folder / REPORT
+    hint = "The bundle runs without it. To have it again make the bundle anew with 'splite-deploy export'."
+    try:
+        data = json.loads(file.read_bytes().decode("utf-8"))
+    except FileNotFoundError as err:
+        raise BundleError(f"The bundle {folder} has no {REPORT}, which says what was measured.", hint=hint) from err
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as err:
+        raise BundleError(f"{file} cannot be read: {err}.", hint=hint) from err
+    version = data.get("report_version") if isinstance(data, dict) else None
+    if type(version) is not int or version > REPORT_VERSION:
+        newer = type(version) is int
+        raise BundleError(
+            f"{file} has report version {version}; this version of splite-deploy reads {REPORT_VERSION}.",
+            hint="Upgrade splite-deploy on this machine." if newer else hint,
+        )
+    try:
+        return structure(Report, data, "", unknown="ignore")
+    except SpecError as err:
+        raise BundleError(f"{file} is malformed: {err.message}", hint=hint) from err

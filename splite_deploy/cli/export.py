@@ -110,16 +110,17 @@ def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **
 
     with working("export") as progress:
         bundle = export_bundle(checkpoint, output, model=model, options=ExportOptions(**options), progress=progress)
+    report = bundle.report()
     if as_json:
         from splite_deploy.spec.plain import to_plain
 
-        names = ("parity", "calibration", "budget", "verdict")
-        click.echo(json.dumps({name: to_plain(getattr(bundle.manifest, name)) for name in names}, indent=1))
+        names = ("parity", "calibration", "search", "recommendation")
+        click.echo(json.dumps({name: to_plain(getattr(report, name)) for name in names}, indent=1))
         return
-    for note in bundle.manifest.source.notes:
+    for note in report.notes:
         click.echo(f"note: {note}", err=True)
     several = len(bundle.manifest.artifacts) > 1
-    show(*measured_tables(bundle), *(types_tables(bundle.manifest) if several else ()))
+    show(*measured_tables(report, bundle.model), *(types_tables(bundle.manifest, report) if several else ()))
     size = sum(file.stat().st_size for file in output.iterdir())
     click.echo(f"{output}: {size / 1e6:.2f} MB. Next:")
     click.echo(f"  splite-deploy bench {output}\n  splite-deploy run {output} IMAGE --save overlay.png")

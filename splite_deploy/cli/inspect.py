@@ -32,7 +32,7 @@ def inspect(path: Path, model: Path | None, weights: str | None, measure: bool, 
     judged by its tensors alone. Of a bundle it shows too what each artifact is made of as it runs: how many layers of
     which kind, in which types, and what they take.
     """
-    from splite_deploy.bundle import Bundle
+    from splite_deploy.bundle import MANIFEST, Bundle
     from splite_deploy.cli.tables.bundle import bundle_tables, checkpoint_tables, width_tables
     from splite_deploy.cli.tables.layers import histogram_tables, layer_tables
 
@@ -58,11 +58,12 @@ def inspect(path: Path, model: Path | None, weights: str | None, measure: bool, 
         what = "--model and --weights are" if model or weights else "--json with --measure is"
         raise UsageError(f"{what} for a checkpoint, and {path} is a bundle.", hint="Leave it out.")
     if as_json:
-        click.echo(bundle.manifest.to_json(), nl=False)
+        click.echo((bundle.path / MANIFEST).read_text(encoding="utf-8"), nl=False)
         return
-    if layers and not bundle.manifest.layers:
+    measured = bundle.report()
+    if layers and not measured.layers:
         raise UsageError(f"The bundle {path} has no record of its layers.", hint="Export it again.")
     with working("inspect") as progress:
         tables = width_tables(bundle, timed=measure, progress=progress)
-    made_of = (layer_tables if layers else histogram_tables)(bundle.manifest)
-    show(*bundle_tables(bundle), *made_of, *tables)
+    made_of = (layer_tables if layers else histogram_tables)(bundle.manifest, measured)
+    show(*bundle_tables(bundle, measured), *made_of, *tables)

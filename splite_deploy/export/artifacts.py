@@ -48,14 +48,14 @@ class Made:
         graphs: What TensorRT's engines are built of.
         notes: What is worth knowing about them, in words.
         calibration: What was calibrated on; None if nothing was.
-        budget: The search under an error budget; None without one.
+        search: The search under an error budget; None without one.
     """
 
     artifacts: tuple[Artifact, ...]
     graphs: tuple[Graph, ...]
     notes: tuple[str, ...]
     calibration: Calibration | None
-    budget: BudgetSearch | None
+    search: BudgetSearch | None
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def finish_bundle(
     reference: Reference,
     options: ExportOptions,
     progress: Callable[[str], None],
-) -> tuple[Manifest, dict[str, Shift]]:
+) -> tuple[Manifest, dict[str, Shift], list[str]]:
     """Rewrites the ONNX files of a bundle in the making, where the options ask for it.
 
     Args:
@@ -48,7 +48,7 @@ def finish_bundle(
         progress: Told each step as it begins.
 
     Returns:
-        The manifest and the shifts of all files.
+        The manifest, the shifts of all files, and what is worth knowing, in words.
 
     Raises:
         ExportError: The ends cannot be written, or compute something else than the host does.
@@ -57,7 +57,7 @@ def finish_bundle(
     old = {graph.file for graph in manifest.graphs if graph.typing == "weak"}
     changing = {label: held for label, held in runnable(manifest).items() if options.fuses or held.file in old}
     if not changing:
-        return manifest, dict(shifts)
+        return manifest, dict(shifts), []
     progress("putting the ends into the graphs" if options.fuses else "graphs for older builders")
     before = {label: _outputs(draft, one, reference) for label, one in changing.items()}
     made, notes = {}, []
@@ -75,12 +75,11 @@ def finish_bundle(
         manifest,
         artifacts=tuple(_described(artifact, made) for artifact in manifest.artifacts),
         graphs=tuple(_described(graph, made) for graph in manifest.graphs),
-        source=replace(manifest.source, notes=(*manifest.source.notes, *notes)),
     )
     finished = dict(shifts)
     for label in changing:
         after = _outputs(Bundle(draft.path, manifest), runnable(manifest)[label], reference)
-        by_host = compare(label, before[label], after, spec, "").shift_px.max
+        by_host = compare(label, before[label], after, spec, "").deviation_px.max
         if not by_host <= FUSED_PX:
             raise ExportError(
                 f"With its ends in the graph {label} moves keypoints by {by_host:.3g} px; {FUSED_PX:g} px are allowed.",
@@ -88,7 +87,7 @@ def finish_bundle(
             )
         parity = compare(f"{reference.name} -> {label}", reference.outputs, after, spec, reference.crops_from)
         finished[label] = Shift(parity, shifts[label].peak_switches)  # of the heatmaps that it may no longer show
-    return manifest, finished
+    return manifest, finished, notes
 
 
 def _fused(model: onnx.ModelProto, spec: ModelSpec, options: ExportOptions) -> onnx.ModelProto:

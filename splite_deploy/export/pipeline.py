@@ -20,13 +20,17 @@ from splite_deploy.bundle import (
     FORMAT_VERSION,
     GOLDEN,
     MANIFEST,
+    REPORT,
+    REPORT_VERSION,
     Bundle,
     Golden,
     Manifest,
+    Report,
     Source,
     new_bundle,
     write_golden,
 )
+from splite_deploy.decoders import decode
 from splite_deploy.errors import CheckpointError, UsageError
 from splite_deploy.export.artifacts import (
     FP32,
@@ -41,7 +45,7 @@ from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_outputs, o
 from splite_deploy.export.graph.walk import save
 from splite_deploy.export.options import ExportOptions as ExportOptions
 from splite_deploy.export.quant.search import Shift
-from splite_deploy.export.recommend import give_verdict
+from splite_deploy.export.recommend import recommend
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.source.checkpoint import build_architecture, load_weights, read_checkpoint
 from splite_deploy.export.source.formats import FORMS, form_of, require_trust
@@ -202,54 +206,66 @@ def export_bundle(
             made = make_artifacts(folder, graph, reference, loaded.host, options, compiler, progress)
 
             chosen = np.linspace(0, len(crops.pixels) - 1, min(GOLDEN_CROPS, len(crops.pixels))).round().astype(int)
-            write_golden(
-                folder / GOLDEN, Golden(crops.pixels[chosen], {k: v[chosen] for k, v in reference.outputs.items()})
-            )
+            golden = _golden(reference, chosen)
             manifest = Manifest(
                 format_version=FORMAT_VERSION,
                 model=spec,
                 source=Source(
                     checkpoint=checkpoint.name,
                     checkpoint_sha256=loaded.checkpoint_sha256,
-                    notes=(*loaded.notes, *made.notes),
                     tool_version=__version__,
-                    versions=_versions(options),
-                    opset=opset,
                 ),
                 artifacts=made.artifacts,
-                parity=(*hops, simplified.parity),
-                golden_sha256=sha256_of(folder / GOLDEN),
-                calibration=made.calibration,
-                budget=made.budget,
+                golden=write_golden(folder / GOLDEN, golden),
                 graphs=made.graphs,
             )
-            manifest = _measured(Bundle(folder, manifest), reference, simplified, labels, options, progress)
+            report = Report(
+                report_version=REPORT_VERSION,
+                opset=opset,
+                versions=_versions(options),
+                notes=(*loaded.notes, *made.notes),
+                parity=(*hops, simplified.parity),
+                calibration=made.calibration,
+                search=made.search,
+            )
+            draft = Bundle(folder, manifest)
+            manifest, report = _measured(draft, report, reference, simplified, labels, options, progress)
             progress("writing the bundle")
             with writing(output):
+                (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
                 (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return Bundle.open(output)
 
 
 def _measured(
     draft: Bundle,
+    report: Report,
     reference: Reference,
     simplified: Shift,
     labels: Sequence[LabelledImage],
     options: ExportOptions,
     progress: Callable[[str], None],
-) -> Manifest:
-    """The manifest with what the artifacts differ by and are made of, and which of them all to ship."""
+) -> tuple[Manifest, Report]:
+    """The manifest of finished files; the report with their differences, their layers, and which of them to ship."""
     shifts = {FP32: simplified, **check_artifacts(draft, reference, options, progress)}
-    manifest, shifts = finish_bundle(draft, shifts, reference, options, progress)
+    manifest, shifts, notes = finish_bundle(draft, shifts, reference, options, progress)
     added = [label for label in shifts if label != FP32 or options.fuses]
     draft = Bundle(draft.path, manifest)
-    verdict = None
+    recommendation = None
     if len(manifest.artifacts) > 1 or labels:
-        verdict = give_verdict(draft, shifts, reference, labels, progress)
+        recommendation = recommend(draft, shifts, reference, labels, progress)
     progress("listing the layers of every artifact")
     layers = {artifact.label: profile_artifact(draft, artifact) for artifact in manifest.artifacts}
-    parity = (*manifest.parity, *(shifts[label].parity for label in added))
-    return replace(manifest, parity=parity, verdict=verdict, layers=layers)
+    parity = (*report.parity, *(shifts[label].parity for label in added))
+    report = replace(report, notes=(*report.notes, *notes))
+    return manifest, replace(report, parity=parity, recommendation=recommendation, layers=layers)
+
+
+def _golden(reference: Reference, chosen: NDArray[np.intp]) -> Golden:
+    """Some crops of the reference, their outputs, and what these decode to."""
+    outputs = {role: values[chosen] for role, values in reference.outputs.items()}
+    decoded = decode(outputs, reference.spec)
+    return Golden(reference.pixels[chosen], outputs, decoded, reference.name)
 
 
 def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpec) -> dict[str, NDArray[np.float32]]:

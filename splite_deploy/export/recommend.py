@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from splite_deploy.bench.accuracy import Estimate, Points, measure_each
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bundle import Bundle
-from splite_deploy.bundle.report import Accuracy, Verdict, VerdictRow
+from splite_deploy.bundle.report import Accuracy, Recommendation, RecommendationRow
 from splite_deploy.export.quant.search import Shift
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.labels import LabelledImage
@@ -30,13 +30,13 @@ SECONDS = 2.0
 _PROBES = 5
 
 
-def give_verdict(
+def recommend(
     draft: Bundle,
     shifts: Mapping[str, Shift],
     reference: Reference,
     labels: Sequence[LabelledImage],
     progress: Callable[[str], None],
-) -> Verdict:
+) -> Recommendation:
     """Times every artifact in one run, in turn, on one thread, and says which to ship.
 
     Args:
@@ -68,13 +68,13 @@ def give_verdict(
         label, parity = artifact.label, shifts[artifact.label].parity
         fp32_ms = p50_ms.get(f"{artifact.backend} fp32")
         rows.append(
-            VerdictRow(
+            RecommendationRow(
                 backend=artifact.backend,
                 precision=artifact.precision,
                 size_bytes=(draft.path / artifact.file).stat().st_size,
                 p50_ms=p50_ms[label],
                 speed_up=None if fp32_ms is None else fp32_ms / p50_ms[label],
-                shift_px=parity.shift_px,
+                deviation_px=parity.deviation_px,
                 depth=parity.depth,
                 depth_unit=parity.depth_unit,
                 peak_switches=shifts[label].peak_switches,
@@ -85,7 +85,9 @@ def give_verdict(
     compared = f"compared on {len(reference.tensors)} crops ({reference.crops_from})"
     evaluated = f"; evaluated on {len(labels)} labelled images" if labels else ""
     ship, reason = choose(rows)
-    return Verdict(tuple(rows), f"timed on one thread of this machine's CPU; {compared}{evaluated}", ship, reason)
+    return Recommendation(
+        tuple(rows), f"timed on one thread of this machine's CPU; {compared}{evaluated}", ship, reason
+    )
 
 
 def time_sessions(sessions: Mapping[str, Session], feeds: Mapping[str, Feed]) -> dict[str, float]:
@@ -106,13 +108,13 @@ def time_sessions(sessions: Mapping[str, Session], feeds: Mapping[str, Feed]) ->
     return {label: float(np.median(taken)) for label, taken in samples.items()}
 
 
-def choose(rows: Sequence[VerdictRow]) -> tuple[str | None, str]:
+def choose(rows: Sequence[RecommendationRow]) -> tuple[str | None, str]:
     """The artifact to ship, None if every one is over its limits, and why.
 
     It is the fastest within its limits; a lower precision has to be at least `GAIN` times as fast as the best of the
     precisions above it.
     """
-    best: VerdictRow | None = None
+    best: RecommendationRow | None = None
     against = []
     for precision in PRECISIONS:
         held = [row for row in rows if row.precision == precision]

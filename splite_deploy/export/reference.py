@@ -55,7 +55,7 @@ class Reference:
         finally:
             session.close()
         hop = f"{self.name} -> {step}"
-        shift = replace(measured, parity=replace(measured.parity, hop=hop, crops_from=self.crops_from))
+        shift = replace(measured, parity=replace(measured.parity, stage=hop, crops_from=self.crops_from))
         broken = violations(shift.parity, limits, self.spec)
         if shift.peak_switches and broken:
             broken.append(f"{shift.peak_switches} heatmap peaks lie elsewhere")

@@ -15,11 +15,11 @@ from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 Outputs = Mapping[str, NDArray[np.float32]]
 
 
-def compare(hop: str, reference: Outputs, candidate: Outputs, spec: ModelSpec, crops_from: str) -> Parity:
+def compare(stage: str, reference: Outputs, candidate: Outputs, spec: ModelSpec, crops_from: str) -> Parity:
     """How far ``candidate`` lies from ``reference``.
 
     Args:
-        hop: What is compared, for the report.
+        stage: What is compared, for the report.
         reference: Outputs by role, N first.
         candidate: The same, or what a graph that decodes gives; decoded values are compared then.
         spec: The model; its decoder turns both into keypoints.
@@ -28,18 +28,18 @@ def compare(hop: str, reference: Outputs, candidate: Outputs, spec: ModelSpec, c
     before, after = decode(reference, spec), decode(candidate, spec)
     if "keypoints" in candidate:
         reference, candidate = before.by_role(), after.by_role()
-    shift = np.linalg.norm((after.keypoints - before.keypoints).astype(np.float64), axis=-1)
+    deviation = np.linalg.norm((after.keypoints - before.keypoints).astype(np.float64), axis=-1)
     depth, unit = None, ""
     if before.depth is not None and after.depth is not None:
         scale = spec.mm_per_unit()
         unit = "mm" if scale is not None else "palm"
         depth = _percentiles(np.abs(after.depth - before.depth) * (scale or 1.0))
     return Parity(
-        hop=hop,
-        crops=len(shift),
+        stage=stage,
+        crops=len(deviation),
         crops_from=crops_from,
         tensor_max_abs={role: float(np.abs(candidate[role] - reference[role]).max()) for role in reference},
-        shift_px=_percentiles(shift),
+        deviation_px=_percentiles(deviation),
         depth=depth,
         depth_unit=unit,
     )
@@ -48,10 +48,10 @@ def compare(hop: str, reference: Outputs, candidate: Outputs, spec: ModelSpec, c
 def violations(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[str]:
     """The limits that a comparison breaks, each as a phrase; empty if none."""
     found = []
-    if not parity.shift_px.p95 <= limits.shift_p95_px:
-        found.append(f"keypoint shift p95 {parity.shift_px.p95:.4g} px (limit {limits.shift_p95_px:g})")
-    if not parity.shift_px.max <= limits.shift_max_px:
-        found.append(f"keypoint shift max {parity.shift_px.max:.4g} px (limit {limits.shift_max_px:g})")
+    if not parity.deviation_px.p95 <= limits.shift_p95_px:
+        found.append(f"keypoint shift p95 {parity.deviation_px.p95:.4g} px (limit {limits.shift_p95_px:g})")
+    if not parity.deviation_px.max <= limits.shift_max_px:
+        found.append(f"keypoint shift max {parity.deviation_px.max:.4g} px (limit {limits.shift_max_px:g})")
     if parity.depth is not None:
         limit = limits.depth_p95 * (spec.mm_per_unit() or 1.0)
         if not parity.depth.p95 <= limit:

@@ -78,8 +78,6 @@ def verify(
     spec = bundle.model
     preprocessor = Preprocessor(spec.input, spec.input.color)
     results = []
-    # What the golden outputs were computed with: torch, or a given graph in ONNX Runtime
-    origin = next((hop.hop.partition(" -> ")[0] for hop in bundle.manifest.parity), "torch")
     for artifact in chosen:
         progress(artifact.label)
         session = open_session(bundle, artifact.backend, artifact.precision, threads=threads, gpu=gpu)
@@ -87,7 +85,9 @@ def verify(
             outputs = run_each(session, preprocessor.feed(golden.crops, session.inputs[0]))
         finally:
             session.close()
-        parity = compare(f"{origin} -> {artifact.label}", golden.outputs, outputs, spec, "golden crops of the bundle")
+        parity = compare(
+            f"{golden.reference} -> {artifact.label}", golden.outputs, outputs, spec, "golden crops of the bundle"
+        )
         results.append(Verification(artifact, parity, tuple(violations(parity, artifact.limits, spec))))
     return results
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from splite_deploy.decoders import DECODERS, Decoder, SoftArgmaxDepth
 from splite_deploy.errors import FIELDS_DOC, SpecError, require
-from splite_deploy.spec.plain import structure, to_plain
+from splite_deploy.spec.plain import Unknown, structure, to_plain
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -143,8 +143,12 @@ class ModelSpec:
         return data  # type: ignore[no-any-return]
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelSpec:
+    def from_dict(cls, data: Mapping[str, Any], *, unknown: Unknown = "refuse") -> ModelSpec:
         """Reads a spec from plain data.
+
+        Args:
+            data: Of `to_dict`, or of ``model.toml``.
+            unknown: Whether a key that no field has is an error; ignored in the manifest of a later version.
 
         Raises:
             SpecError: A key is missing, unknown, or of the wrong type; the message names it.
@@ -160,5 +164,5 @@ class ModelSpec:
                     hint=f"Choose one of: {', '.join(DECODERS)}.",
                 )
             fields = {key: value for key, value in decoder.items() if key != "type"}
-            data = {**data, "decoder": structure(DECODERS[kind], fields, "decoder")}
-        return structure(cls, data, "")
+            data = {**data, "decoder": structure(DECODERS[kind], fields, "decoder", unknown=unknown)}
+        return structure(cls, data, "", unknown=unknown)

@@ -23,7 +23,7 @@ from splite_deploy.bench.profile import (
     total_us,
     types_histogram,
 )
-from splite_deploy.bundle import MANIFEST, Bundle
+from splite_deploy.bundle import MANIFEST, REPORT, Bundle
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import BackendError, UsageError
 
@@ -195,7 +195,7 @@ def test_what_counts_as_float(types: str, floating: bool) -> None:
 
 
 def test_inspect_shows_the_histogram_or_every_layer(splite: Run, tiny_bundle: Path) -> None:
-    layers = Bundle.open(tiny_bundle).manifest.layers["ort fp32"]
+    layers = Bundle.open(tiny_bundle).report().layers["ort fp32"]
     groups = histogram(layers)
     shown = splite("inspect", tiny_bundle)
     assert shown.exit_code == 0, shown.stderr
@@ -222,8 +222,10 @@ def test_float_layers_of_an_int8_file_are_named(
     held = (*bundle.manifest.artifacts, Bundle.open(tiny_bundle).find("ort", "fp32"))
 
     def shown(found: tuple[Layer, ...]) -> str:
-        manifest = dataclasses.replace(bundle.manifest, artifacts=held, layers={**layers, "tflite int8": found})
+        manifest = dataclasses.replace(bundle.manifest, artifacts=held)
         (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        report = dataclasses.replace(bundle.report(), layers={**layers, "tflite int8": found})
+        (path / REPORT).write_text(report.to_json(), encoding="utf-8")
         done = splite("inspect", path)
         assert done.exit_code == 0, done.stderr
         return words(done.stdout)
@@ -247,8 +249,8 @@ def test_a_bundle_without_layers_and_a_checkpoint(
 ) -> None:
     path = tmp_path / "old.splite"
     shutil.copytree(tiny_bundle, path)
-    manifest = dataclasses.replace(Bundle.open(tiny_bundle).manifest, layers={})
-    (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    report = dataclasses.replace(Bundle.open(tiny_bundle).report(), layers={})
+    (path / REPORT).write_text(report.to_json(), encoding="utf-8")
     done = splite("inspect", path)
     assert done.exit_code == 0, done.stderr
     assert "layers by kind" not in done.stdout

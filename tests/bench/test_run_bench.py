@@ -27,7 +27,7 @@ from splite_deploy.bundle import (
     new_bundle,
     write_golden,
 )
-from splite_deploy.decoders import SoftArgmaxDepth
+from splite_deploy.decoders import SoftArgmaxDepth, decode
 from splite_deploy.errors import BackendError, UsageError
 from splite_deploy.files import sha256_of
 from splite_deploy.runtime.estimator import PoseEstimator
@@ -83,9 +83,9 @@ def _bundle(path: Path, batch: int | None) -> Bundle:
         inputs, outputs = _tensors(batch)
         sha256 = sha256_of(folder / "model.onnx")
         artifact = Artifact("onnx", "ort", "fp32", "model.onnx", sha256, inputs, outputs, LimitSpec(), {})
-        write_golden(folder / GOLDEN, Golden(crops, _run(folder / "model.onnx", crops)))
-        source = Source("none", "0" * 64, (), "0", {}, OPSET)
-        manifest = Manifest(FORMAT_VERSION, SPEC, source, (artifact,), (), sha256_of(folder / GOLDEN))
+        outputs = _run(folder / "model.onnx", crops)
+        described = write_golden(folder / GOLDEN, Golden(crops, outputs, decode(outputs, SPEC)))
+        manifest = Manifest(FORMAT_VERSION, SPEC, Source("none", "0" * 64, "0"), (artifact,), described)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return Bundle.open(path)
 

@@ -28,6 +28,7 @@ def engine(bundle: Bundle, folder: Path, content: bytes, precision: str = "fp16"
     fp32 = bundle.manifest.artifacts[0]
     artifact: Artifact = replace(
         fp32,
+        format="engine",
         backend="trt",
         precision=precision,  # type: ignore[arg-type]
         file=f"model.{precision}.engine",
@@ -47,7 +48,7 @@ def test_an_artifact_is_added(bundle: Bundle, tmp_path: Path) -> None:
     assert Bundle.open(bundle.path) == made
     added = made.find("trt", "fp16")
     assert (bundle.path / added.file).read_bytes() == b"plan"  # pristine
-    assert made.manifest.layers == {**bundle.manifest.layers, "trt fp16": LAYERS}
+    assert made.report().layers == {**bundle.report().layers, "trt fp16": LAYERS}
     assert made.manifest.artifacts[0] == bundle.manifest.artifacts[0]
     assert files(bundle).keys() == {*before, "model.fp16.engine"}
 

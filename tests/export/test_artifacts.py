@@ -19,7 +19,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from splite_deploy.bench.profile import float_layers
-from splite_deploy.bundle import MANIFEST, Bundle
+from splite_deploy.bundle import Bundle
 from splite_deploy.compact.inspection import inspect_bundle
 from splite_deploy.errors import UsageError
 from splite_deploy.export import ExportOptions
@@ -101,50 +101,53 @@ def test_three_precisions_end_to_end(export: Run, splite: Run, output: Path, lab
     result = export("-p", "fp32", "-p", "fp16", "-p", "int8", "--eval", labels, "--json")
     assert result.exit_code == 0, result.stderr
     bundle = Bundle.open(output)
-    manifest, spec = bundle.manifest, bundle.model
+    manifest, report, spec = bundle.manifest, bundle.report(), bundle.model
     assert [(a.label, a.file) for a in manifest.artifacts] == [
         ("ort fp32", "model.onnx"),
         ("ort fp16", "model.fp16.onnx"),
         ("ort int8", "model.int8.onnx"),
     ]
     assert [a.limits for a in manifest.artifacts] == [limits_of(a.precision, spec) for a in manifest.artifacts]
-    assert [hop.hop for hop in manifest.parity] == ["onnx -> simplified", "onnx -> ort fp16", "onnx -> ort int8"]
-    assert all(hop.crops == 16 and "samples.py" in hop.crops_from for hop in manifest.parity)
-    assert manifest.parity[0].shift_px.max < manifest.parity[1].shift_px.max < manifest.parity[2].shift_px.max
+    assert [hop.stage for hop in report.parity] == ["onnx -> simplified", "onnx -> ort fp16", "onnx -> ort int8"]
+    assert all(hop.crops == 16 and "samples.py" in hop.crops_from for hop in report.parity)
+    assert report.parity[0].deviation_px.max < report.parity[1].deviation_px.max < report.parity[2].deviation_px.max
 
-    calibration = manifest.calibration
+    calibration = report.calibration
     assert calibration is not None and calibration.crops == 128 and len(calibration.sha256) == 64
     assert calibration.origin == "rendered by samples.py (128)"
     assert calibration.methods == {"ort fp16": "extremes", "ort int8": "mse"}
-    notes = manifest.source.notes
+    notes = report.notes
     assert "calibrated on rendered images; give real ones with --calibration" in notes
     assert any(note.startswith("model.fp16.onnx: ") and "nodes in float16" in note for note in notes)
     assert any(note.endswith("float for want of a kernel: none") for note in notes)
 
-    verdict = manifest.verdict
-    assert verdict is not None and manifest.budget is None
-    assert [row.label for row in verdict.rows] == [artifact.label for artifact in manifest.artifacts]
-    assert verdict.ship in ("ort fp32", "ort fp16", "ort int8") and f"Ship {verdict.ship}" in verdict.reason
-    assert "evaluated on 2 labelled images" in verdict.measured  # of the split 'val'
-    for row, artifact in zip(verdict.rows, manifest.artifacts, strict=True):
+    recommendation = report.recommendation
+    assert recommendation is not None and report.search is None
+    assert [row.label for row in recommendation.rows] == [artifact.label for artifact in manifest.artifacts]
+    assert (
+        recommendation.ship in ("ort fp32", "ort fp16", "ort int8")
+        and f"Ship {recommendation.ship}" in recommendation.reason
+    )
+    assert "evaluated on 2 labelled images" in recommendation.measured  # of the split 'val'
+    for row, artifact in zip(recommendation.rows, manifest.artifacts, strict=True):
         assert row.size_bytes == (output / artifact.file).stat().st_size
         assert row.p50_ms > 0 and row.within_limits and row.speed_up is not None
         assert row.accuracy is not None and row.accuracy.images == 2 and row.accuracy.pa_mpjpe_mm is None
-    assert [row.shift_px for row in verdict.rows] == [hop.shift_px for hop in manifest.parity]
+    assert [row.deviation_px for row in recommendation.rows] == [hop.deviation_px for hop in report.parity]
 
     # the layers as they run: of the convolutions of int8 the two heads alone are in float
-    assert list(manifest.layers) == [artifact.label for artifact in manifest.artifacts]
-    layers = manifest.layers["ort int8"]
+    assert list(report.layers) == [artifact.label for artifact in manifest.artifacts]
+    layers = report.layers["ort int8"]
     assert Counter(layer.kind for layer in layers)["QLinearConv"] == 2
     assert Counter(layer.kind for layer in float_layers(layers))["Conv"] == 2
-    assert all(layer.time_us is not None for held in manifest.layers.values() for layer in held)
+    assert all(layer.time_us is not None for held in report.layers.values() for layer in held)
 
     printed = json.loads(result.stdout)
-    assert set(printed) == {"parity", "calibration", "budget", "verdict"}
-    assert printed["verdict"]["ship"] == verdict.ship and len(printed["parity"]) == 3
+    assert set(printed) == {"parity", "calibration", "search", "recommendation"}
+    assert printed["recommendation"]["ship"] == recommendation.ship and len(printed["parity"]) == 3
     assert [r.violations for r in verify(bundle)] == [(), (), ()]
     shown = splite("inspect", output)
-    assert shown.exit_code == 0 and verdict.reason.split(":")[0] in shown.stdout
+    assert shown.exit_code == 0 and recommendation.reason.split(":")[0] in shown.stdout
     assert "side by side" in shown.stdout and "PCK@0.05" in shown.stdout
 
 
@@ -153,7 +156,7 @@ def test_the_table_and_the_line_are_printed(export: Run, output: Path) -> None:
     assert result.exit_code == 0, result.stderr
     for expected in ("onnx -> ort int8", "side by side", "peak switches", "Ship ort ", "this machine's CPU alone"):
         assert expected in " ".join(result.stdout.split())
-    layers = Bundle.open(output).manifest.layers["ort int8"]
+    layers = Bundle.open(output).report().layers["ort int8"]
     islands = f"ort int8: {len(float_layers(layers))} of {len(layers)} layers work in float, "
     assert "what the layers work in" in result.stdout and islands in result.stdout
     assert "note: model.int8.onnx: 4 nodes in int8" in result.stderr
@@ -164,9 +167,8 @@ def test_the_table_and_the_line_are_printed(export: Run, output: Path) -> None:
 def test_fp32_alone_is_written_as_before(export: Run, output: Path) -> None:
     result = export()
     assert result.exit_code == 0 and "side by side" not in result.stdout and "layers work in" not in result.stdout
-    data = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
-    assert not {"calibration", "budget", "verdict"} & set(data)  # readers that do not know them open it
-    assert Bundle.open(output).manifest.verdict is None
+    report = Bundle.open(output).report()
+    assert (report.calibration, report.search, report.recommendation) == (None, None, None)
 
 
 def test_inspect_reads_the_widths_of_the_fp32_graph_whatever_comes_first(
@@ -183,10 +185,10 @@ def test_inspect_reads_the_widths_of_the_fp32_graph_whatever_comes_first(
 def test_photographs_with_labels_calibrate(export: Run, output: Path, hand_digits: Path) -> None:
     result = export("-p", "int8", "--calibration", hand_digits, "--max-shift-px", 5)
     assert result.exit_code == 0, result.stderr
-    manifest = Bundle.open(output).manifest
-    assert manifest.calibration is not None and "split 'train'" in manifest.calibration.origin
+    report = Bundle.open(output).report()
+    assert report.calibration is not None and "split 'train'" in report.calibration.origin
     # int8 that saw photographs is compared on photographs, on others than it saw
-    assert {hop.crops_from for hop in manifest.parity} == {f"16 images of {hand_digits.name}, split 'val'"}
+    assert {hop.crops_from for hop in report.parity} == {f"16 images of {hand_digits.name}, split 'val'"}
 
 
 def test_a_part_of_a_folder_is_held_out(export: Run, output: Path, tmp_path: Path) -> None:
@@ -195,9 +197,9 @@ def test_a_part_of_a_folder_is_held_out(export: Run, output: Path, tmp_path: Pat
     for index in range(40):
         cv2.imwrite(str(folder / f"{index:02}.png"), rng.integers(0, 256, (64, 48, 3), np.uint8))
     assert export("-p", "int8", "--calibration", folder, "--max-shift-px", 50).exit_code == 0
-    manifest = Bundle.open(output).manifest
-    assert manifest.calibration is not None and manifest.calibration.origin == "photos of photos (30 images)"
-    assert {hop.crops_from for hop in manifest.parity} == {"10 images of photos, held out"}
+    report = Bundle.open(output).report()
+    assert report.calibration is not None and report.calibration.origin == "photos of photos (30 images)"
+    assert {hop.crops_from for hop in report.parity} == {"10 images of photos, held out"}
     # Where the user says what to compare on nothing is held out, and the linter sees that both are the same
     result = export("-p", "int8", "--calibration", folder, "--images", folder, "--overwrite")
     assert result.exit_code == 1 and "All 40 calibration images are among the evaluation images" in result.stderr
@@ -219,15 +221,15 @@ def test_ruined_keypoints_fail_the_export(export: Run, hostile: Path, output: Pa
 def test_a_budget_saves_them(export: Run, hostile: Path, output: Path) -> None:
     result = export("-p", "int8", "--max-shift-px", 0.2, "--max-shift-mm", 9, graph=hostile)
     assert result.exit_code == 0, result.stderr
-    manifest = Bundle.open(output).manifest
-    artifact, search = manifest.artifacts[0], manifest.budget
+    artifact, report = Bundle.open(output).manifest.artifacts[0], Bundle.open(output).report()
+    search = report.search
     assert (artifact.limits.shift_p95_px, artifact.limits.shift_max_px) == pytest.approx((0.2, 1.2))
     assert artifact.limits.depth_p95 == pytest.approx(9 / 90)
     assert search is not None and search.max_shift_px == 0.2 and search.plain_p95_px > 0.2
-    assert search.rows and search.rows[-1].accumulated_p95_px <= 0.2
-    assert manifest.parity[-1].shift_px.p95 == pytest.approx(search.rows[-1].accumulated_p95_px, rel=1e-3)
+    assert search.excluded and search.excluded[-1].accumulated_p95_px <= 0.2
+    assert report.parity[-1].deviation_px.p95 == pytest.approx(search.excluded[-1].accumulated_p95_px, rel=1e-3)
     table = " ".join(result.stdout.split())
-    for expected in ("layers returned to float", "0.2 px and 9 mm", search.rows[0].layer, "every layer in int8"):
+    for expected in ("layers returned to float", "0.2 px and 9 mm", search.excluded[0].layer, "every layer in int8"):
         assert expected in table
     assert "every layer in int8" in result.stderr  # progress, too
     assert [r.violations for r in verify(Bundle.open(output), precision="int8")] == [()]
@@ -296,7 +298,7 @@ def test_int8_without_any_images(
     result = splite(*arguments, "--allow-random-calibration", "--max-shift-px", 20)
     assert result.exit_code == 0, result.stderr
     assert "note: calibrated on random noise" in result.stderr
-    calibration = Bundle.open(output).manifest.calibration
+    calibration = Bundle.open(output).report().calibration
     assert calibration is not None and calibration.origin == "random noise (128)"
 
 
@@ -320,9 +322,9 @@ def test_labels_in_three_dimensions_give_millimetres(export: Run, output: Path, 
     file.write_text(json.dumps({"samples": samples}), encoding="utf-8")
     result = export("--eval", file)
     assert result.exit_code == 0, result.stderr
-    verdict = Bundle.open(output).manifest.verdict
-    assert verdict is not None
-    (row,) = verdict.rows
+    recommendation = Bundle.open(output).report().recommendation
+    assert recommendation is not None
+    (row,) = recommendation.rows
     assert row.accuracy is not None and row.accuracy.images == 4
     assert row.accuracy.pa_mpjpe_mm is not None and row.accuracy.pa_mpjpe_mm > 0
 
@@ -344,10 +346,10 @@ def test_both_backends_in_one_run(export: Run, output: Path) -> None:
     assert result.exit_code == 0, result.stderr
     bundle = Bundle.open(output)
     assert [a.label for a in bundle.manifest.artifacts] == ["ort fp32", "ort int8", "tflite fp32", "tflite int8"]
-    verdict, calibration = bundle.manifest.verdict, bundle.manifest.calibration
-    assert verdict is not None and len(verdict.rows) == 4
+    recommendation, calibration = bundle.report().recommendation, bundle.report().calibration
+    assert recommendation is not None and len(recommendation.rows) == 4
     assert calibration is not None and set(calibration.methods) == {"ort int8", "tflite int8"}
-    assert {"tensorflow", "onnx2tf"} <= set(bundle.manifest.source.versions)
+    assert {"tensorflow", "onnx2tf"} <= set(bundle.report().versions)
     assert not any(result.violations for result in verify(bundle))
 
 

@@ -71,7 +71,7 @@ def test_every_precision_has_a_graph_for_both_kinds_of_builders(export: Run, out
         "model.int8.trt.onnx": 17,
         "model.int8-fp16.trt.onnx": 19,
     }
-    hops = [hop.hop for hop in bundle.manifest.parity]
+    hops = [hop.stage for hop in bundle.report().parity]
     assert hops[-3:] == [
         f"onnx -> trt {one}" for one in ("fp32 graph (weak)", "int8 graph (weak)", "int8 graph (strong)")
     ]
@@ -108,11 +108,11 @@ def test_types_of_the_int8_graphs(export: Run, output: Path) -> None:
 def test_engines_alone_leave_the_graph_for_onnx_runtime(export: Run, output: Path) -> None:
     """Whoever copies the bundle to a device can still check it there without TensorRT."""
     assert export("-b", "trt", "-p", "int8", "--max-shift-px", 0.01, "--json").exit_code == 0
-    manifest = Bundle.open(output).manifest
-    assert [artifact.label for artifact in manifest.artifacts] == ["ort fp32"]
-    assert manifest.budget is not None and manifest.verdict is None
-    returned = {row.layer for row in manifest.budget.rows}
-    note = next(note for note in manifest.source.notes if note.startswith("model.int8.trt.onnx"))
+    assert [artifact.label for artifact in Bundle.open(output).manifest.artifacts] == ["ort fp32"]
+    report = Bundle.open(output).report()
+    assert report.search is not None and report.recommendation is None
+    returned = {row.layer for row in report.search.excluded}
+    note = next(note for note in report.notes if note.startswith("model.int8.trt.onnx"))
     assert returned and all(layer in note.partition("float by choice")[2] for layer in returned)
 
 
@@ -128,9 +128,8 @@ def test_a_graph_that_an_older_builder_cannot_read_says_so(
     assert "note: model.trt.onnx is not for TensorRT 8: The graph is of opset 20" in result.stderr
 
 
-def test_a_bundle_from_before_has_no_graphs(tiny_bundle: Path) -> None:
+def test_a_bundle_without_engines_has_no_graphs(tiny_bundle: Path) -> None:
     assert Bundle.open(tiny_bundle).manifest.graphs == ()
-    assert '"graphs"' not in (tiny_bundle / "manifest.json").read_text(encoding="utf-8")
 
 
 def test_float16_is_rounded_half_to_even() -> None:
@@ -158,7 +157,7 @@ def test_ends_in_every_file(
     result = export("-b", "ort", "-b", "trt", *ALL, *ends)
     assert result.exit_code == 0, result.stderr
     bundle = Bundle.open(output)
-    manifest, size = bundle.manifest, bundle.model.input
+    manifest, report, size = bundle.manifest, bundle.report(), bundle.model.input
     for held in (*manifest.artifacts, *manifest.graphs):
         (taken,) = held.inputs
         fused = (1, size.height, size.width, 3), "uint8", "NHWC"
@@ -166,10 +165,10 @@ def test_ends_in_every_file(
         assert (taken.shape, taken.dtype, taken.layout) == (fused if "--fuse-input" in ends else plain)
         roles = {"keypoints", "scores", "depth"} if "--fuse-decode" in ends else {"heatmap", "depth"}
         assert {tensor.role for tensor in held.outputs} == roles
-    hops = {hop.hop: hop.shift_px.max for hop in manifest.parity}
+    hops = {hop.stage: hop.deviation_px.max for hop in report.parity}
     assert hops["onnx -> ort fp32"] < 0.01 and "onnx -> trt int8 graph (strong)" in hops
-    assert manifest.verdict is not None
-    assert manifest.verdict.rows[2].peak_switches > 0  # of the heatmaps, which the files may no longer show
+    assert report.recommendation is not None
+    assert report.recommendation.rows[2].peak_switches > 0  # of the heatmaps, which the files may no longer show
     box = (10, 10, 110, 90)
     with PoseEstimator.open(output, precision="fp32") as fused_one, PoseEstimator.open(tiny_bundle) as plain_one:
         np.testing.assert_allclose(

@@ -108,17 +108,17 @@ def test_networks_with_their_own_code(
     export: Export, made: dict[str, Path], tiny: Any, name: str, dynamic_batch: bool, words: str
 ) -> None:
     bundle = export(made[name], trust=True, dynamic_batch=dynamic_batch)
-    source = bundle.manifest.source
-    assert source.notes == (f"the network is {words}; arch in model.toml was not used",)
-    assert (source.checkpoint_sha256, source.opset) == (sha256_of(made[name]), 18)
-    assert [parity.hop for parity in bundle.manifest.parity] == ["torch -> onnx", "torch -> simplified"]
+    source, report = bundle.manifest.source, bundle.report()
+    assert report.notes == (f"the network is {words}; arch in model.toml was not used",)
+    assert (source.checkpoint_sha256, report.opset) == (sha256_of(made[name]), 18)
+    assert [parity.stage for parity in report.parity] == ["torch -> onnx", "torch -> simplified"]
     assert bundle.find().inputs[0].shape[0] == (None if dynamic_batch else 1)
     golden_is_of(bundle, tiny)
 
 
 def test_their_own_code_needs_no_architecture(export: Export, made: dict[str, Path], no_arch: Path) -> None:
-    source = export(made["traced"], no_arch, trust=True).manifest.source
-    assert source.notes == ("the network is a TorchScript archive",)
+    report = export(made["traced"], no_arch, trust=True).report()
+    assert report.notes == ("the network is a TorchScript archive",)
 
 
 def test_weights_alone_need_an_architecture(export: Export, tiny_checkpoint: Path, no_arch: Path) -> None:

@@ -99,13 +99,13 @@ def test_a_graph_is_its_own_reference(
     path = graph(change)
     before = sha256_of(path)
     bundle = export(path)
-    source, artifact = bundle.manifest.source, bundle.find()
-    assert source.notes == (SAID, KEPT, *(f"matched the graph's outputs by their order: {m}" for m in more), UNUSED)
-    assert (source.checkpoint, source.checkpoint_sha256, source.opset) == (path.name, before, 18)
-    (parity,) = bundle.manifest.parity
-    assert (parity.hop, parity.crops) == ("onnx -> simplified", 2)
+    source, report, artifact = bundle.manifest.source, bundle.report(), bundle.find()
+    assert report.notes == (SAID, KEPT, *(f"matched the graph's outputs by their order: {m}" for m in more), UNUSED)
+    assert (source.checkpoint, source.checkpoint_sha256, report.opset) == (path.name, before, 18)
+    (parity,) = report.parity
+    assert (parity.stage, parity.crops) == ("onnx -> simplified", 2)
     assert artifact.inputs[0].name == "image" and {tensor.name for tensor in artifact.outputs} == {"heatmap", "depth"}
-    assert verify(bundle)[0].parity.hop == "onnx -> ort fp32"
+    assert verify(bundle)[0].parity.stage == "onnx -> ort fp32"
     if "order" not in request.node.callspec.id.split("-"):
         golden_is_of(bundle, tiny)
     session = ort.InferenceSession(str(bundle.path / "model.onnx"))
@@ -124,7 +124,7 @@ def test_a_graph_is_its_own_reference(
 def test_the_opset_is_kept(export: Export, graph: Callable[..., Path], tiny: Any, version: int) -> None:
     bundle = export(graph(opset(version)))
     written = onnx.load(str(bundle.path / "model.onnx")).opset_import
-    assert [entry.version for entry in written if not entry.domain] == [version] == [bundle.manifest.source.opset]
+    assert [entry.version for entry in written if not entry.domain] == [version] == [bundle.report().opset]
     golden_is_of(bundle, tiny)
 
 
@@ -146,7 +146,7 @@ def test_weights_beside_the_graph(export: Export, graph: Callable[..., Path], ti
     model = onnx.load(str(graph()))
     onnx.save(model, str(tmp_path / "e.onnx"), save_as_external_data=True, location="e.data", size_threshold=0)
     bundle = export(tmp_path / "e.onnx")
-    assert {file.name for file in bundle.path.iterdir()} == {"manifest.json", "golden.npz", "model.onnx"}
+    assert {file.name for file in bundle.path.iterdir()} == {"manifest.json", "report.json", "golden.bin", "model.onnx"}
     golden_is_of(bundle, tiny)
     (tmp_path / "e.data").unlink()
     refused(

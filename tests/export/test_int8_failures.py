@@ -132,10 +132,10 @@ def test_a_hostile_head_fails_and_a_budget_saves_it(export: Run, hostile: Path, 
 
     result = export("--max-shift-px", 1.5, of=hostile)
     assert result.exit_code == 0, result.stderr
-    search = Bundle.open(tmp_path / "hand.splite").manifest.budget
+    search = Bundle.open(tmp_path / "hand.splite").report().search
     assert search is not None and search.plain_p95_px > 5
-    assert search.rows[0].layer == "logits" and len(search.rows) < 5  # of some fifty
-    assert search.rows[-1].accumulated_p95_px <= 1.5
+    assert search.excluded[0].layer == "logits" and len(search.excluded) < 5  # of some fifty
+    assert search.excluded[-1].accumulated_p95_px <= 1.5
 
 
 def test_a_graph_whose_keypoints_collapse_fails_verify(export: Run, splite: Run, tmp_path: Path) -> None:

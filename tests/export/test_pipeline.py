@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from splite_deploy.bundle import GOLDEN, MANIFEST, Bundle
+from splite_deploy.bundle import GOLDEN, MANIFEST, REPORT, Bundle
 from splite_deploy.errors import (
     CheckpointError,
     ExportError,
@@ -99,25 +99,25 @@ def content(folder: Path) -> dict[str, str]:
 
 def test_a_bundle_holds_what_was_done(tiny_bundle: Path, tiny_checkpoint: Path, tiny_model: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
-    assert set(content(tiny_bundle)) == {MANIFEST, GOLDEN, "model.onnx"}
+    assert set(content(tiny_bundle)) == {MANIFEST, REPORT, GOLDEN, "model.onnx"}
     assert bundle.model == load_model_toml(tiny_model)[0]
-    source = bundle.manifest.source
+    source, report = bundle.manifest.source, bundle.report()
     assert (source.checkpoint, source.checkpoint_sha256) == (tiny_checkpoint.name, sha256_of(tiny_checkpoint))
-    assert source.opset == 18 and source.notes == () and {"torch", "onnx", "onnxruntime"} <= set(source.versions)
-    assert source.versions["torch"] == torch.__version__
+    assert report.opset == 18 and report.notes == () and {"torch", "onnx", "onnxruntime"} <= set(report.versions)
+    assert report.versions["torch"] == torch.__version__
     artifact = bundle.find()
     assert (artifact.label, artifact.limits, artifact.target) == ("ort fp32", bundle.model.limits, {})
 
 
 def test_every_step_was_compared(tiny_bundle: Path) -> None:
-    hops = Bundle.open(tiny_bundle).manifest.parity
-    assert [hop.hop for hop in hops] == ["torch -> onnx", "torch -> simplified"]
-    for hop in hops:
-        assert (hop.crops, hop.crops_from) == (12, "12 synthetic images of samples.py")
-        assert set(hop.tensor_max_abs) == {"heatmap", "depth"}
-        assert 0 <= hop.shift_px.p50 <= hop.shift_px.p95 <= hop.shift_px.max < 1e-3
-        assert 0 < max(hop.tensor_max_abs.values()) < 1e-4
-        assert hop.depth is not None and hop.depth.max < 0.01 and hop.depth_unit == "mm"
+    stages = Bundle.open(tiny_bundle).report().parity
+    assert [parity.stage for parity in stages] == ["torch -> onnx", "torch -> simplified"]
+    for parity in stages:
+        assert (parity.crops, parity.crops_from) == (12, "12 synthetic images of samples.py")
+        assert set(parity.tensor_max_abs) == {"heatmap", "depth"}
+        assert 0 <= parity.deviation_px.p50 <= parity.deviation_px.p95 <= parity.deviation_px.max < 1e-3
+        assert 0 < max(parity.tensor_max_abs.values()) < 1e-4
+        assert parity.depth is not None and parity.depth.max < 0.01 and parity.depth_unit == "mm"
 
 
 def test_golden_outputs_are_those_of_torch(tiny_bundle: Path, tiny_checkpoint: Path, tiny_model: Path) -> None:
@@ -141,7 +141,7 @@ def test_no_more_golden_crops_than_there_are(tiny_checkpoint: Path, tiny_model: 
     bundle = export_bundle(tiny_checkpoint, output, model=tiny_model, options=ExportOptions(crops=crops))
     golden = bundle.golden()
     assert len(golden.crops) == min(crops, 8) == len(golden.outputs["heatmap"])
-    assert bundle.manifest.parity[0].crops == crops
+    assert bundle.report().parity[0].crops == crops
     assert list(output.parent.iterdir()) == [output]
 
 
@@ -162,7 +162,7 @@ def test_notes_on_the_checkpoint_are_kept(tiny_model: Path, tmp_path: Path, outp
     )
     bundle = export_bundle(tmp_path / "c", output, model=tiny_model, options=FEW)
     notes = ("took the weights under 'ema', not model", "took off the prefix 'module.'")
-    assert bundle.manifest.source.notes == notes
+    assert bundle.report().notes == notes
 
 
 @pytest.mark.usefixtures("quick")
@@ -235,7 +235,7 @@ def test_each_limit_of_the_spec_counts(
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("step", ["onnx_from_network", "simplify", "ort_artifact", "write_golden", "sha256_of"])
+@pytest.mark.parametrize("step", ["onnx_from_network", "simplify", "ort_artifact", "write_golden", "profile_artifact"])
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), RuntimeError("bug"), ExportError("no"), OSError(errno.ENOSPC, "No space left")]
 )
@@ -279,7 +279,7 @@ def test_overwriting(
     assert "hint:  Add --overwrite" in result.stderr and content(output) == content(tiny_bundle)
     result = splite(*arguments, "--overwrite")
     assert result.exit_code == 0, result.stderr
-    assert Bundle.open(output).manifest.parity[0].crops == 2
+    assert Bundle.open(output).report().parity[0].crops == 2
     assert list(output.parent.iterdir()) == [output]
 
 
@@ -316,8 +316,8 @@ def test_images_of_a_folder(
 ) -> None:
     options = ExportOptions(images=photos, crops=crops)
     bundle = export_bundle(tiny_checkpoint, output, model=tiny_model, options=options)
-    hop = bundle.manifest.parity[0]
-    assert (hop.crops_from, hop.crops) == (origin, min(crops, 5))
+    parity = bundle.report().parity[0]
+    assert (parity.crops_from, parity.crops) == (origin, min(crops, 5))
     image: NDArray[np.uint8] = cv2.imread(str(photos / "0.png"))  # type: ignore[assignment]
     height, width = image.shape[:2]
     spec = bundle.model.input
@@ -335,7 +335,7 @@ def test_images_of_a_labels_file(
     (photos / "labels.json").write_text(json.dumps({"samples": samples}), encoding="utf-8")
     options = ExportOptions(images=photos if by_folder else photos / "labels.json")
     bundle = export_bundle(tiny_checkpoint, output, model=tiny_model, options=options)
-    assert bundle.manifest.parity[0].crops_from == "2 labelled images of photos"
+    assert bundle.report().parity[0].crops_from == "2 labelled images of photos"
     image: NDArray[np.uint8] = cv2.imread(str(photos / "4.png"))  # type: ignore[assignment]
     expected, _ = Preprocessor(bundle.model.input, "bgr").crop(image, np.array(box))
     np.testing.assert_array_equal(bundle.golden().crops[0], expected)
@@ -345,7 +345,7 @@ def test_images_of_a_labels_file(
 def test_real_photographs(tiny_checkpoint: Path, tiny_model: Path, hand_digits: Path, output: Path) -> None:
     options = ExportOptions(images=hand_digits, crops=6)
     bundle = export_bundle(tiny_checkpoint, output, model=tiny_model, options=options)
-    assert bundle.manifest.parity[-1].crops_from == f"6 labelled images of {hand_digits.name}"
+    assert bundle.report().parity[-1].crops_from == f"6 labelled images of {hand_digits.name}"
     crops = bundle.golden().crops
     assert len(crops) == 6 and crops.std(axis=(1, 2, 3)).min() > 10
 
@@ -409,7 +409,7 @@ def test_a_checkpoint_of_other_widths_is_exported_without_a_list_of_widths(
 ) -> None:
     replace(model, "channels = 8", "channels = 12")
     bundle = export_bundle(tiny_checkpoint, output, model=model, options=FEW)
-    (note,) = bundle.manifest.source.notes
+    (note,) = bundle.report().notes
     assert note.startswith("reshaped 5 modules to the checkpoint's widths, first backbone.0: Conv2d")
     assert "12 -> 8 out" in note
     network = build_network(load_model_toml(tiny_model_of(model))[1], read_checkpoint(tiny_checkpoint))

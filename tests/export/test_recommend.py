@@ -15,15 +15,15 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 from splite_deploy.bundle import TensorSpec
-from splite_deploy.bundle.report import Percentiles, VerdictRow
+from splite_deploy.bundle.report import Percentiles, RecommendationRow
 from splite_deploy.export import recommend as verdict
 from splite_deploy.export.recommend import choose, time_sessions
 
 
-def row(label: str, p50_ms: float, speed_up: float | None = None, **changed: Any) -> VerdictRow:
+def row(label: str, p50_ms: float, speed_up: float | None = None, **changed: Any) -> RecommendationRow:
     backend, _, precision = label.partition(" ")
     none = Percentiles(0.0, 0.0, 0.0)
-    made = VerdictRow(backend, precision, 1000, p50_ms, speed_up, none, None, "", 0, within_limits=True)
+    made = RecommendationRow(backend, precision, 1000, p50_ms, speed_up, none, None, "", 0, within_limits=True)
     return replace(made, **changed)
 
 

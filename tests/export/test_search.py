@@ -89,16 +89,16 @@ def test_a_head_that_int8_ruins_is_saved(spec: ModelSpec) -> None:
 
     options = {"quantise_head": True, "ranges": ranges, "progress": told.append}
     found, report = within_budget(graph, x, reference, spec, budget, "ort", **options)
-    assert report.plain.parity.shift_px == plain.parity.shift_px
+    assert report.plain.parity.deviation_px == plain.parity.deviation_px
     assert budget.used(report.final) <= 1
     assert {row.layer for row in report.rows} <= set(report.int8.floating)
     assert "heatmap" in {row.layer for row in report.rows}
     isolated = [row.isolated_p95_px for row in report.rows]
     assert isolated[0] == max(isolated)
-    assert report.rows[-1].accumulated_p95_px == report.final.parity.shift_px.p95
+    assert report.rows[-1].accumulated_p95_px == report.final.parity.deviation_px.p95
     assert all(row.latency_ms > 0 and row.op == "Conv" for row in report.rows)
     written = measure_shift(reference, run_graph(found, x), spec)
-    assert written.parity.shift_px == report.final.parity.shift_px
+    assert written.parity.deviation_px == report.final.parity.deviation_px
     assert told[0] == "every layer in int8" and any("alone: heatmap" in line for line in told)
 
 
@@ -106,7 +106,7 @@ def test_half_of_the_shift_is_reached_for_tensorrt_too(spec: ModelSpec) -> None:
     graph, x = pose_graph(layers=6), smooth()
     reference, ranges = run_graph(graph, x), calibrate(graph, x)
     made, _ = to_int8(graph, x, "trt", ranges=ranges)
-    budget = Budget(measure_shift(reference, run_graph(made, x), spec).parity.shift_px.p95 / 2)
+    budget = Budget(measure_shift(reference, run_graph(made, x), spec).parity.deviation_px.p95 / 2)
     found, report = within_budget(graph, x, reference, spec, budget, "trt", ranges=ranges)
     assert budget.used(report.plain) > 1 >= budget.used(report.final)
     assert 0 < len(report.rows) < 8
@@ -137,10 +137,10 @@ def test_calibration_on_black_crops_is_detected(spec: ModelSpec) -> None:
     reference, candidate = run_graph(graph, x), run_graph(blind, x)
     parity = compare("fp32 -> int8", reference, candidate, spec, "crops")
     assert any("keypoint shift p95" in text for text in violations(parity, spec.limits, spec))
-    assert parity.shift_px.max > 5
+    assert parity.deviation_px.max > 5
     assert measure_shift(reference, candidate, spec).peak_switches > 0
     good, _ = to_int8(graph, x, "ort")
-    assert measure_shift(reference, run_graph(good, x), spec).parity.shift_px.max < 0.2 * parity.shift_px.max
+    assert measure_shift(reference, run_graph(good, x), spec).parity.deviation_px.max < 0.2 * parity.deviation_px.max
 
 
 def test_a_jump_to_another_mode_is_counted(spec: ModelSpec) -> None:
@@ -178,7 +178,7 @@ def test_the_maximum_may_be_six_times_the_budget(spec: ModelSpec) -> None:
     assert Budget(shift_px=1.0).used(Shift(parity, 0)) == pytest.approx(5.9 / 6)
     assert Budget(shift_px=0.4).used(Shift(parity, 0)) == pytest.approx(5.9 / 2.4)
     assert Budget(depth_mm=2.0).used(Shift(parity, 0)) == pytest.approx(0.75)
-    far = dataclasses.replace(parity, shift_px=Percentiles(0.1, 0.9, 1.0))
+    far = dataclasses.replace(parity, deviation_px=Percentiles(0.1, 0.9, 1.0))
     assert Budget(shift_px=1.0, depth_mm=100.0).used(Shift(far, 0)) == pytest.approx(0.9)
 
 

@@ -48,10 +48,10 @@ def test_the_scales_arrive(place: Path, splite: Run, tmp_path: Path) -> None:
     bundle = Bundle.open(output)
     assert [artifact.label for artifact in bundle.manifest.artifacts] == ["ort int8"]
     assert {graph.file for graph in bundle.manifest.graphs} == {"model.int8.trt.onnx", "model.int8-fp16.trt.onnx"}
-    assert bundle.manifest.calibration is None
+    assert bundle.report().calibration is None
     assert not (output / "model.onnx").exists()
     # the reference is the network with its quantisers, so that int8 lies next to it
-    hops = {hop.hop: hop.shift_px.max for hop in bundle.manifest.parity}
+    hops = {hop.stage: hop.deviation_px.max for hop in bundle.report().parity}
     assert hops["torch -> ort int8"] < 0.05 and hops["torch -> trt int8 graph (weak)"] < 0.05
     from safetensors.torch import load_file
 

@@ -54,7 +54,7 @@ def test_widths_beside_the_weights_through_an_export(export: Export, tiny_model:
     narrow = load_symbol("arch.py:build", tiny_model.parent)(channels=5).eval()
     torch.save({"cfg": [5, 5], "state_dict": narrow.state_dict()}, tmp_path / "c.pt")
     bundle = export(tmp_path / "c.pt")
-    took, cfg, reshaped = bundle.manifest.source.notes
+    took, cfg, reshaped = bundle.report().notes
     assert took == "took the weights under 'state_dict'"
     assert cfg.startswith("'cfg' was not needed")
     assert reshaped.startswith("reshaped ")

@@ -49,8 +49,8 @@ def test_an_engine_that_tensorrt_calibrates(
     (engine,) = compile_trt(bundle, ["int8"], options)
     made = Bundle.open(path)
     (result,) = results = verify(made, "trt", "int8")
-    shift = result.parity.shift_px
-    layers = [layer.types for layer in made.manifest.layers["trt int8"]]
+    shift = result.parity.deviation_px
+    layers = [layer.types for layer in made.report().layers["trt int8"]]
     noted(shift_p50_px=shift.p50, shift_p95_px=shift.p95, shift_max_px=shift.max, crops=result.parity.crops)
     noted(int8_layers=sum("int8" in types for types in layers), layers=len(layers))
     assert engine.target["calibrator"] == calibrator and "labelled images of photos" in engine.target["calibration"]

@@ -39,7 +39,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], **tolerance: float) 
 def test_parity(compiled: Any, noted: Callable[..., None], name: str, precision: Precision) -> None:
     bundle = compiled(name, *PRECISIONS)
     (result,) = results = verify(bundle, "trt", precision)
-    shift, depth = result.parity.shift_px, result.parity.depth
+    shift, depth = result.parity.deviation_px, result.parity.depth
     noted(shift_p50_px=shift.p50, shift_p95_px=shift.p95, shift_max_px=shift.max, crops=result.parity.crops)
     if depth is not None:
         noted(depth_p95=depth.p95, depth_max=depth.max, depth_unit=result.parity.depth_unit)

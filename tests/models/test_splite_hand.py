@@ -109,8 +109,8 @@ def test_evaluate_prints_the_same_through_the_runtime(hand_digits: Path, tmp_pat
     from splite_deploy.export import ExportOptions, export_bundle
 
     bundle = export_bundle(CHECKPOINT, tmp_path / "hand.splite", options=ExportOptions(images=hand_digits, crops=24))
-    for parity in bundle.manifest.parity:
-        assert parity.shift_px.p95 <= 0.01
+    for parity in bundle.report().parity:
+        assert parity.deviation_px.p95 <= 0.01
         assert parity.crops_from == "24 labelled images of hand-digits"
     command = [sys.executable, HAND / "evaluate.py", bundle.path, "--data", hand_digits, "--json"]
     printed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -123,7 +123,7 @@ def test_replay_gives_the_recorded_keypoints(fused: Path, ends: str) -> None:
 def test_verify_compares_keypoints(fused: Path, ends: str) -> None:
     (result,) = results = verify(Bundle.open(fused))
     check(results)
-    assert result.parity.shift_px.max < 1e-3 and result.parity.depth is not None
+    assert result.parity.deviation_px.max < 1e-3 and result.parity.depth is not None
     roles = ["keypoints", "scores", "depth"] if "decode" in ends else ["heatmap", "depth"]
     assert list(result.parity.tensor_max_abs) == roles
     assert max(result.parity.tensor_max_abs.values()) < 1e-3

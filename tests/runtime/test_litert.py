@@ -44,7 +44,7 @@ def test_every_precision_lies_within_its_limits(bundle: Bundle) -> None:
     results = verify(bundle)
     check(results)
     assert [result.artifact.label for result in results] == ["tflite fp32", "tflite fp16", "tflite int8"]
-    shifts = [result.parity.shift_px.p95 for result in results]
+    shifts = [result.parity.deviation_px.p95 for result in results]
     assert shifts[0] < shifts[1] < shifts[2] < 0.5, "each precision is another file"
 
 
@@ -88,7 +88,7 @@ def test_integer_ends_give_what_float_ends_give(bundle: Bundle, tensors: Array) 
     inside = run_each(TfliteSession.open(bundle, bundle.find("tflite", "int8"), 1), tensors)
     outside = run_each(TfliteSession(ENDS, tflite_artifact(ENDS, "int8"), 1), tensors)
     parity = compare("float ends -> integer ends", inside, outside, bundle.model, "golden crops")
-    assert parity.shift_px.max < 0.05
+    assert parity.deviation_px.max < 0.05
 
 
 def test_values_beyond_the_range_are_clipped_and_do_not_wrap(tensors: Array) -> None:

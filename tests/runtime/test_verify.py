@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from splite_deploy.bundle import GOLDEN, MANIFEST, Bundle, Golden, Percentiles, write_golden
+from splite_deploy.bundle import GOLDEN, MANIFEST, Bundle, Percentiles, write_golden
 from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.parity import compare, violations
@@ -38,13 +38,13 @@ def forged(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
         onnx.checker.check_model(model)
         onnx.save(model, str(path / "model.onnx"))
         bundle = Bundle.open(tiny_bundle)
+        golden, described = bundle.golden(), bundle.manifest.golden
         if edit is not None:
-            golden = bundle.golden()
             outputs: dict[str, Any] = {role: array.copy() for role, array in golden.outputs.items()}
             edit(outputs)
-            write_golden(path / GOLDEN, Golden(golden.crops, outputs))
+            described = write_golden(path / GOLDEN, dataclasses.replace(golden, outputs=outputs))
         artifact = dataclasses.replace(bundle.find(), sha256=sha256_of(path / "model.onnx"))
-        manifest = dataclasses.replace(bundle.manifest, artifacts=(artifact,), golden_sha256=sha256_of(path / GOLDEN))
+        manifest = dataclasses.replace(bundle.manifest, artifacts=(artifact,), golden=described)
         (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         Bundle.open(path)
         return path
@@ -59,9 +59,9 @@ def test_a_good_bundle_passes(tiny_bundle: Path, tiny_dynamic_bundle: Path) -> N
         (result,) = results = verify(bundle, progress=steps.append)
         check(results)
         assert result.artifact == bundle.find() and result.violations == () and steps == ["ort fp32"]
-        assert result.parity.hop == "torch -> ort fp32"
+        assert result.parity.stage == "torch -> ort fp32"
         assert result.parity.crops == len(bundle.golden().crops)
-        assert result.parity.shift_px.max < 1e-3 and result.parity.depth_unit == "mm"
+        assert result.parity.deviation_px.max < 1e-3 and result.parity.depth_unit == "mm"
 
 
 @pytest.mark.parametrize("arguments", [(), ("-b", "ort"), ("-p", "fp32"), ("-b", "ort", "-p", "fp32", "--threads", 1)])
@@ -76,7 +76,7 @@ def test_the_command_gives_json(splite: Callable[..., Result], tiny_bundle: Path
     assert result.exit_code == 0
     (entry,) = json.loads(result.stdout)
     assert entry["artifact"]["sha256"] == Bundle.open(tiny_bundle).find().sha256
-    assert entry["violations"] == [] and entry["parity"]["shift_px"]["max"] < 1e-3
+    assert entry["violations"] == [] and entry["parity"]["deviation_px"]["max"] < 1e-3
 
 
 def test_another_graph_fails(splite: Callable[..., Result], forged: Callable[..., Path]) -> None:
@@ -112,7 +112,7 @@ def test_other_golden_outputs_fail(forged: Callable[..., Path], role: str) -> No
 
 def test_nan_fails(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
-    parity = dataclasses.replace(bundle.manifest.parity[0], shift_px=Percentiles(*[float("nan")] * 3))
+    parity = dataclasses.replace(bundle.report().parity[0], deviation_px=Percentiles(*[float("nan")] * 3))
     assert len(violations(parity, bundle.model.limits, bundle.model)) == 2
 
 
@@ -125,8 +125,8 @@ def test_shifts_are_measured_in_pixels(tiny_bundle: Path, amount: float, expecte
     moved[0, 0, 8, 6] = 40.0 + np.log(amount / (1 - amount)) if amount else -40.0
     flat = np.zeros_like(sharp)
     parity = compare("a", {"heatmap": sharp, "depth": flat}, {"heatmap": moved, "depth": flat}, bundle.model, "b")
-    assert parity.shift_px.max == pytest.approx(4 * amount, abs=1e-4)  # half a cell of 4 px
-    assert parity.shift_px.p50 == 0 and (parity.hop, parity.crops_from, parity.crops) == ("a", "b", 2)
+    assert parity.deviation_px.max == pytest.approx(4 * amount, abs=1e-4)  # half a cell of 4 px
+    assert parity.deviation_px.p50 == 0 and (parity.stage, parity.crops_from, parity.crops) == ("a", "b", 2)
     assert len(violations(parity, bundle.model.limits, bundle.model)) == expected
 
 

@@ -59,12 +59,13 @@ def engine_bundle(source: Path, target: Path, engine: bytes = NO_ENGINE, **facts
     fitting = {"flavour": "rtx", "tensorrt": "1.7.1.116", "platform": this_platform(), "compute_capability": "8.7"}
     artifact = dataclasses.replace(
         bundle.find("ort", "fp32"),
+        format="engine",
         backend="trt",
         precision="fp16",
         file=file.name,
         sha256=sha256_of(file),
         target={key: value for key, value in {**fitting, **facts}.items() if value},
     )
-    manifest = dataclasses.replace(bundle.manifest, artifacts=(artifact,), layers={})
+    manifest = dataclasses.replace(bundle.manifest, artifacts=(artifact,))
     (target / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return target

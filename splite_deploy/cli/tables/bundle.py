@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from splite_deploy.bundle import Bundle, Parity, TensorSpec
-from splite_deploy.bundle.report import BudgetSearch, Verdict
+from splite_deploy.bundle import Bundle, Parity, Report, TensorSpec
+from splite_deploy.bundle.report import BudgetSearch, Recommendation
 from splite_deploy.spec import ModelSpec
 
 if TYPE_CHECKING:  # the device side has no torch
@@ -28,7 +28,7 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
         spec: The model.
     """
     first = rows[0][0]
-    reference = "torch network" if first.hop.startswith("torch ") else "given ONNX graph"
+    reference = "torch network" if first.stage.startswith("torch ") else "given ONNX graph"
     title = f"{spec.name}: difference to the {reference} on {first.crops} crops ({first.crops_from})"
     table = Table(title=escape(title))
     table.add_column("step", no_wrap=True)
@@ -39,8 +39,8 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
         table.add_column(f"max {first.depth_unit}", justify="right")
     table.add_column("", no_wrap=True)
     for parity, broken in rows:
-        shift, depth = parity.shift_px, parity.depth
-        cells = [parity.hop, f"{max(parity.tensor_max_abs.values()):.2g}"]
+        shift, depth = parity.deviation_px, parity.depth
+        cells = [parity.stage, f"{max(parity.tensor_max_abs.values()):.2g}"]
         cells += [f"{value:.2g}" for value in (shift.p50, shift.p95, shift.max)]
         cells += [f"{value:.2g}" for value in (depth.p95, depth.max)] if depth is not None else []
         table.add_row(*cells, "[red]over the limit[/]" if broken else "[green]✓[/]")
@@ -70,25 +70,24 @@ def compaction_tables(result: Compaction) -> tuple[RenderableType, RenderableTyp
     return layers, whole
 
 
-def bundle_tables(bundle: Bundle) -> list[RenderableType]:
+def bundle_tables(bundle: Bundle, report: Report) -> list[RenderableType]:
     """What a bundle holds: facts, artifacts, and what was measured."""
-    return [_facts(bundle), _artifacts(bundle), *measured_tables(bundle)]
+    return [_facts(bundle, report), _artifacts(bundle), *measured_tables(report, bundle.model)]
 
 
-def measured_tables(bundle: Bundle) -> list[RenderableType]:
+def measured_tables(report: Report, spec: ModelSpec) -> list[RenderableType]:
     """What the export measured: differences, layers that went back to float, and which artifact to ship."""
-    manifest = bundle.manifest
-    tables = [parity_table([(parity, ()) for parity in manifest.parity], bundle.model)]
-    tables += [] if manifest.budget is None else [_budget_table(manifest.budget)]
-    tables += [] if manifest.verdict is None else _verdict_tables(manifest.verdict)
+    tables = [parity_table([(parity, ()) for parity in report.parity], spec)]
+    tables += [] if report.search is None else [_search_table(report.search)]
+    tables += [] if report.recommendation is None else _recommendation_tables(report.recommendation)
     return tables
 
 
-def _budget_table(search: BudgetSearch) -> RenderableType:
+def _search_table(search: BudgetSearch) -> RenderableType:
     """The layers that int8 gave back, in the order in which they went."""
     limits = ((search.max_shift_px, "px"), (search.max_shift_mm, "mm"))
     asked = " and ".join(f"{limit:g} {unit}" for limit, unit in limits if limit is not None)
-    if not search.rows:
+    if not search.excluded:
         return f"int8 keeps the budget of {asked} without returning a layer to float."
     table = Table(title=f"int8: layers returned to float until a shift of {asked} (p95) held")
     for heading in ("layer", "kind"):
@@ -96,16 +95,16 @@ def _budget_table(search: BudgetSearch) -> RenderableType:
     for heading in ("it alone, p95 px", "left over, p95 px", "latency p50 ms"):
         table.add_column(heading, justify="right")
     table.add_row("every layer in int8", "", "", f"{search.plain_p95_px:.3g}", f"{search.plain_latency_ms:.3f}")
-    for row in search.rows:
+    for row in search.excluded:
         shifts = f"{row.isolated_p95_px:.3g}", f"{row.accumulated_p95_px:.3g}"
         table.add_row(escape(row.layer), row.op, *shifts, f"{row.latency_ms:.3f}")
     return table
 
 
-def _verdict_tables(verdict: Verdict) -> list[RenderableType]:
+def _recommendation_tables(recommendation: Recommendation) -> list[RenderableType]:
     """The artifacts side by side, their accuracy where it was measured, and what follows."""
-    first = verdict.rows[0]
-    table = Table(title="artifacts side by side", caption=escape(verdict.measured))
+    first = recommendation.rows[0]
+    table = Table(title="artifacts side by side", caption=escape(recommendation.measured))
     headings = ["MB", "p50 ms", "speed-up", "shift p50 px", "p95 px", "max px"]
     headings += [f"depth p95 {first.depth_unit}"] if first.depth is not None else []
     accuracy = Table(title="accuracy on the labels given")
@@ -116,9 +115,9 @@ def _verdict_tables(verdict: Verdict) -> list[RenderableType]:
         one.add_column("artifact", no_wrap=True)
         for name in names:
             one.add_column(name, justify="right")
-    for row in verdict.rows:
-        shift, found = row.shift_px, row.accuracy
-        label = f"[bold]{row.label}[/]" if row.label == verdict.ship else row.label
+    for row in recommendation.rows:
+        shift, found = row.deviation_px, row.accuracy
+        label = f"[bold]{row.label}[/]" if row.label == recommendation.ship else row.label
         cells = [f"{row.size_bytes / 1e6:.2f}", f"{row.p50_ms:.3f}"]
         cells += ["" if row.speed_up is None else f"{row.speed_up:.2f}"]
         cells += [f"{value:.2g}" for value in (shift.p50, shift.p95, shift.max)]
@@ -128,7 +127,7 @@ def _verdict_tables(verdict: Verdict) -> list[RenderableType]:
             aligned = "" if found.pa_mpjpe_mm is None else f"{found.pa_mpjpe_mm:.2f}"
             figures = f"{found.mean_error_box_pct:.2f}", f"{found.pck_05:.3f}"
             accuracy.add_row(label, str(found.images), *figures, aligned)
-    return [table, *([accuracy] if first.accuracy is not None else ()), escape(verdict.reason)]
+    return [table, *([accuracy] if first.accuracy is not None else ()), escape(recommendation.reason)]
 
 
 def checkpoint_tables(report: CheckpointReport) -> list[RenderableType]:
@@ -254,17 +253,17 @@ def _change(ms: float, before_ms: float) -> str:
     return f"{ms:.3f} {ms / before_ms - 1:+.0%}"
 
 
-def _facts(bundle: Bundle) -> Table:
+def _facts(bundle: Bundle, report: Report) -> Table:
     spec, source = bundle.model, bundle.manifest.source
     size = f"{spec.input.width} x {spec.input.height} {spec.input.color.upper()}"
-    versions = ", ".join(f"{name} {version}" for name, version in source.versions.items())
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     facts = Table.grid(padding=(0, 2))
     for name, value in (
         ("model", f"{spec.name}, {spec.keypoint_count} keypoints, decoder {spec.decoder.type}"),
         ("input", f"{size}, box padded by {spec.input.box_padding:g}"),
         ("checkpoint", f"{source.checkpoint}, sha256 {source.checkpoint_sha256[:16]}…"),
-        ("made with", f"splite-deploy {source.tool_version}, opset {source.opset}, {versions}"),
-        *(("note", note) for note in source.notes),
+        ("made with", f"splite-deploy {source.tool_version}, opset {report.opset}, {versions}"),
+        *(("note", note) for note in report.notes),
     ):
         facts.add_row(f"[bold]{name}[/]", escape(value))
     return facts

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from splite_deploy.bench.profile import LayerGroup, float_layers, histogram, total_us, types_histogram
-from splite_deploy.bundle import Artifact, Manifest
+from splite_deploy.bundle import Artifact, Manifest, Report
 from splite_deploy.bundle.report import Layer
 
 _MEASURED = {
@@ -20,39 +20,39 @@ _MEASURED = {
 _NAMED = 6  # layers that a line names
 
 
-def types_tables(manifest: Manifest) -> list[RenderableType]:
+def types_tables(manifest: Manifest, report: Report) -> list[RenderableType]:
     """In which types the layers of each artifact work, a row for each; nothing where none were recorded."""
-    recorded = _recorded(manifest)
+    recorded = _recorded(manifest, report)
     if not recorded:
         return []
-    table = Table(title="what the layers work in", caption=_caption(manifest))
+    table = Table(title="what the layers work in", caption=_caption(manifest, report))
     table.add_column("artifact", no_wrap=True)
     table.add_column("layers", justify="right")
     table.add_column("types: count and share of the time")
     for artifact, layers in recorded:
         table.add_row(artifact.label, str(len(layers)), escape(", ".join(map(_count, types_histogram(layers)))))
-    return [table, *_float_lines(manifest)]
+    return [table, *_float_lines(manifest, report)]
 
 
-def histogram_tables(manifest: Manifest) -> list[RenderableType]:
+def histogram_tables(manifest: Manifest, report: Report) -> list[RenderableType]:
     """The layers of each artifact by kind and types; nothing where none were recorded."""
-    recorded = _recorded(manifest)
+    recorded = _recorded(manifest, report)
     if not recorded:
         return []
     table = _table("layers by kind and types", ("artifact", "kind", "types"), ("count", "time us", "share"))
-    table.caption = _caption(manifest)
+    table.caption = _caption(manifest, report)
     for artifact, layers in recorded:
         for index, group in enumerate(histogram(layers)):
             figures = str(group.count), _us(group.time_us), _percent(group.share)
             table.add_row("" if index else artifact.label, escape(group.kind), escape(group.types), *figures)
         table.add_section()
-    return [table, *_float_lines(manifest)]
+    return [table, *_float_lines(manifest, report)]
 
 
-def layer_tables(manifest: Manifest) -> list[RenderableType]:
+def layer_tables(manifest: Manifest, report: Report) -> list[RenderableType]:
     """Every layer of each artifact in the order of execution; nothing where none were recorded."""
     tables: list[RenderableType] = []
-    for artifact, layers in _recorded(manifest):
+    for artifact, layers in _recorded(manifest, report):
         table = _table(f"{artifact.label}: {len(layers)} layers", ("", "layer", "kind", "types"), ("time us", "share"))
         whole = total_us(layers)
         for index, layer in enumerate(layers):
@@ -62,17 +62,17 @@ def layer_tables(manifest: Manifest) -> list[RenderableType]:
         table.add_section()
         table.add_row("", "in all", "", "", _us(whole), "")
         tables.append(table)
-    return [*tables, _caption(manifest), *_float_lines(manifest)] if tables else []
+    return [*tables, _caption(manifest, report), *_float_lines(manifest, report)] if tables else []
 
 
-def _recorded(manifest: Manifest) -> list[tuple[Artifact, Sequence[Layer]]]:
+def _recorded(manifest: Manifest, report: Report) -> list[tuple[Artifact, Sequence[Layer]]]:
     """The artifacts whose layers were recorded."""
-    return [(one, manifest.layers[one.label]) for one in manifest.artifacts if one.label in manifest.layers]
+    return [(one, report.layers[one.label]) for one in manifest.artifacts if one.label in report.layers]
 
 
-def _float_lines(manifest: Manifest) -> list[RenderableType]:
+def _float_lines(manifest: Manifest, report: Report) -> list[RenderableType]:
     """A line for each int8 artifact: the layers that work in floating point all the same."""
-    recorded = _recorded(manifest)
+    recorded = _recorded(manifest, report)
     return [escape(f"{one.label}: {_float_line(layers)}") for one, layers in recorded if one.precision == "int8"]
 
 
@@ -87,9 +87,9 @@ def _float_line(layers: Sequence[Layer]) -> str:
     return f"{len(floating)} of {len(layers)} layers work in float{share}: {names}{more}."
 
 
-def _caption(manifest: Manifest) -> str:
+def _caption(manifest: Manifest, report: Report) -> str:
     """How the layers recorded were found."""
-    backends = {artifact.backend for artifact, _ in _recorded(manifest)}
+    backends = {artifact.backend for artifact, _ in _recorded(manifest, report)}
     return " ".join(text for backend, text in _MEASURED.items() if backend in backends)
 
 

@@ -81,4 +81,4 @@ def _trial(
     limits: LimitSpec,
 ) -> Trial:
     parity = compare("", reference, outputs, spec, "")
-    return Trial(p50_ms, parity.shift_px.p95, tuple(violations(parity, limits, spec)))
+    return Trial(p50_ms, parity.deviation_px.p95, tuple(violations(parity, limits, spec)))

@@ -101,7 +101,7 @@ def make_onnx_files(
                 ranges=ranges,
                 progress=progress,
             )
-            report, plain = found.int8, found.plain.parity.shift_px.p95
+            report, plain = found.int8, found.plain.parity.deviation_px.p95
             asked = options.budget.shift_px, options.budget.depth_mm
             made.search = BudgetSearch(*asked, plain, found.plain_latency_ms, found.rows)
             floating = report.floating

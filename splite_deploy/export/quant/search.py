@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from splite_deploy.bundle.report import Parity, Returned
+from splite_deploy.bundle.report import ExcludedLayer, Parity
 from splite_deploy.decoders import HeatmapDecoder
 from splite_deploy.errors import ExportError, ParityError, UsageError
 from splite_deploy.export.graph.walk import (
@@ -73,7 +73,7 @@ class Budget:
         """
         parity, shares = shift.parity, []
         if self.shift_px is not None:
-            shares += [parity.shift_px.p95 / self.shift_px, parity.shift_px.max / self.shift_px / MAX_FACTOR]
+            shares += [parity.deviation_px.p95 / self.shift_px, parity.deviation_px.max / self.shift_px / MAX_FACTOR]
         if self.depth_mm is not None:
             if parity.depth is None or parity.depth_unit != "mm":
                 raise UsageError(
@@ -92,7 +92,7 @@ class BudgetReport:
         int8: What the graph that was found computes in.
         plain: Shift with every layer in int8.
         final: Shift of the graph that was found.
-        plain_latency_ms: Median latency with every layer in int8; see `Returned.latency_ms`.
+        plain_latency_ms: Median latency with every layer in int8; see `ExcludedLayer.latency_ms`.
         rows: The layers that went back to float; empty where the budget held without.
     """
 
@@ -100,7 +100,7 @@ class BudgetReport:
     plain: Shift
     final: Shift
     plain_latency_ms: float
-    rows: tuple[Returned, ...]
+    rows: tuple[ExcludedLayer, ...]
 
 
 def measure_shift(reference: Outputs, candidate: Outputs, spec: ModelSpec) -> Shift:
@@ -182,11 +182,11 @@ def within_budget(
             progress(f"back to float: {layer}")
             final = search.shift(kept)
             rows.append(
-                Returned(
+                ExcludedLayer(
                     layer=layer,
                     op=search.walk.nodes[layer].op_type,
-                    isolated_p95_px=alone[layer].parity.shift_px.p95,
-                    accumulated_p95_px=final.parity.shift_px.p95,
+                    isolated_p95_px=alone[layer].parity.deviation_px.p95,
+                    accumulated_p95_px=final.parity.deviation_px.p95,
                     latency_ms=search.latency_ms(kept),
                 )
             )
@@ -235,7 +235,7 @@ class _Search:
 def _hopeless(shift: Shift, budget: Budget) -> ParityError:
     parity, wanted = shift.parity, []
     if budget.shift_px is not None:
-        wanted.append(f"keypoint shift p95 {parity.shift_px.p95:.3g} px (budget {budget.shift_px:g})")
+        wanted.append(f"keypoint shift p95 {parity.deviation_px.p95:.3g} px (budget {budget.shift_px:g})")
     if budget.depth_mm is not None and parity.depth is not None:
         wanted.append(f"depth shift p95 {parity.depth.p95:.3g} mm (budget {budget.depth_mm:g})")
     return ParityError(

@@ -1,0 +1,138 @@
+"""The golden file: inputs and what the original network made of them, raw tensors that any language reads.
+
+Little-endian, C order, one tensor after the other, each at a multiple of 16 bytes; the manifest says which lies where.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.bundle.manifest import GoldenFile, GoldenTensor, ImageFacts
+from splite_deploy.decoders import Decoded
+from splite_deploy.errors import BundleError
+from splite_deploy.spec import Color
+
+GOLDEN = "golden.bin"
+ALIGNMENT = 16
+_OUTPUT = "output."
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class GoldenImage:
+    """An image with a box, and what the reference made of it.
+
+    Attributes:
+        pixels: (H, W, 3) uint8; tensor ``image``.
+        color: Channel order of ``pixels``.
+        box: (4,) float64 x0, y0, x1, y1 in pixels of the image.
+        crop: (h, w, 3) uint8, as the machine that exported cut it, channels in the order of the input spec; tensor
+            ``image.crop``.
+        keypoints: (K, 2) float32 of the reference on that crop, in pixels of the image; tensor ``image.keypoints``.
+        scores: (K,) float32; tensor ``image.scores``.
+        opencv: Version of OpenCV that cut the crop.
+    """
+
+    pixels: NDArray[np.uint8]
+    color: Color
+    box: NDArray[np.float64]
+    crop: NDArray[np.uint8]
+    keypoints: Array
+    scores: Array
+    opencv: str
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Reference inputs and outputs of N crops.
+
+    Attributes:
+        crops: (N, h, w, 3) uint8, channels in the order of the input spec; tensor ``crops``.
+        outputs: fp32 outputs of the original network by role, N first; tensors ``output.ROLE``.
+        decoded: What they decode to, in pixels of the crop; tensors ``keypoints``, ``scores`` and, where there is one,
+            ``depth``.
+        reference: What computed the outputs: ``torch``, or ``onnx`` where the source was an ONNX graph.
+        image: An image for the comparison of preprocessing; None without one.
+    """
+
+    crops: NDArray[np.uint8]
+    outputs: Mapping[str, Array]
+    decoded: Decoded
+    reference: str = "torch"
+    image: GoldenImage | None = None
+
+
+def write_golden(path: Path, golden: Golden) -> GoldenFile:
+    """Writes the golden file, and says what the manifest has to say of it."""
+    tensors: dict[str, NDArray[Any]] = {
+        "crops": golden.crops,
+        **{_OUTPUT + role: values for role, values in golden.outputs.items()},
+        **golden.decoded.by_role(),
+    }
+    image = golden.image
+    facts = None
+    if image is not None:
+        tensors["image"], tensors["image.crop"] = image.pixels, image.crop
+        tensors["image.keypoints"], tensors["image.scores"] = image.keypoints, image.scores
+        x0, y0, x1, y1 = image.box.tolist()
+        facts = ImageFacts(image.color, (x0, y0, x1, y1), image.opencv)
+    content, described = bytearray(), {}
+    for name, values in tensors.items():
+        content += bytes(-len(content) % ALIGNMENT)
+        exact = np.dtype(values.dtype).newbyteorder("<")
+        described[name] = GoldenTensor(values.dtype.name, values.shape, len(content))  # type: ignore[arg-type]
+        content += values.astype(exact, order="C", copy=False).tobytes()
+    path.write_bytes(content)
+    return GoldenFile(path.name, hashlib.sha256(content).hexdigest(), golden.reference, described, facts)
+
+
+def read_golden(content: bytes, file: GoldenFile) -> Golden:
+    """Takes the golden file apart.
+
+    Args:
+        content: Its bytes.
+        file: What the manifest says of it.
+
+    Raises:
+        BundleError: A tensor is missing, or lies outside the file.
+    """
+
+    def tensor(name: str) -> NDArray[Any]:
+        if name not in file.tensors:
+            raise BundleError(f"The golden file has no tensor '{name}'.", hint="Make the bundle anew.")
+        at = file.tensors[name]
+        dtype = np.dtype(at.dtype).newbyteorder("<")
+        count = int(np.prod(at.shape, dtype=np.int64))
+        if min((*at.shape, at.offset)) < 0 or at.offset + count * dtype.itemsize > len(content):
+            raise BundleError(f"The golden tensor '{name}' lies outside its file.", hint="Make the bundle anew.")
+        return np.frombuffer(content, dtype, count, at.offset).reshape(at.shape)
+
+    image = None
+    if file.image is not None:
+        image = GoldenImage(
+            pixels=tensor("image"),
+            color=file.image.color,
+            box=np.array(file.image.box),
+            crop=tensor("image.crop"),
+            keypoints=tensor("image.keypoints"),
+            scores=tensor("image.scores"),
+            opencv=file.image.opencv,
+        )
+    return Golden(
+        crops=tensor("crops"),
+        outputs={name.removeprefix(_OUTPUT): tensor(name) for name in file.tensors if name.startswith(_OUTPUT)},
+        decoded=Decoded(
+            keypoints=tensor("keypoints"),
+            scores=tensor("scores"),
+            depth=tensor("depth") if "depth" in file.tensors else None,
+        ),
+        reference=file.reference,
+        image=image,
+    )
