@@ -64,7 +64,7 @@ lint: $(STAMP)
 
 unit: $(STAMP)
 	@echo "==> Tests (pytest)"
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 clean:  ## Removes .venv and everything built
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,11 +1,12 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and what makes the whole run fast."""
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,51 @@ from numpy.typing import NDArray
 
 ROOT = Path(__file__).parents[1]
 TINY = Path(__file__).parent / "tiny"
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""For this process, before torch is imported, and for those that it starts: networks of a few channels are slower on
+several threads, by far where other workers keep the cores busy."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Has every worker begin with its share of the slow tests, so that none of them runs alone at the end.
+
+    ``--dist worksteal`` gives each worker an equal run of neighbours and moves work from the end of the longest queue.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    if workers == 1 or len(slow) > len(items) // workers:
+        return
+    dealt: list[pytest.Item] = []
+    for left in range(workers, 0, -1):
+        share = (len(slow) + len(quick)) // left
+        first = [slow.pop(0) for _ in range(len(slow) // left)]
+        dealt += [*first, *(quick.pop(0) for _ in range(share - len(first)))]
+    items[:] = dealt
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Makes a folder once for all workers: a name and what fills the empty folder; the others wait, and read only."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        shared.mkdir(exist_ok=True)
+        folder, made = shared / name, shared / f"{name}.made"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed on the way
+                folder.mkdir()
+                fill(folder)
+                made.touch()
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -25,16 +71,18 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_checkpoint(made_once: MadeOnce) -> Path:
     """Weights of tests/tiny as safetensors."""
     pytest.importorskip("torch")
     safetensors_torch = pytest.importorskip("safetensors.torch")
     from splite_deploy.export.source.checkpoint import load_symbol
 
     build = load_symbol("arch.py:build", TINY)  # by its path: the models have an arch.py too
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    safetensors_torch.save_file(build().state_dict(), path)
-    return path
+
+    def fill(folder: Path) -> None:
+        safetensors_torch.save_file(build().state_dict(), folder / "tiny.safetensors")
+
+    return made_once("tiny-checkpoint", fill) / "tiny.safetensors"
 
 
 @pytest.fixture(scope="session")
@@ -44,22 +92,26 @@ def tiny_model() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(tiny_checkpoint: Path, tiny_model: Path, made_once: MadeOnce) -> Path:
     """A bundle of tests/tiny with a batch of one. Read only: copy it before changing it."""
     from splite_deploy.export import ExportOptions, export_bundle
 
-    path = tmp_path_factory.mktemp("bundle") / "tiny.splite"
-    return export_bundle(tiny_checkpoint, path, model=tiny_model, options=ExportOptions(crops=12)).path
+    def fill(folder: Path) -> None:
+        export_bundle(tiny_checkpoint, folder / "tiny.splite", model=tiny_model, options=ExportOptions(crops=12))
+
+    return made_once("tiny-bundle", fill) / "tiny.splite"
 
 
 @pytest.fixture(scope="session")
-def tiny_dynamic_bundle(tiny_checkpoint: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_dynamic_bundle(tiny_checkpoint: Path, tiny_model: Path, made_once: MadeOnce) -> Path:
     """The same with a dynamic batch."""
     from splite_deploy.export import ExportOptions, export_bundle
 
-    path = tmp_path_factory.mktemp("bundle") / "tiny-dynamic.splite"
-    options = ExportOptions(crops=4, dynamic_batch=True)
-    return export_bundle(tiny_checkpoint, path, model=tiny_model, options=options).path
+    def fill(folder: Path) -> None:
+        options = ExportOptions(crops=4, dynamic_batch=True)
+        export_bundle(tiny_checkpoint, folder / "tiny-dynamic.splite", model=tiny_model, options=options)
+
+    return made_once("tiny-dynamic-bundle", fill) / "tiny-dynamic.splite"
 
 
 @pytest.fixture(scope="session")
@@ -105,13 +157,3 @@ def hand_digits() -> Path:
     if not (path / "labels.json").is_file():
         pytest.skip("the hand-digits photographs are not here; name their folder in SPLITE_HAND_DIGITS")
     return path
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks of a few channels are slower on several threads, by far where other work runs beside them."""
-    torch = pytest.importorskip("torch")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

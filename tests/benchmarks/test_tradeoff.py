@@ -19,8 +19,6 @@ from splite_deploy.errors import UsageError
 from splite_deploy.export.source.checkpoint import load_symbol
 from splite_deploy.files import sha256_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:

@@ -14,8 +14,3 @@ def nets() -> ModuleType:
     import nets
 
     return nets
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread: None) -> None:
-    """All networks here are small."""

@@ -306,6 +306,7 @@ def test_the_build_ends_badly(
 
 
 @needs_rtx
+@pytest.mark.slow
 def test_memory_runs_out(tiny_bundle: Path, tmp_path: Path) -> None:
     """The real builder, with a graph of 256 MiB and less memory than it takes."""
     columns = 1 << 23

@@ -347,7 +347,6 @@ def real_hands(root: Path, hand_digits: Path, tmp_path_factory: pytest.TempPathF
     return crops_from_images(file, 32, spec.input).pixels
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("source", ["rendered_hands", "real_hands"])
 def test_a_trained_network_finds_an_undeclared_order_that_is_wrong(
     hand: tuple[ModelSpec, HostSpec, Judge], tmp_path: Path, source: str, request: pytest.FixtureRequest

@@ -28,7 +28,6 @@ from splite_deploy.export.source.checkpoint import load_symbol
 from splite_deploy.export.source.formats import form_of
 from splite_deploy.files import sha256_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 IMAGE = torch.zeros(1, 3, 64, 48)
 Export = Callable[..., Bundle]
 

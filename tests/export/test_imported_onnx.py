@@ -22,7 +22,6 @@ from splite_deploy.export.source.formats import form_of
 from splite_deploy.files import sha256_of
 from splite_deploy.runtime.verify import verify
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 Export = Callable[..., Bundle]
 Change = Callable[[Any], Any]
 KEPT = "kept the opset 18 of the graph"

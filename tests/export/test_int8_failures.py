@@ -125,6 +125,7 @@ def hostile(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_hostile_head_fails_and_a_budget_saves_it(export: Run, hostile: Path, tmp_path: Path) -> None:
     result = export(of=hostile)
     assert result.exit_code == 1 and "onnx -> ort int8 changed the result on 24 crops: keypoint shift" in result.stderr
@@ -138,6 +139,7 @@ def test_a_hostile_head_fails_and_a_budget_saves_it(export: Run, hostile: Path, 
     assert search.excluded[-1].accumulated_p95_px <= 1.5
 
 
+@pytest.mark.slow
 def test_a_graph_whose_keypoints_collapse_fails_verify(export: Run, splite: Run, tmp_path: Path) -> None:
     """A converter that lost a range: the last activation before the heads has steps fifty times as large."""
     assert export("--max-shift-px", 3).exit_code == 0

@@ -23,8 +23,6 @@ from splite_deploy.export.graph.walk import load, make_session, run_graph
 from splite_deploy.export.quant.precision import to_int8
 from splite_deploy.runtime.preprocess import Preprocessor
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def opset_of(model: onnx.ModelProto) -> int:
     return int(model.opset_import[0].version)

@@ -25,7 +25,6 @@ from splite_deploy.export.quant.ranges import METHODS, calibrate
 
 torch = pytest.importorskip("torch")
 onnxsim = pytest.importorskip("onnxsim")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 Array = NDArray[np.float32]
 GraphOf = Callable[[str], onnx.ModelProto]

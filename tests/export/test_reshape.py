@@ -28,8 +28,6 @@ from torch.nn import functional  # noqa: TID253
 from splite_deploy.errors import CheckpointError
 from splite_deploy.export.source.reshape import Reshaped, reshape_to
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class ChannelsFirst(nn.LayerNorm):
     """As in timm: what arrives is not what is normalised."""

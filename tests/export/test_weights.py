@@ -30,7 +30,6 @@ from splite_deploy.export.source.header import FORMAT_VERSION, HEADER, compacted
 from splite_deploy.export.source.masks import count_zeros
 from splite_deploy.spec import load_model_toml
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 IMAGE = torch.zeros(1, 3, 64, 48)
 Export = Callable[..., Bundle]
 

@@ -105,6 +105,7 @@ def test_the_checkpoints_are_accurate_on_photographs(hand_digits: Path, spec: Mo
     assert compacted.pa_mpjpe_mm <= min(7.1, dense.pa_mpjpe_mm + 0.1)
 
 
+@pytest.mark.slow
 def test_evaluate_prints_the_same_through_the_runtime(hand_digits: Path, tmp_path: Path, spec: ModelSpec) -> None:
     from splite_deploy.export import ExportOptions, export_bundle
 
