@@ -10,25 +10,38 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pytest
 
-FENCED = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+if TYPE_CHECKING:
+    from conftest import MadeOnce
+
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^#{2,3} (.+)$", re.MULTILINE)
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "110"}
+FIRST = "Three commands"
 
 
-def blocks(root: Path, language: str) -> list[str]:
-    text = (root / "README.md").read_text(encoding="utf-8")
+def sections(root: Path) -> dict[str, str]:
+    """The text below each heading of the README."""
+    _, *parts = HEADING.split((root / "README.md").read_text(encoding="utf-8"))
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def blocks(text: str, language: str) -> list[str]:
     return [body for found, body in FENCED.findall(text) if found == language]
 
 
-@pytest.fixture(scope="module")
-def workplace(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def commands(text: str) -> list[str]:
+    return [line for block in blocks(text, "sh") for line in block.splitlines() if line.strip()]
+
+
+def fill_workplace(root: Path, folder: Path) -> None:
     """A folder as the README assumes it: the models, a picture of a hand, a folder of photographs."""
-    folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(root / "models", folder / "models", ignore=shutil.ignore_patterns("__pycache__"))
     example = [sys.executable, "models/splite_hand/synthetic.py", "--example", "hand.png"]
     printed = subprocess.run(example, cwd=folder, check=True, capture_output=True, text=True).stdout
@@ -36,7 +49,6 @@ def workplace(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     shutil.copy(folder / "hand.png", folder / "photos")
     write_clip(folder)
-    return folder
 
 
 CLIP_FRAMES, CLIP_STEP_PX, CLIP_CORNER = 40, 4, (400, 120)
@@ -87,39 +99,97 @@ def buildable(command: str) -> bool:
     return command.split()[1] != "compile" or find_spec("tensorrt_rtx_bindings") is not None
 
 
-def test_the_readme_runs_from_top_to_bottom(root: Path, workplace: Path) -> None:
-    commands = [line for block in blocks(root, "sh") for line in block.splitlines() if line.strip()]
-    assert len(commands) >= 9
-    printed = {command: run(command, workplace) for command in commands if buildable(command)}
-    used = {command.split()[1] for command in commands}
-    assert used == {"export", "verify", "run", "bench", "inspect", "doctor", "compact", "compile"}
+def run_in_order(lines: list[str], folder: Path) -> dict[str, str]:
+    """What each command prints."""
+    return {line: run(line, folder) for line in lines if buildable(line)}
 
+
+@pytest.fixture(scope="module")
+def begun(root: Path, made_once: MadeOnce) -> Path:
+    """The folder after the first commands, which everything else in the README builds on. Read only."""
+
+    def fill(folder: Path) -> None:
+        fill_workplace(root, folder)
+        printed = run_in_order(blocks(sections(root)[FIRST], "sh")[0].splitlines(), folder)
+        (folder / "printed.json").write_text(json.dumps(printed), encoding="utf-8")
+
+    return made_once("readme", fill)
+
+
+@pytest.fixture
+def workplace(begun: Path, tmp_path: Path) -> Path:
+    """A copy of it, for the commands of one section: they run in their order, and sections side by side."""
+    return shutil.copytree(begun, tmp_path / "workplace")
+
+
+def pose_of(folder: Path) -> dict[str, Any]:
+    """What the first commands found in the picture of a hand."""
+    pose: dict[str, Any] = json.loads((folder / "hand.json").read_text(encoding="utf-8"))["poses"][0]
+    return pose
+
+
+def test_the_readme_has_every_command_in_a_section_that_is_run(root: Path) -> None:
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert len(commands(text)) >= 9
+    used = {command.split()[1] for command in commands(text)}
+    assert used == {"export", "verify", "run", "bench", "inspect", "doctor", "compact", "compile"}
+    assert [title for title, body in sections(root).items() if commands(body)] == [FIRST, *SECTIONS, CAMERA]
+    assert [title for title, body in sections(root).items() if blocks(body, "python")] == [APPLICATION, CAMERA]
+    assert commands(text) == [line for body in sections(root).values() for line in commands(body)]
+
+
+@pytest.mark.slow
+def test_the_first_commands_of_the_readme(root: Path, begun: Path) -> None:
+    printed: dict[str, str] = json.loads((begun / "printed.json").read_text(encoding="utf-8"))
     export = next(text for command, text in printed.items() if " export " in command)
     assert "torch -> onnx" in export
     assert "torch -> simplified" in export
-    assert "Estimator, total" in next(text for command, text in printed.items() if " bench " in command)
-    pose = json.loads((workplace / "hand.json").read_text(encoding="utf-8"))["poses"][0]
-    assert np.array(pose["keypoints"]).shape == (21, 2)
-    assert cv2.imread(str(workplace / "overlay.png")) is not None
-    assert json.loads((workplace / "bench.jsonl").read_text(encoding="utf-8"))["threads"] == 1
+    assert np.array(pose_of(begun)["keypoints"]).shape == (21, 2)
+    assert cv2.imread(str(begun / "overlay.png")) is not None
 
     # the box that the README writes is the one of the rendered hand, to the pixel
-    box = next(command.split("--box ")[1].split()[0] for command in commands if "--box" in command)
-    truth = [float(value) for value in (workplace / "box.txt").read_text(encoding="utf-8").split(",")]
+    box = next(command.split("--box ")[1].split()[0] for command in printed if "--box" in command)
+    truth = [float(value) for value in (begun / "box.txt").read_text(encoding="utf-8").split(",")]
     assert np.abs(np.array([float(value) for value in box.split(",")]) - truth).max() < 1
 
-    application, camera_loop = blocks(root, "python")
+
+@pytest.mark.slow
+def test_the_rest_of_the_first_section(root: Path, workplace: Path) -> None:
+    _, *rest = blocks(sections(root)[FIRST], "sh")
+    printed = run_in_order([line for block in rest for line in block.splitlines()], workplace)
+    assert "Estimator, total" in next(text for command, text in printed.items() if " bench " in command)
+    assert json.loads((workplace / "bench.jsonl").read_text(encoding="utf-8"))["threads"] == 1
+
+
+SECTIONS = ("Precisions", "Benchmark", "TensorRT engines", "Compaction")
+APPLICATION, CAMERA = "In your application", "Embed in a Jetson app"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", SECTIONS)
+def test_a_section_of_the_readme_runs_from_top_to_bottom(root: Path, workplace: Path, title: str) -> None:
+    lines = commands(sections(root)[title])
+    assert list(run_in_order(lines, workplace)) == [line for line in lines if buildable(line)] != []
+
+
+def test_the_application_of_the_readme(root: Path, workplace: Path) -> None:
+    (application,) = blocks(sections(root)[APPLICATION], "python")
     assert "palm" in run([sys.executable, "-W", "error", "-c", application], workplace)
 
-    # the camera loop, with a video file in the camera's place
+
+@pytest.mark.slow
+def test_the_camera_loop_of_the_readme_with_a_video_in_the_place_of_the_camera(root: Path, workplace: Path) -> None:
+    (camera_loop,) = blocks(sections(root)[CAMERA], "python")
     with_clip, places = re.subn(r"csi_pipeline\([^)]*\)", '"clip.mp4"', camera_loop)
     assert places == 1
     printed_tips = run([sys.executable, "-W", "error", "-c", with_clip], workplace).splitlines()
     tips = np.array([line.split() for line in printed_tips])
     assert tips.shape == (CLIP_FRAMES, 3)
-    still = np.array(pose["keypoints"][8]) + CLIP_CORNER
+    still = np.array(pose_of(workplace)["keypoints"][8]) + CLIP_CORNER
     moved = np.arange(CLIP_FRAMES)[:, None] * (CLIP_STEP_PX, 0)
     assert np.abs(tips[:, :2].astype(float) - (still + moved)).max() < 10
+
+    run_in_order(commands(sections(root)[CAMERA]), workplace)
     records = [json.loads(line) for line in (workplace / "clip.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [record["found"] for record in records] == [True] * CLIP_FRAMES
     capture = cv2.VideoCapture(str(workplace / "overlay.mp4"))
@@ -178,6 +248,7 @@ def demo(root: Path, folder: Path, *variables: str) -> tuple[str, np.ndarray]:
     return done.stdout, np.array(poses[0]["keypoints"])
 
 
+@pytest.mark.slow
 def test_make_demo_ends_with_keypoints_on_the_fingers(root: Path, tmp_path: Path) -> None:
     from splite_deploy.export.source.checkpoint import load_symbol
 
@@ -192,8 +263,9 @@ def test_make_demo_ends_with_keypoints_on_the_fingers(root: Path, tmp_path: Path
     assert error.max() < 0.08
 
 
-def test_make_demo_takes_a_photograph(root: Path, workplace: Path, tmp_path: Path) -> None:
-    printed, keypoints = demo(root, tmp_path, f"IMAGE={workplace / 'hand.png'}", "BOX=54,52,349,439")
+@pytest.mark.slow
+def test_make_demo_takes_a_photograph(root: Path, begun: Path, tmp_path: Path) -> None:
+    printed, keypoints = demo(root, tmp_path, f"IMAGE={begun / 'hand.png'}", "BOX=54,52,349,439")
     assert "Finding the keypoints in" in printed
     assert keypoints.min() > 40
     assert keypoints.max() < 450
