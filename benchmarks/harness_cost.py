@@ -11,6 +11,7 @@ by more than 3 % or the harness costs 20 us or more.
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import subprocess
 import sys
@@ -103,8 +104,9 @@ def harness_us(repeats: int = 9, frames: int = 100_000) -> tuple[float, float]:
     """Time of the harness for one inference, of a bare network and within an estimator, microseconds.
 
     Session and estimator do nothing, so everything between two inferences counts: the loop, the readings of the clock,
-    the lists, the windows. What `measure` does once, such as collecting garbage, falls out of the difference between a
-    long run and a short one. It is time of the processor: the harness waits for nothing.
+    the lists, the windows. What `measure` does once falls out of the difference between a long run and a short one; the
+    garbage that it collects does not, in a process with much of it, so what lies there already is left out. It is time
+    of the processor: the harness waits for nothing.
     """
     nothing: Any = SimpleNamespace(
         inputs=(SimpleNamespace(name="image"),),
@@ -127,7 +129,12 @@ def harness_us(repeats: int = 9, frames: int = 100_000) -> tuple[float, float]:
             float(np.median([took_us(subject, 2 * frames) - took_us(subject, frames) for _ in range(repeats)])) / frames
         )
 
-    return each_us(bare), each_us(whole) / 2  # a frame of an estimator is run twice
+    gc.collect()
+    gc.freeze()
+    try:
+        return each_us(bare), each_us(whole) / 2  # a frame of an estimator is run twice
+    finally:
+        gc.unfreeze()
 
 
 def bare_loop(run: Callable[[Any], object], feeds: Sequence[Any], frames: int) -> float:
