@@ -42,7 +42,7 @@ from splite_deploy.spec import Color, Precision
 SAMPLES = 2000
 """Of each stage at most so many times are kept in a result."""
 FRAMES, MIN_S = 300, 2.5
-"""Unless the caller names a number, at least so many frames are timed, and for at least so many seconds."""
+"""Unless the caller says otherwise, at least so many frames are timed, and for at least so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Extras:
         layers: What the backend makes of the file, layer by layer, where it can tell; takes less than a second.
         duration_s: Run without a pause for so many seconds, with the sensors read; 0 does not.
         streams: Run so many estimators at once; 1 does not.
+        streams_s: How long they run, and one of them alone before, seconds.
         labels: Evaluate on this ``labels.json`` or its folder, on the split ``val`` where it has one.
     """
 
@@ -61,6 +62,7 @@ class Extras:
     layers: bool = True
     duration_s: float = 0.0
     streams: int = 1
+    streams_s: float = 2.0
     labels: Path | None = None
 
 
@@ -74,6 +76,7 @@ def run_bench(
     frames: int | None = None,
     warmup: int = 50,
     warmup_min_s: float = 0.5,
+    min_s: float = MIN_S,
     batch: int = 1,
     inputs: Sequence[Input] | None = None,
     inputs_from: str = "images given by the caller",
@@ -91,9 +94,10 @@ def run_bench(
         threads: CPU threads of the backend; None is its default. OpenCV keeps its own number, see the result.
         affinity: Cores to use; needs ``threads``. None leaves that to the system.
         frames: Timed frames, in three windows; more are added until three windows in a row agree. None is `FRAMES`, or
-            as many as take `MIN_S` seconds: a run that is shorter than other work on the machine is at its mercy.
+            as many as take ``min_s`` seconds: a run that is shorter than other work on the machine is at its mercy.
         warmup: Fewest untimed frames beforehand.
         warmup_min_s: Shortest warm-up in seconds.
+        min_s: Shortest time in seconds where ``frames`` is None.
         batch: Crops per frame; above 1 the artifact must have a dynamic batch.
         inputs: Images with boxes; None takes the golden crops of the bundle. Those are as small as the input of
             the network: cropping a large photograph takes longer, so give your own images to measure that.
@@ -109,7 +113,7 @@ def run_bench(
         MissingDependencyError: The backend's package is not installed.
         BackendError: The backend cannot load or run the artifact, or not with this batch.
     """
-    options = _options(frames, warmup, warmup_min_s, batch)
+    options = _options(frames, warmup, warmup_min_s, min_s, batch)
     extras = extras or Extras()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     keypoints = len(opened.model.skeleton.keypoint_names)
@@ -138,7 +142,7 @@ def run_bench(
                 accuracy = evaluate(rgb, labels, f"{len(labels)} labels of {folder.resolve().name}", folder)
         streams = None
         if extras.streams > 1:
-            streams = run_streams(open_estimator, inputs, extras.streams, batch=batch)
+            streams = run_streams(open_estimator, inputs, extras.streams, batch=batch, seconds=extras.streams_s)
         layers = profile_artifact(opened, artifact, threads=threads) if extras.layers and name in PROFILES else ()
         fresh = extras.fresh_process
         startup, memory = (
@@ -177,6 +181,7 @@ def run_file(
     frames: int | None = None,
     warmup: int = 50,
     warmup_min_s: float = 0.5,
+    min_s: float = MIN_S,
     batch: int = 1,
     tensors: Path | None = None,
     gpu: GpuOptions = DEFAULT_GPU,
@@ -192,6 +197,7 @@ def run_file(
         frames: As for `run_bench`.
         warmup: As for `run_bench`.
         warmup_min_s: As for `run_bench`.
+        min_s: As for `run_bench`.
         batch: First size of inputs whose file leaves it open.
         tensors: A ``.npz`` of inputs, used in turn, see `given_feeds`; None takes random numbers.
         gpu: How a backend that runs on a GPU works.
@@ -203,7 +209,7 @@ def run_file(
         MissingDependencyError: The backend's package is not installed.
         BackendError: The backend cannot load or run the file.
     """
-    options = _options(frames, warmup, warmup_min_s, batch)
+    options = _options(frames, warmup, warmup_min_s, min_s, batch)
     extras = extras or Extras()
     if extras.streams > 1 or extras.labels is not None:
         raise UsageError(
@@ -243,12 +249,12 @@ def run_file(
     )
 
 
-def _options(frames: int | None, warmup: int, warmup_min_s: float, batch: int) -> Options:
+def _options(frames: int | None, warmup: int, warmup_min_s: float, min_s: float, batch: int) -> Options:
     return Options(
         frames=FRAMES if frames is None else frames,
         warmup_frames=warmup,
         warmup_min_s=warmup_min_s,
-        min_s=MIN_S if frames is None else 0.0,
+        min_s=min_s if frames is None else 0.0,
         batch=batch,
     )
 

@@ -15,6 +15,7 @@ Splite = Callable[..., Result]
 QUICK = ("--frames", 10, "--warmup", 1, "--threads", 1)
 
 
+@pytest.mark.slow
 def test_a_bundle_with_everything(splite: Splite, tiny_bundle: Path, tmp_path: Path) -> None:
     core, file = min(os.sched_getaffinity(0)), tmp_path / "bench.jsonl"
     more = ("--affinity", core, "--duration", 0.2, "--streams", 2, "--json", file)
