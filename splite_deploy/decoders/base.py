@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+Sizes = tuple[int | tuple[int, ...], ...]
+"""What the axes of an array measure; several numbers where each of them will do."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,38 @@ class Decoder(ABC):
 
     Attributes:
         type: Its name there.
-        roles: What the network gives, in this order.
+        layouts: What the network gives, in this order: its role, and its axes as manifests write them (``NCHW``).
         decoded_roles: What a graph gives that decodes by itself.
     """
 
     type: ClassVar[str]
-    roles: ClassVar[tuple[str, ...]]
+    layouts: ClassVar[Mapping[str, str]]
     decoded_roles: ClassVar[tuple[str, ...]] = ("keypoints", "scores")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of the network's outputs, in their order."""
+        return tuple(self.layouts)
+
+    @abstractmethod
+    def shapes(self, keypoints: int, size: InputSize) -> Mapping[str, Sizes]:
+        """What each role's axes measure, without the batch.
+
+        Args:
+            keypoints: Their number K.
+            size: Of the network's input.
+        """
+
+    def decoded_shapes(self, keypoints: int) -> Mapping[str, Sizes]:
+        """The same of a graph that decodes."""
+        return {role: (keypoints, 2) if role == "keypoints" else (keypoints,) for role in self.decoded_roles}
+
+    def check(self, keypoints: int, size: InputSize) -> None:  # noqa: B027 - where nothing can be wrong
+        """Compares the parameters with the rest of the model.
+
+        Raises:
+            SpecError: One does not fit so many keypoints or an input of this size.
+        """
 
     @abstractmethod
     def decode(self, outputs: Mapping[str, Array], size: InputSize) -> Decoded:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from splite_deploy.decoders.base import Array, Decoded, Decoder, InputSize
+from splite_deploy.decoders.base import Array, Decoded, Decoder, InputSize, Sizes
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,12 @@ class Coordinates(Decoder):
     """
 
     type: ClassVar[str] = "coordinates"
-    roles: ClassVar[tuple[str, ...]] = ("coordinates",)
+    layouts: ClassVar[Mapping[str, str]] = {"coordinates": "NKC"}
     scale: Literal["unit", "pixel"]
+
+    def shapes(self, keypoints: int, size: InputSize) -> Mapping[str, Sizes]:
+        """Two columns, or three."""
+        return {"coordinates": (keypoints, (2, 3))}
 
     def decode(self, outputs: Mapping[str, Array], size: InputSize) -> Decoded:
         """Keypoints and scores from ``coordinates``; without a score it is 1, since none was given."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.decoders.base import Array, Decoder
+from splite_deploy.decoders.base import Array, Decoder, InputSize, Sizes
 from splite_deploy.errors import require
 
 Alignment = Literal["corner", "centre", "udp"]
@@ -41,7 +41,7 @@ class HeatmapDecoder(Decoder):
         alignment: Where the centre of cell i lies, see `Axis.of`; must be the one of training.
     """
 
-    roles: ClassVar[tuple[str, ...]] = ("heatmap",)
+    layouts: ClassVar[Mapping[str, str]] = {"heatmap": "NCHW"}
     stride: float
     beta: float
     alignment: Alignment = field(metadata={"hint": _HINT})
@@ -49,6 +49,17 @@ class HeatmapDecoder(Decoder):
     def __post_init__(self) -> None:
         require(0 < self.stride < math.inf, "decoder.stride must be positive")
         require(0 < self.beta < math.inf, "decoder.beta must be positive")
+
+    def shapes(self, keypoints: int, size: InputSize) -> Mapping[str, Sizes]:
+        """Maps of one size: K channels, and one cell for each stride."""
+        cells = round(size.height / self.stride), round(size.width / self.stride)
+        return dict.fromkeys(self.roles, (keypoints, *cells))
+
+    def check(self, keypoints: int, size: InputSize) -> None:
+        """Refuses a stride that does not divide the input."""
+        for name, pixels in (("height", size.height), ("width", size.width)):
+            off = abs(round(pixels / self.stride) * self.stride - pixels)
+            require(off < 0.01, f"decoder.stride {self.stride:g} does not divide input.{name} {pixels}")
 
 
 @dataclass(frozen=True)

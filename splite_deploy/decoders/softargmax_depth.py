@@ -27,7 +27,7 @@ class SoftArgmaxDepth(SoftArgmax):
     """
 
     type: ClassVar[str] = "softargmax-depth"
-    roles: ClassVar[tuple[str, ...]] = ("heatmap", "depth")
+    layouts: ClassVar[Mapping[str, str]] = {"heatmap": "NCHW", "depth": "NCHW"}
     decoded_roles: ClassVar[tuple[str, ...]] = ("keypoints", "scores", "depth")
     root_keypoint: int
     unit: Unit
@@ -38,6 +38,13 @@ class SoftArgmaxDepth(SoftArgmax):
         require(self.root_keypoint >= 0, "decoder.root_keypoint must not be negative")
         require(len(self.scale_bones) > 0, "decoder.scale_bones needs at least one pair of keypoints")
         require(all(a != b for a, b in self.scale_bones), "decoder.scale_bones has a pair of one keypoint")
+
+    def check(self, keypoints: int, size: InputSize) -> None:
+        """Refuses keypoints that the skeleton lacks, too."""
+        super().check(keypoints, size)
+        used = {self.root_keypoint, *(i for bone in self.scale_bones for i in bone)}
+        inside = min(used) >= 0 and max(used) < keypoints
+        require(inside, "decoder.root_keypoint or scale_bones names no keypoint of the skeleton")
 
     def decode(self, outputs: Mapping[str, Array], size: InputSize) -> Decoded:
         """Keypoints, scores and depths from ``heatmap``, logits, and ``depth``, both (N, K, H, W)."""

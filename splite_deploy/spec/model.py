@@ -118,12 +118,9 @@ class ModelSpec:
     def __post_init__(self) -> None:
         require(self.name != "" and self.name.replace("-", "").replace("_", "").isalnum(), "name must be a word")
         require(self.palm_mm is None or self.palm_mm > 0, "palm_mm must be positive")
-        if isinstance(self.decoder, SoftArgmaxDepth):
-            used = {self.decoder.root_keypoint, *(i for bone in self.decoder.scale_bones for i in bone)}
-            inside = min(used) >= 0 and max(used) < self.keypoint_count
-            require(inside, "decoder.root_keypoint or scale_bones names no keypoint of the skeleton")
-            if self.decoder.unit == "mm":
-                require(self.palm_mm is not None, "a depth in mm needs palm_mm, which tells the scale of x and y")
+        self.decoder.check(self.keypoint_count, self.input)
+        if isinstance(self.decoder, SoftArgmaxDepth) and self.decoder.unit == "mm":
+            require(self.palm_mm is not None, "a depth in mm needs palm_mm, which tells the scale of x and y")
 
     @property
     def keypoint_count(self) -> int:

@@ -19,6 +19,7 @@ from splite_deploy.decoders import (
     Coordinates,
     Decoded,
     Decoder,
+    HeatmapDecoder,
     SoftArgmax,
     SoftArgmaxDepth,
     SoftArgmaxWindow,
@@ -49,6 +50,12 @@ def model(decoder: Decoder, keypoints: int, width: int = 128, height: int = 128)
         skeleton=SkeletonSpec(tuple(f"k{i}" for i in range(keypoints)), ()),
         palm_mm=88.0,
     )
+
+
+def model_of(decoder: HeatmapDecoder, maps: Mapping[str, Array]) -> ModelSpec:
+    """A model whose input the maps cover."""
+    _, keypoints, rows, columns = maps["heatmap"].shape
+    return model(decoder, keypoints, round(columns * decoder.stride), round(rows * decoder.stride))
 
 
 def outputs(seed: int, shape: tuple[int, ...]) -> dict[str, Array]:
@@ -141,7 +148,7 @@ def test_window_finds_the_centre_of_unit_gaussian(x: float, y: float) -> None:
 def test_window_moves_with_the_map_by_whole_cells(seed: int, right: int, down: int) -> None:
     heatmap = np.zeros((1, 1, 24, 24), np.float32)
     heatmap[..., 10:14, 10:14] = outputs(seed, (1, 1, 4, 4))["heatmap"] + 0.1
-    spec = model(WINDOW, 1)
+    spec = model_of(WINDOW, {"heatmap": heatmap})
     before = decode({"heatmap": heatmap}, spec)
     after = decode({"heatmap": np.roll(heatmap, (down, right), (2, 3))}, spec)
     moved = Decoded(before.keypoints + np.array([4 * right, 4 * down], np.float32), before.scores, None)
@@ -153,7 +160,7 @@ def test_window_moves_with_the_map_by_whole_cells(seed: int, right: int, down: i
 @quick
 def test_a_mirrored_map_gives_mirrored_keypoints(decoder: SoftArgmax, seed: int) -> None:
     maps = outputs(seed, (1, 2, 8, 11))
-    spec = model(decoder, 2)
+    spec = model_of(decoder, maps)
     plain = decode(maps, spec)
     mirrored = decode({role: values[..., ::-1] for role, values in maps.items()}, spec)
     keypoints = plain.keypoints.copy()
@@ -169,7 +176,7 @@ def test_a_mirrored_map_gives_mirrored_keypoints(decoder: SoftArgmax, seed: int)
 def test_scores_lie_in_0_1_and_keypoints_in_the_map(decoder: SoftArgmax, seed: int, gain: float) -> None:
     maps = outputs(seed, (2, 2, 6, 9))
     maps["heatmap"] *= np.float32(gain)
-    found = decode(maps, model(decoder, 2))
+    found = decode(maps, model_of(decoder, maps))
     assert ((found.scores >= 0) & (found.scores <= 1)).all()
     assert ((found.keypoints > 0) & (found.keypoints < (9 * 4, 6 * 4))).all()
 
@@ -179,7 +186,7 @@ def test_scores_lie_in_0_1_and_keypoints_in_the_map(decoder: SoftArgmax, seed: i
 @quick
 def test_a_batch_decodes_like_its_members(decoder: SoftArgmax, seed: int, count: int) -> None:
     maps = outputs(seed, (count, 3, 9, 6))
-    spec = model(decoder, 3)
+    spec = model_of(decoder, maps)
     whole = decode(maps, spec)
     for n in range(count):
         single = decode({role: values[n : n + 1] for role, values in maps.items()}, spec)
@@ -195,7 +202,7 @@ def test_a_batch_decodes_like_its_members(decoder: SoftArgmax, seed: int, count:
 def test_inputs_are_left_alone(decoder: SoftArgmax) -> None:
     maps = outputs(0, (1, 2, 5, 5))
     before = {role: values.copy() for role, values in maps.items()}
-    decode(maps, model(decoder, 2))
+    decode(maps, model_of(decoder, maps))
     for role, values in maps.items():
         np.testing.assert_array_equal(values, before[role])
 
@@ -210,7 +217,7 @@ def test_a_concentrated_map_scores_higher_than_a_spread_one() -> None:
 
 def test_depth_of_the_root_is_zero_and_ignores_an_offset() -> None:
     maps = outputs(3, (2, 3, 6, 6))
-    spec = model(DEPTH, 3)
+    spec = model_of(DEPTH, maps)
     plain = decode(maps, spec)
     lifted = decode({**maps, "depth": maps["depth"] + 5}, spec)
     assert plain.depth is not None and lifted.depth is not None
@@ -231,6 +238,7 @@ def ones(**shapes: tuple[int, ...]) -> dict[str, Array]:
         (GLOBAL, ones(heatmap=(1, 3, 8, 8)), "heatmap"),
         (GLOBAL, ones(heatmap=(2, 8, 8)), "heatmap"),
         (GLOBAL, ones(heatmap=(1, 8, 8, 2)), "heatmap"),
+        (GLOBAL, ones(heatmap=(1, 2, 8, 9)), "heatmap"),
         (WINDOW, ones(heatmap=(1, 2, 64)), "heatmap"),
         (DEPTH, ones(heatmap=(1, 2, 8, 8), depth=(1, 3, 8, 8)), "depth"),
         (DEPTH, ones(heatmap=(1, 2, 8, 8), depth=(1, 2, 4, 4)), "depth"),
@@ -244,7 +252,7 @@ def ones(**shapes: tuple[int, ...]) -> dict[str, Array]:
 )
 def test_refuses_a_wrong_shape(decoder: Decoder, maps: Mapping[str, Array], role: str) -> None:
     with pytest.raises(BackendError) as caught:
-        decode(maps, model(decoder, 2))
+        decode(maps, model(decoder, 2, 32, 32))
     shape = maps[role].shape
     assert f"output '{role}' has shape {shape}" in caught.value.message
     assert "2 keypoints" in caught.value.message
@@ -267,5 +275,5 @@ def test_refuses_what_is_not_finite(decoder: Decoder, role: str, where: tuple[in
     maps = ones(heatmap=(1, 2, 8, 8), depth=(1, 2, 8, 8), coordinates=(1, 2, 3))
     maps[role][where] = value
     with pytest.raises(BackendError, match="not finite") as caught:
-        decode(maps, model(decoder, 2))
+        decode(maps, model(decoder, 2, 32, 32))
     assert "splite-deploy verify" in caught.value.hint

@@ -149,7 +149,7 @@ def test_decoded_outputs_are_checked(fused: Path) -> None:
     spec, shapes = bundle.model, {tensor.role: tensor.shape for tensor in bundle.find().outputs}
     check_shapes(shapes, spec)
     with pytest.raises(
-        BackendError, match="has no output 'depth', which the decoder 'softargmax-depth' reads"
+        BackendError, match="There is no output 'depth', which the decoder 'softargmax-depth' reads"
     ) as caught:
         check_shapes({role: shapes[role] for role in ("keypoints", "scores")}, spec)
     assert "keypoints, scores" in caught.value.hint

@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from splite_deploy.bundle import Artifact, TensorSpec
+from splite_deploy.decoders import check_shapes
 from splite_deploy.errors import ExportError
 from splite_deploy.export.quant.trained import has_quantisers
 from splite_deploy.files import sha256_of
@@ -62,24 +63,8 @@ def check_outputs(network: nn.Module, spec: ModelSpec) -> None:
             f"{', '.join(roles)}.",
             hint="Choose the decoder that fits, or return these outputs in this order.",
         )
-    check_shapes({role: tuple(value.shape) for role, value in zip(roles, values, strict=True)}, spec)
-
-
-def check_shapes(shapes: Mapping[str, tuple[int, ...]], spec: ModelSpec) -> None:
-    """Compares the shapes of the outputs, by role and for one crop, with what the decoder reads.
-
-    Raises:
-        ExportError: One is another; the message names it.
-    """
-    for role, shape in shapes.items():
-        wanted = _expected_shape(role, spec)
-        if role == "coordinates" and len(shape) == 3 and shape[2] in (2, 3):
-            wanted = (*wanted[:2], shape[2])
-        if shape != wanted:
-            raise ExportError(
-                f"The output '{role}' has shape {shape}; the spec says {wanted}.",
-                hint="Check keypoint_names, the input size and the decoder's stride in model.toml.",
-            )
+    shapes = {role: tuple(value.shape) for role, value in zip(roles, values, strict=True)}
+    check_shapes(shapes, spec, crops=1, error=ExportError)
 
 
 def _describe(value: object) -> str:
@@ -89,13 +74,6 @@ def _describe(value: object) -> str:
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {', '.join(map(_describe, value)) or 'nothing'}"
     return f"a {type(value).__name__}"
-
-
-def _expected_shape(role: str, spec: ModelSpec) -> tuple[int, ...]:
-    if role == "coordinates":
-        return (1, spec.keypoint_count, 2)
-    stride: float = spec.decoder.stride  # type: ignore[attr-defined]
-    return (1, spec.keypoint_count, round(spec.input.height / stride), round(spec.input.width / stride))
 
 
 def onnx_from_network(network: nn.Module, spec: ModelSpec, *, opset: int, dynamic_batch: bool) -> onnx.ModelProto:
@@ -236,25 +214,21 @@ def ort_artifact(model: onnx.ModelProto, file: Path, spec: ModelSpec, dynamic_ba
     )
 
 
-def layout_of(role: str) -> str:
-    """The layout of an output."""
-    return "NKC" if role == "coordinates" else "NCHW"
-
-
 def output_specs(model: onnx.ModelProto, spec: ModelSpec) -> tuple[TensorSpec, ...]:
     """Output tensors of a graph whose outputs are named by their role."""
+    layouts, names = spec.decoder.layouts, [output.name for output in model.graph.output]
+    if set(names) != set(layouts):
+        raise ExportError(
+            f"The graph's outputs are {names}, not {list(layouts)}.",
+            hint="Two outputs of the network may be the same tensor; return them apart.",
+        )
     specs = []
     for output in model.graph.output:
         shape = tuple(
             dimension.dim_value if dimension.HasField("dim_value") else None
             for dimension in output.type.tensor_type.shape.dim
         )
-        specs.append(TensorSpec(output.name, shape, "float32", layout_of(output.name), output.name))
-    if {tensor.role for tensor in specs} != set(spec.decoder.roles):
-        raise ExportError(
-            f"The graph's outputs are {[tensor.name for tensor in specs]}, not {list(spec.decoder.roles)}.",
-            hint="Two outputs of the network may be the same tensor; return them apart.",
-        )
+        specs.append(TensorSpec(output.name, shape, "float32", layouts[output.name], output.name))
     return tuple(specs)
 
 

@@ -15,8 +15,9 @@ import onnx
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, TensorSpec
+from splite_deploy.decoders import check_shapes
 from splite_deploy.errors import BackendError, CheckpointError, ExportError
-from splite_deploy.export.graph.torch_to_onnx import check_shapes, first_line, input_spec, layout_of
+from splite_deploy.export.graph.torch_to_onnx import first_line, input_spec
 from splite_deploy.files import sha256_of
 from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.verify import run_each
@@ -78,7 +79,7 @@ def read_graph(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None
     names, matched = _match_outputs(model.graph, spec)
     digest = sha256_of(path)
     sizes = input_spec(spec, dynamic_batch).shape
-    outputs = tuple(TensorSpec(name, (), "float32", layout_of(role), role) for role, name in names.items())
+    outputs = tuple(TensorSpec(name, (), "float32", spec.decoder.layouts[role], role) for role, name in names.items())
     inputs = (TensorSpec(image.name, sizes, "float32", "NCHW", "image"),)
     artifact = Artifact("onnx", "ort", "fp32", path.name, digest, inputs, outputs, spec.limits, {})
     shapes = _try(path, artifact, spec, dynamic_batch)
@@ -235,7 +236,7 @@ def _try(path: Path, artifact: Artifact, spec: ModelSpec, dynamic_batch: bool) -
             f"Run on a batch of 2 the graph gives outputs of {', '.join(map(str, shapes.values()))}.",
             hint="Leave out --dynamic-batch, or export the graph again with an open first axis.",
         )
-    check_shapes({role: (1, *shape[1:]) if dynamic_batch else shape for role, shape in shapes.items()}, spec)
+    check_shapes(shapes, spec, crops=2 if dynamic_batch else 1, error=ExportError)
     return {role: (None if dynamic_batch else 1, *shape[1:]) for role, shape in shapes.items()}
 
 
