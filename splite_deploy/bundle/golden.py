@@ -58,15 +58,15 @@ class Golden:
         outputs: fp32 outputs of the original network by role, N first; tensors ``output.ROLE``.
         decoded: What they decode to, in pixels of the crop; tensors ``keypoints``, ``scores`` and, where there is one,
             ``depth``.
+        image: An image for the comparison of preprocessing.
         reference: What computed the outputs: ``torch``, or ``onnx`` where the source was an ONNX graph.
-        image: An image for the comparison of preprocessing; None without one.
     """
 
     crops: NDArray[np.uint8]
     outputs: Mapping[str, Array]
     decoded: Decoded
+    image: GoldenImage
     reference: str = "torch"
-    image: GoldenImage | None = None
 
 
 def write_golden(path: Path, golden: Golden) -> GoldenFile:
@@ -75,14 +75,13 @@ def write_golden(path: Path, golden: Golden) -> GoldenFile:
         "crops": golden.crops,
         **{_OUTPUT + role: values for role, values in golden.outputs.items()},
         **golden.decoded.by_role(),
+        "image": golden.image.pixels,
+        "image.crop": golden.image.crop,
+        "image.keypoints": golden.image.keypoints,
+        "image.scores": golden.image.scores,
     }
-    image = golden.image
-    facts = None
-    if image is not None:
-        tensors["image"], tensors["image.crop"] = image.pixels, image.crop
-        tensors["image.keypoints"], tensors["image.scores"] = image.keypoints, image.scores
-        x0, y0, x1, y1 = image.box.tolist()
-        facts = ImageFacts(image.color, (x0, y0, x1, y1), image.opencv)
+    x0, y0, x1, y1 = golden.image.box.tolist()
+    facts = ImageFacts(golden.image.color, (x0, y0, x1, y1), golden.image.opencv)
     content, described = bytearray(), {}
     for name, values in tensors.items():
         content += bytes(-len(content) % ALIGNMENT)
@@ -114,17 +113,6 @@ def read_golden(content: bytes, file: GoldenFile) -> Golden:
             raise BundleError(f"The golden tensor '{name}' lies outside its file.", hint="Make the bundle anew.")
         return np.frombuffer(content, dtype, count, at.offset).reshape(at.shape)
 
-    image = None
-    if file.image is not None:
-        image = GoldenImage(
-            pixels=tensor("image"),
-            color=file.image.color,
-            box=np.array(file.image.box),
-            crop=tensor("image.crop"),
-            keypoints=tensor("image.keypoints"),
-            scores=tensor("image.scores"),
-            opencv=file.image.opencv,
-        )
     return Golden(
         crops=tensor("crops"),
         outputs={name.removeprefix(_OUTPUT): tensor(name) for name in file.tensors if name.startswith(_OUTPUT)},
@@ -133,6 +121,14 @@ def read_golden(content: bytes, file: GoldenFile) -> Golden:
             scores=tensor("scores"),
             depth=tensor("depth") if "depth" in file.tensors else None,
         ),
+        image=GoldenImage(
+            pixels=tensor("image"),
+            color=file.image.color,
+            box=np.array(file.image.box),
+            crop=tensor("image.crop"),
+            keypoints=tensor("image.keypoints"),
+            scores=tensor("image.scores"),
+            opencv=file.image.opencv,
+        ),
         reference=file.reference,
-        image=image,
     )

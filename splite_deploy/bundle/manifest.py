@@ -157,14 +157,14 @@ class GoldenFile:
         sha256: Hex SHA-256 of the file.
         reference: What computed the outputs: ``torch``, or ``onnx`` where the source was an ONNX graph.
         tensors: Where each tensor lies, by its name; see `splite_deploy.bundle.golden.Golden` for the names.
-        image: What is known of the golden image; None without one.
+        image: What is known of the golden image.
     """
 
     file: str
     sha256: str
     reference: str
     tensors: Mapping[str, GoldenTensor]
-    image: ImageFacts | None = None
+    image: ImageFacts
 
 
 @dataclass(frozen=True)

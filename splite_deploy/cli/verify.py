@@ -31,10 +31,12 @@ def verify(
 ) -> None:
     """Runs the bundle's golden images on this machine and compares with the original network.
 
-    Exit status 1 if an artifact differs by more than its limits.
+    Preprocessing is compared apart: the crop that is cut here of a golden image with the recorded one, which OpenCV's
+    versions round differently. Exit status 1 if an artifact differs by more than its limits, or if the crop alone moves
+    keypoints too far.
     """
     from splite_deploy.bundle import Bundle
-    from splite_deploy.cli.tables.bundle import parity_table
+    from splite_deploy.cli.tables.bundle import image_table, parity_table
     from splite_deploy.runtime.verify import check
     from splite_deploy.runtime.verify import verify as verify_bundle
     from splite_deploy.spec.plain import to_plain
@@ -45,5 +47,8 @@ def verify(
     if as_json:
         click.echo(json.dumps([to_plain(result) for result in results], indent=1))
     else:
-        show(parity_table([(result.parity, result.violations) for result in results], opened.model))
+        rows = [(result.parity, result.violations) for result in results]
+        show(parity_table(rows, opened.model), image_table(results))
+    for warning in dict.fromkeys(f"{one.artifact.label}: {text}" for one in results for text in one.warnings):
+        click.echo(f"warning: {warning}", err=True)
     check(results)

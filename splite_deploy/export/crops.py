@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,33 @@ HELD_OUT = 4
 
 
 @dataclass(frozen=True)
+class Example:
+    """An image that a crop was cut of.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        color: Channel order of ``image``.
+        box: (4,) xyxy in pixels of the image; None is the whole image.
+    """
+
+    image: Image
+    color: Color
+    box: NDArray[np.floating[Any]] | None
+
+
+@dataclass(frozen=True)
 class Crops:
     """Crops as the runtime makes them.
 
     Attributes:
         pixels: (N, h, w, 3) uint8, channels in the order of the input spec.
         origin: Where they came from, in words.
+        example: What the first one was cut of.
     """
 
     pixels: NDArray[np.uint8]
     origin: str
+    example: Example
 
 
 def make_crops(
@@ -63,7 +80,7 @@ def make_crops(
         if rest:
             picked = [rest[i] for i in evenly(len(rest), count)]
             name = calibration.parent.name if calibration.suffix == ".json" else calibration.name
-            return Crops(_read(picked, spec), f"{len(picked)} images of {name}, {part}")
+            return _crops(_read(picked), "bgr", spec, f"{len(picked)} images of {name}, {part}")
     return crops_from_renderer(host, count, spec)
 
 
@@ -103,8 +120,8 @@ def _files(samples: list[LabelledImage]) -> list[File]:
     return [(sample.path, sample.box) for sample in samples]
 
 
-def _read(files: Iterable[File], spec: InputSpec) -> NDArray[np.uint8]:
-    return cut(((read_image(file), box) for file, box in files), "bgr", spec)
+def _read(files: Iterable[File]) -> Iterator[Boxed]:
+    return ((read_image(file), box) for file, box in files)
 
 
 def crops_from_images(path: Path, count: int, spec: InputSpec) -> Crops:
@@ -114,7 +131,7 @@ def crops_from_images(path: Path, count: int, spec: InputSpec) -> Crops:
         UsageError: There are no images, or one of them cannot be read.
     """
     items, origin = boxed_images(path, count)
-    return _named(_read(items, spec), origin)
+    return _crops(_read(items), "bgr", spec, origin)
 
 
 def crops_from_renderer(host: HostSpec, count: int, spec: InputSpec) -> Crops:
@@ -129,8 +146,8 @@ def crops_from_renderer(host: HostSpec, count: int, spec: InputSpec) -> Crops:
             "There are no images to compare the conversions on.",
             hint="Give some with --images DIR, or name a generator as samples in model.toml.",
         )
-    pixels = cut(rendered(host, count, seed=0), "rgb", spec)
-    return _named(pixels, f"{count} synthetic images of {host.samples.partition(':')[0]}")
+    origin = f"{count} synthetic images of {host.samples.partition(':')[0]}"
+    return _crops(rendered(host, count, seed=0), "rgb", spec, origin)
 
 
 def rendered(host: HostSpec, count: int, *, seed: int) -> Iterator[Boxed]:
@@ -166,7 +183,10 @@ def cut(boxed: Iterable[Boxed], color: Color, spec: InputSpec) -> NDArray[np.uin
     return np.array(crops, np.uint8).reshape(-1, spec.height, spec.width, 3)
 
 
-def _named(pixels: NDArray[np.uint8], origin: str) -> Crops:
-    if not len(pixels):
+def _crops(boxed: Iterator[Boxed], color: Color, spec: InputSpec, origin: str) -> Crops:
+    first = next(boxed, None)
+    if first is None:
         raise UsageError("There are no images to compare the conversions on.", hint="Give some with --images DIR.")
-    return Crops(pixels, origin)
+    image, box = first
+    pixels = cut(chain([(image, box)], boxed), color, spec)
+    return Crops(pixels, origin, Example(image, color, box))

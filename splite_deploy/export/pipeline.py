@@ -23,14 +23,12 @@ from splite_deploy.bundle import (
     REPORT,
     REPORT_VERSION,
     Bundle,
-    Golden,
     Manifest,
     Report,
     Source,
     new_bundle,
     write_golden,
 )
-from splite_deploy.decoders import decode
 from splite_deploy.errors import CheckpointError, UsageError
 from splite_deploy.export.artifacts import (
     FP32,
@@ -41,6 +39,7 @@ from splite_deploy.export.artifacts import (
 )
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.finishing import finish_bundle
+from splite_deploy.export.golden import make_golden, prepare_image
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_outputs, onnx_from_network, ort_artifact, simplify
 from splite_deploy.export.graph.walk import save
 from splite_deploy.export.options import ExportOptions as ExportOptions
@@ -61,7 +60,6 @@ from splite_deploy.spec import HostSpec, ModelSpec, load_model_toml
 from splite_deploy.version import __version__
 
 GRAPH = "model.onnx"
-GOLDEN_CROPS = 8
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxsim", "onnxscript", "numpy", "opencv-python-headless")
 _TFLITE_LIBRARIES = ("tensorflow", "onnx2tf", "ai-edge-litert")
 
@@ -178,12 +176,15 @@ def export_bundle(
 
         progress("cropping images for the comparison")
         crops = make_crops(options.images, options.crops, spec.input, loaded.host, calibration=options.calibration)
-        tensors = Preprocessor(spec.input, spec.input.color).normalise(crops.pixels)
+        image = prepare_image(crops.example, spec.input)
+        tensors = Preprocessor(spec.input, spec.input.color).normalise([*crops.pixels, image.crop])
         if isinstance(loaded, GivenGraph):
             name, outputs = "onnx", loaded.run(tensors)
         else:
             name, outputs = "torch", run_network(loaded.network, tensors, spec)
-        reference = Reference(name, spec, crops.pixels, tensors, outputs, crops.origin)
+        on_image = {role: values[-1:] for role, values in outputs.items()}
+        outputs = {role: values[:-1] for role, values in outputs.items()}
+        reference = Reference(name, spec, crops.pixels, tensors[:-1], outputs, crops.origin)
 
         with new_bundle(output, overwrite=options.overwrite) as folder:
             hops = []
@@ -205,8 +206,7 @@ def export_bundle(
             graph = ort_artifact(model_graph, folder / GRAPH, spec, options.dynamic_batch)
             made = make_artifacts(folder, graph, reference, loaded.host, options, compiler, progress)
 
-            chosen = np.linspace(0, len(crops.pixels) - 1, min(GOLDEN_CROPS, len(crops.pixels))).round().astype(int)
-            golden = _golden(reference, chosen)
+            golden = make_golden(reference, image, on_image)
             manifest = Manifest(
                 format_version=FORMAT_VERSION,
                 model=spec,
@@ -259,13 +259,6 @@ def _measured(
     parity = (*report.parity, *(shifts[label].parity for label in added))
     report = replace(report, notes=(*report.notes, *notes))
     return manifest, replace(report, parity=parity, recommendation=recommendation, layers=layers)
-
-
-def _golden(reference: Reference, chosen: NDArray[np.intp]) -> Golden:
-    """Some crops of the reference, their outputs, and what these decode to."""
-    outputs = {role: values[chosen] for role, values in reference.outputs.items()}
-    decoded = decode(outputs, reference.spec)
-    return Golden(reference.pixels[chosen], outputs, decoded, reference.name)
 
 
 def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpec) -> dict[str, NDArray[np.float32]]:

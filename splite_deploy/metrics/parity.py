@@ -33,13 +33,13 @@ def compare(stage: str, reference: Outputs, candidate: Outputs, spec: ModelSpec,
     if before.depth is not None and after.depth is not None:
         scale = spec.mm_per_unit()
         unit = "mm" if scale is not None else "palm"
-        depth = _percentiles(np.abs(after.depth - before.depth) * (scale or 1.0))
+        depth = percentiles(np.abs(after.depth - before.depth) * (scale or 1.0))
     return Parity(
         stage=stage,
         crops=len(deviation),
         crops_from=crops_from,
         tensor_max_abs={role: float(np.abs(candidate[role] - reference[role]).max()) for role in reference},
-        deviation_px=_percentiles(deviation),
+        deviation_px=percentiles(deviation),
         depth=depth,
         depth_unit=unit,
     )
@@ -78,5 +78,6 @@ def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
     )
 
 
-def _percentiles(values: NDArray[np.floating[Any]]) -> Percentiles:
+def percentiles(values: NDArray[np.floating[Any]]) -> Percentiles:
+    """50th and 95th percentile and maximum."""
     return Percentiles(*(float(v) for v in (*np.percentile(values, [50, 95]), values.max())))

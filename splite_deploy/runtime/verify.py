@@ -1,19 +1,27 @@
-"""Compares outputs in pixels and millimetres, and checks the artifacts of a bundle on this machine."""
+"""Checks the artifacts of a bundle on this machine: their outputs, and the preprocessing before them.
+
+The golden crops have preprocessing behind them: what an artifact makes of them tells of the backend alone. The golden
+image is cropped anew, and its crop compared with the one that the exporting machine cut. Versions of OpenCV round
+differently, which is no fault of an artifact: a crop that differs is named, and fails the check only where it alone
+moves keypoints by more than float16 may.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.bundle import Artifact, Bundle, Parity
+from splite_deploy.bundle import Artifact, Bundle, GoldenImage, Parity, Percentiles
+from splite_deploy.decoders import decode
 from splite_deploy.errors import ParityError, UsageError
-from splite_deploy.metrics.parity import compare, violations
-from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.metrics.parity import compare, limits_of, percentiles, violations
+from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, transform_points
 from splite_deploy.runtime.session import DEFAULT_GPU, Feed, GpuOptions, Session, open_session
-from splite_deploy.spec import Precision
+from splite_deploy.spec import ModelSpec, Precision
 
 Array = NDArray[np.float32]
 
@@ -26,17 +34,77 @@ def run_each(session: Session, tensors: Feed) -> dict[str, Array]:
 
 
 @dataclass(frozen=True)
+class CropDifference:
+    """How the crop of the golden image that this machine cuts differs from the recorded one.
+
+    Attributes:
+        differing: Share of pixels that differ, 0 to 1.
+        mean_levels: Mean difference of a value, levels of 255.
+        max_levels: Largest difference of a value, levels of 255.
+        opencv_recorded: Version of OpenCV that cut the recorded crop.
+        opencv_here: Version of OpenCV on this machine.
+    """
+
+    differing: float
+    mean_levels: float
+    max_levels: int
+    opencv_recorded: str
+    opencv_here: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.differing:.2%} of its pixels differ, by {self.mean_levels:.2g} levels on average and "
+            f"{self.max_levels} at most (OpenCV {self.opencv_here} here, {self.opencv_recorded} where it was recorded)"
+        )
+
+
+@dataclass(frozen=True)
+class ImageDeviation:
+    """How far keypoints on the golden image lie off, in pixels of that image.
+
+    Attributes:
+        reference_px: From the recorded keypoints of the reference, the whole way: crop, artifact, back to the image.
+        crop_px: What the crop alone does: from what the same artifact makes of the recorded crop.
+        crop_p95_limit_px: How far the crop alone may move them, 95th percentile: as far as float16 may; see
+            `splite_deploy.metrics.parity.limits_of`.
+        crop_max_limit_px: The same for the maximum.
+    """
+
+    reference_px: Percentiles
+    crop_px: Percentiles
+    crop_p95_limit_px: float
+    crop_max_limit_px: float
+
+    @property
+    def within_limits(self) -> bool:
+        """Whether the crop alone moves keypoints by no more than it may."""
+        return self.crop_px.p95 <= self.crop_p95_limit_px and self.crop_px.max <= self.crop_max_limit_px
+
+    def __str__(self) -> str:
+        return (
+            f"p95 {self.crop_px.p95:.3g} px (limit {self.crop_p95_limit_px:.3g}) and max {self.crop_px.max:.3g} px "
+            f"(limit {self.crop_max_limit_px:.3g}) of the image"
+        )
+
+
+@dataclass(frozen=True)
 class Verification:
     """The check of one artifact on this machine.
 
     Attributes:
         artifact: The artifact.
         parity: How far its outputs on the golden crops lie from the reference.
+        crop: How this machine's crop of the golden image differs; the same for every artifact.
+        image: How far its keypoints on the golden image lie off.
+        warnings: What is no failure but worth knowing, in words.
         violations: The limits it breaks; empty if it passed.
     """
 
     artifact: Artifact
     parity: Parity
+    crop: CropDifference
+    image: ImageDeviation
+    warnings: tuple[str, ...]
     violations: tuple[str, ...]
 
 
@@ -49,7 +117,7 @@ def verify(
     gpu: GpuOptions = DEFAULT_GPU,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Verification]:
-    """Runs the golden crops through the artifacts of a bundle on this machine.
+    """Runs the golden crops and the golden image through the artifacts of a bundle on this machine.
 
     Args:
         bundle: An opened bundle.
@@ -74,22 +142,52 @@ def verify(
     ]
     if not chosen:
         bundle.find(backend, precision)  # raises with what there is
-    golden = bundle.golden()
-    spec = bundle.model
+    golden, spec = bundle.golden(), bundle.model
     preprocessor = Preprocessor(spec.input, spec.input.color)
+    crop, matrix = Preprocessor(spec.input, golden.image.color).crop(golden.image.pixels, golden.image.box)
+    difference = compare_crops(golden.image, crop)
+    inputs = np.concatenate([golden.crops, golden.image.crop[None], crop[None]])
     results = []
     for artifact in chosen:
         progress(artifact.label)
-        session = open_session(bundle, artifact.backend, artifact.precision, threads=threads, gpu=gpu)
-        try:
-            outputs = run_each(session, preprocessor.feed(golden.crops, session.inputs[0]))
-        finally:
-            session.close()
-        parity = compare(
-            f"{golden.reference} -> {artifact.label}", golden.outputs, outputs, spec, "golden crops of the bundle"
-        )
-        results.append(Verification(artifact, parity, tuple(violations(parity, artifact.limits, spec))))
+        with open_session(bundle, artifact.backend, artifact.precision, threads=threads, gpu=gpu) as session:
+            outputs = run_each(session, preprocessor.feed(inputs, session.inputs[0]))
+        on_crops = {role: values[:-2] for role, values in outputs.items()}
+        on_image = {role: values[-2:] for role, values in outputs.items()}
+        stage = f"{golden.reference} -> {artifact.label}"
+        parity = compare(stage, golden.outputs, on_crops, spec, "golden crops of the bundle")
+        deviation = _on_image(on_image, golden.image, matrix, spec)
+        warnings: list[str] = []
+        broken = violations(parity, artifact.limits, spec)
+        if difference.max_levels:
+            said = f"the crop of the golden image differs: {difference}; alone it moves keypoints by {deviation}"
+            (warnings if deviation.within_limits else broken).append(said)
+        results.append(Verification(artifact, parity, difference, deviation, tuple(warnings), tuple(broken)))
     return results
+
+
+def compare_crops(image: GoldenImage, crop: Image) -> CropDifference:
+    """How a crop of the golden image differs from the recorded one."""
+    levels = np.abs(crop.astype(np.int16) - image.crop)
+    return CropDifference(
+        differing=float((levels.max(axis=2) > 0).mean()),
+        mean_levels=float(levels.mean()),
+        max_levels=int(levels.max()),
+        opencv_recorded=image.opencv,
+        opencv_here=cv2.__version__,
+    )
+
+
+def _on_image(outputs: Mapping[str, Array], image: GoldenImage, matrix: Matrix, spec: ModelSpec) -> ImageDeviation:
+    """Deviations on the golden image, from the outputs on the recorded crop and on this machine's, N = 2."""
+    recorded, here = transform_points(decode(outputs, spec).keypoints, invert(matrix))
+    limits, image_px = limits_of("fp16", spec), 1 / float(matrix[0, 0])
+    return ImageDeviation(
+        reference_px=percentiles(np.linalg.norm(here - image.keypoints, axis=-1)),
+        crop_px=percentiles(np.linalg.norm(here - recorded, axis=-1)),
+        crop_p95_limit_px=limits.shift_p95_px * image_px,
+        crop_max_limit_px=limits.shift_max_px * image_px,
+    )
 
 
 def check(results: list[Verification]) -> None:
@@ -98,7 +196,10 @@ def check(results: list[Verification]) -> None:
         raise UsageError("Nothing was verified.", hint="Name a bundle with artifacts.")
     for result in results:
         if result.violations:
+            hint = "Do not ship it from here: compare the backend's version with 'splite-deploy inspect'."
+            if not result.image.within_limits:
+                recorded = result.crop.opencv_recorded
+                hint = f"Install OpenCV {recorded} here (pip install 'opencv-python-headless=={recorded}.*')."
             raise ParityError(
-                f"{result.artifact.label} differs on this machine: {'; '.join(result.violations)}.",
-                hint="Do not ship it from here: compare the backend's version with 'splite-deploy inspect'.",
+                f"{result.artifact.label} differs on this machine: {'; '.join(result.violations)}.", hint=hint
             )

@@ -22,6 +22,7 @@ from splite_deploy.bundle import (
     Artifact,
     Bundle,
     Golden,
+    GoldenImage,
     Manifest,
     Source,
     TensorSpec,
@@ -85,7 +86,10 @@ def _bundle(path: Path, batch: int | None) -> Bundle:
         sha256 = sha256_of(folder / "model.onnx")
         artifact = Artifact("onnx", "ort", "fp32", "model.onnx", sha256, inputs, outputs, LimitSpec(), {})
         outputs = _run(folder / "model.onnx", crops)
-        described = write_golden(folder / GOLDEN, Golden(crops, outputs, decode(outputs, SPEC)))
+        decoded = decode(outputs, SPEC)
+        box = np.array([0.0, 0.0, SIZE, SIZE])
+        image = GoldenImage(crops[0], "rgb", box, crops[0], decoded.keypoints[0], decoded.scores[0], cv2.__version__)
+        described = write_golden(folder / GOLDEN, Golden(crops, outputs, decoded, image))
         manifest = Manifest(FORMAT_VERSION, SPEC, Source("none", "0" * 64, "0"), (artifact,), described)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return Bundle.open(path)

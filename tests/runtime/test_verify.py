@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import Result
+from numpy.typing import NDArray
 
 from splite_deploy.bundle import GOLDEN, MANIFEST, Bundle, Percentiles, write_golden
 from splite_deploy.errors import ParityError, UsageError
@@ -27,7 +29,12 @@ pytest.importorskip("onnxruntime")
 def forged(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
     """Puts another graph or other golden outputs into a copy of the bundle, and makes every hash fit again."""
 
-    def forge(*, scale_weights: float = 1.0, edit: Callable[[dict[str, Any]], None] | None = None) -> Path:
+    def forge(
+        *,
+        scale_weights: float = 1.0,
+        edit: Callable[[dict[str, Any]], None] | None = None,
+        crop: Callable[[NDArray[np.uint8]], NDArray[Any]] | None = None,
+    ) -> Path:
         path = tmp_path / "forged.splite"
         shutil.copytree(tiny_bundle, path)
         model = onnx.load(str(path / "model.onnx"))
@@ -43,6 +50,11 @@ def forged(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
             outputs: dict[str, Any] = {role: array.copy() for role, array in golden.outputs.items()}
             edit(outputs)
             described = write_golden(path / GOLDEN, dataclasses.replace(golden, outputs=outputs))
+        if crop is not None:
+            image = dataclasses.replace(
+                golden.image, crop=crop(golden.image.crop.copy()).astype(np.uint8), opencv="5.0.0"
+            )
+            described = write_golden(path / GOLDEN, dataclasses.replace(golden, image=image))
         artifact = dataclasses.replace(bundle.find(), sha256=sha256_of(path / "model.onnx"))
         manifest = dataclasses.replace(bundle.manifest, artifacts=(artifact,), golden=described)
         (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -141,3 +153,54 @@ def test_an_empty_list_is_no_success() -> None:
     results: list[Verification] = []
     with pytest.raises(UsageError, match="Nothing was verified"):
         check(results)
+
+
+# --- preprocessing ---
+
+
+def test_preprocessing_is_compared_on_the_golden_image(splite: Callable[..., Result], tiny_bundle: Path) -> None:
+    (result,) = verify(Bundle.open(tiny_bundle))
+    assert (result.crop.differing, result.crop.mean_levels, result.crop.max_levels) == (0.0, 0.0, 0)
+    assert result.crop.opencv_recorded == result.crop.opencv_here == cv2.__version__
+    assert result.image.crop_px == Percentiles(0.0, 0.0, 0.0) and result.image.reference_px.max < 1e-3
+    assert result.image.within_limits and result.warnings == ()
+    shown = splite("verify", tiny_bundle)
+    words = " ".join(shown.stdout.split())
+    assert f"The crop cut here equals the recorded one (OpenCV {cv2.__version__} here" in words
+    assert "warning" not in shown.stderr
+
+
+def test_a_crop_that_differs_is_named_and_does_not_fail(
+    splite: Callable[..., Result], forged: Callable[..., Path]
+) -> None:
+    def round_otherwise(crop: NDArray[np.uint8]) -> NDArray[Any]:
+        return np.where(np.arange(crop.size).reshape(crop.shape) % 30 == 0, crop ^ 1, crop)
+
+    path = forged(crop=round_otherwise)
+    (result,) = verify(Bundle.open(path))
+    assert result.violations == () and result.parity.deviation_px.max < 1e-3
+    assert result.crop.differing == pytest.approx(0.1, abs=0.01) and result.crop.max_levels == 1
+    assert result.crop.mean_levels == pytest.approx(1 / 30, abs=0.001)
+    assert 0 < result.image.crop_px.p95 < result.image.crop_p95_limit_px
+    shown = splite("verify", path)
+    assert shown.exit_code == 0
+    named = f"(OpenCV {cv2.__version__} here, 5.0.0 where it was recorded)"
+    assert "warning: ort fp32: the crop of the golden image differs: 10." in shown.stderr and named in shown.stderr
+    assert named in " ".join(shown.stdout.split()) and "the crop differs" in shown.stdout
+    (entry,) = json.loads(splite("verify", path, "--json").stdout)
+    assert entry["violations"] == [] and len(entry["warnings"]) == 1 and entry["crop"]["opencv_recorded"] == "5.0.0"
+
+
+def test_a_crop_that_moves_keypoints_fails_under_its_own_name(
+    splite: Callable[..., Result], forged: Callable[..., Path]
+) -> None:
+    path = forged(crop=lambda crop: np.roll(crop, 4, axis=1))
+    (result,) = verify(Bundle.open(path))
+    assert result.parity.deviation_px.max < 1e-3, "the artifact itself is as it was"
+    assert not result.image.within_limits and result.image.crop_px.max > result.image.crop_max_limit_px
+    (violation,) = result.violations
+    assert violation.startswith("the crop of the golden image differs: ") and "alone it moves keypoints by" in violation
+    shown = splite("verify", path)
+    assert shown.exit_code == 1 and "over the limit" in shown.stdout
+    assert "error: ort fp32 differs on this machine: the crop of the golden image differs: " in shown.stderr
+    assert "hint:  Install OpenCV 5.0.0 here (pip install 'opencv-python-headless==5.0.0.*')." in shown.stderr

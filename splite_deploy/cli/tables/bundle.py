@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the device side has no torch
     from splite_deploy.compact import Compaction
     from splite_deploy.compact.alignment import Alignment, Fit, Layer
     from splite_deploy.compact.inspection import CheckpointReport
+    from splite_deploy.runtime.verify import Verification
 
 
 def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) -> RenderableType:
@@ -44,6 +45,24 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
         cells += [f"{value:.2g}" for value in (shift.p50, shift.p95, shift.max)]
         cells += [f"{value:.2g}" for value in (depth.p95, depth.max)] if depth is not None else []
         table.add_row(*cells, "[red]over the limit[/]" if broken else "[green]✓[/]")
+    return table
+
+
+def image_table(results: Sequence[Verification]) -> RenderableType:
+    """Preprocessing on this machine: the crop of the golden image, and keypoints in pixels of that image."""
+    crop = results[0].crop
+    same = f"equals the recorded one (OpenCV {crop.opencv_here} here, {crop.opencv_recorded} there)"
+    caption = f"The crop cut here {same if not crop.max_levels else f'differs: {crop}'}."
+    table = Table(title="golden image: crop, run, back to its pixels", caption=escape(caption))
+    table.add_column("artifact", no_wrap=True)
+    for heading in ("deviation p50 px", "p95 px", "max px", "by the crop alone p95 px", "max px"):
+        table.add_column(heading, justify="right")
+    table.add_column("", no_wrap=True)
+    for result in results:
+        whole, crop_px = result.image.reference_px, result.image.crop_px
+        cells = [f"{value:.2g}" for value in (whole.p50, whole.p95, whole.max, crop_px.p95, crop_px.max)]
+        mark = "[green]✓[/]" if not crop.max_levels else "[yellow]the crop differs[/]"
+        table.add_row(result.artifact.label, *cells, mark if result.image.within_limits else "[red]over the limit[/]")
     return table
 
 

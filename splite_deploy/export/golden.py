@@ -1,0 +1,114 @@
+"""The golden data of a bundle: crops with what the original network makes of them, and an image with its box.
+
+The image is there for preprocessing, which the crops have behind them: it is cropped again on every machine that
+verifies the bundle, and it shrinks on the way, since there versions of OpenCV differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.bundle import Golden, GoldenImage
+from splite_deploy.decoders import decode
+from splite_deploy.export.crops import Example
+from splite_deploy.export.reference import Reference
+from splite_deploy.metrics.parity import Outputs
+from splite_deploy.runtime.preprocess import (
+    Image,
+    Matrix,
+    Preprocessor,
+    check_box,
+    check_image,
+    crop_matrix,
+    invert,
+    transform_points,
+)
+from splite_deploy.spec import Color, InputSpec
+
+CROPS = 8
+"""Golden crops at most."""
+SHRINK = 3.0
+"""Pixels of the golden image per pixel of the crop: it is halved once, and interpolated between pixels."""
+LONGEST_PX = 640
+"""Longest side of the golden image, unless the network's input is longer: there it shrinks by less, or not at all."""
+MARGIN_PX = 12
+"""Pixels of the golden image around the padded box: more than averaging and interpolation read."""
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """The golden image with its crop, before the network has seen it.
+
+    Attributes:
+        pixels: (H, W, 3) uint8.
+        color: Channel order of ``pixels``.
+        box: (4,) float64 xyxy, pixels of the image.
+        crop: (h, w, 3) uint8, channels in the order of the input spec.
+        matrix: (2, 3), pixels of the image to pixels of the crop.
+    """
+
+    pixels: Image
+    color: Color
+    box: NDArray[np.float64]
+    crop: Image
+    matrix: Matrix
+
+
+def prepare_image(example: Example, spec: InputSpec) -> PreparedImage:
+    """Cuts an image down to what the network sees of it, and resizes that to `SHRINK` times the network's input.
+
+    Args:
+        example: An image with its box, of any size.
+        spec: The input.
+    """
+    image = check_image(example.image)
+    box = check_box(example.box, *image.shape[:2])
+    matrix, size = crop_matrix(box, spec), np.array([spec.width, spec.height])
+    shrink = max(1.0, min(SHRINK, (LONGEST_PX - 2 * MARGIN_PX) / size.max()))
+    ratio = shrink * matrix[0, 0]  # pixels of the golden image per pixel of the example
+    whole = np.array(image.shape[1::-1])
+    corners = transform_points(np.array([[0, 0], size], float), invert(matrix))
+    low = np.floor(corners[0] - MARGIN_PX / ratio).astype(int).clip(0, whole - 1)
+    high = np.ceil(corners[1] + MARGIN_PX / ratio).astype(int).clip(low + 1, whole)
+    part = image[low[1] : high[1], low[0] : high[0]]
+    longest = max(LONGEST_PX, size.max() + 2 * MARGIN_PX)
+    resized = ((high - low) * ratio).round().astype(int).clip(1, longest)
+    method = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
+    pixels: Image = cv2.resize(part, resized.tolist(), interpolation=method)  # type: ignore[assignment]
+    moved = ((box.reshape(2, 2) - low) * resized / (high - low)).reshape(4)
+    crop, matrix = Preprocessor(spec, example.color).crop(pixels, moved)
+    return PreparedImage(pixels, example.color, moved, crop, matrix)
+
+
+def make_golden(reference: Reference, image: PreparedImage, outputs: Outputs) -> Golden:
+    """Evenly picked crops of the reference, at most `CROPS`, and the golden image.
+
+    Args:
+        reference: The original network on all crops.
+        image: The golden image.
+        outputs: Of the original network on its crop, by role; N is 1.
+    """
+    count = len(reference.pixels)
+    chosen = np.linspace(0, count - 1, min(CROPS, count)).round().astype(int)
+    picked = {role: values[chosen] for role, values in reference.outputs.items()}
+    decoded = decode(outputs, reference.spec)
+    keypoints = transform_points(decoded.keypoints[0], invert(image.matrix)).astype(np.float32)
+    return Golden(
+        crops=reference.pixels[chosen],
+        outputs=picked,
+        decoded=decode(picked, reference.spec),
+        image=GoldenImage(
+            pixels=image.pixels,
+            color=image.color,
+            box=image.box,
+            crop=image.crop,
+            keypoints=keypoints,
+            scores=decoded.scores[0],
+            opencv=cv2.__version__,
+        ),
+        reference=reference.name,
+    )
