@@ -113,7 +113,7 @@ def torch_runners(bundle: Bundle, network: str, batch: int) -> Iterator[Runner]:
     """
     import torch
 
-    from splite_deploy.export.pipeline import load_model
+    from splite_deploy.export.source.load import load_model
 
     torch._dynamo.reset()  # it compiles a function only so often, and then falls back to eager without a word
     if not torch.cuda.is_available():

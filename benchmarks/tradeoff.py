@@ -74,7 +74,7 @@ def size_of(checkpoint: Path, model: Path, bundle: Bundle) -> Size:
 
     from splite_deploy.compact.groups import Groups
     from splite_deploy.compact.trace import trace
-    from splite_deploy.export.pipeline import load_model
+    from splite_deploy.export.source.load import load_model
 
     network, spec = (loaded := load_model(checkpoint, model, None)).network, loaded.spec
     groups = Groups(trace(network, torch.zeros(1, 3, spec.input.height, spec.input.width)))

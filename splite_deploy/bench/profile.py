@@ -161,11 +161,20 @@ def _types(inputs: Iterable[str], outputs: Iterable[str], stored: str = "") -> s
 
 
 def _profile_tflite(bundle: Bundle, artifact: Artifact, runs: int, threads: int | None) -> tuple[Layer, ...]:
+    return tflite_layers(bundle.path / artifact.file)
+
+
+def tflite_layers(file: Path) -> tuple[Layer, ...]:
+    """The layers of a TFLite file, without times.
+
+    Raises:
+        CompileError: It is no TFLite file.
+    """
     from splite_deploy.runtime.backends.tflite_file import read_contents
 
     return tuple(
         Layer(op.result, op.name, _types(op.computed or op.inputs, op.outputs, op.weights), None)
-        for op in read_contents(bundle.path / artifact.file).operators
+        for op in read_contents(file).operators
         if not op.unpacks_weights
     )
 

@@ -135,7 +135,7 @@ def _of_network(
     checkpoint: Path, spec: Path, weights: str | None, timed: bool, progress: Callable[[str], None]
 ) -> tuple[Alignment, tuple[str, ...]]:
     from splite_deploy.export.graph.torch_to_onnx import simplified_graph
-    from splite_deploy.export.pipeline import load_model
+    from splite_deploy.export.source.load import load_model
 
     progress("building the network")
     loaded = load_model(checkpoint, spec, weights)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +12,9 @@ from torch import nn
 
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.stats import LatencyStats
-from splite_deploy.export.graph.torch_to_onnx import ort_artifact, simplified_graph
-from splite_deploy.export.graph.walk import save
-from splite_deploy.runtime.backends.ort import OrtSession
-from splite_deploy.runtime.session import Session
+from splite_deploy.export.artifacts import GraphFile
+from splite_deploy.export.graph.torch_to_onnx import simplified_graph
+from splite_deploy.runtime.session import Session, open_bytes
 from splite_deploy.spec import ModelSpec
 
 
@@ -55,14 +52,11 @@ def measure_latency(
         ExportError: One cannot be exported.
     """
     networks = {"dense": dense, "compacted": compacted}
-    with TemporaryDirectory() as folder:
-        progress("exporting both to ONNX")
-        graphs = {Path(folder) / f"{name}.onnx": simplified_graph(network, spec) for name, network in networks.items()}
-        for file, graph in graphs.items():
-            save(graph, file)
-        progress("timing both on one thread")
-        sessions = [OrtSession(file, ort_artifact(graph, file, spec, False), 1) for file, graph in graphs.items()]
-        return Latency(*time_in_turn(sessions, inferences))
+    progress("exporting both to ONNX")
+    files = [GraphFile.of(f"{name}.onnx", simplified_graph(network, spec)) for name, network in networks.items()]
+    progress("timing both on one thread")
+    sessions = [open_bytes(file.content, file.artifact("fp32", spec.limits), threads=1) for file in files]
+    return Latency(*time_in_turn(sessions, inferences))
 
 
 def time_in_turn(sessions: Sequence[Session], inferences: int) -> list[LatencyStats]:

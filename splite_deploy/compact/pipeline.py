@@ -16,8 +16,8 @@ from splite_deploy.compact.prune import Compaction, CompactOptions, compact
 from splite_deploy.errors import UsageError
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.graph.torch_to_onnx import check_outputs
-from splite_deploy.export.pipeline import load_model
 from splite_deploy.export.source.header import compacted_metadata
+from splite_deploy.export.source.load import load_model
 from splite_deploy.files import whole_file, write_file
 from splite_deploy.runtime.preprocess import Preprocessor
 

@@ -1,61 +1,128 @@
-"""What a bundle holds: files for ONNX Runtime and TFLite, and what TensorRT's engines are built of; each compared."""
+"""The files of a bundle in the making: each is opened once, from its bytes, and there compared, profiled and timed."""
 
 from __future__ import annotations
 
-import shutil
+import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
 
-from splite_deploy.bundle import Artifact, Bundle, Graph, Manifest, Typing
-from splite_deploy.bundle.report import BudgetSearch, Calibration
+from splite_deploy.bench.profile import ort_layers, tflite_layers
+from splite_deploy.bundle import Artifact, Graph, TensorSpec, Typing
+from splite_deploy.bundle.report import Layer, Parity
 from splite_deploy.compile.child_process import kept_log
-from splite_deploy.errors import UsageError
-from splite_deploy.export.graph.walk import load, run_graph
+from splite_deploy.errors import ExportError, UsageError
+from splite_deploy.export.graph.fuse import tensor_specs
+from splite_deploy.export.graph.walk import serialised
 from splite_deploy.export.options import ExportOptions
-from splite_deploy.export.quant.calibration import CalibrationSet, load_calibration
-from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
-from splite_deploy.export.quant.onnx_files import FP16, INT8, WEAK, engine_file, keep_quantisation, make_onnx_files
-from splite_deploy.export.quant.qdq import has_qdq
 from splite_deploy.export.quant.search import MAX_FACTOR, Shift
 from splite_deploy.export.reference import Reference
-from splite_deploy.files import cache_folder, sha256_of
-from splite_deploy.metrics.parity import limits_of
+from splite_deploy.export.variants import FP32, Variants, deployed
+from splite_deploy.files import write_file
+from splite_deploy.metrics.parity import Outputs, compare, limits_of
 from splite_deploy.runtime.backends.ort import OrtSession
-from splite_deploy.runtime.session import Session, open_session
-from splite_deploy.spec import HostSpec, LimitSpec, ModelSpec, Precision
+from splite_deploy.runtime.session import ModelFile, Session, open_bytes
+from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
 if TYPE_CHECKING:  # its modules need LiteRT
     from splite_deploy.compile.tflite.compiler import TfliteCompiler
 
-FP32 = "ort fp32"
-"""Label of the graph that everything else is made from."""
-_TYPINGS: tuple[Typing, ...] = ("weak", "strong")
+FUSED_PX = 0.02
+"""How far fused pre- and postprocessing may move keypoints from those of the host's, input pixels."""
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Made:
-    """What `make_artifacts` made.
+class GraphFile:
+    """An ONNX file of the bundle.
 
     Attributes:
-        artifacts: In the order in which they were asked for; the fp32 graph is last where it was not.
-        graphs: What TensorRT's engines are built of.
-        notes: What is worth knowing about them, in words.
-        calibration: What was calibrated on; None if nothing was.
-        search: The search under an error budget; None without one.
+        name: Its name.
+        model: Its graph.
+        content: Its bytes.
+        inputs: Its input tensors.
+        outputs: Its output tensors.
     """
 
-    artifacts: tuple[Artifact, ...]
-    graphs: tuple[Graph, ...]
-    notes: tuple[str, ...]
-    calibration: Calibration | None
-    search: BudgetSearch | None
+    name: str
+    model: onnx.ModelProto
+    content: bytes
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @classmethod
+    def of(cls, name: str, model: onnx.ModelProto) -> GraphFile:
+        """The file of a graph; nothing is written.
+
+        Raises:
+            ExportError: The graph is invalid.
+        """
+        return cls(name, model, serialised(model, name), *tensor_specs(model))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the content."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    def artifact(self, precision: Precision, limits: LimitSpec) -> Artifact:
+        """The file as ONNX Runtime's artifact."""
+        return Artifact("onnx", "ort", precision, self.name, self.sha256, self.inputs, self.outputs, limits, {})
+
+    def engine_graph(self, precision: Precision, typing: Typing, limits: LimitSpec) -> Graph:
+        """The file as what a TensorRT engine is built from."""
+        return Graph(precision, typing, self.name, self.sha256, self.inputs, self.outputs, limits)
+
+
+class TracedRun:
+    """A graph in ONNX Runtime on one thread, run on the reference's crops while the time of every node is taken.
+
+    Attributes:
+        session: Stays open until ``stack`` is closed.
+        outputs: By role, N first.
+
+    Args:
+        file: The graph.
+        artifact: What it is run as.
+        reference: Whose crops it is run on.
+        stack: Closes the session.
+    """
+
+    def __init__(self, file: GraphFile, artifact: Artifact, reference: Reference, stack: ExitStack) -> None:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splite-trace-")))
+        self.session = OrtSession(ModelFile(file.content, file.name, artifact), artifact, 1, trace=folder / "ort")
+        stack.callback(self.session.close)
+        self.outputs: Outputs = reference.run(self.session)
+        self._trace = self.session.end_trace()
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers that ONNX Runtime made of the graph, with their median times."""
+        return ort_layers(json.loads(self._trace.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An artifact that was compared and profiled, and is still open.
+
+    Attributes:
+        artifact: What the manifest says of it.
+        session: On one CPU thread.
+        deviation: How far its keypoints lie from the reference.
+        layers: What it is made of as it runs.
+        size_bytes: Of its file.
+    """
+
+    artifact: Artifact
+    session: Session
+    deviation: Shift
+    layers: tuple[Layer, ...]
+    size_bytes: int
 
 
 @contextmanager
@@ -76,128 +143,17 @@ def tflite_compiler(options: ExportOptions) -> Iterator[TfliteCompiler | None]:
         yield compiler
 
 
-def make_artifacts(
-    folder: Path,
-    graph: Artifact,
-    reference: Reference,
-    host: HostSpec,
-    options: ExportOptions,
-    compiler: TfliteCompiler | None,
-    progress: Progress,
-) -> Made:
-    """Makes everything that was asked for beside the fp32 graph, from one calibration.
-
-    Args:
-        folder: The bundle in the making, with the graph.
-        graph: The fp32 graph; that of a network trained for int8 holds its quantisation, and is dropped.
-        reference: What the error budget is measured against.
-        host: Names the renderer.
-        options: What was asked for.
-        compiler: Makes the TFLite files.
-        progress: Told each step as it begins.
-
-    Raises:
-        SpliteError: An artifact cannot be made as it was asked for.
-    """
-    spec, file = reference.spec, folder / graph.file
-    limits = {**{p: limits_of(p, spec) for p in options.precisions}, "int8": int8_limits(spec, options)}
-    trained = has_qdq(load(file))
-    taken = None
-    if trained:
-        _check_trained(options)
-        files = keep_quantisation(file, reference, options)
-        file.unlink()
-    else:
-        taken = _calibration_set(file, spec, host, options, progress) if options.calibrates else None
-        if compiler is not None:  # works on its own while the other files are made here
-            pixels = None if taken is None else taken.pixels
-            compiler.begin(file, spec, options.precisions, calibration=pixels, recipe=options.int8_recipe)
-        tensors = reference.tensors if taken is None else taken.tensors(spec.input)
-        files = make_onnx_files(file, reference, tensors, options, progress)
-    held = {} if trained else {graph.label: graph}
-    lower: tuple[tuple[Precision, str], ...] = ("fp16", FP16), ("int8", INT8["ort"])
-    for precision, name in lower:
-        if options.asks_for("ort", precision):
-            digest = sha256_of(folder / name)
-            made = replace(graph, precision=precision, file=name, sha256=digest, limits=limits[precision])
-            held[made.label] = made
-    if compiler is not None:
-        for artifact in compiler.finish(folder, progress=progress):
-            held[artifact.label] = replace(artifact, limits=limits[artifact.precision])
-            if artifact.precision == "int8" and options.int8_recipe == "full-integer":
-                files.methods[artifact.label] = "TensorFlow's own"
-    if "trt" in options.backends and set(options.precisions) - {"int8"} and not trained:
-        shutil.copyfile(file, file.with_name(WEAK))
-    graphs = tuple(
-        _engine_graph(folder, precision, typing, graph, limits[precision])
-        for precision in (options.precisions if "trt" in options.backends else ())
-        for typing in _TYPINGS
-    )
-    calibration = None
-    notes = files.notes
-    if taken is not None:
-        notes = [*taken.warnings, *notes]
-        calibration = Calibration(taken.origin, len(taken.pixels), taken.sha256, files.methods)
-    asked = [f"{backend} {precision}" for backend in options.backends for precision in options.precisions]
-    ordered = [label for label in dict.fromkeys([*asked, graph.label]) if label in held]
-    return Made(tuple(held[label] for label in ordered), graphs, tuple(notes), calibration, files.search)
-
-
-def check_artifacts(
-    draft: Bundle, reference: Reference, options: ExportOptions, progress: Progress
-) -> dict[str, Shift]:
-    """Compares everything but the fp32 graph, opened as a device opens it; by labels of artifacts and graphs.
-
-    What engines are built of runs in ONNX Runtime here: the arithmetic is that of TensorRT but for rounding.
-
-    Raises:
-        ParityError: One of them moves keypoints by more than its limits.
-        MissingDependencyError: What runs it is not installed.
-    """
-    found = {}
-    for label, held in runnable(draft.manifest).items():
-        if label != FP32:
-            progress(f"comparing {label}")
-            hint = _hint(label.partition(" ")[0], held.precision, options)
-            found[label] = reference.compare(label, open_here(draft, held), held.limits, hint)
-    return found
-
-
-def runnable(manifest: Manifest) -> dict[str, Artifact | Graph]:
-    """Everything that can be run here, each file once, by its label: artifacts, and graphs that are none."""
-    held: dict[str, Artifact | Graph] = {artifact.label: artifact for artifact in manifest.artifacts}
-    files = {artifact.file for artifact in manifest.artifacts}
-    for graph in manifest.graphs:
-        if graph.file not in files:
-            files.add(graph.file)
-            held[f"trt {graph.precision} graph ({graph.typing})"] = graph
-    return held
-
-
-def open_here(draft: Bundle, held: Artifact | Graph) -> Session:
-    """A session of an artifact, or in ONNX Runtime of what an engine is built of."""
-    if isinstance(held, Artifact):
-        return open_session(draft, held.backend, held.precision)
-    stand_in = Artifact(
-        "onnx", "ort", held.precision, held.file, held.sha256, held.inputs, held.outputs, held.limits, {}
-    )
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / held.file
-        onnx.save(rounding_to_nearest(load(draft.path / held.file)), str(file))
-        return OrtSession(file, stand_in, None)
-
-
-def int8_limits(spec: ModelSpec, options: ExportOptions) -> LimitSpec:
-    """How far int8 may move keypoints: the budget where one was given.
+def export_limits(precision: Precision, spec: ModelSpec, options: ExportOptions) -> LimitSpec:
+    """How far a precision may move keypoints: for int8 the error budget where one was given.
 
     Raises:
         UsageError: Millimetres were given for a model whose depth has none.
     """
-    limits = limits_of("int8", spec)
-    if options.max_shift_px is not None:
+    limits = limits_of(precision, spec)
+    if precision == "int8" and options.max_shift_px is not None:
         px = options.max_shift_px
         limits = replace(limits, shift_p95_px=px, shift_max_px=MAX_FACTOR * px)
-    if options.max_shift_mm is not None:
+    if precision == "int8" and options.max_shift_mm is not None:
         scale = spec.mm_per_unit()
         if scale is None:
             raise UsageError(
@@ -208,46 +164,98 @@ def int8_limits(spec: ModelSpec, options: ExportOptions) -> LimitSpec:
     return limits
 
 
-def _check_trained(options: ExportOptions) -> None:
-    """Raises `UsageError` where something else than int8 is asked of a network that was trained for int8."""
-    if options.precisions != ("int8",) or "tflite" in options.backends:
-        raise UsageError(
-            "This network was trained for int8 and brings its own scales: it cannot become "
-            + ("a TFLite file, which has its own." if "tflite" in options.backends else "another precision."),
-            hint="Export it with -b ort or -b trt, and -p int8 alone; make the rest from the float checkpoint.",
-        )
-    if options.budget is not None or options.calibration is not None:
-        raise UsageError(
-            "This network was trained for int8 and brings its own scales: nothing is calibrated or searched.",
-            hint="Leave out --calibration and --max-shift-*.",
-        )
+def write_graphs(folder: Path, made: Variants, spec: ModelSpec, options: ExportOptions) -> dict[str, GraphFile]:
+    """Writes every graph as it is deployed; by the name of its file.
+
+    Raises:
+        ExportError: Pre- or postprocessing cannot be fused, or a graph is invalid.
+        OutputError: A file cannot be written.
+    """
+    files = {}
+    for name, graph in made.graphs.items():
+        model, note = deployed(name, graph, spec, options)
+        files[name] = GraphFile.of(name, model)
+        made.notes += [note] if note else []
+        write_file(folder / name, files[name].content)
+    return files
 
 
-def _engine_graph(folder: Path, precision: Precision, typing: Typing, fp32: Artifact, limits: LimitSpec) -> Graph:
-    name = engine_file(precision, typing, fp32.file)
-    return Graph(precision, typing, name, sha256_of(folder / name), fp32.inputs, fp32.outputs, limits)
+def measure_graph(
+    file: GraphFile,
+    precision: Precision,
+    limits: LimitSpec,
+    plain: onnx.ModelProto,
+    simplified: TracedRun,
+    reference: Reference,
+    options: ExportOptions,
+    stack: ExitStack,
+) -> Measured:
+    """Compares and profiles one of ONNX Runtime's artifacts.
+
+    Args:
+        file: As it is deployed.
+        precision: Of the artifact.
+        limits: How far it may lie from the reference.
+        plain: Its graph without fused pre- and postprocessing.
+        simplified: The fp32 graph without them, which has run already.
+        reference: What is compared with.
+        options: What was asked for.
+        stack: Closes the session.
+
+    Raises:
+        ParityError: It lies beyond its limits.
+        ExportError: Fused pre- or postprocessing computes something else than the host's.
+    """
+    artifact = file.artifact(precision, limits)
+    hint = deviation_hint("ort", precision, options)
+    if not options.fuses:
+        run = simplified if file.name == FP32 else TracedRun(file, artifact, reference, stack)
+        stage = "simplified" if file.name == FP32 else artifact.label
+        deviation = reference.compare(stage, run.outputs, limits, hint)
+    else:
+        outputs = simplified.outputs if file.name == FP32 else _run_once(plain, reference)
+        before = reference.compare(artifact.label, outputs, limits, hint)
+        run = TracedRun(file, artifact, reference, stack)
+        by_host_px = compare(artifact.label, outputs, run.outputs, reference.spec, "").deviation_px.max
+        if not by_host_px <= FUSED_PX:
+            raise ExportError(
+                f"With fused pre- and postprocessing {artifact.label} moves keypoints by {by_host_px:.3g} px; "
+                f"{FUSED_PX:g} px are allowed.",
+                hint="Leave out --fuse-input and --fuse-decode, and report this with the model.",
+            )
+        after = reference.compare(artifact.label, run.outputs, limits, hint)
+        deviation = Shift(after.parity, before.peak_switches)  # of the heatmaps that it may no longer show
+    return Measured(artifact, run.session, deviation, run.layers(), len(file.content))
 
 
-def _calibration_set(
-    graph: Path, spec: ModelSpec, host: HostSpec, options: ExportOptions, progress: Progress
-) -> CalibrationSet:
-    return load_calibration(
-        options.calibration,
-        spec,
-        host,
-        allow_random=options.allow_random_calibration,
-        hold_out=options.images is None,
-        evaluation=options.evaluation or options.images,
-        judge=lambda tensors: run_graph(load(graph), tensors),
-        cache=cache_folder(),
-        progress=progress,
-    )
+def compare_graph(stage: str, model: onnx.ModelProto, reference: Reference, limits: LimitSpec, hint: str) -> Parity:
+    """Compares a graph that is no artifact, in ONNX Runtime.
+
+    What engines are built from runs here too: the arithmetic is that of TensorRT but for rounding.
+
+    Raises:
+        ParityError: It lies beyond its limits.
+    """
+    return reference.compare(stage, _run_once(model, reference), limits, hint).parity
 
 
-def _hint(backend: str, precision: Precision, options: ExportOptions) -> str:
+def measure_tflite(file: Path, artifact: Artifact, reference: Reference, hint: str, stack: ExitStack) -> Measured:
+    """Compares a TFLite file and lists its layers.
+
+    Raises:
+        ParityError: It lies beyond its limits.
+        MissingDependencyError: LiteRT is not installed.
+    """
+    content = file.read_bytes()
+    session = stack.enter_context(open_bytes(content, artifact, threads=1))
+    deviation = reference.compare(artifact.label, reference.run(session), artifact.limits, hint)
+    return Measured(artifact, session, deviation, tflite_layers(file), len(content))
+
+
+def deviation_hint(backend: str, precision: Precision, options: ExportOptions) -> str:
     """What to do about an artifact that moves keypoints too far."""
     if precision == "fp32":
-        return f"If the shift is acceptable raise [limits] in model.toml; otherwise leave out -b {backend}."
+        return f"If the deviation is acceptable raise [limits] in model.toml; otherwise leave out -b {backend}."
     if precision == "fp16":
         return "Calibrate on more images with --calibration, or leave out -p fp16."
     if backend == "tflite" and options.budget is not None:
@@ -260,6 +268,13 @@ def _hint(backend: str, precision: Precision, options: ExportOptions) -> str:
     if backend == "tflite":
         return "Calibrate on more images with --calibration, or export -p fp16."
     return (
-        "Give --max-shift-px, which returns the costliest layers to float, calibrate on more images with "
+        "Give --max-shift-px, which excludes the costliest layers from quantisation, calibrate on more images with "
         "--calibration, or export -p fp16."
     )
+
+
+def _run_once(model: onnx.ModelProto, reference: Reference) -> Outputs:
+    """Outputs of a graph that is not kept, by role, N first."""
+    file = GraphFile.of("graph.onnx", model)
+    with open_bytes(file.content, file.artifact("fp32", reference.spec.limits), threads=1) as session:
+        return reference.run(session)

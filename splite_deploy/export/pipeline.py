@@ -1,21 +1,18 @@
-"""Checkpoint to verified bundle, readable from top to bottom."""
+"""Checkpoint to verified bundle in one pass, readable from top to bottom: build, write, compare, time, each once."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
-import torch
-from numpy.typing import NDArray
-from torch import nn
 
+from splite_deploy import __version__
 from splite_deploy.bench.accuracy import evaluation_labels
-from splite_deploy.bench.profile import profile_artifact
 from splite_deploy.bundle import (
     FORMAT_VERSION,
     GOLDEN,
@@ -23,122 +20,75 @@ from splite_deploy.bundle import (
     REPORT,
     REPORT_VERSION,
     Bundle,
+    Graph,
     Manifest,
     Report,
     Source,
     new_bundle,
     write_golden,
 )
-from splite_deploy.errors import CheckpointError, UsageError
+from splite_deploy.bundle.report import Calibration, Parity
 from splite_deploy.export.artifacts import (
-    FP32,
-    check_artifacts,
-    int8_limits,
-    make_artifacts,
+    GraphFile,
+    Measured,
+    TracedRun,
+    compare_graph,
+    deviation_hint,
+    export_limits,
+    measure_graph,
+    measure_tflite,
     tflite_compiler,
+    write_graphs,
 )
 from splite_deploy.export.crops import make_crops
-from splite_deploy.export.finishing import finish_bundle
 from splite_deploy.export.golden import make_golden, prepare_image
-from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_outputs, onnx_from_network, ort_artifact, simplify
-from splite_deploy.export.graph.walk import save
+from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_output_names, onnx_from_network, simplify
 from splite_deploy.export.options import ExportOptions as ExportOptions
-from splite_deploy.export.quant.search import Shift
+from splite_deploy.export.quant.calibration import CalibrationSet, load_calibration
+from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
 from splite_deploy.export.recommend import recommend
 from splite_deploy.export.reference import Reference
-from splite_deploy.export.source.checkpoint import build_architecture, load_weights, read_checkpoint
-from splite_deploy.export.source.formats import FORMS, form_of, require_trust
-from splite_deploy.export.source.header import check_metadata
-from splite_deploy.export.source.imported_onnx import GivenGraph, read_graph
-from splite_deploy.export.source.masks import masked_notes
-from splite_deploy.export.source.programs import load_program, load_script
-from splite_deploy.files import sha256_of, writing
-from splite_deploy.metrics.labels import LabelledImage
-from splite_deploy.runtime.backends.ort import OrtSession
+from splite_deploy.export.source.imported_onnx import GivenGraph
+from splite_deploy.export.source.load import LoadedModel, load_source
+from splite_deploy.export.variants import (
+    FP32,
+    TYPINGS,
+    Variants,
+    artifact_file,
+    engine_file,
+    is_trained_for_int8,
+    make_variants,
+    trained_variants,
+)
+from splite_deploy.files import cache_folder, writing
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.spec import HostSpec, ModelSpec, load_model_toml
-from splite_deploy.version import __version__
+from splite_deploy.runtime.verify import run_each
+from splite_deploy.spec import LimitSpec, Precision
 
-GRAPH = "model.onnx"
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxsim", "onnxscript", "numpy", "opencv-python-headless")
 _TFLITE_LIBRARIES = ("tensorflow", "onnx2tf", "ai-edge-litert")
+_STAGE_HINT = (
+    "Look for layers in training mode or randomness in the network; if the deviation is acceptable, raise [limits] in "
+    "model.toml."
+)
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A network with its weights, and what is known of it.
+class _Converted:
+    """The fp32 graph that everything else is made from.
 
     Attributes:
-        network: In evaluation mode; its outputs are those that the decoder reads.
-        spec: Its model spec.
-        host: What only the developer's machine needs of ``model.toml``.
-        checkpoint_sha256: Hash of the checkpoint.
-        notes: What was done to the checkpoint and to the network while loading, in words.
+        file: Simplified, without fused pre- and postprocessing.
+        opset: Its ONNX operator set.
+        run: It on the reference's crops.
+        stages: How far each stage of the conversion moved the keypoints.
     """
 
-    network: nn.Module
-    spec: ModelSpec
-    host: HostSpec
-    checkpoint_sha256: str
-    notes: tuple[str, ...]
-
-
-def load_model(checkpoint: Path, model: Path | None, weights: str | None) -> LoadedModel:
-    """Builds the network of ``model.toml`` with the weights of a checkpoint, which may be compacted.
-
-    Args:
-        checkpoint: ``.safetensors`` or ``.pt``.
-        model: ``model.toml``; None is the one beside the checkpoint.
-        weights: Which weights of the checkpoint; see `splite_deploy.export.source.checkpoint.read_checkpoint`.
-
-    Raises:
-        SpliteError: Everything that can be wrong with the three files.
-    """
-    form = form_of(checkpoint)
-    if form != "weights":
-        raise CheckpointError(
-            f"{checkpoint} is {FORMS[form]}, not weights by name.",
-            hint="Only 'splite-deploy export' takes it. Where its class is at hand save the weights: "
-            "torch.save(model.state_dict(), ...).",
-        )
-    stored = read_checkpoint(checkpoint, weights=weights)
-    spec, host = load_model_toml(model or checkpoint.parent / "model.toml")
-    made_for = check_metadata(stored.metadata, spec, checkpoint)
-    network = build_architecture(host)
-    notes = load_weights(network, stored, torch.zeros(1, 3, spec.input.height, spec.input.width))
-    check_outputs(network, spec)
-    return LoadedModel(network, spec, host, stored.sha256, (*stored.notes, *made_for, *notes))
-
-
-def load_source(checkpoint: Path, model: Path | None, options: ExportOptions) -> LoadedModel | GivenGraph:
-    """Loads what is to be exported, in whichever form it is.
-
-    Args:
-        checkpoint: Weights, a torch.export program, a TorchScript archive, or an ONNX graph.
-        model: ``model.toml``; None is the one beside the checkpoint.
-        options: How to export.
-
-    Raises:
-        SpliteError: Everything that can be wrong with the files.
-    """
-    form = form_of(checkpoint)
-    spec_file = model or checkpoint.parent / "model.toml"
-    if form == "weights":
-        loaded = load_model(checkpoint, spec_file, options.weights)
-        return replace(loaded, notes=(*loaded.notes, *masked_notes(loaded.network, checkpoint, spec_file)))
-    require_trust(checkpoint, form, options.trust)
-    if options.weights is not None:
-        raise UsageError(f"{checkpoint} is {FORMS[form]}: there are no weights to choose.", hint="Leave out --weights.")
-    spec, host = load_model_toml(spec_file)
-    if form == "onnx":
-        return read_graph(checkpoint, spec, host, opset=options.opset, dynamic_batch=options.dynamic_batch)
-    if form == "program":
-        network = load_program(checkpoint, spec, options.dynamic_batch)
-    else:
-        network = load_script(checkpoint)
-    check_outputs(network, spec)
-    unused = "; arch in model.toml was not used" if host.arch else ""
-    return LoadedModel(network, spec, host, sha256_of(checkpoint), (f"the network is {FORMS[form]}{unused}",))
+    file: GraphFile
+    opset: int
+    run: TracedRun
+    stages: tuple[Parity, ...]
 
 
 def export_bundle(
@@ -147,7 +97,7 @@ def export_bundle(
     *,
     model: Path | None = None,
     options: ExportOptions | None = None,
-    progress: Callable[[str], None] = lambda message: None,
+    progress: Progress = lambda message: None,
 ) -> Bundle:
     """Exports a checkpoint to a bundle whose every conversion was compared with the original network.
 
@@ -167,124 +117,179 @@ def export_bundle(
         ParityError: A conversion moved keypoints by more than the limits of the model spec.
     """
     options = options or ExportOptions()
-    with tflite_compiler(options) as compiler:  # first: TensorFlow loads while torch exports
+    with tflite_compiler(options) as compiler, ExitStack() as stack:  # the compiler loads while torch exports
         progress("reading the checkpoint")
-        loaded = load_source(checkpoint, model, options)
-        spec = loaded.spec
-        int8_limits(spec, options)  # a budget that the model has no unit for fails here
+        source = load_source(checkpoint, model, options)
+        spec = source.spec
+        limits = {precision: export_limits(precision, spec, options) for precision in ("fp32", *options.precisions)}
         labels = evaluation_labels(options.evaluation, spec.keypoint_count) if options.evaluation else []
 
         progress("cropping images for the comparison")
-        crops = make_crops(options.images, options.crops, spec.input, loaded.host, calibration=options.calibration)
+        crops = make_crops(options.images, options.crops, spec.input, source.host, calibration=options.calibration)
         image = prepare_image(crops.example, spec.input)
-        tensors = Preprocessor(spec.input, spec.input.color).normalise([*crops.pixels, image.crop])
-        if isinstance(loaded, GivenGraph):
-            name, outputs = "onnx", loaded.run(tensors)
-        else:
-            name, outputs = "torch", run_network(loaded.network, tensors, spec)
+        pixels = np.concatenate([crops.pixels, image.crop[None]])
+        outputs = source.run(Preprocessor(spec.input, spec.input.color).normalise(pixels))
         on_image = {role: values[-1:] for role, values in outputs.items()}
-        outputs = {role: values[:-1] for role, values in outputs.items()}
-        reference = Reference(name, spec, crops.pixels, tensors[:-1], outputs, crops.origin)
+        compared = {role: values[:-1] for role, values in outputs.items()}
+        reference = Reference(source.name, spec, crops.pixels, compared, crops.origin)
 
         with new_bundle(output, overwrite=options.overwrite) as folder:
-            hops = []
-            if isinstance(loaded, GivenGraph):
-                opset, raw = loaded.opset, loaded.model
+            fp32 = _convert(source, reference, options, stack, progress)
+            trained = is_trained_for_int8(fp32.file.model)
+            calibration: CalibrationSet | None = None
+            if trained:
+                made = trained_variants(fp32.file.model, reference, options)
             else:
-                opset = MIN_OPSET if options.opset is None else options.opset
-                progress("torch -> ONNX")
-                raw = onnx_from_network(loaded.network, spec, opset=opset, dynamic_batch=options.dynamic_batch)
-                file = folder / "raw.onnx"
-                save(raw, file)
-                hops.append(_hop("onnx", raw, file, reference, options).parity)
-                file.unlink()
-            progress("ONNX -> simplified ONNX")
-            metadata = {"splite_model": json.dumps(spec.to_dict()), "splite_version": __version__}
-            model_graph = simplify(raw, metadata=metadata)
-            save(model_graph, folder / GRAPH)
-            simplified = _hop("simplified", model_graph, folder / GRAPH, reference, options)
-            graph = ort_artifact(model_graph, folder / GRAPH, spec, options.dynamic_batch)
-            made = make_artifacts(folder, graph, reference, loaded.host, options, compiler, progress)
+                if options.calibrates:
+                    calibration = _calibrate(fp32.run, source, options, progress)
+                if compiler is not None:  # works on its own while the other files are made here
+                    pixels = None if calibration is None else calibration.pixels
+                    compiler.begin(
+                        fp32.file.content, spec, options.precisions, calibration=pixels, recipe=options.int8_recipe
+                    )
+                tensors = reference.tensors if calibration is None else calibration.tensors(spec.input)
+                made = make_variants(fp32.file.model, reference, tensors, options, progress)
+            progress("writing the graphs")
+            files = write_graphs(folder, made, spec, options)
 
-            golden = make_golden(reference, image, on_image)
+            tflite = {} if compiler is None else {a.precision: a for a in compiler.finish(folder, progress=progress)}
+
+            measured: list[Measured] = []
+            for backend, precision in _artifacts(options, trained):
+                progress(f"comparing {backend} {precision}")
+                hint = deviation_hint(backend, precision, options)
+                if backend == "tflite":
+                    artifact = replace(tflite[precision], limits=limits[precision])
+                    measured.append(measure_tflite(folder / artifact.file, artifact, reference, hint, stack))
+                else:
+                    name = artifact_file(precision)
+                    variant = files[name], precision, limits[precision], made.graphs[name]
+                    measured.append(measure_graph(*variant, fp32.run, reference, options, stack))
+            graphs, graph_parity = _engine_graphs(files, measured, limits, reference, options, progress)
+
+            recommendation = None
+            if len(measured) > 1 or labels:
+                recommendation = recommend(measured, reference, labels, progress)
+            progress("writing the bundle")
+            golden = write_golden(folder / GOLDEN, make_golden(reference, image, on_image))
             manifest = Manifest(
                 format_version=FORMAT_VERSION,
                 model=spec,
-                source=Source(
-                    checkpoint=checkpoint.name,
-                    checkpoint_sha256=loaded.checkpoint_sha256,
-                    tool_version=__version__,
-                ),
-                artifacts=made.artifacts,
-                golden=write_golden(folder / GOLDEN, golden),
-                graphs=made.graphs,
+                source=Source(checkpoint.name, source.checkpoint_sha256, __version__),
+                artifacts=tuple(one.artifact for one in measured),
+                golden=golden,
+                graphs=graphs,
             )
             report = Report(
                 report_version=REPORT_VERSION,
-                opset=opset,
+                opset=fp32.opset,
                 versions=_versions(options),
-                notes=(*loaded.notes, *made.notes),
-                parity=(*hops, simplified.parity),
-                calibration=made.calibration,
+                notes=(*source.notes, *(() if calibration is None else calibration.warnings), *made.notes),
+                parity=(
+                    *fp32.stages,
+                    *(one.deviation.parity for one in measured if one.artifact.file != FP32 or options.fuses),
+                    *graph_parity,
+                ),
+                calibration=_calibration_record(calibration, made, options),
                 search=made.search,
+                recommendation=recommendation,
+                layers={one.artifact.label: one.layers for one in measured},
             )
-            draft = Bundle(folder, manifest)
-            manifest, report = _measured(draft, report, reference, simplified, labels, options, progress)
-            progress("writing the bundle")
             with writing(output):
                 (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
                 (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    return Bundle.open(output)
+    return Bundle(output, manifest)
 
 
-def _measured(
-    draft: Bundle,
-    report: Report,
-    reference: Reference,
-    simplified: Shift,
-    labels: Sequence[LabelledImage],
-    options: ExportOptions,
-    progress: Callable[[str], None],
-) -> tuple[Manifest, Report]:
-    """The manifest of finished files; the report with their differences, their layers, and which of them to ship."""
-    shifts = {FP32: simplified, **check_artifacts(draft, reference, options, progress)}
-    manifest, shifts, notes = finish_bundle(draft, shifts, reference, options, progress)
-    added = [label for label in shifts if label != FP32 or options.fuses]
-    draft = Bundle(draft.path, manifest)
-    recommendation = None
-    if len(manifest.artifacts) > 1 or labels:
-        recommendation = recommend(draft, shifts, reference, labels, progress)
-    progress("listing the layers of every artifact")
-    layers = {artifact.label: profile_artifact(draft, artifact) for artifact in manifest.artifacts}
-    parity = (*report.parity, *(shifts[label].parity for label in added))
-    report = replace(report, notes=(*report.notes, *notes))
-    return manifest, replace(report, parity=parity, recommendation=recommendation, layers=layers)
-
-
-def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
-    """Reference outputs of the torch network by role, N first, computed one crop at a time as on a device."""
-    with torch.inference_mode():
-        results = [network(torch.from_numpy(tensors[i : i + 1])) for i in range(len(tensors))]
-    rows = [(result,) if isinstance(result, torch.Tensor) else tuple(result) for result in results]
-    return {
-        role: torch.cat([row[index] for row in rows]).numpy().astype(np.float32)
-        for index, role in enumerate(spec.decoder.roles)
-    }
-
-
-def _hop(step: str, graph: onnx.ModelProto, file: Path, reference: Reference, options: ExportOptions) -> Shift:
-    """Runs a fp32 graph from its file and compares it with the reference.
+def _convert(
+    source: LoadedModel | GivenGraph, reference: Reference, options: ExportOptions, stack: ExitStack, progress: Progress
+) -> _Converted:
+    """The simplified fp32 graph of a network, compared after every stage.
 
     Raises:
-        ParityError: It lies over the limits of the spec.
+        ExportError: A graph cannot be made.
+        ParityError: A stage moves the keypoints by more than the limits of the model spec.
     """
-    spec = reference.spec
-    session = OrtSession(file, ort_artifact(graph, file, spec, options.dynamic_batch), None)
-    hint = (
-        "Look for layers in training mode or randomness in the network; if the shift is acceptable, raise [limits] in "
-        "model.toml."
+    spec, stages = source.spec, []
+    if isinstance(source, GivenGraph):
+        raw, opset = source.model, source.opset
+    else:
+        opset = MIN_OPSET if options.opset is None else options.opset
+        progress("torch -> ONNX")
+        raw = onnx_from_network(source.network, spec, opset=opset, dynamic_batch=options.dynamic_batch)
+        stages.append(compare_graph("onnx", raw, reference, spec.limits, _STAGE_HINT))
+    progress("ONNX -> simplified ONNX")
+    metadata = {"splite_model": json.dumps(spec.to_dict()), "splite_version": __version__}
+    simplified = simplify(raw, metadata=metadata)
+    check_output_names(simplified, spec)
+    file = GraphFile.of(FP32, simplified)
+    run = TracedRun(file, file.artifact("fp32", spec.limits), reference, stack)
+    stages.append(reference.compare("simplified", run.outputs, spec.limits, _STAGE_HINT).parity)
+    return _Converted(file, opset, run, tuple(stages))
+
+
+def _calibrate(
+    fp32: TracedRun, source: LoadedModel | GivenGraph, options: ExportOptions, progress: Progress
+) -> CalibrationSet:
+    """The images that fp16 and int8 are calibrated on."""
+    return load_calibration(
+        options.calibration,
+        source.spec,
+        source.host,
+        allow_random=options.allow_random_calibration,
+        hold_out=options.images is None,
+        evaluation=options.evaluation or options.images,
+        judge=lambda tensors: run_each(fp32.session, tensors),
+        cache=cache_folder(),
+        progress=progress,
     )
-    return reference.compare(step, session, spec.limits, hint)
+
+
+def _artifacts(options: ExportOptions, trained: bool) -> list[tuple[str, Precision]]:
+    """Backend and precision of every artifact, in the order requested; the fp32 graph is last where it was not."""
+    requested = [(backend, precision) for backend in options.backends for precision in options.precisions]
+    fp32: list[tuple[str, Precision]] = [] if trained else [("ort", "fp32")]
+    return [one for one in dict.fromkeys([*requested, *fp32]) if one[0] != "trt"]
+
+
+def _engine_graphs(
+    files: Mapping[str, GraphFile],
+    measured: Sequence[Measured],
+    limits: Mapping[Precision, LimitSpec],
+    reference: Reference,
+    options: ExportOptions,
+    progress: Progress,
+) -> tuple[tuple[Graph, ...], list[Parity]]:
+    """What TensorRT's engines are built from, and how far those files deviate that are no artifacts; each file once."""
+    if "trt" not in options.backends:
+        return (), []
+    graphs, parity = [], []
+    compared = {one.artifact.file for one in measured}
+    for precision in options.precisions:
+        for typing in TYPINGS:
+            file = files[engine_file(precision, typing)]
+            graph = file.engine_graph(precision, typing, limits[precision])
+            graphs.append(graph)
+            if file.name not in compared:
+                compared.add(file.name)
+                label = f"trt {precision} graph ({typing}ly typed)"
+                progress(f"comparing {label}")
+                hint = deviation_hint("trt", precision, options)
+                model = rounding_to_nearest(file.model)
+                parity.append(compare_graph(label, model, reference, graph.limits, hint))
+    return tuple(graphs), parity
+
+
+def _calibration_record(
+    calibration: CalibrationSet | None, made: Variants, options: ExportOptions
+) -> Calibration | None:
+    """What the report says of the calibration."""
+    if calibration is None:
+        return None
+    methods = dict(made.methods)
+    if options.asks_for("tflite", "int8") and options.int8_recipe == "full-integer":
+        methods["tflite int8"] = "TensorFlow's own"
+    return Calibration(calibration.origin, len(calibration.pixels), calibration.sha256, methods)
 
 
 def _versions(options: ExportOptions) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from time import perf_counter
 
 import numpy as np
@@ -11,15 +10,14 @@ from numpy.typing import NDArray
 
 from splite_deploy.bench.accuracy import Estimate, Points, measure_each
 from splite_deploy.bench.interleaved import Run, interleave
-from splite_deploy.bundle import Bundle
 from splite_deploy.bundle.report import Accuracy, Recommendation, RecommendationRow
-from splite_deploy.export.quant.search import Shift
+from splite_deploy.export.artifacts import Measured
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.labels import LabelledImage
 from splite_deploy.metrics.parity import violations
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Image
-from splite_deploy.runtime.session import Feed, Session, open_session
+from splite_deploy.runtime.session import Feed, Session
 from splite_deploy.spec import PRECISIONS
 
 GAIN = 1.05
@@ -31,8 +29,7 @@ _PROBES = 5
 
 
 def recommend(
-    draft: Bundle,
-    shifts: Mapping[str, Shift],
+    measured: Sequence[Measured],
     reference: Reference,
     labels: Sequence[LabelledImage],
     progress: Callable[[str], None],
@@ -40,8 +37,7 @@ def recommend(
     """Times every artifact in one run, in turn, on one thread, and says which to ship.
 
     Args:
-        draft: The bundle.
-        shifts: How far each artifact moved the keypoints, by its label.
+        measured: The artifacts, still open.
         reference: What they were compared with; its inputs are what is timed.
         labels: What to evaluate on; none measures no accuracy.
         progress: Told each step as it begins.
@@ -49,37 +45,32 @@ def recommend(
     Raises:
         SpliteError: An artifact cannot be run, or an image not be read.
     """
-    spec = draft.model
-    with ExitStack() as stack:
-        sessions: dict[str, Session] = {}
-        for artifact in draft.manifest.artifacts:
-            session = open_session(draft, artifact.backend, artifact.precision, threads=1)
-            stack.callback(session.close)
-            sessions[artifact.label] = session
-        progress("timing all artifacts in turn, one thread")
-        p50_ms = time_sessions(sessions, {label: reference.feed(session) for label, session in sessions.items()})
-        accuracy: dict[str, Accuracy] = {}
-        if labels:
-            progress(f"evaluating all artifacts on {len(labels)} labelled images")
-            estimates = {label: _estimate(PoseEstimator(spec, session, "rgb")) for label, session in sessions.items()}
-            accuracy = {label: errors.summary() for label, errors in measure_each(labels, estimates).items()}
+    spec = reference.spec
+    sessions = {one.artifact.label: one.session for one in measured}
+    progress("timing all artifacts in turn, one thread")
+    p50_ms = time_sessions(sessions, {label: reference.feed(session) for label, session in sessions.items()})
+    accuracy: dict[str, Accuracy] = {}
+    if labels:
+        progress(f"evaluating all artifacts on {len(labels)} labelled images")
+        estimates = {label: _estimate(PoseEstimator(spec, session, "rgb")) for label, session in sessions.items()}
+        accuracy = {label: errors.summary() for label, errors in measure_each(labels, estimates).items()}
     rows = []
-    for artifact in draft.manifest.artifacts:
-        label, parity = artifact.label, shifts[artifact.label].parity
+    for one in measured:
+        artifact, parity = one.artifact, one.deviation.parity
         fp32_ms = p50_ms.get(f"{artifact.backend} fp32")
         rows.append(
             RecommendationRow(
                 backend=artifact.backend,
                 precision=artifact.precision,
-                size_bytes=(draft.path / artifact.file).stat().st_size,
-                p50_ms=p50_ms[label],
-                speed_up=None if fp32_ms is None else fp32_ms / p50_ms[label],
+                size_bytes=one.size_bytes,
+                p50_ms=p50_ms[artifact.label],
+                speed_up=None if fp32_ms is None else fp32_ms / p50_ms[artifact.label],
                 deviation_px=parity.deviation_px,
                 depth=parity.depth,
                 depth_unit=parity.depth_unit,
-                peak_switches=shifts[label].peak_switches,
+                peak_switches=one.deviation.peak_switches,
                 within_limits=not violations(parity, artifact.limits, spec),
-                accuracy=accuracy.get(label),
+                accuracy=accuracy.get(artifact.label),
             )
         )
     compared = f"compared on {len(reference.tensors)} crops ({reference.crops_from})"

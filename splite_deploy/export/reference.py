@@ -1,8 +1,9 @@
-"""What every step of a conversion is compared with: the original network's outputs."""
+"""What every stage of a conversion is compared with: the original network's outputs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,9 @@ class Reference:
     """The original network on a few inputs.
 
     Attributes:
-        name: ``torch``, or ``onnx`` for a given graph.
+        name: ``torch``, or ``onnx`` for an imported graph.
         spec: The model.
         pixels: (N, h, w, 3) uint8 crops.
-        tensors: (N, 3, h, w) the same, normalised.
         outputs: Outputs of the original network on them, by role.
         crops_from: Where the inputs come from, in words.
     """
@@ -33,9 +33,13 @@ class Reference:
     name: str
     spec: ModelSpec
     pixels: NDArray[np.uint8]
-    tensors: Array
     outputs: Outputs
     crops_from: str
+
+    @cached_property
+    def tensors(self) -> Array:
+        """(N, 3, h, w) the crops, normalised."""
+        return Preprocessor(self.spec.input, self.spec.input.color).normalise(self.pixels)
 
     def feed(self, session: Session) -> Feed:
         """The inputs as a session takes them, N first."""
@@ -44,24 +48,31 @@ class Reference:
             return self.tensors
         return Preprocessor(self.spec.input, self.spec.input.color).feed(self.pixels, image)
 
-    def compare(self, step: str, session: Session, limits: LimitSpec, hint: str) -> Shift:
-        """Runs a session on the inputs; closes it.
+    def run(self, session: Session) -> dict[str, Array]:
+        """Outputs of a session on the inputs, by role, N first."""
+        return run_each(session, self.feed(session))
+
+    def compare(self, stage: str, outputs: Outputs, limits: LimitSpec, hint: str) -> Shift:
+        """How far outputs lie from those of the original network.
+
+        Args:
+            stage: What gave them, for the report.
+            outputs: By role, N first; of a graph that decodes, its keypoints.
+            limits: How far the keypoints may lie.
+            hint: What to do about outputs beyond them.
 
         Raises:
-            ParityError: It lies over the limits.
+            ParityError: They lie beyond the limits.
         """
-        try:
-            measured = measure_shift(self.outputs, run_each(session, self.feed(session)), self.spec)
-        finally:
-            session.close()
-        hop = f"{self.name} -> {step}"
-        shift = replace(measured, parity=replace(measured.parity, stage=hop, crops_from=self.crops_from))
+        measured = measure_shift(self.outputs, outputs, self.spec)
+        name = f"{self.name} -> {stage}"
+        shift = replace(measured, parity=replace(measured.parity, stage=name, crops_from=self.crops_from))
         broken = violations(shift.parity, limits, self.spec)
         if shift.peak_switches and broken:
             broken.append(f"{shift.peak_switches} heatmap peaks lie elsewhere")
         if broken:
             raise ParityError(
-                f"{hop} changed the result on {shift.parity.crops} crops: {'; '.join(broken)}.",
+                f"{name} changed the result on {shift.parity.crops} crops: {'; '.join(broken)}.",
                 hint=f"Nothing was written. {hint}",
             )
         return shift

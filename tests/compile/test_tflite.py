@@ -21,16 +21,17 @@ from tiny_tflite import VECTORS, tflite_artifact
 from splite_deploy.bundle import Artifact, Parity
 from splite_deploy.compile.tflite.compiler import compile_tflite
 from splite_deploy.errors import CompileError
+from splite_deploy.export.artifacts import GraphFile
 from splite_deploy.export.crops import crops_from_renderer
-from splite_deploy.export.graph.torch_to_onnx import ort_artifact, simplified_graph
+from splite_deploy.export.graph.torch_to_onnx import simplified_graph
 from splite_deploy.export.graph.walk import load
 from splite_deploy.export.source.checkpoint import load_symbol
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.parity import compare, limits_of, violations
 from splite_deploy.runtime.backends.litert import TfliteSession
-from splite_deploy.runtime.backends.ort import OrtSession
 from splite_deploy.runtime.backends.tflite_file import read_contents
 from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.session import open_bytes
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import ModelSpec, load_model_toml
 
@@ -54,8 +55,8 @@ class Converted:
     def parity(self, artifact: Artifact, crops: Crops) -> Parity:
         """How far a file lies from the graph."""
         tensors = Preprocessor(self.spec.input, self.spec.input.color).normalise(crops)
-        described = ort_artifact(load(self.graph), self.graph, self.spec, False)
-        reference = run_each(OrtSession(self.graph, described, 1), tensors)
+        file = GraphFile.of(self.graph.name, load(self.graph))
+        reference = run_each(open_bytes(file.content, file.artifact("fp32", self.spec.limits), threads=1), tensors)
         session = TfliteSession(self.folder / artifact.file, artifact, 1)
         return compare(artifact.label, reference, run_each(session, tensors), self.spec, "renderer")
 

@@ -19,7 +19,7 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 
 from splite_deploy.bundle import Bundle
-from splite_deploy.export import finishing
+from splite_deploy.export import artifacts
 from splite_deploy.export.graph.walk import load, make_session
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
 from splite_deploy.files import sha256_of
@@ -73,7 +73,12 @@ def test_every_precision_has_a_graph_for_both_kinds_of_builders(export: Run, out
     }
     hops = [hop.stage for hop in bundle.report().parity]
     assert hops[-3:] == [
-        f"onnx -> trt {one}" for one in ("fp32 graph (weak)", "int8 graph (weak)", "int8 graph (strong)")
+        f"onnx -> trt {one}"
+        for one in (
+            "fp32 graph (weakly typed)",
+            "int8 graph (weakly typed)",
+            "int8 graph (strongly typed)",
+        )
     ]
     assert [artifact.backend for artifact in bundle.manifest.artifacts] == ["ort"] * 3
 
@@ -147,11 +152,11 @@ def test_float16_is_rounded_half_to_even() -> None:
     assert found.tolist() == [0, 2, 2, 0, -2, 1, -1, 127]
 
 
-# --- the ends ---
+# --- fused pre- and postprocessing ---
 
 
 @pytest.mark.parametrize("ends", [("--fuse-input",), ("--fuse-decode",), ("--fuse-input", "--fuse-decode")])
-def test_ends_in_every_file(
+def test_fused_pre_and_postprocessing_in_every_file(
     export: Run, splite: Run, tiny_bundle: Path, output: Path, ends: tuple[str, ...], image: NDArray[np.uint8]
 ) -> None:
     result = export("-b", "ort", "-b", "trt", *ALL, *ends)
@@ -166,23 +171,23 @@ def test_ends_in_every_file(
         roles = {"keypoints", "scores", "depth"} if "--fuse-decode" in ends else {"heatmap", "depth"}
         assert {tensor.role for tensor in held.outputs} == roles
     hops = {hop.stage: hop.deviation_px.max for hop in report.parity}
-    assert hops["onnx -> ort fp32"] < 0.01 and "onnx -> trt int8 graph (strong)" in hops
+    assert hops["onnx -> ort fp32"] < 0.01 and "onnx -> trt int8 graph (strongly typed)" in hops
     assert report.recommendation is not None
     assert report.recommendation.rows[2].peak_switches > 0  # of the heatmaps, which the files may no longer show
     box = (10, 10, 110, 90)
     with PoseEstimator.open(output, precision="fp32") as fused_one, PoseEstimator.open(tiny_bundle) as plain_one:
         np.testing.assert_allclose(
-            fused_one(image, box).keypoints, plain_one(image, box).keypoints, rtol=0, atol=finishing.FUSED_PX
+            fused_one(image, box).keypoints, plain_one(image, box).keypoints, rtol=0, atol=artifacts.FUSED_PX
         )
     assert splite("verify", output).exit_code == 0
     assert splite("inspect", output).exit_code == 0
 
 
-def test_ends_that_compute_something_else_are_refused(
+def test_fused_parts_that_compute_something_else_are_refused(
     export: Run, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finishing, "FUSED_PX", -1.0)
+    monkeypatch.setattr(artifacts, "FUSED_PX", -1.0)
     result = export("--fuse-decode")
-    assert result.exit_code == 1 and "With its ends in the graph ort fp32 moves keypoints by" in result.stderr
+    assert result.exit_code == 1 and "With fused pre- and postprocessing ort fp32 moves keypoints by" in result.stderr
     assert "Leave out --fuse-input and --fuse-decode" in result.stderr
     assert list(output.parent.iterdir()) == []

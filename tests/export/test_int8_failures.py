@@ -24,7 +24,7 @@ from splite_deploy.bundle import MANIFEST, Bundle
 from splite_deploy.export.crops import crops_from_renderer
 from splite_deploy.export.graph.torch_to_onnx import simplified_graph
 from splite_deploy.export.graph.walk import save
-from splite_deploy.export.pipeline import load_model
+from splite_deploy.export.source.load import load_model
 from splite_deploy.files import sha256_of
 from splite_deploy.spec import load_model_toml
 

@@ -23,9 +23,9 @@ from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.torch_to_onnx import (
     MAX_OPSET,
     MIN_OPSET,
+    check_output_names,
     check_outputs,
     onnx_from_network,
-    output_specs,
     simplify,
 )
 from splite_deploy.export.source.checkpoint import load_symbol
@@ -145,7 +145,8 @@ def test_the_opset_is_the_one_asked_for(network: torch.nn.Module, spec: ModelSpe
     assert [(entry.key, entry.value) for entry in simple.metadata_props] == [("key", "value")]
     for model in (raw, simple):
         assert {entry.domain: entry.version for entry in model.opset_import}[""] == opset
-    assert [tensor.role for tensor in output_specs(simple, spec)] == ["heatmap", "depth"]
+    check_output_names(simple, spec)
+    assert [output.name for output in simple.graph.output] == ["heatmap", "depth"]
     image = np.random.default_rng(0).normal(size=(1, 3, 64, 48)).astype(np.float32)
     with torch.inference_mode():
         expected = network(torch.from_numpy(image))[0].numpy()
@@ -239,5 +240,7 @@ def test_coordinates(spec: ModelSpec, columns: int, fits: bool) -> None:
 
 def test_outputs_whose_names_are_wrong(tiny_bundle: Path, spec: ModelSpec) -> None:
     with pytest.raises(ExportError, match=r"outputs are \['heatmap', 'depth'\], not \['coordinates'\]") as caught:
-        output_specs(onnx.load(str(tiny_bundle / "model.onnx")), dataclasses.replace(spec, decoder=Coordinates("unit")))
+        check_output_names(
+            onnx.load(str(tiny_bundle / "model.onnx")), dataclasses.replace(spec, decoder=Coordinates("unit"))
+        )
     assert caught.value.hint

@@ -16,9 +16,9 @@ from safetensors import safe_open
 
 from splite_deploy.compact import CompactOptions, compact_checkpoint
 from splite_deploy.decoders import SoftArgmaxDepth
-from splite_deploy.export.pipeline import load_model
 from splite_deploy.export.source.checkpoint import read_checkpoint
 from splite_deploy.export.source.header import HEADER
+from splite_deploy.export.source.load import load_model
 from splite_deploy.metrics.labels import read_labels
 from splite_deploy.spec import ModelSpec, load_model_toml
 

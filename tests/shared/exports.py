@@ -10,7 +10,7 @@ import pytest
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import SpliteError
-from splite_deploy.export.pipeline import run_network
+from splite_deploy.export.source.load import run_network
 from splite_deploy.runtime.preprocess import Preprocessor
 
 

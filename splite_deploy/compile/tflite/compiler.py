@@ -6,7 +6,6 @@ Loading TensorFlow takes that process a while: with other work to do meanwhile, 
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -66,7 +65,7 @@ class TfliteCompiler:
 
     def begin(
         self,
-        graph: Path,
+        graph: bytes,
         spec: ModelSpec,
         precisions: Sequence[Precision],
         *,
@@ -74,9 +73,9 @@ class TfliteCompiler:
         recipe: Int8Recipe = "full-integer",
         integer_ends: bool = False,
     ) -> None:
-        """Starts what `compile_tflite` says; `finish` waits for it."""
+        """Starts what `compile_tflite` says with the content of its graph; `finish` waits for it."""
         crops = check_options(spec, precisions, calibration, recipe, integer_ends)
-        shutil.copyfile(graph, self._work / "model.onnx")
+        (self._work / "model.onnx").write_bytes(graph)
         tensors = Preprocessor(spec.input, spec.input.color).normalise(crops)
         np.save(self._work / "inputs.npy", np.ascontiguousarray(tensors.transpose(0, 2, 3, 1)))
         self._job = _Job(spec, tuple(precisions), recipe, integer_ends)
@@ -167,7 +166,9 @@ def compile_tflite(
     """
     check_options(spec, precisions, calibration, recipe, integer_ends)
     with TfliteCompiler(log) as compiler:
-        compiler.begin(graph, spec, precisions, calibration=calibration, recipe=recipe, integer_ends=integer_ends)
+        compiler.begin(
+            graph.read_bytes(), spec, precisions, calibration=calibration, recipe=recipe, integer_ends=integer_ends
+        )
         return compiler.finish(folder, timeout_s=timeout_s, progress=progress)
 
 

@@ -8,18 +8,16 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import onnx
 import onnxsim
 import torch
 from torch import nn
 
-from splite_deploy.bundle import Artifact, TensorSpec
+from splite_deploy.bundle import TensorSpec
 from splite_deploy.decoders import check_shapes
 from splite_deploy.errors import ExportError
 from splite_deploy.export.quant.trained import has_quantisers
-from splite_deploy.files import sha256_of
 from splite_deploy.spec import ModelSpec
 
 MIN_OPSET = 18  # the lowest that torch's exporter writes without a conversion that fails on reductions
@@ -199,37 +197,18 @@ def finish(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
         entry.key, entry.value = key, value
 
 
-def ort_artifact(model: onnx.ModelProto, file: Path, spec: ModelSpec, dynamic_batch: bool) -> Artifact:
-    """Describes a graph of `onnx_from_network`, which was written to ``file``, as ONNX Runtime's artifact."""
-    return Artifact(
-        format="onnx",
-        backend="ort",
-        precision="fp32",
-        file=file.name,
-        sha256=sha256_of(file),
-        inputs=(input_spec(spec, dynamic_batch),),
-        outputs=output_specs(model, spec),
-        limits=spec.limits,
-        target={},
-    )
+def check_output_names(model: onnx.ModelProto, spec: ModelSpec) -> None:
+    """Compares the outputs of a graph, which are named by their roles, with what the decoder reads.
 
-
-def output_specs(model: onnx.ModelProto, spec: ModelSpec) -> tuple[TensorSpec, ...]:
-    """Output tensors of a graph whose outputs are named by their role."""
-    layouts, names = spec.decoder.layouts, [output.name for output in model.graph.output]
-    if set(names) != set(layouts):
+    Raises:
+        ExportError: They are others.
+    """
+    names = [output.name for output in model.graph.output]
+    if set(names) != set(spec.decoder.roles):
         raise ExportError(
-            f"The graph's outputs are {names}, not {list(layouts)}.",
+            f"The graph's outputs are {names}, not {list(spec.decoder.roles)}.",
             hint="Two outputs of the network may be the same tensor; return them apart.",
         )
-    specs = []
-    for output in model.graph.output:
-        shape = tuple(
-            dimension.dim_value if dimension.HasField("dim_value") else None
-            for dimension in output.type.tensor_type.shape.dim
-        )
-        specs.append(TensorSpec(output.name, shape, "float32", layouts[output.name], output.name))
-    return tuple(specs)
 
 
 def _check(model: onnx.ModelProto, what: str) -> None:

@@ -106,12 +106,23 @@ def save(model: onnx.ModelProto, path: Path) -> None:
         ExportError: The graph is invalid.
         OutputError: It cannot be written.
     """
+    content = serialised(model, path.name)
+    with whole_file(path) as partial, writing(path):
+        partial.write_bytes(content)
+
+
+def serialised(model: onnx.ModelProto, name: str) -> bytes:
+    """Checks a graph; returns the bytes of the file of this name.
+
+    Raises:
+        ExportError: The graph is invalid.
+    """
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as err:
-        raise ExportError(f"{path.name} would not be valid ONNX: {first_line(err)}", hint="Report this.") from err
-    with whole_file(path) as partial, writing(path):
-        partial.write_bytes(model.SerializeToString())
+        raise ExportError(f"{name} would not be valid ONNX: {first_line(err)}", hint="Report this.") from err
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def make_session(

@@ -104,14 +104,14 @@ class BudgetReport:
 
 
 def measure_shift(reference: Outputs, candidate: Outputs, spec: ModelSpec) -> Shift:
-    """How far keypoints moved; outputs by role, N first.
+    """How far keypoints moved; outputs by role, N first, or the keypoints of a graph that decodes.
 
     Raises:
         BackendError: An output is not finite.
     """
     parity = compare("fp32 -> int8", reference, candidate, spec, "calibration crops")
     switches = 0
-    if isinstance(spec.decoder, HeatmapDecoder):
+    if isinstance(spec.decoder, HeatmapDecoder) and "heatmap" in candidate:
         cells = [_peaks(outputs["heatmap"]) for outputs in (reference, candidate)]
         switches = int((np.abs(cells[0] - cells[1]).max(axis=-1) > SWITCH_CELLS).sum())
     return Shift(parity, switches)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -51,6 +52,8 @@ class GivenGraph:
     host: HostSpec
     checkpoint_sha256: str
     notes: tuple[str, ...]
+    name: ClassVar[str] = "onnx"
+    """What the outputs of `run` are called in a report."""
 
     def run(self, tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Reference outputs of the file by role, N first, computed one crop at a time as on a device."""

@@ -1,0 +1,199 @@
+"""The graphs of an export, in memory: every precision for every consumer, made once from the fp32 graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import onnx
+
+from splite_deploy.bundle import Typing
+from splite_deploy.bundle.report import BudgetSearch
+from splite_deploy.errors import ExportError, UsageError
+from splite_deploy.export.graph.fuse import fuse_decode, fuse_input
+from splite_deploy.export.graph.opset import lower_opset
+from splite_deploy.export.graph.walk import Array
+from splite_deploy.export.options import ExportOptions
+from splite_deploy.export.quant.engine_graphs import to_int8_fp16
+from splite_deploy.export.quant.precision import Fp16Report, Int8Report, to_fp16, to_int8, unsafe_in_fp16
+from splite_deploy.export.quant.qdq import Consumer, has_qdq
+from splite_deploy.export.quant.ranges import Method, calibrate
+from splite_deploy.export.quant.search import within_budget
+from splite_deploy.export.reference import Reference
+from splite_deploy.spec import ModelSpec, Precision
+
+FP32 = "model.onnx"
+FP16 = "model.fp16.onnx"
+INT8: Mapping[Consumer, str] = {"ort": "model.int8.onnx", "trt": "model.int8.trt.onnx"}
+INT8_FP16 = "model.int8-fp16.trt.onnx"
+OLD_OPSET = "model.trt.onnx"
+"""The fp32 graph for builders that are weakly typed: these know no opset after 17."""
+METHOD: Method = "mse"
+TYPINGS: tuple[Typing, ...] = ("weak", "strong")
+_NAMED = 6  # nodes that a note names
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Variants:
+    """The graphs of an export and what is worth knowing about them.
+
+    Attributes:
+        graphs: By the name of their file; networks as they were converted, without fused pre- and postprocessing.
+        notes: What is worth knowing about them, in words.
+        methods: How the ranges of activations were chosen, by what they were chosen for.
+        search: The search under an error budget; None without one.
+    """
+
+    graphs: dict[str, onnx.ModelProto] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    methods: dict[str, str] = field(default_factory=dict)
+    search: BudgetSearch | None = None
+
+
+def artifact_file(precision: Precision) -> str:
+    """The file that ONNX Runtime runs in this precision."""
+    return {"fp32": FP32, "fp16": FP16, "int8": INT8["ort"]}[precision]
+
+
+def engine_file(precision: Precision, typing: Typing) -> str:
+    """The file that a TensorRT engine of this precision is built from.
+
+    A weakly typed builder makes fp16 of the fp32 graph, by a flag.
+    """
+    if precision == "int8":
+        return INT8["trt"] if typing == "weak" else INT8_FP16
+    if typing == "weak":
+        return OLD_OPSET
+    return FP16 if precision == "fp16" else FP32
+
+
+def make_variants(
+    fp32: onnx.ModelProto, reference: Reference, tensors: Array, options: ExportOptions, progress: Progress
+) -> Variants:
+    """Makes every graph that was asked for, from one calibration.
+
+    Args:
+        fp32: The simplified fp32 graph.
+        reference: What the error budget is measured against.
+        tensors: (N, 3, h, w) normalised crops to calibrate on.
+        options: What was asked for.
+        progress: Told each step as it begins.
+
+    Raises:
+        SpliteError: A graph cannot be made as it was asked for.
+    """
+    made = Variants({FP32: fp32})
+    if "trt" in options.backends and set(options.precisions) - {"int8"}:
+        made.graphs[OLD_OPSET] = fp32
+    fp16_for = [name for name in ("ort", "trt") if options.asks_for(name, "fp16")]
+    int8_for: list[Consumer] = [name for name in ("ort", "trt") if options.asks_for(name, "int8")]
+    if not fp16_for and not int8_for:
+        return made
+    progress(f"measuring the ranges of activations on {len(tensors)} crops")
+    ranges = calibrate(fp32, tensors, METHOD)
+    if fp16_for:
+        progress("float16 graph")
+        made.graphs[FP16], fp16 = to_fp16(fp32, tensors, ranges=ranges)
+        made.notes.append(_fp16_note(fp16))
+        made.methods.update({f"{name} fp16": "extremes" for name in fp16_for})
+    excluded: tuple[str, ...] = ()
+    for consumer in int8_for:
+        progress("int8 graph" if consumer == "ort" else "int8 graph for TensorRT")
+        if options.budget is not None and made.search is None:
+            graph, found = within_budget(
+                fp32,
+                reference.tensors,
+                reference.outputs,
+                reference.spec,
+                options.budget,
+                consumer,
+                ranges=ranges,
+                progress=progress,
+            )
+            int8 = found.int8
+            limits = options.budget.shift_px, options.budget.depth_mm
+            made.search = BudgetSearch(*limits, found.plain.parity.deviation_px.p95, found.plain_latency_ms, found.rows)
+            excluded = int8.floating
+        else:
+            graph, int8 = to_int8(fp32, tensors, consumer, float_nodes=excluded, ranges=ranges)
+        made.graphs[INT8[consumer]] = graph
+        made.notes.append(_int8_note(INT8[consumer], int8))
+        made.methods[f"{consumer} int8"] = str(int8.method)
+        if consumer == "trt":
+            made.graphs[INT8_FP16] = to_int8_fp16(graph, [one.node for one in unsafe_in_fp16(fp32, ranges)])
+    return made
+
+
+def trained_variants(network: onnx.ModelProto, reference: Reference, options: ExportOptions) -> Variants:
+    """The int8 graphs of a network that was trained for int8 and brings its own scales; see `make_variants`.
+
+    Raises:
+        UsageError: Something else than int8 was asked for.
+        ExportError: A layer that was trained for int8 would not run in it.
+    """
+    _check_trained(options)
+    made = Variants()
+    for consumer, file in INT8.items():
+        if options.asks_for(consumer, "int8"):
+            made.graphs[file], report = to_int8(network, reference.tensors, consumer)
+            made.notes.append(_int8_note(file, report))
+            if consumer == "trt":
+                made.graphs[INT8_FP16] = to_int8_fp16(made.graphs[file], ())
+    return made
+
+
+def is_trained_for_int8(network: onnx.ModelProto) -> bool:
+    """Whether a graph brings its quantisation along."""
+    return has_qdq(network)
+
+
+def deployed(file: str, graph: onnx.ModelProto, spec: ModelSpec, options: ExportOptions) -> tuple[onnx.ModelProto, str]:
+    """The graph as it is written: with fused pre- and postprocessing, in the opset that its builders read.
+
+    Returns:
+        The graph, and what is worth knowing about it in words, or nothing.
+
+    Raises:
+        ExportError: The pre- or postprocessing cannot be fused.
+    """
+    if options.fuse_input:
+        graph = fuse_input(graph, spec)
+    if options.fuse_decode:
+        graph = fuse_decode(graph, spec)
+    if file not in (OLD_OPSET, INT8["trt"]):
+        return graph, ""
+    try:
+        return lower_opset(graph), ""
+    except ExportError as err:
+        return graph, f"{file} is not for TensorRT 8: {err.message}"
+
+
+def _check_trained(options: ExportOptions) -> None:
+    if options.precisions != ("int8",) or "tflite" in options.backends:
+        raise UsageError(
+            "This network was trained for int8 and brings its own scales: it cannot become "
+            + ("a TFLite file, which has its own." if "tflite" in options.backends else "another precision."),
+            hint="Export it with -b ort or -b trt, and -p int8 alone; make the rest from the float checkpoint.",
+        )
+    if options.budget is not None or options.calibration is not None:
+        raise UsageError(
+            "This network was trained for int8 and brings its own scales: nothing is calibrated or searched.",
+            hint="Leave out --calibration and --max-shift-*.",
+        )
+
+
+def _fp16_note(report: Fp16Report) -> str:
+    excluded = [f"{one.node} ({one.reason})" for one in report.kept]
+    return f"{FP16}: {sum(report.float16.values())} nodes in float16; kept in float32: {_listed(excluded)}"
+
+
+def _int8_note(file: str, report: Int8Report) -> str:
+    islands = [f"{name} ({op})" for name, op in report.float_islands.items()]
+    text = f"{file}: {len(report.quantised)} nodes in int8; float by choice: {_listed(report.floating)}"
+    return "; ".join([f"{text}; float for want of a kernel: {_listed(islands)}", *report.notes])
+
+
+def _listed(names: list[str] | tuple[str, ...]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more if names else "none"
