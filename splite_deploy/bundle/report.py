@@ -32,7 +32,8 @@ class Parity:
     """How far the outputs of one stage of the conversion lie from those of the reference.
 
     Attributes:
-        stage: For example ``torch -> onnx``.
+        reference: What is compared with: ``torch``, or ``onnx`` for an imported graph.
+        stage: What is compared: ``onnx``, ``simplified``, or the label of an artifact.
         crops: Number of crops compared.
         crops_from: Where the crops came from.
         tensor_max_abs: Largest absolute difference of each output, by role.
@@ -41,6 +42,7 @@ class Parity:
         depth_unit: ``mm``, or ``palm`` where the model spec has no ``palm_mm``; empty without depth.
     """
 
+    reference: str
     stage: str
     crops: int
     crops_from: str
@@ -48,6 +50,11 @@ class Parity:
     deviation_px: Percentiles
     depth: Percentiles | None
     depth_unit: str
+
+    @property
+    def label(self) -> str:
+        """For example ``torch -> ort fp32``."""
+        return f"{self.reference} -> {self.stage}"
 
 
 @dataclass(frozen=True)

@@ -275,6 +275,7 @@ def deviation_hint(backend: str, precision: Precision, options: ExportOptions) -
 
 def _run_once(model: onnx.ModelProto, reference: Reference) -> Outputs:
     """Outputs of a graph that is not kept, by role, N first."""
-    file = GraphFile.of("graph.onnx", model)
-    with open_bytes(file.content, file.artifact("fp32", reference.spec.limits), threads=1) as session:
+    name = "graph.onnx"
+    artifact = Artifact("onnx", "ort", "fp32", name, "", *tensor_specs(model), reference.spec.limits, {})
+    with open_bytes(serialised(model, name), artifact, threads=1) as session:
         return reference.run(session)

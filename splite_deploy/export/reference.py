@@ -65,14 +65,14 @@ class Reference:
             ParityError: They lie beyond the limits.
         """
         measured = measure_shift(self.outputs, outputs, self.spec)
-        name = f"{self.name} -> {stage}"
-        shift = replace(measured, parity=replace(measured.parity, stage=name, crops_from=self.crops_from))
+        named = replace(measured.parity, reference=self.name, stage=stage, crops_from=self.crops_from)
+        shift = replace(measured, parity=named)
         broken = violations(shift.parity, limits, self.spec)
         if shift.peak_switches and broken:
             broken.append(f"{shift.peak_switches} heatmap peaks lie elsewhere")
         if broken:
             raise ParityError(
-                f"{name} changed the result on {shift.parity.crops} crops: {'; '.join(broken)}.",
+                f"{named.label} changed the result on {shift.parity.crops} crops: {'; '.join(broken)}.",
                 hint=f"Nothing was written. {hint}",
             )
         return shift

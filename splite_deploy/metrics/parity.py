@@ -15,7 +15,9 @@ from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 Outputs = Mapping[str, NDArray[np.float32]]
 
 
-def compare(stage: str, reference: Outputs, candidate: Outputs, spec: ModelSpec, crops_from: str) -> Parity:
+def compare(
+    stage: str, reference: Outputs, candidate: Outputs, spec: ModelSpec, crops_from: str, *, reference_name: str = ""
+) -> Parity:
     """How far ``candidate`` lies from ``reference``.
 
     Args:
@@ -24,6 +26,7 @@ def compare(stage: str, reference: Outputs, candidate: Outputs, spec: ModelSpec,
         candidate: The same, or what a graph that decodes gives; decoded values are compared then.
         spec: The model; its decoder turns both into keypoints.
         crops_from: Where the inputs came from, for the report.
+        reference_name: What gave the reference, for the report.
     """
     before, after = decode(reference, spec), decode(candidate, spec)
     if "keypoints" in candidate:
@@ -35,6 +38,7 @@ def compare(stage: str, reference: Outputs, candidate: Outputs, spec: ModelSpec,
         unit = "mm" if scale is not None else "palm"
         depth = percentiles(np.abs(after.depth - before.depth) * (scale or 1.0))
     return Parity(
+        reference=reference_name,
         stage=stage,
         crops=len(deviation),
         crops_from=crops_from,

@@ -154,8 +154,14 @@ def verify(
             outputs = run_each(session, preprocessor.feed(inputs, session.inputs[0]))
         on_crops = {role: values[:-2] for role, values in outputs.items()}
         on_image = {role: values[-2:] for role, values in outputs.items()}
-        stage = f"{golden.reference} -> {artifact.label}"
-        parity = compare(stage, golden.outputs, on_crops, spec, "golden crops of the bundle")
+        parity = compare(
+            artifact.label,
+            golden.outputs,
+            on_crops,
+            spec,
+            "golden crops of the bundle",
+            reference_name=golden.reference,
+        )
         deviation = _on_image(on_image, golden.image, matrix, spec)
         warnings: list[str] = []
         broken = violations(parity, artifact.limits, spec)

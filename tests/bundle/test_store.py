@@ -69,7 +69,7 @@ REPORTED = Report(
     opset=18,
     versions={"torch": "2.6"},
     notes=("took the weights under 'ema'",),
-    parity=(Parity("torch -> onnx", 2, "2 images", {"heatmap": 1e-6, "depth": 0.0}, SHIFT, SHIFT, "mm"),),
+    parity=(Parity("torch", "onnx", 2, "2 images", {"heatmap": 1e-6, "depth": 0.0}, SHIFT, SHIFT, "mm"),),
 )
 
 

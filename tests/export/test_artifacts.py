@@ -108,7 +108,7 @@ def test_three_precisions_end_to_end(export: Run, splite: Run, output: Path, lab
         ("ort int8", "model.int8.onnx"),
     ]
     assert [a.limits for a in manifest.artifacts] == [limits_of(a.precision, spec) for a in manifest.artifacts]
-    assert [hop.stage for hop in report.parity] == ["onnx -> simplified", "onnx -> ort fp16", "onnx -> ort int8"]
+    assert [hop.label for hop in report.parity] == ["onnx -> simplified", "onnx -> ort fp16", "onnx -> ort int8"]
     assert all(hop.crops == 16 and "samples.py" in hop.crops_from for hop in report.parity)
     assert report.parity[0].deviation_px.max < report.parity[1].deviation_px.max < report.parity[2].deviation_px.max
 

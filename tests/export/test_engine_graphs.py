@@ -71,7 +71,7 @@ def test_every_precision_has_a_graph_for_both_kinds_of_builders(export: Run, out
         "model.int8.trt.onnx": 17,
         "model.int8-fp16.trt.onnx": 19,
     }
-    hops = [hop.stage for hop in bundle.report().parity]
+    hops = [hop.label for hop in bundle.report().parity]
     assert hops[-3:] == [
         f"onnx -> trt {one}"
         for one in (
@@ -170,7 +170,7 @@ def test_fused_pre_and_postprocessing_in_every_file(
         assert (taken.shape, taken.dtype, taken.layout) == (fused if "--fuse-input" in ends else plain)
         roles = {"keypoints", "scores", "depth"} if "--fuse-decode" in ends else {"heatmap", "depth"}
         assert {tensor.role for tensor in held.outputs} == roles
-    hops = {hop.stage: hop.deviation_px.max for hop in report.parity}
+    hops = {hop.label: hop.deviation_px.max for hop in report.parity}
     assert hops["onnx -> ort fp32"] < 0.01 and "onnx -> trt int8 graph (strongly typed)" in hops
     assert report.recommendation is not None
     assert report.recommendation.rows[2].peak_switches > 0  # of the heatmaps, which the files may no longer show

@@ -110,7 +110,7 @@ def test_networks_with_their_own_code(
     source, report = bundle.manifest.source, bundle.report()
     assert report.notes == (f"the network is {words}; arch in model.toml was not used",)
     assert (source.checkpoint_sha256, report.opset) == (sha256_of(made[name]), 18)
-    assert [parity.stage for parity in report.parity] == ["torch -> onnx", "torch -> simplified"]
+    assert [parity.label for parity in report.parity] == ["torch -> onnx", "torch -> simplified"]
     assert bundle.find().inputs[0].shape[0] == (None if dynamic_batch else 1)
     golden_is_of(bundle, tiny)
 

@@ -102,9 +102,9 @@ def test_a_graph_is_its_own_reference(
     assert report.notes == (SAID, KEPT, *(f"matched the graph's outputs by their order: {m}" for m in more), UNUSED)
     assert (source.checkpoint, source.checkpoint_sha256, report.opset) == (path.name, before, 18)
     (parity,) = report.parity
-    assert (parity.stage, parity.crops) == ("onnx -> simplified", 2)
+    assert (parity.label, parity.crops) == ("onnx -> simplified", 2)
     assert artifact.inputs[0].name == "image" and {tensor.name for tensor in artifact.outputs} == {"heatmap", "depth"}
-    assert verify(bundle)[0].parity.stage == "onnx -> ort fp32"
+    assert verify(bundle)[0].parity.label == "onnx -> ort fp32"
     if "order" not in request.node.callspec.id.split("-"):
         golden_is_of(bundle, tiny)
     session = ort.InferenceSession(str(bundle.path / "model.onnx"))

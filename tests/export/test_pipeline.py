@@ -111,7 +111,7 @@ def test_a_bundle_holds_what_was_done(tiny_bundle: Path, tiny_checkpoint: Path, 
 
 def test_every_step_was_compared(tiny_bundle: Path) -> None:
     stages = Bundle.open(tiny_bundle).report().parity
-    assert [parity.stage for parity in stages] == ["torch -> onnx", "torch -> simplified"]
+    assert [parity.label for parity in stages] == ["torch -> onnx", "torch -> simplified"]
     for parity in stages:
         assert (parity.crops, parity.crops_from) == (12, "12 synthetic images of samples.py")
         assert set(parity.tensor_max_abs) == {"heatmap", "depth"}

@@ -174,7 +174,7 @@ def test_the_maximum_may_be_six_times_the_budget(spec: ModelSpec) -> None:
     from splite_deploy.bundle import Parity, Percentiles
     from splite_deploy.export.quant.search import Shift
 
-    parity = Parity("a", 1, "", {}, Percentiles(0.1, 0.5, 5.9), Percentiles(0.0, 1.0, 9.0), "mm")
+    parity = Parity("torch", "a", 1, "", {}, Percentiles(0.1, 0.5, 5.9), Percentiles(0.0, 1.0, 9.0), "mm")
     assert Budget(shift_px=1.0).used(Shift(parity, 0)) == pytest.approx(5.9 / 6)
     assert Budget(shift_px=0.4).used(Shift(parity, 0)) == pytest.approx(5.9 / 2.4)
     assert Budget(depth_mm=2.0).used(Shift(parity, 0)) == pytest.approx(0.75)

@@ -51,7 +51,7 @@ def test_the_scales_arrive(place: Path, splite: Run, tmp_path: Path) -> None:
     assert bundle.report().calibration is None
     assert not (output / "model.onnx").exists()
     # the reference is the network with its quantisers, so that int8 lies next to it
-    hops = {hop.stage: hop.deviation_px.max for hop in bundle.report().parity}
+    hops = {hop.label: hop.deviation_px.max for hop in bundle.report().parity}
     assert hops["torch -> ort int8"] < 0.05 and hops["torch -> trt int8 graph (weakly typed)"] < 0.05
     from safetensors.torch import load_file
 

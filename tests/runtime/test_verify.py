@@ -71,7 +71,7 @@ def test_a_good_bundle_passes(tiny_bundle: Path, tiny_dynamic_bundle: Path) -> N
         (result,) = results = verify(bundle, progress=steps.append)
         check(results)
         assert result.artifact == bundle.find() and result.violations == () and steps == ["ort fp32"]
-        assert result.parity.stage == "torch -> ort fp32"
+        assert result.parity.label == "torch -> ort fp32"
         assert result.parity.crops == len(bundle.golden().crops)
         assert result.parity.deviation_px.max < 1e-3 and result.parity.depth_unit == "mm"
 

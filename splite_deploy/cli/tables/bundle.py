@@ -29,7 +29,7 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
         spec: The model.
     """
     first = rows[0][0]
-    reference = "torch network" if first.stage.startswith("torch ") else "given ONNX graph"
+    reference = "torch network" if first.reference == "torch" else "given ONNX graph"
     title = f"{spec.name}: difference to the {reference} on {first.crops} crops ({first.crops_from})"
     table = Table(title=escape(title))
     table.add_column("step", no_wrap=True)
@@ -41,7 +41,7 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
     table.add_column("", no_wrap=True)
     for parity, broken in rows:
         shift, depth = parity.deviation_px, parity.depth
-        cells = [parity.stage, f"{max(parity.tensor_max_abs.values()):.2g}"]
+        cells = [parity.label, f"{max(parity.tensor_max_abs.values()):.2g}"]
         cells += [f"{value:.2g}" for value in (shift.p50, shift.p95, shift.max)]
         cells += [f"{value:.2g}" for value in (depth.p95, depth.max)] if depth is not None else []
         table.add_row(*cells, "[red]over the limit[/]" if broken else "[green]✓[/]")
