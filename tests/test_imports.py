@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-HOST = ("splite_deploy.export", "splite_deploy.compact", "splite_deploy.compile.tflite.onnx2tf_child")
+HOST = (
+    "splite_deploy.export",
+    "splite_deploy.compact",
+    "splite_deploy.decoders.torch",
+    "splite_deploy.compile.tflite.onnx2tf_child",
+)
 BLOCKED = ("torch", "onnx", "onnxsim", "onnxscript", "tensorflow", "safetensors")
 BLOCKER = f"""
 import importlib.abc, sys

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from splite_deploy.decoders import SoftArgmaxDepth
+from splite_deploy.decoders.torch import SoftArgmaxDepthModule
+from splite_deploy.decoders.torch.heatmap import HeatmapModule
 from splite_deploy.spec import ModelSpec
 
 HEATMAP_SIGMA_CELLS = 1.0
@@ -28,32 +30,28 @@ class PoseLoss(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         assert isinstance(spec.decoder, SoftArgmaxDepth)
-        self.decoder = spec.decoder
+        self.decode = SoftArgmaxDepthModule(spec.decoder, spec.keypoint_count, spec.input)
+        self.stride = spec.decoder.stride
+        self.register_buffer("limits", torch.tensor([spec.input.width, spec.input.height]), persistent=False)
 
     def forward(self, heatmap: Tensor, depth: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Loss terms by name, each a scalar; heatmap and depth are (B, K, H, W)."""
-        height, width = heatmap.shape[2:]
-        log_p = F.log_softmax(heatmap.flatten(2) * self.decoder.beta, dim=2)
+        log_p = F.log_softmax(self.decode.logits(heatmap), dim=2)
         p = log_p.exp()
-        xs = torch.arange(width, device=p.device, dtype=p.dtype) + 0.5
-        ys = torch.arange(height, device=p.device, dtype=p.dtype) + 0.5
-        target = batch.keypoints / self.decoder.stride  # cells
-        grid = p.view(*heatmap.shape)
-        found = torch.stack([(grid.sum(2) * xs).sum(2), (grid.sum(3) * ys).sum(2)], dim=2)
-        limits = target.new_tensor([width, height])
-        inside = ((target > 0) & (target < limits)).all(dim=2).to(p.dtype)
+        off = (self.decode.expected(p) - batch.keypoints) / self.stride  # cells
+        inside = ((batch.keypoints > 0) & (batch.keypoints < self.limits)).all(dim=2).to(p.dtype)
         count = inside.sum().clamp(min=1)
 
-        gx = torch.exp(-((xs - target[..., :1]) ** 2) / (2 * HEATMAP_SIGMA_CELLS**2))
-        gy = torch.exp(-((ys - target[..., 1:]) ** 2) / (2 * HEATMAP_SIGMA_CELLS**2))
-        gaussian = (gy[..., :, None] * gx[..., None, :]).flatten(2)
+        xs, ys = self.decode.centres[: self.decode.width, 0], self.decode.centres[:: self.decode.width, 1]
+        sigma = HEATMAP_SIGMA_CELLS * self.stride
+        gx = torch.exp(-((xs - batch.keypoints[..., :1]) ** 2) / (2 * sigma**2))
+        gy = torch.exp(-((ys - batch.keypoints[..., 1:]) ** 2) / (2 * sigma**2))
+        gaussian = self.decode.flat(gy[..., :, None] * gx[..., None, :])
         gaussian = gaussian / gaussian.sum(2, keepdim=True).clamp(min=1e-6)
 
-        z = (p * depth.flatten(2)).sum(2)
-        root = self.decoder.root_keypoint
-        depth_error = ((z - z[:, root : root + 1]) - batch.depth).abs()
+        depth_error = (self.decode.relative_depth(p, depth) - batch.depth).abs()
         return {
-            "position": ((found - target).abs().sum(2) * inside).sum() / count,
+            "position": (off.abs().sum(2) * inside).sum() / count,
             "heatmap": (-(gaussian * log_p).sum(2) * inside).sum() / count,
             "depth": (depth_error * inside).sum() / count,
         }
@@ -70,13 +68,13 @@ class Distillation(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         assert isinstance(spec.decoder, SoftArgmaxDepth)
-        self.beta = spec.decoder.beta
+        self.maps = HeatmapModule(spec.decoder, spec.keypoint_count, spec.input)
 
     def forward(self, student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Loss terms by name, each a scalar; both are heatmap and depth, (B, K, H, W)."""
-        log_p, log_q = (F.log_softmax(heatmap.flatten(2) * self.beta, dim=2) for heatmap, _ in (teacher, student))
+        log_p, log_q = (F.log_softmax(self.maps.logits(heatmap), dim=2) for heatmap, _ in (teacher, student))
         p = log_p.exp()
-        gap = (teacher[1] - student[1]).flatten(2).abs()
+        gap = self.maps.flat(teacher[1] - student[1]).abs()
         return {
             "soft_heatmap": (p * (log_p - log_q)).sum(2).mean(),
             "soft_depth": (p * gap).sum(2).mean(),

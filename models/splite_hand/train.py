@@ -165,7 +165,7 @@ class Training:
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        self.loss, self.distillation = PoseLoss(spec), Distillation(spec)
+        self.loss, self.distillation = PoseLoss(spec).to(device), Distillation(spec).to(device)
         self.penalty = Penalty(recipe.sparsity, self.model, example.to(device)) if recipe.sparsity else None
         self.schedule = LambdaSchedule(recipe.strength, warm_up=recipe.steps // 10)
         self.pruning: GradualPruning | None = None

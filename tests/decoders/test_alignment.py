@@ -78,6 +78,15 @@ def by_numpy(maps: Maps, spec: ModelSpec) -> dict[str, Maps]:
     return decode({"heatmap": maps}, spec).by_role()
 
 
+def by_torch(maps: Maps, spec: ModelSpec) -> dict[str, Maps]:
+    """The module that losses use."""
+    torch = pytest.importorskip("torch")
+    from splite_deploy.decoders.torch import make_module
+
+    values = make_module(spec.decoder, spec.keypoint_count, spec.input)(torch.from_numpy(maps))
+    return {role: value.numpy() for role, value in zip(spec.decoder.decoded_roles, values, strict=True)}
+
+
 def by_graph(maps: Maps, spec: ModelSpec) -> dict[str, Maps]:
     """The graph that ``--fuse-decode`` makes, run by ONNX Runtime."""
     onnx = pytest.importorskip("onnx")
@@ -92,7 +101,7 @@ def by_graph(maps: Maps, spec: ModelSpec) -> dict[str, Maps]:
     return dict(zip([o.name for o in session.get_outputs()], session.run(None, {"maps": maps}), strict=True))
 
 
-IMPLEMENTATIONS = pytest.mark.parametrize("run", [by_numpy, by_graph], ids=["numpy", "graph"])
+IMPLEMENTATIONS = pytest.mark.parametrize("run", [by_numpy, by_torch, by_graph], ids=["numpy", "torch", "graph"])
 Run = Callable[[Maps, ModelSpec], dict[str, Maps]]
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import runpy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from decode_vectors import CASES, FOLDER, GENERATOR, assert_expected, outputs_of, spec_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -29,8 +27,6 @@ from splite_deploy.errors import BackendError
 from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 
 Array = NDArray[np.float32]
-VECTORS = Path(__file__).parent.parent / "vectors"
-DOCUMENT = json.loads((VECTORS / "decode.json").read_text(encoding="utf-8"))
 
 GLOBAL = SoftArgmax(stride=4.0, beta=1.0, alignment="corner", score_window=5)
 WINDOW = SoftArgmaxWindow(stride=4.0, beta=10.0, alignment="corner", window=5)
@@ -85,41 +81,21 @@ def assert_decoded_close(found: Decoded, expected: Decoded, atol: float = 1e-3) 
 # --- shared vectors ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def generator() -> dict[str, Any]:
-    return runpy.run_path(str(VECTORS / "make_decode.py"))
-
-
-def test_vectors_are_what_the_generator_writes(generator: dict[str, Any]) -> None:
-    assert (VECTORS / "decode.json").read_text(encoding="utf-8") == generator["text"]()
+def test_vectors_are_what_the_generator_writes() -> None:
+    assert (FOLDER / "decode.json").read_text(encoding="utf-8") == GENERATOR["text"]()
 
 
 def test_vectors_cover_every_decoder() -> None:
-    assert {case["decoder"]["type"] for case in DOCUMENT["cases"]} == set(DECODERS)
-    names = [case["name"] for case in DOCUMENT["cases"]]
+    assert {case["decoder"]["type"] for case in CASES} == set(DECODERS)
+    names = [case["name"] for case in CASES]
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("case", DOCUMENT["cases"], ids=lambda case: str(case["name"]))
-def test_vector(case: dict[str, Any], generator: dict[str, Any]) -> None:
-    shape = case["shape"]
-    arrays: dict[str, Array] = {}
-    for role in case.keys() & {"heatmap", "depth", "coordinates"}:
-        values = generator["maps"](case[role], shape) if len(shape) == 4 else np.reshape(case[role]["values"], shape)
-        arrays[role] = np.array(values, np.float32)
-    parameters = {key: value for key, value in case["decoder"].items() if key != "type"}
-    if "scale_bones" in parameters:
-        parameters["scale_bones"] = tuple(tuple(bone) for bone in parameters["scale_bones"])
-    decoder = DECODERS[case["decoder"]["type"]](**parameters)
-
-    found = decode(arrays, model(decoder, shape[1], **case["input"]))
-
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["name"]))
+def test_vector(case: dict[str, Any]) -> None:
+    found = decode(outputs_of(case), spec_of(case))
     assert (found.depth is None) == (case["expected"]["depth"] is None)
-    for name, tolerance in DOCUMENT["tolerance"].items():
-        value = getattr(found, name)
-        if value is not None:
-            assert value.dtype == np.float32
-            np.testing.assert_allclose(value, case["expected"][name], rtol=0, atol=tolerance, err_msg=name)
+    assert_expected(found.by_role(), case)
 
 
 # --- properties ---------------------------------------------------------------------------------------------------

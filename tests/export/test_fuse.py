@@ -2,57 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import runpy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx  # noqa: TID253
 import pytest
+from decode_vectors import CASES, assert_expected, case_named, outputs_of, spec_of
 from exports import refused
 from numpy.typing import NDArray
 from onnx import TensorProto, helper  # noqa: TID253
 
 from splite_deploy.bundle import Bundle, TensorSpec
-from splite_deploy.decoders import DECODERS, Decoded, decode
+from splite_deploy.decoders import Decoded, decode
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.fuse import fuse_decode, fuse_input, tensor_specs
 from splite_deploy.export.graph.walk import load, make_session
 from splite_deploy.export.quant.precision import to_fp16, to_int8
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 
 Array = NDArray[np.float32]
-VECTORS = Path(__file__).parent.parent / "vectors"
-DOCUMENT = json.loads((VECTORS / "decode.json").read_text(encoding="utf-8"))
 BATCHES = pytest.mark.parametrize("batch", ["fixed", "dynamic"])
-
-
-@pytest.fixture(scope="module")
-def generator() -> dict[str, Any]:
-    return runpy.run_path(str(VECTORS / "make_decode.py"))
 
 
 @pytest.fixture
 def bundle(batch: str, request: pytest.FixtureRequest) -> Bundle:
     """The tiny bundle with a batch of one, or a dynamic one."""
     return Bundle.open(request.getfixturevalue("tiny_bundle" if batch == "fixed" else "tiny_dynamic_bundle"))
-
-
-def spec_of(case: dict[str, Any]) -> ModelSpec:
-    parameters = {key: value for key, value in case["decoder"].items() if key != "type"}
-    if "scale_bones" in parameters:
-        parameters["scale_bones"] = tuple(map(tuple, parameters["scale_bones"]))
-    grey = (127.5, 127.5, 127.5)
-    return ModelSpec(
-        name="test",
-        input=InputSpec(case["input"]["height"], case["input"]["width"], "rgb", grey, grey, 1.25, 127),
-        decoder=DECODERS[case["decoder"]["type"]](**parameters),
-        skeleton=SkeletonSpec(tuple(f"k{i}" for i in range(case["shape"][1])), ()),
-        palm_mm=88.0,
-    )
 
 
 def through(shapes: dict[str, Any], batch: int | str, *, opset: int = 18) -> onnx.ModelProto:
@@ -94,25 +70,13 @@ def crops_of(bundle: Bundle) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("batch", ["fixed", "dynamic"])
-@pytest.mark.parametrize("case", DOCUMENT["cases"], ids=lambda case: str(case["name"]))
-def test_vector(case: dict[str, Any], generator: dict[str, Any], batch: str) -> None:
-    shape = case["shape"]
-    arrays: dict[str, Array] = {}
-    for role in case.keys() & {"heatmap", "depth", "coordinates"}:
-        values = generator["maps"](case[role], shape) if len(shape) == 4 else np.reshape(case[role]["values"], shape)
-        arrays[role] = np.array(values, np.float32)
-    spec = spec_of(case)
-    model = through(
-        {role: array.shape[1:] for role, array in arrays.items()}, shape[0] if batch == "fixed" else "batch"
-    )
-
-    found = run(fuse_decode(model, spec), **{f"in_{role}": array for role, array in arrays.items()})
-
-    assert ("depth" in found) == (case["expected"]["depth"] is not None)
-    for name, tolerance in DOCUMENT["tolerance"].items():
-        if name in found:
-            assert found[name].dtype == np.float32
-            np.testing.assert_allclose(found[name], case["expected"][name], rtol=0, atol=tolerance, err_msg=name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["name"]))
+def test_vector(case: dict[str, Any], batch: str) -> None:
+    arrays = outputs_of(case)
+    crops = case["shape"][0] if batch == "fixed" else "batch"
+    model = through({role: array.shape[1:] for role, array in arrays.items()}, crops)
+    found = run(fuse_decode(model, spec_of(case)), **{f"in_{role}": array for role, array in arrays.items()})
+    assert_expected(found, case)
 
 
 @BATCHES
@@ -129,7 +93,7 @@ def test_real_outputs_decode_as_on_the_host(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_stays_so(value: float) -> None:
-    case = next(case for case in DOCUMENT["cases"] if case["name"] == "depth, palm")
+    case = case_named("depth, palm")
     maps = np.zeros((1, 2, 5, 5), np.float32)
     maps[0, 1, 2, 2] = value
     found = run(
@@ -219,7 +183,7 @@ def test_ends_are_fused_once(bundle: Bundle) -> None:
 
 
 def test_graphs_that_do_not_fit() -> None:
-    case = next(case for case in DOCUMENT["cases"] if case["name"] == "depth, palm")
+    case = case_named("depth, palm")
     spec, maps = spec_of(case), {"heatmap": (2, 5, 5), "depth": (2, 5, 5)}
     hint = "Export with --opset 18."
     for fuse in (fuse_input, fuse_decode):
