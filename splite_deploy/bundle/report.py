@@ -20,7 +20,13 @@ REPORT_VERSION = 1
 
 @dataclass(frozen=True)
 class Percentiles:
-    """50th and 95th percentile and maximum of a quantity."""
+    """Percentiles of a quantity, in its unit.
+
+    Attributes:
+        p50: The 50th.
+        p95: The 95th.
+        max: The maximum.
+    """
 
     p50: float
     p95: float
