@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from splite_deploy.bench.loop import EstimatorSubject, Input, Measurement, NetworkSubject, Options, measure
-from splite_deploy.bench.report.text import append_record, append_result, environment_table, read_results, table
+from splite_deploy.bench.records import append_record, append_result, read_results
+from splite_deploy.bench.report.text import environment_table, table
 from splite_deploy.bench.result import SCHEMA_VERSION, BenchResult
 from splite_deploy.bench.run import Extras, golden_inputs, run_bench, run_file
 from splite_deploy.bench.stats import LatencyStats

@@ -11,17 +11,10 @@ from bench_results import ENVIRONMENT, SUSTAINED, bench_result, stats_of
 from rich.console import Console, RenderableType
 
 from splite_deploy.bench.loop import STAGES
+from splite_deploy.bench.records import append_result, read_results
 from splite_deploy.bench.report.sentences import sentences
-from splite_deploy.bench.report.text import (
-    append_result,
-    environment_table,
-    read_results,
-    table,
-)
-from splite_deploy.bench.result import (
-    BenchResult,
-    Windows,
-)
+from splite_deploy.bench.report.text import environment_table, table
+from splite_deploy.bench.result import BenchResult, Windows
 from splite_deploy.errors import OutputError, UsageError
 
 

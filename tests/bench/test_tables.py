@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 from bench_results import ENVIRONMENT, bench_result
 
+from splite_deploy.bench.records import read_results
 from splite_deploy.bench.report.tables import csv_text, markdown_text
-from splite_deploy.bench.report.text import read_results
 from splite_deploy.bench.result import SCHEMA_VERSION, Windows
 from splite_deploy.bench.schema import result_schema
 
