@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from splite_deploy.bench import append_record, read_environment
-from splite_deploy.bench.interleaved import Samples, interleave, ratio_of_medians
+from splite_deploy.bench.bootstrap import Samples, ratio_of_medians
+from splite_deploy.bench.interleaved import interleave
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
 from splite_deploy.device.cuda_driver import gpu

@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from splite_deploy.bench import append_record, read_environment
-from splite_deploy.bench.interleaved import Ratio, Run, Samples, interleave, ratio_of_medians
+from splite_deploy.bench.bootstrap import Ratio, Samples, ratio_of_medians
+from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.errors import SpliteError

@@ -33,7 +33,7 @@ from rich.console import Console
 
 from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.accuracy import Errors
-from splite_deploy.bench.interleaved import ratio_of_medians
+from splite_deploy.bench.bootstrap import ratio_of_medians
 from splite_deploy.bench.loop import garbage_collector_off
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle

@@ -8,7 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from splite_deploy.bench.interleaved import Ratio
+from splite_deploy.bench.bootstrap import Ratio
 
 Record = dict[str, Any]
 RESULT = "result"

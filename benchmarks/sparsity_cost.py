@@ -16,7 +16,8 @@ import torch  # noqa: TID253
 from rich.progress import Progress
 
 from splite_deploy.bench import append_record, read_environment
-from splite_deploy.bench.interleaved import Run, interleave, ratio_of_medians
+from splite_deploy.bench.bootstrap import ratio_of_medians
+from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.spec import load_model_toml
 from splite_deploy.spec.plain import to_plain

@@ -29,7 +29,8 @@ from rich.table import Table
 from safetensors import safe_open
 
 from splite_deploy.bench import append_record, read_environment
-from splite_deploy.bench.interleaved import Run, interleave, ratio_of_medians
+from splite_deploy.bench.bootstrap import ratio_of_medians
+from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import SpliteError, UsageError

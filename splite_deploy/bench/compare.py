@@ -20,7 +20,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from splite_deploy.bench.interleaved import Ranks, Ratio, Samples, bootstrap_ratios, median_ranks, value_of
+from splite_deploy.bench.bootstrap import Ranks, Ratio, Samples, bootstrap_ratios, median_ranks, value_of
 from splite_deploy.bench.report.text import STAGE_NAMES
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.device.environment import NOT_AVAILABLE

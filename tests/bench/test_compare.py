@@ -10,8 +10,8 @@ import pytest
 from bench_results import ENVIRONMENT, bench_result
 from rich.console import Console
 
+from splite_deploy.bench.bootstrap import Ratio
 from splite_deploy.bench.compare import THRESHOLD, compare, comparison_tables, verdict_of
-from splite_deploy.bench.interleaved import Ratio
 from splite_deploy.bench.loop import BARE, TOTAL
 from splite_deploy.bench.result import BenchResult, Windows
 from splite_deploy.errors import UsageError
