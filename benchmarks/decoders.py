@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.bench import append_record, read_environment
-from splite_deploy.bench.accuracy import Errors
+from splite_deploy.bench.evaluation import KeypointErrors
 from splite_deploy.bench.interleaved import interleave
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
@@ -143,7 +143,7 @@ def compare(bundle: Bundle, labels: list[LabelledImage], frames: int) -> dict[st
         "heatmap": list(maps[0].shape),
         "latency": {label: to_plain(LatencyStats.from_samples(taken)) for label, taken in samples.items()},
         "accuracy": {
-            label: to_plain(Errors(keypoint_error(np.stack(points), truth) / side, None).summary())
+            label: to_plain(KeypointErrors(keypoint_error(np.stack(points), truth) / side, None).summary())
             for label, points in found.items()
         },
         "environment": to_plain(environment),

@@ -29,6 +29,7 @@ from rich.table import Table
 
 from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.bootstrap import Ratio, Samples, ratio_of_medians
+from splite_deploy.bench.evaluation import keypoint_errors
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Artifact, Bundle
@@ -42,8 +43,6 @@ from splite_deploy.spec.plain import to_plain
 
 ROOT = Path(__file__).parents[1]
 HAND = ROOT / "models" / "splite_hand"
-sys.path.insert(0, str(HAND))
-from evaluate import measure  # noqa: E402
 
 KIND = "mediapipe-hands"
 OURS, ESTIMATOR, INT8 = "splite-hand", "splite-hand, estimator", "splite-hand, LiteRT int8"
@@ -64,7 +63,7 @@ def accuracy_of_ours(bundle: Path, artifact: Artifact, labels: list[LabelledImag
             pose = estimator(image, box)
             return pose.keypoints, pose.keypoints_3d
 
-        return asdict(measure(labels, estimate).summary())
+        return asdict(keypoint_errors(labels, estimate).summary())
 
 
 def accuracy_of_landmarks(net: LandmarkNet, labels: list[LabelledImage], padding: float) -> dict[str, Any]:
@@ -77,7 +76,7 @@ def accuracy_of_landmarks(net: LandmarkNet, labels: list[LabelledImage], padding
         missed += found.presence < 0.5
         return found.keypoints, found.world_mm
 
-    return {**asdict(measure(labels, estimate).summary()), "below_presence_threshold": missed}
+    return {**asdict(keypoint_errors(labels, estimate).summary()), "below_presence_threshold": missed}
 
 
 def ours(bundle: Bundle) -> dict[str, Artifact]:

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from splite_deploy.bench import append_record, read_environment
-from splite_deploy.bench.accuracy import Errors
 from splite_deploy.bench.bootstrap import ratio_of_medians
+from splite_deploy.bench.evaluation import KeypointErrors
 from splite_deploy.bench.loop import garbage_collector_off
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
@@ -230,7 +230,7 @@ def accuracies(taken: Mapping[str, Taken], clips: Sequence[Clip]) -> dict[str, d
     found = {}
     for name, one in taken.items():
         hands = [hand for i in common if (hand := one.hands[i]) is not None]
-        errors = Errors(
+        errors = KeypointErrors(
             keypoint_error(np.stack([hand.keypoints for hand in hands]), truth) / box_side(truth)[:, None],
             pa_mpjpe(np.stack([hand.points_3d for hand in hands]), world_mm),
         )

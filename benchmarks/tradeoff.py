@@ -30,6 +30,7 @@ from safetensors import safe_open
 
 from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.bootstrap import ratio_of_medians
+from splite_deploy.bench.evaluation import keypoint_errors
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
@@ -44,8 +45,6 @@ from splite_deploy.spec.plain import to_plain
 
 ROOT = Path(__file__).parents[1]
 HAND = ROOT / "models" / "splite_hand"
-sys.path.insert(0, str(HAND))
-from evaluate import measure  # noqa: E402
 
 KIND = "trade-off"
 INPUTS = 64
@@ -107,7 +106,7 @@ def accuracy_of(estimator: PoseEstimator, data: Path) -> dict[str, Any]:
         pose = estimator(image, box)
         return pose.keypoints, pose.keypoints_3d
 
-    return asdict(measure(read_labels(data, split="val"), estimate).summary())
+    return asdict(keypoint_errors(read_labels(data, split="val"), estimate).summary())
 
 
 def timed_runs(estimators: dict[str, PoseEstimator], data: Path) -> tuple[dict[str, Run], int]:

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.bench.accuracy import Accuracy as Accuracy
-from splite_deploy.bench.accuracy import measure as measure
+from splite_deploy.bench.evaluation import keypoint_errors
 from splite_deploy.errors import SpliteError
 from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime import BACKENDS, PoseEstimator
@@ -44,7 +43,7 @@ def main() -> None:
                 pose = estimator(image, box)
                 return pose.keypoints, pose.keypoints_3d
 
-            errors = measure(labels, estimate)
+            errors = keypoint_errors(labels, estimate)
             names = estimator.spec.skeleton.keypoint_names
     except SpliteError as err:
         sys.exit(f"error: {err}")

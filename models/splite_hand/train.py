@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from splite_deploy.bench.evaluation import keypoint_errors
+from splite_deploy.bundle.report import Accuracy
 from splite_deploy.compact.importance import METHODS, Method
 from splite_deploy.compact.sparsity import KINDS, GradualPruning, Kind, LambdaSchedule, Penalty
 from splite_deploy.decoders import SoftArgmaxDepth, decode
@@ -45,7 +47,6 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from arch import build
 from data import Batch, Batches, load_real, render_pool
-from evaluate import Accuracy, measure
 from losses import WEIGHTS, Distillation, PoseLoss
 
 PRUNING_SPAN = (0.05, 0.6)
@@ -351,7 +352,7 @@ def validate(training: Training, labels: list) -> Accuracy | None:  # type: igno
     """Accuracy of the averaged weights, or None without labels."""
     if not labels:
         return None
-    return measure(labels, TorchEstimator(training.average.module, training.spec, training.device)).summary()
+    return keypoint_errors(labels, TorchEstimator(training.average.module, training.spec, training.device)).summary()
 
 
 def report(console: Console, out: Path, training: Training, terms: dict[str, float], accuracy: Accuracy | None) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 
 import cv2
 
-from splite_deploy.bench.accuracy import evaluation_labels
-from splite_deploy.bench.evaluate import evaluate
+from splite_deploy.bench.evaluation import evaluate, evaluation_labels
 from splite_deploy.bench.feeds import given_feeds, random_feeds
 from splite_deploy.bench.loop import (
     EstimatorSubject,

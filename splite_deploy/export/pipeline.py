@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from splite_deploy import __version__
-from splite_deploy.bench.accuracy import evaluation_labels
+from splite_deploy.bench.evaluation import evaluation_labels
 from splite_deploy.bundle import (
     FORMAT_VERSION,
     GOLDEN,

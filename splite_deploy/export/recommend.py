@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.bench.accuracy import Estimate, Points, measure_each
+from splite_deploy.bench.evaluation import Estimate, Points, errors_of_each
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bundle.report import Accuracy, Recommendation, RecommendationRow
 from splite_deploy.export.artifacts import Measured
@@ -53,7 +53,7 @@ def recommend(
     if labels:
         progress(f"evaluating all artifacts on {len(labels)} labelled images")
         estimates = {label: _estimate(PoseEstimator(spec, session, "rgb")) for label, session in sessions.items()}
-        accuracy = {label: errors.summary() for label, errors in measure_each(labels, estimates).items()}
+        accuracy = {label: errors.summary() for label, errors in errors_of_each(labels, estimates).items()}
     rows = []
     for one in measured:
         artifact, parity = one.artifact, one.deviation.parity

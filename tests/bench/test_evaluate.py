@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from splite_deploy.bench.evaluate import AREA_OF_BOX, COCO_KEYPOINTS, evaluate
+from splite_deploy.bench.evaluation import AREA_OF_BOX, COCO_KEYPOINTS, evaluate
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.decoders import Coordinates, SoftArgmaxDepth
 from splite_deploy.metrics.accuracy import COCO_SIGMAS, oks

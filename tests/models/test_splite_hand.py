@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from splite_deploy.bench.evaluation import keypoint_errors
 from splite_deploy.compact import CompactOptions, compact_checkpoint
 from splite_deploy.decoders import SoftArgmaxDepth
 from splite_deploy.export.source.checkpoint import read_checkpoint
@@ -30,7 +31,6 @@ if str(HAND) not in sys.path:
 
 import arch
 import data
-import evaluate
 import losses
 import train
 from synthetic import render_hand
@@ -94,7 +94,7 @@ def test_the_checkpoints_are_accurate_on_photographs(hand_digits: Path, spec: Mo
     """By no more may compaction cost accuracy than MediaPipe's lite network differs from its full one."""
     labels = read_labels(hand_digits, split="val")
     dense, compacted = (
-        evaluate.measure(
+        keypoint_errors(
             labels, train.TorchEstimator(load_model(file, None, None).network, spec, torch.device("cpu"))
         ).summary()
         for file in (DENSE, CHECKPOINT)
@@ -116,7 +116,7 @@ def test_evaluate_prints_the_same_through_the_runtime(hand_digits: Path, tmp_pat
     command = [sys.executable, HAND / "evaluate.py", bundle.path, "--data", hand_digits, "--json"]
     printed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     estimator = train.TorchEstimator(load_model(CHECKPOINT, None, None).network, spec, torch.device("cpu"))
-    expected = evaluate.measure(read_labels(hand_digits, split="val"), estimator).summary()
+    expected = keypoint_errors(read_labels(hand_digits, split="val"), estimator).summary()
     for name, value in dataclasses.asdict(expected).items():
         assert printed[name] == pytest.approx(value, abs=1e-3)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from splite_deploy.bench.accuracy import evaluation_labels, measure, measure_each
+from splite_deploy.bench.evaluation import errors_of_each, evaluation_labels, keypoint_errors
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.labels import read_labels
 
@@ -37,7 +37,7 @@ def off_by_four(image: NDArray[np.uint8], box: NDArray[np.float64]) -> tuple[Any
 
 def test_without_a_third_dimension_there_are_no_millimetres(tmp_path: Path) -> None:
     labels = read_labels(write(tmp_path, {}, {}))
-    accuracy = measure(labels, off_by_four).summary()
+    accuracy = keypoint_errors(labels, off_by_four).summary()
     assert (accuracy.images, accuracy.pck_05, accuracy.pa_mpjpe_mm) == (2, 0.0, None)
     assert accuracy.mean_error_box_pct == pytest.approx(10.0)
     assert str(accuracy) == "2 images: mean error 10.00 % of box, PCK@0.05 0.0000"
@@ -45,7 +45,7 @@ def test_without_a_third_dimension_there_are_no_millimetres(tmp_path: Path) -> N
 
 def test_samples_with_a_third_dimension_count_alone(tmp_path: Path) -> None:
     labels = read_labels(write(tmp_path, {}, {"world_mm": WORLD.tolist()}))
-    errors = measure_each(labels, {"a": off_by_four, "b": lambda image, box: (TRUTH, None)})
+    errors = errors_of_each(labels, {"a": off_by_four, "b": lambda image, box: (TRUTH, None)})
     assert errors["a"].pa_mpjpe_mm is not None and errors["a"].pa_mpjpe_mm.shape == (1,)
     assert errors["a"].summary().pa_mpjpe_mm == pytest.approx(0.0, abs=1e-9)  # the similarity is taken off
     assert "PA-MPJPE 0.00 mm" in str(errors["a"].summary())
@@ -55,7 +55,7 @@ def test_samples_with_a_third_dimension_count_alone(tmp_path: Path) -> None:
 def test_an_estimate_without_a_third_dimension_is_left_out_of_it(tmp_path: Path) -> None:
     labels = read_labels(write(tmp_path, {"world_mm": (3 * WORLD).tolist()}, {"world_mm": WORLD.tolist()}))
     estimates = iter([None, WORLD])  # as for a palm without extent in the image
-    found = measure(labels, lambda image, box: (TRUTH, next(estimates))).pa_mpjpe_mm
+    found = keypoint_errors(labels, lambda image, box: (TRUTH, next(estimates))).pa_mpjpe_mm
     assert found is not None and found.shape == (1,)
     assert found[0] == pytest.approx(0, abs=1e-9)
 
