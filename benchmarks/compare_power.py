@@ -48,7 +48,7 @@ def one_run(bundle: Path, spin_ms: float, out: Path) -> None:
     """Measures in this process."""
     if spin_ms > 0:
         plant(spin_ms)
-    extras = Extras(fresh_process=False)
+    extras = Extras(cold_start=False)
     append_result(out, run_bench(bundle, backend="ort", precision="fp32", threads=1, extras=extras))
 
 

@@ -21,7 +21,7 @@ from splite_deploy.bench.interleaved import Run
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import SpliteError
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import GpuOptions, open_session
+from splite_deploy.runtime.session import open_session
 from splite_deploy.runtime.verify import verify
 from splite_deploy.spec import PRECISIONS, Precision
 
@@ -90,7 +90,7 @@ def tensorrt_runners(bundle: Bundle, network: str, batch: int, work: Path, stack
             return session.run({name: crops[index % len(crops)]})
 
         def compute_ms(precision: Precision = precision, name: str = name) -> list[float]:
-            timed: Any = open_session(built, "trt", precision, gpu=GpuOptions(stage_timing=True))
+            timed: Any = open_session(built, "trt", precision, options=TrtOptions(stage_timing=True))
             try:
                 samples = []
                 for index in range(50 + TIMED_FRAMES):

@@ -39,10 +39,10 @@ from splite_deploy.bench import (
 from splite_deploy.bench.feeds import random_feeds
 from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.errors import SpliteError
-from splite_deploy.runtime.any_file import open_file
+from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.io.images import boxed_images, read_image
-from splite_deploy.runtime.session import BACKENDS, open_session
+from splite_deploy.runtime.session import open_file, open_session
 from splite_deploy.spec.plain import to_plain
 
 LIMIT = 0.03
@@ -278,7 +278,7 @@ def main() -> None:
         boxed = boxed_images(options.data, 64)[0] if options.data is not None else []
         inputs: list[Input] = [(read_image(file), box) for file, box in boxed]
         for artifact in bundle.manifest.artifacts:
-            if artifact.backend not in tools or not BACKENDS[artifact.backend].installed:
+            if artifact.backend not in tools or not find_backend(artifact.backend).installed:
                 print(f"{artifact.label}: not compared, its backend is not installed or has no loop here")
                 continue
             for case in comparisons(bundle, artifact, inputs, options.threads, options.frames, tools):

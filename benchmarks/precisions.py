@@ -15,9 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from splite_deploy.bench import append_record, run_bench
+from splite_deploy.bench import append_record, read_environment, run_bench
 from splite_deploy.bench.profile import histogram
-from splite_deploy.device.environment import read_environment
 from splite_deploy.errors import SpliteError
 from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.metrics.labels import read_labels

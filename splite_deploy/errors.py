@@ -83,3 +83,9 @@ class OutputError(SpliteError):
 
 class MissingDependencyError(SpliteError, ImportError):
     """A package that this step needs is not installed."""
+
+
+def first_line(err: BaseException) -> str:
+    """What another package's exception says, in one line."""
+    lines = [line for line in str(err).splitlines() if line.strip()]
+    return lines[0].strip()[:300] if lines else type(err).__name__

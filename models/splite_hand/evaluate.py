@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from splite_deploy.bench.evaluation import keypoint_errors
 from splite_deploy.errors import SpliteError
 from splite_deploy.metrics.labels import read_labels
-from splite_deploy.runtime import BACKENDS, PoseEstimator
+from splite_deploy.runtime import PoseEstimator, all_backends
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.spec import PRECISIONS
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="NAME.splite")
     parser.add_argument("--data", type=Path, required=True, help="labels.json, or its folder")
     parser.add_argument("--split", default="val", help="which samples (default: val)")
-    parser.add_argument("--backend", default="auto", choices=["auto", *BACKENDS])
+    parser.add_argument("--backend", default="auto", choices=["auto", *all_backends()])
     parser.add_argument("--precision", choices=PRECISIONS)
     parser.add_argument("--worst", type=int, default=5, help="how many of the worst images to list")
     parser.add_argument("--json", action="store_true", help="print JSON")

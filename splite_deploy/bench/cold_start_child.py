@@ -6,29 +6,39 @@ import time
 
 _BEGAN = time.perf_counter()
 
-import importlib  # noqa: E402
 import json  # noqa: E402
 import re  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 RUNS = 20
 
 
-def main(path: str, backend: str, precision: str, threads: int | None, batch: int) -> dict[str, float | None]:
-    """Imports, loads and runs an artifact, or a file where ``precision`` is empty; milliseconds and MiB."""
+def main(path: str, backend: str, precision: str, options: dict[str, Any], batch: int) -> dict[str, float | None]:
+    """Imports, loads and runs an artifact, or a file where ``precision`` is empty; milliseconds and MiB.
+
+    Args:
+        path: The bundle, or the file.
+        backend: The backend's name.
+        precision: Which artifact of the bundle.
+        options: The fields of the backend's options.
+        batch: Crops of the input where the artifact leaves it open.
+    """
     import numpy as np
 
     from splite_deploy.bundle import Bundle
-    from splite_deploy.runtime.any_file import open_file
-    from splite_deploy.runtime.session import BACKENDS, open_session
+    from splite_deploy.runtime.backends import find_backend
+    from splite_deploy.runtime.session import open_file, open_session
 
-    importlib.import_module(BACKENDS[backend].factory.partition(":")[0])
+    found = find_backend(backend)
+    found.load()
+    settings = found.options(**options)
     imported, before = time.perf_counter(), _resident_mib("VmRSS")
     if precision:
-        session = open_session(Bundle.open(path), backend, precision, threads=threads)  # type: ignore[arg-type]
+        session = open_session(Bundle.open(path), backend, precision, options=settings)  # type: ignore[arg-type]
     else:
-        session = open_file(Path(path), threads=threads)
+        session = open_file(Path(path), backend, options=settings)
     loaded = time.perf_counter()
     feeds = {
         spec.name: np.zeros([batch if size is None else size for size in spec.shape], spec.dtype)

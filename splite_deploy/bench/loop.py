@@ -23,12 +23,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from splite_deploy.arrays import Feed
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bench.windows import Samples, Settled, settle
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Image, check_image
-from splite_deploy.runtime.session import Feed, Session, StageTimed
+from splite_deploy.runtime.session import Session, StageTimed
 
 Clock = Callable[[], int]
 """Monotonic nanoseconds, such as ``time.perf_counter_ns``."""

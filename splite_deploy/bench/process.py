@@ -1,4 +1,4 @@
-"""What a fresh process pays for an artifact in time and memory, and which cores this one may use."""
+"""The cold start: what an artifact costs a new process in time and memory. And which cores this process may use."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
-from splite_deploy.bench import cold_start_child as _fresh
+from splite_deploy.bench import cold_start_child
 from splite_deploy.bench.result import Memory, Startup
 from splite_deploy.errors import BackendError, UsageError
+from splite_deploy.runtime.backends.base import Backend, BackendOptions
 from splite_deploy.spec import Precision
 
 TIMEOUT_S = 600
 
 
-def fresh_process(
-    path: Path, backend: str, precision: Precision | None, threads: int | None, batch: int
+def cold_start(
+    path: Path, backend: Backend, precision: Precision | None, options: BackendOptions, batch: int
 ) -> tuple[Startup, Memory | None]:
     """Imports, loads and runs an artifact in a process of its own, on an input of zeros.
 
@@ -29,7 +31,7 @@ def fresh_process(
         path: A bundle, or a file where ``precision`` is None.
         backend: Which backend.
         precision: Which artifact of the bundle.
-        threads: CPU threads; None is the backend's default.
+        options: How the backend works: as in the measurement that the figures stand beside.
         batch: Crops of the input where the artifact leaves it open.
 
     Returns:
@@ -38,11 +40,17 @@ def fresh_process(
     Raises:
         BackendError: The process did not end well.
     """
-    options = {"path": str(path), "backend": backend, "precision": precision or "", "threads": threads, "batch": batch}
+    job = {
+        "path": str(path),
+        "backend": backend.name,
+        "precision": precision or "",
+        "options": asdict(options),
+        "batch": batch,
+    }
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(
-            [sys.executable, _fresh.__file__, json.dumps(options)],
+            [sys.executable, cold_start_child.__file__, json.dumps(job)],
             env=environment,
             capture_output=True,
             text=True,
@@ -54,12 +62,12 @@ def fresh_process(
     except subprocess.CalledProcessError as err:
         reason = (err.stderr.strip().splitlines() or ["no message"])[-1][:300]
         raise BackendError(
-            f"A fresh process that loads {path.name} ended with status {err.returncode}: {reason}",
+            f"A new process that loads {path.name} ended with status {err.returncode}: {reason}",
             hint="Run 'splite-deploy verify' on this machine.",
         ) from err
     except subprocess.TimeoutExpired as err:
         raise BackendError(
-            f"A fresh process that loads {path.name} did not end within {TIMEOUT_S} s.",
+            f"A new process that loads {path.name} did not end within {TIMEOUT_S} s.",
             hint="Run 'splite-deploy verify' on this machine.",
         ) from err
     startup = Startup(figures["import_ms"], figures["load_ms"], figures["first_inference_ms"])

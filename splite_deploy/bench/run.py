@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from os import PathLike
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 
+from splite_deploy.bench.environment import read_environment
 from splite_deploy.bench.evaluation import evaluate, evaluation_labels
 from splite_deploy.bench.feeds import given_feeds, random_feeds
 from splite_deploy.bench.loop import (
@@ -23,19 +24,18 @@ from splite_deploy.bench.loop import (
     Subject,
     measure,
 )
-from splite_deploy.bench.process import bound_to, fresh_process
-from splite_deploy.bench.profile import PROFILES, profile_artifact
+from splite_deploy.bench.process import bound_to, cold_start
+from splite_deploy.bench.profile import profile_artifact
 from splite_deploy.bench.result import SCHEMA_VERSION, BenchResult, Sustained, Windows
 from splite_deploy.bench.streams import run_streams
 from splite_deploy.bench.sustained import sustain
 from splite_deploy.bundle import Bundle
-from splite_deploy.device.environment import read_environment
+from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
 from splite_deploy.files import sha256_of
-from splite_deploy.runtime.any_file import backend_of, open_file
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import check_image
-from splite_deploy.runtime.session import DEFAULT_GPU, GpuOptions, open_session, pick_artifact
+from splite_deploy.runtime.session import OptionSet, backend_of, configured, open_artifact, open_file, pick_artifact
 from splite_deploy.spec import Color, Precision
 
 SAMPLES = 2000
@@ -46,10 +46,10 @@ FRAMES, MIN_S = 300, 2.5
 
 @dataclass(frozen=True)
 class Extras:
-    """What else to measure of an artifact of a bundle; of a file alone only ``fresh_process`` and ``duration_s``.
+    """What else to measure of an artifact of a bundle; of a file alone only ``cold_start`` and ``duration_s``.
 
     Attributes:
-        fresh_process: Start-up times and memory of a process of its own; takes a second or two.
+        cold_start: Start-up times and memory of a process of its own; takes a second or two.
         layers: What the backend makes of the file, layer by layer, where it can tell; takes less than a second.
         duration_s: Run without a pause for so many seconds, with the sensors read; 0 does not.
         streams: Run so many estimators at once; 1 does not.
@@ -57,7 +57,7 @@ class Extras:
         labels: Evaluate on this ``labels.json`` or its folder, on the split ``val`` where it has one.
     """
 
-    fresh_process: bool = True
+    cold_start: bool = True
     layers: bool = True
     duration_s: float = 0.0
     streams: int = 1
@@ -80,7 +80,7 @@ def run_bench(
     inputs: Sequence[Input] | None = None,
     inputs_from: str = "images given by the caller",
     color: Color = "bgr",
-    gpu: GpuOptions = DEFAULT_GPU,
+    options: OptionSet = (),
     extras: Extras | None = None,
     progress: Progress | None = None,
 ) -> BenchResult:
@@ -102,7 +102,7 @@ def run_bench(
             the network: cropping a large photograph takes longer, so give your own images to measure that.
         inputs_from: Where ``inputs`` come from, for the report.
         color: Channel order of ``inputs``; golden crops are in the model's own.
-        gpu: How a backend that runs on a GPU works; its stages are timed in any case.
+        options: How the backend works; its stages are timed in any case, where it can.
         extras: What else to measure; None is start-up, memory and layers.
         progress: Told (frames measured, frames in all), then (seconds, seconds in all) of a sustained run.
 
@@ -112,7 +112,7 @@ def run_bench(
         MissingDependencyError: The backend's package is not installed.
         BackendError: The backend cannot load or run the artifact, or not with this batch.
     """
-    options = _options(frames, warmup, warmup_min_s, min_s, batch)
+    loop = _loop_options(frames, warmup, warmup_min_s, min_s, batch)
     extras = extras or Extras()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     keypoints = len(opened.model.skeleton.keypoint_names)
@@ -121,18 +121,18 @@ def run_bench(
         inputs, color = golden_inputs(opened), opened.model.input.color
         inputs_from = "golden crops of the bundle"
     sizes = [check_image(image).shape for image, _ in inputs]
-    name, artifact = pick_artifact(opened, backend, precision)
+    chosen, artifact = pick_artifact(opened, backend, precision)
+    settings = configured(chosen, options, threads=threads)
+    timed = configured(chosen, settings, stage_timing=True)
 
     def open_estimator() -> PoseEstimator:
-        timed = replace(gpu, stage_timing=True)
-        session = open_session(opened, name, artifact.precision, threads=threads, gpu=timed)
-        return PoseEstimator(opened.model, session, color)
+        return PoseEstimator(opened.model, open_artifact(opened, artifact, chosen, options=timed), color)
 
     conditions = _conditions(threads, affinity)
     with bound_to(affinity, threads):
         with open_estimator() as estimator:
             subject = EstimatorSubject(estimator, inputs, batch)
-            measurement = measure(subject, options, progress=progress)
+            measurement = measure(subject, loop, progress=progress)
             sustained = _sustained(subject, extras, progress)
             accuracy = None
             if labels is not None and extras.labels is not None:
@@ -142,18 +142,19 @@ def run_bench(
         streams = None
         if extras.streams > 1:
             streams = run_streams(open_estimator, inputs, extras.streams, batch=batch, seconds=extras.streams_s)
-        layers = profile_artifact(opened, artifact, threads=threads) if extras.layers and name in PROFILES else ()
-        fresh = extras.fresh_process
-        startup, memory = (
-            fresh_process(opened.path, name, artifact.precision, threads, batch) if fresh else (None, None)
-        )
+        layers: tuple[Layer, ...] = ()
+        if extras.layers and chosen.open_traced is not None:
+            layers = profile_artifact(opened, artifact, backend=chosen, threads=None, options=settings)
+        startup, memory = None, None
+        if extras.cold_start:
+            startup, memory = cold_start(opened.path, chosen, artifact.precision, settings, batch)
     height_px, width_px = max(sizes, key=lambda shape: shape[0] * shape[1])[:2]
     return BenchResult(
         bundle=opened.path.resolve().name,
         model=opened.model.name,
         artifact_file=artifact.file,
         artifact_sha256=artifact.sha256,
-        backend=name,
+        backend=chosen.name,
         precision=artifact.precision,
         batch=batch,
         inputs_from=inputs_from,
@@ -168,13 +169,14 @@ def run_bench(
         accuracy=accuracy,
         layers=layers,
         **conditions,
-        **_figures(measurement, options),
+        **_figures(measurement, loop),
     )
 
 
 def run_file(
     path: Path,
     *,
+    backend: str = "auto",
     threads: int | None = None,
     affinity: Sequence[int] | None = None,
     frames: int | None = None,
@@ -183,14 +185,15 @@ def run_file(
     min_s: float = MIN_S,
     batch: int = 1,
     tensors: Path | None = None,
-    gpu: GpuOptions = DEFAULT_GPU,
+    options: OptionSet = (),
     extras: Extras | None = None,
     progress: Progress | None = None,
 ) -> BenchResult:
-    """Measures the bare network of a file without a bundle: a graph, a TFLite file or an engine.
+    """Measures the network alone of a file without a bundle: a graph, a TFLite file or an engine.
 
     Args:
-        path: The file; its suffix tells the backend.
+        path: The file.
+        backend: A backend's name, or ``auto``: the first that is installed and whose files have this suffix.
         threads: As for `run_bench`.
         affinity: As for `run_bench`.
         frames: As for `run_bench`.
@@ -199,7 +202,7 @@ def run_file(
         min_s: As for `run_bench`.
         batch: First size of inputs whose file leaves it open.
         tensors: A ``.npz`` of inputs, used in turn, see `given_feeds`; None takes random numbers.
-        gpu: How a backend that runs on a GPU works.
+        options: How the backend works.
         extras: What else to measure; streams and labels need a bundle.
         progress: As for `run_bench`.
 
@@ -208,31 +211,31 @@ def run_file(
         MissingDependencyError: The backend's package is not installed.
         BackendError: The backend cannot load or run the file.
     """
-    options = _options(frames, warmup, warmup_min_s, min_s, batch)
+    loop = _loop_options(frames, warmup, warmup_min_s, min_s, batch)
     extras = extras or Extras()
     if extras.streams > 1 or extras.labels is not None:
         raise UsageError(
             f"{path.name} is a file without a bundle: there is no model spec to crop and decode by.",
             hint="Name the bundle, or leave out --streams and --eval.",
         )
-    backend = backend_of(path)
+    chosen = backend_of(path, backend)
+    settings = configured(chosen, options, threads=threads)
     conditions = _conditions(threads, affinity)
     with bound_to(affinity, threads):
-        session = open_file(path, threads=threads, gpu=gpu)
-        try:
+        with open_file(path, chosen.name, options=settings) as session:
             feeds = random_feeds(session.inputs, batch) if tensors is None else given_feeds(tensors, session.inputs)
             subject = NetworkSubject(session, feeds)
-            measurement = measure(subject, options, progress=progress)
+            measurement = measure(subject, loop, progress=progress)
             sustained = _sustained(subject, extras, progress)
-        finally:
-            session.close()
-        startup, memory = fresh_process(path, backend, None, threads, batch) if extras.fresh_process else (None, None)
+        startup, memory = None, None
+        if extras.cold_start:
+            startup, memory = cold_start(path, chosen, None, settings, batch)
     return BenchResult(
         bundle="",
         model=path.stem,
         artifact_file=path.name,
         artifact_sha256=sha256_of(path),
-        backend=backend,
+        backend=chosen.name,
         precision=None,
         batch=batch,
         inputs_from="random numbers" if tensors is None else f"tensors of {tensors.name}",
@@ -244,11 +247,11 @@ def run_file(
         memory=memory,
         sustained=sustained,
         **conditions,
-        **_figures(measurement, options),
+        **_figures(measurement, loop),
     )
 
 
-def _options(frames: int | None, warmup: int, warmup_min_s: float, min_s: float, batch: int) -> Options:
+def _loop_options(frames: int | None, warmup: int, warmup_min_s: float, min_s: float, batch: int) -> Options:
     return Options(
         frames=FRAMES if frames is None else frames,
         warmup_frames=warmup,

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from splite_deploy.cli.console import fail
-from splite_deploy.errors import MissingDependencyError, SpliteError
-from splite_deploy.runtime.session import BACKENDS, MEMORY_BACKENDS, GpuOptions
+from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError
+from splite_deploy.runtime.backends import all_backends, find_backend
+from splite_deploy.runtime.backends.base import Backend, BackendOptions, OptionHelp, offered
 from splite_deploy.spec import PRECISIONS
 from splite_deploy.version import __version__
 
@@ -20,8 +21,6 @@ Command = Callable[..., Any]
 
 _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnxsim", "onnxscript", "safetensors"), "export"),
-    "onnxruntime": "ort",
-    "ai_edge_litert": "litert",
     **dict.fromkeys(("tensorflow", "onnx2tf"), "tflite"),
 }
 
@@ -37,16 +36,29 @@ class Commands(click.Group):
             fail(err)
         except ModuleNotFoundError as err:
             name = (err.name or "").partition(".")[0]
-            if name not in _EXTRAS:
+            install = next((one.install for one in all_backends().values() if name in one.modules), "")
+            if name in _EXTRAS:
+                install = f"pip install 'splite-deploy[{_EXTRAS[name]}]'"
+            if not install:
                 raise
             message = f"'{ctx.invoked_subcommand}' needs {name}, which is not installed here."
-            hint = f"Install it: pip install 'splite-deploy[{_EXTRAS[name]}]'."
-            fail(MissingDependencyError(message, hint=hint))
+            fail(MissingDependencyError(message, hint=f"Install it: {install}."))
         except ImportError as err:
             if (err.name or "").partition(".")[0] == "splite_deploy":
                 raise
             message = f"'{ctx.invoked_subcommand}' needs a package that is broken here: {err}."
             fail(MissingDependencyError(message, hint="splite-deploy doctor says which, and what to type."))
+
+
+def backend_name(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """The name of a backend that was named by an alias."""
+    return None if value is None else find_backend(value).name
+
+
+def backend_names() -> list[str]:
+    """What ``-b`` takes: the names, then the aliases."""
+    backends = all_backends().values()
+    return [*(one.name for one in backends), *(alias for one in backends for alias in one.aliases)]
 
 
 def backend_options(command: Command) -> Command:
@@ -60,28 +72,63 @@ def backend_options(command: Command) -> Command:
     return click.option(
         "--backend",
         "-b",
-        type=click.Choice(list(BACKENDS)),
+        type=click.Choice(backend_names()),
+        callback=backend_name,
         help="Only this backend; the first installed without it.",
     )(command)
 
 
-def gpu_options(command: Command) -> Command:
-    """``--memory-backend`` and ``--no-cuda-graph``, given to the command as ``gpu``; TensorRT alone takes notice."""
+def tuning_options(command: Command) -> Command:
+    """The options that the backends have of their own, given to the command as ``tuning``: an object for each backend.
 
-    @click.option(
-        "--memory-backend",
-        type=click.Choice(MEMORY_BACKENDS),
-        default="auto",
-        show_default=True,
-        help="TensorRT: what handles the GPU's memory.",
-    )
-    @click.option("--no-cuda-graph", is_flag=True, help="TensorRT: launch every kernel anew.")
+    Raises:
+        UsageError: One was given that the backend named by ``--backend`` does not have.
+    """
+    flags: dict[str, tuple[OptionHelp, list[Backend]]] = {}
+    for backend in all_backends().values():
+        for name, about in offered(backend.options).items():
+            flags.setdefault(name, (about, []))[1].append(backend)
+
     @wraps(command)
-    def with_gpu(*args: Any, memory_backend: str, no_cuda_graph: bool, **kwargs: Any) -> Any:
-        gpu = GpuOptions(memory_backend=memory_backend, cuda_graph=False if no_cuda_graph else None)
-        return command(*args, gpu=gpu, **kwargs)
+    def with_options(*args: Any, **kwargs: Any) -> Any:
+        values = {name: kwargs.pop(name) for name in flags}
+        given = {name: _value(flags[name][0], value) for name, value in values.items()}
+        chosen = kwargs.get("backend")
+        for name, (about, backends) in flags.items():
+            if given[name] is not None and chosen is not None and chosen not in [one.name for one in backends]:
+                names = " and ".join(one.name for one in backends)
+                raise UsageError(f"{about.flag} is for {names}, and -b names {chosen}.", hint="Leave one of them out.")
+        return command(*args, tuning=_objects(given), **kwargs)
 
-    return with_gpu
+    decorated: Command = with_options
+    for name, (about, backends) in reversed(flags.items()):
+        text = f"{' and '.join(one.label for one in backends)}: {about.help}"
+        decorated = _flag(name, about, text)(decorated)
+    return decorated
+
+
+def _flag(name: str, about: OptionHelp, text: str) -> Callable[[Command], Command]:
+    if about.sets is not None:
+        return click.option(about.flag, name, is_flag=True, help=text)
+    kind = click.Choice(about.choices) if about.choices else str
+    return click.option(about.flag, name, type=kind, help=text)
+
+
+def _value(about: OptionHelp, value: Any) -> Any:
+    """What an option is set to; None where it was not given."""
+    if about.sets is None:
+        return value
+    return about.sets if value else None
+
+
+def _objects(given: dict[str, Any]) -> tuple[BackendOptions, ...]:
+    """Options for every backend that was given some."""
+    made = []
+    for backend in all_backends().values():
+        own = {name: given[name] for name in offered(backend.options) if given[name] is not None}
+        if own:
+            made.append(backend.options(**own))
+    return tuple(made)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, backend_options, gpu_options, main
+from splite_deploy.cli.app import FilePath, backend_options, main, tuning_options
 from splite_deploy.cli.bench_output import Output, compare_files, output_options
 from splite_deploy.cli.console import show
 from splite_deploy.errors import UsageError
@@ -16,7 +16,7 @@ from splite_deploy.spec import Precision
 
 if TYPE_CHECKING:
     from splite_deploy.bench import BenchResult
-    from splite_deploy.runtime.session import GpuOptions
+    from splite_deploy.runtime.backends.base import BackendOptions
 
 BENCH_IMAGES = 64
 """At most so many images are held in memory and used in turn."""
@@ -34,7 +34,7 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
 @main.command(short_help="Time a bundle or a file, stage by stage.")
 @click.argument("target", metavar="BUNDLE|FILE", type=FilePath, required=False)
 @backend_options
-@gpu_options
+@tuning_options
 @click.option(
     "--affinity", metavar="CORES", callback=_cores, help="Use only these cores, such as 0,1; needs --threads."
 )
@@ -63,7 +63,7 @@ def bench(
     backend: str | None,
     precision: Precision | None,
     threads: int | None,
-    gpu: GpuOptions,
+    tuning: tuple[BackendOptions, ...],
     affinity: tuple[int, ...] | None,
     frames: int | None,
     warmup: int,
@@ -94,8 +94,8 @@ def bench(
     from rich.progress import Progress
 
     from splite_deploy.bench import Extras, append_result, environment_table, table
-    from splite_deploy.runtime.any_file import SUFFIXES
     from splite_deploy.runtime.io.images import is_folder
+    from splite_deploy.runtime.session import file_suffixes
 
     output = Output.asked(csv, markdown, html, fail_if)
     if compare is not None:
@@ -111,7 +111,7 @@ def bench(
         "frames": frames,
         "warmup": warmup,
         "batch": batch,
-        "gpu": gpu,
+        "options": tuning,
         "extras": Extras(duration_s=duration_s, streams=streams, labels=labels),
     }
     console = Console(stderr=True)
@@ -121,9 +121,9 @@ def bench(
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        if target.suffix.lower() in SUFFIXES and not is_folder(target):
-            _reject_bundle_options(target, {"--backend": backend, "--precision": precision, "--images": images})
-            result = _bench_file(target, inputs, common, progress)
+        if target.suffix.lower() in file_suffixes() and not is_folder(target):
+            _reject_bundle_options(target, {"--precision": precision, "--images": images})
+            result = _bench_file(target, backend, inputs, common, progress)
         else:
             if inputs is not None:
                 raise UsageError("--inputs are for a file without a bundle.", hint="Name images with --images.")
@@ -158,17 +158,21 @@ def _bench_bundle(
 
 
 def _bench_file(
-    file: Path, inputs: Path | None, common: dict[str, Any], progress: Callable[[int, int], None]
+    file: Path,
+    backend: str | None,
+    inputs: Path | None,
+    common: dict[str, Any],
+    progress: Callable[[int, int], None],
 ) -> BenchResult:
     from splite_deploy.bench import run_file
 
-    return run_file(file, tensors=inputs, progress=progress, **common)
+    return run_file(file, backend=backend or "auto", tensors=inputs, progress=progress, **common)
 
 
 def _reject_bundle_options(file: Path, options: dict[str, object]) -> None:
     for name, value in options.items():
         if value is not None:
             raise UsageError(
-                f"{name} is for bundles; {file.name} is a file of one backend, without a model spec.",
+                f"{name} is for bundles; {file.name} is a file without a model spec.",
                 hint=f"Leave {name} out, or name the bundle.",
             )

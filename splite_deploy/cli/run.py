@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, backend_options, gpu_options, main
+from splite_deploy.cli.app import FilePath, backend_options, main, tuning_options
 from splite_deploy.cli.console import progress_bar
 from splite_deploy.errors import UsageError
 from splite_deploy.files import write_file, writing
@@ -16,7 +16,7 @@ from splite_deploy.spec import Precision
 
 if TYPE_CHECKING:
     from splite_deploy.runtime import Pose, PoseEstimator
-    from splite_deploy.runtime.session import GpuOptions
+    from splite_deploy.runtime.backends.base import BackendOptions
 
 
 @main.command(short_help="Find the keypoints in images, a video or a camera.")
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--intrinsics", help="fx,fy,cx,cy in pixels; with --bone-length-mm the 3D is absolute, in mm.")
 @click.option("--bone-length-mm", type=float, help="Length of the palm, or of the spec's scale bone, in mm.")
 @backend_options
-@gpu_options
+@tuning_options
 @click.option("--json", "json_file", type=FilePath, help="Write the keypoints here; to standard output without it.")
 @click.option(
     "--save",
@@ -45,7 +45,7 @@ def run(
     backend: str | None,
     precision: Precision | None,
     threads: int | None,
-    gpu: GpuOptions,
+    tuning: tuple[BackendOptions, ...],
     json_file: Path | None,
     save: Path | None,
 ) -> None:
@@ -73,7 +73,7 @@ def run(
     if intrinsics is not None:
         fx, fy, cx, cy = four_numbers("intrinsics", intrinsics, "fx,fy,cx,cy")
         options["intrinsics"] = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
-    with PoseEstimator.open(bundle, backend or "auto", precision, threads, gpu=gpu) as estimator:
+    with PoseEstimator.open(bundle, backend or "auto", precision, threads, options=tuning) as estimator:
         if video:
             from splite_deploy.cli.run_video import run_video
 

@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from splite_deploy.cli.app import FilePath, backend_options, gpu_options, main
+from splite_deploy.cli.app import FilePath, backend_options, main, tuning_options
 from splite_deploy.cli.console import show, working
 from splite_deploy.spec import Precision
 
 if TYPE_CHECKING:
-    from splite_deploy.runtime.session import GpuOptions
+    from splite_deploy.runtime.backends.base import BackendOptions
 
 
 @main.command(short_help="Check a bundle on this machine.")
 @click.argument("bundle", type=FilePath)
 @backend_options
-@gpu_options
+@tuning_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def verify(
     bundle: Path,
     backend: str | None,
     precision: Precision | None,
     threads: int | None,
-    gpu: GpuOptions,
+    tuning: tuple[BackendOptions, ...],
     as_json: bool,
 ) -> None:
     """Runs the bundle's golden images on this machine and compares with the original network.
@@ -43,7 +43,7 @@ def verify(
 
     opened = Bundle.open(bundle)
     with working("verify") as progress:
-        results = verify_bundle(opened, backend, precision, threads=threads, gpu=gpu, progress=progress)
+        results = verify_bundle(opened, backend, precision, threads=threads, options=tuning, progress=progress)
     if as_json:
         click.echo(json.dumps([to_plain(result) for result in results], indent=1))
     else:

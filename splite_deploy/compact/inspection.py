@@ -195,7 +195,7 @@ def measure(
         ExportError: The size of an activation is not known.
     """
     from splite_deploy.compact.latency import time_in_turn
-    from splite_deploy.runtime.backends.ort import OrtSession
+    from splite_deploy.runtime.session import open_bytes
 
     timings: list[Timing] = []
     for layer in alignment.layers:
@@ -208,7 +208,10 @@ def measure(
         with TemporaryDirectory() as folder:
             files = [Path(folder) / f"{inputs}-{outputs}.onnx" for inputs, outputs in choices]
             artifacts = [graph.alone(layer, widths, file) for widths, file in zip(choices, files, strict=True)]
-            sessions = [OrtSession(file, artifact, 1) for file, artifact in zip(files, artifacts, strict=True)]
+            sessions = [
+                open_bytes(file.read_bytes(), artifact, threads=1)
+                for file, artifact in zip(files, artifacts, strict=True)
+            ]
             taken = dict(zip(choices, time_in_turn(sessions, inferences), strict=True))
         timings.append(
             Timing(layer.name, taken[layer.widths], {multiple: taken[widths] for multiple, widths in rounded.items()})

@@ -24,12 +24,9 @@ NOT_AVAILABLE = "not available"
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "numpy": ("numpy",),
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-    "tensorrt": ("tensorrt",),
-    "tensorrt-rtx": ("tensorrt-rtx",),
-    "tflite": ("ai-edge-litert", "tflite-runtime", "tensorflow"),
 }
-"""Package as it is named in results, with the distributions that provide it."""
+"""Package as it is named in results, with the distributions that provide it: what runs without any backend. Backends
+bring theirs along."""
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -65,7 +62,7 @@ class Environment:
         kernel: Name and release of the kernel.
         architecture: Machine architecture, for example ``aarch64``.
         python: Implementation and version.
-        versions: Versions of splite-deploy and of the packages of `PACKAGES` that are installed.
+        versions: Versions of splite-deploy and of the packages asked for that are installed.
         board: Name of the board from the device tree (Jetson, Raspberry Pi).
         l4t: Release of Jetson Linux, for example ``36.4.3``.
         thread_variables: Environment variables that set numbers of threads, as far as they are set.
@@ -137,12 +134,13 @@ class Environment:
         return ", ".join(f"{zone} {value:g} °C" for zone, value in self.temperatures_c.items())
 
 
-def read_environment(root: Path = Path("/")) -> Environment:
+def read_environment(root: Path = Path("/"), packages: Mapping[str, tuple[str, ...]] = PACKAGES) -> Environment:
     """Reads the environment; never raises.
 
     Args:
         root: Where the files of the operating system are looked up; tests give a folder. Cores, kernel, architecture,
             Python, versions and environment variables always come from the running process.
+        packages: Whose versions to read; see `PACKAGES`.
     """
     cpu = _fields(text(root / "proc/cpuinfo"))
     l4t = read_l4t(root)
@@ -160,7 +158,7 @@ def read_environment(root: Path = Path("/")) -> Environment:
         kernel=f"{platform.system()} {platform.release()}".strip() or None,
         architecture=platform.machine() or None,
         python=f"{platform.python_implementation()} {platform.python_version()}",
-        versions=installed_versions(),
+        versions=installed_versions(packages),
         board=read_board(root),
         l4t=l4t,
         thread_variables=_thread_variables(os.environ),
@@ -175,7 +173,7 @@ def read_environment(root: Path = Path("/")) -> Environment:
     )
 
 
-def installed_versions() -> dict[str, str]:
+def installed_versions(packages: Mapping[str, tuple[str, ...]] = PACKAGES) -> dict[str, str]:
     """Versions of splite-deploy and of the packages it runs with; nothing is imported.
 
     They come from the metadata of what is installed. OpenCV is asked itself where it is loaded: it has
@@ -185,7 +183,7 @@ def installed_versions() -> dict[str, str]:
     opencv = getattr(sys.modules.get("cv2"), "__version__", None)
     if isinstance(opencv, str):
         versions["opencv"] = opencv
-    for name, distributions in PACKAGES.items():
+    for name, distributions in packages.items():
         for distribution in distributions:
             version = package_version(distribution)
             if version is not None:

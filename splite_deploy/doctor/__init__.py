@@ -10,16 +10,21 @@ import os
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from splite_deploy.doctor.checks import Check, Probe, check_package, import_in_child
+from splite_deploy.doctor.checks import Check, Probe, check_package, import_in_child, run_self_test
 from splite_deploy.doctor.machine import check_temporary_folder, check_threads
-from splite_deploy.doctor.nvidia import TENSORRT_MODULES, check_nvidia
+from splite_deploy.doctor.nvidia import check_nvidia
 from splite_deploy.version import __version__
+
+if TYPE_CHECKING:
+    from splite_deploy.runtime.backends.base import Backend
 
 __all__ = ["Check", "Diagnosis", "Stage", "diagnose", "table"]
 
@@ -37,10 +42,12 @@ class Stage:
     Attributes:
         name: For example ``run with ort``.
         checks: Its packages.
+        computes: Whether a network is run by it.
     """
 
     name: str
     checks: tuple[Check, ...]
+    computes: bool = False
 
     @property
     def works(self) -> bool:
@@ -74,8 +81,7 @@ class Diagnosis:
     @property
     def can_run(self) -> bool:
         """Whether a network can be run here by at least one backend; ``replay`` runs none."""
-        runs = [stage for stage in self.stages if stage.name.startswith("run with")]
-        return any(stage.works for stage in runs if stage.name != "run with replay")
+        return any(stage.works for stage in self.stages if stage.computes)
 
 
 def diagnose(*, probe: Probe | None = None) -> Diagnosis:
@@ -96,14 +102,22 @@ def diagnose(*, probe: Probe | None = None) -> Diagnosis:
 
     nvidia = check_nvidia(try_import)
 
-    def needs(module: str, install: str) -> tuple[Check, ...]:
-        if module in TENSORRT_MODULES:  # one of several names, and no use without a GPU
+    def needs(backend: Backend) -> tuple[Check, ...]:
+        if backend.problem:
+            return (Check(backend.name, "failed", backend.problem, "Upgrade or remove the package that brings it."),)
+        if backend.needs_nvidia:
             return nvidia
-        return (package(module, install),) if module else ()
+        module = next((name for name in backend.modules if find_spec(name) is not None), "".join(backend.modules[:1]))
+        found = (package(module, backend.install),) if module else ()
+        tested = (run_self_test(backend),) if backend.self_test and all(check.works for check in found) else ()
+        return *found, *tested
 
     base = tuple(package(module, BASE_INSTALL) for module in _BASE)
     if all(check.works for check in base):
-        stages = [Stage(f"run with {name}", (*base, *needs(module, install))) for name, module, install in _backends()]
+        stages = [
+            Stage(f"run with {backend.name}", (*base, *needs(backend)), computes=backend.computes)
+            for backend in _backends()
+        ]
     else:
         stages = [Stage("run with any backend", base)]
     export = tuple(package(module, EXPORT_INSTALL) for module in _EXPORT)
@@ -117,12 +131,11 @@ def diagnose(*, probe: Probe | None = None) -> Diagnosis:
     )
 
 
-def _backends() -> list[tuple[str, str, str]]:
-    """Name, needed module (empty if none) and install command of every backend."""
-    # Not at the top: the runtime imports OpenCV, which is what may be broken.
-    from splite_deploy.runtime.session import BACKENDS
+def _backends() -> list[Backend]:
+    # Not at the top: what a plug-in imports may be broken by what is broken here.
+    from splite_deploy.runtime.backends import all_backends
 
-    return [(name, backend.module, backend.install) for name, backend in BACKENDS.items()]
+    return list(all_backends().values())
 
 
 def table(diagnosis: Diagnosis) -> Group:

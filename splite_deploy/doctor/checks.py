@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from splite_deploy.runtime.backends.base import Backend
 
 Status = Literal["ok", "warning", "missing", "failed"]
 
@@ -19,6 +22,11 @@ _DISTRIBUTIONS: Mapping[str, str] = {"cv2": "opencv-python-headless"}
 """Where the distribution is not named like its module."""
 
 _IMPORT = "__import__(sys.argv[1])"
+_SELF_TEST = """
+import importlib
+module, _, function = sys.argv[1].partition(":")
+print(getattr(importlib.import_module(module), function)() or "")
+"""
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,15 @@ def run_in_child(code: str, argument: str, doing: str, timeout_s: float) -> Answ
         return Answer("", f"{doing} crashed Python ({name}); is it built for this processor?")
     lines = child.stderr.decode("utf-8", "replace").strip().splitlines()
     return Answer("", lines[-1][:300] if lines else f"{doing} ended Python with status {child.returncode}")
+
+
+def run_self_test(backend: Backend, timeout_s: float = CHILD_TIMEOUT_S) -> Check:
+    """Whether the device that a backend needs is there, as the backend itself finds in a process of its own."""
+    answer = run_in_child(_SELF_TEST, backend.self_test, "testing it", timeout_s)
+    problem = answer.problem or answer.output.strip()
+    if problem:
+        return Check(f"{backend.name} device", "failed", problem, f"See what {backend.label} says of its devices.")
+    return Check(f"{backend.name} device", "ok", "works")
 
 
 def _signal_name(number: int) -> str:

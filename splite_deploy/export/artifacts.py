@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from splite_deploy.bench.profile import ort_layers, tflite_layers
 from splite_deploy.bundle import Artifact, Graph, TensorSpec, Typing
 from splite_deploy.bundle.report import Layer, Parity
 from splite_deploy.compile.child_process import kept_log
@@ -27,8 +24,9 @@ from splite_deploy.export.reference import Reference
 from splite_deploy.export.variants import FP32, Variants, deployed
 from splite_deploy.files import write_file
 from splite_deploy.metrics.parity import Outputs, compare, limits_of
-from splite_deploy.runtime.backends.ort import OrtSession
-from splite_deploy.runtime.session import ModelFile, Session, open_bytes
+from splite_deploy.runtime.backends import find_backend
+from splite_deploy.runtime.backends.base import ModelFile
+from splite_deploy.runtime.session import Session, open_bytes, open_traced
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
 if TYPE_CHECKING:  # its modules need LiteRT
@@ -81,29 +79,31 @@ class GraphFile:
 
 
 class TracedRun:
-    """A graph in ONNX Runtime on one thread, run on the reference's crops while the time of every node is taken.
+    """An artifact on one thread, run on the reference's crops while its backend looks at the layers.
 
     Attributes:
         session: Stays open until ``stack`` is closed.
         outputs: By role, N first.
+        layers: What it is made of as it runs; none where its backend cannot tell.
 
     Args:
-        file: The graph.
+        content: Its file.
         artifact: What it is run as.
         reference: Whose crops it is run on.
         stack: Closes the session.
     """
 
-    def __init__(self, file: GraphFile, artifact: Artifact, reference: Reference, stack: ExitStack) -> None:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splite-trace-")))
-        self.session = OrtSession(ModelFile(file.content, file.name, artifact), artifact, 1, trace=folder / "ort")
-        stack.callback(self.session.close)
-        self.outputs: Outputs = reference.run(self.session)
-        self._trace = self.session.end_trace()
-
-    def layers(self) -> tuple[Layer, ...]:
-        """The layers that ONNX Runtime made of the graph, with their median times."""
-        return ort_layers(json.loads(self._trace.read_text(encoding="utf-8")))
+    def __init__(self, content: bytes, artifact: Artifact, reference: Reference, stack: ExitStack) -> None:
+        backend = find_backend(artifact.backend)
+        self.layers: tuple[Layer, ...] = ()
+        if backend.open_traced is None:
+            self.session: Session = stack.enter_context(open_bytes(content, artifact, threads=1))
+            self.outputs: Outputs = reference.run(self.session)
+            return
+        file = ModelFile(content, artifact.file, artifact.format, artifact)
+        traced = stack.enter_context(open_traced(backend, file, threads=1))
+        self.session, self.outputs = traced, reference.run(traced)
+        self.layers = traced.layers()
 
 
 @dataclass(frozen=True)
@@ -209,13 +209,13 @@ def measure_graph(
     artifact = file.artifact(precision, limits)
     hint = deviation_hint("ort", precision, options)
     if not options.fuses:
-        run = simplified if file.name == FP32 else TracedRun(file, artifact, reference, stack)
+        run = simplified if file.name == FP32 else TracedRun(file.content, artifact, reference, stack)
         stage = "simplified" if file.name == FP32 else artifact.label
         deviation = reference.compare(stage, run.outputs, limits, hint)
     else:
         outputs = simplified.outputs if file.name == FP32 else _run_once(plain, reference)
         before = reference.compare(artifact.label, outputs, limits, hint)
-        run = TracedRun(file, artifact, reference, stack)
+        run = TracedRun(file.content, artifact, reference, stack)
         by_host_px = compare(artifact.label, outputs, run.outputs, reference.spec, "").deviation_px.max
         if not by_host_px <= FUSED_PX:
             raise ExportError(
@@ -225,7 +225,7 @@ def measure_graph(
             )
         after = reference.compare(artifact.label, run.outputs, limits, hint)
         deviation = Shift(after.parity, before.peak_switches)  # of the heatmaps that it may no longer show
-    return Measured(artifact, run.session, deviation, run.layers(), len(file.content))
+    return Measured(artifact, run.session, deviation, run.layers, len(file.content))
 
 
 def compare_graph(stage: str, model: onnx.ModelProto, reference: Reference, limits: LimitSpec, hint: str) -> Parity:
@@ -247,9 +247,9 @@ def measure_tflite(file: Path, artifact: Artifact, reference: Reference, hint: s
         MissingDependencyError: LiteRT is not installed.
     """
     content = file.read_bytes()
-    session = stack.enter_context(open_bytes(content, artifact, threads=1))
-    deviation = reference.compare(artifact.label, reference.run(session), artifact.limits, hint)
-    return Measured(artifact, session, deviation, tflite_layers(file), len(content))
+    run = TracedRun(content, artifact, reference, stack)
+    deviation = reference.compare(artifact.label, run.outputs, artifact.limits, hint)
+    return Measured(artifact, run.session, deviation, run.layers, len(content))
 
 
 def deviation_hint(backend: str, precision: Precision, options: ExportOptions) -> str:

@@ -8,9 +8,17 @@ from pathlib import Path
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe
 from splite_deploy.errors import UsageError
 from splite_deploy.export.quant.search import Budget
+from splite_deploy.runtime.backends import all_backends
 from splite_deploy.spec import PRECISIONS, Precision
 
-BACKENDS = ("ort", "tflite", "trt")
+RECIPES = ("ort", "tflite", "trt")
+"""What an export makes artifacts of a backend by: ``ort`` graphs for CPU kernels, ``tflite`` files, or ``trt`` graphs
+that engines are built of."""
+
+
+def export_backends() -> tuple[str, ...]:
+    """The backends that an export makes something for."""
+    return tuple(sorted(one.name for one in all_backends().values() if one.export in RECIPES))
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class ExportOptions:
         if self.crops < 1:
             raise UsageError("At least one crop is needed to compare conversions.", hint="Give --crops 1 or more.")
         for what, given, known in (
-            ("backends", self.backends, BACKENDS),
+            ("backends", self.backends, export_backends()),
             ("precisions", self.precisions, PRECISIONS),
             ("int8 recipe", (self.int8_recipe,), INT8_RECIPES),
         ):

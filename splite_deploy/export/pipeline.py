@@ -223,7 +223,7 @@ def _convert(
     simplified = simplify(raw, metadata=metadata)
     check_output_names(simplified, spec)
     file = GraphFile.of(FP32, simplified)
-    run = TracedRun(file, file.artifact("fp32", spec.limits), reference, stack)
+    run = TracedRun(file.content, file.artifact("fp32", spec.limits), reference, stack)
     stages.append(reference.compare("simplified", run.outputs, spec.limits, _STAGE_HINT).parity)
     return _Converted(file, opset, run, tuple(stages))
 

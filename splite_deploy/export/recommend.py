@@ -8,6 +8,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from splite_deploy.arrays import Feed
 from splite_deploy.bench.evaluation import Estimate, Points, errors_of_each
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bundle.report import Accuracy, Recommendation, RecommendationRow
@@ -17,7 +18,7 @@ from splite_deploy.metrics.labels import LabelledImage
 from splite_deploy.metrics.parity import violations
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Image
-from splite_deploy.runtime.session import Feed, Session
+from splite_deploy.runtime.session import Session
 from splite_deploy.spec import PRECISIONS
 
 GAIN = 1.05

@@ -8,12 +8,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from splite_deploy.arrays import Feed
 from splite_deploy.errors import ParityError
 from splite_deploy.export.graph.walk import Array
 from splite_deploy.export.quant.search import Shift, measure_shift
 from splite_deploy.metrics.parity import Outputs, violations
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import Feed, Session
+from splite_deploy.runtime.session import Session
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import LimitSpec, ModelSpec
 

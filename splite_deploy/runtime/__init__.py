@@ -6,13 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from splite_deploy.runtime.backends import all_backends
     from splite_deploy.runtime.estimator import PoseEstimator
     from splite_deploy.runtime.pose import Pose
-    from splite_deploy.runtime.session import BACKENDS, Session, open_bytes, open_session
+    from splite_deploy.runtime.session import Session, open_bytes, open_file, open_session
 
-__all__ = ["BACKENDS", "Pose", "PoseEstimator", "Session", "open_bytes", "open_session"]
+__all__ = ["Pose", "PoseEstimator", "Session", "all_backends", "open_bytes", "open_file", "open_session"]
 
-_MODULES = {"PoseEstimator": "estimator", "Pose": "pose"}
+_MODULES = {"PoseEstimator": "estimator", "Pose": "pose", "all_backends": "backends"}
 
 
 def __getattr__(name: str) -> Any:

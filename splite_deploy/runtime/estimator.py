@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from splite_deploy.arrays import Feed
 from splite_deploy.bundle import Bundle
 from splite_deploy.decoders import Decoded, SoftArgmaxDepth, Unit, check_shapes, decode
 from splite_deploy.errors import UsageError
@@ -24,7 +25,7 @@ from splite_deploy.runtime.preprocess import (
     invert,
     transform_points,
 )
-from splite_deploy.runtime.session import DEFAULT_GPU, Feed, GpuOptions, Session, open_session
+from splite_deploy.runtime.session import OptionSet, Session, open_session
 from splite_deploy.spec import Color, ModelSpec, Precision
 
 
@@ -36,14 +37,22 @@ class PoseEstimator:
 
     Args:
         spec: The model.
-        session: A loaded artifact of that model.
+        session: A loaded artifact of that model. It is closed with the estimator, and also where none comes about.
         color: Channel order of the images it will be given; OpenCV reads ``bgr``.
+
+    Raises:
+        UsageError: There is no such channel order.
+        BackendError: The artifact's outputs are not those of the model.
     """
 
     def __init__(self, spec: ModelSpec, session: Session, color: Color = "bgr") -> None:
-        if color not in ("rgb", "bgr"):
-            raise UsageError(f"The channel order is {color!r}.", hint="Choose 'bgr' (OpenCV) or 'rgb'.")
-        check_shapes({tensor.role: tensor.shape for tensor in session.outputs}, spec)
+        try:
+            if color not in ("rgb", "bgr"):
+                raise UsageError(f"The channel order is {color!r}.", hint="Choose 'bgr' (OpenCV) or 'rgb'.")
+            check_shapes({tensor.role: tensor.shape for tensor in session.outputs}, spec)
+        except BaseException:
+            session.close()
+            raise
         self.spec = spec
         self.session = session
         self.preprocessor = Preprocessor(spec.input, color)
@@ -58,27 +67,27 @@ class PoseEstimator:
         precision: Precision | None = None,
         threads: int | None = None,
         color: Color = "bgr",
-        gpu: GpuOptions = DEFAULT_GPU,
+        options: OptionSet = (),
     ) -> PoseEstimator:
         """Opens a bundle.
 
         Args:
             path: The bundle's folder.
-            backend: ``trt``, ``ort``, ``tflite``, ``replay``, or ``auto`` for the first of these that is installed
-                and that the bundle serves.
+            backend: ``trt``, ``ort``, ``tflite``, ``replay``, the name of a plug-in, or ``auto`` for the first that is
+                installed and that the bundle holds an artifact for.
             precision: ``fp32``, ``fp16`` or ``int8``; None takes the backend's first artifact.
             threads: CPU threads; None is the backend's default.
             color: Channel order of the images.
-            gpu: How a backend that runs on a GPU works.
+            options: How the backend works, for example ``TrtOptions``; of several those of the backend that runs.
 
         Raises:
             BundleError: The bundle is missing or damaged.
-            UsageError: It has no such artifact.
+            UsageError: It has no such artifact, or the options are for another backend.
             MissingDependencyError: The backend's package is not installed.
             BackendError: The backend cannot load the artifact.
         """
         bundle = Bundle.open(path)
-        return cls(bundle.model, open_session(bundle, backend, precision, threads=threads, gpu=gpu), color)
+        return cls(bundle.model, open_session(bundle, backend, precision, threads=threads, options=options), color)
 
     def __call__(
         self,

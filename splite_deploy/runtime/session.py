@@ -1,55 +1,30 @@
-"""The one seam of the runtime: a loaded artifact that maps named arrays to named float32 arrays.
+"""The interface of the runtime: a loaded artifact that maps named arrays to named float32 arrays, and how to load one.
 
-Inputs are float32, but for graphs that normalise: these take uint8 crops, and their `TensorSpec` says so. Layout,
-quantisation and device memory stay inside a backend. A backend is one module with one class, found through `BACKENDS`;
-its heavy dependency is imported at the top of that module and nowhere else.
+A *format* is what kind of file an artifact is; a *backend* runs the files of one or several formats. Which backends
+there are says `splite_deploy.runtime.backends`.
 """
 
 from __future__ import annotations
 
-import importlib
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
+from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
-from splite_deploy.errors import BackendError, MissingDependencyError, UsageError
+from splite_deploy.bundle.report import Layer
+from splite_deploy.errors import UsageError
+from splite_deploy.runtime.backends import all_backends, find_backend
+from splite_deploy.runtime.backends.base import Backend, BackendOptions, ModelFile
+from splite_deploy.runtime.backends.onnx_file import refuse_external_data
 from splite_deploy.spec import Precision
 
-Array = NDArray[np.float32]
 _Self = TypeVar("_Self")
-Feed = NDArray[Any]
-"""float32, or whatever else the `TensorSpec` of an input names."""
-
-
-MEMORY_BACKENDS = ("auto", "cuda-python", "pycuda")
-
-
-@dataclass(frozen=True)
-class GpuOptions:
-    """How a backend that runs on a GPU works; the others take no notice.
-
-    Attributes:
-        memory_backend: Which package handles its memory, of `MEMORY_BACKENDS`; ``auto`` takes the first installed.
-        cuda_graph: Whether an inference is recorded once and replayed; None where memory backend and engine can.
-        mapped_memory: Whether the GPU reads and writes the host's memory in place of copies, which is faster where both
-            share it (a Jetson) and slower elsewhere.
-        stage_timing: Whether `StageTimed.stage_ms` measures.
-    """
-
-    memory_backend: str = "auto"
-    cuda_graph: bool | None = None
-    mapped_memory: bool = False
-    stage_timing: bool = False
-
-
-DEFAULT_GPU = GpuOptions()
+OptionSet = BackendOptions | Collection[BackendOptions]
+"""One object is for the backend that is chosen, and has to be of its type. Of several each is for another backend, and
+those of backends that are not chosen are left alone."""
 
 
 class Session(Protocol):
@@ -63,7 +38,7 @@ class Session(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Output tensors."""
 
-    def run(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
         """Runs the network; the results are on the host on return and stay valid until the next call.
 
         Args:
@@ -88,6 +63,19 @@ class Session(Protocol):
         """Closes it."""
 
 
+class TracedSession(Session, Protocol):
+    """A session that can tell what it is made of as it runs. It is as fast as any other once it has told."""
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in the order in which they ran, and the median time of each over all runs until the first call.
+
+        A backend that times no layers leaves their times out, and needs no run.
+
+        Raises:
+            CompileError: The file is not what the backend reads.
+        """
+
+
 @runtime_checkable
 class StageTimed(Protocol):
     """A session that can tell how long the parts of an inference took on its device."""
@@ -97,164 +85,114 @@ class StageTimed(Protocol):
 
         Returns:
             ``h2d`` (inputs to the device), ``compute`` and ``d2h`` (outputs to the host); copies take next to nothing
-            where memory is mapped. None without `GpuOptions.stage_timing`, and before the first run.
+            where memory is mapped. None without the option ``stage_timing``, and before the first run.
         """
 
 
-@dataclass(frozen=True)
-class Ends:
-    """What a file without a manifest takes and gives, in the place of its `Artifact`.
-
-    Attributes:
-        inputs: Input tensors, in the file's own layout; roles are empty.
-        outputs: Output tensors.
-    """
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """What a backend loads: the bytes of one file, read once, so that what was checked is what is loaded.
-
-    Attributes:
-        data: The bytes; those of a bundle have the hash that the manifest names.
-        name: The file's name, for messages.
-        artifact: What the manifest says of it; None for a file without a bundle, which has to tell by itself.
-        bundle: Whose artifact it is; None for a file without a bundle and for one that is still being made.
-    """
-
-    data: bytes
-    name: str
-    artifact: Artifact | None = None
-    bundle: Bundle | None = None
-
-
-class BaseSession(ABC):
-    """What every backend's session shares: it checks, a subclass computes.
-
-    Args:
-        artifact: The artifact it has loaded.
-    """
-
-    def __init__(self, artifact: Artifact | Ends) -> None:
-        self.artifact = artifact
-        self._closed = False
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """Input tensors."""
-        return self.artifact.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """Output tensors."""
-        return self.artifact.outputs
-
-    def run(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
-        """See `Session.run`."""
-        if self._closed:
-            raise BackendError("The session is closed.", hint="Open a new one.")
-        check_feeds(feeds, self.artifact.inputs)
-        return self._infer(feeds)
-
-    def close(self) -> None:
-        """See `Session.close`."""
-        if not self._closed:
-            self._closed = True
-            self._release()
-
-    def __enter__(self: _Self) -> _Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False]:
-        self.close()
-        return False
-
-    @abstractmethod
-    def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
-        """Runs checked feeds."""
-
-    @abstractmethod
-    def _release(self) -> None:
-        """Frees what is held; called once."""
-
-
-@dataclass(frozen=True)
-class Backend:
-    """Where a backend is and what it needs.
-
-    Attributes:
-        factory: ``module:class``; the class has ``open(bundle, artifact, threads, gpu)``.
-        module: Top-level module of its dependency; empty if none.
-        install: What to type where it is missing.
-        others: Further modules, any of which serves as well.
-    """
-
-    factory: str
-    module: str
-    install: str
-    others: tuple[str, ...] = ()
-
-    @property
-    def installed(self) -> bool:
-        """Whether its dependency can be found (it is not imported)."""
-        return self.module == "" or any(find_spec(module) is not None for module in (self.module, *self.others))
-
-
-BACKENDS: Mapping[str, Backend] = {
-    "trt": Backend(
-        "splite_deploy.runtime.backends.trt.session:TrtSession",
-        "tensorrt",
-        "pip install tensorrt 'splite-deploy[trt]' (on a Jetson, TensorRT comes with JetPack)",
-        others=("tensorrt_rtx", "tensorrt_rtx_bindings"),
-    ),
-    "ort": Backend("splite_deploy.runtime.backends.ort:OrtSession", "onnxruntime", "pip install 'splite-deploy[ort]'"),
-    "tflite": Backend(
-        "splite_deploy.runtime.backends.litert:TfliteSession", "ai_edge_litert", "pip install 'splite-deploy[litert]'"
-    ),
-    "replay": Backend("splite_deploy.runtime.backends.replay:ReplaySession", "", ""),
-}
-"""In the order in which ``auto`` prefers them; ``replay`` is only used when asked for."""
-
-
-def pick_artifact(bundle: Bundle, backend: str, precision: Precision | None) -> tuple[str, Artifact]:
+def pick_artifact(
+    bundle: Bundle, backend: str = "auto", precision: Precision | None = None
+) -> tuple[Backend, Artifact]:
     """The backend to use and the artifact it loads.
+
+    Artifacts that were made for a backend and measured with it come first, in the order of the manifest; then those of
+    other backends whose format it reads. Among these an int8 graph comes last: its quantisation is placed for the
+    kernels of the backend that it was made for, and may be slow or inexact in another. A precision that is named is the
+    precision that is run.
 
     Args:
         bundle: The bundle.
-        backend: A key of `BACKENDS`, or ``auto``: the first whose dependency is installed and that has an artifact.
+        backend: A backend's name, or ``auto``: the first of `all_backends` that is installed and that an artifact was
+            made for; failing that, the first that is installed and reads one.
         precision: Which precision; None takes the first artifact of the backend.
 
     Raises:
         UsageError: The backend is unknown, or the bundle has no such artifact.
         MissingDependencyError: The backend's dependency is not installed.
+        BackendError: The backend is a plug-in that could not be loaded.
     """
-    if backend == "replay":
-        return backend, bundle.find(None, precision)
-    if backend == "auto":
-        if precision is not None:
-            bundle.find(None, precision)  # raises where there is none
-        held = {a.backend for a in bundle.manifest.artifacts if precision in (None, a.precision)}
-        names = [name for name in BACKENDS if name in held]
-        if not names:
+    if backend != "auto":
+        chosen = find_backend(backend)
+        found = _readable(bundle, chosen, precision)
+        if not found:
+            bundle.find(chosen.name if chosen.computes else None, precision)  # raises with what there is
             raise UsageError(
-                f"The bundle {bundle.path} holds no artifact that this version of splite-deploy runs.",
-                hint=f"It holds: {', '.join(sorted(held)) or 'none'}. Upgrade splite-deploy on this machine.",
+                f"The backend '{chosen.name}' reads no artifact of the bundle {bundle.path}.",
+                hint=f"It reads: {', '.join(chosen.formats)}. The bundle holds: {_held(bundle)}.",
             )
-        backend = next((name for name in names if BACKENDS[name].installed), names[0])
-    if backend not in BACKENDS:
-        raise UsageError(f"There is no backend '{backend}'.", hint=f"Choose one of: auto, {', '.join(BACKENDS)}.")
-    artifact = bundle.find(backend, precision)
-    if not BACKENDS[backend].installed:
-        raise MissingDependencyError(
-            f"The backend '{backend}' needs {BACKENDS[backend].module}, which is not installed.",
-            hint=f"Install it: {BACKENDS[backend].install}.",
+        chosen.require()
+        return chosen, found[0]
+    if precision is not None:
+        bundle.find(None, precision)  # raises where there is none
+    computing = [one for one in all_backends().values() if one.computes]
+    fitting = [(one, artifact) for one in computing for artifact in _readable(bundle, one, precision)[:1]]
+    fitting.sort(key=lambda pair: (not pair[0].made(pair[1]), _int8_of_another(*pair)))
+    if not fitting:
+        raise UsageError(
+            f"The bundle {bundle.path} holds no artifact that this version of splite-deploy runs.",
+            hint=f"It holds: {_held(bundle) or 'none'}. Upgrade splite-deploy on this machine.",
         )
-    return backend, artifact
+    chosen, artifact = next((pair for pair in fitting if pair[0].installed), fitting[0])
+    chosen.require()
+    return chosen, artifact
+
+
+def _readable(bundle: Bundle, backend: Backend, precision: Precision | None) -> list[Artifact]:
+    """The artifacts that a backend may run, the best first."""
+    artifacts = [
+        one for one in bundle.manifest.artifacts if backend.reads(one.format) and precision in (None, one.precision)
+    ]
+    return sorted(artifacts, key=lambda one: (not backend.made(one), _int8_of_another(backend, one)))
+
+
+def _int8_of_another(backend: Backend, artifact: Artifact) -> bool:
+    return backend.computes and artifact.precision == "int8" and not backend.made(artifact)
+
+
+def _held(bundle: Bundle) -> str:
+    return ", ".join(sorted({f"{one.backend} ({one.format})" for one in bundle.manifest.artifacts}))
+
+
+def configured(
+    backend: Backend, options: OptionSet = (), *, threads: int | None = None, stage_timing: bool = False
+) -> BackendOptions:
+    """The options of a backend among those given.
+
+    Args:
+        backend: The backend.
+        options: See `OptionSet`.
+        threads: CPU threads; a backend that computes elsewhere takes no notice.
+        stage_timing: Whether stages are timed where the backend can.
+
+    Raises:
+        UsageError: The options are for another backend, or name a number of threads twice or one below 1.
+    """
+    if isinstance(options, BackendOptions):
+        if type(options) is not backend.options:
+            raise UsageError(
+                f"{type(options).__name__} is for another backend than '{backend.name}', which takes "
+                f"{backend.options.__name__}.",
+                hint="Give options of the backend that runs, or a list with options for each that may run.",
+            )
+        chosen = options
+    else:
+        chosen = _only(backend, [one for one in options if type(one) is backend.options])
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads are too few.", hint="Give 1 or more, or leave it out.")
+    has = {one.name: getattr(chosen, one.name) for one in fields(chosen)}
+    changes: dict[str, Any] = {}
+    if threads is not None and "threads" in has:
+        if has["threads"] not in (None, threads):
+            raise UsageError(f"Both {has['threads']} and {threads} threads are asked for.", hint="Give one number.")
+        changes["threads"] = threads
+    if stage_timing and "stage_timing" in has:
+        changes["stage_timing"] = True
+    return replace(chosen, **changes)
+
+
+def _only(backend: Backend, options: list[BackendOptions]) -> BackendOptions:
+    if len(options) > 1:
+        raise UsageError(f"The backend '{backend.name}' is given options twice.", hint="Give one object.")
+    return options[0] if options else backend.options()
 
 
 def open_session(
@@ -263,23 +201,33 @@ def open_session(
     precision: Precision | None = None,
     *,
     threads: int | None = None,
-    gpu: GpuOptions = DEFAULT_GPU,
+    options: OptionSet = (),
 ) -> Session:
     """Loads an artifact of the bundle; see `pick_artifact` for the choice.
 
     Args:
         bundle: An opened bundle.
-        backend: A key of `BACKENDS`, or ``auto``.
+        backend: A backend's name, or ``auto``.
         precision: Which precision, or None.
-        threads: CPU threads of the backend; None is the backend's own default.
-        gpu: How a backend that runs on a GPU works.
+        threads: CPU threads; None is the backend's own default.
+        options: How the backend works.
+
+    Raises:
+        BundleError: The artifact's file is missing or damaged.
+        UsageError: The bundle has no such artifact, or the options do not fit.
+        MissingDependencyError: The backend's dependency is not installed.
+        BackendError: The backend cannot load the artifact.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads are too few.", hint="Give 1 or more, or leave it out.")
-    name, artifact = pick_artifact(bundle, backend, precision)
-    module, _, symbol = BACKENDS[name].factory.partition(":")
-    session: Session = getattr(importlib.import_module(module), symbol).open(bundle, artifact, threads, gpu)
-    return session
+    chosen, artifact = pick_artifact(bundle, backend, precision)
+    return open_artifact(bundle, artifact, chosen, threads=threads, options=options)
+
+
+def open_artifact(
+    bundle: Bundle, artifact: Artifact, backend: Backend, *, threads: int | None = None, options: OptionSet = ()
+) -> Session:
+    """Loads this artifact of the bundle by this backend; see `open_session`."""
+    settings = configured(backend, options, threads=threads)
+    return _load(backend, ModelFile.of(bundle, artifact), settings)
 
 
 def open_bytes(
@@ -288,7 +236,7 @@ def open_bytes(
     *,
     backend: str | None = None,
     threads: int | None = None,
-    gpu: GpuOptions = DEFAULT_GPU,
+    options: OptionSet = (),
 ) -> Session:
     """Loads an artifact that is in no bundle yet, from memory.
 
@@ -296,56 +244,114 @@ def open_bytes(
         data: The content of its file.
         artifact: Its description. The file it names is for messages: it need not exist.
         backend: What runs it; None is the backend that it was made for.
-        threads: CPU threads of the backend; None is the backend's own default.
-        gpu: How a backend that runs on a GPU works.
+        threads: CPU threads; None is the backend's own default.
+        options: How the backend works.
 
     Raises:
-        UsageError: There is no such backend, or it runs nothing but bundles.
-        MissingDependencyError: The backend's package is not installed.
+        UsageError: There is no such backend, it does not read the format, or the options do not fit.
+        MissingDependencyError: The backend's dependency is not installed.
         BackendError: The backend cannot load it.
     """
-    name = backend or artifact.backend
-    if name not in BACKENDS:
-        raise UsageError(f"There is no backend '{name}'.", hint=f"Choose one of: {', '.join(BACKENDS)}.")
-    module, _, symbol = BACKENDS[name].factory.partition(":")
-    factory = getattr(importlib.import_module(module), symbol)
-    session: Session = factory.open_content(ModelFile(data, artifact.file, artifact), threads, gpu)
-    return session
+    chosen = find_backend(backend or artifact.backend)
+    settings = configured(chosen, options, threads=threads)
+    return _load(chosen, ModelFile(data, artifact.file, artifact.format, artifact), settings)
 
 
-def check_feeds(feeds: Mapping[str, Feed], inputs: tuple[TensorSpec, ...]) -> None:
-    """Compares the feeds of `Session.run` with the inputs of the artifact.
+def open_traced(
+    backend: Backend, file: ModelFile, *, threads: int | None = None, options: OptionSet = ()
+) -> TracedSession:
+    """Loads a file so that the session can tell its layers.
+
+    Args:
+        backend: What runs it.
+        file: The file.
+        threads: CPU threads; None is the backend's own default.
+        options: How the backend works.
 
     Raises:
-        BackendError: The message names the input, what came, and what it takes.
+        UsageError: The backend cannot tell layers, does not read the format, or the options do not fit.
+        MissingDependencyError: The backend's dependency is not installed.
+        BackendError: The backend cannot load it.
     """
-    names = {spec.name for spec in inputs}
-    if set(feeds) != names:
-        raise BackendError(
-            f"The inputs given are {sorted(feeds)}; the network takes {sorted(names)}.",
-            hint="Feed every input by its name in Session.inputs.",
-        )
-    for spec in inputs:
-        array = feeds[spec.name]
-        if not isinstance(array, np.ndarray):
-            raise BackendError(
-                f"The input '{spec.name}' is a {type(array).__name__}, not a numpy array.",
-                hint="Prepare it with splite_deploy.runtime.preprocess.Preprocessor.",
-            )
-        fits = len(array.shape) == len(spec.shape) and all(
-            want is None or want == have for want, have in zip(spec.shape, array.shape, strict=True)
-        )
-        if not fits or array.dtype != spec.dtype:
-            shown = "x".join("N" if size is None else str(size) for size in spec.shape)
-            batch = not fits and spec.shape[0] is not None and array.shape[1:] == spec.shape[1:]
-            hint = "Export with --dynamic-batch to run several crops at once." if batch else ""
-            raise BackendError(
-                f"The input '{spec.name}' is {array.dtype} of shape {array.shape}; "
-                f"the network takes {spec.dtype} {shown}.",
-                hint=hint or "Prepare it with splite_deploy.runtime.preprocess.Preprocessor.",
-            )
+    if backend.open_traced is None:
+        able = [one.name for one in all_backends().values() if one.open_traced is not None]
+        raise UsageError(f"The backend '{backend.name}' gives no profile.", hint=f"These do: {', '.join(able)}.")
+    _check(backend, file)
+    return backend.open_traced(file, configured(backend, options, threads=threads))
 
 
-def first_line(err: Exception) -> str:
-    """What a backend's own exception says, in one line."""
-    return str(err).splitlines()[0][:300] if str(err) else type(err).__name__
+def open_file(path: Path, backend: str = "auto", *, threads: int | None = None, options: OptionSet = ()) -> Session:
+    """Loads a file without a bundle into its backend.
+
+    Its inputs and outputs have the file's own layout. Where the file takes integers for quantised numbers, the session
+    takes float32 and quantises.
+
+    Args:
+        path: The file.
+        backend: See `backend_of`.
+        threads: CPU threads; None is the backend's default.
+        options: How the backend works.
+
+    Raises:
+        UsageError: No backend runs such a file, or it does not exist, or the options do not fit.
+        MissingDependencyError: The backend's dependency is not installed.
+        BackendError: The backend cannot load the file.
+    """
+    chosen = backend_of(path, backend)
+    settings = configured(chosen, options, threads=threads)
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise UsageError(f"{path} cannot be read: {err.strerror or err}.", hint="Check its permissions.") from err
+    return _load(chosen, ModelFile(data, path.name, chosen.suffixes[path.suffix.lower()]), settings)
+
+
+def file_suffixes() -> list[str]:
+    """What files end in that some backend runs without a bundle."""
+    return list(dict.fromkeys(suffix for one in all_backends().values() for suffix in one.suffixes))
+
+
+def backend_of(path: Path, backend: str = "auto") -> Backend:
+    """The backend that runs a file without a bundle.
+
+    Args:
+        path: The file.
+        backend: A backend's name, or ``auto``: the first of `all_backends` that is installed and whose files have this
+            suffix.
+
+    Raises:
+        UsageError: There is none, or the file does not exist.
+        MissingDependencyError: Its dependency is not installed.
+        BackendError: It is a plug-in that could not be loaded.
+    """
+    suffix = path.suffix.lower()
+    among = list(all_backends().values()) if backend == "auto" else [find_backend(backend)]
+    running = [one for one in among if suffix in one.suffixes]
+    if not running:
+        known = dict.fromkeys(suffix for one in among for suffix in one.suffixes)
+        what = "is neither a bundle nor a file that a backend runs"
+        raise UsageError(
+            f"{path} {what}." if backend == "auto" else f"The backend '{backend}' does not run {path.name}.",
+            hint=f"Files end in {', '.join(known)}." if known else "It runs bundles alone.",
+        )
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.", hint="Name a bundle or a file of a backend.")
+    chosen = next((one for one in running if one.installed), running[0])
+    chosen.require(path.name)
+    return chosen
+
+
+def _load(backend: Backend, file: ModelFile, options: BackendOptions) -> Session:
+    _check(backend, file)
+    return backend.open(file, options)
+
+
+def _check(backend: Backend, file: ModelFile) -> None:
+    if not backend.reads(file.format):
+        raise UsageError(
+            f"The backend '{backend.name}' reads no artifact of the format '{file.format}'.",
+            hint=f"It reads: {', '.join(backend.formats)}.",
+        )
+    backend.require()
+    if file.format == "onnx":
+        refuse_external_data(file.data, file.name)

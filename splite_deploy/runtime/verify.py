@@ -13,20 +13,20 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, GoldenImage, Parity, Percentiles
 from splite_deploy.decoders import decode
 from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.metrics.parity import compare, limits_of, percentiles, violations
+from splite_deploy.runtime.backends import find_backend
+from splite_deploy.runtime.backends.base import Backend
 from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, transform_points
-from splite_deploy.runtime.session import DEFAULT_GPU, Feed, GpuOptions, Session, open_session
+from splite_deploy.runtime.session import OptionSet, Session, open_artifact, pick_artifact
 from splite_deploy.spec import ModelSpec, Precision
 
-Array = NDArray[np.float32]
 
-
-def run_each(session: Session, tensors: Feed) -> dict[str, Array]:
+def run_each(session: Session, tensors: Feed) -> dict[str, FloatArray]:
     """Runs N inputs, of `Preprocessor.feed`, one at a time; outputs by role, N first."""
     name = session.inputs[0].name
     results = [dict(session.run({name: tensors[i : i + 1]})) for i in range(len(tensors))]
@@ -93,6 +93,7 @@ class Verification:
 
     Attributes:
         artifact: The artifact.
+        backend: What ran it.
         parity: How far its outputs on the golden crops lie from the reference.
         crop: How this machine's crop of the golden image differs; the same for every artifact.
         image: How far its keypoints on the golden image lie off.
@@ -101,11 +102,17 @@ class Verification:
     """
 
     artifact: Artifact
+    backend: str
     parity: Parity
     crop: CropDifference
     image: ImageDeviation
     warnings: tuple[str, ...]
     violations: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """For example ``ort fp32``."""
+        return f"{self.backend} {self.artifact.precision}"
 
 
 def verify(
@@ -114,17 +121,18 @@ def verify(
     precision: Precision | None = None,
     *,
     threads: int | None = None,
-    gpu: GpuOptions = DEFAULT_GPU,
+    options: OptionSet = (),
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Verification]:
     """Runs the golden crops and the golden image through the artifacts of a bundle on this machine.
 
     Args:
         bundle: An opened bundle.
-        backend: Only this backend; None stands for all the artifacts there are.
+        backend: Only this backend, with the artifacts that `pick_artifact` chooses for it; None runs every artifact by
+            the backend that it was made for.
         precision: Only this precision.
         threads: CPU threads.
-        gpu: How a backend that runs on a GPU works.
+        options: How the backends work.
         progress: Told what is being done.
 
     Returns:
@@ -135,27 +143,22 @@ def verify(
         MissingDependencyError: A backend is not installed.
         BackendError: An artifact cannot be loaded or run.
     """
-    chosen = [
-        artifact
-        for artifact in bundle.manifest.artifacts
-        if backend in (None, artifact.backend) and precision in (None, artifact.precision)
-    ]
-    if not chosen:
-        bundle.find(backend, precision)  # raises with what there is
+    chosen = _chosen(bundle, backend, precision)
     golden, spec = bundle.golden(), bundle.model
     preprocessor = Preprocessor(spec.input, spec.input.color)
     crop, matrix = Preprocessor(spec.input, golden.image.color).crop(golden.image.pixels, golden.image.box)
     difference = compare_crops(golden.image, crop)
     inputs = np.concatenate([golden.crops, golden.image.crop[None], crop[None]])
     results = []
-    for artifact in chosen:
-        progress(artifact.label)
-        with open_session(bundle, artifact.backend, artifact.precision, threads=threads, gpu=gpu) as session:
+    for runs_it, artifact in chosen:
+        label = f"{runs_it.name} {artifact.precision}"
+        progress(label)
+        with open_artifact(bundle, artifact, runs_it, threads=threads, options=options) as session:
             outputs = run_each(session, preprocessor.feed(inputs, session.inputs[0]))
         on_crops = {role: values[:-2] for role, values in outputs.items()}
         on_image = {role: values[-2:] for role, values in outputs.items()}
         parity = compare(
-            artifact.label,
+            label,
             golden.outputs,
             on_crops,
             spec,
@@ -168,8 +171,23 @@ def verify(
         if difference.max_levels:
             said = f"the crop of the golden image differs: {difference}; alone it moves keypoints by {deviation}"
             (warnings if deviation.within_limits else broken).append(said)
-        results.append(Verification(artifact, parity, difference, deviation, tuple(warnings), tuple(broken)))
+        found = parity, difference, deviation, tuple(warnings), tuple(broken)
+        results.append(Verification(artifact, runs_it.name, *found))
     return results
+
+
+def _chosen(bundle: Bundle, backend: str | None, precision: Precision | None) -> list[tuple[Backend, Artifact]]:
+    artifacts = [one for one in bundle.manifest.artifacts if precision in (None, one.precision)]
+    if backend is None:
+        if not artifacts:
+            bundle.find(None, precision)  # raises with what there is
+        return [pick_artifact(bundle, one.backend, one.precision) for one in artifacts]
+    requested = find_backend(backend)
+    if not requested.computes:
+        bundle.find(requested.name, precision)  # raises: a recording says nothing of this machine
+    made = [one for one in artifacts if requested.made(one)]
+    precisions = dict.fromkeys(one.precision for one in made or artifacts if requested.reads(one.format))
+    return [pick_artifact(bundle, requested.name, one) for one in precisions or [precision]]
 
 
 def compare_crops(image: GoldenImage, crop: Image) -> CropDifference:
@@ -184,7 +202,7 @@ def compare_crops(image: GoldenImage, crop: Image) -> CropDifference:
     )
 
 
-def _on_image(outputs: Mapping[str, Array], image: GoldenImage, matrix: Matrix, spec: ModelSpec) -> ImageDeviation:
+def _on_image(outputs: Mapping[str, FloatArray], image: GoldenImage, matrix: Matrix, spec: ModelSpec) -> ImageDeviation:
     """Deviations on the golden image, from the outputs on the recorded crop and on this machine's, N = 2."""
     recorded, here = transform_points(decode(outputs, spec).keypoints, invert(matrix))
     limits, image_px = limits_of("fp16", spec), 1 / float(matrix[0, 0])
@@ -206,6 +224,4 @@ def check(results: list[Verification]) -> None:
             if not result.image.within_limits:
                 recorded = result.crop.opencv_recorded
                 hint = f"Install OpenCV {recorded} here (pip install 'opencv-python-headless=={recorded}.*')."
-            raise ParityError(
-                f"{result.artifact.label} differs on this machine: {'; '.join(result.violations)}.", hint=hint
-            )
+            raise ParityError(f"{result.label} differs on this machine: {'; '.join(result.violations)}.", hint=hint)

@@ -35,14 +35,28 @@ def test_a_file_alone(splite: Splite, tiny_bundle: Path) -> None:
     assert "Preprocess" not in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("--backend", "ort"), ("--precision", "fp32"), ("--images", "photos"), ("--eval", "labels")]
-)
+@pytest.mark.parametrize(("option", "value"), [("--precision", "fp32"), ("--images", "photos"), ("--eval", "labels")])
 def test_options_of_bundles_are_refused_for_a_file(splite: Splite, tiny_bundle: Path, option: str, value: str) -> None:
     done = splite("bench", tiny_bundle / "model.onnx", option, value)
     assert done.exit_code == 1
     assert "model.onnx" in done.stderr and "hint:" in done.stderr
     assert "bundle" in done.stderr
+
+
+def test_a_backend_named_for_a_file(splite: Splite, tiny_bundle: Path) -> None:
+    done = splite("bench", tiny_bundle / "model.onnx", *QUICK, "--backend", "ort")
+    assert done.exit_code == 0, done.output
+    done = splite("bench", tiny_bundle / "model.onnx", *QUICK, "--backend", "tflite")
+    assert done.exit_code == 1
+    assert "The backend 'tflite' does not run model.onnx." in done.stderr
+    assert "Files end in .tflite." in done.stderr
+
+
+def test_an_option_of_another_backend_is_refused(splite: Splite, tiny_bundle: Path) -> None:
+    for option in (["--no-cuda-graph"], ["--memory-backend", "auto"]):
+        done = splite("bench", tiny_bundle, *QUICK, "-b", "ort", *option)
+        assert done.exit_code == 1
+        assert f"{option[0]} is for trt, and -b names ort." in done.stderr
 
 
 def test_tensors_are_refused_for_a_bundle(splite: Splite, tiny_bundle: Path) -> None:

@@ -18,7 +18,6 @@ from splite_deploy.bench.profile import (
     LayerGroup,
     float_layers,
     histogram,
-    ort_layers,
     profile_artifact,
     total_us,
     types_histogram,
@@ -26,12 +25,13 @@ from splite_deploy.bench.profile import (
 from splite_deploy.bundle import MANIFEST, REPORT, Bundle
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import BackendError, UsageError
+from splite_deploy.files import sha256_of
 
 pytest.importorskip("onnxruntime")
 
 import onnxruntime as ort
 
-from splite_deploy.runtime.backends.ort import OrtSession
+from splite_deploy.runtime.backends.ort import OrtSession, read_trace
 
 Run = Callable[..., Result]
 
@@ -91,7 +91,7 @@ def test_a_trace_becomes_layers() -> None:
         event("q", 210, 2, "QuantizeLinear", [image, scale, zero], [bytes_], "0"),
     ]
     session = {"cat": "Session", "name": "model_run", "ts": 0, "dur": 99, "args": {}}
-    assert ort_layers([session, *reversed(runs[1:]), runs[0]][::-1]) == (
+    assert read_trace([session, *reversed(runs[1:]), runs[0]][::-1]) == (
         Layer("q", "QuantizeLinear", "float32 -> uint8", 2.0),
         Layer("conv", "QLinearConv", "uint8", 30.5),
         Layer("mm", "MatMulIntegerToFloat", "uint8,int8 -> float32", 5.5),
@@ -111,13 +111,38 @@ def test_a_slow_network_is_run_less_often(tiny_bundle: Path, monkeypatch: pytest
 
 
 def test_nothing_is_left_behind(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     bundle = Bundle.open(tiny_bundle)
+    (tmp_path / "t").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
     artifact = bundle.find("ort")
     profile_artifact(bundle, artifact, runs=1)
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "t").iterdir()) == []
+    no_graph = dataclasses.replace(artifact, file=MANIFEST, sha256=sha256_of(tiny_bundle / MANIFEST))
     with pytest.raises(BackendError, match=r"cannot load manifest\.json"):
-        profile_artifact(bundle, dataclasses.replace(artifact, file=MANIFEST))
+        profile_artifact(bundle, no_graph)
+    assert list((tmp_path / "t").iterdir()) == []
+
+
+def test_a_session_that_fails_while_it_is_profiled_is_closed(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    closed = []
+    close = OrtSession.close
+
+    def fail(self: OrtSession, feeds: Any) -> None:
+        raise BackendError("ONNX Runtime failed: out of memory", hint="Run 'splite-deploy verify'.")
+
+    def note(self: OrtSession) -> None:
+        closed.append(self)
+        close(self)
+
+    monkeypatch.setattr(OrtSession, "run", fail)
+    monkeypatch.setattr(OrtSession, "close", note)
+    bundle = Bundle.open(tiny_bundle)
+    with pytest.raises(BackendError, match="out of memory"):
+        profile_artifact(bundle, bundle.find("ort"))
+    assert len(closed) == 1
     assert list(tmp_path.iterdir()) == []
 
 

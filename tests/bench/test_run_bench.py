@@ -36,7 +36,7 @@ from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import InputSpec, LimitSpec, ModelSpec, SkeletonSpec
 
-BARE = Extras(fresh_process=False, layers=False)
+BARE = Extras(cold_start=False, layers=False)
 SIZE, STRIDE, KEYPOINTS, CROPS = 128, 4, 21, 3
 CELLS = SIZE // STRIDE
 OPSET = 17

@@ -28,7 +28,6 @@ from splite_deploy.export.graph.walk import load
 from splite_deploy.export.source.checkpoint import load_symbol
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.parity import compare, limits_of, violations
-from splite_deploy.runtime.backends.litert import TfliteSession
 from splite_deploy.runtime.backends.tflite_file import read_contents
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import open_bytes
@@ -57,7 +56,7 @@ class Converted:
         tensors = Preprocessor(self.spec.input, self.spec.input.color).normalise(crops)
         file = GraphFile.of(self.graph.name, load(self.graph))
         reference = run_each(open_bytes(file.content, file.artifact("fp32", self.spec.limits), threads=1), tensors)
-        session = TfliteSession(self.folder / artifact.file, artifact, 1)
+        session = open_bytes((self.folder / artifact.file).read_bytes(), artifact, threads=1)
         return compare(artifact.label, reference, run_each(session, tensors), self.spec, "renderer")
 
 
@@ -174,8 +173,8 @@ def test_the_files_of_the_tests_are_what_the_converter_makes(tiny: Converted, cr
     assert read_contents(stored).histogram() == read_contents(tiny.folder / f"model.{precision}.tflite").histogram()
     tensors = Preprocessor(tiny.spec.input, tiny.spec.input.color).normalise(crops[:4])
     made = next(artifact for artifact in tiny.artifacts if artifact.precision == precision)
-    here = run_each(TfliteSession(tiny.folder / made.file, made, 1), tensors)
-    there = run_each(TfliteSession(stored, tflite_artifact(stored, precision), 1), tensors)
+    here = run_each(open_bytes((tiny.folder / made.file).read_bytes(), made, threads=1), tensors)
+    there = run_each(open_bytes(stored.read_bytes(), tflite_artifact(stored, precision), threads=1), tensors)
     for role, array in here.items():
         np.testing.assert_allclose(array, there[role], atol=1e-4, err_msg="run tests/vectors/make_tflite.py")
 

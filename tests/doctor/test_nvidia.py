@@ -15,8 +15,8 @@ from splite_deploy import doctor
 from splite_deploy.doctor import checks, diagnose, nvidia
 from splite_deploy.doctor.checks import Answer, Check
 from splite_deploy.doctor.nvidia import ask_gpu_in_child, check_nvidia
-from splite_deploy.runtime import session
-from splite_deploy.runtime.session import Backend
+from splite_deploy.runtime import backends
+from splite_deploy.runtime.backends import find_backend
 
 XAVIER = (
     "# R35 (release), REVISION: 4.1, GCID: 33958178, BOARD: t186ref, EABI: aarch64\n",
@@ -85,8 +85,8 @@ def test_running_with_tensorrt_needs_a_gpu_too(
     there: bool, installed: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed |= {"numpy", "cv2", "tensorrt", "cuda"}
-    entry = Backend("splite_deploy.runtime.backends.trt.session:TrtSession", "tensorrt", "pip install tensorrt")
-    monkeypatch.setattr(session, "BACKENDS", {"trt": entry})
+    trt = find_backend("trt")
+    monkeypatch.setattr(backends, "all_backends", lambda: {"trt": trt})
     rows = check_nvidia(probe_of(installed), root=Path("/nowhere"), ask_gpu=answers(GPU if there else None))
     monkeypatch.setattr(doctor, "check_nvidia", lambda probe: rows)
     found = diagnose(probe=probe_of(installed))

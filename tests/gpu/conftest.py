@@ -14,8 +14,10 @@ import pytest
 from splite_deploy.bundle import Bundle
 from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import SpliteError
+from splite_deploy.runtime.backends import find_backend
+from splite_deploy.runtime.backends.trt import TrtOptions
 from splite_deploy.runtime.cuda.memory import open_cuda
-from splite_deploy.runtime.session import BACKENDS, GpuOptions, open_session
+from splite_deploy.runtime.session import open_session
 from splite_deploy.spec import Precision
 
 BATCH = (1, 1, 8)
@@ -42,7 +44,7 @@ def missing() -> str:
     """Why nothing can be run here; empty if it can."""
     if gpu() is None:
         return "the NVIDIA driver offers no GPU here"
-    if not BACKENDS["trt"].installed:
+    if not find_backend("trt").installed:
         return "TensorRT is not installed"
     try:
         open_cuda().close()
@@ -97,7 +99,7 @@ def opened() -> Iterator[Callable[..., Any]]:
     sessions = []
 
     def open_one(bundle: Bundle, precision: Precision, **options: Any) -> Any:
-        sessions.append(open_session(bundle, "trt", precision, gpu=GpuOptions(**options)))
+        sessions.append(open_session(bundle, "trt", precision, options=TrtOptions(**options)))
         return sessions[-1]
 
     yield open_one

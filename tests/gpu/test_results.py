@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.errors import MissingDependencyError
 from splite_deploy.metrics.parity import limits_of
-from splite_deploy.runtime.any_file import open_file
+from splite_deploy.runtime import open_file
 from splite_deploy.runtime.verify import check, verify
 from splite_deploy.spec import PRECISIONS, Precision
 

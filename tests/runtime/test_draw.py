@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.errors import OutputError, UsageError
 from splite_deploy.runtime.io.draw import MIN_SIDE_PX, overlay
-from splite_deploy.runtime.io.images import SUFFIXES, boxed_images, image_files, read_image, write_image
+from splite_deploy.runtime.io.images import IMAGE_SUFFIXES, boxed_images, image_files, read_image, write_image
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.spec import SkeletonSpec
 
@@ -124,7 +124,7 @@ def test_a_huge_pose() -> None:
 # --- image files ---
 
 
-@pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG", ".Jpg"])
+@pytest.mark.parametrize("suffix", [*IMAGE_SUFFIXES, ".PNG", ".Jpg"])
 def test_images_are_written_and_read(tmp_path: Path, suffix: str) -> None:
     picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8), (0, 0), 3)
     path = tmp_path / f"a{suffix}"

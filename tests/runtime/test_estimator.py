@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from splite_deploy.bundle import Bundle
 from splite_deploy.decoders import decode
 from splite_deploy.errors import BackendError, BundleError, UsageError
-from splite_deploy.runtime import BACKENDS, Pose, PoseEstimator
+from splite_deploy.runtime import Pose, PoseEstimator
+from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.preprocess import Preprocessor, invert, transform_points
 
 CAMERA = [[200.0, 0, 80], [0, 200, 60], [0, 0, 1]]
@@ -267,9 +268,9 @@ def test_opening_what_is_not_there(tmp_path: Path, tiny_bundle: Path) -> None:
 # --- closing ---
 
 
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if name in ("ort", "replay")])
+@pytest.mark.parametrize("backend", ["ort", "replay"])
 def test_it_closes_at_the_end_of_its_block(tiny_bundle: Path, image: NDArray[np.uint8], backend: str) -> None:
-    if not BACKENDS[backend].installed:
+    if not find_backend(backend).installed:
         pytest.skip(f"{backend} is not installed")
     with PoseEstimator.open(tiny_bundle, backend) as opened:
         opened(image)

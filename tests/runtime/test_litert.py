@@ -1,18 +1,23 @@
-"""LiteRT's side of the seam: layouts, integer ends and files that it cannot use."""
+"""LiteRT: layouts, integer inputs and outputs, and files that it cannot use."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
 from numpy.typing import NDArray
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import BackendError
 from splite_deploy.metrics.parity import compare
-from splite_deploy.runtime import PoseEstimator
+from splite_deploy.runtime import PoseEstimator, open_session
+from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import check, run_each, verify
 from splite_deploy.spec import Precision
@@ -22,9 +27,8 @@ pytest.importorskip("ai_edge_litert")
 from ai_edge_litert.interpreter import Interpreter
 from tiny_tflite import VECTORS, tflite_artifact
 
-from splite_deploy.runtime.backends.litert import TfliteSession
+from splite_deploy.runtime.session import open_artifact, open_bytes
 
-Array = NDArray[np.float32]
 ENDS = VECTORS / "tiny.int8-ends.tflite"
 
 
@@ -34,7 +38,7 @@ def bundle(tiny_tflite_bundle: Path) -> Bundle:
 
 
 @pytest.fixture
-def tensors(bundle: Bundle) -> Array:
+def tensors(bundle: Bundle) -> FloatArray:
     """The golden crops as inputs, (N, 3, h, w)."""
     spec = bundle.model.input
     return Preprocessor(spec, spec.color).normalise(bundle.golden().crops)
@@ -59,9 +63,9 @@ def test_an_image_gives_the_pose_of_the_other_backend(
     np.testing.assert_allclose(poses[0].scores, poses[1].scores, atol=1e-4)
 
 
-def test_it_is_the_bare_interpreter_in_another_layout(bundle: Bundle, tensors: Array) -> None:
+def test_it_is_the_bare_interpreter_in_another_layout(bundle: Bundle, tensors: FloatArray) -> None:
     artifact = bundle.find("tflite", "fp32")
-    outputs = TfliteSession.open(bundle, artifact, 1).run({"image": tensors[:1]})
+    outputs = open_session(bundle, "tflite", "fp32", threads=1).run({"image": tensors[:1]})
     runner = Interpreter(model_path=str(bundle.path / artifact.file), num_threads=1).get_signature_runner()
     bare = runner(image=np.ascontiguousarray(tensors[:1].transpose(0, 2, 3, 1)))
     for name, array in outputs.items():
@@ -69,10 +73,10 @@ def test_it_is_the_bare_interpreter_in_another_layout(bundle: Bundle, tensors: A
         np.testing.assert_array_equal(array, bare[name].transpose(0, 3, 1, 2))
 
 
-def test_integer_ends_are_quantised_as_the_file_says(bundle: Bundle, tensors: Array) -> None:
+def test_integer_ends_are_quantised_as_the_file_says(bundle: Bundle, tensors: FloatArray) -> None:
     artifact = tflite_artifact(ENDS, "int8")
     assert {tensor.dtype for tensor in artifact.inputs + artifact.outputs} == {"int8"}
-    session = TfliteSession(ENDS, artifact, 1)
+    session = open_bytes(ENDS.read_bytes(), artifact, threads=1)
     outputs = session.run({"image": tensors[:1]})
     runner = Interpreter(model_path=str(ENDS), num_threads=1).get_signature_runner()
     scale, zero = runner.get_input_details()["image"]["quantization"]
@@ -84,15 +88,15 @@ def test_integer_ends_are_quantised_as_the_file_says(bundle: Bundle, tensors: Ar
         np.testing.assert_allclose(array, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_integer_ends_give_what_float_ends_give(bundle: Bundle, tensors: Array) -> None:
-    inside = run_each(TfliteSession.open(bundle, bundle.find("tflite", "int8"), 1), tensors)
-    outside = run_each(TfliteSession(ENDS, tflite_artifact(ENDS, "int8"), 1), tensors)
+def test_integer_ends_give_what_float_ends_give(bundle: Bundle, tensors: FloatArray) -> None:
+    inside = run_each(open_session(bundle, "tflite", "int8", threads=1), tensors)
+    outside = run_each(open_bytes(ENDS.read_bytes(), tflite_artifact(ENDS, "int8"), threads=1), tensors)
     parity = compare("float ends -> integer ends", inside, outside, bundle.model, "golden crops")
     assert parity.deviation_px.max < 0.05
 
 
-def test_values_beyond_the_range_are_clipped_and_do_not_wrap(tensors: Array) -> None:
-    session = TfliteSession(ENDS, tflite_artifact(ENDS, "int8"), 1)
+def test_values_beyond_the_range_are_clipped_and_do_not_wrap(tensors: FloatArray) -> None:
+    session = open_bytes(ENDS.read_bytes(), tflite_artifact(ENDS, "int8"), threads=1)
     far, farther = np.full_like(tensors[:1], 1e3), np.full_like(tensors[:1], 1e9)
     for sign in (1, -1):
         near = session.run({"image": sign * far})
@@ -103,16 +107,19 @@ def test_values_beyond_the_range_are_clipped_and_do_not_wrap(tensors: Array) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph", b"\x1c\x00\x00\x00TFL3" + bytes(40)])
-def test_a_file_that_it_cannot_load(tmp_path: Path, bundle: Bundle, content: bytes) -> None:
-    (tmp_path / "a.tflite").write_bytes(content)
+def test_a_file_that_it_cannot_load(bundle: Bundle, content: bytes) -> None:
+    artifact = dataclasses.replace(bundle.find(), file="a.tflite")
     with pytest.raises(BackendError, match=r"^LiteRT [\d.]+ cannot load a\.tflite: ") as caught:
-        TfliteSession(tmp_path / "a.tflite", bundle.find(), None)
+        open_bytes(content, artifact)
     assert "Upgrade ai-edge-litert" in caught.value.hint and "\n" not in caught.value.message
 
 
-def test_a_file_that_is_missing(tmp_path: Path, bundle: Bundle) -> None:
-    with pytest.raises(BackendError, match=r"cannot load a\.tflite"):
-        TfliteSession(tmp_path / "a.tflite", bundle.find(), None)
+def test_it_is_called_litert_too(bundle: Bundle, splite: Callable[..., Result]) -> None:
+    with open_session(bundle, "litert", "fp32") as session:
+        assert type(session).__name__ == "TfliteSession"
+    done = splite("verify", bundle.path, "-b", "litert", "-p", "fp32", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert [result["backend"] for result in json.loads(done.stdout)] == ["tflite"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -120,7 +127,7 @@ def test_a_file_that_is_not_what_the_manifest_says(bundle: Bundle, precision: Pr
     artifact = bundle.find("tflite", precision)
     output = dataclasses.replace(artifact.outputs[0], name="heat")
     with pytest.raises(BackendError, match=r"has the tensors .*heatmap float32 \(1, 16, 12, 5\).* says heat float32"):
-        TfliteSession.open(bundle, dataclasses.replace(artifact, outputs=(output,)), None)
+        open_artifact(bundle, dataclasses.replace(artifact, outputs=(output,)), find_backend("tflite"))
     with pytest.raises(BackendError, match=r"has the tensors .* says image int8") as caught:
-        TfliteSession(bundle.path / artifact.file, tflite_artifact(ENDS, "int8"), None)
+        open_bytes((bundle.path / artifact.file).read_bytes(), tflite_artifact(ENDS, "int8"))
     assert caught.value.hint == "Compile the bundle again."

@@ -1,8 +1,9 @@
-"""One contract for every backend: whatever is added to BACKENDS is held to it."""
+"""One contract for every backend, plug-ins included: whatever is registered is held to it."""
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,22 @@ import pytest
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Bundle
-from splite_deploy.errors import BackendError, MissingDependencyError, SpliteError, UsageError
-from splite_deploy.runtime import BACKENDS, Session, open_bytes, open_session, session
+from splite_deploy.errors import BackendError, BundleError, MissingDependencyError, SpliteError, UsageError
+from splite_deploy.runtime import Session, open_bytes, open_session
+from splite_deploy.runtime.backends import all_backends, base, find_backend
+from splite_deploy.runtime.backends.base import BackendOptions
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import Backend, pick_artifact
+from splite_deploy.runtime.session import pick_artifact
 
 Array = NDArray[np.float32]
-COMPUTING = [name for name in BACKENDS if name != "replay"]
+BACKENDS = all_backends()
+COMPUTING = [name for name, backend in BACKENDS.items() if backend.computes]
 
 
 def artifact_of(bundle: Bundle, backend: str) -> Artifact:
     """What this backend loads; skips where the machine or the bundle lacks it."""
     if not BACKENDS[backend].installed:
-        pytest.skip(f"{BACKENDS[backend].module} is not installed")
+        pytest.skip(f"{BACKENDS[backend].modules} is not installed")
     try:
         return pick_artifact(bundle, backend, None)[1]
     except UsageError as err:
@@ -254,11 +258,15 @@ def test_a_precision_that_the_bundle_lacks(static: Bundle, name: str) -> None:
 
 @pytest.mark.parametrize("backend_of_artifact", [None, "npu"])
 def test_a_bundle_that_nothing_here_runs(static: Bundle, backend_of_artifact: str | None) -> None:
-    artifacts = [dataclasses.replace(a, backend=backend_of_artifact) for a in static.manifest.artifacts]
+    artifacts = [
+        dataclasses.replace(a, backend=backend_of_artifact, format=backend_of_artifact)
+        for a in static.manifest.artifacts
+    ]
     manifest = dataclasses.replace(static.manifest, artifacts=tuple(artifacts if backend_of_artifact else ()))
     with pytest.raises(UsageError, match="holds no artifact that this version of splite-deploy runs") as caught:
         open_session(dataclasses.replace(static, manifest=manifest))
-    assert f"It holds: {backend_of_artifact or 'none'}." in caught.value.hint
+    held = "none" if backend_of_artifact is None else "npu (npu)"
+    assert f"It holds: {held}." in caught.value.hint
 
 
 @pytest.mark.parametrize("backend", COMPUTING)
@@ -266,12 +274,14 @@ def test_a_backend_that_is_not_installed(static: Bundle, monkeypatch: pytest.Mon
     name = backend
     if not any(artifact.backend == name for artifact in static.manifest.artifacts):
         pytest.skip(f"the tiny bundle holds nothing for {name}")
-    monkeypatch.setattr(session, "find_spec", lambda module: None)
+    monkeypatch.setattr(base, "find_spec", lambda module: None)
     assert not BACKENDS[name].installed and BACKENDS["replay"].installed
     for choice in (name, "auto"):
         with pytest.raises(MissingDependencyError) as caught:
             open_session(static, choice)
-        assert caught.value.message == f"The backend '{name}' needs {BACKENDS[name].module}, which is not installed."
+        assert (
+            caught.value.message == f"The backend '{name}' needs {BACKENDS[name].modules[0]}, which is not installed."
+        )
         assert caught.value.hint == f"Install it: {BACKENDS[name].install}." and "pip install" in caught.value.hint
         assert isinstance(caught.value, SpliteError) and isinstance(caught.value, ImportError)
     open_session(static, "replay").close()
@@ -280,14 +290,18 @@ def test_a_backend_that_is_not_installed(static: Bundle, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("backend", COMPUTING)
 def test_auto_never_takes_the_recording(static: Bundle, backend: str) -> None:
     artifact_of(static, backend)
-    assert pick_artifact(static, "auto", None)[0] in COMPUTING
+    assert pick_artifact(static, "auto", None)[0].name in COMPUTING
 
 
 @pytest.mark.parametrize("name", list(BACKENDS))
-def test_a_backend_is_registered_whole(name: str) -> None:
-    entry = BACKENDS[name]
-    assert isinstance(entry, Backend) and entry.factory.startswith("splite_deploy.runtime.backends.")
-    assert bool(entry.module) == entry.install.startswith("pip install")
+def test_a_backend_is_described_whole(name: str) -> None:
+    backend = BACKENDS[name]
+    assert backend.name == name and backend.label and backend.formats and not backend.problem
+    assert bool(backend.modules) == backend.install.startswith("pip install")
+    assert issubclass(backend.options, BackendOptions) and backend.options() == backend.options()
+    assert backend.open_traced is None or backend.layers_from.endswith(".")
+    assert all(suffix.startswith(".") and backend.reads(held) for suffix, held in backend.suffixes.items())
+    assert find_backend(name) is backend and all(find_backend(alias) is backend for alias in backend.aliases)
 
 
 # --- replay ---
@@ -318,11 +332,26 @@ def test_replay_gives_one_of_its_records_for_any_other_input(dynamic: Bundle) ->
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x0a" * 50])
-def test_ort_says_that_it_cannot_load_a_file(static: Bundle, tmp_path: Path, content: bytes) -> None:
+def test_ort_says_that_it_cannot_load_a_file(static: Bundle, content: bytes) -> None:
     pytest.importorskip("onnxruntime")
-    from splite_deploy.runtime.backends.ort import OrtSession
-
-    (tmp_path / "a.onnx").write_bytes(content)
+    artifact = dataclasses.replace(static.find(), file="a.onnx")
     with pytest.raises(BackendError, match=r"ONNX Runtime [\d.]+ cannot load a\.onnx: ") as caught:
-        OrtSession(tmp_path / "a.onnx", static.find(), None)
+        open_bytes(content, artifact)
     assert "Upgrade onnxruntime" in caught.value.hint and "\n" not in caught.value.message
+
+
+def test_what_is_loaded_is_what_was_checked(static: Bundle, backend: str, tmp_path: Path) -> None:
+    """A file that changes after the bundle was opened is refused, not loaded."""
+    artifact = artifact_of(static, backend)
+    path = tmp_path / "changed.splite"
+    shutil.copytree(static.path, path)
+    changed = Bundle.open(path)
+    file = path / artifact.file
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match=r"is not the file that the manifest describes \(its SHA-256 differs\)"):
+        open_session(changed, backend)
+    file.unlink()
+    with pytest.raises(BundleError, match="cannot be read: No such file"):
+        open_session(changed, backend)

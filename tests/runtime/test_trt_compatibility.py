@@ -8,31 +8,35 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from engines import NO_ENGINE, build_engine, engine_bundle, tensorrt_rtx
+from engines import build_engine, engine_bundle, tensorrt_rtx
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.device.cuda_driver import Gpu, gpu
 from splite_deploy.errors import BackendError, BundleError
 from splite_deploy.files import sha256_of
+from splite_deploy.runtime.backends.base import ModelFile
 from splite_deploy.runtime.backends.trt import session as backend
 from splite_deploy.runtime.backends.trt.compatibility import (
     EngineFile,
     check_gpu,
     check_software,
-    read_engine,
     this_platform,
 )
-from splite_deploy.runtime.backends.trt.session import TrtSession
-from splite_deploy.runtime.session import DEFAULT_GPU
+from splite_deploy.runtime.session import open_session
 
 ORIN = Gpu("Orin", (8, 7), 30000, True, "12.6", None)
 
 
 def refused(path: Path, message: str, call: Callable[..., Any], *arguments: Any) -> None:
-    with pytest.raises(BackendError) as caught:
+    with pytest.raises((BackendError, BundleError)) as caught:
         call(*arguments)
     assert message in caught.value.message
     assert caught.value.hint == f"Build it here: splite-deploy compile {path} -b trt -p fp16."
+
+
+def file_of(bundle: Bundle) -> EngineFile:
+    artifact = bundle.find()
+    return EngineFile.of(ModelFile(b"", artifact.file, artifact.format, artifact, bundle))
 
 
 def flip_a_byte(file: Path) -> None:
@@ -59,25 +63,24 @@ def never_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files_that_are_no_engines(tiny_bundle: Path, tmp_path: Path, content: bytes, message: str) -> None:
     path = engine_bundle(tiny_bundle, tmp_path / "x.splite", content)
     bundle = Bundle.open(path)
-    refused(path, message, TrtSession.open, bundle, bundle.find(), None, DEFAULT_GPU)
+    refused(path, message, open_session, bundle)
 
 
 @pytest.mark.usefixtures("never_loaded")
 def test_a_real_graph_under_the_name_of_an_engine(tiny_bundle: Path, tmp_path: Path) -> None:
     path = engine_bundle(tiny_bundle, tmp_path / "x.splite", (tiny_bundle / "model.onnx").read_bytes())
     bundle = Bundle.open(path)
-    refused(path, "model.fp16.engine is an ONNX graph", TrtSession.open, bundle, bundle.find(), None, DEFAULT_GPU)
+    refused(path, "model.fp16.engine is an ONNX graph", open_session, bundle)
 
 
 @pytest.mark.usefixtures("never_loaded")
 def test_a_file_that_changes_after_the_bundle_was_opened(tiny_bundle: Path, tmp_path: Path) -> None:
     path = engine_bundle(tiny_bundle, tmp_path / "x.splite")
     bundle = Bundle.open(path)
-    assert read_engine(EngineFile.of(path, bundle.find()), bundle.find().sha256) == NO_ENGINE
     flip_a_byte(path / "model.fp16.engine")
-    refused(path, "its SHA-256 differs", TrtSession.open, bundle, bundle.find(), None, DEFAULT_GPU)
+    refused(path, "its SHA-256 differs", open_session, bundle)
     (path / "model.fp16.engine").unlink()
-    refused(path, "cannot be read: No such file", TrtSession.open, bundle, bundle.find(), None, DEFAULT_GPU)
+    refused(path, "cannot be read: No such file", open_session, bundle)
 
 
 @pytest.mark.parametrize("change", [flip_a_byte, Path.unlink])
@@ -100,8 +103,8 @@ def test_another_tensorrt(tiny_bundle: Path, tmp_path: Path) -> None:
     path = engine_bundle(tiny_bundle, tmp_path / "x.splite", flavour="tensorrt", tensorrt="10.3.0")
     bundle = Bundle.open(path)
     artifact = bundle.find()
-    check_software(bundle, artifact, "tensorrt", "10.3.0")
-    check_software(bundle, artifact, "tensorrt", "10.3.0.30")
+    check_software(artifact, file_of(bundle), "tensorrt", "10.3.0")
+    check_software(artifact, file_of(bundle), "tensorrt", "10.3.0.30")
     for flavour, version, label in (
         ("tensorrt", "10.16.2", "TensorRT 10.16.2"),
         ("tensorrt", "10.3.1", "TensorRT 10.3.1"),
@@ -109,29 +112,29 @@ def test_another_tensorrt(tiny_bundle: Path, tmp_path: Path) -> None:
         ("rtx", "10.3.0", "TensorRT-RTX 10.3.0"),
     ):
         message = f"model.fp16.engine was built by TensorRT 10.3.0; here is {label}."
-        refused(path, message, check_software, bundle, artifact, flavour, version)
+        refused(path, message, check_software, artifact, file_of(bundle), flavour, version)
 
 
 def test_another_platform(tiny_bundle: Path, tmp_path: Path) -> None:
     path = engine_bundle(tiny_bundle, tmp_path / "x.splite", platform="linux-riscv64")
     bundle = Bundle.open(path)
     message = f"model.fp16.engine was built for linux-riscv64; this is {this_platform()}."
-    refused(path, message, check_software, bundle, bundle.find(), "rtx", "1.7.1.116")
+    refused(path, message, check_software, bundle.find(), file_of(bundle), "rtx", "1.7.1.116")
 
 
 def test_another_gpu(tiny_bundle: Path, tmp_path: Path) -> None:
     facts = {"flavour": "tensorrt", "tensorrt": "10.3.0", "gpu": "Xavier", "compute_capability": "7.2"}
     path = engine_bundle(tiny_bundle, tmp_path / "x.splite", **facts)
     bundle = Bundle.open(path)
-    check_gpu(bundle, bundle.find(), Gpu("another Xavier", (7, 2), 8000, True, "12.6", None))
+    check_gpu(bundle.find(), file_of(bundle), Gpu("another Xavier", (7, 2), 8000, True, "12.6", None))
     message = "model.fp16.engine was built for Xavier (compute capability 7.2); this is Orin (8.7)."
-    refused(path, message, check_gpu, bundle, bundle.find(), ORIN)
+    refused(path, message, check_gpu, bundle.find(), file_of(bundle), ORIN)
 
 
 def test_rtx_judges_gpus_itself(tiny_bundle: Path, tmp_path: Path) -> None:
     path = engine_bundle(tiny_bundle, tmp_path / "x.splite", compute_capability="")
     bundle = Bundle.open(path)
-    check_gpu(bundle, bundle.find(), ORIN)
+    check_gpu(bundle.find(), file_of(bundle), ORIN)
 
 
 @pytest.mark.parametrize("fact", ["flavour", "tensorrt", "platform", "compute_capability"])
@@ -141,8 +144,8 @@ def test_a_manifest_that_says_too_little(tiny_bundle: Path, tmp_path: Path, fact
     bundle = Bundle.open(path)
 
     def checks() -> None:
-        check_software(bundle, bundle.find(), "tensorrt", "10.3.0")
-        check_gpu(bundle, bundle.find(), ORIN)
+        check_software(bundle.find(), file_of(bundle), "tensorrt", "10.3.0")
+        check_gpu(bundle.find(), file_of(bundle), ORIN)
 
     refused(path, f"does not say for which {fact} model.fp16.engine was built", checks)
 
@@ -199,7 +202,7 @@ def test_a_real_engine_with_a_flipped_byte(tiny_bundle: Path, tmp_path: Path, re
     bundle = Bundle.open(path)
     flip_a_byte(path / "model.fp16.engine")
     assert sha256_of(path / "model.fp16.engine") != whole
-    refused(path, "its SHA-256 differs", TrtSession.open, bundle, bundle.find(), None, DEFAULT_GPU)
+    refused(path, "its SHA-256 differs", open_session, bundle)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\x08 a graph", b"no engine"])

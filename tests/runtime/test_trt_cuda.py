@@ -69,19 +69,16 @@ def test_the_command_line_offers_them(splite: Callable[..., Result], command: st
 def test_the_option_reaches_the_session(
     splite: Callable[..., Result], tiny_bundle: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from splite_deploy.runtime import session
+    from splite_deploy.runtime.backends import base
     from splite_deploy.runtime.backends.trt.session import TrtSession
 
     given = []
 
-    def opened(bundle: Any, artifact: Any, threads: Any, options: Any) -> None:
+    def opened(file: Any, options: Any) -> None:
         given.append(options)
         raise BackendError("Enough.")
 
-    def opened_file(file: Any, threads: Any, options: Any) -> None:
-        opened(None, None, threads, options)
-
-    monkeypatch.setattr(session, "find_spec", lambda module: module)
+    monkeypatch.setattr(base, "find_spec", lambda module: module)
     monkeypatch.setattr(TrtSession, "open", opened)
     path = engine_bundle(tiny_bundle, tmp_path / "x.splite")
     image = tmp_path / "image.png"
@@ -89,7 +86,6 @@ def test_the_option_reaches_the_session(
         done = splite(*command, "--memory-backend", "pycuda", "--no-cuda-graph")
         assert done.exit_code == 1 and "Enough." in done.output
     assert [(options.memory_backend, options.cuda_graph) for options in given] == [("pycuda", False)] * 3
-    monkeypatch.setattr(TrtSession, "open_file", opened_file)
     done = splite("bench", path / "model.fp16.engine", "--memory-backend", "pycuda", "--no-cuda-graph")
     assert done.exit_code == 1 and "Enough." in done.output
     alone = given.pop()

@@ -19,10 +19,10 @@ from splite_deploy.bench.report.sentences import sentences
 from splite_deploy.device import cuda_driver
 from splite_deploy.device.cuda_driver import Gpu, gpu
 from splite_deploy.errors import BackendError, MissingDependencyError
-from splite_deploy.runtime import session
-from splite_deploy.runtime.any_file import open_file
+from splite_deploy.runtime.backends import base
+from splite_deploy.runtime.backends.trt import TrtOptions
 from splite_deploy.runtime.backends.trt import session as backend
-from splite_deploy.runtime.session import GpuOptions
+from splite_deploy.runtime.session import open_file
 
 ORIN = Gpu("Orin", (8, 7), 30000, True, "12.6", None)
 BUILD = "Build the engine on this machine, with the TensorRT that is installed here"
@@ -58,12 +58,12 @@ Load = Callable[[StandInEngine | None], None]
 @pytest.fixture
 def load(cuda: NumpyCuda, monkeypatch: pytest.MonkeyPatch) -> Load:
     """A machine with a GPU and TensorRT, on which every file is the engine given."""
-    monkeypatch.setattr(session, "find_spec", lambda module: module)
+    monkeypatch.setattr(base, "find_spec", lambda module: module)
     monkeypatch.setattr(cuda_driver, "gpu", lambda: ORIN)
     monkeypatch.setattr(backend, "open_cuda", lambda choice: cuda)
 
     def load_engine(engine: StandInEngine | None) -> None:
-        monkeypatch.setattr(backend, "load_tensorrt", lambda: tensorrt(engine))
+        monkeypatch.setattr(backend, "load_tensorrt", lambda flavour: tensorrt(engine))
 
     return load_engine
 
@@ -168,7 +168,7 @@ def test_a_benchmark_says_that_no_manifest_describes_the_engine(cuda: NumpyCuda,
     engine = pose_engine(cuda, (1, 4))
     load(engine)
     result = run_file(
-        file, batch=4, frames=9, warmup=1, warmup_min_s=0, gpu=GpuOptions(cuda_graph=False), extras=Extras(False)
+        file, batch=4, frames=9, warmup=1, warmup_min_s=0, options=TrtOptions(cuda_graph=False), extras=Extras(False)
     )
     assert (result.backend, result.bundle, result.precision, result.batch) == ("trt", "", None, 4)
     assert list(result.stages) == ["bare_inference"] and "begin_capture" not in cuda.calls
@@ -187,10 +187,10 @@ def test_a_benchmark_says_that_no_manifest_describes_the_engine(cuda: NumpyCuda,
 def test_files_that_are_no_engines(
     file: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str, splite: Callable[..., Result]
 ) -> None:
-    def never() -> None:
+    def never(flavour: str | None) -> None:
         raise AssertionError("TensorRT was asked")
 
-    monkeypatch.setattr(session, "find_spec", lambda module: module)
+    monkeypatch.setattr(base, "find_spec", lambda module: module)
     monkeypatch.setattr(backend, "load_tensorrt", never)
     file.write_bytes(content)
     with pytest.raises(BackendError) as caught:
@@ -210,7 +210,7 @@ def test_no_gpu(file: Path, load: Load, cuda: NumpyCuda, monkeypatch: pytest.Mon
 
 
 def test_no_tensorrt(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "find_spec", lambda module: None)
+    monkeypatch.setattr(base, "find_spec", lambda module: None)
     with pytest.raises(MissingDependencyError, match=r"net\.engine needs the backend 'trt', which is not") as caught:
         open_file(file)
     assert "pip install tensorrt" in caught.value.hint

@@ -18,6 +18,7 @@ from splite_deploy.runtime.backends.trt.module import collecting_logger, load_te
 def test_the_stand_in_has_no_names_of_its_own() -> None:
     trt = tensorrt_rtx().module
     own = {"cuda", "inputs", "outputs", "compute", "batches", "compute_ms", "fails", "formats"}
+    own |= {"failing", "logger", "says", "after_logging"}
     own |= {"engine", "addresses", "shapes"}
     for stand_in, real in ((StandInEngine, trt.ICudaEngine), (StandInContext, trt.IExecutionContext)):
         names = {name for name in dir(stand_in) if not name.startswith("_")} - own

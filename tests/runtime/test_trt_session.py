@@ -19,10 +19,13 @@ from trt_stand_in import StandInEngine, tensorrt
 
 from splite_deploy.bundle import Artifact, TensorSpec, compile_command
 from splite_deploy.errors import BackendError, UsageError
+from splite_deploy.runtime.backends.base import ModelFile
+from splite_deploy.runtime.backends.trt import TrtOptions
 from splite_deploy.runtime.backends.trt import module as trt_module
+from splite_deploy.runtime.backends.trt import session as trt_session
 from splite_deploy.runtime.backends.trt.compatibility import EngineFile
 from splite_deploy.runtime.backends.trt.session import TrtSession
-from splite_deploy.runtime.session import DEFAULT_GPU, GpuOptions, StageTimed
+from splite_deploy.runtime.session import StageTimed
 from splite_deploy.spec import LimitSpec
 
 BUNDLE = Path("hand.splite")
@@ -50,6 +53,12 @@ def artifact(batch: int | None, dtype: str = "float32") -> Artifact:
     return Artifact("engine", "trt", "fp16", "model.fp16.engine", "0" * 64, (image,), outputs, LimitSpec(1, 1, 1), {})
 
 
+def engine_file(described: Artifact) -> EngineFile:
+    """The artifact's file, in a bundle of which nothing but the place is asked."""
+    bundle: Any = SimpleNamespace(path=BUNDLE)
+    return EngineFile.of(ModelFile(b"", described.file, described.format, described, bundle))
+
+
 def engine_of(described: Artifact, cuda: NumpyCuda, batches: tuple[int, int] = (1, 1), **options: Any) -> StandInEngine:
     def tensors(specs: tuple[TensorSpec, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
         return {s.name: (tuple(-1 if size is None else size for size in s.shape), s.dtype) for s in specs}
@@ -62,13 +71,15 @@ def opened(
     *,
     batches: tuple[int, int] | None = None,
     dtype: str = "float32",
-    gpu: GpuOptions = DEFAULT_GPU,
+    options: TrtOptions | None = None,
     fails: set[str] | None = None,
 ) -> TrtSession:
     """A session on a stand-in; with batches its batch is dynamic."""
     described = artifact(None if batches else 1, dtype)
     engine = engine_of(described, cuda, batches or (1, 1), fails=fails or set())
-    return TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, gpu, EngineFile.of(BUNDLE, described))
+    return TrtSession(
+        SimpleNamespace(), engine, tensorrt(), cuda, described, options or TrtOptions(), engine_file(described)
+    )
 
 
 def crops(count: int, seed: int = 0, dtype: str = "float32") -> Any:
@@ -98,7 +109,7 @@ def same(found: Mapping[str, Any], feed: Any) -> None:
 @pytest.mark.parametrize("graph", [None, True, False])
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 def test_every_way_gives_the_same_results(cuda: NumpyCuda, mapped: bool, graph: bool | None, dtype: str) -> None:
-    session = opened(cuda, dtype=dtype, gpu=GpuOptions(cuda_graph=graph, mapped_memory=mapped))
+    session = opened(cuda, dtype=dtype, options=TrtOptions(cuda_graph=graph, mapped_memory=mapped))
     assert session.inputs[0].dtype == dtype and all(spec.dtype == "float32" for spec in session.outputs)
     for frame in range(5):
         feed = crops(1, frame, dtype)
@@ -166,8 +177,8 @@ def test_a_dynamic_engine_whose_batch_can_be_but_one(cuda: NumpyCuda) -> None:
     """Its profile is 3,3,3, so the manifest names a batch; the engine wants to be told it nevertheless."""
     engine = engine_of(artifact(None), cuda, (3, 3))
     described = artifact(3)
-    file = EngineFile.of(BUNDLE, described)
-    session = TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, DEFAULT_GPU, file)
+    file = engine_file(described)
+    session = TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, TrtOptions(), file)
     for frame in range(3):
         same(session.run({"image": crops(3, frame)}), crops(3, frame))
     with pytest.raises(BackendError, match=r"of shape \(2, 3, 4, 5\); the network takes float32 3x3x4x5"):
@@ -185,7 +196,7 @@ def test_alternating_batches_record_nothing(cuda: NumpyCuda) -> None:
 
 @pytest.mark.parametrize("graph", [None, False])
 def test_stages_are_timed_by_the_device(cuda: NumpyCuda, graph: bool | None) -> None:
-    session = opened(cuda, gpu=GpuOptions(cuda_graph=graph, stage_timing=True))
+    session = opened(cuda, options=TrtOptions(cuda_graph=graph, stage_timing=True))
     assert isinstance(session, StageTimed) and session.stage_ms() is None
     for frame in range(3):
         session.run({"image": crops(1, frame)})
@@ -210,7 +221,7 @@ def test_an_engine_that_cannot_be_recorded(cuda: NumpyCuda) -> None:
 
 
 def test_a_graph_that_was_asked_for_and_cannot_be_had(cuda: NumpyCuda) -> None:
-    session = opened(cuda, gpu=GpuOptions(cuda_graph=True), fails={"capture"})
+    session = opened(cuda, options=TrtOptions(cuda_graph=True), fails={"capture"})
     session.run({"image": crops(1)})
     with pytest.raises(BackendError, match=r"cannot be recorded as a CUDA graph: TensorRT 10\.3\.0 failed") as caught:
         session.run({"image": crops(1)})
@@ -221,7 +232,7 @@ def test_a_graph_that_was_asked_for_and_cannot_be_had(cuda: NumpyCuda) -> None:
 def test_a_memory_backend_without_graphs() -> None:
     cuda = NumpyCuda(can_capture=False)
     with pytest.raises(UsageError, match="The memory backend numpy knows no CUDA graphs") as caught:
-        opened(cuda, gpu=GpuOptions(cuda_graph=True))
+        opened(cuda, options=TrtOptions(cuda_graph=True))
     assert "pip install cuda-python" in caught.value.hint and cuda.live == []
     session = opened(cuda)
     for frame in range(3):
@@ -232,18 +243,17 @@ def test_a_memory_backend_without_graphs() -> None:
 
 @pytest.mark.parametrize("call", ["create_execution_context", "set_tensor_address", "execute_async_v3"])
 def test_what_tensorrt_says_is_told(cuda: NumpyCuda, call: str) -> None:
-    logger = trt_module.collecting_logger
     failing = {call}
     module = tensorrt()
     described = artifact(1)
-    engine = engine_of(described, cuda, fails=failing)
-    logger(module.module).log(1, "Error Code 2: OutOfMemory\n (no memory)")
-    logger(module.module).log(2, "a warning")
+    logger = trt_module.collecting_logger(module.module)
+    engine = engine_of(described, cuda, fails=failing, logger=logger)
+    logger.log(1, "what went wrong in an earlier call")
     sessions: list[TrtSession] = []
 
     def open_and_run() -> None:
-        file = EngineFile.of(BUNDLE, described)
-        sessions.append(TrtSession(SimpleNamespace(), engine, module, cuda, described, DEFAULT_GPU, file))
+        file = engine_file(described)
+        sessions.append(TrtSession(SimpleNamespace(), engine, module, cuda, described, TrtOptions(), file))
         sessions[0].run({"image": crops(1)})
 
     with pytest.raises(BackendError) as caught:
@@ -254,6 +264,73 @@ def test_what_tensorrt_says_is_told(cuda: NumpyCuda, call: str) -> None:
     for session in sessions:
         same(session.run({"image": crops(1)}), crops(1))
         session.close()
+
+
+def test_errors_of_another_thread_are_not_told(cuda: NumpyCuda) -> None:
+    """TensorRT takes one logger for all its runtimes, so two sessions that fail at once share it."""
+    other = NumpyCuda()
+    module = tensorrt()
+    logger = trt_module.collecting_logger(module.module)
+    described = artifact(1)
+    sessions, engines = [], []
+    for device, said in ((cuda, "Error Code 1: of the one"), (other, "Error Code 2: of the other")):
+        engines.append(engine_of(described, device, logger=logger, says=said))
+        sessions.append(
+            TrtSession(SimpleNamespace(), engines[-1], module, device, described, TrtOptions(), engine_file(described))
+        )
+    both_failed = threading.Barrier(2)
+    messages: dict[int, set[str]] = {0: set(), 1: set()}
+
+    def work(number: int) -> None:
+        engine, session = engines[number], sessions[number]
+        engine.fails.add("execute_async_v3")
+        engine.after_logging = both_failed.wait  # neither asks for its errors before both have logged theirs
+        for _ in range(20):
+            with pytest.raises(BackendError) as caught:
+                session.run({"image": crops(1)})
+            messages[number].add(caught.value.message)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert messages[0] == {"TensorRT 10.3.0 failed in execute_async_v3: Error Code 1: of the one."}
+    assert messages[1] == {"TensorRT 10.3.0 failed in execute_async_v3: Error Code 2: of the other."}
+    for session in sessions:
+        session.close()
+    assert other.live == [] and other.closed
+
+
+@pytest.mark.parametrize("failing", ["synchronise", "free", "destroy_stream"])
+def test_the_device_is_let_go_of_also_where_freeing_fails(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = NumpyCuda()
+    session = opened(cuda)
+
+    def fault(*arguments: object) -> None:
+        raise BackendError(f"CUDA failed: {failing} returned cudaErrorIllegalAddress.", hint="Restart the program.")
+
+    monkeypatch.setattr(cuda, failing, fault)
+    session.close()
+    assert cuda.closed
+    freed = {"free", "free_host", "destroy_stream"} - {failing}
+    assert freed <= set(cuda.calls), "what can be freed is freed"
+
+
+def test_the_device_is_let_go_of_where_the_session_does_not_come_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = NumpyCuda()
+    engine = engine_of(artifact(1), cuda, fails={"create_execution_context"})
+
+    def fault(*arguments: object) -> None:
+        raise BackendError("CUDA failed: cudaFree returned cudaErrorIllegalAddress.", hint="Restart the program.")
+
+    monkeypatch.setattr(cuda, "free", fault)
+    monkeypatch.setattr(trt_session, "open_cuda", lambda choice: cuda)
+    monkeypatch.setattr(trt_session, "load_tensorrt", lambda flavour: tensorrt(engine))
+    monkeypatch.setattr(trt_session, "check_any_gpu", lambda *arguments: None)
+    with pytest.raises(BackendError):
+        TrtSession.open(ModelFile(b"vtrt" + bytes(16), "net.engine", "engine"), TrtOptions())
+    assert cuda.closed
 
 
 def test_too_little_memory_leaves_nothing_behind(cuda: NumpyCuda) -> None:
@@ -275,17 +352,17 @@ def test_an_engine_that_the_manifest_does_not_describe(cuda: NumpyCuda, change: 
     engine = engine_of(described, cuda)
     for name, value in change.items():
         setattr(engine, name, value)
-    file = EngineFile.of(BUNDLE, described)
+    file = engine_file(described)
     with pytest.raises(BackendError, match=message) as caught:
-        TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, DEFAULT_GPU, file)
+        TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, TrtOptions(), file)
     assert caught.value.hint == f"Build it here: {COMMAND}."
 
 
 def test_a_type_that_no_session_takes(cuda: NumpyCuda) -> None:
     described = artifact(1, "int32")
-    engine, file = engine_of(described, cuda), EngineFile.of(BUNDLE, described)
+    engine, file = engine_of(described, cuda), engine_file(described)
     with pytest.raises(BackendError, match="has 'image' in int32, which no session takes") as caught:
-        TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, DEFAULT_GPU, file)
+        TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, TrtOptions(), file)
     assert caught.value.hint == f"Build it here: {COMMAND}."
 
 

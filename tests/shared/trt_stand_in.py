@@ -53,6 +53,9 @@ class StandInEngine:
         compute_ms: What an inference takes by the device's clock.
         fails: Names of the calls that report failure.
         formats: Memory formats by name, where they are not LINEAR.
+        logger: Told why a call fails, as TensorRT's is: in the thread of the call.
+        says: What it is told.
+        after_logging: Called then.
     """
 
     cuda: NumpyCuda
@@ -63,6 +66,19 @@ class StandInEngine:
     compute_ms: float = 2.0
     fails: set[str] = field(default_factory=set)
     formats: Mapping[str, str] = field(default_factory=dict)
+    logger: Any = None
+    says: str = "Error Code 2: OutOfMemory\n (no memory)"
+    after_logging: Callable[[], object] = lambda: None
+
+    def failing(self, call: str) -> bool:
+        """Whether a call reports failure; says why, if so."""
+        if call not in self.fails:
+            return False
+        if self.logger is not None:
+            self.logger.log(Logger.Severity.ERROR, self.says)
+            self.logger.log(Logger.Severity.WARNING, "a warning")
+            self.after_logging()
+        return True
 
     @property
     def num_io_tensors(self) -> int:
@@ -89,7 +105,7 @@ class StandInEngine:
         return [(batch, *self.inputs[name][0][1:]) for batch in (low, low, high)]
 
     def create_execution_context(self) -> StandInContext | None:
-        return None if "create_execution_context" in self.fails else StandInContext(self)
+        return None if self.failing("create_execution_context") else StandInContext(self)
 
 
 class StandInContext:
@@ -102,7 +118,7 @@ class StandInContext:
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
-        return "set_tensor_address" not in self.engine.fails
+        return not self.engine.failing("set_tensor_address")
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         low, high = self.engine.batches
@@ -123,7 +139,7 @@ class StandInContext:
 
     def execute_async_v3(self, stream: int) -> bool:
         engine, cuda = self.engine, self.engine.cuda
-        if "execute_async_v3" in engine.fails or ("capture" in engine.fails and cuda._capturing is not None):
+        if engine.failing("execute_async_v3") or ("capture" in engine.fails and cuda._capturing is not None):
             return False
         shapes = dict(self.shapes)  # as they are now: a graph keeps them
 

@@ -11,12 +11,8 @@ from rich.table import Table
 from splite_deploy.bench.profile import LayerGroup, float_layers, histogram, total_us, types_histogram
 from splite_deploy.bundle import Artifact, Manifest, Report
 from splite_deploy.bundle.report import Layer
+from splite_deploy.runtime.backends import all_backends
 
-_MEASURED = {
-    "ort": "ONNX Runtime: as it fused and converted them; median times on one thread of the CPU that exported.",
-    "tflite": "LiteRT: as they lie in the file; its Python package times no operators.",
-    "trt": "TensorRT: as the engine's inspector lists them.",
-}
 _NAMED = 6  # layers that a line names
 
 
@@ -89,8 +85,9 @@ def _float_line(layers: Sequence[Layer]) -> str:
 
 def _caption(manifest: Manifest, report: Report) -> str:
     """How the layers recorded were found."""
-    backends = {artifact.backend for artifact, _ in _recorded(manifest, report)}
-    return " ".join(text for backend, text in _MEASURED.items() if backend in backends)
+    names = {artifact.backend for artifact, _ in _recorded(manifest, report)}
+    backends = [one for one in all_backends().values() if one.name in names and one.layers_from]
+    return " ".join(f"{one.label}: {one.layers_from}" for one in backends)
 
 
 def _count(group: LayerGroup) -> str:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from splite_deploy.arrays import Feed
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import ParityError
 from splite_deploy.metrics.parity import compare, violations
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import Feed, Session
+from splite_deploy.runtime.session import Session
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import LimitSpec, ModelSpec
 

@@ -22,7 +22,7 @@ from splite_deploy.compile.tensorrt.job import ENGINE, INSPECTED, Built, Calibra
 from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import CompileError, UsageError
 from splite_deploy.files import sha256_of
-from splite_deploy.runtime.session import Session, open_session
+from splite_deploy.runtime.session import open_bytes
 from splite_deploy.spec import Precision
 
 TIMEOUT_S = 4 * 3600.0
@@ -177,19 +177,15 @@ def _best(
         engines.append(_build(bundle, graphs, fresh, inputs, work / f"{precision}-{number}", tell))
     progress("comparing the builds", -1)
     with ExitStack() as stack:
-        sessions = [_session(bundle, engine) for engine in engines]
+        sessions = [
+            open_bytes((engine.folder / engine.artifact.file).read_bytes(), engine.artifact) for engine in engines
+        ]
         for session in sessions:
             stack.callback(session.close)
         trials = try_builds(sessions, bundle, engines[0].artifact.limits)
     best, words = choose_build(trials, engines[0].artifact.file)
     artifact = engines[best].artifact
     return replace(engines[best], artifact=replace(artifact, target={**artifact.target, "best_of": words}))
-
-
-def _session(bundle: Bundle, engine: _Engine) -> Session:
-    """Opens an engine that is in no bundle yet, as the runtime opens those that are."""
-    alone = replace(bundle.manifest, artifacts=(engine.artifact,))
-    return open_session(Bundle(engine.folder, alone), "trt", engine.artifact.precision)
 
 
 def _build(

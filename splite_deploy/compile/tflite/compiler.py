@@ -137,7 +137,7 @@ def compile_tflite(
 
     The inputs and outputs of a file are named by their role, in its signature too; they are NHWC. Outputs are told
     apart by their values: the graph and what it was converted to are run on one crop and have to agree. The precision
-    is read back from the file. How far the keypoints move is for the caller to measure, by `TfliteSession` and
+    is read back from the file. How far the keypoints move is for the caller to measure, by a session and
     `splite_deploy.metrics.parity.compare`; a file's `Artifact.limits` say how far they may.
 
     Args:

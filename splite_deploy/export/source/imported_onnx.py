@@ -20,7 +20,7 @@ from splite_deploy.decoders import check_shapes
 from splite_deploy.errors import BackendError, CheckpointError, ExportError
 from splite_deploy.export.graph.torch_to_onnx import first_line, input_spec
 from splite_deploy.files import sha256_of
-from splite_deploy.runtime.backends.ort import OrtSession
+from splite_deploy.runtime.session import open_bytes
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import HostSpec, ModelSpec
 
@@ -213,17 +213,14 @@ def _match_outputs(graph: onnx.GraphProto, spec: ModelSpec) -> tuple[dict[str, s
 
 
 def _run(path: Path, artifact: Artifact, tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    session = OrtSession(path, artifact, None)
-    try:
+    with open_bytes(path.read_bytes(), artifact) as session:
         return run_each(session, tensors)
-    finally:
-        session.close()
 
 
 def _try(path: Path, artifact: Artifact, spec: ModelSpec, dynamic_batch: bool) -> dict[str, tuple[int | None, ...]]:
     """Runs the file once; returns its outputs' sizes, of which only the first may be open."""
-    session = OrtSession(path, artifact, None)
     image = np.zeros((2 if dynamic_batch else 1, 3, spec.input.height, spec.input.width), np.float32)
+    session = open_bytes(path.read_bytes(), artifact)
     try:
         values = session.run({artifact.inputs[0].name: image})
     except BackendError as err:

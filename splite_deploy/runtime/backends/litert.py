@@ -4,47 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
-import ai_edge_litert
-import cv2
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from splite_deploy.bundle import Artifact, Bundle, TensorSpec
-from splite_deploy.errors import BackendError
-from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Ends, GpuOptions, ModelFile, first_line
+from splite_deploy.arrays import FloatArray
+from splite_deploy.bundle import TensorSpec
+from splite_deploy.bundle.report import Layer
+from splite_deploy.errors import BackendError, first_line
+from splite_deploy.runtime.backends.base import (
+    Backend,
+    BackendOptions,
+    BaseSession,
+    IoSignature,
+    ModelFile,
+    layer_types,
+    option,
+)
 
-Array = NDArray[np.float32]
-
-_SEAM = ("NCHW", "NKC")
+_SESSION_LAYOUTS = ("NCHW", "NKC")
 """Layouts of a session's tensors; the file's are the same axes in any order."""
 _PLANES_FIRST = (0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class TfliteOptions(BackendOptions):
+    """How LiteRT works.
+
+    Attributes:
+        threads: CPU threads; None is its default, one.
+    """
+
+    threads: int | None = option(None, "CPU threads; one without it")
 
 
 class TfliteSession(BaseSession):
     """A file loaded into LiteRT's interpreter.
 
-    The file is NHWC and may have integer ends; the session takes and gives NCHW float32, and `inputs` and `outputs` say
-    so. Integers are rounded half to even, as XNNPACK does, and clipped.
+    The file is NHWC and may have integer inputs and outputs; the session takes and gives NCHW float32, and `inputs` and
+    `outputs` say so. Integers are rounded half to even, as XNNPACK does, and clipped.
 
     Args:
-        file: The file.
-        artifact: Its description; the names are those of its signature. None reads it from the file.
-        threads: CPU threads; None is LiteRT's default, one.
+        file: The file; the names in its artifact are those of its signature. Without an artifact it tells its tensors
+            itself.
+        options: How it works.
+
+    Raises:
+        BackendError: LiteRT cannot load it, or it is not what its artifact says.
     """
 
-    def __init__(self, file: Path | ModelFile, artifact: Artifact | None, threads: int | None) -> None:
+    def __init__(self, file: ModelFile, options: TfliteOptions) -> None:
+        import ai_edge_litert
+        from ai_edge_litert.interpreter import Interpreter
+
         try:
-            if isinstance(file, ModelFile):
-                self._interpreter = Interpreter(model_content=file.data, num_threads=threads)
-            else:
-                self._interpreter = Interpreter(model_path=str(file), num_threads=threads)
+            self._interpreter = Interpreter(model_content=file.data, num_threads=options.threads)
             self._interpreter.allocate_tensors()
-            if artifact is None:  # it may have no signature
+            if file.artifact is None:  # it may have no signature
                 inputs = {details["name"]: details for details in self._interpreter.get_input_details()}
                 outputs = {details["name"]: details for details in self._interpreter.get_output_details()}
             else:
@@ -55,74 +73,74 @@ class TfliteSession(BaseSession):
                 f"LiteRT {ai_edge_litert.__version__} cannot load {file.name}: {first_line(err)}",
                 hint="Upgrade ai-edge-litert, or compile the bundle again.",
             ) from err
-        held = artifact or Ends(_specs(inputs, file), _specs(outputs, file))
+        in_file = file.artifact or IoSignature(_specs(inputs, file.name), _specs(outputs, file.name))
         super().__init__(
             replace(
-                held,
-                inputs=tuple(_at_the_seam(spec) for spec in held.inputs),
-                outputs=tuple(_at_the_seam(spec) for spec in held.outputs),
+                in_file,
+                inputs=tuple(_in_session(spec) for spec in in_file.inputs),
+                outputs=tuple(_in_session(spec) for spec in in_file.outputs),
             )
         )
-        self._inputs = {spec.name: self._port(spec, inputs, file) for spec in held.inputs}
-        self._outputs = {spec.name: self._port(spec, outputs, file) for spec in held.outputs}
+        self._inputs = {spec.name: self._bind(spec, inputs, file.name) for spec in in_file.inputs}
+        self._outputs = {spec.name: self._bind(spec, outputs, file.name) for spec in in_file.outputs}
 
-    @classmethod
-    def open(
-        cls, bundle: Bundle, artifact: Artifact, threads: int | None, gpu: GpuOptions = DEFAULT_GPU
-    ) -> TfliteSession:
-        """Loads an artifact of a bundle."""
-        return cls(bundle.path / artifact.file, artifact, threads)
-
-    @classmethod
-    def open_file(cls, file: Path, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> TfliteSession:
-        """Loads a file without a bundle."""
-        return cls(file, None, threads)
-
-    @classmethod
-    def open_content(cls, file: ModelFile, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> TfliteSession:
-        """Loads a file from memory."""
-        return cls(file, file.artifact, threads)
-
-    def _infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        for name, port in self._inputs.items():
-            port.write(feeds[name])
+    def _infer(self, feeds: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        for name, binding in self._inputs.items():
+            binding.write(feeds[name])
         try:
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as err:
             raise BackendError(f"LiteRT failed: {first_line(err)}", hint="Run 'splite-deploy verify'.") from err
-        return {name: port.read() for name, port in self._outputs.items()}
+        return {name: binding.read() for name, binding in self._outputs.items()}
 
     def _release(self) -> None:
         self._inputs.clear()  # they hold the interpreter too
         self._outputs.clear()
         del self._interpreter
 
-    def _port(self, spec: TensorSpec, details: Mapping[str, Any], file: Path | ModelFile) -> _Port:
+    def _bind(self, spec: TensorSpec, details: Mapping[str, Any], file: str) -> _Binding:
         found = details.get(spec.name)
         if found is None or tuple(found["shape"]) != spec.shape or found["dtype"] != np.dtype(spec.dtype):
             held = ", ".join(f"{name} {d['dtype'].__name__} {tuple(d['shape'])}" for name, d in details.items())
             raise BackendError(
-                f"{file.name} has the tensors {held}; the manifest says {spec.name} {spec.dtype} {spec.shape}.",
+                f"{file} has the tensors {held}; the manifest says {spec.name} {spec.dtype} {spec.shape}.",
                 hint="Compile the bundle again.",
             )
         scale, zero = found["quantization"]
-        seam = _seam_layout(spec)
-        return _Port(
+        return _Binding(
             memory=self._interpreter.tensor(found["index"]),
-            axes=tuple(spec.layout.index(axis) for axis in seam),
+            axes=tuple(spec.layout.index(axis) for axis in _session_layout(spec)),
             dtype=np.dtype(spec.dtype),
             scale=np.float32(scale),
             zero=np.float32(zero),
         )
 
 
+class TracedTfliteSession(TfliteSession):
+    """A file that tells its operators, without times; those that unpack weights while it is loaded are left out."""
+
+    def __init__(self, file: ModelFile, options: TfliteOptions) -> None:
+        super().__init__(file, options)
+        self._file = file
+
+    def layers(self) -> tuple[Layer, ...]:
+        """See `TracedSession.layers`."""
+        from splite_deploy.runtime.backends.tflite_file import parse_contents
+
+        return tuple(
+            Layer(op.result, op.name, layer_types(op.computed or op.inputs, op.outputs, op.weights), None)
+            for op in parse_contents(self._file.data, self._file.name).operators
+            if not op.unpacks_weights
+        )
+
+
 @dataclass(frozen=True)
-class _Port:
+class _Binding:
     """One tensor of an interpreter.
 
     Attributes:
         memory: Gives a view of its memory. Each is short-lived: the interpreter does not run while one is held.
-        axes: Transposes the file's layout to the seam's.
+        axes: Transposes the file's layout to the session's.
         dtype: Its type in the file.
         scale: Of one integer step; unused for float32.
         zero: The integer that stands for 0; unused for float32.
@@ -135,7 +153,7 @@ class _Port:
     zero: np.float32
 
     def write(self, values: NDArray[Any]) -> None:
-        """Copies an array of the seam into the tensor."""
+        """Copies an array of the session into the tensor."""
         if self.dtype != np.float32:
             limits = np.iinfo(self.dtype)
             values = values / self.scale
@@ -147,13 +165,17 @@ class _Port:
         if list(self.axes) == sorted(self.axes):
             np.copyto(memory, values)
         else:  # NCHW to NHWC; ten times faster than numpy's transpose
+            import cv2
+
             for planes, pixels in zip(values, memory, strict=True):
                 cv2.merge(tuple(planes), pixels)
 
-    def read(self) -> Array:
-        """The tensor as a new array of the seam."""
-        values: Array
+    def read(self) -> FloatArray:
+        """The tensor as a new array of the session."""
+        values: FloatArray
         if self.axes == _PLANES_FIRST:  # NHWC to NCHW; three times faster than numpy's transpose
+            import cv2
+
             memory = self.memory()
             count, height, width, channels = memory.shape
             planes = np.empty((count, channels, height, width), self.dtype)
@@ -168,7 +190,7 @@ class _Port:
         return values
 
 
-def _specs(details: Mapping[str, Any], file: Path | ModelFile) -> tuple[TensorSpec, ...]:
+def _specs(details: Mapping[str, Any], file: str) -> tuple[TensorSpec, ...]:
     """Tensors as the interpreter tells them; their axes have no meaning here and are lettered in the file's order.
 
     Raises:
@@ -177,7 +199,7 @@ def _specs(details: Mapping[str, Any], file: Path | ModelFile) -> tuple[TensorSp
     for name, found in details.items():
         if found["dtype"] != np.float32 and not found["quantization"][0]:
             raise BackendError(
-                f"{file.name} has the tensor {name} of {found['dtype'].__name__}, which stands for no float numbers.",
+                f"{file} has the tensor {name} of {found['dtype'].__name__}, which stands for no float numbers.",
                 hint="Time it with LiteRT's own benchmark_model.",
             )
     return tuple(
@@ -192,12 +214,34 @@ def _specs(details: Mapping[str, Any], file: Path | ModelFile) -> tuple[TensorSp
     )
 
 
-def _seam_layout(spec: TensorSpec) -> str:
-    return next((layout for layout in _SEAM if sorted(layout) == sorted(spec.layout)), spec.layout)
+def _session_layout(spec: TensorSpec) -> str:
+    return next((layout for layout in _SESSION_LAYOUTS if sorted(layout) == sorted(spec.layout)), spec.layout)
 
 
-def _at_the_seam(spec: TensorSpec) -> TensorSpec:
+def _in_session(spec: TensorSpec) -> TensorSpec:
     """The tensor as the session takes or gives it."""
-    layout = _seam_layout(spec)
+    layout = _session_layout(spec)
     shape = tuple(spec.shape[spec.layout.index(axis)] for axis in layout)
     return replace(spec, shape=shape, dtype="float32", layout=layout)
+
+
+def _load() -> None:
+    import cv2  # noqa: F401
+
+
+BACKEND = Backend(
+    name="tflite",
+    label="LiteRT",
+    open=TfliteSession,
+    formats=("tflite",),
+    options=TfliteOptions,
+    aliases=("litert",),
+    suffixes={".tflite": "tflite"},
+    modules=("ai_edge_litert",),
+    install="pip install 'splite-deploy[litert]'",
+    load=_load,
+    open_traced=TracedTfliteSession,
+    layers_from="as they lie in the file; its Python package times no operators.",
+    export="tflite",
+    distributions={"tflite": ("ai-edge-litert", "tflite-runtime", "tensorflow")},
+)

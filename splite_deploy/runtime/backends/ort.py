@@ -2,77 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import onnxruntime as ort
-from numpy.typing import NDArray
+from splite_deploy.arrays import Feed, FloatArray
+from splite_deploy.bundle import TensorSpec
+from splite_deploy.bundle.report import Layer
+from splite_deploy.errors import BackendError, first_line
+from splite_deploy.runtime.backends.base import (
+    Backend,
+    BackendOptions,
+    BaseSession,
+    IoSignature,
+    ModelFile,
+    layer_types,
+    option,
+)
 
-from splite_deploy.bundle import Artifact, Bundle, TensorSpec
-from splite_deploy.errors import BackendError
-from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Ends, Feed, GpuOptions, ModelFile, first_line
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
-Array = NDArray[np.float32]
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
     **{f"tensor({name})": name for name in ("float16", "int8", "uint8", "int16", "uint16", "int32", "int64", "bool")},
 }
 """numpy's names of the types as ONNX Runtime names them."""
+_TRACE_TYPES = {"float": "float32", "double": "float64"}  # the rest is called as in numpy
+_SUFFIX = "_kernel_time"
+
+
+@dataclass(frozen=True)
+class OrtOptions(BackendOptions):
+    """How ONNX Runtime works.
+
+    Attributes:
+        threads: CPU threads; None is its default, one per core.
+    """
+
+    threads: int | None = option(None, "CPU threads; one per core without it")
 
 
 class OrtSession(BaseSession):
     """A graph loaded into ONNX Runtime's CPU provider.
 
     Args:
-        file: The graph.
-        artifact: Its description; None reads that from the file.
-        threads: CPU threads; None is ONNX Runtime's default, one per core.
+        file: The graph; without an artifact it tells its inputs and outputs itself.
+        options: How it works.
         trace: Prefix of the file that receives the time of every node; None times none.
+
+    Raises:
+        BackendError: ONNX Runtime cannot load it.
     """
 
-    def __init__(
-        self, file: Path | ModelFile, artifact: Artifact | None, threads: int | None, *, trace: Path | None = None
-    ) -> None:
-        content = file.data if isinstance(file, ModelFile) else str(file)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+    def __init__(self, file: ModelFile, options: OrtOptions, *, trace: Path | None = None) -> None:
+        import onnxruntime as ort
+
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = options.threads or 0
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 3
         if trace is not None:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(trace)
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(trace)
         try:
-            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(file.data, settings, providers=["CPUExecutionProvider"])
         except Exception as err:  # onnxruntime has no common base class of its errors
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} cannot load {file.name}: {first_line(err)}",
                 hint="Upgrade onnxruntime, or export again with a lower --opset.",
             ) from err
-        super().__init__(artifact or Ends(_specs(self._session.get_inputs()), _specs(self._session.get_outputs())))
+        own = IoSignature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
+        super().__init__(file.artifact or own)
         self._names = [spec.name for spec in self.outputs]
 
-    @classmethod
-    def open(cls, bundle: Bundle, artifact: Artifact, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> OrtSession:
-        """Loads an artifact of a bundle."""
-        return cls(bundle.path / artifact.file, artifact, threads)
-
-    @classmethod
-    def open_file(cls, file: Path, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> OrtSession:
-        """Loads a graph without a bundle."""
-        return cls(file, None, threads)
-
-    @classmethod
-    def open_content(cls, file: ModelFile, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> OrtSession:
-        """Loads a graph from memory."""
-        return cls(file, file.artifact, threads)
-
-    def end_trace(self) -> Path:
-        """Writes the trace, once, and returns its file: a list of events in the trace event format of Chrome."""
-        return Path(self._session.end_profiling())
-
-    def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
+    def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
         try:
             values = self._session.run(self._names, feeds)
         except Exception as err:
@@ -81,6 +90,31 @@ class OrtSession(BaseSession):
 
     def _release(self) -> None:
         del self._session
+
+
+class TracedOrtSession(OrtSession):
+    """A graph whose nodes are timed until `layers` is asked for, as ONNX Runtime fused and converted them."""
+
+    def __init__(self, file: ModelFile, options: OrtOptions) -> None:
+        self._layers: tuple[Layer, ...] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="splite-trace-")
+        try:
+            super().__init__(file, options, trace=Path(self._folder.name) / "ort")
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def layers(self) -> tuple[Layer, ...]:
+        """See `TracedSession.layers`."""
+        if self._layers is None:
+            self._check_open()
+            trace = Path(self._session.end_profiling())
+            self._layers = read_trace(json.loads(trace.read_text(encoding="utf-8")))
+        return self._layers
+
+    def _release(self) -> None:
+        super()._release()
+        self._folder.cleanup()
 
 
 def _specs(values: Sequence[ort.NodeArg]) -> tuple[TensorSpec, ...]:
@@ -95,3 +129,53 @@ def _specs(values: Sequence[ort.NodeArg]) -> tuple[TensorSpec, ...]:
         )
         for value in values
     )
+
+
+def _load() -> None:
+    import onnxruntime  # noqa: F401
+
+
+def read_trace(events: Iterable[Mapping[str, Any]]) -> tuple[Layer, ...]:
+    """The layers in a trace of ONNX Runtime.
+
+    Args:
+        events: Its events; of each node one for every inference, in microseconds.
+    """
+    nodes: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for event in events:
+        name = event["name"]
+        if event.get("cat") == "Node" and name.endswith(_SUFFIX):
+            nodes.setdefault((name.removesuffix(_SUFFIX), event["args"]["node_index"]), []).append(event)
+    in_order = sorted(nodes.items(), key=lambda node: node[1][0]["ts"])
+    return tuple(
+        Layer(name, taken[0]["args"]["op_name"], _trace_types(taken[0]["args"]), float(median(e["dur"] for e in taken)))
+        for (name, _), taken in in_order
+    )
+
+
+def _trace_types(facts: Mapping[str, Any]) -> str:
+    return layer_types(_widest(facts["input_type_shape"]), _widest(facts["output_type_shape"]))
+
+
+def _widest(tensors: Sequence[Mapping[str, Sequence[int]]]) -> list[str]:
+    """Types of the tensors of highest rank: scales, zero points and shapes are not what a layer works on."""
+    found = [(len(shape), kind) for tensor in tensors for kind, shape in tensor.items()]
+    rank = max((rank for rank, _ in found), default=0)
+    return [_TRACE_TYPES.get(kind, kind) for held, kind in found if held == rank]
+
+
+BACKEND = Backend(
+    name="ort",
+    label="ONNX Runtime",
+    open=OrtSession,
+    formats=("onnx",),
+    options=OrtOptions,
+    suffixes={".onnx": "onnx"},
+    modules=("onnxruntime",),
+    install="pip install 'splite-deploy[ort]'",
+    load=_load,
+    open_traced=TracedOrtSession,
+    layers_from="as it fused and converted them; median times on one thread of the CPU that exported.",
+    export="ort",
+    distributions={"onnxruntime": ("onnxruntime", "onnxruntime-gpu")},
+)

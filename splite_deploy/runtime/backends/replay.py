@@ -10,16 +10,13 @@ import zlib
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from splite_deploy.bundle import Artifact, Bundle, Golden
+from splite_deploy.arrays import Feed, FloatArray
+from splite_deploy.bundle import Artifact, Golden
 from splite_deploy.decoders import decode
 from splite_deploy.errors import UsageError
-from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Feed, GpuOptions, ModelFile
+from splite_deploy.runtime.backends.base import ANY_FORMAT, Backend, BackendOptions, BaseSession, ModelFile
 from splite_deploy.spec import ModelSpec
-
-Array = NDArray[np.float32]
 
 
 class ReplaySession(BaseSession):
@@ -32,27 +29,15 @@ class ReplaySession(BaseSession):
     """
 
     def __init__(self, golden: Golden, spec: ModelSpec, artifact: Artifact) -> None:
+        from splite_deploy.runtime.preprocess import Preprocessor
+
         super().__init__(artifact)
         tensors = Preprocessor(spec.input, spec.input.color).feed(golden.crops, artifact.inputs[0])
         self._known = {_key(tensor): index for index, tensor in enumerate(tensors)}
         decodes = any(tensor.role == "keypoints" for tensor in artifact.outputs)
         self._recorded = decode(golden.outputs, spec).by_role() if decodes else golden.outputs
 
-    @classmethod
-    def open(
-        cls, bundle: Bundle, artifact: Artifact, threads: int | None, gpu: GpuOptions = DEFAULT_GPU
-    ) -> ReplaySession:
-        """Plays back the golden outputs of a bundle; ``threads`` is taken and ignored, since nothing is computed."""
-        return cls(bundle.golden(), bundle.model, artifact)
-
-    @classmethod
-    def open_content(cls, file: ModelFile, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> ReplaySession:
-        """Refuses: what is played back lies in the bundle."""
-        raise UsageError(
-            f"{file.name} is in no bundle whose recorded outputs could be replayed.", hint="Name a bundle."
-        )
-
-    def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
+    def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
         keys = [_key(tensor) for tensor in feeds[self.artifact.inputs[0].name]]
         chosen = [self._known.get(key, key % len(self._known)) for key in keys]
         return {spec.name: self._recorded[spec.role][chosen] for spec in self.artifact.outputs}
@@ -63,3 +48,21 @@ class ReplaySession(BaseSession):
 
 def _key(tensor: Feed) -> int:
     return zlib.crc32(np.ascontiguousarray(tensor).tobytes())
+
+
+def _open(file: ModelFile, options: BackendOptions) -> ReplaySession:
+    """Plays back the golden outputs of the file's bundle; nothing is computed, so the options are none."""
+    if file.bundle is None or file.artifact is None:
+        raise UsageError(
+            f"{file.name} is in no bundle whose recorded outputs could be replayed.", hint="Name a bundle."
+        )
+    return ReplaySession(file.bundle.golden(), file.bundle.model, file.artifact)
+
+
+BACKEND = Backend(
+    name="replay",
+    label="Replay",
+    open=_open,
+    formats=(ANY_FORMAT,),
+    computes=False,
+)

@@ -92,13 +92,17 @@ def read_contents(path: Path) -> Contents:
     Raises:
         CompileError: It is no such file.
     """
-    data = path.read_bytes()
+    return parse_contents(path.read_bytes(), path.name)
+
+
+def parse_contents(data: bytes, name: str) -> Contents:
+    """The same from memory; the name is for messages."""
     if data[4:8] != b"TFL3":
-        raise CompileError(f"{path.name} is no TFLite file.", hint="Compile the bundle again.")
+        raise CompileError(f"{name} is no TFLite file.", hint="Compile the bundle again.")
     model = schema.Model.GetRootAs(data)
     if model.SignatureDefsLength() != 1:
         raise CompileError(
-            f"{path.name} has {model.SignatureDefsLength()} signatures, not one.", hint="Compile the bundle again."
+            f"{name} has {model.SignatureDefsLength()} signatures, not one.", hint="Compile the bundle again."
         )
     signature = model.SignatureDefs(0)
     graph = model.Subgraphs(signature.SubgraphIndex())

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from splite_deploy.errors import BackendError
+from splite_deploy.errors import BackendError, first_line
 from splite_deploy.runtime.cuda.memory import Handle, HostBuffer
-from splite_deploy.runtime.session import first_line
 
 DEVICE = 0
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import MissingDependencyError, UsageError
-from splite_deploy.runtime.session import MEMORY_BACKENDS
 
+MEMORY_BACKENDS = ("auto", "cuda-python", "pycuda")
+"""What may handle the GPU's memory, in the order in which ``auto`` prefers them."""
 _HINT = "Install it: pip install cuda-python, or where that has no wheel: pip install pycuda."
 
 

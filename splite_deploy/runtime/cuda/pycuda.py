@@ -9,9 +9,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from splite_deploy.errors import BackendError
+from splite_deploy.errors import BackendError, first_line
 from splite_deploy.runtime.cuda.memory import Handle, HostBuffer
-from splite_deploy.runtime.session import first_line
 
 DEVICE = 0
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING of cuda.h, which pycuda does not name

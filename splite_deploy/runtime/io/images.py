@@ -13,7 +13,7 @@ from splite_deploy.files import write_file
 from splite_deploy.metrics.labels import prefer_split, read_labels
 from splite_deploy.runtime.preprocess import AnyImage, Image, check_image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def read_image(path: Path) -> Image:
@@ -40,8 +40,8 @@ def write_image(path: Path, image: AnyImage) -> None:
         OutputError: The file cannot be written.
     """
     image = check_image(image)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path} has no image suffix.", hint=f"Use one of {', '.join(SUFFIXES)}.")
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UsageError(f"{path} has no image suffix.", hint=f"Use one of {', '.join(IMAGE_SUFFIXES)}.")
     done, data = cv2.imencode(path.suffix, image)
     if not done:
         raise OutputError(f"Cannot encode {path}.", hint="Save it as .png.")
@@ -95,9 +95,9 @@ def image_files(folder: Path) -> list[Path]:
         UsageError: There is none.
     """
     try:
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     except OSError as err:
         raise UsageError(f"Cannot read {folder}: {err.strerror}.", hint="Check the permissions of the folder.") from err
     if not files:
-        raise UsageError(f"{folder} holds no image.", hint=f"Images end in {', '.join(SUFFIXES)}.")
+        raise UsageError(f"{folder} holds no image.", hint=f"Images end in {', '.join(IMAGE_SUFFIXES)}.")
     return files

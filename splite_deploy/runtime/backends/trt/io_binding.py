@@ -11,23 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.errors import BackendError
+from splite_deploy.runtime.backends.base import IoSignature
 from splite_deploy.runtime.backends.trt.compatibility import EngineFile
 from splite_deploy.runtime.cuda.memory import Cuda, Handle, HostBuffer
-from splite_deploy.runtime.session import Ends
-
-Array = NDArray[np.float32]
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8"}
-"""numpy name of TensorRT's types at the ends, by their names: the numbers change between versions."""
+"""numpy name of TensorRT's types of inputs and outputs, by their names: the numbers change between versions."""
 _INPUTS, _OUTPUTS = ("float32", "float16", "uint8"), ("float32", "float16")
 NOT_TAKEN_HINT = "Time it with TensorRT's own trtexec."
 """For engines that were built for something else than a session."""
 
 
 @dataclass(frozen=True)
-class Port:
+class Binding:
     """One input or output.
 
     Attributes:
@@ -62,7 +61,7 @@ class Port:
         """Puts values into the host's side, converted to the file's type."""
         np.copyto(self.host_values[: len(values)], values, casting="same_kind")
 
-    def read(self, batch: int) -> Array:
+    def read(self, batch: int) -> FloatArray:
         """A new array of what the host's side holds."""
         return self.host_values[: self._rows(batch)].astype(np.float32)
 
@@ -84,7 +83,7 @@ class Port:
         return batch if self.dynamic else self.largest_batch
 
 
-def read_ends(engine: Any, file: EngineFile) -> Ends:
+def read_signature(engine: Any, file: EngineFile) -> IoSignature:
     """What an engine itself says of its tensors, with None for a dynamic batch.
 
     Args:
@@ -107,21 +106,21 @@ def read_ends(engine: Any, file: EngineFile) -> Ends:
                 hint=NOT_TAKEN_HINT,
             )
     low, high = _batches(engine, sizes)
-    ends: dict[str, list[TensorSpec]] = {"input": [], "output": []}
+    found: dict[str, list[TensorSpec]] = {"input": [], "output": []}
     for name in names:
         direction, dtype, shape = _read(engine, name, sizes[name], low if low == high else None)
-        ends[direction].append(TensorSpec(name, shape, dtype, layout="", role=""))
-    return Ends(tuple(ends["input"]), tuple(ends["output"]))
+        found[direction].append(TensorSpec(name, shape, dtype, layout="", role=""))
+    return IoSignature(tuple(found["input"]), tuple(found["output"]))
 
 
-def open_ports(
-    engine: Any, artifact: Artifact | Ends, cuda: Cuda, stack: ExitStack, *, mapped: bool, file: EngineFile
-) -> tuple[Port, ...]:
+def bind_tensors(
+    engine: Any, signature: Artifact | IoSignature, cuda: Cuda, stack: ExitStack, *, mapped: bool, file: EngineFile
+) -> tuple[Binding, ...]:
     """Memory for every tensor of an engine.
 
     Args:
         engine: A deserialised engine.
-        artifact: What the manifest says of it, or without one it itself.
+        signature: What the manifest says of it, or without one it itself.
         cuda: Who makes the memory.
         stack: Frees it.
         mapped: Whether both sides are one.
@@ -133,8 +132,8 @@ def open_ports(
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     sizes = _sizes(engine, names)
     low, high = _batches(engine, sizes)
-    inputs = {spec.name for spec in artifact.inputs}
-    specs = {spec.name: spec for spec in (*artifact.inputs, *artifact.outputs)}
+    inputs = {spec.name for spec in signature.inputs}
+    specs = {spec.name: spec for spec in (*signature.inputs, *signature.outputs)}
     found = {name: _shown(*_read(engine, name, sizes[name], low if low == high else None)) for name in names}
     wanted = {name: _shown("input" if name in inputs else "output", s.dtype, s.shape) for name, s in specs.items()}
     if found != wanted:
@@ -142,7 +141,7 @@ def open_ports(
             f"{file.name} has the tensors {_listed(found)}; the manifest says {_listed(wanted)}.",
             hint=file.build_hint(),
         )
-    ports = []
+    bindings = []
     for name, spec in specs.items():
         is_input = name in inputs
         if spec.dtype not in (_INPUTS if is_input else _OUTPUTS):
@@ -162,8 +161,8 @@ def open_ports(
             stack.callback(cuda.free, device)
         pointer = host.device_pointer if device is None else device.pointer
         values = host.array.view(spec.dtype).reshape(shape)
-        ports.append(Port(spec, is_input, dynamic, smallest, largest, pointer, cuda, host, values, device))
-    return tuple(ports)
+        bindings.append(Binding(spec, is_input, dynamic, smallest, largest, pointer, cuda, host, values, device))
+    return tuple(bindings)
 
 
 def _batches(engine: Any, sizes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections import deque
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from splite_deploy.errors import BackendError, MissingDependencyError
-from splite_deploy.runtime.session import BACKENDS, first_line
+from splite_deploy.errors import BackendError, MissingDependencyError, first_line
+from splite_deploy.runtime.backends.trt import INSTALL, MODULES
 
 Flavour = Literal["tensorrt", "rtx"]
 
-MODULES = (BACKENDS["trt"].module, *BACKENDS["trt"].others)
-"""Where TensorRT's Python API may be; the last is TensorRT-RTX without the package that renames it."""
 FLAVOURS: dict[str, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
 """Their names for people."""
 ERRORS_KEPT = 8
@@ -72,7 +71,7 @@ def load_tensorrt(flavour: str | None = None) -> TensorRt:
         raise broken
     if not found:
         raise MissingDependencyError(
-            f"This needs {MODULES[0]}, which is not installed.", hint=f"Install it: {BACKENDS['trt'].install}."
+            f"This needs {MODULES[0]}, which is not installed.", hint=f"Install it: {INSTALL}."
         )
     return (fitting or found)[0]
 
@@ -81,18 +80,27 @@ def load_tensorrt(flavour: str | None = None) -> TensorRt:
 def collecting_logger(trt: Any) -> Any:
     """A logger that keeps what TensorRT says instead of printing it; see `logged_errors`.
 
-    One for the whole process and never freed: TensorRT holds on to the first logger that it is given.
+    One for the whole process and never freed: TensorRT holds on to the first logger that it is given, and ignores those
+    of later runtimes. Each thread has its errors to itself all the same: TensorRT logs in the thread that called it.
 
     Args:
         trt: The module.
     """
 
     class Collector(trt.ILogger):  # type: ignore[misc]
-        """Keeps the last errors."""
+        """Keeps the last errors of each thread."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: deque[str] = deque(maxlen=ERRORS_KEPT)
+            self._threads = threading.local()
+
+        @property
+        def errors(self) -> deque[str]:
+            """Those of the calling thread."""
+            if not hasattr(self._threads, "errors"):
+                self._threads.errors = deque(maxlen=ERRORS_KEPT)
+            kept: deque[str] = self._threads.errors
+            return kept
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
@@ -101,9 +109,14 @@ def collecting_logger(trt: Any) -> Any:
     return Collector()
 
 
+def forget_errors(trt: Any) -> None:
+    """Forgets what this thread's earlier calls have logged, which another session may have made."""
+    collecting_logger(trt).errors.clear()
+
+
 def logged_errors(trt: Any) -> str:
-    """The errors that `collecting_logger` has kept, in one line; they are forgotten then."""
+    """What TensorRT has logged in this thread since `forget_errors`, in one line; it is forgotten then."""
     kept = collecting_logger(trt).errors
-    errors = [" ".join(message.split()) for message in list(kept)]
+    errors = [" ".join(message.split()) for message in kept]
     kept.clear()
     return "; ".join(dict.fromkeys(errors))[:600] or "it gave no reason"

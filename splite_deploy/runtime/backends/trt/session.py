@@ -5,28 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from splite_deploy.bundle import Artifact, Bundle, TensorSpec
+from splite_deploy.arrays import Feed, FloatArray
+from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.device import cuda_driver
 from splite_deploy.errors import BackendError, UsageError
+from splite_deploy.runtime.backends.base import BaseSession, IoSignature, ModelFile
+from splite_deploy.runtime.backends.trt import TrtOptions
 from splite_deploy.runtime.backends.trt.compatibility import (
     EngineFile,
     check_any_gpu,
+    check_content,
     check_gpu,
     check_software,
-    read_engine,
 )
-from splite_deploy.runtime.backends.trt.io_binding import NOT_TAKEN_HINT, Port, open_ports, read_ends
-from splite_deploy.runtime.backends.trt.module import TensorRt, collecting_logger, load_tensorrt, logged_errors
+from splite_deploy.runtime.backends.trt.io_binding import NOT_TAKEN_HINT, Binding, bind_tensors, read_signature
+from splite_deploy.runtime.backends.trt.module import (
+    TensorRt,
+    collecting_logger,
+    forget_errors,
+    load_tensorrt,
+    logged_errors,
+)
 from splite_deploy.runtime.cuda.memory import Cuda, Handle, open_cuda
-from splite_deploy.runtime.session import DEFAULT_GPU, BaseSession, Ends, Feed, GpuOptions, ModelFile
-
-Array = NDArray[np.float32]
 
 STAGES = ("h2d", "compute", "d2h")
 
@@ -44,7 +46,7 @@ class TrtSession(BaseSession):
         engine: The engine.
         trt: Its module.
         cuda: Who handles memory; closed with the session.
-        artifact: Its description.
+        signature: Its inputs and outputs, as its artifact says or it itself.
         options: How it works.
         file: Where it comes from, for messages.
 
@@ -59,15 +61,15 @@ class TrtSession(BaseSession):
         engine: Any,
         trt: TensorRt,
         cuda: Cuda,
-        artifact: Artifact | Ends,
-        options: GpuOptions,
+        signature: Artifact | IoSignature,
+        options: TrtOptions,
         file: EngineFile,
     ) -> None:
         super().__init__(
             replace(
-                artifact,
-                inputs=tuple(_at_the_seam(spec) for spec in artifact.inputs),
-                outputs=tuple(_at_the_seam(spec) for spec in artifact.outputs),
+                signature,
+                inputs=tuple(_in_session(spec) for spec in signature.inputs),
+                outputs=tuple(_in_session(spec) for spec in signature.outputs),
             )
         )
         if options.cuda_graph and not cuda.can_capture:
@@ -82,14 +84,15 @@ class TrtSession(BaseSession):
         self._batch = 0
         self._runtime, self._engine = runtime, engine
         self._context: Any = None
+        forget_errors(trt.module)
         with cuda.use(), ExitStack() as stack:
             self._stream = cuda.create_stream()
             stack.callback(cuda.destroy_stream, self._stream)
-            self._ports = open_ports(engine, artifact, cuda, stack, mapped=options.mapped_memory, file=file)
-            batched = [port for port in self._ports if port.is_input and port.dynamic]
-            self._batched = tuple(port.spec.name for port in batched)
-            self._smallest_batch = max((port.smallest_batch for port in batched), default=1)
-            self._largest_batch = min((port.largest_batch for port in batched), default=1)
+            self._bindings = bind_tensors(engine, signature, cuda, stack, mapped=options.mapped_memory, file=file)
+            batched = [binding for binding in self._bindings if binding.is_input and binding.dynamic]
+            self._batched = tuple(binding.spec.name for binding in batched)
+            self._smallest_batch = max((binding.smallest_batch for binding in batched), default=1)
+            self._largest_batch = min((binding.largest_batch for binding in batched), default=1)
             self._events: list[Handle] = []
             for _ in range(len(STAGES) + 1 if options.stage_timing else 0):
                 self._events.append(cuda.create_event())
@@ -98,50 +101,34 @@ class TrtSession(BaseSession):
             self._context = engine.create_execution_context()
             self._check(self._context is not None, "create_execution_context")
             stack.callback(self._drop_graph)
-            for port in self._ports:
-                self._check(self._context.set_tensor_address(port.spec.name, port.pointer), "set_tensor_address")
+            for binding in self._bindings:
+                self._check(self._context.set_tensor_address(binding.spec.name, binding.pointer), "set_tensor_address")
             self._resources = stack.pop_all()
 
     @classmethod
-    def open(cls, bundle: Bundle, artifact: Artifact, threads: int | None, gpu: GpuOptions) -> TrtSession:
-        """Loads an engine after all that can be checked without TensorRT has been."""
-        file = EngineFile.of(bundle.path, artifact)
-        data = read_engine(file, artifact.sha256)
-        trt = load_tensorrt(artifact.target.get("flavour"))
-        check_software(bundle, artifact, trt.flavour, trt.version)
-        check_gpu(bundle, artifact, cuda_driver.gpu())
-        return cls._load(data, trt, artifact, gpu, file)
+    def open(cls, file: ModelFile, options: TrtOptions) -> TrtSession:
+        """Loads an engine after all that can be checked without TensorRT has been.
 
-    @classmethod
-    def open_file(cls, file: Path, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> TrtSession:
-        """Loads an engine without a bundle, for which version, platform and GPU TensorRT has to find out itself."""
-        source = EngineFile(file)
-        data = read_engine(source, None)
-        trt = load_tensorrt()
-        check_any_gpu(file.name, cuda_driver.gpu(), "Without a GPU, time the .onnx that it was built of.")
-        return cls._load(data, trt, None, gpu, source)
-
-    @classmethod
-    def open_content(cls, file: ModelFile, threads: int | None, gpu: GpuOptions = DEFAULT_GPU) -> TrtSession:
-        """Loads an engine from memory, which was built here just now."""
-        source = EngineFile(Path(file.name))
-        trt = load_tensorrt(None if file.artifact is None else file.artifact.target.get("flavour"))
-        check_any_gpu(file.name, cuda_driver.gpu(), "Without a GPU, run another backend: -b ort.")
-        return cls._load(file.data, trt, file.artifact, gpu, source)
-
-    @classmethod
-    def _load(
-        cls, data: bytes, trt: TensorRt, artifact: Artifact | None, options: GpuOptions, file: EngineFile
-    ) -> TrtSession:
-        """Hands checked bytes to TensorRT; without an artifact the engine tells what it takes and gives."""
+        Without an artifact TensorRT has to find out itself for which version, platform and GPU the engine is.
+        """
+        source = EngineFile.of(file)
+        check_content(file.data, source)
+        artifact = file.artifact
+        trt = load_tensorrt(None if artifact is None else artifact.target.get("flavour"))
+        if artifact is None:
+            check_any_gpu(file.name, cuda_driver.gpu(), "Without a GPU, time the .onnx that it was built of.")
+        else:
+            check_software(artifact, source, trt.flavour, trt.version)
+            check_gpu(artifact, source, cuda_driver.gpu())
         cuda = open_cuda(options.memory_backend)
         try:
             with cuda.use():
-                runtime, engine = _deserialise(trt, data, file)
-                described = artifact or read_ends(engine, file)
-            return cls(runtime, engine, trt, cuda, described, options, file)
+                runtime, engine = _deserialise(trt, file.data, source)
+                signature = artifact or read_signature(engine, source)
+            return cls(runtime, engine, trt, cuda, signature, options, source)
         except BaseException:
-            cuda.close()
+            with suppress(BackendError):  # what went wrong first is what has to be told
+                cuda.close()
             raise
 
     @property
@@ -157,12 +144,13 @@ class TrtSession(BaseSession):
             spans = zip(self._events, self._events[1:], strict=False)
             return dict(zip(STAGES, (self._cuda.elapsed_ms(start, end) for start, end in spans), strict=True))
 
-    def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
+    def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
         batch = self._batch_of(feeds)
+        forget_errors(self._trt.module)
         with self._cuda.use():
-            for port in self._ports:
-                if port.is_input:
-                    port.write(feeds[port.spec.name])
+            for binding in self._bindings:
+                if binding.is_input:
+                    binding.write(feeds[binding.spec.name])
             if batch != self._batch:
                 self._drop_graph()
                 self._set_batch(batch)
@@ -174,16 +162,16 @@ class TrtSession(BaseSession):
                 self._queue(batch, capturing=False)
             self._cuda.synchronise(self._stream)
             self._batch = batch
-        return {port.spec.name: port.read(batch) for port in self._ports if not port.is_input}
+        return {binding.spec.name: binding.read(batch) for binding in self._bindings if not binding.is_input}
 
     def _release(self) -> None:
-        with suppress(BackendError):  # after a fault of the GPU nothing can be freed, and the process is to end anyway
-            with self._cuda.use():
+        # After a fault of the GPU nothing can be freed and the process is to end anyway; but all is tried.
+        with suppress(BackendError), ExitStack() as last:
+            last.callback(self._cuda.close)
+            with self._cuda.use(), ExitStack() as stack:
+                stack.callback(self._forget)
+                stack.callback(self._resources.close)
                 self._cuda.synchronise(self._stream)
-                self._resources.close()
-                self._ports, self._events = (), []  # pycuda frees a stream and events with the last reference to them
-                del self._stream
-            self._cuda.close()
 
     def _batch_of(self, feeds: Mapping[str, Feed]) -> int:
         """What the dynamic inputs have in common; 1 where all are fixed, since their shapes have been checked."""
@@ -202,38 +190,38 @@ class TrtSession(BaseSession):
     def _set_batch(self, batch: int) -> None:
         """Tells TensorRT the shapes of the inputs."""
         self._batch = 0  # until a run with it has succeeded
-        for port in self._ports:
-            if port.is_input and port.dynamic:
-                shape = port.shape(batch)
-                self._check(self._context.set_input_shape(port.spec.name, shape), "set_input_shape")
+        for binding in self._bindings:
+            if binding.is_input and binding.dynamic:
+                shape = binding.shape(batch)
+                self._check(self._context.set_input_shape(binding.spec.name, shape), "set_input_shape")
         missing = self._context.infer_shapes()
         self._check(not missing, f"infer_shapes ({', '.join(missing)})")
-        for port in self._ports:
-            if port.dynamic and not port.is_input:
-                self._check_output(port, batch)
+        for binding in self._bindings:
+            if binding.dynamic and not binding.is_input:
+                self._check_output(binding, batch)
 
-    def _check_output(self, port: Port, batch: int) -> None:
+    def _check_output(self, binding: Binding, batch: int) -> None:
         """An output that is open to something else than the batch might be larger than its memory."""
-        shape = tuple(int(size) for size in self._context.get_tensor_shape(port.spec.name))
-        if shape != port.shape(batch):
+        shape = tuple(int(size) for size in self._context.get_tensor_shape(binding.spec.name))
+        if shape != binding.shape(batch):
             raise BackendError(
-                f"{self._file.name} gives '{port.spec.name}' in the shape {shape} for a batch of {batch}; "
-                f"a session takes {port.shape(batch)}.",
+                f"{self._file.name} gives '{binding.spec.name}' in the shape {shape} for a batch of {batch}; "
+                f"a session takes {binding.shape(batch)}.",
                 hint=NOT_TAKEN_HINT,
             )
 
     def _queue(self, batch: int, *, capturing: bool) -> None:
         """Copies in, runs, copies out; the time is taken before, between and after."""
         self._record(0, capturing)
-        for port in self._ports:
-            if port.is_input:
-                port.upload(batch, self._stream)
+        for binding in self._bindings:
+            if binding.is_input:
+                binding.upload(batch, self._stream)
         self._record(1, capturing)
         self._check(self._context.execute_async_v3(self._stream.pointer), "execute_async_v3")
         self._record(2, capturing)
-        for port in self._ports:
-            if not port.is_input:
-                port.download(batch, self._stream)
+        for binding in self._bindings:
+            if not binding.is_input:
+                binding.download(batch, self._stream)
         self._record(3, capturing)
 
     def _record(self, point: int, capturing: bool) -> None:
@@ -253,13 +241,18 @@ class TrtSession(BaseSession):
                 return None
             raise BackendError(
                 f"The inference cannot be recorded as a CUDA graph: {err.message}",
-                hint="Open it with GpuOptions(cuda_graph=None), which does without where it has to.",
+                hint="Open it with TrtOptions(cuda_graph=None), which does without where it has to.",
             ) from err
 
     def _drop_graph(self) -> None:
         if self._graph is not None:
             self._cuda.destroy_graph(self._graph)
             self._graph = None
+
+    def _forget(self) -> None:
+        """Pycuda frees a stream and events with the last reference to them."""
+        self._bindings, self._events = (), []
+        del self._stream
 
     def _drop_engine(self) -> None:
         """TensorRT frees its memory when Python lets go of its objects, the context first."""
@@ -277,6 +270,7 @@ class TrtSession(BaseSession):
 
 def _deserialise(trt: TensorRt, data: bytes, file: EngineFile) -> tuple[Any, Any]:
     """A runtime and the engine that it makes of bytes."""
+    forget_errors(trt.module)
     try:
         runtime = trt.module.Runtime(collecting_logger(trt.module))
         engine = runtime.deserialize_cuda_engine(data)
@@ -289,6 +283,6 @@ def _deserialise(trt: TensorRt, data: bytes, file: EngineFile) -> tuple[Any, Any
     return runtime, engine
 
 
-def _at_the_seam(spec: TensorSpec) -> TensorSpec:
+def _in_session(spec: TensorSpec) -> TensorSpec:
     """The tensor as the session takes or gives it: float32, or the uint8 of a graph that normalises."""
     return spec if spec.dtype == "uint8" else replace(spec, dtype="float32")

@@ -1,0 +1,292 @@
+"""What every backend is made of: its description, its options, the file it is given, and what all sessions share.
+
+Importing this, or the description of a backend, imports no inference engine and no OpenCV: `splite-deploy --help` and
+`splite-deploy doctor` read the descriptions of all backends, whatever of them is installed or broken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+
+from splite_deploy.arrays import Feed, FloatArray
+from splite_deploy.bundle import Artifact, Bundle, TensorSpec
+from splite_deploy.errors import BackendError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from splite_deploy.runtime.session import Session, TracedSession
+
+ANY_FORMAT = "*"
+"""The format of a backend that looks into no file."""
+_Self = TypeVar("_Self")
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a backend loads: the bytes of one file, read once, so that what was checked is what is loaded.
+
+    Attributes:
+        data: The bytes; those of a bundle have the hash that the manifest names.
+        name: The file's name, for messages.
+        format: What kind of file it is, see `Artifact.format`.
+        artifact: What the manifest says of it; None for a file without a bundle, which has to tell by itself.
+        bundle: Whose artifact it is; None for a file without a bundle and for one that is still being made.
+    """
+
+    data: bytes
+    name: str
+    format: str
+    artifact: Artifact | None = None
+    bundle: Bundle | None = None
+
+    @classmethod
+    def of(cls, bundle: Bundle, artifact: Artifact) -> ModelFile:
+        """Reads and checks the file of an artifact.
+
+        Raises:
+            BundleError: It is missing, unreadable, or not what the manifest describes.
+        """
+        return cls(bundle.read(artifact), artifact.file, artifact.format, artifact, bundle)
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How a backend works. Each derives its own, with `option` for every field; they go to other processes as JSON.
+
+    Two fields mean the same wherever a backend has them: ``threads``, CPU threads (None is the backend's default), and
+    ``stage_timing``, whether `splite_deploy.runtime.session.StageTimed.stage_ms` measures.
+    """
+
+
+@dataclass(frozen=True)
+class OptionHelp:
+    """What the command line says of an option.
+
+    Attributes:
+        help: What it does, in one sentence.
+        flag: Its name there; empty where only the library offers it.
+        choices: What it takes; empty for any text or number of the type of its default.
+        sets: What it is set to where the flag alone is given, without a value; None where it takes one.
+    """
+
+    help: str
+    flag: str = ""
+    choices: tuple[str, ...] = ()
+    sets: bool | None = None
+
+
+def option(default: Any, help: str, *, flag: str = "", choices: Iterable[str] = (), sets: bool | None = None) -> Any:
+    """A field of `BackendOptions`; see `OptionHelp`."""
+    return field(default=default, metadata={"option": OptionHelp(help, flag, tuple(choices), sets)})
+
+
+def offered(options: type[BackendOptions]) -> dict[str, OptionHelp]:
+    """The options that the command line offers, by the name of their field."""
+    described = {one.name: one.metadata.get("option") for one in dataclasses.fields(options)}
+    return {name: found for name, found in described.items() if isinstance(found, OptionHelp) and found.flag}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """All that the rest of the package knows of a backend.
+
+    Attributes:
+        name: What ``-b``, manifests and results call it.
+        label: What people call it.
+        open: Loads a file whose format is one of ``formats``, with options of the type ``options``.
+        formats: Which formats of artifacts it reads; `ANY_FORMAT` for all.
+        options: How it can be made to work.
+        aliases: Other names that ``-b`` takes.
+        suffixes: Format of the files that it runs without a bundle, by their suffix; another may have the same ones.
+        modules: Top-level modules, any one of which it needs; none where it needs nothing.
+        install: What to type where none of them is installed.
+        load: Imports what its sessions need, so that a cold start can time that alone.
+        computes: Whether it runs the network; ``auto`` takes no other.
+        open_traced: The same as ``open``, but the session can tell its layers; None where it cannot.
+        layers_from: How layers were found, in one sentence; see `splite_deploy.bundle.report.Layer`.
+        export: How ``export`` makes its artifacts, one of `splite_deploy.export.options.RECIPES`; empty where it makes
+            none for it.
+        distributions: Distributions whose version belongs to a result, by the name that it has there: the first of each
+            that is installed counts.
+        needs_nvidia: Whether it runs on an NVIDIA GPU alone.
+        self_test: ``module:function`` that `splite-deploy doctor` calls in a process of its own: it returns what is
+            wrong with the device that the backend needs, or nothing. Empty where importing it tells all.
+        problem: Why it cannot be used; only of a plug-in that could not be loaded.
+    """
+
+    name: str
+    label: str
+    open: Callable[[ModelFile, Any], Session]
+    formats: tuple[str, ...]
+    options: type[BackendOptions] = BackendOptions
+    aliases: tuple[str, ...] = ()
+    suffixes: Mapping[str, str] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
+    install: str = ""
+    load: Callable[[], object] = lambda: None
+    computes: bool = True
+    open_traced: Callable[[ModelFile, Any], TracedSession] | None = None
+    layers_from: str = ""
+    export: str = ""
+    distributions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    needs_nvidia: bool = False
+    self_test: str = ""
+    problem: str = ""
+
+    @property
+    def installed(self) -> bool:
+        """Whether what it needs can be found (it is not imported)."""
+        return not self.problem and (not self.modules or any(find_spec(module) is not None for module in self.modules))
+
+    def reads(self, format: str) -> bool:
+        """Whether it runs artifacts of this format."""
+        return ANY_FORMAT in self.formats or format in self.formats
+
+    def made(self, artifact: Artifact) -> bool:
+        """Whether an artifact was made for it and measured with it."""
+        return artifact.backend in (self.name, *self.aliases) and self.reads(artifact.format)
+
+    def require(self, purpose: str = "") -> None:
+        """Raises where it cannot be used here.
+
+        Args:
+            purpose: The file that needs it, for the message.
+
+        Raises:
+            MissingDependencyError: What it needs is not installed.
+            BackendError: It is a plug-in that could not be loaded.
+        """
+        if self.problem:
+            raise BackendError(
+                f"The backend '{self.name}' cannot be loaded: {self.problem}.",
+                hint="Upgrade or remove the package that brings it.",
+            )
+        if not self.installed:
+            what = f"The backend '{self.name}' needs {self.modules[0]}, which is not installed."
+            if purpose:
+                what = f"{purpose} needs the backend '{self.name}', which is not installed."
+            raise MissingDependencyError(what, hint=f"Install it: {self.install}.")
+
+
+@dataclass(frozen=True)
+class IoSignature:
+    """Inputs and outputs of a file without a manifest, in the place of its `Artifact`.
+
+    Attributes:
+        inputs: Input tensors, in the file's own layout; roles are empty.
+        outputs: Output tensors.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class BaseSession(ABC):
+    """What every backend's session shares: it checks, a subclass computes.
+
+    Layout, quantisation and device memory stay inside the subclass: named float32 arrays in and out. Inputs of graphs
+    that normalise are uint8 crops, and their `TensorSpec` says so.
+
+    Args:
+        signature: The artifact it has loaded, with its tensors as the session takes and gives them.
+    """
+
+    def __init__(self, signature: Artifact | IoSignature) -> None:
+        self.artifact = signature
+        self._closed = False
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Input tensors."""
+        return self.artifact.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Output tensors."""
+        return self.artifact.outputs
+
+    def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
+        """See `Session.run`."""
+        self._check_open()
+        check_feeds(feeds, self.artifact.inputs)
+        return self._infer(feeds)
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError("The session is closed.", hint="Open a new one.")
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        self.close()
+        return False
+
+    @abstractmethod
+    def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
+        """Runs checked feeds."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Frees what is held; called once."""
+
+
+def check_feeds(feeds: Mapping[str, Feed], inputs: tuple[TensorSpec, ...]) -> None:
+    """Compares the feeds of `Session.run` with the inputs of the artifact.
+
+    Raises:
+        BackendError: The message names the input, what came, and what it takes.
+    """
+    names = {spec.name for spec in inputs}
+    if set(feeds) != names:
+        raise BackendError(
+            f"The inputs given are {sorted(feeds)}; the network takes {sorted(names)}.",
+            hint="Feed every input by its name in Session.inputs.",
+        )
+    for spec in inputs:
+        array = feeds[spec.name]
+        if not isinstance(array, np.ndarray):
+            raise BackendError(
+                f"The input '{spec.name}' is a {type(array).__name__}, not a numpy array.",
+                hint="Prepare it with splite_deploy.runtime.preprocess.Preprocessor.",
+            )
+        fits = len(array.shape) == len(spec.shape) and all(
+            want is None or want == have for want, have in zip(spec.shape, array.shape, strict=True)
+        )
+        if not fits or array.dtype != spec.dtype:
+            shown = "x".join("N" if size is None else str(size) for size in spec.shape)
+            batch = not fits and spec.shape[0] is not None and array.shape[1:] == spec.shape[1:]
+            hint = "Export with --dynamic-batch to run several crops at once." if batch else ""
+            raise BackendError(
+                f"The input '{spec.name}' is {array.dtype} of shape {array.shape}; "
+                f"the network takes {spec.dtype} {shown}.",
+                hint=hint or "Prepare it with splite_deploy.runtime.preprocess.Preprocessor.",
+            )
+
+
+def layer_types(inputs: Iterable[str], outputs: Iterable[str], stored: str = "") -> str:
+    """The text of `Layer.types`.
+
+    Args:
+        inputs: Types of what a layer reads.
+        outputs: Types of what it gives.
+        stored: Type in which its weights are stored, if that is another one.
+    """
+    before, after = (",".join(dict.fromkeys(names)) for names in (inputs, outputs))
+    weights = f"[{stored}]" if stored and stored != before else ""
+    return f"{before}{weights}" + (f" -> {after}" if after != before else "")
