@@ -1,12 +1,14 @@
-"""Where what can be made again is kept, and how it is written."""
+"""Files: where what can be made again is kept, how they are written, exchanged and locked."""
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
-from splite_deploy.files import cache_folder, replace_file
+from splite_deploy.errors import OutputError
+from splite_deploy.files import cache_folder, exchange, locked, replace_file
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -34,3 +36,46 @@ def test_a_file_is_replaced_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch,
         replace_file(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_two_folders_trade_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at_once: bool) -> None:
+    if not at_once:
+        monkeypatch.setattr("splite_deploy.files._exchange_at_once", lambda one, other: False)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a" / "b").is_file() and (tmp_path / "b" / "a").is_file()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b"]
+    with pytest.raises(FileNotFoundError):
+        exchange(tmp_path / "a", tmp_path / "c")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_lock_is_of_the_folder_that_has_the_name_in_the_end(tmp_path: Path) -> None:
+    folder, other = tmp_path / "a", tmp_path / "b"
+    folder.mkdir()
+    other.mkdir()
+    (other / "new").touch()
+    seen: list[bool] = []
+
+    def wait() -> None:
+        with locked(folder):
+            seen.append((folder / "new").exists())
+
+    with locked(folder):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        waiting.join(timeout=0.2)
+        assert waiting.is_alive() and seen == []
+        exchange(folder, other)
+        with locked(folder):  # the new one is free
+            pass
+    waiting.join(timeout=10)
+    assert seen == [True]
+
+
+def test_what_cannot_be_locked(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"Cannot write .*missing: No such file"), locked(tmp_path / "missing"):
+        pass

@@ -24,7 +24,7 @@ from splite_deploy.bundle.golden import Golden, read_golden
 from splite_deploy.bundle.manifest import MANIFEST, REEXPORT, Artifact, GoldenFile, Graph, Manifest, read_manifest
 from splite_deploy.bundle.report import Report, read_report
 from splite_deploy.errors import BundleError, OutputError, UsageError
-from splite_deploy.files import sha256_of, sync, writing
+from splite_deploy.files import exchange, locked, sha256_of, sync, writing
 from splite_deploy.spec import ModelSpec, Precision
 
 
@@ -149,10 +149,7 @@ def new_bundle(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         OutputError: The place is taken (and ``overwrite`` is false) or cannot be written to.
     """
     with writing(path):
-        if path.exists() and not (overwrite and (path / MANIFEST).is_file()):
-            hint = "Name another place with --output." if overwrite else "Add --overwrite, or name another place."
-            what = "exists and is no bundle" if overwrite else "exists already"
-            raise OutputError(f"{path} {what}.", hint=hint)
+        _check_free(path, overwrite)
         made = [parent for parent in path.parents if not parent.exists()]  # deepest first
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -163,19 +160,22 @@ def new_bundle(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 sync(file)
             sync(folder)
             folder.chmod(0o755)
-            retired = folder.with_name(folder.name + ".old")
+            _check_free(path, overwrite)  # something may have come to lie there in the meantime
             if path.exists():
-                path.rename(retired)
-            try:
+                with locked(path):  # nobody is adding to it
+                    exchange(folder, path)
+            else:
                 folder.rename(path)
-            except BaseException:
-                if retired.exists():
-                    retired.rename(path)
-                raise
-            shutil.rmtree(retired, ignore_errors=True)
             sync(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for parent in made if not path.exists() else ():
             with suppress(OSError):  # something else may have come to lie there
                 parent.rmdir()
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if path.exists() and not (overwrite and (path / MANIFEST).is_file()):
+        hint = "Name another place with --output." if overwrite else "Add --overwrite, or name another place."
+        what = "exists and is no bundle" if overwrite else "exists already"
+        raise OutputError(f"{path} {what}.", hint=hint)

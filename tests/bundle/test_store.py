@@ -472,6 +472,7 @@ def test_the_old_bundle_survives_a_failure_at_the_very_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, step: int
 ) -> None:
     path, calls, rename = tmp_path / "a.splite", [0], Path.rename
+    monkeypatch.setattr("splite_deploy.files._exchange_at_once", lambda one, other: False)  # as on older systems
     write(path, "old")
 
     def failing(self: Path, target: Path) -> Path:
@@ -484,6 +485,20 @@ def test_the_old_bundle_survives_a_failure_at_the_very_end(
     with pytest.raises((OutputError, KeyboardInterrupt)):
         write(path, "new", overwrite=True)
     assert (path / MANIFEST).read_text(encoding="utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_came_to_lie_there_in_the_meantime_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.splite"
+
+    def late() -> None:
+        with new_bundle(path) as folder:
+            (folder / MANIFEST).write_text("late", encoding="utf-8")
+            write(path, "first")
+
+    with pytest.raises(OutputError, match=r"a\.splite exists already\."):
+        late()
+    assert (path / MANIFEST).read_text(encoding="utf-8") == "first"
     assert list(tmp_path.iterdir()) == [path]
 
 
