@@ -56,17 +56,22 @@ class Decoder(ABC):
     Attributes:
         type: Its name there.
         layouts: What the network gives, in this order: its role, and its axes as manifests write them (``NCHW``).
-        decoded_roles: What a graph gives that decodes by itself.
+        decoded_layouts: The same of a graph that decodes.
     """
 
     type: ClassVar[str]
     layouts: ClassVar[Mapping[str, str]]
-    decoded_roles: ClassVar[tuple[str, ...]] = ("keypoints", "scores")
+    decoded_layouts: ClassVar[Mapping[str, str]] = {"keypoints": "NKC", "scores": "NK"}
 
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles of the network's outputs, in their order."""
         return tuple(self.layouts)
+
+    @property
+    def decoded_roles(self) -> tuple[str, ...]:
+        """The roles of the outputs of a graph that decodes, in their order."""
+        return tuple(self.decoded_layouts)
 
     @abstractmethod
     def shapes(self, keypoints: int, size: InputSize) -> Mapping[str, Sizes]:

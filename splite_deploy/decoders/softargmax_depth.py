@@ -28,7 +28,7 @@ class SoftArgmaxDepth(SoftArgmax):
 
     type: ClassVar[str] = "softargmax-depth"
     layouts: ClassVar[Mapping[str, str]] = {"heatmap": "NCHW", "depth": "NCHW"}
-    decoded_roles: ClassVar[tuple[str, ...]] = ("keypoints", "scores", "depth")
+    decoded_layouts: ClassVar[Mapping[str, str]] = {"keypoints": "NKC", "scores": "NK", "depth": "NK"}
     root_keypoint: int
     unit: Unit
     scale_bones: tuple[tuple[int, int], ...]

@@ -63,7 +63,7 @@ def files(bundle: Bundle) -> dict[str, bytes]:
 
 @needs_rtx
 @pytest.mark.slow
-@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused ends"])
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("checkpoint", ["splite_hand", "splite_hand_dense"])
 def test_every_graph_of_the_models_that_come_along(root: Path, tmp_path: Path, checkpoint: str, fused: bool) -> None:
     file = root / "models" / "splite_hand" / f"{checkpoint}.safetensors"

@@ -1,4 +1,4 @@
-"""What TensorRT's engines are built of, and the ends of the network in every graph, through the command line."""
+"""What TensorRT's engines are built of, and fused pre- and postprocessing in every graph, on the command line."""
 
 from __future__ import annotations
 
@@ -155,11 +155,11 @@ def test_float16_is_rounded_half_to_even() -> None:
 # --- fused pre- and postprocessing ---
 
 
-@pytest.mark.parametrize("ends", [("--fuse-input",), ("--fuse-decode",), ("--fuse-input", "--fuse-decode")])
+@pytest.mark.parametrize("options", [("--fuse-input",), ("--fuse-decode",), ("--fuse-input", "--fuse-decode")])
 def test_fused_pre_and_postprocessing_in_every_file(
-    export: Run, splite: Run, tiny_bundle: Path, output: Path, ends: tuple[str, ...], image: NDArray[np.uint8]
+    export: Run, splite: Run, tiny_bundle: Path, output: Path, options: tuple[str, ...], image: NDArray[np.uint8]
 ) -> None:
-    result = export("-b", "ort", "-b", "trt", *ALL, *ends)
+    result = export("-b", "ort", "-b", "trt", *ALL, *options)
     assert result.exit_code == 0, result.stderr
     bundle = Bundle.open(output)
     manifest, report, size = bundle.manifest, bundle.report(), bundle.model.input
@@ -167,8 +167,8 @@ def test_fused_pre_and_postprocessing_in_every_file(
         (taken,) = held.inputs
         fused = (1, size.height, size.width, 3), "uint8", "NHWC"
         plain = (1, 3, size.height, size.width), "float32", "NCHW"
-        assert (taken.shape, taken.dtype, taken.layout) == (fused if "--fuse-input" in ends else plain)
-        roles = {"keypoints", "scores", "depth"} if "--fuse-decode" in ends else {"heatmap", "depth"}
+        assert (taken.shape, taken.dtype, taken.layout) == (fused if "--fuse-input" in options else plain)
+        roles = {"keypoints", "scores", "depth"} if "--fuse-decode" in options else {"heatmap", "depth"}
         assert {tensor.role for tensor in held.outputs} == roles
     hops = {hop.label: hop.deviation_px.max for hop in report.parity}
     assert hops["onnx -> ort fp32"] < 0.01 and "onnx -> trt int8 graph (strongly typed)" in hops

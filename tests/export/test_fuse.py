@@ -1,8 +1,9 @@
-"""The ends of a network inside its graph: as the host's preprocessing and decoding, on every vector and precision."""
+"""Fused pre- and postprocessing: as the host's, on every vector and in every precision and opset."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from decode_vectors import CASES, assert_expected, case_named, outputs_of, spec_of
 from exports import refused
 from numpy.typing import NDArray
-from onnx import TensorProto, helper  # noqa: TID253
+from onnx import TensorProto, helper, version_converter  # noqa: TID253
 
 from splite_deploy.bundle import Bundle, TensorSpec
 from splite_deploy.decoders import Decoded, decode
@@ -134,7 +135,7 @@ def int8(graph: onnx.ModelProto, tensors: Array) -> onnx.ModelProto:
 @BATCHES
 @pytest.mark.parametrize("convert", [None, fp16, int8], ids=["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("order", [(fuse_input, fuse_decode), (fuse_decode, fuse_input)], ids=["input", "decode"])
-def test_both_ends_in_every_precision(
+def test_both_in_every_precision(
     bundle: Bundle, convert: Callable[..., onnx.ModelProto] | None, order: tuple[Callable[..., Any], ...]
 ) -> None:
     spec, plain = bundle.model, load(bundle.path / "model.onnx")
@@ -148,6 +149,63 @@ def test_both_ends_in_every_precision(
     for start in range(len(crops)):
         expected = decode(run(plain, image=tensors[start : start + 1]), spec)
         same(run(fused, image=crops[start : start + 1]), expected, spec.decoder.stride)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("opset", range(18, 24))
+def test_both_in_every_opset(opset: int, tiny_bundle: Path) -> None:
+    """Pre- and postprocessing follow the network's opset and IR version."""
+    bundle = Bundle.open(tiny_bundle)
+    spec, crops = bundle.model, crops_of(bundle)[:1]
+    plain = version_converter.convert_version(load(bundle.path / "model.onnx"), opset)
+    fused = fuse_decode(fuse_input(plain, spec), spec)
+    assert [(item.domain, item.version) for item in fused.opset_import] == [("", opset)]
+    assert fused.ir_version == plain.ir_version
+    onnx.checker.check_model(fused, full_check=True)
+    expected = decode(run(plain, image=Preprocessor(spec.input, spec.input.color).normalise(crops)), spec)
+    same(run(fused, image=crops), expected, spec.decoder.stride)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("batch", ["fixed"])
+def test_names_and_metadata_of_the_network_stay(bundle: Bundle) -> None:
+    """Tensors inside of a network may have the names of decoded roles; its nodes keep theirs."""
+    spec, plain = bundle.model, load(bundle.path / "model.onnx")
+    inner = [node.output[0] for node in plain.graph.node if node.output[0] not in spec.decoder.roles][-2:]
+    names = dict(zip(inner, ("keypoints", "scores"), strict=True))
+    for node in plain.graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(name, name) for name in tensors]
+    crops = crops_of(bundle)[:1]
+    tensors = Preprocessor(spec.input, spec.input.color).normalise(crops)
+    fused = fuse_decode(fuse_input(plain, spec), spec)
+    same(run(fused, image=crops), decode(run(plain, image=tensors), spec), spec.decoder.stride)  # type: ignore[union-attr]
+    kept = [node.name for node in fused.graph.node if not node.name.startswith("fused_")]
+    assert kept == [node.name for node in plain.graph.node]
+    assert {p.key: p.value for p in fused.metadata_props} == {p.key: p.value for p in plain.metadata_props}
+
+
+# --- what TensorRT and small maps need ---
+
+
+@pytest.mark.parametrize("batch", ["fixed"])
+def test_uint8_is_cast_first_and_the_mean_stays_out_of_the_convolution(bundle: Bundle) -> None:
+    """TensorRT does nothing else with uint8, and zero padding stands for pixels of the mean."""
+    plain = load(bundle.path / "model.onnx")
+    fused = fuse_input(plain, bundle.model)
+    assert [node.op_type for node in fused.graph.node[:3]] == ["Cast", "Transpose", "BatchNormalization"]
+    assert [node.name for node in fused.graph.node if "image" in node.input] == [fused.graph.node[0].name]
+    assert len(fused.graph.node) == 3 + len(plain.graph.node)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("global noise", 18), ("window noise", 19), ("depth, palm", 23), ("udp, depth", 24)]
+)
+def test_few_nodes_decode(name: str, most: int) -> None:
+    """On small maps it is the number of nodes that takes the time."""
+    case = case_named(name)
+    plain = through({role: array.shape[1:] for role, array in outputs_of(case).items()}, 1)
+    fused = fuse_decode(plain, spec_of(case))
+    assert len(fused.graph.node) - len(plain.graph.node) <= most
+    assert not [node for node in fused.graph.node if node.op_type == "Constant"]
 
 
 @BATCHES
@@ -169,7 +227,7 @@ def test_the_manifest_says_so(bundle: Bundle, batch: str) -> None:
 
 
 @pytest.mark.parametrize("batch", ["fixed"])
-def test_ends_are_fused_once(bundle: Bundle) -> None:
+def test_each_is_fused_once(bundle: Bundle) -> None:
     plain, spec = load(bundle.path / "model.onnx"), bundle.model
     once = "Fuse the input once"
     refused(
@@ -192,11 +250,12 @@ def test_graphs_that_do_not_fit() -> None:
         "inputs are in_heatmap float32 (1, 2, 5, 5); in_depth float32 (1, 2, 5, 5), not one float32 (N, 3, 20, 20)"
     )
     refused(ExportError, message, "this model.toml", fuse_input, through(maps, 1), spec)
-    for shapes in (
-        {"heatmap": (2, 5, 5)},
-        {"heatmap": (3, 5, 5), "depth": (3, 5, 5)},
-        {"heatmap": (2, 5, "w"), "depth": (2, 5, 5)},
-        {**maps, "mask": (1, 5, 5)},
-    ):
+    for shapes in ({"heatmap": (2, 5, 5)}, {**maps, "mask": (1, 5, 5)}):
         message = "reads float32 heatmap, depth of 2 keypoints"
         refused(ExportError, message, "this model.toml", fuse_decode, through(shapes, 1), spec)
+    for shapes, found in (
+        ({"heatmap": (3, 5, 5), "depth": (3, 5, 5)}, "(1, 3, 5, 5)"),
+        ({"heatmap": (2, 5, "w"), "depth": (2, 5, 5)}, "(1, 2, 5, None)"),
+    ):
+        message = f"The output 'heatmap' has shape {found}; the spec says (1, 2, 5, 5)"
+        refused(ExportError, message, "keypoint_names", fuse_decode, through(shapes, 1), spec)

@@ -65,7 +65,7 @@ def test_ten_thousand_frames_take_no_memory(
 def test_copies_are_small_beside_the_network(
     compiled: Any, opened: Any, noted: Callable[..., None], precision: Precision
 ) -> None:
-    """By the device's clock, from the first byte to the last, with a CUDA graph and both ends in the graph."""
+    """By the device's clock, from the first byte to the last, with a CUDA graph and fused pre- and postprocessing."""
     bundle = compiled("compacted-fused", *PRECISIONS)
     session = opened(bundle, precision, stage_timing=True)
     feeds = feeds_of(bundle, session)

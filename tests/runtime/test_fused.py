@@ -25,11 +25,11 @@ pytest.importorskip("onnx")
 pytest.importorskip("torch")
 
 BOXES = [[20.0, 10, 70, 74], [0, 0, 160, 120], [-10, 30, 50, 130]]
-ENDS = pytest.mark.parametrize("ends", ["input", "decode", "input decode"])
+PARTS = pytest.mark.parametrize("parts", ["input", "decode", "input decode"])
 
 
-def fused_bundle(source: Path, target: Path, ends: str, edit: Callable[[Any], None] = lambda model: None) -> Path:
-    """A copy of a bundle whose graph has these ends."""
+def fused_bundle(source: Path, target: Path, parts: str, edit: Callable[[Any], None] = lambda model: None) -> Path:
+    """A copy of a bundle whose graph has these parts of pre- and postprocessing."""
     import onnx
 
     from splite_deploy.export.graph.fuse import fuse_decode, fuse_input, tensor_specs
@@ -39,8 +39,8 @@ def fused_bundle(source: Path, target: Path, ends: str, edit: Callable[[Any], No
     file = target / bundle.find().file
     model = onnx.load(str(file))
     edit(model)
-    for end in ends.split():
-        model = {"input": fuse_input, "decode": fuse_decode}[end](model, bundle.model)
+    for part in parts.split():
+        model = {"input": fuse_input, "decode": fuse_decode}[part](model, bundle.model)
     onnx.save(model, str(file))
     inputs, outputs = tensor_specs(model)
     artifact = dataclasses.replace(bundle.find(), sha256=sha256_of(file), inputs=inputs, outputs=outputs)
@@ -50,12 +50,12 @@ def fused_bundle(source: Path, target: Path, ends: str, edit: Callable[[Any], No
 
 
 @pytest.fixture
-def fused(tiny_bundle: Path, tmp_path: Path, ends: str) -> Path:
-    """The tiny bundle with these ends."""
-    return fused_bundle(tiny_bundle, tmp_path / "fused.splite", ends)
+def fused(tiny_bundle: Path, tmp_path: Path, parts: str) -> Path:
+    """The tiny bundle with these parts in its graph."""
+    return fused_bundle(tiny_bundle, tmp_path / "fused.splite", parts)
 
 
-@ENDS
+@PARTS
 @pytest.mark.parametrize("color", ["bgr", "rgb"])
 def test_poses_equal_those_of_the_host(tiny_bundle: Path, fused: Path, image: NDArray[np.uint8], color: Color) -> None:
     with PoseEstimator.open(tiny_bundle, "ort", color=color) as host, PoseEstimator.open(fused, color=color) as opened:
@@ -76,7 +76,7 @@ def test_a_batch_equals_single_calls(tiny_dynamic_bundle: Path, tmp_path: Path, 
             np.testing.assert_allclose(pose.scores, alone.scores, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("ends", ["input decode"])
+@pytest.mark.parametrize("parts", ["input decode"])
 def test_results_do_not_change_afterwards(fused: Path, image: NDArray[np.uint8]) -> None:
     before = image.copy()
     with PoseEstimator.open(fused) as opened:
@@ -88,7 +88,7 @@ def test_results_do_not_change_afterwards(fused: Path, image: NDArray[np.uint8])
     np.testing.assert_array_equal(image, before)
 
 
-@pytest.mark.parametrize("ends", ["input decode"])
+@pytest.mark.parametrize("parts", ["input decode"])
 def test_feeds_have_the_type_of_the_input(fused: Path) -> None:
     bundle = Bundle.open(fused)
     crops = bundle.golden().crops[:1]
@@ -106,25 +106,25 @@ def test_feeds_have_the_type_of_the_input(fused: Path) -> None:
         assert "--dynamic-batch" in caught.value.hint
 
 
-@ENDS
-def test_replay_gives_the_recorded_keypoints(fused: Path, ends: str) -> None:
+@PARTS
+def test_replay_gives_the_recorded_keypoints(fused: Path, parts: str) -> None:
     bundle = Bundle.open(fused)
     golden, expected = bundle.golden(), decode(bundle.golden().outputs, bundle.model)
     session = open_session(bundle, "replay")
     feeds = Preprocessor(bundle.model.input, "rgb").feed(golden.crops, session.inputs[0])
-    assert feeds.dtype == (np.uint8 if "input" in ends else np.float32)
+    assert feeds.dtype == (np.uint8 if "input" in parts else np.float32)
     for index in range(len(feeds)):
         found = decode(session.run({"image": feeds[index : index + 1]}), bundle.model)
         for role, values in expected.by_role().items():
             np.testing.assert_allclose(found.by_role()[role][0], values[index], rtol=0, atol=1e-5)
 
 
-@ENDS
-def test_verify_compares_keypoints(fused: Path, ends: str) -> None:
+@PARTS
+def test_verify_compares_keypoints(fused: Path, parts: str) -> None:
     (result,) = results = verify(Bundle.open(fused))
     check(results)
     assert result.parity.deviation_px.max < 1e-3 and result.parity.depth is not None
-    roles = ["keypoints", "scores", "depth"] if "decode" in ends else ["heatmap", "depth"]
+    roles = ["keypoints", "scores", "depth"] if "decode" in parts else ["heatmap", "depth"]
     assert list(result.parity.tensor_max_abs) == roles
     assert max(result.parity.tensor_max_abs.values()) < 1e-3
 
@@ -143,7 +143,7 @@ def test_verify_fails_on_another_graph(tiny_bundle: Path, tmp_path: Path) -> Non
         check(verify(Bundle.open(path)))
 
 
-@pytest.mark.parametrize("ends", ["decode"])
+@pytest.mark.parametrize("parts", ["decode"])
 def test_decoded_outputs_are_checked(fused: Path) -> None:
     bundle = Bundle.open(fused)
     spec, shapes = bundle.model, {tensor.role: tensor.shape for tensor in bundle.find().outputs}

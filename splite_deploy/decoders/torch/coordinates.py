@@ -21,7 +21,6 @@ class CoordinatesModule(nn.Module):
 
     def forward(self, coordinates: Tensor) -> tuple[Tensor, ...]:
         """Keypoints and scores; without a third column scores are 1."""
-        keypoints = coordinates[..., :2] * self._factor
         if coordinates.shape[-1] == 3:
-            return keypoints, coordinates[..., 2].clamp(0, 1)
-        return keypoints, torch.ones_like(coordinates[..., 0])
+            return coordinates[..., :2] * self._factor, coordinates[..., 2].clamp(0, 1)
+        return coordinates * self._factor, torch.ones_like(coordinates[..., 0])
