@@ -22,7 +22,6 @@ from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.quant.search import MAX_FACTOR, Shift
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.variants import FP32, Variants, deployed
-from splite_deploy.files import write_file
 from splite_deploy.metrics.parity import Outputs, compare, limits_of
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.backends.base import ModelFile
@@ -176,7 +175,7 @@ def write_graphs(folder: Path, made: Variants, spec: ModelSpec, options: ExportO
         model, note = deployed(name, graph, spec, options)
         files[name] = GraphFile.of(name, model)
         made.notes += [note] if note else []
-        write_file(folder / name, files[name].content)
+        (folder / name).write_bytes(files[name].content)  # a new bundle's folder vanishes where that fails
     return files
 
 
