@@ -36,18 +36,13 @@ def writing(path: str | PathLike[str]) -> Iterator[None]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Writes a file whole; where the disk fills up on the way, no part of it is left.
+    """Writes a file whole or not at all: where that fails, or is interrupted, what lay there lies there still.
 
     Raises:
         OutputError: It cannot be written.
     """
-    with writing(path), path.open("wb", buffering=0) as stream:
-        try:
-            write_all(stream, data)
-        except OSError:
-            if path.is_file():  # and no device
-                path.unlink()
-            raise
+    with whole_file(path) as partial, writing(path), partial.open("wb", buffering=0) as stream:
+        write_all(stream, data)
 
 
 def write_all(stream: FileIO, data: bytes) -> None:
@@ -61,7 +56,7 @@ def write_all(stream: FileIO, data: bytes) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to; it takes the place of ``path`` when the block ends, and goes if that fails.
 
-    A device, for example ``/dev/stdout``, is written to as it is.
+    A device, for example ``/dev/stdout``, is written to as it is; a link stays, and what it leads to is replaced.
 
     Raises:
         OutputError: It cannot be put in its place.
@@ -69,13 +64,14 @@ def whole_file(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         yield path
         return
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    target = path.resolve() if path.is_symlink() else path
+    partial = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
         yield partial
         with writing(path):
             with partial.open("rb") as stream:
                 os.fsync(stream.fileno())
-            partial.replace(path)
+            partial.replace(target)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from splite_deploy.errors import OutputError
-from splite_deploy.files import cache_folder, exchange, locked, replace_file
+from splite_deploy.files import cache_folder, exchange, locked, replace_file, write_file
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -79,3 +79,20 @@ def test_a_lock_is_of_the_folder_that_has_the_name_in_the_end(tmp_path: Path) ->
 def test_what_cannot_be_locked(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"Cannot write .*missing: No such file"), locked(tmp_path / "missing"):
         pass
+
+
+def test_a_written_file_is_whole_or_the_one_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file, link = tmp_path / "a.json", tmp_path / "link.json"
+    write_file(file, b"old")
+    link.symlink_to(file)
+
+    def interrupted(stream: object, data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("splite_deploy.files.write_all", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_file(file, b"new")
+    assert file.read_bytes() == b"old" and sorted(tmp_path.iterdir()) == [file, link]
+    write_file(link, b"new")
+    assert file.read_bytes() == b"new" and link.is_symlink() and sorted(tmp_path.iterdir()) == [file, link]
