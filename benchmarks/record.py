@@ -43,7 +43,7 @@ def main() -> None:
                 progress=lambda message: print(message, file=sys.stderr),
             )
             print("accuracy", file=sys.stderr)
-            evaluate = [sys.executable, HAND / "evaluate.py", bundle.path, "--data", options.data, "--json"]
+            evaluate = [sys.executable, HAND / "evaluate.py", bundle.path, "--data", options.data, "--json", "-"]
             accuracy = json.loads(subprocess.run(evaluate, check=True, capture_output=True, text=True).stdout)
             print("latency", file=sys.stderr)
             boxed, origin = boxed_images(options.data, 64)

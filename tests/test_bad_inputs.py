@@ -54,7 +54,7 @@ def two_lines(stderr: str, message: str, hint: str) -> None:
     assert len(lines) == 2, stderr
     assert lines[0].startswith("error: ") and message in lines[0], stderr
     assert lines[1].startswith("hint:  ") and hint in lines[1], stderr
-    assert len(lines[1]) > 20 and "Traceback" not in stderr and len(stderr.splitlines()) <= 7
+    assert len(lines[1]) > 20 and "Traceback" not in stderr and len(stderr.splitlines()) <= 8
 
 
 def files(folder: Path) -> dict[str, int]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bench.evaluation import keypoint_errors
 from splite_deploy.errors import SpliteError
+from splite_deploy.files import write_file
 from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime import PoseEstimator, all_backends
 from splite_deploy.runtime.preprocess import Image
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--backend", default="auto", choices=["auto", *all_backends()])
     parser.add_argument("--precision", choices=PRECISIONS)
     parser.add_argument("--worst", type=int, default=5, help="how many of the worst images to list")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON to FILE; - prints it alone")
     options = parser.parse_args()
     try:
         labels = read_labels(options.data, split=options.split)
@@ -48,9 +49,12 @@ def main() -> None:
     except SpliteError as err:
         sys.exit(f"error: {err}")
     accuracy = errors.summary()
-    if options.json:
-        print(json.dumps(asdict(accuracy)))
+    text = json.dumps(asdict(accuracy))
+    if options.json == Path("-"):
+        print(text)
         return
+    if options.json is not None:
+        write_file(options.json, f"{text}\n".encode())
     print(accuracy)
     means = 100 * errors.box_share.mean(axis=0)
     print("error by keypoint, % of box: " + ", ".join(f"{n} {m:.1f}" for n, m in zip(names, means, strict=True)))

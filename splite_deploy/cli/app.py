@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -9,15 +10,16 @@ from typing import Any
 
 import click
 
-from splite_deploy.cli.console import fail
+from splite_deploy.cli.console import STDOUT, fail
 from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError
+from splite_deploy.files import writing
 from splite_deploy.runtime.backends import all_backends, find_backend
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, OptionHelp, offered
 from splite_deploy.spec import PRECISIONS
 from splite_deploy.version import __version__
 
 FilePath = click.Path(path_type=Path)
-Command = Callable[..., Any]
+CommandFunction = Callable[..., Any]
 
 _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnxsim", "onnxscript", "safetensors"), "export"),
@@ -25,8 +27,23 @@ _EXTRAS = {
 }
 
 
+class Command(click.Command):
+    """Refuses an option of one value that is given twice, of which click would silently take the last."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the command line."""
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option, times in Counter(given).items():
+            if isinstance(option, click.Option) and not (option.multiple or option.is_flag) and times > 1:
+                message = f"It takes one value and was given {times} times. Give it once."
+                raise click.BadParameter(message, ctx, option)
+        return super().parse_args(ctx, args)
+
+
 class Commands(click.Group):
     """Turns expected errors into two lines and exit status 1, in this one place."""
+
+    command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
@@ -61,28 +78,53 @@ def backend_names() -> list[str]:
     return [*(one.name for one in backends), *(alias for one in backends for alias in one.aliases)]
 
 
-def backend_options(command: Command) -> Command:
-    """``--backend``, ``--precision`` and ``--threads``, the same for every command that runs a network."""
-    command = click.option("--threads", type=click.IntRange(1), help="CPU threads; the backend's default without it.")(
-        command
-    )
-    command = click.option(
-        "--precision", "-p", type=click.Choice(PRECISIONS), help="Only this precision; any without it."
-    )(command)
+def _check_place(context: click.Context, option: click.Parameter, file: Path | None) -> Path | None:
+    """Finds a folder that is missing before the work begins, which may take minutes."""
+    if file is not None and file != STDOUT:
+        with writing(file):
+            (file.parent / ".").stat()
+    return file
+
+
+def json_option(help: str) -> Callable[[CommandFunction], CommandFunction]:
+    """``--json FILE``, the same for every command: ``-`` is standard output. Given to the command as ``json_file``."""
     return click.option(
-        "--backend",
-        "-b",
-        type=click.Choice(backend_names()),
-        callback=backend_name,
-        help="Only this backend; the first installed without it.",
-    )(command)
+        "--json",
+        "json_file",
+        metavar="FILE",
+        type=FilePath,
+        callback=_check_place,
+        help=f"{help} - is standard output.",
+    )
 
 
-def tuning_options(command: Command) -> Command:
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads; the backend's default without it."
+)
+
+
+def backend_options(command: CommandFunction) -> CommandFunction:
+    """``--backend``, ``--precision`` and ``--threads``, the same for every command that runs a network."""
+    for option in (
+        threads_option,
+        click.option("--precision", "-p", type=click.Choice(PRECISIONS), help="Only this precision; any without it."),
+        click.option(
+            "--backend",
+            "-b",
+            type=click.Choice(backend_names()),
+            callback=backend_name,
+            help="Only this backend; the first installed without it.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def tuning_options(command: CommandFunction) -> CommandFunction:
     """The options that the backends have of their own, given to the command as ``tuning``: an object for each backend.
 
     Raises:
-        UsageError: One was given that the backend named by ``--backend`` does not have.
+        UsageError: One was given that no backend named by ``--backend`` has.
     """
     flags: dict[str, tuple[OptionHelp, list[Backend]]] = {}
     for backend in all_backends().values():
@@ -93,21 +135,21 @@ def tuning_options(command: Command) -> Command:
     def with_options(*args: Any, **kwargs: Any) -> Any:
         values = {name: kwargs.pop(name) for name in flags}
         given = {name: _value(flags[name][0], value) for name, value in values.items()}
-        chosen = kwargs.get("backend")
+        chosen = kwargs.get("backends") or tuple(filter(None, [kwargs.get("backend")]))
         for name, (about, backends) in flags.items():
-            if given[name] is not None and chosen is not None and chosen not in [one.name for one in backends]:
-                names = " and ".join(one.name for one in backends)
-                raise UsageError(f"{about.flag} is for {names}, and -b names {chosen}.", hint="Leave one of them out.")
+            if given[name] is not None and chosen and not {one.name for one in backends} & set(chosen):
+                names, others = " and ".join(one.name for one in backends), " and ".join(chosen)
+                raise UsageError(f"{about.flag} is for {names}, and -b names {others}.", hint="Leave one of them out.")
         return command(*args, tuning=_objects(given), **kwargs)
 
-    decorated: Command = with_options
+    decorated: CommandFunction = with_options
     for name, (about, backends) in reversed(flags.items()):
         text = f"{' and '.join(one.label for one in backends)}: {about.help}"
         decorated = _flag(name, about, text)(decorated)
     return decorated
 
 
-def _flag(name: str, about: OptionHelp, text: str) -> Callable[[Command], Command]:
+def _flag(name: str, about: OptionHelp, text: str) -> Callable[[CommandFunction], CommandFunction]:
     if about.sets is not None:
         return click.option(about.flag, name, is_flag=True, help=text)
     kind = click.Choice(about.choices) if about.choices else str

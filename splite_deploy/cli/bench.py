@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, backend_options, main, tuning_options
+from splite_deploy.cli.app import FilePath, backend_options, json_option, main, tuning_options
 from splite_deploy.cli.bench_output import Output, compare_files, output_options
-from splite_deploy.cli.console import show
+from splite_deploy.cli.console import STDOUT, show
 from splite_deploy.errors import UsageError
 from splite_deploy.spec import Precision
 
@@ -56,7 +57,7 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
 )
 @click.option("--streams", type=click.IntRange(1), default=1, help="Then run so many at once.")
 @click.option("--eval", "labels", type=FilePath, help="Then measure accuracy on this labels.json or its folder.")
-@click.option("--json", "json_file", type=FilePath, help="Append the result to this file as one JSON line.")
+@json_option("Append the result as one line of JSON.")
 @output_options
 def bench(
     target: Path | None,
@@ -128,9 +129,12 @@ def bench(
             if inputs is not None:
                 raise UsageError("--inputs are for a file without a bundle.", hint="Name images with --images.")
             result = _bench_bundle(target, backend, precision, images, common, progress)
-    show(table([result]), environment_table(result.environment))
-    if json_file is not None:
-        append_result(json_file, result)
+    if json_file == STDOUT:
+        click.echo(json.dumps(result.to_dict(), allow_nan=False))
+    else:
+        show(table([result]), environment_table(result.environment))
+        if json_file is not None:
+            append_result(json_file, result)
     pictures = {}
     if html is not None and labels is not None and result.accuracy is not None:
         from splite_deploy.bench.report.pictures import draw_pictures

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from splite_deploy.cli.app import Command, FilePath
+from splite_deploy.cli.app import CommandFunction, FilePath
 from splite_deploy.cli.console import show
 from splite_deploy.files import write_file
 
@@ -80,7 +80,7 @@ class Output:
         check(self.gates, results if limited is None else limited)
 
 
-def output_options(command: Command) -> Command:
+def output_options(command: CommandFunction) -> CommandFunction:
     """The options of `Output`, and ``--compare``."""
     for option in reversed(
         (

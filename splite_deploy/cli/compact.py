@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, main
-from splite_deploy.cli.console import show, working
+from splite_deploy.cli.app import FilePath, json_option, main
+from splite_deploy.cli.console import STDOUT, put_json, show, working
 
 
 @main.command(short_help="Remove channels from a checkpoint, and prove it.")
@@ -29,8 +28,8 @@ from splite_deploy.cli.console import show, working
 @click.option("--images", type=FilePath, help="Images for the proof and for taylor; rendered ones without it.")
 @click.option("--crops", type=click.IntRange(1), default=16, show_default=True, help="How many images.")
 @click.option("--weights", help="Key of the weights to take, where the checkpoint holds several.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of tables.")
-def compact(checkpoint: Path, output: Path, as_json: bool, **given: Any) -> None:
+@json_option("Write the result as JSON.")
+def compact(checkpoint: Path, output: Path, json_file: Path | None, **given: Any) -> None:
     """Removes the least important channels of a network, physically.
 
     Exactly one of --speed-up, --ratio and --threshold says how many. Channels that belong together go together; the
@@ -43,8 +42,8 @@ def compact(checkpoint: Path, output: Path, as_json: bool, **given: Any) -> None
     measure = {name: given.pop(name) for name in ("method", "speed_up", "ratio", "threshold", "round_to")}
     with working("compact") as progress:
         result = compact_checkpoint(checkpoint, output, CompactOptions(**measure), progress=progress, **given)
-    if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=1))
+    put_json(json_file, result.to_dict())
+    if json_file == STDOUT:
         return
     for note in result.notes:
         click.echo(f"note: {note}", err=True)

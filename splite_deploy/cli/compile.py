@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from splite_deploy.cli.app import FilePath, main
-from splite_deploy.cli.console import show
+from splite_deploy.cli.app import FilePath, json_option, main
+from splite_deploy.cli.console import STDOUT, put_json, show
 from splite_deploy.compile.tensorrt.typing_mode import CALIBRATORS
 from splite_deploy.errors import UsageError
 from splite_deploy.spec import PRECISIONS, Precision
@@ -65,7 +64,7 @@ if TYPE_CHECKING:
     help="How it finds them: entropy (without this option), which may clip rare peaks, or minmax, which keeps the "
     "range that the images show.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON instead of a table.")
+@json_option("Write what was built as JSON.")
 def compile_command(
     bundle: Path,
     backend: str,
@@ -79,7 +78,7 @@ def compile_command(
     dla: int | None,
     calibration: Path | None,
     calibrator: Calibrator | None,
-    as_json: bool,
+    json_file: Path | None,
 ) -> None:
     """Builds engines on the device that will run them, of the graphs that 'export -b trt' made.
 
@@ -88,6 +87,7 @@ def compile_command(
     """
     from splite_deploy.bundle import Bundle
     from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
+    from splite_deploy.spec.plain import to_plain
 
     options = TrtOptions(
         workspace_mib=workspace_mib,
@@ -103,10 +103,8 @@ def compile_command(
     opened = Bundle.open(bundle, rebuilding=[f"{backend} {precision}" for precision in precisions])
     with _building() as progress:
         engines = compile_trt(opened, precisions, options, progress)
-    if as_json:
-        from splite_deploy.spec.plain import to_plain
-
-        click.echo(json.dumps([to_plain(engine) for engine in engines], indent=1))
+    put_json(json_file, [to_plain(engine) for engine in engines])
+    if json_file == STDOUT:
         return
     from splite_deploy.cli.tables.engines import engine_table
 

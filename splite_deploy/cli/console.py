@@ -1,7 +1,8 @@
-"""What the command line shows while it works and when it fails. rich is imported late: ``--help`` needs none of it."""
+"""What the command line shows: errors, tables, JSON, progress. rich is imported late: ``--help`` needs none of it."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +13,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from splite_deploy.errors import SpliteError
+from splite_deploy.files import write_file
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+STDOUT = Path("-")
+"""What names standard output where a file is expected."""
 
 
 def fail(err: SpliteError) -> NoReturn:
@@ -32,6 +38,25 @@ def show(*renderables: RenderableType) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=110)
     for renderable in renderables:
         console.print(renderable, highlight=False)
+
+
+def put_json(file: Path | None, value: object) -> None:
+    """Writes plain data as JSON to a file, whole or not at all, or to standard output.
+
+    Args:
+        file: Where to; `STDOUT` for standard output, None for nowhere.
+        value: Numbers, texts, lists and dictionaries.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    if file is None:
+        return
+    text = json.dumps(value, indent=1)
+    if file == STDOUT:
+        click.echo(text)
+    else:
+        write_file(file, f"{text}\n".encode())
 
 
 @contextmanager

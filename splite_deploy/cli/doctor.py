@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 
-import click
-
-from splite_deploy.cli.app import main
-from splite_deploy.cli.console import show, working
+from splite_deploy.cli.app import json_option, main
+from splite_deploy.cli.console import STDOUT, put_json, show, working
 from splite_deploy.errors import UsageError
 
 
 @main.command(short_help="Say what works on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def doctor(as_json: bool) -> None:
+@json_option("Write what was found as JSON.")
+def doctor(json_file: Path | None) -> None:
     """Says what works on this machine, what is missing, and what to type to get it.
 
     Exit status 1 if nothing here can run a bundle.
@@ -24,9 +22,8 @@ def doctor(as_json: bool) -> None:
     with working("doctor") as progress:
         progress("trying every backend")
         diagnosis = diagnose()
-    if as_json:
-        click.echo(json.dumps(to_plain(diagnosis), indent=1))
-    else:
+    put_json(json_file, to_plain(diagnosis))
+    if json_file != STDOUT:
         show(table(diagnosis))
     if not diagnosis.can_run:
         raise UsageError("Nothing here can run a bundle.", hint="Install a backend; the table says how.")

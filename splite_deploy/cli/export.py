@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, main
-from splite_deploy.cli.console import show, working
+from splite_deploy.cli.app import FilePath, json_option, main
+from splite_deploy.cli.console import STDOUT, put_json, show, working
 from splite_deploy.compile.precision import INT8_RECIPES
 from splite_deploy.spec import PRECISIONS
 
@@ -93,8 +92,8 @@ from splite_deploy.spec import PRECISIONS
     help="Load a torch.export program or a TorchScript archive: that can run code, so know who made it.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was measured as JSON instead of tables.")
-def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **options: Any) -> None:
+@json_option("Write what was measured as JSON.")
+def export(checkpoint: Path, output: Path, model: Path | None, json_file: Path | None, **options: Any) -> None:
     """Makes a bundle of a checkpoint: torch to ONNX to simplified ONNX, and from that fp16, int8 and TFLite.
 
     The checkpoint holds weights (.safetensors, .pt), or is a torch.export program (.pt2), a TorchScript archive or an
@@ -107,15 +106,14 @@ def export(checkpoint: Path, output: Path, model: Path | None, as_json: bool, **
     from splite_deploy.cli.tables.bundle import measured_tables
     from splite_deploy.cli.tables.layers import types_tables
     from splite_deploy.export import ExportOptions, export_bundle
+    from splite_deploy.spec.plain import to_plain
 
     with working("export") as progress:
         bundle = export_bundle(checkpoint, output, model=model, options=ExportOptions(**options), progress=progress)
     report = bundle.report()
-    if as_json:
-        from splite_deploy.spec.plain import to_plain
-
-        names = ("parity", "calibration", "search", "recommendation")
-        click.echo(json.dumps({name: to_plain(getattr(report, name)) for name in names}, indent=1))
+    names = ("parity", "calibration", "search", "recommendation")
+    put_json(json_file, {name: to_plain(getattr(report, name)) for name in names})
+    if json_file == STDOUT:
         return
     for note in report.notes:
         click.echo(f"note: {note}", err=True)

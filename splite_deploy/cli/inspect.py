@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from splite_deploy.cli.app import FilePath, main
-from splite_deploy.cli.console import show, working
+from splite_deploy.cli.app import FilePath, json_option, main
+from splite_deploy.cli.console import STDOUT, put_json, show, working
 from splite_deploy.errors import BundleError, UsageError
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
@@ -23,8 +23,10 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
     "--measure", is_flag=True, help="Time the layers that do not fit, as they are and rounded up, on this CPU."
 )
 @click.option("--layers", is_flag=True, help="List every layer of a bundle's artifacts, not how many of each kind.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: of a bundle its manifest, of a checkpoint all.")
-def inspect(path: Path, model: Path | None, weights: str | None, measure: bool, layers: bool, as_json: bool) -> None:
+@json_option("Write JSON: of a bundle its manifest, of a checkpoint all.")
+def inspect(
+    path: Path, model: Path | None, weights: str | None, measure: bool, layers: bool, json_file: Path | None
+) -> None:
     """Shows what a bundle or a checkpoint holds, and which of its widths cost more than they should.
 
     FP16 and INT8 hardware takes channels in blocks of 8, 16 or 32 and pads the rest: what that costs is predicted for
@@ -44,9 +46,8 @@ def inspect(path: Path, model: Path | None, weights: str | None, measure: bool, 
 
         with working("inspect") as progress:
             report = inspect_checkpoint(path, model=model, weights=weights, timed=measure, progress=progress)
-        if as_json:
-            click.echo(json.dumps(to_plain(report), indent=1))
-        else:
+        put_json(json_file, to_plain(report))
+        if json_file != STDOUT:
             show(*checkpoint_tables(report))
         return
     try:
@@ -54,11 +55,11 @@ def inspect(path: Path, model: Path | None, weights: str | None, measure: bool, 
     except BundleError as err:
         other = "" if path.suffix == ".splite" else " Or name a checkpoint: .safetensors or .pt."
         raise BundleError(err.message, hint=err.hint + other) from err
-    if model or weights or (measure and as_json):
+    if model or weights or (measure and json_file is not None):
         what = "--model and --weights are" if model or weights else "--json with --measure is"
         raise UsageError(f"{what} for a checkpoint, and {path} is a bundle.", hint="Leave it out.")
-    if as_json:
-        click.echo((bundle.path / MANIFEST).read_text(encoding="utf-8"), nl=False)
+    put_json(json_file, json.loads((bundle.path / MANIFEST).read_text(encoding="utf-8")))
+    if json_file == STDOUT:
         return
     measured = bundle.report()
     if layers and not measured.layers:

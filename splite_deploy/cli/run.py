@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, backend_options, main, tuning_options
-from splite_deploy.cli.console import progress_bar
+from splite_deploy.cli.app import FilePath, backend_options, json_option, main, tuning_options
+from splite_deploy.cli.console import STDOUT, progress_bar, put_json
 from splite_deploy.errors import UsageError
-from splite_deploy.files import write_file, writing
+from splite_deploy.files import writing
 from splite_deploy.spec import Precision
 
 if TYPE_CHECKING:
@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 @click.argument("source")
 @click.option(
     "--box",
-    help="x0,y0,x1,y1 in pixels around the hand or person, in a video at its start; the whole image without it.",
+    "boxes",
+    metavar="X0,Y0,X1,Y1",
+    multiple=True,
+    help="Pixels around the hand or person, in a video at its start; the whole image without it. May be given several "
+    "times for images.",
 )
 @click.option("--intrinsics", help="fx,fy,cx,cy in pixels; with --bone-length-mm the 3D is absolute, in mm.")
 @click.option("--bone-length-mm", type=float, help="Length of the palm, or of the spec's scale bone, in mm.")
 @backend_options
 @tuning_options
-@click.option("--json", "json_file", type=FilePath, help="Write the keypoints here; to standard output without it.")
+@json_option("Write the keypoints here instead of to standard output.")
 @click.option(
     "--save",
     type=FilePath,
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
 def run(
     bundle: Path,
     source: str,
-    box: str | None,
+    boxes: tuple[str, ...],
     intrinsics: str | None,
     bone_length_mm: float | None,
     backend: str | None,
@@ -54,22 +58,25 @@ def run(
     SOURCE is an image, a folder of images, a video (.mp4, .avi, ...), a USB camera (0), a Jetson's camera (csi://0) or
     a GStreamer pipeline that ends in appsink.
 
-    The result is JSON: for each image its name, size and poses (box, keypoints in pixels, scores, 3D keypoints and
-    their unit). One object for an image, a list for a folder; for a video or camera one line for each frame, where
-    "found" says whether the hand or person was followed. A camera runs until Ctrl-C.
+    The result is JSON: for each image its name, size and poses, one for each --box (box, keypoints in pixels, scores,
+    3D keypoints with their unit and origin). One object for an image, a list for a folder; for a video or camera one
+    line for each frame, where "found" says whether the hand or person was followed. A camera runs until Ctrl-C.
     """
     from splite_deploy.runtime import PoseEstimator
     from splite_deploy.runtime.io.camera import is_video
     from splite_deploy.runtime.io.images import image_files, is_folder
 
+    json_file = STDOUT if json_file is None else json_file
     video, path = is_video(source), Path(source)
     folder = not video and is_folder(path)
     if folder and save is not None and save.suffix:
         raise UsageError(f"--save {save} names a file, but {path} is a folder.", hint="Name a folder with --save.")
     files = image_files(path) if folder else [path]
+    corners = [four_numbers("box", box, "x0,y0,x1,y1") for box in boxes]
+    if video and len(corners) > 1:
+        message = f"A video is followed from one box, and --box was given {len(corners)} times."
+        raise UsageError(message, hint="Give it once: where to look at first.")
     options: dict[str, Any] = {"bone_length_mm": bone_length_mm}
-    if box is not None:
-        options["box"] = four_numbers("box", box, "x0,y0,x1,y1")
     if intrinsics is not None:
         fx, fy, cx, cy = four_numbers("intrinsics", intrinsics, "fx,fy,cx,cy")
         options["intrinsics"] = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
@@ -77,29 +84,31 @@ def run(
         if video:
             from splite_deploy.cli.run_video import run_video
 
-            run_video(estimator, source, options, json_file, save)
+            run_video(estimator, source, corners[0] if corners else None, options, json_file, save)
         else:
             results = []
             for file in progress_bar(files, "images"):
                 target = (save / f"{file.stem}.png" if folder else save) if save is not None else None
-                results.append(_run_image(estimator, file, options, target))
-            text = json.dumps(results if folder else results[0], indent=1)
-            if json_file is None:
-                click.echo(text)
-            else:
-                write_file(json_file, f"{text}\n".encode())
-    if json_file is not None:
+                results.append(_run_image(estimator, file, corners or [None], options, target))
+            put_json(json_file, results if folder else results[0])
+    if json_file != STDOUT:
         click.echo(f"keypoints: {json_file}", err=True)
     if save is not None:
         click.echo(f"{'video' if video else 'pictures' if folder else 'picture'}: {save}", err=True)
 
 
-def _run_image(estimator: PoseEstimator, file: Path, options: dict[str, Any], save: Path | None) -> dict[str, Any]:
+def _run_image(
+    estimator: PoseEstimator,
+    file: Path,
+    boxes: Sequence[Sequence[float] | None],
+    options: dict[str, Any],
+    save: Path | None,
+) -> dict[str, Any]:
     from splite_deploy.runtime.io.draw import overlay
     from splite_deploy.runtime.io.images import read_image, write_image
 
     image = read_image(file)
-    poses: list[Pose] = [estimator(image, **options)]
+    poses: list[Pose] = [estimator(image, box, **options) for box in boxes]
     if save is not None:
         with writing(save):
             save.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from numpy.typing import ArrayLike
 
+from splite_deploy.cli.console import STDOUT
 from splite_deploy.errors import CameraError
 from splite_deploy.files import whole_file, write_all, writing
 from splite_deploy.runtime import PoseEstimator
@@ -22,15 +24,21 @@ from splite_deploy.runtime.tracker import BoxTracker
 
 
 def run_video(
-    estimator: PoseEstimator, source: str, options: dict[str, Any], json_file: Path | None, save: Path | None
+    estimator: PoseEstimator,
+    source: str,
+    start: ArrayLike | None,
+    options: dict[str, Any],
+    json_file: Path,
+    save: Path | None,
 ) -> None:
     """Follows one hand or person through a video file, or a camera until it is interrupted or stops.
 
     Args:
         estimator: Of the model.
         source: See `open_camera`.
-        options: Of `PoseEstimator.__call__`; its ``box`` is where to look at first, and again whenever it is lost.
-        json_file: Where the JSON lines go; to standard output if None.
+        start: xyxy box in pixels in which to look at first, and again whenever it is lost; None is the whole frame.
+        options: Of `PoseEstimator.__call__`, without ``box``.
+        json_file: Where the JSON lines go; `STDOUT` for standard output.
         save: Where the video with the skeleton goes, if anywhere.
 
     Raises:
@@ -40,7 +48,7 @@ def run_video(
     """
     if save is not None:
         check_video_name(save)
-    track = BoxTracker(estimator, options.pop("box", None))
+    track = BoxTracker(estimator, start)
     name = source if "://" in source or " ! " in source else Path(source).name
     stopped: CameraError | None = None
     with ExitStack() as stack:
@@ -86,9 +94,9 @@ def _timed(camera: Camera) -> Iterator[tuple[float, Image]]:
 
 
 @contextmanager
-def _lines(file: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _lines(file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Takes records and writes each as a line of JSON; a file is there, whole, when the block ends."""
-    if file is None:
+    if file == STDOUT:
         yield lambda record: click.echo(json.dumps(record))
         return
     with whole_file(file) as partial, ExitStack() as stack:

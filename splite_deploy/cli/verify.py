@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from splite_deploy.cli.app import FilePath, backend_options, main, tuning_options
-from splite_deploy.cli.console import show, working
-from splite_deploy.spec import Precision
+from splite_deploy.cli.app import FilePath, backend_names, json_option, main, threads_option, tuning_options
+from splite_deploy.cli.console import STDOUT, put_json, show, working
+from splite_deploy.runtime.backends import find_backend
+from splite_deploy.spec import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from splite_deploy.runtime.backends.base import BackendOptions
@@ -18,18 +18,38 @@ if TYPE_CHECKING:
 
 @main.command(short_help="Check a bundle on this machine.")
 @click.argument("bundle", type=FilePath)
-@backend_options
+@click.option(
+    "--backend",
+    "-b",
+    "backends",
+    type=click.Choice(backend_names()),
+    multiple=True,
+    callback=lambda context, option, names: tuple(find_backend(name).name for name in names),
+    help="Only this backend; all without it. May be given several times.",
+)
+@click.option(
+    "--precision",
+    "-p",
+    "precisions",
+    type=click.Choice(PRECISIONS),
+    multiple=True,
+    help="Only this precision; all without it. May be given several times.",
+)
+@threads_option
 @tuning_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@json_option("Write the differences as JSON.")
 def verify(
     bundle: Path,
-    backend: str | None,
-    precision: Precision | None,
+    backends: tuple[str, ...],
+    precisions: tuple[Precision, ...],
     threads: int | None,
     tuning: tuple[BackendOptions, ...],
-    as_json: bool,
+    json_file: Path | None,
 ) -> None:
     """Runs the bundle's golden images on this machine and compares with the original network.
+
+    Without options it checks every artifact of the bundle. With several backends and precisions it checks each of
+    these backends in each of these precisions, and the bundle has to hold them all.
 
     Preprocessing is compared apart: the crop that is cut here of a golden image with the recorded one, which OpenCV's
     versions round differently. Exit status 1 if an artifact differs by more than its limits, or if the crop alone moves
@@ -43,10 +63,9 @@ def verify(
 
     opened = Bundle.open(bundle)
     with working("verify") as progress:
-        results = verify_bundle(opened, backend, precision, threads=threads, options=tuning, progress=progress)
-    if as_json:
-        click.echo(json.dumps([to_plain(result) for result in results], indent=1))
-    else:
+        results = verify_bundle(opened, backends, precisions, threads=threads, options=tuning, progress=progress)
+    put_json(json_file, [to_plain(result) for result in results])
+    if json_file != STDOUT:
         rows = [(result.parity, result.violations) for result in results]
         show(parity_table(rows, opened.model), image_table(results))
     for warning in dict.fromkeys(f"{one.artifact.label}: {text}" for one in results for text in one.warnings):

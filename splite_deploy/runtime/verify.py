@@ -8,8 +8,10 @@ moves keypoints by more than float16 may.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -117,8 +119,8 @@ class Verification:
 
 def verify(
     bundle: Bundle,
-    backend: str | None = None,
-    precision: Precision | None = None,
+    backend: str | Sequence[str] | None = None,
+    precision: Precision | Sequence[Precision] | None = None,
     *,
     threads: int | None = None,
     options: OptionSet = (),
@@ -128,9 +130,9 @@ def verify(
 
     Args:
         bundle: An opened bundle.
-        backend: Only this backend, with the artifacts that `pick_artifact` chooses for it; None runs every artifact by
-            the backend that it was made for.
-        precision: Only this precision.
+        backend: Only this backend or these, with the artifacts that `pick_artifact` chooses for each; none or None runs
+            every artifact by the backend that it was made for.
+        precision: Only this precision or these. Each backend that is named is checked in each of them.
         threads: CPU threads.
         options: How the backends work.
         progress: Told what is being done.
@@ -143,14 +145,18 @@ def verify(
         MissingDependencyError: A backend is not installed.
         BackendError: An artifact cannot be loaded or run.
     """
-    chosen = _chosen(bundle, backend, precision)
+    chosen = {
+        (reader.name, artifact.label): (reader, artifact)
+        for name, one_precision in product(_several(backend), _several(precision))
+        for reader, artifact in _chosen(bundle, name, one_precision)
+    }
     golden, spec = bundle.golden(), bundle.model
     preprocessor = Preprocessor(spec.input, spec.input.color)
     crop, matrix = Preprocessor(spec.input, golden.image.color).crop(golden.image.pixels, golden.image.box)
     difference = compare_crops(golden.image, crop)
     inputs = np.concatenate([golden.crops, golden.image.crop[None], crop[None]])
     results = []
-    for runs_it, artifact in chosen:
+    for runs_it, artifact in chosen.values():
         label = f"{runs_it.name} {artifact.precision}"
         progress(label)
         with open_artifact(bundle, artifact, runs_it, threads=threads, options=options) as session:
@@ -174,6 +180,16 @@ def verify(
         found = parity, difference, deviation, tuple(warnings), tuple(broken)
         results.append(Verification(artifact, runs_it.name, *found))
     return results
+
+
+_Name = TypeVar("_Name", bound=str)
+
+
+def _several(names: _Name | Sequence[_Name] | None) -> Sequence[_Name | None]:
+    """Names as a sequence; a None alone stands for all."""
+    if names is None or isinstance(names, str):
+        return [names]
+    return list(dict.fromkeys(names)) or [None]
 
 
 def _chosen(bundle: Bundle, backend: str | None, precision: Precision | None) -> list[tuple[Backend, Artifact]]:

@@ -269,7 +269,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 def test_compacting_to_multiples_leaves_only_what_is_fixed(wide: Path, splite: Callable[..., Result]) -> None:
     odd = inspect_checkpoint(wide / "by-1.safetensors").alignment
     assert any(not misfit.fixed for misfit in odd.fits[0].misfits)
-    done = splite("inspect", wide / "by-8.safetensors", "--json")
+    done = splite("inspect", wide / "by-8.safetensors", "--json", "-")
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     assert report["format"] == "safetensors"
@@ -331,7 +331,7 @@ def test_the_command_shows_and_times_a_bundle(tiny_bundle: Path, splite: Callabl
 
 
 def test_the_json_of_a_bundle_is_its_manifest(tiny_bundle: Path, splite: Callable[..., Result]) -> None:
-    done = splite("inspect", tiny_bundle, "--json")
+    done = splite("inspect", tiny_bundle, "--json", "-")
     assert done.stdout == (tiny_bundle / "manifest.json").read_text(encoding="utf-8")
 
 
@@ -371,7 +371,7 @@ def test_a_device_without_onnx_still_shows_the_bundle(tiny_bundle: Path) -> None
         (("net.pt", "--measure"), "There is no model spec beside net.pt", "--model"),
         (("net.pt", "--model", "none.toml"), "No model spec at none.toml.", "--model"),
         (("tiny.splite", "--model", "m.toml"), "--model and --weights are for a checkpoint", "Leave it out."),
-        (("tiny.splite", "--measure", "--json"), "--json with --measure is for a checkpoint", "Leave it out."),
+        (("tiny.splite", "--measure", "--json", "-"), "--json with --measure is for a checkpoint", "Leave it out."),
     ],
 )
 def test_a_bad_path_or_option(

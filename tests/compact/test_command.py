@@ -26,7 +26,7 @@ def compact(
 def test_what_it_writes_is_exported(
     compact: Callable[..., Result], splite: Callable[..., Result], tiny_model: Path, tmp_path: Path
 ) -> None:
-    done = compact("--method", "group-norm", "--ratio", 0.4, "--json")
+    done = compact("--method", "group-norm", "--ratio", 0.4, "--json", "-")
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert result["macs_after"] < result["macs_before"]

@@ -85,7 +85,7 @@ def test_the_command(bundle: Bundle, splite: Callable[..., Result]) -> None:
     assert result.exit_code == 0, result.stderr
     assert "TensorRT-RTX" in result.stdout and "strong typing" in result.stdout
     assert f"splite-deploy verify {bundle.path} -b trt" in result.stdout
-    again = splite("compile", bundle.path, "-p", "fp16", "--workspace-mib", 64, "--json")
+    again = splite("compile", bundle.path, "-p", "fp16", "--workspace-mib", 64, "--json", "-")
     (engine,) = json.loads(again.stdout)
     assert engine["file"] == Bundle.open(bundle.path).find("trt", "fp16").file
     assert engine["target"]["workspace_mib"] == "64" and float(engine["target"]["build_s"]) > 0

@@ -98,7 +98,7 @@ def labels(tmp_path: Path) -> Path:
 
 
 def test_three_precisions_end_to_end(export: Run, splite: Run, output: Path, labels: Path) -> None:
-    result = export("-p", "fp32", "-p", "fp16", "-p", "int8", "--eval", labels, "--json")
+    result = export("-p", "fp32", "-p", "fp16", "-p", "int8", "--eval", labels, "--json", "-")
     assert result.exit_code == 0, result.stderr
     bundle = Bundle.open(output)
     manifest, report, spec = bundle.manifest, bundle.report(), bundle.model

@@ -112,7 +112,7 @@ def test_types_of_the_int8_graphs(export: Run, output: Path) -> None:
 
 def test_engines_alone_leave_the_graph_for_onnx_runtime(export: Run, output: Path) -> None:
     """Whoever copies the bundle to a device can still check it there without TensorRT."""
-    assert export("-b", "trt", "-p", "int8", "--max-shift-px", 0.01, "--json").exit_code == 0
+    assert export("-b", "trt", "-p", "int8", "--max-shift-px", 0.01, "--json", "-").exit_code == 0
     assert [artifact.label for artifact in Bundle.open(output).manifest.artifacts] == ["ort fp32"]
     report = Bundle.open(output).report()
     assert report.search is not None and report.recommendation is None

@@ -113,7 +113,7 @@ def test_evaluate_prints_the_same_through_the_runtime(hand_digits: Path, tmp_pat
     for parity in bundle.report().parity:
         assert parity.deviation_px.p95 <= 0.01
         assert parity.crops_from == "24 labelled images of hand-digits"
-    command = [sys.executable, HAND / "evaluate.py", bundle.path, "--data", hand_digits, "--json"]
+    command = [sys.executable, HAND / "evaluate.py", bundle.path, "--data", hand_digits, "--json", "-"]
     printed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     estimator = train.TorchEstimator(load_model(CHECKPOINT, None, None).network, spec, torch.device("cpu"))
     expected = keypoint_errors(read_labels(hand_digits, split="val"), estimator).summary()

@@ -138,6 +138,7 @@ def test_wrong_options_leave_nothing(
 ) -> None:
     for options, message in (
         (("--save", tmp_path / "a.png"), "a.png has no video suffix."),
+        (("--box", "0,0,9,9", "--box", "5,5,20,20"), "A video is followed from one box, and --box was given 2 times."),
         (("--box", "900,0,910,10", "--save", tmp_path / "a.avi", "--json", tmp_path / "a.jsonl"), "lies outside the"),
         (("--json", tmp_path / "none" / "a.jsonl"), "No such file or directory"),
     ):
@@ -164,10 +165,10 @@ def test_what_a_camera_gave_is_kept_when_it_ends(
     records_file, picture = tmp_path / "a.jsonl", tmp_path / "a.avi"
     with PoseEstimator.open(tiny_bundle) as estimator:
         if isinstance(end, KeyboardInterrupt):
-            video.run_video(estimator, "0", {}, records_file, picture)
+            video.run_video(estimator, "0", None, {}, records_file, picture)
         else:
             with pytest.raises(CameraError, match="gave no more frames"):
-                video.run_video(estimator, "0", {}, records_file, picture)
+                video.run_video(estimator, "0", None, {}, records_file, picture)
     records = lines(records_file.read_text())
     assert len(records) == 5
     assert records[0]["time_s"] == 0 < records[1]["time_s"]
@@ -181,7 +182,7 @@ def test_ctrl_c_in_a_file_leaves_nothing(
 
     monkeypatch.setattr(BoxTracker, "__call__", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with PoseEstimator.open(tiny_bundle) as estimator, pytest.raises(KeyboardInterrupt):
-        video.run_video(estimator, str(clip), {}, tmp_path / "a.jsonl", tmp_path / "a.avi")
+        video.run_video(estimator, str(clip), None, {}, tmp_path / "a.jsonl", tmp_path / "a.avi")
     assert list(tmp_path.iterdir()) == []
 
 

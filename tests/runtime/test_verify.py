@@ -84,7 +84,7 @@ def test_the_command_passes(splite: Callable[..., Result], tiny_bundle: Path, ar
 
 
 def test_the_command_gives_json(splite: Callable[..., Result], tiny_bundle: Path) -> None:
-    result = splite("verify", tiny_bundle, "--json")
+    result = splite("verify", tiny_bundle, "--json", "-")
     assert result.exit_code == 0
     (entry,) = json.loads(result.stdout)
     assert entry["artifact"]["sha256"] == Bundle.open(tiny_bundle).find().sha256
@@ -104,7 +104,7 @@ def test_another_graph_fails(splite: Callable[..., Result], forged: Callable[...
     result = splite("verify", path)
     assert result.exit_code == 1 and f"error: {message}\n" in result.stderr and "\nhint:  " in result.stderr
     assert "over the limit" in result.stdout
-    result = splite("verify", path, "--json")
+    result = splite("verify", path, "--json", "-")
     assert result.exit_code == 1 and len(json.loads(result.stdout)[0]["violations"]) == 3
 
 
@@ -140,6 +140,18 @@ def test_shifts_are_measured_in_pixels(tiny_bundle: Path, amount: float, expecte
     assert parity.deviation_px.max == pytest.approx(4 * amount, abs=1e-4)  # half a cell of 4 px
     assert parity.deviation_px.p50 == 0 and (parity.stage, parity.crops_from, parity.crops) == ("a", "b", 2)
     assert len(violations(parity, bundle.model.limits, bundle.model)) == expected
+
+
+def test_several_backends_and_precisions_are_checked(tiny_tflite_bundle: Path, splite: Callable[..., Result]) -> None:
+    bundle = Bundle.open(tiny_tflite_bundle)
+    labels = [result.artifact.label for result in verify(bundle, ["tflite"], ["int8", "fp32", "int8"])]
+    assert labels == ["tflite int8", "tflite fp32"]  # as they were named
+    assert [result.artifact.precision for result in verify(bundle, (), "fp16")] == ["fp16"]
+    with pytest.raises(UsageError, match=r"holds no ort fp32 artifact") as caught:
+        verify(bundle, ["tflite", "ort"], ["fp32", "int8"])
+    assert caught.value.hint == "It holds: tflite fp32, tflite fp16, tflite int8."
+    result = splite("verify", tiny_tflite_bundle, "-b", "tflite", "-p", "fp32", "-p", "fp16", "--json", "-")
+    assert [entry["artifact"]["precision"] for entry in json.loads(result.stdout)] == ["fp32", "fp16"]
 
 
 @pytest.mark.parametrize(("backend", "precision"), [("trt", None), (None, "int8"), ("ort", "fp16")])
@@ -187,7 +199,7 @@ def test_a_crop_that_differs_is_named_and_does_not_fail(
     named = f"(OpenCV {cv2.__version__} here, 5.0.0 where it was recorded)"
     assert "warning: ort fp32: the crop of the golden image differs: 10." in shown.stderr and named in shown.stderr
     assert named in " ".join(shown.stdout.split()) and "the crop differs" in shown.stdout
-    (entry,) = json.loads(splite("verify", path, "--json").stdout)
+    (entry,) = json.loads(splite("verify", path, "--json", "-").stdout)
     assert entry["violations"] == [] and len(entry["warnings"]) == 1 and entry["crop"]["opencv_recorded"] == "5.0.0"
 
 

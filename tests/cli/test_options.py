@@ -1,0 +1,145 @@
+"""What every command's options share: one value or several, and one meaning of --json."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import Result
+
+from splite_deploy import doctor
+from splite_deploy.cli import main
+from splite_deploy.cli.app import Command, json_option
+from splite_deploy.cli.console import STDOUT, put_json
+from splite_deploy.errors import OutputError
+
+OPTIONS = [
+    pytest.param(name, option, id=f"{name} {option.opts[0]}")
+    for name, command in main.commands.items()
+    for option in command.params
+    if isinstance(option, click.Option)
+]
+SAMPLES = {"integer": "12", "integer range": "3", "float": "1.5", "float range": "1.5"}
+
+
+def values(option: click.Option) -> list[str]:
+    """Two values that the option takes."""
+    choices = list(getattr(option.type, "choices", ()))
+    return [*choices, *choices][:2] or [SAMPLES.get(option.type.name, name) for name in ("0,1", "0,2")]
+
+
+def test_every_command_is_asked() -> None:
+    assert {"export", "verify", "bench", "run", "inspect", "doctor", "compact", "compile"} == set(main.commands)
+    for command in main.commands.values():
+        assert isinstance(command, Command)
+        names = [parameter.name for parameter in command.params]
+        assert len(names) == len(set(names))  # no option writes over another
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_no_option_keeps_the_last_of_two_values_silently(
+    name: str, option: click.Option, splite: Callable[..., Result]
+) -> None:
+    first, second = values(option)
+    if option.is_flag:  # twice is what once is, and nothing takes it back
+        context = main.commands[name].make_context(name, [option.opts[0]] * 2, resilient_parsing=True)
+        assert context.params[str(option.name)] is True and not option.secondary_opts
+    elif option.multiple:
+        given = [option.opts[0], first, option.opts[-1], second]
+        context = main.commands[name].make_context(name, given, resilient_parsing=True)
+        assert context.params[str(option.name)] == (first, second)
+        assert "several times" in str(option.help)
+    else:
+        for other in {option.opts[0], option.opts[-1]}:
+            result = splite(name, option.opts[0], *[first] * option.nargs, other, *[second] * option.nargs)
+            assert result.exit_code == 2, result.output
+            assert result.stderr.endswith("It takes one value and was given 2 times. Give it once.\n")
+            assert option.opts[0] in result.stderr
+
+
+def test_the_message_names_the_option(splite: Callable[..., Result]) -> None:
+    result = splite("bench", "x.splite", "-p", "fp32", "--precision", "int8")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        "Error: Invalid value for '--precision' / '-p': It takes one value and was given 2 times. Give it once."
+    )
+
+
+# --- JSON ---
+
+
+def test_every_command_has_one_json_option() -> None:
+    for name, command in main.commands.items():
+        (option,) = (parameter for parameter in command.params if "--json" in parameter.opts)
+        assert isinstance(option, click.Option)
+        assert (option.is_flag, option.metavar, option.name) == (False, "FILE", "json_file"), name
+        assert str(option.help).endswith("- is standard output.")
+
+
+def test_a_file_of_json_is_whole_or_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.json"
+    put_json(file, {"a": [1.5, None]})
+    assert json.loads(file.read_text(encoding="utf-8")) == {"a": [1.5, None]}
+    put_json(None, {})
+    assert capsys.readouterr().out == ""
+    put_json(STDOUT, [1])
+    assert json.loads(capsys.readouterr().out) == [1]
+    with pytest.raises(TypeError):
+        put_json(file, {"a": object()})
+    assert json.loads(file.read_text(encoding="utf-8")) == {"a": [1.5, None]}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_that_is_missing_is_told_before_the_work(tmp_path: Path) -> None:
+    worked = []
+
+    @click.command(cls=Command)
+    @json_option("Write it.")
+    def work(json_file: Path | None) -> None:
+        worked.append(json_file)
+
+    with pytest.raises(OutputError, match=r"Cannot write .*none/a\.json: No such file or directory"):
+        work.main(["--json", str(tmp_path / "none" / "a.json")], standalone_mode=False)
+    work.main(["--json", str(tmp_path / "a.json")], standalone_mode=False)
+    work.main(["--json", "-"], standalone_mode=False)
+    work.main([], standalone_mode=False)
+    assert worked == [tmp_path / "a.json", STDOUT, None]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (("verify", "{bundle}"), "difference to"),
+        (("inspect", "{bundle}"), "artifacts"),
+        (("doctor",), "splite-deploy"),
+        (("bench", "{bundle}", "--frames", "10", "--warmup", "0"), "Estimator, total"),
+    ],
+)
+def test_json_goes_to_a_file_beside_the_table_or_stands_alone(
+    arguments: tuple[str, ...],
+    shown: str,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    splite: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unprobed = functools.partial(doctor.diagnose, probe=lambda module: "")  # each probe is a process of seconds
+    monkeypatch.setattr(doctor, "diagnose", unprobed)
+    command = [part.format(bundle=tiny_bundle) for part in arguments]
+    file = tmp_path / "a.json"
+    beside = splite(*command, "--json", file)
+    assert beside.exit_code == 0, beside.output
+    assert shown in beside.stdout
+    alone = splite(*command, "--json", "-")
+    assert alone.exit_code == 0, alone.output
+    assert not Path("-").exists()
+    written, printed = json.loads(file.read_text(encoding="utf-8")), json.loads(alone.stdout)
+    assert type(written) is type(printed) and len(written) == len(printed) > 0
+    if isinstance(written, dict):
+        assert written.keys() == printed.keys()
+    if arguments[0] == "inspect":
+        assert written == printed

@@ -1,0 +1,65 @@
+"""The command run on images: several boxes, and where the results go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import Result
+from numpy.typing import NDArray
+
+from splite_deploy import PoseEstimator
+
+BOXES = ((20.0, 10.0, 70.0, 74.0), (90.0, 30.0, 150.0, 110.0))
+OPTIONS = [part for box in BOXES for part in ("--box", ",".join(map(str, box)))]
+
+
+@pytest.fixture
+def photo(image: NDArray[np.uint8], tmp_path: Path) -> Path:
+    file = tmp_path / "two.png"
+    cv2.imwrite(str(file), image)
+    return file
+
+
+def test_each_box_has_its_pose(
+    splite: Callable[..., Result], tiny_bundle: Path, photo: Path, image: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    result = splite("run", tiny_bundle, photo, *OPTIONS, "-b", "ort", "--save", tmp_path / "drawn.png")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    with PoseEstimator.open(tiny_bundle, "ort") as estimator:
+        assert record["poses"] == [estimator(image, box).to_dict() for box in BOXES]
+    assert record["poses"][0] != record["poses"][1]
+    drawn = [cv2.imread(str(tmp_path / "drawn.png"))]
+    for option in (OPTIONS[:2], OPTIONS[2:]):
+        assert splite("run", tiny_bundle, photo, *option, "--save", tmp_path / "one.png").exit_code == 0
+        drawn.append(cv2.imread(str(tmp_path / "one.png")))
+    both, first, second = (np.asarray(picture, int) for picture in drawn)
+    assert (both != first).any() and (both != second).any()  # a skeleton more than in either
+
+
+def test_the_boxes_are_those_of_every_image_of_a_folder(
+    splite: Callable[..., Result], tiny_bundle: Path, photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "again.png").write_bytes(photo.read_bytes())
+    result = splite("run", tiny_bundle, tmp_path, *OPTIONS)
+    assert result.exit_code == 0, result.output
+    assert [(one["image"], len(one["poses"])) for one in json.loads(result.stdout)] == [
+        ("again.png", 2),
+        ("two.png", 2),
+    ]
+
+
+def test_results_go_to_standard_output_unless_a_file_is_named(
+    splite: Callable[..., Result], tiny_bundle: Path, photo: Path, tmp_path: Path
+) -> None:
+    plain, dash = splite("run", tiny_bundle, photo), splite("run", tiny_bundle, photo, "--json", "-")
+    named = splite("run", tiny_bundle, photo, "--json", tmp_path / "a.json")
+    assert (plain.exit_code, dash.exit_code, named.exit_code) == (0, 0, 0)
+    assert plain.stdout == dash.stdout == (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert (plain.stderr, dash.stderr, named.stdout) == ("", "", "")
+    assert named.stderr == f"keypoints: {tmp_path / 'a.json'}\n"
