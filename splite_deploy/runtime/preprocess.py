@@ -82,6 +82,16 @@ def _shown(box: NDArray[np.float64]) -> str:
 def crop_matrix(box: NDArray[np.float64], spec: InputSpec) -> Matrix:
     """Maps image pixels to input pixels: the box grows to the input's aspect and by ``box_padding``, is not turned.
 
+    The corners of the grown box become those of the input: its w pixels become W, and both are counted from the corner
+    of the first pixel. Published codecs differ in where pixels lie, and none of it moves what is found, since keypoints
+    return through the same matrix:
+
+    * Simple Baseline, HRNet and mmpose's ``get_warp_matrix`` map the same numbers as pixel indices. At a scale of s
+      their crop lies (1 - s) / 2 input pixels further right and down.
+    * UDP (mmpose's ``get_udp_warp_matrix``) maps them as indices, too, and w to W - 1, so that the corners become the
+      centres of the outermost pixels. It is smaller by one part in W, and lies s / 2 pixels further left and up in the
+      middle.
+
     Args:
         box: (4,) xyxy, valid.
         spec: The input.

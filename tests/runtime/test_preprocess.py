@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -96,6 +97,54 @@ def test_padding_leaves_an_eighth_of_the_box_on_each_side() -> None:
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------------
+
+
+def simple_baseline(box: NDArray[np.float64], spec: InputSpec) -> NDArray[np.float64]:
+    """get_affine_transform of Simple Baseline and HRNet for a box: acts on pixel indices.
+
+    Three points of the image are given their places: the box's centre, one half a width above, one beside that.
+    """
+    center, (w, h) = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+    w = max(w, h * spec.width / spec.height) * spec.box_padding  # _xywh2cs
+    steps = np.array([[0, 0], [0, -0.5], [-0.5, -0.5]])
+    src, dst = center + w * steps, np.array([0.5 * spec.width, 0.5 * spec.height]) + spec.width * steps
+    return cv2.getAffineTransform(src.astype(np.float32), dst.astype(np.float32))
+
+
+def udp(box: NDArray[np.float64], spec: InputSpec) -> NDArray[np.float64]:
+    """get_udp_warp_matrix of mmpose for a box that is not turned: acts on pixel indices."""
+    center, (w, h) = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
+    scale = np.array([max(w, h * spec.width / spec.height), max(h, w * spec.height / spec.width)]) * spec.box_padding
+    size = np.array([spec.width - 1, spec.height - 1])
+    return np.concatenate([np.diag(size / scale), (size / 2 - size / scale * center)[:, None]], axis=1)
+
+
+def on_continuous(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A matrix that acts on pixel indices as one that acts on continuous pixels: index p lies at p + .5."""
+    moved = matrix.copy()
+    moved[:, 2] += 0.5 - matrix[:, :2] @ [0.5, 0.5]
+    return moved
+
+
+@pytest.mark.parametrize("box", [(20, 30, 84, 190), (100, 40, 320, 90), (3.5, 7.25, 27.5, 39.25)])
+def test_the_crop_beside_published_transforms(box: tuple[float, ...]) -> None:
+    ours, scale = crop_matrix(box_of(*box), SPEC), crop_matrix(box_of(*box), SPEC)[0, 0]
+    theirs = on_continuous(simple_baseline(box_of(*box), SPEC))
+    np.testing.assert_allclose(theirs[:, :2], ours[:, :2], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(theirs[:, 2] - ours[:, 2], (1 - scale) / 2, rtol=0, atol=1e-3)
+
+    theirs, size = on_continuous(udp(box_of(*box), SPEC)), np.array([SPEC.width, SPEC.height])
+    np.testing.assert_allclose(np.diag(theirs), scale * (size - 1) / size)
+    middle = (box_of(*box)[:2] + box_of(*box)[2:]) / 2
+    found = transform_points(middle, theirs) - transform_points(middle, ours)
+    np.testing.assert_allclose(found, -scale / 2 * (size - 1) / size)
+
+
+def test_the_corners_of_the_grown_box_become_those_of_the_input() -> None:
+    spec = replace(SPEC, box_padding=1.0)
+    matrix = crop_matrix(box_of(10, 20, 10 + 48, 20 + 64), spec)
+    corners = transform_points(np.array([[10.0, 20], [58, 84]]), matrix)
+    np.testing.assert_allclose(corners, [[0, 0], [spec.width, spec.height]])
 
 
 def test_identity_crop_is_the_image() -> None:
