@@ -117,7 +117,7 @@ def test_a_file_that_it_cannot_load(bundle: Bundle, content: bytes) -> None:
 def test_it_is_called_litert_too(bundle: Bundle, splite: Callable[..., Result]) -> None:
     with open_session(bundle, "litert", "fp32") as session:
         assert type(session).__name__ == "TfliteSession"
-    done = splite("verify", bundle.path, "-b", "litert", "-p", "fp32", "--json")
+    done = splite("verify", bundle.path, "-b", "litert", "-p", "fp32", "--json", "-")
     assert done.exit_code == 0, done.stderr
     assert [result["backend"] for result in json.loads(done.stdout)] == ["tflite"]
 
