@@ -21,7 +21,7 @@ from typing import Any
 
 from splite_deploy.bench import Extras, append_record, append_result, read_environment, read_results, run_bench
 from splite_deploy.bench.compare import THRESHOLD, StageChange, compare
-from splite_deploy.bench.loop import TOTAL
+from splite_deploy.bench.loop import END_TO_END
 from splite_deploy.errors import SpliteError
 from splite_deploy.runtime.session import BaseSession
 from splite_deploy.spec.plain import to_plain
@@ -71,31 +71,31 @@ def study(bundle: Path, pairs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (first,) = read_results(apart(bundle, 0.0, folder / "first.jsonl"))
-        spin_ms = SLOWDOWN * first.stages[TOTAL].min_ms
+        spin_ms = SLOWDOWN * first.stages[END_TO_END].min_ms
         for pair in range(pairs):
             base, same, slowed = (
                 apart(bundle, spin, folder / f"{kind}{pair}.jsonl")
                 for kind, spin in (("base", 0.0), ("same", 0.0), ("slowed", spin_ms))
             )
             alike = changes(base, same)
-            alarms_of_any_stage += any(change.verdict in ("slower", "faster") for change in alike)
+            alarms_of_any_stage += any(change.outcome in ("slower", "faster") for change in alike)
             for kind, found in (("same", alike), ("slowed", changes(base, slowed))):
-                (whole,) = [change for change in found if change.stage == TOTAL]
-                told[kind].append(whole)
-                medians, fast = whole.median.value, whole.undisturbed.value
-                print(f"{pair:2d} {kind:6s} medians {medians:.3f}, undisturbed {fast:.3f}: {whole.verdict}", flush=True)
+                (frame,) = [change for change in found if change.stage == END_TO_END]
+                told[kind].append(frame)
+                medians, least = frame.median.value, frame.minimum.value
+                print(f"{pair:2d} {kind:6s} medians {medians:.3f}, minimum {least:.3f}: {frame.outcome}", flush=True)
     return {
         "kind": KIND,
-        "record_version": 1,
+        "record_version": 2,
         "date_utc": date_utc,
         "pairs": pairs,
         "frames": first.frames,
         "slowdown": SLOWDOWN,
         "threshold": THRESHOLD,
-        "verdicts": {kind: dict(Counter(change.verdict for change in found)) for kind, found in told.items()},
+        "outcomes": {kind: dict(Counter(change.outcome for change in found)) for kind, found in told.items()},
         "same_with_an_alarm_in_any_stage": alarms_of_any_stage,
         "median_ratios": {kind: [change.median.value for change in found] for kind, found in told.items()},
-        "undisturbed_ratios": {kind: [change.undisturbed.value for change in found] for kind, found in told.items()},
+        "minimum_ratios": {kind: [change.minimum.value for change in found] for kind, found in told.items()},
         "environment": to_plain(environment),
     }
 
@@ -116,7 +116,7 @@ def main() -> None:
         append_record(options.out, record)
     except SpliteError as err:
         sys.exit(f"error: {err}")
-    same, slowed = record["verdicts"]["same"], record["verdicts"]["slowed"]
+    same, slowed = record["outcomes"]["same"], record["outcomes"]["slowed"]
     cried = same.get("slower", 0) + same.get("faster", 0)
     print(f"the same file: {cried} false alarms in {options.pairs} pairs ({same})")
     print(f"{SLOWDOWN:.0%} slower: found in {slowed.get('slower', 0)} of {options.pairs} pairs ({slowed})")

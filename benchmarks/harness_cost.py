@@ -1,4 +1,4 @@
-"""What the harness of `splite-deploy bench` costs, and whether its medians are those of a bare loop over the runtime.
+"""What the harness of `splite-deploy bench` costs, and whether its medians are those of a plain loop over the runtime.
 
     python benchmarks/harness_cost.py hand.splite --data HAND_DIGITS [--out benchmarks/results/MACHINE-harness.jsonl]
 
@@ -101,7 +101,7 @@ def compare(name: str, bench: P50, other: P50, rounds: int) -> Comparison:
 
 
 def harness_us(repeats: int = 9, frames: int = 100_000) -> tuple[float, float]:
-    """Time of the harness for one inference, of a bare network and within an estimator, microseconds.
+    """Time of the harness for one inference, of a model alone and within an estimator, microseconds.
 
     Session and estimator do nothing, so everything between two inferences counts: the loop, the readings of the clock,
     the lists, the windows. What `measure` does once falls out of the difference between a long run and a short one; the
@@ -116,8 +116,8 @@ def harness_us(repeats: int = 9, frames: int = 100_000) -> tuple[float, float]:
         finish=lambda decoded, crops: None,
     )
     nothing.session = nothing
-    bare = NetworkSubject(nothing, [{}])
-    whole = EstimatorSubject(nothing, [(np.zeros((8, 8, 3), np.uint8), None)], batch=1)
+    model_only = NetworkSubject(nothing, [{}])
+    end_to_end = EstimatorSubject(nothing, [(np.zeros((8, 8, 3), np.uint8), None)], batch=1)
 
     def took_us(subject: NetworkSubject | EstimatorSubject, count: int) -> float:
         began = time.process_time()
@@ -132,12 +132,12 @@ def harness_us(repeats: int = 9, frames: int = 100_000) -> tuple[float, float]:
     gc.collect()
     gc.freeze()
     try:
-        return each_us(bare), each_us(whole) / 2  # a frame of an estimator is run twice
+        return each_us(model_only), each_us(end_to_end) / 2  # a frame of an estimator is run twice
     finally:
         gc.unfreeze()
 
 
-def bare_loop(run: Callable[[Any], object], feeds: Sequence[Any], frames: int) -> float:
+def plain_loop(run: Callable[[Any], object], feeds: Sequence[Any], frames: int) -> float:
     """The loop that anybody would write."""
     for index in range(frames // 10):
         run(feeds[index % len(feeds)])
@@ -198,9 +198,9 @@ def comparisons(
     plain = {"ort": plain_ort, "tflite": plain_tflite}[artifact.backend](file, threads)
 
     def file_p50() -> float:
-        return measure(alone, options).stages()["bare_inference"].p50_ms
+        return measure(alone, options).stages()["model_only"].p50_ms
 
-    yield f"{artifact.label}, file alone, against a loop", file_p50, lambda: bare_loop(plain, random, frames)
+    yield f"{artifact.label}, file alone, against a loop", file_p50, lambda: plain_loop(plain, random, frames)
     color = "bgr" if inputs else bundle.model.input.color
     chosen = inputs or golden_inputs(bundle)
     estimator = PoseEstimator(
@@ -211,12 +211,12 @@ def comparisons(
     real = [{name: estimator.prepare(image, [box])[0]} for image, box in chosen]
 
     def bundle_p50() -> float:
-        return measure(subject, options).stages()["bare_inference"].p50_ms
+        return measure(subject, options).stages()["model_only"].p50_ms
 
     def loop_p50() -> float:
-        return bare_loop(estimator.session.run, real, frames)
+        return plain_loop(estimator.session.run, real, frames)
 
-    yield f"{artifact.label}, bare inference in a bundle, against a loop over its session", bundle_p50, loop_p50
+    yield f"{artifact.label}, model only in a bundle, against a loop over its session", bundle_p50, loop_p50
     tool = tools.get(artifact.backend)
     if tool is not None:
         timed = {"ort": perf_test, "tflite": benchmark_model}[artifact.backend]
@@ -269,9 +269,11 @@ def main() -> None:
     options = parser.parse_args()
     tools = {"ort": options.perf_test, "tflite": options.benchmark_model}
     environment = read_environment()
-    bare_us, whole_us = harness_us()
-    within = max(bare_us, whole_us) < LIMIT_US
-    print(f"harness: {bare_us:.2f} us for a bare inference, {whole_us:.2f} us for each of an estimator's, limit 20 us")
+    model_us, estimator_us = harness_us()
+    within = max(model_us, estimator_us) < LIMIT_US
+    print(
+        f"harness: {model_us:.2f} us for a model alone, {estimator_us:.2f} us for each of an estimator's, limit 20 us"
+    )
     found = []
     try:
         bundle = Bundle.open(options.bundle)
@@ -297,7 +299,7 @@ def main() -> None:
         record = {
             "kind": KIND,
             "date_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "harness_us": {"bare": bare_us, "estimator": whole_us},
+            "harness_us": {"model_only": model_us, "estimator": estimator_us},
             "threads": options.threads,
             "frames": options.frames,
             "rounds": options.rounds,

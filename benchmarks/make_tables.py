@@ -100,18 +100,18 @@ def accuracy_table(found: list[Record]) -> list[str]:
 def latency_table(found: list[Record]) -> list[str]:
     """One row per machine and artifact."""
     lines = [
-        "| machine | runs as | threads | preprocess | inference | decode | total p50 | p90 | p99, ms |",
+        "| machine | runs as | threads | preprocess | inference | decode | end to end p50 | p90 | p99, ms |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for record in found:
         bench = record["bench"]
         stages = bench["stages"]
-        parts = [stages[name]["p50_ms"] for name in ("preprocess", "inference", "decode", "total")]
-        parts += [stages["total"][name] for name in ("p90_ms", "p99_ms")]
+        parts = [stages[name]["p50_ms"] for name in ("preprocess", "inference", "decode", "end_to_end")]
+        parts += [stages["end_to_end"][name] for name in ("p90_ms", "p99_ms")]
         figures = " | ".join(f"{value:.2f}" for value in parts)
         where = machine(bench["environment"])
         lines.append(f"| {where} | {bench['backend']} {bench['precision']} | {bench['threads']} | {figures} |")
-    frames = found[0]["bench"]["stages"]["total"]["count"]
+    frames = found[0]["bench"]["stages"]["end_to_end"]["count"]
     return [*lines, "", f"Batch 1, {frames} frames of real photographs in turn after a warm-up; stages are p50."]
 
 
@@ -199,14 +199,14 @@ def precisions_block(record: Record) -> list[str]:
 
 
 @newest_of_each
-def ends_block(record: Record) -> list[str]:
-    """What an estimator takes beyond its bare network, by what lies in the graph."""
+def fused_block(record: Record) -> list[str]:
+    """What an estimator takes end to end beyond its model alone, by what is fused into the graph."""
     lines = [
-        "| in the graph | preprocess | inference | decode | estimator | bare network | overhead, ms |",
+        "| in the graph | preprocess | inference | decode | end to end | model only | overhead, ms |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in record["ends"]:
-        stages = ("preprocess", "inference", "decode", "total", "bare_inference")
+    for row in record["fused"]:
+        stages = ("preprocess", "inference", "decode", "end_to_end", "model_only")
         figures = " | ".join(f"{row['p50_ms'][stage]:.3f}" for stage in stages)
         lines.append(f"| {row['in_graph']} | {figures} | {row['overhead_ms']:.3f} |")
     return [*lines, "", f"{machine(record['environment'])}, ONNX Runtime fp32, one thread, batch 1, p50."]
@@ -232,7 +232,7 @@ SECTIONS = (
     Section("results", None, (README, CARD), results_block),
     Section("trade-off", "trade-off", (CARD,), tradeoff_block),
     Section("precisions", "precisions", (README, CARD), precisions_block),
-    Section("ends", "precisions", (HOW,), ends_block),
+    Section("fused", "precisions", (HOW,), fused_block),
     Section("layers", "precisions", (HOW,), layers_block),
     Section("mediapipe", "mediapipe-hands", (HOW,), mediapipe_block),
     Section("solution", "mediapipe-solution", (HOW,), solution_block),

@@ -107,13 +107,13 @@ def measure(
         result = replace(result, accuracy=evaluations[artifact])
         append_result(out, result)
         runs[case].append(result)
-        print(f"p50 {result.stages['total'].p50_ms:.3f} ms", file=sys.stderr)
+        print(f"p50 {result.stages['end_to_end'].p50_ms:.3f} ms", file=sys.stderr)
     return {case: results for case, results in runs.items() if results}
 
 
 def median_run(results: list[BenchResult]) -> BenchResult:
     """The run with the median p50; of an even number the faster of the two in the middle."""
-    return sorted(results, key=lambda result: result.stages["total"].p50_ms)[(len(results) - 1) // 2]
+    return sorted(results, key=lambda result: result.stages["end_to_end"].p50_ms)[(len(results) - 1) // 2]
 
 
 def pictures_of(shown: dict[Case, BenchResult], labels: Path) -> dict[int, list[Picture]]:

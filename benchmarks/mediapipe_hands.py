@@ -162,7 +162,7 @@ def compare(bundle: Bundle, source: Path, data: Path, frames: int, say: Callable
 
 
 def ratios(samples: dict[str, Samples]) -> dict[str, dict[str, dict[str, float]]]:
-    """Medians of each landmark network over those of ours, bare and whole."""
+    """Medians of each landmark network over those of ours, model only and end to end."""
     return {
         name: {one: asdict(ratio_of_medians(samples[name], samples[one])) for one in samples if one not in NETS}
         for name in NETS

@@ -24,7 +24,7 @@ from splite_deploy.runtime.io.images import read_image
 from splite_deploy.spec.plain import to_plain
 
 HAND = Path(__file__).parents[1] / "models" / "splite_hand"
-ENDS: dict[str, dict[str, bool]] = {
+FUSED: dict[str, dict[str, bool]] = {
     "none": {},
     "input": {"fuse_input": True},
     "decode": {"fuse_decode": True},
@@ -61,20 +61,20 @@ def measured(checkpoint: Path, data: Path, frames: int, folder: Path) -> dict[st
     model = HAND / "model.toml"
     bundle = export_bundle(checkpoint, folder / "all.splite", model=model, options=wanted, progress=say)
     inputs = [(read_image(one.path), one.box) for one in read_labels(data, split="val")[:64]]
-    ends = []
-    for name, fused in ENDS.items():
-        say(f"estimator, ends in the graph: {name}")
-        one = replace(wanted, backends=("ort",), precisions=("fp32",), calibration=None, evaluation=None, **fused)
-        made = export_bundle(checkpoint, folder / f"{len(ends)}.splite", model=model, options=one)
+    fused = []
+    for name, options in FUSED.items():
+        say(f"estimator, fused into the graph: {name}")
+        one = replace(wanted, backends=("ort",), precisions=("fp32",), calibration=None, evaluation=None, **options)
+        made = export_bundle(checkpoint, folder / f"{len(fused)}.splite", model=model, options=one)
         result = run_bench(made, threads=1, frames=frames, inputs=inputs, inputs_from="split 'val'")
         p50_ms = {stage: stats.p50_ms for stage, stats in result.stages.items()}
-        ends.append({"in_graph": name, "p50_ms": p50_ms, "overhead_ms": result.overhead_ms})
+        fused.append({"in_graph": name, "p50_ms": p50_ms, "overhead_ms": result.overhead_ms})
     manifest, report = bundle.manifest, bundle.report()
     assert report.recommendation is not None
     side = max(bundle.model.input.height, bundle.model.input.width) / bundle.model.input.box_padding
     return {
         "kind": "precisions",
-        "record_version": 1,
+        "record_version": 2,
         "date_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "checkpoint": checkpoint.name,
         "checkpoint_sha256": manifest.source.checkpoint_sha256,
@@ -83,7 +83,7 @@ def measured(checkpoint: Path, data: Path, frames: int, folder: Path) -> dict[st
         "recommendation": to_plain(report.recommendation),
         "layers": {label: to_plain(histogram(layers)) for label, layers in report.layers.items()},
         "files": {artifact.label: artifact.sha256 for artifact in manifest.artifacts},
-        "ends": ends,
+        "fused": fused,
         "environment": to_plain(read_environment()),
     }
 

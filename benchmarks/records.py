@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from splite_deploy.bench.bootstrap import Ratio
+from splite_deploy.bench.result import upgraded
 
 Record = dict[str, Any]
 RESULT = "result"
@@ -21,13 +22,22 @@ def kind_of(record: Record) -> str | None:
 
 
 def read_records(folder: Path, kind: str | None) -> dict[str, list[Record]]:
-    """The records of one kind in the files of a folder, in the order in which they were written."""
+    """The records of one kind in the files of a folder, in the order in which they were written.
+
+    Results of earlier schema versions, and those within a record, have the words of the present one.
+    """
     found: dict[str, list[Record]] = {}
     for file in sorted(folder.glob("*.jsonl")):
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if chosen := [record for record in lines if kind_of(record) == kind]:
+        if chosen := [_in_present_words(record) for record in lines if kind_of(record) == kind]:
             found[file.stem] = chosen
     return found
+
+
+def _in_present_words(record: Record) -> Record:
+    if kind_of(record) == RESULT:
+        return upgraded(record)
+    return {**record, "bench": upgraded(record["bench"])} if "bench" in record else record
 
 
 def newest_run(found: list[Record]) -> list[Record]:

@@ -67,17 +67,17 @@ def conversion_block(record: Record) -> list[str]:
 def power_block(record: Record) -> list[str]:
     """A table for the newest record of each file of compare_power.py."""
     told = ("slower", "faster", "no difference", "unclear")
-    lines = [f"| pairs | {' | '.join(told)} | medians, lowest and highest | undisturbed |", f"|{'---|' * 7}"]
+    lines = [f"| pairs | {' | '.join(told)} | medians, lowest and highest | minimum |", f"|{'---|' * 7}"]
     for kind, what in (("same", "the same file"), ("slowed", f"made {record['slowdown']:.0%} slower")):
-        counts = " | ".join(str(record["verdicts"][kind].get(verdict, 0)) for verdict in told)
-        ratios = (record[f"{name}_ratios"][kind] for name in ("median", "undisturbed"))
+        counts = " | ".join(str(record["outcomes"][kind].get(outcome, 0)) for outcome in told)
+        ratios = (record[f"{name}_ratios"][kind] for name in ("median", "minimum"))
         spans = " | ".join(f"{min(values):.3f} to {max(values):.3f}" for values in ratios)
         lines.append(f"| {what} | {counts} | {spans} |")
     return [
         *lines,
         "",
         f"{machine(record['environment'])}; {record['pairs']} pairs of runs of {record['frames']} frames and more, "
-        "verdicts on the whole frame.",
+        "outcomes end to end.",
     ]
 
 

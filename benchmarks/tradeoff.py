@@ -177,7 +177,7 @@ def tradeoff(
 
 def table(records: Sequence[dict[str, Any]]) -> Table:
     """The records for people."""
-    grid = Table(title="Trade-off: ONNX Runtime, fp32, batch 1, one thread, bare inference")
+    grid = Table(title="Trade-off: ONNX Runtime, fp32, batch 1, one thread, model only")
     grid.add_column("Checkpoint", no_wrap=True)
     for header in ("params", "MACs", "size", "p50 ms", "p99 ms", "speed-up", "error, %", "PCK@0.05", "PA, mm"):
         grid.add_column(header, justify="right", no_wrap=True)

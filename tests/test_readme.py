@@ -157,7 +157,7 @@ def test_the_first_commands_of_the_readme(root: Path, begun: Path) -> None:
 def test_the_rest_of_the_first_section(root: Path, workplace: Path) -> None:
     _, *rest = blocks(sections(root)[FIRST], "sh")
     printed = run_in_order([line for block in rest for line in block.splitlines()], workplace)
-    assert "Estimator, total" in next(text for command, text in printed.items() if " bench " in command)
+    assert "End to end" in next(text for command, text in printed.items() if " bench " in command)
     assert json.loads((workplace / "bench.jsonl").read_text(encoding="utf-8"))["threads"] == 1
 
 
@@ -253,7 +253,7 @@ def test_make_demo_ends_with_keypoints_on_the_fingers(root: Path, tmp_path: Path
     from splite_deploy.export.source.checkpoint import load_symbol
 
     printed, keypoints = demo(root, tmp_path)
-    for expected in ("torch -> simplified", "torch -> ort fp32", "Estimator, total", "overlay.png", "--help"):
+    for expected in ("torch -> simplified", "torch -> ort fp32", "End to end", "overlay.png", "--help"):
         assert expected in printed
     folder = root / "models" / "splite_hand"
     render_hand = load_symbol("synthetic.py:render_hand", folder)

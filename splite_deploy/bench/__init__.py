@@ -1,4 +1,4 @@
-"""Latency of an artifact on this machine: stages apart, beside the bare network, with the environment."""
+"""Latency of an artifact on this machine: end to end, by stage, and of the model alone, with the environment."""
 
 from __future__ import annotations
 

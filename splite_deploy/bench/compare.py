@@ -34,10 +34,10 @@ OVERLOAD, OVERLOADED_THRESHOLD = 2.0, 0.1
 SHORT_S = 1.0
 """Runs of fewer seconds than this may lie within other work from beginning to end."""
 BLOCK_COUNTS = (32, 8)
-QUICK_PCT = 10
+FAST_PCT = 10
 """The percentile of frames with little other work, which must not contradict the fastest of all."""
 
-Verdict = Literal["faster", "slower", "no difference", "unclear"]
+Outcome = Literal["faster", "slower", "no difference", "unclear"]
 _COLOURS = {"faster": "green", "slower": "red", "no difference": "", "unclear": "yellow"}
 
 
@@ -50,18 +50,18 @@ class StageChange:
         before_ms: Its median, milliseconds.
         after_ms: Its median, milliseconds.
         median: Ratio of the medians, after over before.
-        quick: The same of the percentile `QUICK_PCT`.
-        undisturbed: The same of the fastest frame, in which nothing came between.
-        verdict: See `verdict_of`.
+        fast: The same of the percentile `FAST_PCT`.
+        minimum: The same of the fastest frame, in which nothing came between.
+        outcome: See `outcome_of`.
     """
 
     stage: str
     before_ms: float
     after_ms: float
     median: Ratio
-    quick: Ratio
-    undisturbed: Ratio
-    verdict: Verdict
+    fast: Ratio
+    minimum: Ratio
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,11 @@ def compare(before: Sequence[BenchResult], after: Sequence[BenchResult]) -> list
 def comparison_tables(comparisons: Sequence[Comparison]) -> list[RenderableType]:
     """A table for each artifact, one row per stage, with what else differs below; then how to read them."""
     lines = [
-        "After over before, with 95 % bootstrap intervals. Undisturbed: of the fastest frame, to which other work adds "
+        "After over before, with 95 % bootstrap intervals. Minimum: of the fastest frame, to which other work adds "
         f"nothing. Slower and faster need a change of {THRESHOLD:.0%} there, and of {THRESHOLD / 2:.1%} of the frame, "
         "that the fastest tenth does not contradict."
     ]
-    if any(change.verdict == "unclear" for item in comparisons for change in item.stages):
+    if any(change.outcome == "unclear" for item in comparisons for change in item.stages):
         lines.append(
             "Unclear: the medians moved and the fastest frame did not, or not as far. Measure again on a quiet "
             "machine, or append several runs of each to its file, in turn (before, after, before, ...): they count "
@@ -124,18 +124,18 @@ def _table(item: Comparison) -> Table:
     below = "\n".join(f"{warning[0].upper()}{warning[1:]}." for warning in item.warnings)
     grid = Table(title=escape(f"{names}, ms{runs}"), caption=escape(below) or None, caption_justify="left")
     grid.add_column("Stage")
-    for header in ("Before", "After", "Medians", "Undisturbed"):
+    for header in ("Before", "After", "Medians", "Minimum"):
         grid.add_column(header, justify="right", no_wrap=True)
-    grid.add_column("Verdict")
+    grid.add_column("Outcome")
     for change in item.stages:
-        colour = _COLOURS[change.verdict]
+        colour = _COLOURS[change.outcome]
         grid.add_row(
             STAGE_NAMES.get(change.stage, change.stage),
             f"{change.before_ms:.3f}",
             f"{change.after_ms:.3f}",
             _cell(change.median),
-            _cell(change.undisturbed),
-            f"[{colour}]{change.verdict}[/]" if colour else change.verdict,
+            _cell(change.minimum),
+            f"[{colour}]{change.outcome}[/]" if colour else change.outcome,
         )
     return grid
 
@@ -144,12 +144,12 @@ def _cell(ratio: Ratio) -> str:
     return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 
-def quick_ranks(count: int) -> tuple[int, ...]:
-    """The percentile `QUICK_PCT`, without interpolation."""
-    return ((count - 1) * QUICK_PCT // 100,)
+def fast_ranks(count: int) -> tuple[int, ...]:
+    """The percentile `FAST_PCT`, without interpolation."""
+    return ((count - 1) * FAST_PCT // 100,)
 
 
-def fastest_ranks(count: int) -> tuple[int, ...]:
+def minimum_ranks(count: int) -> tuple[int, ...]:
     """The smallest of all."""
     return (0,)
 
@@ -165,28 +165,28 @@ def ratios_of_runs(after_ms: Samples, before_ms: Samples, statistics: Sequence[R
     return [Ratio(value, wide.low, wide.high) for value, wide in zip(values, widest, strict=True)]
 
 
-def verdict_of(
-    median: Ratio, quick: Ratio, undisturbed: Ratio, threshold: float = THRESHOLD, needed: float = THRESHOLD
-) -> Verdict:
+def outcome_of(
+    median: Ratio, fast: Ratio, minimum: Ratio, threshold: float = THRESHOLD, needed: float = THRESHOLD
+) -> Outcome:
     """What the ratios of after over before say together.
 
     Args:
         median: Of the medians.
-        quick: Of the percentile `QUICK_PCT`.
-        undisturbed: Of the fastest frames.
+        fast: Of the percentile `FAST_PCT`.
+        minimum: Of the fastest frames.
         threshold: Up to which change there is none.
         needed: From which change there is one; ``threshold`` or more.
 
     Returns:
         ``slower`` or ``faster``: the fastest frame changed by ``needed`` or more, its interval leaves out 1, and that
-        of the quick frames does not lie on the other side of 1. ``no difference``: neither the median nor the fastest
+        of the fast frames does not lie on the other side of 1. ``no difference``: neither the median nor the fastest
         frame is beyond the threshold. Otherwise ``unclear``.
     """
-    if undisturbed.value >= 1 + needed and undisturbed.low > 1 and quick.high > 1:
+    if minimum.value >= 1 + needed and minimum.low > 1 and fast.high > 1:
         return "slower"
-    if undisturbed.value <= 1 / (1 + needed) and undisturbed.high < 1 and quick.low < 1:
+    if minimum.value <= 1 / (1 + needed) and minimum.high < 1 and fast.low < 1:
         return "faster"
-    small = all(1 / (1 + threshold) < ratio.value < 1 + threshold for ratio in (median, undisturbed))
+    small = all(1 / (1 + threshold) < ratio.value < 1 + threshold for ratio in (median, minimum))
     return "no difference" if small else "unclear"
 
 
@@ -241,13 +241,13 @@ def _compare(before: _Group, after: _Group) -> Comparison:
 
 def _change(stage: str, before: _Group, after: _Group) -> StageChange:
     old, new = (np.concatenate([result.samples_ms[stage] for result in group]) for group in (before, after))
-    median, tenth, fastest = ratios_of_runs(new, old, (median_ranks, quick_ranks, fastest_ranks))
+    median, fast, minimum = ratios_of_runs(new, old, (median_ranks, fast_ranks, minimum_ranks))
     old_ms, new_ms = value_of(old, median_ranks), value_of(new, median_ranks)
-    whole_ms = before[0].stages[before[0].whole].p50_ms
-    threshold = max(THRESHOLD, THRESHOLD / 2 * whole_ms / old_ms)
+    frame_ms = before[0].stages[before[0].headline].p50_ms
+    threshold = max(THRESHOLD, THRESHOLD / 2 * frame_ms / old_ms)
     needed = max(threshold, OVERLOADED_THRESHOLD) if any(map(_overloaded, (*before, *after))) else threshold
-    verdict = verdict_of(median, tenth, fastest, threshold, needed)
-    return StageChange(stage, old_ms, new_ms, median, tenth, fastest, verdict)
+    outcome = outcome_of(median, fast, minimum, threshold, needed)
+    return StageChange(stage, old_ms, new_ms, median, fast, minimum, outcome)
 
 
 def _overloaded(result: BenchResult) -> bool:
@@ -271,7 +271,7 @@ def _warnings(before: _Group, after: _Group) -> Iterator[str]:
     for when, group in (("before", before), ("after", after)):
         if any(result.unsteady for result in group):
             yield f"unsteady {when}: the windows of a run did not agree"
-        shortest_s = min(result.frames * result.stages[result.whole].p50_ms / 1e3 for result in group)
+        shortest_s = min(result.frames * result.stages[result.headline].p50_ms / 1e3 for result in group)
         if shortest_s < SHORT_S:
             yield f"short {when}: {shortest_s:.1f} s of frames, which other work may outlast; leave out --frames"
         if loads := [result.environment.load_average_1min for result in group if _overloaded(result)]:

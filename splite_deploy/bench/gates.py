@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from splite_deploy.bench.loop import DEVICE_STAGES, STAGES, TOTAL
+from splite_deploy.bench.loop import DEVICE_STAGES, END_TO_END, STAGES
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.errors import GateError, UsageError
 
@@ -39,7 +39,7 @@ class Metric:
 
 def _latency(stage: str | None, figure: str) -> Metric:
     def read(result: BenchResult) -> float | None:
-        stats = result.stages.get(stage or result.whole)
+        stats = result.stages.get(stage or result.headline)
         return None if stats is None else float(getattr(stats, figure))
 
     needs = "a backend that tells it" if stage in DEVICE_STAGES else "a bundle instead of a file alone"
@@ -68,7 +68,7 @@ METRICS: Mapping[str, Metric] = {
     **{
         f"{stage}_{figure}": _latency(stage, figure)
         for stage in (*STAGES, *DEVICE_STAGES)
-        if stage != TOTAL
+        if stage != END_TO_END
         for figure in _FIGURES
     },
     **{name: _part(f"accuracy.{name}", _LABELS) for name in ("epe_px", "epe_box_pct", "pck_05", "pck_auc")},
@@ -84,7 +84,8 @@ METRICS: Mapping[str, Metric] = {
     ),
     "streams_frames_per_second": _part("streams.frames_per_second", "Add --streams COUNT."),
 }
-"""Every figure that a limit can be set on. Latencies without a stage are those of the whole."""
+"""Every figure that a limit can be set on. Latencies without a stage are end to end, or of a file
+alone."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""The timed loop: the stages of a `PoseEstimator`, side by side with its bare network.
+"""The timed loop: a `PoseEstimator` end to end, stage by stage, side by side with its model alone.
 
 Two ways to run the same inputs are timed in turn, a block of frames each:
 
-* the estimator, from image to poses, with a time stamp between its stages;
-* the bare network, ``session.run`` on tensors that were prepared beforehand, which is what other tools time.
+* end to end: the estimator, from image to poses, with a time stamp between its stages;
+* model only: ``session.run`` on tensors that were prepared beforehand, which is what other tools time.
 
 Both see the same inputs in the same order, and which of them goes first changes from block to block, so that
 clocks, heat and other processes hit both alike. Their difference is what pre- and postprocessing cost an application.
-Of a file without a model spec there is the bare network alone.
+Of a file without a model spec there is the model alone.
 """
 
 from __future__ import annotations
@@ -38,19 +38,20 @@ Progress = Callable[[int, int], None]
 Input = tuple[Image, ArrayLike | None]
 """An (H, W, 3) uint8 image and an xyxy box in its pixels, or None for the whole image."""
 
-PREPROCESS, INFERENCE, DECODE, TOTAL, BARE = "preprocess", "inference", "decode", "total", "bare_inference"
-STAGES = (PREPROCESS, INFERENCE, DECODE, TOTAL, BARE)
-"""``total`` is the sum of the three before it, frame by frame; ``bare_inference`` is timed apart."""
+PREPROCESS, INFERENCE, DECODE = "preprocess", "inference", "decode"
+END_TO_END, MODEL_ONLY = "end_to_end", "model_only"
+STAGES = (PREPROCESS, INFERENCE, DECODE, END_TO_END, MODEL_ONLY)
+"""``end_to_end`` is the sum of the three before it, frame by frame; ``model_only`` is timed apart."""
 HOST_TO_DEVICE, COMPUTE, DEVICE_TO_HOST = "host_to_device", "compute", "device_to_host"
 DEVICE_STAGES = (HOST_TO_DEVICE, COMPUTE, DEVICE_TO_HOST)
 """Parts of ``inference``, where the backend can tell."""
 
 _DEVICE_KEYS = {"h2d": HOST_TO_DEVICE, "compute": COMPUTE, "d2h": DEVICE_TO_HOST}
-_READINGS = {PREPROCESS: 1, INFERENCE: 1, DECODE: 1, TOTAL: 3, BARE: 1}
+_READINGS = {PREPROCESS: 1, INFERENCE: 1, DECODE: 1, END_TO_END: 3, MODEL_ONLY: 1}
 """How often the cost of reading the clock lies within a stage."""
 _LATEST = 20
 """So many frames of the warm-up tell how long one takes."""
-_Taken = dict[str, list[float]]
+_Durations = dict[str, list[float]]
 """Nanoseconds by stage, one for each frame."""
 
 
@@ -59,7 +60,7 @@ class Options:
     """How to measure.
 
     Attributes:
-        frames: Timed frames, as many for the estimator as for the bare network; rounded up to whole windows.
+        frames: Timed frames, as many end to end as of the model alone; rounded up to whole windows.
         warmup_frames: Fewest untimed frames beforehand.
         warmup_min_s: Shortest warm-up in seconds; whichever of the two takes longer holds. Processors raise
             their clock, and backends choose their kernels, only under load.
@@ -105,9 +106,9 @@ class Measurement:
         warmup_frames: Frames that ran beforehand, windows included that did not agree yet.
         warmup_s: Seconds of the untimed ones.
         timer_overhead_us: Median duration of one reading of the clock, microseconds. It has been taken off once from
-            each stage, and three times from ``total``.
+            each stage, and three times from ``end_to_end``.
         window_frames: Frames of each window.
-        windows_p50_ms: Median of each window, of ``total``, or ``bare_inference`` where that is all.
+        windows_p50_ms: Median of each window, of ``end_to_end``, or ``model_only`` where that is all.
         stable: Whether the last windows agree.
     """
 
@@ -122,7 +123,7 @@ class Measurement:
     @property
     def frames(self) -> int:
         """Timed frames of each stage."""
-        return len(self.samples_ns[BARE])
+        return len(self.samples_ns[MODEL_ONLY])
 
     def stages(self) -> dict[str, LatencyStats]:
         """Statistics per stage, in the order of `STAGES`, with those of the device behind."""
@@ -134,18 +135,18 @@ class Subject(Protocol):
 
     stages: tuple[str, ...]
     """That every frame is timed by."""
-    whole: str
+    headline: str
     """The one that stands for the frame."""
 
     def run(self, index: int) -> object:
         """Runs the frame of this number once."""
 
-    def time_block(self, frames: range, clock: Clock, taken: _Taken, *, bare_first: bool) -> None:
+    def time_block(self, frames: range, clock: Clock, durations_ns: _Durations, *, model_first: bool) -> None:
         """Times each of these frames."""
 
 
 class EstimatorSubject:
-    """An estimator and its bare network on images.
+    """An estimator and its model alone, on images.
 
     Args:
         estimator: An open estimator.
@@ -157,7 +158,7 @@ class EstimatorSubject:
     """
 
     stages: tuple[str, ...] = STAGES
-    whole = TOTAL
+    headline = END_TO_END
 
     def __init__(self, estimator: PoseEstimator, inputs: Sequence[Input], batch: int) -> None:
         if len(inputs) == 0:
@@ -173,19 +174,19 @@ class EstimatorSubject:
         tensor, crops = estimator.prepare(image, boxes)
         return estimator.finish(estimator.decode(estimator.session.run({self._name: tensor})), crops)
 
-    def time_block(self, frames: range, clock: Clock, taken: _Taken, *, bare_first: bool) -> None:
+    def time_block(self, frames: range, clock: Clock, durations_ns: _Durations, *, model_first: bool) -> None:
         """Times one block both ways."""
         jobs = [self._jobs[index % len(self._jobs)] for index in frames]
         # Only the tensors of one block are held, so that many images in large batches fit into a small device.
         feeds = [{self._name: self._estimator.prepare(image, boxes)[0]} for image, boxes in jobs]
-        if bare_first:
-            _time_bare(self._estimator.session, feeds, clock, taken[BARE])
-        self._time_estimator(jobs, clock, taken)
-        if not bare_first:
-            _time_bare(self._estimator.session, feeds, clock, taken[BARE])
+        if model_first:
+            _time_model(self._estimator.session, feeds, clock, durations_ns[MODEL_ONLY])
+        self._time_estimator(jobs, clock, durations_ns)
+        if not model_first:
+            _time_model(self._estimator.session, feeds, clock, durations_ns[MODEL_ONLY])
 
     def _time_estimator(
-        self, jobs: Sequence[tuple[Image, list[ArrayLike | None]]], clock: Clock, taken: _Taken
+        self, jobs: Sequence[tuple[Image, list[ArrayLike | None]]], clock: Clock, durations_ns: _Durations
     ) -> None:
         """Times the stages of each frame; the calls are those of `PoseEstimator.batch`."""
         estimator, session, name = self._estimator, self._estimator.session, self._name
@@ -198,25 +199,25 @@ class EstimatorSubject:
             inferred = clock()
             estimator.finish(estimator.decode(outputs), crops)
             ended = clock()
-            taken[PREPROCESS].append(prepared - began)
-            taken[INFERENCE].append(inferred - prepared)
-            taken[DECODE].append(ended - inferred)
-            taken[TOTAL].append(ended - began)
+            durations_ns[PREPROCESS].append(prepared - began)
+            durations_ns[INFERENCE].append(inferred - prepared)
+            durations_ns[DECODE].append(ended - inferred)
+            durations_ns[END_TO_END].append(ended - began)
             if stage_ms is not None:
                 for key, value_ms in (stage_ms() or {}).items():
-                    taken.setdefault(_DEVICE_KEYS[key], []).append(value_ms * 1e6)
+                    durations_ns.setdefault(_DEVICE_KEYS[key], []).append(value_ms * 1e6)
 
 
 class NetworkSubject:
-    """A bare network on given tensors.
+    """A model alone, on tensors.
 
     Args:
         session: An open session.
         feeds: Inputs by name, used in turn.
     """
 
-    stages: tuple[str, ...] = (BARE,)
-    whole = BARE
+    stages: tuple[str, ...] = (MODEL_ONLY,)
+    headline = MODEL_ONLY
 
     def __init__(self, session: Session, feeds: Sequence[Mapping[str, Feed]]) -> None:
         self._session = session
@@ -226,9 +227,11 @@ class NetworkSubject:
         """One inference."""
         return self._session.run(self._feeds[index % len(self._feeds)])
 
-    def time_block(self, frames: range, clock: Clock, taken: _Taken, *, bare_first: bool) -> None:
+    def time_block(self, frames: range, clock: Clock, durations_ns: _Durations, *, model_first: bool) -> None:
         """Times one block."""
-        _time_bare(self._session, [self._feeds[index % len(self._feeds)] for index in frames], clock, taken[BARE])
+        _time_model(
+            self._session, [self._feeds[index % len(self._feeds)] for index in frames], clock, durations_ns[MODEL_ONLY]
+        )
 
 
 def measure(
@@ -238,7 +241,7 @@ def measure(
     clock: Clock = time.perf_counter_ns,
     progress: Progress | None = None,
 ) -> Measurement:
-    """Times an estimator with its bare network, or a bare network alone, until the figures are steady.
+    """Times an estimator end to end beside its model alone, or a model alone, until the figures are steady.
 
     Python's garbage collector rests meanwhile: its pauses depend on the application's heap, not on the network.
 
@@ -261,19 +264,21 @@ def measure(
         report(0, planned)
 
         def time_window(number: int) -> Samples:
-            taken: _Taken = {stage: [] for stage in subject.stages}
+            durations_ns: _Durations = {stage: [] for stage in subject.stages}
             first, last = number * size, (number + 1) * size
             for block in range(blocks):
                 start = first + block * options.block_frames
                 stop = min(start + options.block_frames, last)
                 odd = (number * blocks + block) % 2 == 1
-                subject.time_block(range(start, stop), clock, taken, bare_first=odd)
+                subject.time_block(range(start, stop), clock, durations_ns, model_first=odd)
                 report(stop, max(planned, last))
-            return {stage: _without_timer(np.array(values), stage, overhead_us) for stage, values in taken.items()}
+            return {
+                stage: _without_timer(np.array(values), stage, overhead_us) for stage, values in durations_ns.items()
+            }
 
         settled: Settled = settle(
             time_window,
-            subject.whole,
+            subject.headline,
             agreeing=options.windows,
             most=options.max_windows,
             tolerance=options.tolerance,
@@ -318,14 +323,14 @@ def _warm_up(subject: Subject, options: Options, clock: Clock) -> tuple[int, flo
     return len(ended) - 1, (ended[-1] - began) / 1e9, float(np.median(np.diff(latest))) / 1e9
 
 
-def _without_timer(taken_ns: NDArray[np.float64], stage: str, overhead_us: float) -> NDArray[np.float64]:
+def _without_timer(durations_ns: NDArray[np.float64], stage: str, overhead_us: float) -> NDArray[np.float64]:
     """The durations of a stage without the readings of the clock that lie in them."""
-    return np.maximum(taken_ns - 1e3 * overhead_us * _READINGS.get(stage, 0), 0.0)
+    return np.maximum(durations_ns - 1e3 * overhead_us * _READINGS.get(stage, 0), 0.0)
 
 
-def _time_bare(session: Session, feeds: Sequence[Mapping[str, Feed]], clock: Clock, taken: list[float]) -> None:
-    """Times the network alone."""
+def _time_model(session: Session, feeds: Sequence[Mapping[str, Feed]], clock: Clock, durations_ns: list[float]) -> None:
+    """Times the model alone."""
     for feed in feeds:
         began = clock()
         session.run(feed)
-        taken.append(clock() - began)
+        durations_ns.append(clock() - began)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from splite_deploy.bench.loop import BARE, STAGES, TOTAL
+from splite_deploy.bench.loop import END_TO_END, MODEL_ONLY, STAGES
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle.report import Layer
 from splite_deploy.device.environment import Environment
@@ -15,11 +15,13 @@ from splite_deploy.errors import SpecError, UsageError
 from splite_deploy.spec import Precision
 from splite_deploy.spec.plain import structure, to_plain
 
-SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)
-"""Version 1 lacks what has a default below, and its times contain the cost of reading the clock."""
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)
+"""Versions 1 and 2 have other words, see `upgraded`. Version 1 lacks what has a default below, and its times contain
+the cost of reading the clock."""
+_STAGES_BEFORE_3 = {"total": END_TO_END, "bare_inference": MODEL_ONLY}
 
-Verdict = Literal["steady", "slowed", "throttled", "too short"]
+ThrottlingState = Literal["steady", "slowed", "throttled", "too short"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Windows:
 
     Attributes:
         frames: Frames of each window.
-        p50_ms: Median of each window in the order of time, of the whole estimator; of the bare network where that
-            is all there is. Milliseconds.
+        p50_ms: Median of each window in the order of time, end to end; of the model alone where that is all
+            there is. Milliseconds.
         stable: Whether the last three lie within ``tolerance`` of each other. Then they alone are the result, and
             those before belong to the warm-up; otherwise all of them are the result.
         tolerance: Largest over smallest of three medians, minus 1.
@@ -43,7 +45,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Startup:
-    """What a process pays before it has a first result, measured in a fresh one.
+    """What a process pays before it has a first result, measured in one of its own (a cold start).
 
     Attributes:
         import_ms: Importing the runtime and the backend, milliseconds.
@@ -58,7 +60,7 @@ class Startup:
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident memory of a fresh process that does nothing but run this artifact, MiB (2**20 bytes).
+    """Resident memory of a process that does nothing but run this artifact, MiB (2**20 bytes).
 
     Attributes:
         rss_before_mib: After the imports, before loading.
@@ -78,7 +80,7 @@ class CurvePoint:
     Attributes:
         second: Its number, from 0; a second in which no frame ended has no point.
         frames: Frames that ended in it.
-        p50_ms: Median of the whole estimator, milliseconds.
+        p50_ms: Median of a frame end to end, milliseconds.
         max_ms: Its largest, milliseconds.
     """
 
@@ -97,9 +99,9 @@ class Sustained:
         frames: Frames that it did.
         frames_per_second: Frames over seconds.
         curve: Second by second.
-        verdict: ``steady``; ``slowed``: the end is slower than the beginning; ``throttled``: it is, and a clock that
+        state: ``steady``; ``slowed``: the end is slower than the beginning; ``throttled``: it is, and a clock that
             was read fell with it; ``too short`` to tell.
-        reason: What the verdict rests on, in words.
+        reason: What the state is told by, in words.
         sensors: Power, temperatures and clocks meanwhile; None where the machine has none to read.
     """
 
@@ -107,7 +109,7 @@ class Sustained:
     frames: int
     frames_per_second: float
     curve: tuple[CurvePoint, ...]
-    verdict: Verdict
+    state: ThrottlingState
     reason: str
     sensors: Sensors | None
 
@@ -121,7 +123,7 @@ class Streams:
         frames: Frames of all of them together.
         frames_per_second: Of all of them together.
         speed_up: That over the frames per second of one alone, measured just before.
-        latency: Of the whole estimator, all streams together.
+        latency: Of frames end to end, all streams together.
     """
 
     count: int
@@ -183,7 +185,7 @@ class BenchResult:
     """One artifact, measured once on one machine. None and empty: not measured.
 
     Attributes:
-        schema_version: `SCHEMA_VERSION`, or that of the line it was read from.
+        schema_version: `SCHEMA_VERSION`; 1 where it was read from a line of that version.
         date_utc: Start of the measurement, ISO 8601 in UTC.
         bundle: Name of the bundle's folder, without its path; empty for a file that was measured without a bundle.
         model: Name of the model; of a file alone its name without the suffix.
@@ -202,17 +204,17 @@ class BenchResult:
         image_width_px: Width of the largest image; 0 for a file alone.
         image_height_px: Height of the largest image; 0 for a file alone.
         timer_overhead_us: Cost of one reading of the clock, microseconds. It is taken off once from each stage, and
-            three times from ``total``.
-        stages: Statistics by stage, those of `splite_deploy.bench.loop.STAGES`; of a file alone ``bare_inference``
-            only. Where the backend can tell, ``host_to_device``, ``compute`` and ``device_to_host`` as well.
+            three times from ``end_to_end``.
+        stages: Statistics by stage, those of `splite_deploy.bench.loop.STAGES`; of a file alone only
+            ``model_only``. Where the backend can tell, ``host_to_device``, ``compute`` and ``device_to_host`` as well.
         environment: The machine.
         windows: How steady the figures were.
         samples_ms: By stage every ``samples_every``-th time that the statistics are of, in the order of time.
         samples_every: See ``samples_ms``.
         affinity: Cores that it was bound to; None was not asked.
         model_bytes: Size of the file.
-        startup: What a fresh process pays before its first result.
-        memory: What a fresh process takes.
+        startup: What a process of its own pays before its first result.
+        memory: What that process takes.
         sustained: The run of ``--duration``.
         streams: The run of ``--streams``.
         accuracy: That of ``--eval``.
@@ -268,19 +270,19 @@ class BenchResult:
         return self.windows is not None and not self.windows.stable
 
     @property
-    def whole(self) -> str:
-        """The stage that stands for the whole: ``total``, or ``bare_inference`` of a file alone."""
-        return TOTAL if TOTAL in self.stages else BARE
+    def headline(self) -> str:
+        """The stage that stands for a frame: ``end_to_end``, or ``model_only`` of a file alone."""
+        return END_TO_END if END_TO_END in self.stages else MODEL_ONLY
 
     @property
     def overhead_ms(self) -> float:
-        """Estimator's p50 minus that of the bare network, in milliseconds; noise may make it negative."""
-        return self.stages[self.whole].p50_ms - self.stages[BARE].p50_ms
+        """The p50 end to end minus that of the model alone, in milliseconds; noise may make it negative."""
+        return self.stages[self.headline].p50_ms - self.stages[MODEL_ONLY].p50_ms
 
     @property
     def frames_per_second(self) -> float:
-        """Frames (of ``batch`` crops each) per second, one after the other, at the median of the whole."""
-        return 1e3 / self.stages[self.whole].p50_ms
+        """Frames (of ``batch`` crops each) per second, one after the other, at the median of the headline stage."""
+        return 1e3 / self.stages[self.headline].p50_ms
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back to an equal result."""
@@ -297,17 +299,34 @@ class BenchResult:
         if version not in READABLE_VERSIONS:
             raise UsageError(
                 f"The benchmark result has schema version {version}; this version reads "
-                f"{' and '.join(map(str, READABLE_VERSIONS))}.",
+                f"{', '.join(map(str, READABLE_VERSIONS))}.",
                 hint="Read it with the version of splite-deploy that wrote it, or measure again.",
             )
         try:
-            result = structure(cls, data, "")
+            result = structure(cls, upgraded(data), "")
         except SpecError as err:
             raise UsageError(f"The benchmark result is malformed: {err.message}", hint="Measure again.") from err
-        needed = STAGES if result.bundle else (BARE,)
+        needed = STAGES if result.bundle else (MODEL_ONLY,)
         missing = [stage for stage in needed if stage not in result.stages]
         if missing:
             raise UsageError(
                 f"The benchmark result is malformed: it lacks the stage {missing[0]}.", hint="Measure again."
             )
         return result
+
+
+def upgraded(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data of a result of any readable version, in the words of `SCHEMA_VERSION`.
+
+    In version 3 the stages ``total`` and ``bare_inference`` are called ``end_to_end`` and ``model_only``, and the
+    ``verdict`` of a sustained run its ``state``.
+    """
+    new = dict(data)
+    if new.get("schema_version") == 2:
+        new["schema_version"] = SCHEMA_VERSION
+    for name in ("stages", "samples_ms"):
+        if isinstance(stages := new.get(name), Mapping):
+            new[name] = {_STAGES_BEFORE_3.get(stage, stage): values for stage, values in stages.items()}
+    if isinstance(run := new.get("sustained"), Mapping):
+        new["sustained"] = {"state" if key == "verdict" else key: value for key, value in run.items()}
+    return new

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.bench.loop import Clock, Subject, garbage_collector_off
-from splite_deploy.bench.result import CurvePoint, Sustained, Verdict
+from splite_deploy.bench.result import CurvePoint, Sustained, ThrottlingState
 from splite_deploy.device.sensors import Sensors, recording
 
 SLOWER = 1.1
@@ -58,13 +58,13 @@ def sustain(
     # The frame that was running when the time was up belongs to the last whole second.
     ended_s = np.minimum((np.array(ended_ns) - began) / 1e9, np.nextafter(duration_s, 0))
     points = curve(np.diff([began, *ended_ns]) / 1e6, ended_s)
-    verdict, reason = judge(points, sensors)
+    state, reason = throttling(points, sensors)
     return Sustained(
         seconds=seconds,
         frames=len(ended_ns),
         frames_per_second=len(ended_ns) / seconds,
         curve=points,
-        verdict=verdict,
+        state=state,
         reason=reason,
         sensors=sensors if sensors.mean_power_mw or sensors.temperatures_c or sensors.clocks_mhz else None,
     )
@@ -80,7 +80,7 @@ def curve(taken_ms: NDArray[np.float64], ended_s: NDArray[np.float64]) -> tuple[
     return tuple(points)
 
 
-def judge(points: Sequence[CurvePoint], sensors: Sensors | None) -> tuple[Verdict, str]:
+def throttling(points: Sequence[CurvePoint], sensors: Sensors | None) -> tuple[ThrottlingState, str]:
     """Compares the last fifth of a run with its first, in latency and in what clocks were read."""
     part = len(points) // PART
     if len(points) < LEAST_POINTS:

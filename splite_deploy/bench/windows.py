@@ -18,7 +18,7 @@ class Settled:
 
     Attributes:
         samples: Of the windows that agree, one after the other; of all where none do.
-        p50: Median of each window, of the stage that was judged.
+        p50: Median of each window, of the stage that stands for the frame.
         stable: Whether the last ones agree.
         dropped: Number of windows before those that agree.
     """
@@ -29,7 +29,9 @@ class Settled:
     dropped: int
 
 
-def settle(time_window: Callable[[int], Samples], whole: str, *, agreeing: int, most: int, tolerance: float) -> Settled:
+def settle(
+    time_window: Callable[[int], Samples], headline: str, *, agreeing: int, most: int, tolerance: float
+) -> Settled:
     """Times windows until the last ones agree, or there are too many.
 
     What was measured before they agree belongs to the warm-up. Where they never do nothing is dropped: to choose among
@@ -37,7 +39,7 @@ def settle(time_window: Callable[[int], Samples], whole: str, *, agreeing: int, 
 
     Args:
         time_window: Times the window of this number.
-        whole: The stage whose median is compared.
+        headline: The stage whose median is compared.
         agreeing: How many in a row have to agree.
         most: Windows at most.
         tolerance: The largest of their medians may exceed the smallest by this share.
@@ -47,7 +49,7 @@ def settle(time_window: Callable[[int], Samples], whole: str, *, agreeing: int, 
     stable = False
     while not stable and len(windows) < most:
         windows.append(time_window(len(windows)))
-        p50.append(float(np.median(windows[-1][whole])))
+        p50.append(float(np.median(windows[-1][headline])))
         stable = len(p50) >= agreeing and agree(p50[-agreeing:], tolerance)
     kept = windows[-agreeing:] if stable else windows
     samples = {stage: np.concatenate([window[stage] for window in kept]) for stage in kept[0]}

@@ -81,13 +81,13 @@ def bench(
     compare: tuple[Path, Path] | None,
     fail_if: tuple[str, ...],
 ) -> None:
-    """Times a bundle on this machine, stage by stage: preprocess, inference, decode and the whole.
+    """Times a bundle on this machine, end to end and stage by stage: preprocess, inference, decode.
 
     Percentiles, not a mean: p50, p90 and p99 of every stage after a warm-up, with the machine and the hash of the file.
     Frames come in three windows; windows are added until the p50 of three in a row agree within 3 %, or the result is
     called unstable.
 
-    A file (.onnx, .tflite, .engine) is timed without a bundle: the bare network, on random numbers or on --inputs.
+    A file (.onnx, .tflite, .engine) is timed without a bundle: the model alone, on random numbers or on --inputs.
 
     --compare shows whether one of two recorded runs is faster. Exit status 1 if a limit of --fail-if is not kept.
     """

@@ -24,7 +24,7 @@ def test_a_bundle_with_everything(splite: Splite, tiny_bundle: Path, tmp_path: P
     (result,) = read_results(file)
     assert result.affinity == (core,)
     assert result.sustained is not None and result.streams is not None and result.startup is not None
-    for part in ("Estimator, total", "Bare inference", "streams at once", "without a pause", "Environment"):
+    for part in ("End to end", "Model only", "streams at once", "without a pause", "Environment"):
         assert part in done.stdout
 
 

@@ -11,8 +11,8 @@ from bench_results import ENVIRONMENT, bench_result
 from rich.console import Console
 
 from splite_deploy.bench.bootstrap import Ratio
-from splite_deploy.bench.compare import THRESHOLD, compare, comparison_tables, verdict_of
-from splite_deploy.bench.loop import BARE, TOTAL
+from splite_deploy.bench.compare import THRESHOLD, compare, comparison_tables, outcome_of
+from splite_deploy.bench.loop import END_TO_END, MODEL_ONLY
 from splite_deploy.bench.result import BenchResult, Windows
 from splite_deploy.errors import UsageError
 
@@ -34,36 +34,36 @@ def simulated(seed: int, slowdown: float = 1.0) -> BenchResult:
         start = rng.integers(FRAMES)
         bursts[start : start + rng.integers(20, 300)] = rng.uniform(0.02, 0.5)
     times = slowdown + jitter + np.abs(drift) + bursts * rng.uniform(0.2, 1.0, FRAMES)
-    return bench_result(samples_ms={TOTAL: tuple(times.tolist())}, frames=FRAMES)
+    return bench_result(samples_ms={END_TO_END: tuple(times.tolist())}, frames=FRAMES)
 
 
-def verdicts(pairs: Sequence[tuple[BenchResult, BenchResult]]) -> list[str]:
-    return [compare([before], [after])[0].stages[0].verdict for before, after in pairs]
+def outcomes(pairs: Sequence[tuple[BenchResult, BenchResult]]) -> list[str]:
+    return [compare([before], [after])[0].stages[0].outcome for before, after in pairs]
 
 
 def test_two_runs_of_the_same_file_are_no_alarm_although_their_medians_differ() -> None:
     pairs = [(simulated(2 * seed), simulated(2 * seed + 1)) for seed in range(PAIRS)]
-    medians = [np.median(b.samples_ms[TOTAL]) / np.median(a.samples_ms[TOTAL]) for a, b in pairs]
+    medians = [np.median(b.samples_ms[END_TO_END]) / np.median(a.samples_ms[END_TO_END]) for a, b in pairs]
     assert sum(abs(ratio - 1) > THRESHOLD for ratio in medians) > PAIRS / 4  # the medians alone would cry
-    told = verdicts(pairs)
+    told = outcomes(pairs)
     assert not {"slower", "faster"} & set(told), told
 
 
 @pytest.mark.parametrize(("slowdown", "expected"), [(1.05, "slower"), (1 / 1.05, "faster")])
 def test_a_change_of_5_percent_is_found(slowdown: float, expected: str) -> None:
-    told = verdicts([(simulated(2 * seed), simulated(2 * seed + 1, slowdown)) for seed in range(PAIRS)])
+    told = outcomes([(simulated(2 * seed), simulated(2 * seed + 1, slowdown)) for seed in range(PAIRS)])
     assert told == [expected] * PAIRS
 
 
 def test_the_same_times_are_no_difference() -> None:
     (comparison,) = compare([simulated(1)], [simulated(1)])
     (change,) = comparison.stages
-    assert (change.median.value, change.undisturbed.value, change.verdict) == (1.0, 1.0, "no difference")
+    assert (change.median.value, change.minimum.value, change.outcome) == (1.0, 1.0, "no difference")
     assert comparison.warnings == ()
 
 
 @pytest.mark.parametrize(
-    ("median", "quick", "undisturbed", "expected"),
+    ("median", "fast", "minimum", "expected"),
     [
         (SLOWER, SLOWER, SLOWER, "slower"),
         (FASTER, FASTER, FASTER, "faster"),
@@ -77,8 +77,8 @@ def test_the_same_times_are_no_difference() -> None:
         (SLIGHTLY, SLIGHTLY, SLIGHTLY, "no difference"),
     ],
 )
-def test_verdicts(median: Ratio, quick: Ratio, undisturbed: Ratio, expected: str) -> None:
-    assert verdict_of(median, quick, undisturbed) == expected
+def test_outcomes(median: Ratio, fast: Ratio, minimum: Ratio, expected: str) -> None:
+    assert outcome_of(median, fast, minimum) == expected
 
 
 def test_a_short_stage_needs_a_change_that_the_frame_would_feel() -> None:
@@ -87,14 +87,14 @@ def test_a_short_stage_needs_a_change_that_the_frame_would_feel() -> None:
         return bench_result(samples_ms={"decode": tuple(decode_ms + jitter)})  # of a frame of 2 ms
 
     told = [compare([run(0.1)], [run(after_ms)])[0].stages[0] for after_ms in (0.105, 0.14)]
-    assert [change.verdict for change in told] == ["no difference", "slower"]
+    assert [change.outcome for change in told] == ["no difference", "slower"]
 
 
 def test_on_an_overloaded_machine_only_a_large_change_counts() -> None:
     busy = dataclasses.replace(ENVIRONMENT, load_average_1min=5.7, usable_cores=2)
     before = dataclasses.replace(simulated(0), environment=busy)
     told = [compare([before], [simulated(1, slowdown)])[0] for slowdown in (1.06, 1.15)]
-    assert [comparison.stages[0].verdict for comparison in told] == ["unclear", "slower"]
+    assert [comparison.stages[0].outcome for comparison in told] == ["unclear", "slower"]
     assert "other work before: a load average of 5.7 on 2 cores" in "\n".join(told[0].warnings)
 
 
@@ -162,10 +162,10 @@ def test_what_else_differs_is_named() -> None:
 
 
 def test_the_table_says_what_to_do_where_it_is_unclear() -> None:
-    calm = bench_result(samples_ms={BARE: tuple(1 + np.random.default_rng(0).uniform(0, 0.01, FRAMES))})
-    disturbed = [time + (0.3 if index > 100 else 0) for index, time in enumerate(calm.samples_ms[BARE])]
-    found = compare([calm], [dataclasses.replace(calm, samples_ms={BARE: tuple(disturbed)})])
-    assert found[0].stages[0].verdict == "unclear"
+    calm = bench_result(samples_ms={MODEL_ONLY: tuple(1 + np.random.default_rng(0).uniform(0, 0.01, FRAMES))})
+    disturbed = [time + (0.3 if index > 100 else 0) for index, time in enumerate(calm.samples_ms[MODEL_ONLY])]
+    found = compare([calm], [dataclasses.replace(calm, samples_ms={MODEL_ONLY: tuple(disturbed)})])
+    assert found[0].stages[0].outcome == "unclear"
     console = Console(width=200)
     with console.capture() as captured:
         console.print(*comparison_tables(found))

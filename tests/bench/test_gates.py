@@ -8,12 +8,12 @@ import pytest
 from bench_results import bench_result, stats_of
 
 from splite_deploy.bench.gates import METRICS, Gate, check
-from splite_deploy.bench.loop import BARE, TOTAL
+from splite_deploy.bench.loop import END_TO_END, MODEL_ONLY
 from splite_deploy.errors import GateError, UsageError
 
 
 def slow() -> dict[str, object]:
-    return {TOTAL: dataclasses.replace(stats_of(20.0), p99_ms=41.2), BARE: stats_of(10.0)}
+    return {END_TO_END: dataclasses.replace(stats_of(20.0), p99_ms=41.2), MODEL_ONLY: stats_of(10.0)}
 
 
 def test_a_limit_that_is_not_kept_says_by_how_much() -> None:
@@ -50,7 +50,7 @@ def test_the_limit_itself(text: str, fails: bool) -> None:
 
 RARE = [name for name in METRICS if name.startswith(("host_to_device", "compute", "device_to_host", "oks_ap"))]
 ALWAYS = ["mean_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms", "frames_per_second"]
-ALWAYS += [name for name in METRICS if name.startswith(BARE)]
+ALWAYS += [name for name in METRICS if name.startswith(MODEL_ONLY)]
 
 
 @pytest.mark.parametrize("metric", [name for name in METRICS if name not in RARE])
@@ -62,7 +62,7 @@ def test_every_metric_is_read(metric: str) -> None:
 @pytest.mark.parametrize("metric", [name for name in METRICS if name not in ALWAYS])
 def test_every_metric_that_was_not_measured_says_what_it_needs(metric: str) -> None:
     bare = bench_result(accuracy=None, memory=None, startup=None, sustained=None, streams=None, model_bytes=None)
-    bare = dataclasses.replace(bare, stages={BARE: bare.stages[BARE]})
+    bare = dataclasses.replace(bare, stages={MODEL_ONLY: bare.stages[MODEL_ONLY]})
     with pytest.raises(UsageError, match=f"^{metric} was not measured") as caught:
         Gate.parse(f"{metric}>1").failure(bare)
     assert caught.value.hint.endswith(".")

@@ -109,17 +109,17 @@ def test_every_stage_is_timed_apart() -> None:
     result, _ = _measure(frames=2, block_frames=1)
     assert result.samples_ns["preprocess"].tolist() == [100, 100]
     assert result.samples_ns["decode"].tolist() == [11, 11]
-    # Runs 1 and 4 are the estimator's, 2 and 3 the bare network's: the order turns from block to block.
+    # Runs 1 and 4 are the estimator's, 2 and 3 the model's alone: the order turns from block to block.
     assert result.samples_ns["inference"].tolist() == [1000, 4000]
-    assert result.samples_ns["bare_inference"].tolist() == [2000, 3000]
-    assert result.samples_ns["total"].tolist() == [1111, 4111]
+    assert result.samples_ns["model_only"].tolist() == [2000, 3000]
+    assert result.samples_ns["end_to_end"].tolist() == [1111, 4111]
 
 
 @pytest.mark.parametrize("reading_ns", [0, 7])
 def test_stages_add_up_to_the_total_frame_by_frame(reading_ns: int) -> None:
     result, _ = _measure(frames=9, block_frames=4, reading_ns=reading_ns)
     parts = sum(result.samples_ns[name] for name in ("preprocess", "inference", "decode"))
-    np.testing.assert_array_equal(parts, result.samples_ns["total"])
+    np.testing.assert_array_equal(parts, result.samples_ns["end_to_end"])
     assert all(len(result.samples_ns[name]) == 9 for name in STAGES)
 
 
@@ -136,14 +136,14 @@ def test_drift_hits_both_ways_alike() -> None:
     """A network that gets slower at every run has the same mean both ways."""
     result, _ = _measure(frames=40, block_frames=5)
     stages = result.stages()
-    assert stages["inference"].mean_ms == pytest.approx(stages["bare_inference"].mean_ms)
+    assert stages["inference"].mean_ms == pytest.approx(stages["model_only"].mean_ms)
 
 
 def test_both_ways_see_the_same_inputs_in_turn() -> None:
     result, estimator = _measure(frames=4, block_frames=2, images=3)
     grey = [value for _, value in estimator.fake.fed]
     assert grey == [0, 1, 0, 1, 2, 0, 2, 0]
-    assert result.stages()["total"].count == 4
+    assert result.stages()["end_to_end"].count == 4
 
 
 def test_warm_up_lasts_for_enough_frames() -> None:
@@ -268,8 +268,8 @@ def test_windows_are_added_until_three_agree_and_the_earlier_ones_are_warm_up() 
     # Windows of two: 9, 9 | 9, 9 | 9, 5 (p50 7) | 5, 5 | 5, 5 | 5, 5
     assert result.windows_p50_ms == (0.009, 0.009, 0.007, 0.005, 0.005, 0.005)
     assert (result.stable, result.frames, result.warmup_frames) == (True, 6, 1 + 6)
-    assert list(result.samples_ns) == ["bare_inference"]
-    assert result.samples_ns["bare_inference"].tolist() == [5000] * 6
+    assert list(result.samples_ns) == ["model_only"]
+    assert result.samples_ns["model_only"].tolist() == [5000] * 6
     assert told[0] == (0, 6) and told[-1] == (12, 12)
 
 
@@ -283,10 +283,10 @@ def test_what_never_agrees_is_unstable_and_all_of_it_is_kept() -> None:
 
 def test_the_order_turns_where_a_window_is_one_block() -> None:
     _, estimator = _measure(frames=4, block_frames=10, windows=2, max_windows=2, images=4)
-    # Estimator 0, 1 then bare 0, 1; next window bare 2, 3 then estimator 2, 3.
+    # Estimator 0, 1 then the model 0, 1; next window the model 2, 3 then estimator 2, 3.
     assert [value for _, value in estimator.fake.fed] == [0, 1, 0, 1, 2, 3, 2, 3]
     result, _ = _measure(frames=4, block_frames=10, windows=2, max_windows=2, images=4)
-    assert result.samples_ns["bare_inference"].tolist() == [3000, 4000, 5000, 6000]
+    assert result.samples_ns["model_only"].tolist() == [3000, 4000, 5000, 6000]
 
 
 def test_a_backend_that_knows_its_stages_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def labels(tmp_path: Path) -> Path:
 def record(file: Path, p50_ms: float, runs: int = 1) -> Path:
     for seed in range(runs):
         times = p50_ms * (1 + np.random.default_rng(seed).gamma(2.0, 0.01, 500))
-        append_result(file, bench_result(samples_ms={"total": tuple(times.tolist())}))
+        append_result(file, bench_result(samples_ms={"end_to_end": tuple(times.tolist())}))
     return file
 
 
@@ -47,8 +47,8 @@ def test_all_files_of_one_run(splite: Splite, tiny_bundle: Path, labels: Path, t
     (result,) = read_results(files["json"])
     assert result.accuracy is not None
     (row,) = csv.DictReader(files["csv"].read_text(encoding="utf-8").splitlines())
-    assert float(row["stages.total.p50_ms"]) == result.stages["total"].p50_ms
-    assert f"| {result.stages['total'].p50_ms:.3f} |" in files["markdown"].read_text(encoding="utf-8")
+    assert float(row["stages.end_to_end.p50_ms"]) == result.stages["end_to_end"].p50_ms
+    assert f"| {result.stages['end_to_end'].p50_ms:.3f} |" in files["markdown"].read_text(encoding="utf-8")
     page = files["html"].read_text(encoding="utf-8")
     assert result.artifact_sha256 in page
     assert page.count("data:image/jpeg;base64,") == 4

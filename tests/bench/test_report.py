@@ -78,8 +78,8 @@ def test_schema_is_fixed() -> None:
         "accuracy",
         "layers",
     ]
-    assert list(data["stages"]) == ["preprocess", "inference", "decode", "total", "bare_inference"]
-    assert list(data["stages"]["total"]) == [
+    assert list(data["stages"]) == ["preprocess", "inference", "decode", "end_to_end", "model_only"]
+    assert list(data["stages"]["end_to_end"]) == [
         "count",
         "mean_ms",
         "std_ms",
@@ -123,7 +123,7 @@ def test_schema_is_fixed() -> None:
         "frames",
         "frames_per_second",
         "curve",
-        "verdict",
+        "state",
         "reason",
         "sensors",
     ]
@@ -155,7 +155,7 @@ def test_schema_is_fixed() -> None:
     ]
     assert list(data["accuracy"]["worst"][0]) == ["image", "box", "error_box_pct"]
     assert list(data["layers"][0]) == ["name", "kind", "types", "time_us"]
-    assert data["schema_version"] == 2
+    assert data["schema_version"] == 3
 
 
 def test_recorded_results_of_the_first_version_are_read(root: Path) -> None:
@@ -163,22 +163,36 @@ def test_recorded_results_of_the_first_version_are_read(root: Path) -> None:
     results = [BenchResult.from_dict(json.loads(line)["bench"]) for line in lines]
     assert {result.schema_version for result in results} == {1}
     assert all(
-        result.windows is None and result.accuracy is None and result.stages["total"].count for result in results
+        result.windows is None and result.accuracy is None and result.stages["end_to_end"].count for result in results
     )
 
 
-def test_a_file_alone_has_the_bare_network_only() -> None:
-    bare = {"bare_inference": stats_of(1.0)}
-    alone = bench_result(bundle="", model="net", artifact_file="net.onnx", precision=None, stages=bare)
+def test_a_result_of_the_second_version_is_read_in_the_words_of_this_one() -> None:
+    data = json.loads(json.dumps(bench_result().to_dict()))
+    second = {**data, "schema_version": 2}
+    for name in ("stages", "samples_ms"):
+        old = {"end_to_end": "total", "model_only": "bare_inference"}
+        second[name] = {old.get(stage, stage): values for stage, values in data[name].items()}
+    second["sustained"] = {"verdict" if key == "state" else key: value for key, value in data["sustained"].items()}
+    assert second != data
+    assert BenchResult.from_dict(second) == bench_result()
+    del second["stages"]["bare_inference"]
+    with pytest.raises(UsageError, match="it lacks the stage model_only"):
+        BenchResult.from_dict(second)
+
+
+def test_a_file_alone_has_the_model_only() -> None:
+    alone_stages = {"model_only": stats_of(1.0)}
+    alone = bench_result(bundle="", model="net", artifact_file="net.onnx", precision=None, stages=alone_stages)
     assert BenchResult.from_dict(json.loads(json.dumps(alone.to_dict()))) == alone
     assert (alone.label, alone.overhead_ms, alone.frames_per_second) == ("ort", 0.0, 1000.0)
     text = _text(table([alone]))
-    assert "net.onnx" in text and "Bare inference" in text and "Preprocess" not in text
+    assert "net.onnx" in text and "Model only" in text and "Preprocess" not in text
 
 
 def test_table_holds_the_figures() -> None:
     text = _text(table([bench_result()]))
-    for header in ("Artifact", "Stage", "p50 (ms)", "p90 (ms)", "p99 (ms)", "Max (ms)", "Share of total (%)"):
+    for header in ("Artifact", "Stage", "p50 (ms)", "p90 (ms)", "p99 (ms)", "Max (ms)", "Share of end to end (%)"):
         assert header in text
     rows = {stage: line for line in text.splitlines() for stage in ("Preprocess", "Decode") if stage in line}
     assert rows["Preprocess"].split("│")[3:8] == [f" {v} " for v in _padded("0.125", "0.138", "0.150", "0.250", "6.2")]
@@ -189,7 +203,7 @@ def test_table_holds_the_figures() -> None:
 
 def _padded(*figures: str) -> list[str]:
     """Right-aligned under the headers of the table."""
-    widths = [len(header) for header in ("p50 (ms)", "p90 (ms)", "p99 (ms)", "Max (ms)", "Share of total (%)")]
+    widths = [len(header) for header in ("p50 (ms)", "p90 (ms)", "p99 (ms)", "Max (ms)", "Share of end to end (%)")]
     return [figure.rjust(width) for figure, width in zip(figures, widths, strict=True)]
 
 
@@ -199,7 +213,7 @@ def summary(result: BenchResult) -> str:
 
 def test_sentence_states_overhead_and_speed() -> None:
     text = summary(bench_result())
-    assert "estimator p50 2.000 ms minus bare inference p50 1.188 ms = 0.812 ms overhead" in text
+    assert "end to end p50 2.000 ms minus model only p50 1.188 ms = 0.812 ms overhead" in text
     assert "500.0 frames per second at p50" in text
     assert "golden crops of the bundle (8 of at most 128 x 96 px)" in text
     assert "300 frames after 73 of warm-up" in text
@@ -228,8 +242,8 @@ def test_an_unsteady_result_is_called_so() -> None:
 
 
 def test_what_was_not_measured_is_not_said() -> None:
-    bare = dict.fromkeys(("windows", "affinity", "startup", "memory", "sustained", "streams", "accuracy"))
-    assert len(sentences(bench_result(**bare))) == 2
+    nothing = dict.fromkeys(("windows", "affinity", "startup", "memory", "sustained", "streams", "accuracy"))
+    assert len(sentences(bench_result(**nothing))) == 2
     silent = dataclasses.replace(SUSTAINED, sensors=None)
     assert "Power, temperatures and clocks could not be read here." in summary(bench_result(sustained=silent))
 
@@ -262,7 +276,16 @@ def test_writing_to_a_missing_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["nonsense", "[]", "{}", '{"schema_version": 3}', '{"schema_version": 2}', '{"schema_version": 1}']
+    "content",
+    [
+        "nonsense",
+        "[]",
+        "{}",
+        '{"schema_version": 4}',
+        '{"schema_version": 3}',
+        '{"schema_version": 2}',
+        '{"schema_version": 1}',
+    ],
 )
 def test_wrong_line_is_named(tmp_path: Path, content: str) -> None:
     file = tmp_path / "results.jsonl"

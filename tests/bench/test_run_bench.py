@@ -36,7 +36,7 @@ from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import InputSpec, LimitSpec, ModelSpec, SkeletonSpec
 
-BARE = Extras(cold_start=False, layers=False)
+LATENCY_ONLY = Extras(cold_start=False, layers=False)
 SIZE, STRIDE, KEYPOINTS, CROPS = 128, 4, 21, 3
 CELLS = SIZE // STRIDE
 OPSET = 17
@@ -116,7 +116,9 @@ def dynamic_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     ("backend", "threads", "ran"), [("auto", None, "ort"), ("ort", 1, "ort"), ("replay", None, "replay")]
 )
 def test_result(bundle: Bundle, backend: str, threads: int | None, ran: str) -> None:
-    result = run_bench(bundle, backend=backend, threads=threads, frames=12, warmup=2, warmup_min_s=0, extras=BARE)
+    result = run_bench(
+        bundle, backend=backend, threads=threads, frames=12, warmup=2, warmup_min_s=0, extras=LATENCY_ONLY
+    )
     assert (result.backend, result.precision, result.threads) == (ran, "fp32", threads)
     assert (result.bundle, result.model, result.artifact_file) == ("tiny.splite", "tiny", "model.onnx")
     assert result.artifact_sha256 == bundle.manifest.artifacts[0].sha256
@@ -133,21 +135,21 @@ def test_result(bundle: Bundle, backend: str, threads: int | None, ran: str) -> 
     assert {len(samples) for samples in result.samples_ms.values()} == {result.frames} and result.samples_every == 1
     assert result.model_bytes == (bundle.path / "model.onnx").stat().st_size
     parts = sum(result.stages[name].mean_ms for name in ("preprocess", "inference", "decode"))
-    assert parts == pytest.approx(result.stages["total"].mean_ms, rel=1e-9)
+    assert parts == pytest.approx(result.stages["end_to_end"].mean_ms, rel=1e-9)
     assert result.date_utc.endswith("+00:00")
 
 
 def test_bundle_by_path_with_warm_up_time(bundle: Bundle) -> None:
-    result = run_bench(bundle.path, frames=1, warmup=0, warmup_min_s=0.05, extras=BARE)
+    result = run_bench(bundle.path, frames=1, warmup=0, warmup_min_s=0.05, extras=LATENCY_ONLY)
     assert result.warmup_s >= 0.05
     assert result.warmup_frames > 0
 
 
 def test_without_a_number_of_frames_a_run_takes_seconds(bundle: Bundle) -> None:
     assert inspect.signature(run_bench).parameters["min_s"].default == MIN_S > 2
-    result = run_bench(bundle, warmup=1, warmup_min_s=0.1, min_s=0.5, extras=BARE)
+    result = run_bench(bundle, warmup=1, warmup_min_s=0.1, min_s=0.5, extras=LATENCY_ONLY)
     assert result.frames >= FRAMES
-    assert result.stages["total"].mean_ms * result.frames > 0.3 * 1e3 * 0.5  # the warm-up only tells roughly
+    assert result.stages["end_to_end"].mean_ms * result.frames > 0.3 * 1e3 * 0.5  # the warm-up only tells roughly
 
 
 def test_golden_crops_are_cut_out_pixel_by_pixel(bundle: Bundle) -> None:
@@ -179,7 +181,7 @@ def test_own_images(bundle: Bundle) -> None:
         warmup=0,
         warmup_min_s=0,
         inputs=[(small, None), (large, (10, 10, 90, 90))],
-        extras=BARE,
+        extras=LATENCY_ONLY,
         progress=lambda done, total: told.append(done),
     )
     assert result.inputs_from == "images given by the caller"
@@ -230,7 +232,7 @@ def test_everything_at_once(dynamic_bundle: Bundle, tmp_path: Path) -> None:
     assert result.startup is not None and result.startup.load_ms > 0
     assert result.memory is not None and result.memory.rss_peak_mib > 10
     sustained = result.sustained
-    assert sustained is not None and sustained.verdict == "too short"
+    assert sustained is not None and sustained.state == "too short"
     assert 2.2 <= sustained.seconds < 4
     assert sum(point.frames for point in sustained.curve) == sustained.frames > 10
     assert told[-1] == (2, 2)
@@ -255,7 +257,7 @@ def test_labels_of_another_skeleton_fail_before_anything_is_timed(bundle: Bundle
 
 def test_samples_are_thinned_evenly(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("splite_deploy.bench.run.SAMPLES", 4)
-    result = run_bench(bundle, frames=9, warmup=0, warmup_min_s=0, extras=BARE)
+    result = run_bench(bundle, frames=9, warmup=0, warmup_min_s=0, extras=LATENCY_ONLY)
     assert result.samples_every == -(-result.frames // 4)
     assert {len(samples) for samples in result.samples_ms.values()} == {-(-result.frames // result.samples_every)}
 
@@ -266,7 +268,7 @@ def test_a_file_alone(dynamic_bundle: Bundle) -> None:
     assert (result.bundle, result.model, result.artifact_file, result.precision) == ("", "model", "model.onnx", None)
     assert result.artifact_sha256 == sha256_of(file)
     assert (result.backend, result.batch, result.inputs_from, result.inputs_count) == ("ort", 2, "random numbers", 8)
-    assert list(result.stages) == ["bare_inference"]
+    assert list(result.stages) == ["model_only"]
     assert result.startup is not None and result.sustained is not None
     assert BenchResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
@@ -274,7 +276,12 @@ def test_a_file_alone(dynamic_bundle: Bundle) -> None:
 def test_a_file_alone_on_given_tensors(bundle: Bundle, tmp_path: Path) -> None:
     np.savez(tmp_path / "given.npz", image=np.zeros((5, 1, 3, SIZE, SIZE), np.float32))
     result = run_file(
-        bundle.path / "model.onnx", tensors=tmp_path / "given.npz", frames=3, warmup=0, warmup_min_s=0, extras=BARE
+        bundle.path / "model.onnx",
+        tensors=tmp_path / "given.npz",
+        frames=3,
+        warmup=0,
+        warmup_min_s=0,
+        extras=LATENCY_ONLY,
     )
     assert (result.inputs_from, result.inputs_count) == ("tensors of given.npz", 5)
 

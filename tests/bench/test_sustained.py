@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from splite_deploy.bench.result import CurvePoint, Sensors
-from splite_deploy.bench.sustained import curve, fallen_clocks, judge, sustain
+from splite_deploy.bench.sustained import curve, fallen_clocks, sustain, throttling
 
 
 class Clocked:
     """Frames that take so many milliseconds, as the clock below tells."""
 
-    stages = ("bare_inference",)
-    whole = "bare_inference"
+    stages = ("model_only",)
+    headline = "model_only"
 
     def __init__(self, first_ms: float, later_ms: float, from_s: float) -> None:
         self.now_ns = 0
@@ -27,7 +27,7 @@ class Clocked:
     def run(self, index: int) -> None:
         self.now_ns += round(1e6 * (self.first_ms if self.now_ns < 1e9 * self.from_s else self.later_ms))
 
-    def time_block(self, frames: range, clock: object, taken: object, *, bare_first: bool) -> None:
+    def time_block(self, frames: range, clock: object, durations_ns: object, *, model_first: bool) -> None:
         raise AssertionError("a sustained run is not divided into blocks")
 
 
@@ -51,7 +51,7 @@ def test_a_steady_run(tmp_path: Path) -> None:
     run = sustain(subject, 12, clock=subject, root=tmp_path, progress=lambda done, total: told.append((done, total)))
     assert (run.frames, run.seconds, run.frames_per_second) == (240, 12.0, 20.0)
     assert [point.frames for point in run.curve] == [19, *[20] * 10, 21]  # a frame ends on every full second
-    assert run.verdict == "steady"
+    assert run.state == "steady"
     assert run.reason == "p50 50.000 ms in the first 2 s, 50.000 ms in the last"
     assert run.sensors is None  # an empty folder has none
     assert told == [(second, 12) for second in range(1, 13)]
@@ -60,7 +60,7 @@ def test_a_steady_run(tmp_path: Path) -> None:
 def test_a_run_that_slows_down(tmp_path: Path) -> None:
     subject = Clocked(40, 60, 6)
     run = sustain(subject, 12, clock=subject, root=tmp_path)
-    assert run.verdict == "slowed"
+    assert run.state == "slowed"
     assert "40.000 ms in the first 2 s, 60.000 ms in the last; no clock could be read" in run.reason
 
 
@@ -69,30 +69,32 @@ def test_the_last_frame_belongs_to_the_last_second(tmp_path: Path) -> None:
     run = sustain(subject, 2, clock=subject, root=tmp_path)
     assert (run.frames, run.seconds) == (3, pytest.approx(2.1))
     assert [(point.second, point.frames) for point in run.curve] == [(0, 1), (1, 2)]
-    assert run.verdict == "too short"
+    assert run.state == "too short"
 
 
 @pytest.mark.parametrize("last", [1.0, 0.8, 1.09])
 def test_little_change_is_steady(last: float) -> None:
-    assert judge(points(*[1.0] * 8, last, last), sensors())[0] == "steady"
+    assert throttling(points(*[1.0] * 8, last, last), sensors())[0] == "steady"
 
 
 def test_throttling_needs_a_clock_that_fell() -> None:
     slow = points(*[1.0] * 5, *[1.3] * 5)
     fell = (1500.0,) * 5 + (1000.0,) * 5
-    verdict, reason = judge(slow, sensors(cpu=fell, gpu=(900.0,) * 10))
-    assert verdict == "throttled"
+    state, reason = throttling(slow, sensors(cpu=fell, gpu=(900.0,) * 10))
+    assert state == "throttled"
     assert reason.endswith("meanwhile the clock fell: cpu 1500 to 1000 MHz")
-    assert judge(slow, sensors(gpu=(900.0,) * 10)) == (
+    assert throttling(slow, sensors(gpu=(900.0,) * 10)) == (
         "slowed",
         "p50 1.000 ms in the first 2 s, 1.300 ms in the last; no clock that was read fell",
     )
-    assert judge(points(*[1.0] * 10), sensors(cpu=fell))[0] == "steady"  # a clock may fall where nothing slows down
+    assert (
+        throttling(points(*[1.0] * 10), sensors(cpu=fell))[0] == "steady"
+    )  # a clock may fall where nothing slows down
 
 
-def test_ten_seconds_are_needed_for_a_verdict() -> None:
-    verdict, reason = judge(points(*[1.0] * 4, *[2.0] * 5), None)
-    assert verdict == "too short"
+def test_ten_seconds_are_needed_to_tell() -> None:
+    state, reason = throttling(points(*[1.0] * 4, *[2.0] * 5), None)
+    assert state == "too short"
     assert reason.startswith("9 seconds with frames; 10 or more")
 
 

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 from harness_cost import (
-    bare_loop,
     benchmark_model_ms,
     compare,
     comparisons,
     harness_us,
     perf_test_ms,
+    plain_loop,
 )
 
 from splite_deploy.bundle import Bundle
 
 
 def test_the_harness_costs_little() -> None:
-    bare_us, whole_us = harness_us(repeats=5, frames=20_000)
-    assert 0 < bare_us < 20
-    assert 0 < whole_us < 20
+    model_us, estimator_us = harness_us(repeats=5, frames=20_000)
+    assert 0 < model_us < 20
+    assert 0 < estimator_us < 20
 
 
 def test_comparisons_take_turns_and_take_medians() -> None:
@@ -40,9 +40,9 @@ def test_comparisons_take_turns_and_take_medians() -> None:
     assert close.within and str(close).endswith("ok")
 
 
-def test_a_bare_loop_uses_every_feed_in_turn() -> None:
+def test_a_plain_loop_uses_every_feed_in_turn() -> None:
     fed: list[int] = []
-    assert bare_loop(fed.append, [0, 1, 2], frames=20) >= 0
+    assert plain_loop(fed.append, [0, 1, 2], frames=20) >= 0
     assert fed == [0, 1, *[i % 3 for i in range(20)]]
 
 
@@ -51,7 +51,7 @@ def test_an_artifact_is_compared_alone_and_in_its_bundle(tiny_bundle: Path) -> N
     cases = list(comparisons(bundle, bundle.manifest.artifacts[0], [], 1, 10, {}))
     assert [name for name, _, _ in cases] == [
         "ort fp32, file alone, against a loop",
-        "ort fp32, bare inference in a bundle, against a loop over its session",
+        "ort fp32, model only in a bundle, against a loop over its session",
     ]
     for _, bench, other in cases:
         assert bench() > 0

@@ -110,9 +110,9 @@ def power_record() -> dict[str, Any]:
         "pairs": 20,
         "frames": 1000,
         "slowdown": 0.05,
-        "verdicts": {"same": {"no difference": 15, "unclear": 5}, "slowed": {"slower": 20}},
+        "outcomes": {"same": {"no difference": 15, "unclear": 5}, "slowed": {"slower": 20}},
         "median_ratios": {"same": [0.9, 1.1], "slowed": [1.0, 1.2]},
-        "undisturbed_ratios": {"same": [0.99, 1.01], "slowed": [1.04, 1.06]},
+        "minimum_ratios": {"same": [0.99, 1.01], "slowed": [1.04, 1.06]},
         "environment": ENVIRONMENT,
     }
 

@@ -171,7 +171,7 @@ def test_a_benchmark_says_that_no_manifest_describes_the_engine(cuda: NumpyCuda,
         file, batch=4, frames=9, warmup=1, warmup_min_s=0, options=TrtOptions(cuda_graph=False), extras=Extras(False)
     )
     assert (result.backend, result.bundle, result.precision, result.batch) == ("trt", "", None, 4)
-    assert list(result.stages) == ["bare_inference"] and "begin_capture" not in cuda.calls
+    assert list(result.stages) == ["model_only"] and "begin_capture" not in cuda.calls
     said = "No manifest describes this engine: its precision is unknown and its results are unchecked."
     assert said in sentences(result)
     assert said not in sentences(dataclasses.replace(result, bundle="hand.splite"))

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from splite_deploy.bench.gates import METRICS
-from splite_deploy.bench.loop import BARE, DECODE, INFERENCE, PREPROCESS
+from splite_deploy.bench.loop import DECODE, INFERENCE, MODEL_ONLY, PREPROCESS
 from splite_deploy.bench.report.charts import Axis, pareto_front, polylines, ridge, stacked
 from splite_deploy.bench.report.pictures import Picture
 from splite_deploy.bench.report.tables import machine
@@ -100,15 +100,15 @@ def _dates(results: Sequence[BenchResult]) -> str:
 
 def _row(number: int, result: BenchResult) -> dict[str, Any]:
     """One result in the tables at the top and at the end."""
-    whole = result.stages[result.whole]
+    stats = result.stages[result.headline]
     evaluation: Evaluation | None = result.accuracy
     return {
         "number": number,
         "name": name_of(result),
         "result": result,
-        "whole": STAGE_NAMES[result.whole],
-        "stats": whole,
-        "bare": result.stages[BARE],
+        "headline": STAGE_NAMES[result.headline],
+        "stats": stats,
+        "model_only": result.stages[MODEL_ONLY],
         "fps": result.frames_per_second,
         "unsteady": result.unsteady,
         "size_mb": METRICS["model_mb"].read(result),
@@ -119,10 +119,10 @@ def _row(number: int, result: BenchResult) -> dict[str, Any]:
 
 
 def _distributions(results: Sequence[BenchResult]) -> dict[str, Any]:
-    """The times of the whole of each result on one axis; of results without single times only the percentiles."""
+    """The times of each result on one axis; of results without single times only the percentiles."""
     ends = []
     for result in results:
-        stats, ordered = result.stages[result.whole], sorted(result.samples_ms.get(result.whole, ()))
+        stats, ordered = result.stages[result.headline], sorted(result.samples_ms.get(result.headline, ()))
         ends += [
             stats.min_ms,
             ordered[int((len(ordered) - 1) * SHOWN_PCT / 100)] if ordered else stats.p99_ms,
@@ -131,7 +131,7 @@ def _distributions(results: Sequence[BenchResult]) -> dict[str, Any]:
     axis = Axis.around(ends, margin=0.03)
     rows = []
     for number, result in enumerate(results, 1):
-        stats, times = result.stages[result.whole], result.samples_ms.get(result.whole, ())
+        stats, times = result.stages[result.headline], result.samples_ms.get(result.headline, ())
         marks = [("p50", stats.p50_ms), ("p90", stats.p90_ms), ("p99", stats.p99_ms)]
         rows.append(
             {
@@ -146,7 +146,7 @@ def _distributions(results: Sequence[BenchResult]) -> dict[str, Any]:
 
 
 def _stages(results: Sequence[BenchResult]) -> dict[str, Any] | None:
-    """Mean times of the stages of each estimator, which add up to the mean of the whole."""
+    """Mean times of the stages of each estimator, which add up to the mean end to end."""
     chosen = [(number, result) for number, result in enumerate(results, 1) if PREPROCESS in result.stages]
     if not chosen:
         return None
@@ -160,8 +160,8 @@ def _stages(results: Sequence[BenchResult]) -> dict[str, Any] | None:
                 {"key": name, "ms": ms, "width": axis.percent(ms)}
                 for name, ms in zip(PARTS, means[number], strict=True)
             ],
-            "bare_ms": result.stages[BARE].mean_ms,
-            "bare_percent": axis.percent(result.stages[BARE].mean_ms),
+            "model_only_ms": result.stages[MODEL_ONLY].mean_ms,
+            "model_only_percent": axis.percent(result.stages[MODEL_ONLY].mean_ms),
             "total_ms": sum(means[number]),
         }
         for number, result in chosen
@@ -176,7 +176,7 @@ def _pareto(results: Sequence[BenchResult]) -> dict[str, Any] | None:
     ]
     if len(chosen) < 2:
         return None
-    points = [(result.stages[result.whole].p50_ms, accuracy.epe_box_pct) for _, result, accuracy in chosen]
+    points = [(result.stages[result.headline].p50_ms, accuracy.epe_box_pct) for _, result, accuracy in chosen]
     x_axis = Axis.around([x for x, _ in points], margin=0.1)
     errors = [y for _, y in points]
     y_axis = Axis.around([*errors, max(errors) + 0.4 * (max(errors) - min(errors))], margin=0.1)  # room for labels
@@ -215,7 +215,7 @@ def _resources(results: Sequence[BenchResult]) -> list[dict[str, Any]]:
     """Bars of size, memory and start-up; of each what any result has."""
     figures = {
         "Size of the file, MB": "model_mb",
-        "Peak memory of a fresh process, MiB": "rss_peak_mib",
+        "Peak memory of a process of its own, MiB": "rss_peak_mib",
         "Loading, ms": "load_ms",
         "First inference, ms": "first_inference_ms",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from splite_deploy.bench.loop import BARE, TOTAL
+from splite_deploy.bench.loop import END_TO_END, MODEL_ONLY
 from splite_deploy.bench.result import BenchResult, Evaluation, Sustained
 
 
@@ -12,14 +12,14 @@ def sentences(result: BenchResult) -> list[str]:
     if result.startup is not None:
         start = result.startup
         said.append(
-            f"A fresh process imports in {start.import_ms:.0f} ms, loads in {start.load_ms:.0f} ms and has its first "
+            f"A cold start imports in {start.import_ms:.0f} ms, loads in {start.load_ms:.0f} ms and has its first "
             f"inference after {start.first_inference_ms:.1f} ms more."
         )
     if result.memory is not None:
         memory = result.memory
         said.append(
-            f"It has {memory.rss_before_mib:.0f} MiB before loading, {memory.rss_steady_mib:.0f} MiB while it runs, "
-            f"{memory.rss_peak_mib:.0f} MiB at most."
+            f"Its process has {memory.rss_before_mib:.0f} MiB before loading, {memory.rss_steady_mib:.0f} MiB while it "
+            f"runs, {memory.rss_peak_mib:.0f} MiB at most."
         )
     if result.sustained is not None:
         said += _sustained(result.sustained)
@@ -36,13 +36,13 @@ def sentences(result: BenchResult) -> list[str]:
 
 
 def _latency(result: BenchResult) -> str:
-    bare = result.stages[BARE].p50_ms
+    model_only = result.stages[MODEL_ONLY].p50_ms
     crops = f" of {result.batch} crops" if result.batch > 1 else ""
-    parts = f"bare inference p50 {bare:.3f} ms; "
-    if TOTAL in result.stages:
-        total = result.stages[TOTAL].p50_ms
+    parts = f"model only p50 {model_only:.3f} ms; "
+    if END_TO_END in result.stages:
+        end_to_end = result.stages[END_TO_END].p50_ms
         parts = (
-            f"estimator p50 {total:.3f} ms minus bare inference p50 {bare:.3f} ms = "
+            f"end to end p50 {end_to_end:.3f} ms minus model only p50 {model_only:.3f} ms = "
             f"{result.overhead_ms:.3f} ms overhead; "
         )
     return f"{result.label}: {parts}{result.frames_per_second:.1f} frames{crops} per second at p50."
@@ -77,7 +77,7 @@ def _conditions(result: BenchResult) -> list[str]:
 
 def _sustained(run: Sustained) -> list[str]:
     said = [
-        f"Over {run.seconds:.0f} s without a pause: {run.frames_per_second:.1f} frames per second, {run.verdict} "
+        f"Over {run.seconds:.0f} s without a pause: {run.frames_per_second:.1f} frames per second, {run.state} "
         f"({run.reason})."
     ]
     sensors = run.sensors

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from splite_deploy.bench.loop import BARE
+from splite_deploy.bench.loop import MODEL_ONLY
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.device.environment import Environment
 
@@ -17,7 +17,7 @@ SERIES = ("samples_ms", "layers", "sustained.curve", "sustained.sensors", "accur
 
 
 def csv_text(results: Sequence[BenchResult]) -> str:
-    """One row per result; a column for each figure, named by its path in the JSON line, as ``stages.total.p50_ms``."""
+    """One row per result; a column for each figure, named by its path in the line: ``stages.end_to_end.p50_ms``."""
     rows = [dict(_flat(result.to_dict(), "")) for result in results]
     stream = io.StringIO()
     columns = list(dict.fromkeys(column for row in rows for column in row))
@@ -40,16 +40,27 @@ def _flat(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def markdown_text(results: Sequence[BenchResult]) -> str:
-    """One row per result: latency of the whole, of the network, size and accuracy; what was not measured is empty."""
-    head = ("artifact", "threads", "p50", "p90", "p99", "max, ms", "bare p50, ms", "frames/s", "MB", "error, % of box")
+    """One row per result: latency, that of the model alone, size and accuracy; what was not measured is empty."""
+    head = (
+        "artifact",
+        "threads",
+        "p50",
+        "p90",
+        "p99",
+        "max, ms",
+        "model only p50, ms",
+        "frames/s",
+        "MB",
+        "error, % of box",
+    )
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for result in results:
-        whole, bare = result.stages[result.whole], result.stages[BARE]
+        stats, model_only = result.stages[result.headline], result.stages[MODEL_ONLY]
         cells = [
             f"{result.bundle or result.artifact_file} {result.label}".replace("|", "\\|")
             + (" (unsteady)" if result.unsteady else ""),
             "default" if result.threads is None else str(result.threads),
-            *(f"{value:.3f}" for value in (whole.p50_ms, whole.p90_ms, whole.p99_ms, whole.max_ms, bare.p50_ms)),
+            *(f"{value:.3f}" for value in (stats.p50_ms, stats.p90_ms, stats.p99_ms, stats.max_ms, model_only.p50_ms)),
             f"{result.frames_per_second:.1f}",
             "" if result.model_bytes is None else f"{result.model_bytes / 1e6:.2f}",
             "" if result.accuracy is None else f"{result.accuracy.epe_box_pct:.2f}",

@@ -8,14 +8,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from splite_deploy.bench.loop import (
-    BARE,
     COMPUTE,
     DECODE,
     DEVICE_TO_HOST,
+    END_TO_END,
     HOST_TO_DEVICE,
     INFERENCE,
+    MODEL_ONLY,
     PREPROCESS,
-    TOTAL,
 )
 from splite_deploy.bench.report.sentences import sentences
 from splite_deploy.bench.result import BenchResult
@@ -28,8 +28,8 @@ STAGE_NAMES: Mapping[str, str] = {
     COMPUTE: "- compute",
     DEVICE_TO_HOST: "- device to host",
     DECODE: "Decode",
-    TOTAL: "Estimator, total",
-    BARE: "Bare inference",
+    END_TO_END: "End to end",
+    MODEL_ONLY: "Model only",
 }
 """Stages as they are named for people."""
 
@@ -43,7 +43,7 @@ def table(results: Sequence[BenchResult]) -> Table:
     )
     grid.add_column("Artifact")
     grid.add_column("Stage")
-    for header in ("p50 (ms)", "p90 (ms)", "p99 (ms)", "Max (ms)", "Share of total (%)"):
+    for header in ("p50 (ms)", "p90 (ms)", "p99 (ms)", "Max (ms)", "Share of end to end (%)"):
         grid.add_column(header, justify="right")
     for result in results:
         shown = [stage for stage in STAGE_NAMES if stage in result.stages]
@@ -57,8 +57,8 @@ def table(results: Sequence[BenchResult]) -> Table:
 def _figures(result: BenchResult, stage: str) -> list[str]:
     stats = result.stages[stage]
     times = [f"{value:.3f}" for value in (stats.p50_ms, stats.p90_ms, stats.p99_ms, stats.max_ms)]
-    # Means add up to the mean of the total, medians do not. The bare network is no part of the total.
-    share = "-" if stage == BARE else f"{100 * stats.mean_ms / result.stages[TOTAL].mean_ms:.1f}"
+    # Means add up to the mean end to end, medians do not. The model alone is no part of it.
+    share = "-" if stage == MODEL_ONLY else f"{100 * stats.mean_ms / result.stages[END_TO_END].mean_ms:.1f}"
     return [*times, share]
 
 
