@@ -3,24 +3,117 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, backend_options, json_option, main, tuning_options
-from splite_deploy.cli.bench_output import Output, compare_files, output_options
+from splite_deploy.cli.app import CommandFunction, FilePath, backend_options, json_option, main, tuning_options
 from splite_deploy.cli.console import STDOUT, show
 from splite_deploy.errors import UsageError
+from splite_deploy.files import write_file
 from splite_deploy.spec import Precision
 
 if TYPE_CHECKING:
     from splite_deploy.bench import BenchResult
+    from splite_deploy.bench.gates import Gate
+    from splite_deploy.bench.report.pictures import Picture
     from splite_deploy.runtime.backends.base import BackendOptions
 
 BENCH_IMAGES = 64
 """At most so many images are held in memory and used in turn."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """The files that were asked for and the limits that were set.
+
+    Attributes:
+        csv: Where to write CSV; None does not.
+        markdown: The same of Markdown.
+        html: The same of the page.
+        gates: The limits.
+    """
+
+    csv: Path | None
+    markdown: Path | None
+    html: Path | None
+    gates: tuple[Gate, ...]
+
+    @classmethod
+    def requested(cls, csv: Path | None, markdown: Path | None, html: Path | None, fail_if: Sequence[str]) -> Output:
+        """Reads the options before anything is measured, which may take minutes.
+
+        Raises:
+            UsageError: A limit is malformed.
+            MissingDependencyError: The page needs a package that is not installed.
+        """
+        from splite_deploy.bench.gates import Gate
+        from splite_deploy.bench.report.html import check_available
+
+        if html is not None:
+            check_available()
+        return cls(csv, markdown, html, tuple(Gate.parse(text) for text in fail_if))
+
+    def finish(
+        self,
+        results: Sequence[BenchResult],
+        pictures: Mapping[int, Sequence[Picture]] | None = None,
+        limited: Sequence[BenchResult] | None = None,
+    ) -> None:
+        """Writes the files, then holds the results against the limits.
+
+        Args:
+            results: What the files show.
+            pictures: For the page, by index of the result.
+            limited: What the limits are for; all results where None.
+
+        Raises:
+            OutputError: A file cannot be written.
+            GateError: A limit is not kept.
+            UsageError: A metric of a limit was not measured.
+        """
+        from splite_deploy.bench.gates import check
+        from splite_deploy.bench.report.html import html_page
+        from splite_deploy.bench.report.tables import csv_text, markdown_text
+
+        for file, make in ((self.csv, csv_text), (self.markdown, markdown_text)):
+            if file is not None:
+                write_file(file, make(results).encode())
+        if self.html is not None:
+            write_file(self.html, html_page(results, pictures).encode())
+        check(self.gates, results if limited is None else limited)
+
+
+def output_options(command: CommandFunction) -> CommandFunction:
+    """The options of `Output`, and ``--compare``."""
+    for option in reversed(
+        (
+            click.option("--csv", type=FilePath, help="Write the figures as CSV."),
+            click.option("--markdown", type=FilePath, help="Write a Markdown table."),
+            click.option("--html", type=FilePath, help="Write one page with charts; it opens without a network."),
+            click.option(
+                "--compare",
+                nargs=2,
+                type=FilePath,
+                metavar="BEFORE AFTER",
+                help="Measure nothing: compare two files of --json. Limits are for AFTER.",
+            ),
+            click.option(
+                "--fail-if",
+                multiple=True,
+                metavar="LIMIT",
+                help="Exit status 1 if this holds, such as 'p99_ms>33' or 'epe_box_pct>2.5'. Metrics: p50_ms, p90_ms, "
+                "p99_ms, max_ms and mean_ms of the whole, or inference_p99_ms and so on of a stage; epe_box_pct, "
+                "pck_05, pa_mpjpe_mm, model_mb, rss_peak_mib, load_ms, frames_per_second and more, which a wrong "
+                "name lists. May be given several times.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
 
 
 def _cores(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -98,11 +191,11 @@ def bench(
     from splite_deploy.runtime.io.images import is_folder
     from splite_deploy.runtime.session import file_suffixes
 
-    output = Output.asked(csv, markdown, html, fail_if)
+    output = Output.requested(csv, markdown, html, fail_if)
     if compare is not None:
         if target is not None:
             raise UsageError("--compare measures nothing.", hint=f"Leave out {target}, or --compare.")
-        compare_files(compare, output)
+        _compare_files(compare, output)
         return
     if target is None:
         raise UsageError("There is nothing to measure.", hint="Name a bundle or a file, or two with --compare.")
@@ -180,3 +273,17 @@ def _reject_bundle_options(file: Path, options: dict[str, object]) -> None:
                 f"{name} is for bundles; {file.name} is a file without a model spec.",
                 hint=f"Leave {name} out, or name the bundle.",
             )
+
+
+def _compare_files(files: tuple[Path, Path], output: Output) -> None:
+    """Shows two files of results side by side.
+
+    Raises:
+        UsageError: A file cannot be read, or they have nothing in common.
+    """
+    from splite_deploy.bench import read_results
+    from splite_deploy.bench.compare import compare, comparison_tables
+
+    before, after = (read_results(file) for file in files)
+    show(*comparison_tables(compare(before, after)))
+    output.finish([*before, *after], limited=after)

@@ -36,7 +36,7 @@ def compact(checkpoint: Path, output: Path, json_file: Path | None, **given: Any
     outputs stay. The result is compared with the network whose channels are set to zero instead: the two have to be
     equal up to float32's rounding, or nothing is written. Accuracy is lost all the same: fine-tune the result.
     """
-    from splite_deploy.cli.tables.bundle import compaction_tables
+    from splite_deploy.cli.tables.checkpoint import compaction_tables
     from splite_deploy.compact import CompactOptions, compact_checkpoint
 
     measure = {name: given.pop(name) for name in ("method", "speed_up", "ratio", "threshold", "round_to")}

@@ -106,7 +106,7 @@ def compile_command(
     put_json(json_file, [to_plain(engine) for engine in engines])
     if json_file == STDOUT:
         return
-    from splite_deploy.cli.tables.engines import engine_table
+    from splite_deploy.cli.tables.bundle import engine_table
 
     show(engine_table(Bundle.open(bundle), engines))
     click.echo(f"{bundle}: {len(engines)} built. Check on this device what they compute:")

@@ -16,7 +16,8 @@ def doctor(json_file: Path | None) -> None:
 
     Exit status 1 if nothing here can run a bundle.
     """
-    from splite_deploy.doctor import diagnose, table
+    from splite_deploy.cli.tables.doctor import diagnosis_tables
+    from splite_deploy.doctor import diagnose
     from splite_deploy.spec.plain import to_plain
 
     with working("doctor") as progress:
@@ -24,6 +25,6 @@ def doctor(json_file: Path | None) -> None:
         diagnosis = diagnose()
     put_json(json_file, to_plain(diagnosis))
     if json_file != STDOUT:
-        show(table(diagnosis))
+        show(diagnosis_tables(diagnosis))
     if not diagnosis.can_run:
         raise UsageError("Nothing here can run a bundle.", hint="Install a backend; the table says how.")

@@ -35,7 +35,8 @@ def inspect(
     which kind, in which types, and what they take.
     """
     from splite_deploy.bundle import MANIFEST, Bundle
-    from splite_deploy.cli.tables.bundle import bundle_tables, checkpoint_tables, width_tables
+    from splite_deploy.cli.tables.bundle import bundle_tables
+    from splite_deploy.cli.tables.checkpoint import checkpoint_tables, width_tables
     from splite_deploy.cli.tables.layers import histogram_tables, layer_tables
 
     if path.suffix.lower() in CHECKPOINT_SUFFIXES:

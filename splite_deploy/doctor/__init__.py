@@ -14,10 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
-
 from splite_deploy.doctor.checks import Check, Probe, check_package, import_in_child, run_self_test
 from splite_deploy.doctor.machine import check_temporary_folder, check_threads
 from splite_deploy.doctor.nvidia import check_nvidia
@@ -26,7 +22,7 @@ from splite_deploy.version import __version__
 if TYPE_CHECKING:
     from splite_deploy.runtime.backends.base import Backend
 
-__all__ = ["Check", "Diagnosis", "Stage", "diagnose", "table"]
+__all__ = ["Check", "Diagnosis", "Stage", "diagnose"]
 
 BASE_INSTALL = "pip install splite-deploy"
 EXPORT_INSTALL = "pip install 'splite-deploy[export]'"
@@ -136,19 +132,3 @@ def _backends() -> list[Backend]:
     from splite_deploy.runtime.backends import all_backends
 
     return list(all_backends().values())
-
-
-def table(diagnosis: Diagnosis) -> Group:
-    """The diagnosis for the terminal: what can be done, then what was found."""
-    stages = Table(title=f"splite-deploy {diagnosis.splite_deploy}, Python {diagnosis.python}")
-    for header in ("Stage", "Works here", "What to do"):
-        stages.add_column(header)
-    for stage in diagnosis.stages:
-        stages.add_row(stage.name, "yes" if stage.works else "no", escape("\n".join(stage.fixes)))
-    details = Table(title="Checks")
-    for header in ("Check", "Status", "Found", "What to do"):
-        details.add_column(header)
-    tried = [check for stage in diagnosis.stages for check in stage.checks if check not in diagnosis.nvidia]
-    for check in {check.name: check for check in (*tried, *diagnosis.machine, *diagnosis.nvidia)}.values():
-        details.add_row(check.name, check.status, escape(check.detail), escape(check.fix))
-    return Group(stages, details)

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from splite_deploy import doctor
-from splite_deploy.doctor import Check, Stage, checks, diagnose, table
+from splite_deploy.cli.tables.doctor import diagnosis_tables
+from splite_deploy.doctor import Check, Stage, checks, diagnose
 from splite_deploy.doctor.checks import check_package, import_in_child
 from splite_deploy.doctor.machine import check_temporary_folder, check_threads
 
@@ -146,7 +147,7 @@ def test_table_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "onnxruntime" else object())
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(table(diagnose(probe=_no_problem)))
+        console.print(diagnosis_tables(diagnose(probe=_no_problem)))
     text = captured.get()
     assert "pip install 'splite-deploy[ort]'" in text
     assert "run with ort" in text
