@@ -53,13 +53,13 @@ def violations(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[str]:
     """The limits that a comparison breaks, each as a phrase; empty if none."""
     found = []
     if not parity.deviation_px.p95 <= limits.shift_p95_px:
-        found.append(f"keypoint shift p95 {parity.deviation_px.p95:.4g} px (limit {limits.shift_p95_px:g})")
+        found.append(f"keypoint deviation p95 {parity.deviation_px.p95:.4g} px (limit {limits.shift_p95_px:g})")
     if not parity.deviation_px.max <= limits.shift_max_px:
-        found.append(f"keypoint shift max {parity.deviation_px.max:.4g} px (limit {limits.shift_max_px:g})")
+        found.append(f"keypoint deviation max {parity.deviation_px.max:.4g} px (limit {limits.shift_max_px:g})")
     if parity.depth is not None:
         limit = limits.depth_p95 * (spec.mm_per_unit() or 1.0)
         if not parity.depth.p95 <= limit:
-            found.append(f"depth shift p95 {parity.depth.p95:.4g} {parity.depth_unit} (limit {limit:.4g})")
+            found.append(f"depth deviation p95 {parity.depth.p95:.4g} {parity.depth_unit} (limit {limit:.4g})")
     return found
 
 

@@ -81,9 +81,9 @@ class LimitSpec:
     """How far a conversion may move a keypoint before the export fails. Absent values use the tool's limits.
 
     Attributes:
-        shift_p95_px: 95th percentile of the keypoint shift, input pixels.
-        shift_max_px: Largest keypoint shift, input pixels.
-        depth_p95: 95th percentile of the depth shift, in the decoder's unit.
+        shift_p95_px: 95th percentile of the keypoint deviation, input pixels.
+        shift_max_px: Largest keypoint deviation, input pixels.
+        depth_p95: 95th percentile of the depth deviation, in the decoder's unit.
     """
 
     shift_p95_px: float = 0.01

@@ -211,7 +211,7 @@ def test_a_part_of_a_folder_is_held_out(export: Run, output: Path, tmp_path: Pat
 def test_ruined_keypoints_fail_the_export(export: Run, hostile: Path, output: Path) -> None:
     result = export("-p", "fp32", "-p", "int8", graph=hostile)
     assert result.exit_code == 1 and result.stdout == ""
-    assert "error: onnx -> ort int8 changed the result on 16 crops: keypoint shift p95 " in result.stderr
+    assert "error: onnx -> ort int8 changed the result on 16 crops: keypoint deviation p95 " in result.stderr
     assert "px (limit 0.256)" in result.stderr
     for hint in ("hint:  Nothing was written.", "--max-shift-px", "--calibration", "-p fp16"):
         assert hint in result.stderr

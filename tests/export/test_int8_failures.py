@@ -128,7 +128,9 @@ def hostile(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_a_hostile_head_fails_and_a_budget_saves_it(export: Run, hostile: Path, tmp_path: Path) -> None:
     result = export(of=hostile)
-    assert result.exit_code == 1 and "onnx -> ort int8 changed the result on 24 crops: keypoint shift" in result.stderr
+    assert (
+        result.exit_code == 1 and "onnx -> ort int8 changed the result on 24 crops: keypoint deviation" in result.stderr
+    )
     assert "Give --max-shift-px" in result.stderr and not (tmp_path / "hand.splite").exists()
 
     result = export("--max-shift-px", 1.5, of=hostile)
@@ -159,6 +161,6 @@ def test_a_graph_whose_keypoints_collapse_fails_verify(export: Run, splite: Run,
     (path / MANIFEST).write_text(dataclasses.replace(bundle.manifest, artifacts=artifacts).to_json(), encoding="utf-8")
 
     result = splite("verify", path)
-    assert result.exit_code == 1 and "error: ort int8 differs on this machine: keypoint shift p95" in result.stderr
+    assert result.exit_code == 1 and "error: ort int8 differs on this machine: keypoint deviation p95" in result.stderr
     assert "Do not ship it from here" in result.stderr
     assert splite("verify", path, "-p", "fp32").exit_code == 0

@@ -185,8 +185,8 @@ def test_a_graph_that_differs_is_not_written(
     )
     result = splite("export", tiny_checkpoint, "--model", model, "-o", output, "--crops", 3)
     assert result.exit_code == 1 and result.stdout == ""
-    assert "error: torch -> onnx changed the result on 3 crops: keypoint shift p95 " in result.stderr
-    assert " px (limit 0.01); keypoint shift max " in result.stderr and "depth shift p95" in result.stderr
+    assert "error: torch -> onnx changed the result on 3 crops: keypoint deviation p95 " in result.stderr
+    assert " px (limit 0.01); keypoint deviation max " in result.stderr and "depth deviation p95" in result.stderr
     assert "hint:  Nothing was written." in result.stderr
     assert list(output.parent.iterdir()) == []
 
@@ -204,7 +204,7 @@ def test_a_simplification_that_differs_is_not_written(
         return model
 
     monkeypatch.setattr(pipeline, "simplify", scaling)
-    with pytest.raises(ParityError, match="torch -> simplified changed the result on 3 crops: keypoint shift p95"):
+    with pytest.raises(ParityError, match="torch -> simplified changed the result on 3 crops: keypoint deviation p95"):
         export_bundle(tiny_checkpoint, output, model=tiny_model, options=FEW)
     assert list(output.parent.iterdir()) == []
 
@@ -213,9 +213,9 @@ def test_a_simplification_that_differs_is_not_written(
 @pytest.mark.parametrize(
     ("limit", "message"),
     [
-        ("shift_p95_px", "keypoint shift p95 "),
-        ("shift_max_px", "keypoint shift max "),
-        ("depth_p95", "depth shift p95 "),
+        ("shift_p95_px", "keypoint deviation p95 "),
+        ("shift_max_px", "keypoint deviation max "),
+        ("depth_p95", "depth deviation p95 "),
     ],
 )
 def test_each_limit_of_the_spec_counts(

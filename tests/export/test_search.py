@@ -136,7 +136,7 @@ def test_calibration_on_black_crops_is_detected(spec: ModelSpec) -> None:
     blind, _ = to_int8(graph, black, "ort")
     reference, candidate = run_graph(graph, x), run_graph(blind, x)
     parity = compare("fp32 -> int8", reference, candidate, spec, "crops")
-    assert any("keypoint shift p95" in text for text in violations(parity, spec.limits, spec))
+    assert any("keypoint deviation p95" in text for text in violations(parity, spec.limits, spec))
     assert parity.deviation_px.max > 5
     assert measure_shift(reference, candidate, spec).peak_switches > 0
     good, _ = to_int8(graph, x, "ort")

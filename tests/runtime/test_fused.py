@@ -139,7 +139,9 @@ def test_verify_fails_on_another_graph(tiny_bundle: Path, tmp_path: Path) -> Non
                 tensor.CopyFrom(numpy_helper.from_array(array * np.float32(1.05), tensor.name))
 
     path = fused_bundle(tiny_bundle, tmp_path / "fused.splite", "input decode", edit)
-    with pytest.raises(ParityError, match=r"ort fp32 differs on this machine: keypoint shift p95 .* depth shift p95"):
+    with pytest.raises(
+        ParityError, match=r"ort fp32 differs on this machine: keypoint deviation p95 .* depth deviation p95"
+    ):
         check(verify(Bundle.open(path)))
 
 

@@ -96,10 +96,10 @@ def test_another_graph_fails(splite: Callable[..., Result], forged: Callable[...
     with pytest.raises(ParityError) as caught:
         check(verify(Bundle.open(path)))
     message = caught.value.message
-    assert message.startswith("ort fp32 differs on this machine: keypoint shift p95 ")
-    assert "px (limit 0.01); keypoint shift max" in message and "px (limit 0.05)" in message
+    assert message.startswith("ort fp32 differs on this machine: keypoint deviation p95 ")
+    assert "px (limit 0.01); keypoint deviation max" in message and "px (limit 0.05)" in message
     assert "mm (limit 0.09)" in message and caught.value.hint
-    shift = float(message.split("keypoint shift p95 ")[1].split(" px")[0])
+    shift = float(message.split("keypoint deviation p95 ")[1].split(" px")[0])
     assert 0.01 < shift < 64
     result = splite("verify", path)
     assert result.exit_code == 1 and f"error: {message}\n" in result.stderr and "\nhint:  " in result.stderr
@@ -118,8 +118,8 @@ def test_other_golden_outputs_fail(forged: Callable[..., Path], role: str) -> No
         outputs[role][:, 1:] = outputs[role][:, 1:, ::-1]
 
     (result,) = verify(Bundle.open(forged(edit=edit)))
-    assert any(phrase.startswith("depth shift p95") for phrase in result.violations)
-    assert any(phrase.startswith("keypoint shift") for phrase in result.violations) == (role == "heatmap")
+    assert any(phrase.startswith("depth deviation p95") for phrase in result.violations)
+    assert any(phrase.startswith("keypoint deviation") for phrase in result.violations) == (role == "heatmap")
 
 
 def test_nan_fails(tiny_bundle: Path) -> None:

@@ -235,9 +235,9 @@ class _Search:
 def _hopeless(shift: Shift, budget: Budget) -> ParityError:
     parity, wanted = shift.parity, []
     if budget.shift_px is not None:
-        wanted.append(f"keypoint shift p95 {parity.deviation_px.p95:.3g} px (budget {budget.shift_px:g})")
+        wanted.append(f"keypoint deviation p95 {parity.deviation_px.p95:.3g} px (budget {budget.shift_px:g})")
     if budget.depth_mm is not None and parity.depth is not None:
-        wanted.append(f"depth shift p95 {parity.depth.p95:.3g} mm (budget {budget.depth_mm:g})")
+        wanted.append(f"depth deviation p95 {parity.depth.p95:.3g} mm (budget {budget.depth_mm:g})")
     return ParityError(
         f"With a single layer left in int8 the budget still breaks: {', '.join(wanted)}.",
         hint="Allow a larger shift, calibrate with more crops, train with fake quantisation, or export fp16.",
