@@ -9,7 +9,7 @@ import dataclasses
 import json
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -32,60 +32,151 @@ def structure(cls: type[T], data: Mapping[str, Any], where: str, *, unknown: Unk
     Raises:
         SpecError: The message names the dotted key.
     """
-    hints = _hints(cls)  # type: ignore[arg-type]  # classes are hashable
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    prefix = f"{where}." if where else ""
-    if unknown == "refuse" and (surplus := sorted(set(data) - set(fields))):
-        raise SpecError(f"Unknown field {prefix}{surplus[0]}.", hint=f"The fields here are: {', '.join(fields)}.")
-    values: dict[str, Any] = {}
-    for name, field in fields.items():
-        if name in data:
-            values[name] = _convert(hints[name], data[name], prefix + name, unknown)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            hint = field.metadata.get("hint", f"Add it; {FIELDS_DOC}.")
-            raise SpecError(f"The field {prefix}{name} is missing.", hint=hint)
-    return cls(**values)
+    try:
+        return _converter(cls, unknown)(data)  # type: ignore[arg-type, no-any-return]
+    except _WrongError as wrong:
+        path = f"{where}{wrong.path}".removeprefix(".")
+        raise SpecError(wrong.message.format(path), hint=wrong.hint) from None
 
 
-@cache  # every annotation is compiled anew, and manifests hold hundreds of layers
-def _hints(cls: type) -> Mapping[str, Any]:
-    return get_type_hints(cls)
+class _WrongError(Exception):
+    """What is wrong with a value; every table and list on the way out puts its key before the path.
+
+    Attributes:
+        message: With ``{}`` for the path.
+        hint: What to do.
+        path: From where `structure` began, for example ``.artifacts[0].file``.
+    """
+
+    def __init__(self, message: str, hint: str, path: str = "") -> None:
+        super().__init__(message)
+        self.message, self.hint, self.path = message, hint, path
 
 
-def _convert(hint: Any, value: Any, where: str, unknown: Unknown) -> Any:
-    """Checks ``value`` against the type ``hint`` and returns it as that type (lists become tuples)."""
+@cache  # an annotation is compiled anew each time, and manifests hold hundreds of values
+def _converter(hint: Any, unknown: Unknown) -> Callable[[Any], Any]:
+    """What checks a value against the type ``hint`` and returns it as that type; lists become tuples."""
     origin, args = get_origin(hint), get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        if isinstance(value, hint):  # type: ignore[arg-type]
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _table(hint, unknown)
+    if origin in (Union, types.UnionType):
+        return _union(hint, args, unknown)
+    if origin is Literal:
+        return _literal(args)
+    if origin is tuple:
+        return _tuple(hint, args, unknown)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _mapping(hint, _converter(args[1], unknown))
+    return (lambda value: value) if hint is Any else _number if hint is float else _exact(hint)
+
+
+def _table(cls: type, unknown: Unknown) -> Callable[[Any], Any]:
+    fields, hints = {field.name: field for field in dataclasses.fields(cls)}, get_type_hints(cls)
+    converters = {name: _converter(hints[name], unknown) for name in fields}
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, cls):
             return value
-        if isinstance(value, Mapping):
-            return structure(hint, value, where, unknown=unknown)  # type: ignore[arg-type]
-    elif origin in (Union, types.UnionType):
+        if not isinstance(value, Mapping):
+            raise _wrong_type(value, cls)
+        if unknown == "refuse" and (surplus := sorted(set(value) - set(fields))):
+            raise _WrongError("Unknown field {}.", f"The fields here are: {', '.join(fields)}.", f".{surplus[0]}")
+        values = {}
+        for name, make in converters.items():
+            if name in value:
+                try:
+                    values[name] = make(value[name])
+                except _WrongError as wrong:
+                    wrong.path = f".{name}{wrong.path}"
+                    raise
+            elif (field := fields[name]).default is field.default_factory is dataclasses.MISSING:
+                hint = field.metadata.get("hint", f"Add it; {FIELDS_DOC}.")
+                raise _WrongError("The field {} is missing.", hint, f".{name}")
+        return cls(**values)
+
+    return convert
+
+
+def _union(hint: Any, args: tuple[Any, ...], unknown: Unknown) -> Callable[[Any], Any]:
+    options = {option: _converter(option, unknown) for option in args if option is not type(None)}
+
+    def convert(value: Any) -> Any:
         if value is None and type(None) in args:
             return None
-        options = [option for option in args if option is not type(None)]
-        for option in options:
+        for option, make in options.items():
             if len(options) == 1 or isinstance(value, option):
-                return _convert(option, value, where, unknown)
-    elif origin is Literal:
+                return make(value)
+        raise _wrong_type(value, hint)
+
+    return convert
+
+
+def _tuple(hint: Any, args: tuple[Any, ...], unknown: Unknown) -> Callable[[Any], Any]:
+    many = args[-1] is Ellipsis
+    converters = [_converter(item, unknown) for item in args if item is not Ellipsis]
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, list | tuple) or not (many or len(value) == len(converters)):
+            raise _wrong_type(value, hint)
+        made: list[Any] = []
+        try:
+            for make, item in zip(converters * len(value) if many else converters, value, strict=True):
+                made.append(make(item))
+        except _WrongError as wrong:
+            wrong.path = f"[{len(made)}]{wrong.path}"
+            raise
+        return tuple(made)
+
+    return convert
+
+
+def _mapping(hint: Any, make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def convert(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _wrong_type(value, hint)
+        made: dict[str, Any] = {}
+        for key, item in value.items():
+            try:
+                made[str(key)] = make(item)
+            except _WrongError as wrong:
+                wrong.path = f".{key}{wrong.path}"
+                raise
+        return made
+
+    return convert
+
+
+def _literal(args: tuple[Any, ...]) -> Callable[[Any], Any]:
+    def convert(value: Any) -> Any:
         if value in args:
             return value
-        raise SpecError(f"{where} is {value!r}.", hint=f"Choose one of: {', '.join(str(a) for a in args)}.")
-    elif origin is tuple and isinstance(value, list | tuple):
-        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        if len(inner) == len(value):
-            pairs = enumerate(zip(inner, value, strict=True))
-            return tuple(_convert(kind, item, f"{where}[{i}]", unknown) for i, (kind, item) in pairs)
-    elif origin in (Mapping, dict) or (isinstance(origin, type) and issubclass(origin, Mapping)):
-        if isinstance(value, Mapping):
-            return {str(key): _convert(args[1], item, f"{where}.{key}", unknown) for key, item in value.items()}
-    elif hint is Any:
-        return value
-    elif hint is float and type(value) in (int, float) and abs(value) < sys.float_info.max:
+        raise _WrongError(f"{{}} is {_shown(value)}.", f"Choose one of: {', '.join(str(a) for a in args)}.")
+
+    return convert
+
+
+def _number(value: Any) -> float:
+    if type(value) in (int, float) and abs(value) < sys.float_info.max:
         return float(value)
-    elif hint is not float and type(value) is hint:
-        return value
-    raise SpecError(f"{where} is {value!r}, which has the wrong type.", hint=f"It must be {_describe(hint)}.")
+    raise _wrong_type(value, float)
+
+
+def _exact(kind: type) -> Callable[[Any], Any]:
+    def convert(value: Any) -> Any:
+        if type(value) is kind:
+            return value
+        raise _wrong_type(value, kind)
+
+    return convert
+
+
+def _wrong_type(value: Any, hint: Any) -> _WrongError:
+    return _WrongError(f"{{}} is {_shown(value)}, which has the wrong type.", f"It must be {_describe(hint)}.")
+
+
+def _shown(value: Any) -> str:
+    """A value as part of a message that is yet to be formatted."""
+    return repr(value).replace("{", "{{").replace("}", "}}")
 
 
 def _describe(hint: Any) -> str:
