@@ -2,9 +2,8 @@
 
     python benchmarks/compare_power.py hand.splite --out benchmarks/results/compare-power.jsonl
 
-Each pair is three processes in a row: two alike, and one whose sessions spin for 5 % of the fastest whole frame after
-every inference. The first two have to be no difference or unclear, the first and the third slower. Appends one JSON
-line.
+Each pair is three processes in a row: two alike, and one whose sessions spin for 5 % of the fastest frame after every
+inference. The first two have to be no difference or unclear, the first and the third slower. Appends one JSON line.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ def quarter(maps: Maps) -> Points:
     columns, rows = largest(maps)
     padded = np.pad(maps[0], ((0, 0), (1, 1), (1, 1)), mode="edge")
     k, x, y = np.arange(len(columns)), columns + 1, rows + 1
-    shift = [padded[k, y, x + 1] - padded[k, y, x - 1], padded[k, y + 1, x] - padded[k, y - 1, x]]
-    return np.stack([columns, rows], -1) + 0.5 + 0.25 * np.sign(np.stack(shift, -1))
+    slope = [padded[k, y, x + 1] - padded[k, y, x - 1], padded[k, y + 1, x] - padded[k, y - 1, x]]
+    return np.stack([columns, rows], -1) + 0.5 + 0.25 * np.sign(np.stack(slope, -1))
 
 
 def dark(maps: Maps) -> Points:

@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=1000, help="timed inferences of each (default: 1000)")
     parser.add_argument("--out", type=Path, help="JSON lines file to append to")
     options = parser.parse_args()
-    talk = Console(stderr=True)
+    log = Console(stderr=True)
     try:
         if options.environment:
             print(json.dumps(machine(), indent=1))
@@ -180,7 +180,7 @@ def main() -> None:
             records = [json.loads(line) for line in options.show.read_text(encoding="utf-8").splitlines()]
             records = [record for record in records if record["date_utc"] == records[-1]["date_utc"]]
         else:
-            with talk.status("reading") as status:
+            with log.status("reading") as status:
                 records = measure(options.bundles, options.batches, options.frames, status.update)
             for record in records if options.out is not None else ():
                 append_record(options.out, record)

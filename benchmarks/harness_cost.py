@@ -141,13 +141,13 @@ def plain_loop(run: Callable[[Any], object], feeds: Sequence[Any], frames: int) 
     """The loop that anybody would write."""
     for index in range(frames // 10):
         run(feeds[index % len(feeds)])
-    taken = []
+    times_s = []
     for index in range(frames):
         feed = feeds[index % len(feeds)]
         began = time.perf_counter()
         run(feed)
-        taken.append(time.perf_counter() - began)
-    return 1e3 * float(np.median(taken))
+        times_s.append(time.perf_counter() - began)
+    return 1e3 * float(np.median(times_s))
 
 
 def plain_ort(file: Path, threads: int) -> Callable[[Any], object]:

@@ -62,13 +62,13 @@ class Timed:
 
 def beginnings(content: bytes) -> Iterator[bytes]:
     """The network cut off behind its first operator, behind the second, and so on; what nobody reads is an output."""
-    ends = _ends(content)
-    for last in ends:
+    lasts = _last_operators(content)
+    for last in lasts:
         model = _unpacked(content)
         graph = model.subgraphs[0]
         graph.operators = graph.operators[: last + 1]
         read = {int(tensor) for operator in graph.operators for tensor in operator.inputs}
-        made = [int(tensor) for end in ends if end <= last for tensor in graph.operators[end].outputs]
+        made = [int(tensor) for end in lasts if end <= last for tensor in graph.operators[end].outputs]
         graph.outputs = [tensor for tensor in made if tensor not in read]
         model.signatureDefs = []
         builder = flatbuffers.Builder(len(content))
@@ -95,7 +95,7 @@ def _unpacked(content: bytes) -> Any:
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
 
 
-def _ends(content: bytes) -> list[int]:
+def _last_operators(content: bytes) -> list[int]:
     """Operators behind which the network is cut: not padding, nor what unpacks weights, which happens at loading."""
     operators = enumerate(read_operators(content))
     return [index for index, operator in operators if operator.name != "PAD" and not operator.unpacks_weights]
@@ -103,7 +103,7 @@ def _ends(content: bytes) -> list[int]:
 
 def _operators(content: bytes, took_us: NDArray[np.float64]) -> Iterator[Timed]:
     operators, graph = read_operators(content), _unpacked(content).subgraphs[0]
-    for index, time_us in zip(_ends(content), took_us.tolist(), strict=True):
+    for index, time_us in zip(_last_operators(content), took_us.tolist(), strict=True):
         operator = operators[index]
         shape = tuple(map(int, graph.tensors[graph.operators[index].outputs[0]].shape))
         pixels = int(np.prod(shape[:-1]))
@@ -116,9 +116,11 @@ def summed(layers: list[Timed]) -> list[dict[str, Any]]:
     whole_us = sum(layer.time_us for layer in layers)
     found = []
     for kind in dict.fromkeys(layer.kind for layer in layers):
-        held = [layer for layer in layers if layer.kind == kind]
-        time_us, macs = sum(layer.time_us for layer in held), sum(layer.macs for layer in held)
-        found.append({"kind": kind, "count": len(held), "time_us": time_us, "share": time_us / whole_us, "macs": macs})
+        members = [layer for layer in layers if layer.kind == kind]
+        time_us, macs = sum(layer.time_us for layer in members), sum(layer.macs for layer in members)
+        found.append(
+            {"kind": kind, "count": len(members), "time_us": time_us, "share": time_us / whole_us, "macs": macs}
+        )
     return sorted(found, key=lambda group: -group["time_us"])
 
 
@@ -150,7 +152,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=200, help="timed inferences of each beginning (default: 200)")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
     options = parser.parse_args()
-    talk = Console(stderr=True)
+    log = Console(stderr=True)
     try:
         bundle = Bundle.open(options.bundle)
         contents = {
@@ -160,7 +162,7 @@ def main() -> None:
         environment, date_utc = read_environment(), datetime.now(timezone.utc).isoformat(timespec="seconds")
         networks = {}
         for name, content in contents.items():
-            with talk.status(name) as status:
+            with log.status(name) as status:
                 layers = profile(
                     content, options.frames, lambda done, total, name=name: status.update(f"{name}: {done} of {total}")
                 )
@@ -182,7 +184,7 @@ def main() -> None:
     except SpliteError as err:
         sys.exit(f"error: {err}")
     Console().print(table(record))
-    talk.print(f"appended to {options.out}")
+    log.print(f"appended to {options.out}")
 
 
 if __name__ == "__main__":

@@ -81,9 +81,9 @@ def accuracy_of_landmarks(net: LandmarkNet, labels: list[LabelledImage], padding
 
 def ours(bundle: Bundle) -> dict[str, Artifact]:
     """What of ours is compared: ONNX Runtime in fp32 and, where the bundle holds it, full-integer LiteRT."""
-    held = {artifact.label: artifact for artifact in bundle.manifest.artifacts}
+    artifacts = {artifact.label: artifact for artifact in bundle.manifest.artifacts}
     found = {OURS: bundle.find("ort", "fp32")}
-    return {**found, INT8: held["tflite int8"]} if "tflite int8" in held else found
+    return {**found, INT8: artifacts["tflite int8"]} if "tflite int8" in artifacts else found
 
 
 def timed_runs(
@@ -196,10 +196,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=2000, help="timed inferences of each (default: 2000)")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
     options = parser.parse_args()
-    talk = Console(stderr=True)
+    log = Console(stderr=True)
     cv2.setNumThreads(1)
     try:
-        with tempfile.TemporaryDirectory() as folder, talk.status("reading") as status:
+        with tempfile.TemporaryDirectory() as folder, log.status("reading") as status:
             if options.bundle is not None:
                 bundle = Bundle.open(options.bundle)
             else:
@@ -217,7 +217,7 @@ def main() -> None:
     except SpliteError as err:
         sys.exit(f"error: {err}")
     Console(width=WIDTH).print(table(record))
-    talk.print(f"appended to {options.out}")
+    log.print(f"appended to {options.out}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-r"""The tracker of this runtime beside MediaPipe's whole `solutions.hands`, on one core, frame by frame.
+r"""The tracker of this runtime beside MediaPipe's `solutions.hands`, end to end on one core, frame by frame.
 
 In an environment of its own, since mediapipe's dependencies need not get along with those of the export:
 
@@ -164,22 +164,22 @@ def clip_of(label: LabelledImage, image: Image) -> Clip:
     left, top = (WIDTH_PX - size[0]) // 2, (HEIGHT_PX - size[1]) // 2
     frame = np.full((HEIGHT_PX, WIDTH_PX, 3), GREY, np.uint8)
     frame[top : top + size[1], left : left + size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-    zoom, shift = np.array([size[0] / width, size[1] / height]), np.array([left, top], np.float64)
+    zoom, offset = np.array([size[0] / width, size[1] / height]), np.array([left, top], np.float64)
     if label.world_mm is None:
         raise UsageError(
             f"The label of {label.path.name} has no third dimension.", hint="Use the labels of hand-digits."
         )
     return Clip(
         frame,
-        (label.box.reshape(2, 2) * zoom + shift).ravel(),
-        label.keypoints * zoom + shift,
+        (label.box.reshape(2, 2) * zoom + offset).ravel(),
+        label.keypoints * zoom + offset,
         label.world_mm.astype(np.float64),
     )
 
 
 @dataclass
-class Taken:
-    """What was taken of one tracker.
+class Timed:
+    """What was measured of one tracker.
 
     Attributes:
         first_ms: Of the first frame of each clip.
@@ -210,25 +210,25 @@ class Taken:
 
 def follow(
     trackers: Mapping[str, Tracker], clips: Sequence[Clip], progress: Callable[[int, int], None]
-) -> dict[str, Taken]:
+) -> dict[str, Timed]:
     """Shows all clips to all trackers."""
-    taken = {name: Taken() for name in trackers}
+    timed = {name: Timed() for name in trackers}
     order = np.random.default_rng(0)
     with garbage_collector_off():
         for number, clip in enumerate(clips):
             for name in order.permutation(list(trackers)):
-                taken[name].take(trackers[name], clip)
+                timed[name].take(trackers[name], clip)
             progress(number + 1, len(clips))
-    return taken
+    return timed
 
 
-def accuracies(taken: Mapping[str, Taken], clips: Sequence[Clip]) -> dict[str, dict[str, Any]]:
+def accuracies(timed: Mapping[str, Timed], clips: Sequence[Clip]) -> dict[str, dict[str, Any]]:
     """Figures of each tracker on the clips in which all of them follow a hand, and the clips in which it does not."""
-    common = [i for i in range(len(clips)) if all(one.hands[i] is not None for one in taken.values())]
+    common = [i for i in range(len(clips)) if all(one.hands[i] is not None for one in timed.values())]
     truth = np.stack([clips[i].keypoints for i in common])
     world_mm = np.stack([clips[i].world_mm for i in common])
     found = {}
-    for name, one in taken.items():
+    for name, one in timed.items():
         hands = [hand for i in common if (hand := one.hands[i]) is not None]
         errors = KeypointErrors(
             keypoint_error(np.stack([hand.keypoints for hand in hands]), truth) / box_side(truth)[:, None],
@@ -238,20 +238,20 @@ def accuracies(taken: Mapping[str, Taken], clips: Sequence[Clip]) -> dict[str, d
     return found
 
 
-def record_of(taken: Mapping[str, Taken], clips: Sequence[Clip], reference: str) -> dict[str, Any]:
+def record_of(timed: Mapping[str, Timed], clips: Sequence[Clip], reference: str) -> dict[str, Any]:
     """Latency, ratios of medians over ``reference``, and accuracy."""
-    samples = {name: np.array(one.tracked_ms) for name, one in taken.items()}
+    samples = {name: np.array(one.tracked_ms) for name, one in timed.items()}
     return {
         "clips": len(clips),
         "ours": reference,
         "latency": {name: to_plain(LatencyStats.from_samples(values)) for name, values in samples.items()},
-        "first": {name: to_plain(LatencyStats.from_samples(one.first_ms)) for name, one in taken.items()},
+        "first": {name: to_plain(LatencyStats.from_samples(one.first_ms)) for name, one in timed.items()},
         "ratios": {
             name: asdict(ratio_of_medians(values, samples[reference]))
             for name, values in samples.items()
             if name != reference
         },
-        "accuracy": accuracies(taken, clips),
+        "accuracy": accuracies(timed, clips),
     }
 
 
@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=0, help="the core that all of them run on (default: 0)")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
     options = parser.parse_args()
-    talk = Console(stderr=True)
+    log = Console(stderr=True)
     os.sched_setaffinity(0, {options.core})  # MediaPipe starts threads of its own; with one core nobody gains by that
     cv2.setNumThreads(1)
     try:
@@ -283,9 +283,9 @@ def main() -> None:
         environment, date_utc = read_environment(), datetime.now(timezone.utc).isoformat(timespec="seconds")
         labels = read_labels(options.data, split="val")[: options.clips]
         clips = [clip_of(one, cv2.cvtColor(read_image(one.path), cv2.COLOR_BGR2RGB)) for one in labels]  # type: ignore[arg-type]
-        with ExitStack() as stack, talk.status("starting") as status:
+        with ExitStack() as stack, log.status("starting") as status:
             trackers = dict(trackers_of(bundle, stack))
-            taken = follow(trackers, clips, lambda done, total: status.update(f"clip {done} of {total}"))
+            timed = follow(trackers, clips, lambda done, total: status.update(f"clip {done} of {total}"))
         ours = [name for name, tracker in trackers.items() if isinstance(tracker, Ours)][-1]
         record = {
             "kind": KIND,
@@ -295,7 +295,7 @@ def main() -> None:
             "checkpoint_sha256": bundle.manifest.source.checkpoint_sha256,
             "mediapipe": version("mediapipe"),
             "frame_px": [WIDTH_PX, HEIGHT_PX],
-            **record_of(taken, clips, ours),
+            **record_of(timed, clips, ours),
             "environment": to_plain(environment),
         }
         append_record(options.out, record)
@@ -307,7 +307,7 @@ def main() -> None:
             f"{name}: {stats['p50_ms']:.2f} ms, first {record['first'][name]['p50_ms']:.2f} ms, "
             f"error {accuracy['mean_error_box_pct']:.2f} %, lost {accuracy['lost']} of {record['clips']}"
         )
-    talk.print(f"appended to {options.out}")
+    log.print(f"appended to {options.out}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/onnx2tf_time.py hand.splite --data HAND_DIGITS --out benchmarks/results/onnx2tf-time.jsonl
 
-Both start in a fresh process and make a float32 and a float16 file of the same graph; they take turns. Ours converts
+Both start cold and make a float32 and a float16 file of the same graph; they take turns. Ours converts
 the graph once, names inputs and outputs by their role, and reads the precision back from the files. Both are given the
 sample pictures that onnx2tf would otherwise download. With --data its int8 switch, which makes seven files, stands
 beside our whole export from the checkpoint, calibration, six files and every comparison included. Needs the extra
@@ -133,8 +133,8 @@ def main() -> None:
         append_record(options.out, record)
     except SpliteError as err:
         sys.exit(f"error: {err}")
-    for name, taken in record["seconds"].items():
-        print(f"{name:25s} median {np.median(taken):6.1f} s of {len(taken)}; bytes: {record['bytes'][name]}")
+    for name, times_s in record["seconds"].items():
+        print(f"{name:25s} median {np.median(times_s):6.1f} s of {len(times_s)}; bytes: {record['bytes'][name]}")
 
 
 if __name__ == "__main__":

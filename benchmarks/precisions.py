@@ -1,4 +1,4 @@
-"""Every precision and backend of SPLite Hand side by side, and what its ends cost inside and outside of the graph.
+"""Every precision and backend of SPLite Hand side by side, and what fused pre- and postprocessing gain.
 
     python benchmarks/precisions.py --data HAND_DIGITS --out benchmarks/results/MACHINE-precisions.jsonl
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=HAND / "splite_hand.safetensors")
     parser.add_argument("--data", type=Path, required=True, help="folder of hand-digits (labels.json)")
     parser.add_argument(
-        "--frames", type=int, default=2000, help="timed frames of the estimator, for each place of the ends"
+        "--frames", type=int, default=2000, help="timed frames of the estimator, for each choice of what is fused"
     )
     parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
     options = parser.parse_args()

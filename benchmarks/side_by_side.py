@@ -112,14 +112,14 @@ def profile_block(record: Record) -> list[str]:
     """A table for the newest record of each file of litert_profile.py."""
     lines = ["| network | operators | µs | share | MMAC | GMAC/s |", f"|{'---|' * 6}"]
     for name, network in record["networks"].items():
-        whole = sum(group["macs"] for group in network["kinds"])
+        all_macs = sum(group["macs"] for group in network["kinds"])
         rows = [
             {
                 "kind": "all",
                 "count": len(network["layers"]),
                 "time_us": network["time_us"],
                 "share": 1.0,
-                "macs": whole,
+                "macs": all_macs,
             },
             *network["kinds"],
         ]

@@ -29,7 +29,7 @@ from train import Recipe, Training  # noqa: E402
 
 RECORD_VERSION = 1
 KIND = "sparsity-cost"
-ROADS: dict[str, dict[str, object]] = {
+VARIANTS: dict[str, dict[str, object]] = {
     "plain": {},
     "bn-scale": {"sparsity": "bn-scale"},
     "group-lasso": {"sparsity": "group-lasso"},
@@ -66,15 +66,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with Progress() as progress:
         task = progress.add_task("steps", total=None)
-        taken = interleave(
-            {name: step_of(options, extras) for name, extras in ROADS.items()},
+        samples_by_name = interleave(
+            {name: step_of(options, extras) for name, extras in VARIANTS.items()},
             options.frames,
             warmup_frames=options.warmup,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     rows = {}
-    for name, samples in taken.items():
-        stats, ratio = LatencyStats.from_samples(samples), ratio_of_medians(samples, taken["plain"])
+    for name, samples in samples_by_name.items():
+        stats, ratio = LatencyStats.from_samples(samples), ratio_of_medians(samples, samples_by_name["plain"])
         print(f"{name:36} p50 {stats.p50_ms:7.1f} ms a step, {ratio} x plain")
         rows[name] = {"step": to_plain(stats), "ratio": to_plain(ratio)}
     if options.out is not None:

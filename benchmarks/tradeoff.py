@@ -206,17 +206,17 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=2000, help="timed inferences of each (default: 2000)")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines file to append to")
     options = parser.parse_args()
-    talk = Console(stderr=True)
+    log = Console(stderr=True)
     cv2.setNumThreads(1)
     try:
-        with talk.status("reading") as status:
+        with log.status("reading") as status:
             records = tradeoff(options.checkpoints, options.model, options.data, options.frames, status.update)
         for record in records:
             append_record(options.out, record)
     except SpliteError as err:
         sys.exit(f"error: {err}")
     Console(width=WIDTH).print(table(records))
-    talk.print(f"appended to {options.out}")
+    log.print(f"appended to {options.out}")
 
 
 if __name__ == "__main__":

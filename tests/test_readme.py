@@ -206,8 +206,7 @@ def test_the_table_of_jetpacks_is_that_of_the_code(root: Path) -> None:
         [p.name, f"from {dotted(p.l4t)}", p.boards, dotted(p.tensorrt), dotted(p.python)] for p in JETPACKS
     ]
     for row, jetpack in zip(rows, JETPACKS, strict=True):
-        typing = {"weak": "weakly typed", "weak or strong": "weakly or strongly typed"}[jetpack.typing]
-        assert row[5].startswith(f"TensorRT, {typing}")
+        assert row[5].startswith(f"TensorRT, {jetpack.typing}")
         assert (jetpack.dockerfile in row[5]) != jetpack.brings_module
 
 

@@ -28,7 +28,7 @@ from splite_deploy.errors import UsageError
 
 THRESHOLD = 0.03
 """Smaller changes are none: two runs of one file differ as much. Of a short stage also those below half of it of the
-whole frame, since what the caches held before is a matter of microseconds, and of chance."""
+frame end to end, since what the caches held before is a matter of microseconds, and of chance."""
 OVERLOAD, OVERLOADED_THRESHOLD = 2.0, 0.1
 """From so many processes per core on even the fastest frames are disturbed; smaller changes are none then."""
 SHORT_S = 1.0

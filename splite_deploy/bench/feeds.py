@@ -29,14 +29,16 @@ def random_feeds(inputs: Sequence[TensorSpec], batch: int) -> Feeds:
         UsageError: The file leaves open more than that, or not even that, and ``batch`` is another than its own.
     """
     if batch > 1 and all(spec.shape[:1] not in ((None,), (batch,)) for spec in inputs):
-        taken = ", ".join(f"'{spec.name}' {list(spec.shape)}" for spec in inputs)
-        raise UsageError(f"The file takes no batch of {batch}: its inputs are {taken}.", hint="Leave --batch out.")
+        inputs_shown = ", ".join(f"'{spec.name}' {list(spec.shape)}" for spec in inputs)
+        raise UsageError(
+            f"The file takes no batch of {batch}: its inputs are {inputs_shown}.", hint="Leave --batch out."
+        )
     rng = np.random.default_rng(0)
     shapes = {spec.name: _shape(spec, batch) for spec in inputs}
     return [{spec.name: _random(rng, shapes[spec.name], np.dtype(spec.dtype)) for spec in inputs} for _ in range(COUNT)]
 
 
-def given_feeds(path: Path, inputs: Sequence[TensorSpec]) -> Feeds:
+def feeds_from_file(path: Path, inputs: Sequence[TensorSpec]) -> Feeds:
     """Reads a ``.npz`` with an array for each input by its name: of its shape, or several with one more axis in front.
 
     Raises:

@@ -48,11 +48,11 @@ def interleave(
     with garbage_collector_off():
         for block in range(blocks):
             for name in order.permutation(list(runs)):
-                run, taken = runs[name], samples[name][block]
+                run, times_ms = runs[name], samples[name][block]
                 for frame in range(BLOCK_FRAMES):
                     index = block * BLOCK_FRAMES + frame
                     start = time.perf_counter_ns()
                     run(index)
-                    taken[frame] = (time.perf_counter_ns() - start) / 1e6
+                    times_ms[frame] = (time.perf_counter_ns() - start) / 1e6
             progress(block + 1, blocks)
     return samples

@@ -101,9 +101,10 @@ def float_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
 
 
 def _group(kind: str | None, types: str, layers: Sequence[Layer]) -> LayerGroup:
-    held = [one for one in layers if one.types == types and kind in (None, one.kind)]
-    taken, whole = total_us(held), total_us(layers)
-    return LayerGroup(kind or "", types, len(held), taken, taken / whole if taken is not None and whole else None)
+    members = [one for one in layers if one.types == types and kind in (None, one.kind)]
+    time_us, all_us = total_us(members), total_us(layers)
+    share = time_us / all_us if time_us is not None and all_us else None
+    return LayerGroup(kind or "", types, len(members), time_us, share)
 
 
 def total_us(layers: Iterable[Layer]) -> float | None:

@@ -1,4 +1,4 @@
-"""A whole benchmark of an artifact of a bundle, or of a file alone."""
+"""One benchmark of an artifact of a bundle, or of a file alone, from the first reading to the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import cv2
 
 from splite_deploy.bench.environment import read_environment
 from splite_deploy.bench.evaluation import evaluate, evaluation_labels
-from splite_deploy.bench.feeds import given_feeds, random_feeds
+from splite_deploy.bench.feeds import feeds_from_file, random_feeds
 from splite_deploy.bench.loop import (
     EstimatorSubject,
     Input,
@@ -201,7 +201,7 @@ def run_file(
         warmup_min_s: As for `run_bench`.
         min_s: As for `run_bench`.
         batch: First size of inputs whose file leaves it open.
-        tensors: A ``.npz`` of inputs, used in turn, see `given_feeds`; None takes random numbers.
+        tensors: A ``.npz`` of inputs, used in turn, see `feeds_from_file`; None takes random numbers.
         options: How the backend works.
         extras: What else to measure; streams and labels need a bundle.
         progress: As for `run_bench`.
@@ -223,7 +223,7 @@ def run_file(
     conditions = _conditions(threads, affinity)
     with bound_to(affinity, threads):
         with open_file(path, chosen.name, options=settings) as session:
-            feeds = random_feeds(session.inputs, batch) if tensors is None else given_feeds(tensors, session.inputs)
+            feeds = random_feeds(session.inputs, batch) if tensors is None else feeds_from_file(tensors, session.inputs)
             subject = NetworkSubject(session, feeds)
             measurement = measure(subject, loop, progress=progress)
             sustained = _sustained(subject, extras, progress)

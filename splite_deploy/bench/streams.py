@@ -53,14 +53,14 @@ def run_streams(
         with garbage_collector_off():
             (alone_ms,), alone_s = _together(subjects[:1], seconds)
             each_ms, together_s = _together(subjects, seconds)
-    taken_ms = np.concatenate(each_ms)
-    frames_per_second = len(taken_ms) / together_s
+    durations_ms = np.concatenate(each_ms)
+    frames_per_second = len(durations_ms) / together_s
     return Streams(
         count=count,
-        frames=len(taken_ms),
+        frames=len(durations_ms),
         frames_per_second=frames_per_second,
         speed_up=frames_per_second / (len(alone_ms) / alone_s),
-        latency=LatencyStats.from_samples(taken_ms),
+        latency=LatencyStats.from_samples(durations_ms),
     )
 
 
@@ -82,10 +82,10 @@ def _together(subjects: Sequence[EstimatorSubject], seconds: float) -> tuple[lis
         running = [pool.submit(work, subject) for subject in subjects]
         start.wait()
         began = time.perf_counter()
-        taken = [one.result() for one in running]
-        return taken, time.perf_counter() - began
+        durations_ms = [one.result() for one in running]
+        return durations_ms, time.perf_counter() - began
 
 
 def _rotated(inputs: Sequence[Input], by: int) -> list[Input]:
-    shift = by % max(1, len(inputs))
-    return [*inputs[shift:], *inputs[:shift]]
+    start = by % max(1, len(inputs))
+    return [*inputs[start:], *inputs[:start]]

@@ -70,12 +70,12 @@ def sustain(
     )
 
 
-def curve(taken_ms: NDArray[np.float64], ended_s: NDArray[np.float64]) -> tuple[CurvePoint, ...]:
+def curve(durations_ms: NDArray[np.float64], ended_s: NDArray[np.float64]) -> tuple[CurvePoint, ...]:
     """What frames took, second by second of their end."""
     seconds = ended_s.astype(int)
     points = []
     for second in np.unique(seconds):
-        chosen = taken_ms[seconds == second]
+        chosen = durations_ms[seconds == second]
         points.append(CurvePoint(int(second), len(chosen), float(np.median(chosen)), float(chosen.max())))
     return tuple(points)
 
@@ -105,7 +105,7 @@ def fallen_clocks(
     part = max(1, len(seconds) // PART)
     found = {}
     for name, values in clocks_mhz.items():
-        first, last = ([v for v in ends if v is not None] for ends in (values[:part], values[-part:]))
+        first, last = ([v for v in span if v is not None] for span in (values[:part], values[-part:]))
         if first and last and np.median(last) < CLOCK_FELL * np.median(first):
             found[name] = (float(np.median(first)), float(np.median(last)))
     return found

@@ -51,9 +51,9 @@ def settle(
         windows.append(time_window(len(windows)))
         p50.append(float(np.median(windows[-1][headline])))
         stable = len(p50) >= agreeing and agree(p50[-agreeing:], tolerance)
-    kept = windows[-agreeing:] if stable else windows
-    samples = {stage: np.concatenate([window[stage] for window in kept]) for stage in kept[0]}
-    return Settled(samples, tuple(p50), stable, len(windows) - len(kept))
+    chosen = windows[-agreeing:] if stable else windows
+    samples = {stage: np.concatenate([window[stage] for window in chosen]) for stage in chosen[0]}
+    return Settled(samples, tuple(p50), stable, len(windows) - len(chosen))
 
 
 def agree(medians: Sequence[float], tolerance: float) -> bool:

@@ -1,4 +1,7 @@
-"""What a container allows this process. Standard library only, so that it can be asked where all else is broken."""
+"""What the control group (cgroup) of this process allows, such as that of a container.
+
+Standard library only, so that it can be read where all else is broken.
+"""
 
 from __future__ import annotations
 

@@ -53,10 +53,10 @@ class Environment:
         cpu_model: Name of the processor; on ARM with implementer and part number, which tell the core.
         logical_cores: Logical cores of the machine.
         usable_cores: Logical cores that this process may use (CPU affinity).
-        cpu_quota_cores: Processor time that a container may use, in cores.
+        cpu_quota_cores: Processor time that the control group of the process (cgroup) allows, in cores.
         governor: Frequency governor; several, joined by commas, where cores differ.
         max_clock_mhz: Highest clock of the fastest core.
-        allowed_clock_mhz: Highest clock that the present power mode allows the fastest core.
+        allowed_clock_mhz: Highest clock that the power mode allows the fastest core.
         memory_total_mib: Memory in MiB (2**20 bytes).
         os: Name and version of the operating system.
         kernel: Name and release of the kernel.
@@ -108,7 +108,7 @@ class Environment:
             ("Processor", _shown(self.cpu_model)),
             ("Logical cores", _shown(self.logical_cores)),
             ("Cores this process may use", _shown(self.usable_cores)),
-            ("Container's CPU quota", _shown(self.cpu_quota_cores, "cores")),
+            ("CPU quota (cgroup)", _shown(self.cpu_quota_cores, "cores")),
             ("Frequency governor", _shown(self.governor)),
             ("Highest clock", _shown(self.max_clock_mhz, "MHz")),
             ("Highest clock allowed now", _shown(self.allowed_clock_mhz, "MHz")),
@@ -262,10 +262,10 @@ def _nvpmodel(root: Path) -> str | None:
 def _jetson_clocks(root: Path) -> bool | None:
     lowest, highest = (core_clocks_mhz(root, f"scaling_{end}_freq") for end in ("min", "max"))
     for gpu in gpu_clock_folders(root):
-        ends = [number(text(gpu / f"{end}_freq")) for end in ("min", "max")]
-        if not lowest or None in ends:
+        limits = [number(text(gpu / f"{end}_freq")) for end in ("min", "max")]
+        if not lowest or None in limits:
             return None
-        return lowest == highest and ends[0] == ends[1]
+        return lowest == highest and limits[0] == limits[1]
     return None
 
 

@@ -48,8 +48,8 @@ class JetPack:
 
     @property
     def typing(self) -> str:
-        """How its TensorRT can be told types: ``weak`` by precision flags, ``strong`` by the graph's own types."""
-        return "weak or strong" if self.tensorrt >= (10, 0) else "weak"
+        """How its TensorRT learns types: ``weakly`` typed by precision flags, ``strongly`` by the graph's own types."""
+        return "weakly or strongly typed" if self.tensorrt >= (10, 0) else "weakly typed"
 
     @property
     def cuda_python(self) -> str:

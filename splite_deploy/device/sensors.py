@@ -143,7 +143,7 @@ def _start_tegrastats(interval_s: float) -> subprocess.Popen[str] | None:
 
 
 def summarise(
-    taken: Sequence[tuple[float, Reading]],
+    readings: Sequence[tuple[float, Reading]],
     energy_mw: Mapping[str, float],
     seconds: float,
     frames: int,
@@ -152,16 +152,16 @@ def summarise(
     """Readings as series, with what they come to for each frame.
 
     Args:
-        taken: Seconds since the start, and what was read then.
+        readings: Seconds since the start, and what was read then.
         energy_mw: Mean power by energy counter, where rails were not read; milliwatts.
         seconds: Length of the run.
         frames: Its frames.
         source: What was read.
     """
-    times = tuple(round(at, 3) for at, _ in taken)
-    power = _series([reading.power_mw for _, reading in taken])
-    temperatures = _series([reading.temperatures_c for _, reading in taken])
-    clocks = _series([reading.clocks_mhz for _, reading in taken])
+    times = tuple(round(at, 3) for at, _ in readings)
+    power = _series([reading.power_mw for _, reading in readings])
+    temperatures = _series([reading.temperatures_c for _, reading in readings])
+    clocks = _series([reading.clocks_mhz for _, reading in readings])
     mean_mw = {**{rail: _mean(values) for rail, values in power.items()}, **energy_mw}
     packages = tuple(name for name in energy_mw if name != sysfs.PLATFORM)
     fed = next((rails for rails in WHOLE_BOARD if set(rails) <= set(mean_mw)), packages or tuple(energy_mw))

@@ -84,7 +84,7 @@ def _check_jetson(l4t: str, jetpack: JetPack | None, board: str | None, tensorrt
         detail = f"not one that this version knows (JetPack {oldest.name} to {newest.name})"
         return linux, Check("JetPack", "warning", detail, "TensorRT may work all the same; see the rows below.")
     if jetpack.brings_module or tensorrt.works:
-        return linux, Check("JetPack", "ok", f"{jetpack}; types of engines: {jetpack.typing}")
+        return linux, Check("JetPack", "ok", f"{jetpack}; engines are {jetpack.typing}")
     return linux, Check("JetPack", "warning", str(jetpack), _too_old(jetpack))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from splite_deploy.bench.feeds import COUNT, given_feeds, random_feeds
+from splite_deploy.bench.feeds import COUNT, feeds_from_file, random_feeds
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.errors import UsageError
 
@@ -48,30 +48,30 @@ def test_a_batch_that_the_file_does_not_take() -> None:
     assert len(random_feeds((spec("x", (4, 3), "float32"),), batch=4)) == COUNT
 
 
-def test_given_feeds(tmp_path: Path) -> None:
+def test_feeds_from_file(tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((2, 1, 3, 4, 4))
     np.savez(tmp_path / "two.npz", image=images, mask=np.arange(8, dtype=np.uint8).reshape(2, 1, 4))
-    feeds = given_feeds(tmp_path / "two.npz", INPUTS)
+    feeds = feeds_from_file(tmp_path / "two.npz", INPUTS)
     assert [feed["mask"].tolist() for feed in feeds] == [[[0, 1, 2, 3]], [[4, 5, 6, 7]]]
     np.testing.assert_array_equal(feeds[1]["image"], images[1].astype(np.float32))
     assert feeds[0]["image"].dtype == np.float32 and feeds[0]["image"].flags.c_contiguous
     np.savez(tmp_path / "one.npz", image=images[0], mask=np.zeros((1, 4), np.uint8))
-    (one,) = given_feeds(tmp_path / "one.npz", INPUTS)
+    (one,) = feeds_from_file(tmp_path / "one.npz", INPUTS)
     assert one["image"].shape == (1, 3, 4, 4)
 
 
-def test_given_feeds_that_do_not_fit(tmp_path: Path) -> None:
+def test_feeds_from_file_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Cannot read the tensors"):
-        given_feeds(tmp_path / "none.npz", INPUTS)
+        feeds_from_file(tmp_path / "none.npz", INPUTS)
     np.save(tmp_path / "array.npy", np.zeros(3))
     with pytest.raises(UsageError, match="Cannot read the tensors"):
-        given_feeds(tmp_path / "array.npy", INPUTS)
+        feeds_from_file(tmp_path / "array.npy", INPUTS)
     np.savez(tmp_path / "names.npz", picture=np.zeros(3))
     with pytest.raises(UsageError, match="holds picture; the network takes image, mask"):
-        given_feeds(tmp_path / "names.npz", INPUTS)
+        feeds_from_file(tmp_path / "names.npz", INPUTS)
     np.savez(tmp_path / "counts.npz", image=np.zeros((2, 1, 3, 4, 4)), mask=np.zeros((3, 1, 4), np.uint8))
     with pytest.raises(UsageError, match=r"differ in number: \[2, 3\]"):
-        given_feeds(tmp_path / "counts.npz", INPUTS)
+        feeds_from_file(tmp_path / "counts.npz", INPUTS)
     np.savez(tmp_path / "types.npz", image=np.zeros((1, 3, 4, 4)), mask=np.zeros((1, 4)))
     with pytest.raises(UsageError, match="'mask' is float64; the network takes uint8"):
-        given_feeds(tmp_path / "types.npz", INPUTS)
+        feeds_from_file(tmp_path / "types.npz", INPUTS)

@@ -39,9 +39,9 @@ def test_releases_that_are_older_newer_or_between(l4t: str) -> None:
 def test_what_a_row_says() -> None:
     xavier, orin = jetpack_of("35.4.1"), jetpack_of("36.4.3")
     assert xavier is not None and orin is not None
-    assert not xavier.brings_module and xavier.typing == "weak"
+    assert not xavier.brings_module and xavier.typing == "weakly typed"
     assert xavier.dockerfile == "docker/jetson/Dockerfile.jp5"
-    assert orin.brings_module and orin.typing == "weak or strong"
+    assert orin.brings_module and orin.typing == "weakly or strongly typed"
     assert orin.cuda_python == "pip install 'cuda-python==12.*'"
     assert str(orin) == "6.1, 6.2 for Orin: TensorRT 10.3, CUDA 12.6, Python 3.10"
 

@@ -150,7 +150,7 @@ def test_xavier_in_that_image(installed: set[str], tmp_path: Path) -> None:
     root = device(tmp_path, XAVIER)
     rows = named(check_nvidia(probe_of(installed), root=root, ask_gpu=answers(XAVIER_GPU), python=(3, 10)))
     assert all(row.status == "ok" for row in rows.values())
-    assert rows["JetPack"].detail.endswith("Python 3.8; types of engines: weak")
+    assert rows["JetPack"].detail.endswith("Python 3.8; engines are weakly typed")
     assert rows["TensorRT engines"].fix == "splite-deploy compile BUNDLE -b trt -p fp16"
 
 

@@ -120,15 +120,15 @@ def _row(number: int, result: BenchResult) -> dict[str, Any]:
 
 def _distributions(results: Sequence[BenchResult]) -> dict[str, Any]:
     """The times of each result on one axis; of results without single times only the percentiles."""
-    ends = []
+    bounds = []
     for result in results:
         stats, ordered = result.stages[result.headline], sorted(result.samples_ms.get(result.headline, ()))
-        ends += [
+        bounds += [
             stats.min_ms,
             ordered[int((len(ordered) - 1) * SHOWN_PCT / 100)] if ordered else stats.p99_ms,
             stats.p99_ms,
         ]
-    axis = Axis.around(ends, margin=0.03)
+    axis = Axis.around(bounds, margin=0.03)
     rows = []
     for number, result in enumerate(results, 1):
         stats, times = result.stages[result.headline], result.samples_ms.get(result.headline, ())
