@@ -12,13 +12,14 @@ import pytest
 from decode_vectors import CASES, assert_expected, case_named, outputs_of, spec_of
 from exports import refused
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, version_converter  # noqa: TID253
+from onnx import version_converter  # noqa: TID253
+from through import run, run_through, through
 
 from splite_deploy.bundle import Bundle, TensorSpec
 from splite_deploy.decoders import Decoded, decode
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.fuse import fuse_decode, fuse_input, tensor_specs
-from splite_deploy.export.graph.walk import load, make_session
+from splite_deploy.export.graph.walk import load
 from splite_deploy.export.quant.precision import to_fp16, to_int8
 from splite_deploy.runtime.preprocess import Preprocessor
 
@@ -30,24 +31,6 @@ BATCHES = pytest.mark.parametrize("batch", ["fixed", "dynamic"])
 def bundle(batch: str, request: pytest.FixtureRequest) -> Bundle:
     """The tiny bundle with a batch of one, or a dynamic one."""
     return Bundle.open(request.getfixturevalue("tiny_bundle" if batch == "fixed" else "tiny_dynamic_bundle"))
-
-
-def through(shapes: dict[str, Any], batch: int | str, *, opset: int = 18) -> onnx.ModelProto:
-    """A graph that gives what it takes, under the names of the roles."""
-    values = {role: (batch, *shape) for role, shape in shapes.items()}
-    graph = helper.make_graph(
-        [helper.make_node("Identity", [f"in_{role}"], [role]) for role in values],
-        "through",
-        [helper.make_tensor_value_info(f"in_{role}", TensorProto.FLOAT, shape) for role, shape in values.items()],
-        [helper.make_tensor_value_info(role, TensorProto.FLOAT, shape) for role, shape in values.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-
-
-def run(model: onnx.ModelProto, **feeds: NDArray[Any]) -> dict[str, Array]:
-    session = make_session(model)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
 
 
 def same(found: dict[str, Array], expected: Decoded, stride: float) -> None:
@@ -75,8 +58,8 @@ def crops_of(bundle: Bundle) -> NDArray[np.uint8]:
 def test_vector(case: dict[str, Any], batch: str) -> None:
     arrays = outputs_of(case)
     crops = case["shape"][0] if batch == "fixed" else "batch"
-    model = through({role: array.shape[1:] for role, array in arrays.items()}, crops)
-    found = run(fuse_decode(model, spec_of(case)), **{f"in_{role}": array for role, array in arrays.items()})
+    model = through({role: (crops, *array.shape[1:]) for role, array in arrays.items()})
+    found = run_through(fuse_decode(model, spec_of(case)), arrays)
     assert_expected(found, case)
 
 
@@ -98,7 +81,7 @@ def test_what_is_not_finite_stays_so(value: float) -> None:
     maps = np.zeros((1, 2, 5, 5), np.float32)
     maps[0, 1, 2, 2] = value
     found = run(
-        fuse_decode(through({"heatmap": (2, 5, 5), "depth": (2, 5, 5)}, 1), spec_of(case)),
+        fuse_decode(through({"heatmap": (1, 2, 5, 5), "depth": (1, 2, 5, 5)}), spec_of(case)),
         in_heatmap=maps,
         in_depth=np.zeros_like(maps),
     )
@@ -202,7 +185,7 @@ def test_uint8_is_cast_first_and_the_mean_stays_out_of_the_convolution(bundle: B
 def test_few_nodes_decode(name: str, most: int) -> None:
     """On small maps it is the number of nodes that takes the time."""
     case = case_named(name)
-    plain = through({role: array.shape[1:] for role, array in outputs_of(case).items()}, 1)
+    plain = through({role: array.shape for role, array in outputs_of(case).items()})
     fused = fuse_decode(plain, spec_of(case))
     assert len(fused.graph.node) - len(plain.graph.node) <= most
     assert not [node for node in fused.graph.node if node.op_type == "Constant"]
@@ -242,20 +225,20 @@ def test_each_is_fused_once(bundle: Bundle) -> None:
 
 def test_graphs_that_do_not_fit() -> None:
     case = case_named("depth, palm")
-    spec, maps = spec_of(case), {"heatmap": (2, 5, 5), "depth": (2, 5, 5)}
+    spec, maps = spec_of(case), {"heatmap": (1, 2, 5, 5), "depth": (1, 2, 5, 5)}
     hint = "Export with --opset 18."
     for fuse in (fuse_input, fuse_decode):
-        refused(ExportError, "this graph has 17", hint, fuse, through(maps, 1, opset=17), spec)
+        refused(ExportError, "this graph has 17", hint, fuse, through(maps, opset=17), spec)
     message = (
         "inputs are in_heatmap float32 (1, 2, 5, 5); in_depth float32 (1, 2, 5, 5), not one float32 (N, 3, 20, 20)"
     )
-    refused(ExportError, message, "this model.toml", fuse_input, through(maps, 1), spec)
-    for shapes in ({"heatmap": (2, 5, 5)}, {**maps, "mask": (1, 5, 5)}):
+    refused(ExportError, message, "this model.toml", fuse_input, through(maps), spec)
+    for shapes in ({"heatmap": (1, 2, 5, 5)}, {**maps, "mask": (1, 1, 5, 5)}):
         message = "reads float32 heatmap, depth of 2 keypoints"
-        refused(ExportError, message, "this model.toml", fuse_decode, through(shapes, 1), spec)
+        refused(ExportError, message, "this model.toml", fuse_decode, through(shapes), spec)
     for shapes, found in (
-        ({"heatmap": (3, 5, 5), "depth": (3, 5, 5)}, "(1, 3, 5, 5)"),
-        ({"heatmap": (2, 5, "w"), "depth": (2, 5, 5)}, "(1, 2, 5, None)"),
+        ({"heatmap": (1, 3, 5, 5), "depth": (1, 3, 5, 5)}, "(1, 3, 5, 5)"),
+        ({"heatmap": (1, 2, 5, "w"), "depth": (1, 2, 5, 5)}, "(1, 2, 5, None)"),
     ):
         message = f"The output 'heatmap' has shape {found}; the spec says (1, 2, 5, 5)"
-        refused(ExportError, message, "keypoint_names", fuse_decode, through(shapes, 1), spec)
+        refused(ExportError, message, "keypoint_names", fuse_decode, through(shapes), spec)

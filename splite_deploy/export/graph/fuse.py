@@ -25,11 +25,6 @@ from splite_deploy.spec import InputSpec, ModelSpec
 
 _INPUT, _DECODE = "fused_input", "fused_decode"
 _NORMALISED = "fused_input/normalised"
-_LAYOUTS = {
-    (role, len(layout)): layout
-    for decoder in DECODERS.values()
-    for role, layout in (*decoder.layouts.items(), *decoder.decoded_layouts.items())
-}
 
 
 class Normalise(nn.Module):
@@ -222,8 +217,19 @@ def tensor_specs(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[
     """
     return (
         tuple(_spec(v, "NHWC" if _dtype(v) == "uint8" else "NCHW", "image") for v in _inputs(model)),
-        tuple(_spec(v, _LAYOUTS[v.name, len(_shape(v))], v.name) for v in model.graph.output),
+        tuple(_spec(v, _layout(v), v.name) for v in model.graph.output),
     )
+
+
+def _layout(value: onnx.ValueInfoProto) -> str:
+    """The layout of an output, which is named by its role: what the decoder that has it says."""
+    layouts = (
+        layouts[value.name]
+        for decoder in DECODERS.values()
+        for layouts in (decoder.layouts, decoder.decoded_layouts)
+        if value.name in layouts
+    )
+    return next(layout for layout in layouts if len(layout) == len(_shape(value)))  # "depth" is a map, or K numbers
 
 
 def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
