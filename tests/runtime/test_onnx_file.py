@@ -1,0 +1,140 @@
+"""ONNX graphs that keep weights in other files: found in the bytes alone, and refused before an engine sees them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from splite_deploy.bench.profile import profile_artifact
+from splite_deploy.bundle import Bundle
+from splite_deploy.errors import BackendError
+from splite_deploy.runtime import open_bytes, open_file
+from splite_deploy.runtime.backends.onnx_file import has_external_data
+
+onnx = pytest.importorskip("onnx")
+
+helper, numpy_helper, FLOAT = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
+WEIGHTS = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def external(name: str) -> Any:
+    tensor = numpy_helper.from_array(WEIGHTS, name)
+    onnx.external_data_helper.set_external_data(tensor, location="weights.bin", offset=0, length=WEIGHTS.nbytes)
+    tensor.ClearField("raw_data")
+    return tensor
+
+
+def graph(nodes: list[Any], initializers: Sequence[Any] = (), **more: Any) -> Any:
+    inputs = [helper.make_tensor_value_info("x", FLOAT, (2, 3))]
+    outputs = [helper.make_tensor_value_info("y", FLOAT, (2, 3))]
+    return helper.make_graph(nodes, "g", inputs, outputs, initializer=initializers, **more)
+
+
+def added(constant: Any) -> Any:
+    return graph([helper.make_node("Constant", [], ["w"], value=constant), helper.make_node("Add", ["x", "w"], ["y"])])
+
+
+def branches(constant: Any) -> Any:
+    then = helper.make_graph(
+        [helper.make_node("Constant", [], ["w"], value=constant), helper.make_node("Identity", ["w"], ["b"])],
+        "then",
+        [],
+        [helper.make_tensor_value_info("b", FLOAT, (2, 3))],
+    )
+    condition = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.array(True)))
+    return graph([condition, helper.make_node("If", ["c"], ["y"], then_branch=then, else_branch=then)])
+
+
+def sparse(values: Any) -> Any:
+    indices = numpy_helper.from_array(np.arange(6, dtype=np.int64), "indices")
+    tensor = helper.make_sparse_tensor(values, indices, [2, 3])
+    return graph([helper.make_node("Add", ["x", "w"], ["y"])], sparse_initializer=[tensor])
+
+
+def model_of(made: Any, functions: Sequence[Any] = ()) -> bytes:
+    return bytes(helper.make_model(made, functions=functions).SerializeToString())
+
+
+def function_of(constant: Any) -> bytes:
+    nodes = [helper.make_node("Constant", [], ["w"], value=constant), helper.make_node("Add", ["a", "w"], ["b"])]
+    function = helper.make_function("own", "Plus", ["a"], ["b"], nodes, [helper.make_opsetid("", 18)])
+    return model_of(graph([helper.make_node("Plus", ["x"], ["y"], domain="own")]), [function])
+
+
+PLACES = {
+    "initializer": lambda tensor: model_of(graph([helper.make_node("Add", ["x", "w"], ["y"])], [tensor])),
+    "constant": lambda tensor: model_of(added(tensor)),
+    "branch": lambda tensor: model_of(branches(tensor)),
+    "sparse": lambda tensor: model_of(sparse(tensor)),
+    "function": function_of,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_wherever_the_tensor_lies(place: str) -> None:
+    inside = numpy_helper.from_array(WEIGHTS.reshape(-1) if place == "sparse" else WEIGHTS, "w")
+    inside.doc_string = "at this location"  # the word alone says nothing
+    assert not has_external_data(PLACES[place](inside))
+    assert has_external_data(PLACES[place](external("w")))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"location", b"\x3a\xff\x01location", b"\xff" * 20 + b"location", b"\x0f location"]
+)
+def test_what_is_no_graph(content: bytes) -> None:
+    assert not has_external_data(content)
+
+
+def test_groups_of_another_writer_hide_nothing() -> None:
+    """Protocol buffers skip fields that they do not know, also in the form that is out of use."""
+    data = model_of(graph([helper.make_node("Add", ["x", "w"], ["y"])], [external("w")]))
+    group = b"\xa3\x3e" + b"\x08\x01" + b"\x15\x00\x00\x00\x00" + b"\x11" + bytes(8) + b"\x1a\x02hi" + b"\xa4\x3e"
+    assert onnx.load_from_string(group + data).graph.node[0].op_type == "Add"
+    assert has_external_data(group + data)
+
+
+@pytest.fixture
+def external_graph(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny network with its weights beside it, where a path in the graph would lead from the working folder."""
+    path = tmp_path / "external.onnx"
+    model = onnx.load(tiny_bundle / "model.onnx")
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+def test_a_real_graph_with_external_data_is_refused(external_graph: Path, tiny_bundle: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    bundle = Bundle.open(tiny_bundle)
+    artifact = bundle.find("ort")
+    assert not has_external_data((tiny_bundle / "model.onnx").read_bytes())
+    for attempt in (
+        lambda: open_file(external_graph),
+        lambda: open_bytes(external_graph.read_bytes(), artifact),
+    ):
+        with pytest.raises(
+            BackendError, match="keeps weights in another file, which nothing here has checked"
+        ) as caught:
+            attempt()
+        assert "onnx.save(onnx.load(" in caught.value.hint
+
+
+def test_a_bundle_whose_graph_has_external_data_is_refused(
+    external_graph: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.splite"
+    shutil.copytree(tiny_bundle, path)
+    data = external_graph.read_bytes()
+    (path / "model.onnx").write_bytes(data)
+    bundle = Bundle.open(tiny_bundle)
+    artifact = dataclasses.replace(bundle.find("ort"), sha256=hashlib.sha256(data).hexdigest())
+    changed = Bundle(path, dataclasses.replace(bundle.manifest, artifacts=(artifact,)))
+    with pytest.raises(BackendError, match=r"model\.onnx keeps weights in another file"):
+        profile_artifact(changed, artifact)
