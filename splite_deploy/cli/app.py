@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import click
 from splite_deploy.cli.console import STDOUT, fail
 from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError
 from splite_deploy.files import writing
-from splite_deploy.runtime.backends import all_backends, find_backend
+from splite_deploy.runtime.backends import all_backends
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, OptionHelp, offered
 from splite_deploy.spec import PRECISIONS
 from splite_deploy.version import __version__
@@ -67,15 +67,21 @@ class Commands(click.Group):
             fail(MissingDependencyError(message, hint="splite-deploy doctor says which, and what to type."))
 
 
-def backend_name(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """The name of a backend that was named by an alias."""
-    return None if value is None else find_backend(value).name
+class BackendName(click.Choice):  # type: ignore[type-arg]  # click 8.1 knows none
+    """The name of a backend, which may be given by an alias.
 
+    Args:
+        names: Of the backends.
+    """
 
-def backend_names() -> list[str]:
-    """What ``-b`` takes: the names, then the aliases."""
-    backends = all_backends().values()
-    return [*(one.name for one in backends), *(alias for one in backends for alias in one.aliases)]
+    def __init__(self, names: Iterable[str]) -> None:
+        backends = [all_backends()[name] for name in names]
+        self._names = {known: one.name for one in backends for known in (one.name, *one.aliases)}
+        super().__init__([*(one.name for one in backends), *(alias for one in backends for alias in one.aliases)])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name."""
+        return self._names[super().convert(value, param, ctx)]
 
 
 def _check_place(context: click.Context, option: click.Parameter, file: Path | None) -> Path | None:
@@ -111,8 +117,7 @@ def backend_options(command: CommandFunction) -> CommandFunction:
         click.option(
             "--backend",
             "-b",
-            type=click.Choice(backend_names()),
-            callback=backend_name,
+            type=BackendName(all_backends()),
             help="Only this backend; the first installed without it.",
         ),
     ):
@@ -152,7 +157,7 @@ def tuning_options(command: CommandFunction) -> CommandFunction:
 def _flag(name: str, about: OptionHelp, text: str) -> Callable[[CommandFunction], CommandFunction]:
     if about.sets is not None:
         return click.option(about.flag, name, is_flag=True, help=text)
-    kind = click.Choice(about.choices) if about.choices else str
+    kind = click.Choice(about.choices) if about.choices else about.type
     return click.option(about.flag, name, type=kind, help=text)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, json_option, main
+from splite_deploy.cli.app import BackendName, FilePath, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, show, working
 from splite_deploy.compile.precision import INT8_RECIPES
+from splite_deploy.runtime.backends import exportable_backends
 from splite_deploy.spec import PRECISIONS
 
 
@@ -21,7 +22,7 @@ from splite_deploy.spec import PRECISIONS
     "--backend",
     "-b",
     "backends",
-    type=click.Choice(("ort", "tflite", "trt")),
+    type=BackendName(exportable_backends()),
     multiple=True,
     default=("ort",),
     show_default=True,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from splite_deploy.cli.app import FilePath, backend_names, json_option, main, threads_option, tuning_options
+from splite_deploy.cli.app import BackendName, FilePath, json_option, main, threads_option, tuning_options
 from splite_deploy.cli.console import STDOUT, put_json, show, working
-from splite_deploy.runtime.backends import find_backend
+from splite_deploy.runtime.backends import all_backends
 from splite_deploy.spec import PRECISIONS, Precision
 
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     "--backend",
     "-b",
     "backends",
-    type=click.Choice(backend_names()),
+    type=BackendName(all_backends()),
     multiple=True,
-    callback=lambda context, option, names: tuple(find_backend(name).name for name in names),
     help="Only this backend; all without it. May be given several times.",
 )
 @click.option(
@@ -68,6 +67,6 @@ def verify(
     if json_file != STDOUT:
         rows = [(result.parity, result.violations) for result in results]
         show(parity_table(rows, opened.model), image_table(results))
-    for warning in dict.fromkeys(f"{one.artifact.label}: {text}" for one in results for text in one.warnings):
+    for warning in dict.fromkeys(f"{one.label}: {text}" for one in results for text in one.warnings):
         click.echo(f"warning: {warning}", err=True)
     check(results)

@@ -31,6 +31,8 @@ from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 if TYPE_CHECKING:  # its modules need LiteRT
     from splite_deploy.compile.tflite.compiler import TfliteCompiler
 
+FP32_LABEL = "ort fp32"
+"""The artifact that everything else is made from."""
 FUSED_PX = 0.02
 """How far fused pre- and postprocessing may move keypoints from those of the host's, input pixels."""
 Progress = Callable[[str], None]
@@ -68,9 +70,9 @@ class GraphFile:
         """Hex SHA-256 of the content."""
         return hashlib.sha256(self.content).hexdigest()
 
-    def artifact(self, precision: Precision, limits: LimitSpec) -> Artifact:
-        """The file as ONNX Runtime's artifact."""
-        return Artifact("onnx", "ort", precision, self.name, self.sha256, self.inputs, self.outputs, limits, {})
+    def artifact(self, precision: Precision, limits: LimitSpec, backend: str = "ort") -> Artifact:
+        """The file as an artifact of ONNX Runtime or of another backend that runs the same graphs."""
+        return Artifact("onnx", backend, precision, self.name, self.sha256, self.inputs, self.outputs, limits, {})
 
     def engine_graph(self, precision: Precision, typing: Typing, limits: LimitSpec) -> Graph:
         """The file as what a TensorRT engine is built from."""
@@ -133,7 +135,7 @@ def tflite_compiler(options: ExportOptions) -> Iterator[TfliteCompiler | None]:
     Raises:
         MissingDependencyError: TensorFlow or onnx2tf is not installed.
     """
-    if "tflite" not in options.backends:
+    if not options.makes("tflite"):
         yield None
         return
     from splite_deploy.compile.tflite.compiler import TfliteCompiler
@@ -181,20 +183,18 @@ def write_graphs(folder: Path, made: Variants, spec: ModelSpec, options: ExportO
 
 def measure_graph(
     file: GraphFile,
-    precision: Precision,
-    limits: LimitSpec,
+    artifact: Artifact,
     plain: onnx.ModelProto,
     simplified: TracedRun,
     reference: Reference,
     options: ExportOptions,
     stack: ExitStack,
 ) -> Measured:
-    """Compares and profiles one of ONNX Runtime's artifacts.
+    """Compares and profiles an artifact of ONNX Runtime, or of another backend that runs the same graphs.
 
     Args:
         file: As it is deployed.
-        precision: Of the artifact.
-        limits: How far it may lie from the reference.
+        artifact: What it is run as.
         plain: Its graph without fused pre- and postprocessing.
         simplified: The fp32 graph without them, which has run already.
         reference: What is compared with.
@@ -205,11 +205,11 @@ def measure_graph(
         ParityError: It lies beyond its limits.
         ExportError: Fused pre- or postprocessing computes something else than the host's.
     """
-    artifact = file.artifact(precision, limits)
-    hint = deviation_hint("ort", precision, options)
+    limits, hint = artifact.limits, deviation_hint(artifact.backend, artifact.precision, options)
     if not options.fuses:
-        run = simplified if file.name == FP32 else TracedRun(file.content, artifact, reference, stack)
-        stage = "simplified" if file.name == FP32 else artifact.label
+        has_run = artifact.label == FP32_LABEL
+        run = simplified if has_run else TracedRun(file.content, artifact, reference, stack)
+        stage = "simplified" if has_run else artifact.label
         deviation = reference.compare(stage, run.outputs, limits, hint)
     else:
         outputs = simplified.outputs if file.name == FP32 else _run_once(plain, reference)
@@ -257,14 +257,15 @@ def deviation_hint(backend: str, precision: Precision, options: ExportOptions) -
         return f"If the deviation is acceptable raise [limits] in model.toml; otherwise leave out -b {backend}."
     if precision == "fp16":
         return "Calibrate on more images with --calibration, or leave out -p fp16."
-    if backend == "tflite" and options.budget is not None:
+    tflite = find_backend(backend).export == "tflite"
+    if tflite and options.budget is not None:
         return (
             "The search for the layers that int8 ruins exists for -b ort and -b trt only: leave out -b tflite, allow a "
             "larger shift, calibrate on more images with --calibration, or export -p fp16."
         )
     if options.budget is not None:
         return "Give both --max-shift-px and --max-shift-mm, allow a larger shift, or export -p fp16."
-    if backend == "tflite":
+    if tflite:
         return "Calibrate on more images with --calibration, or export -p fp16."
     return (
         "Give --max-shift-px, which excludes the costliest layers from quantisation, calibrate on more images with "

@@ -8,17 +8,9 @@ from pathlib import Path
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe
 from splite_deploy.errors import UsageError
 from splite_deploy.export.quant.search import Budget
-from splite_deploy.runtime.backends import all_backends
+from splite_deploy.runtime.backends import exportable_backends, find_backend
+from splite_deploy.runtime.backends.base import Recipe
 from splite_deploy.spec import PRECISIONS, Precision
-
-RECIPES = ("ort", "tflite", "trt")
-"""What an export makes artifacts of a backend by: ``ort`` graphs for CPU kernels, ``tflite`` files, or ``trt`` graphs
-that engines are built of."""
-
-
-def export_backends() -> tuple[str, ...]:
-    """The backends that an export makes something for."""
-    return tuple(sorted(one.name for one in all_backends().values() if one.export in RECIPES))
 
 
 @dataclass(frozen=True)
@@ -26,7 +18,8 @@ class ExportOptions:
     """How to export.
 
     Attributes:
-        backends: What the artifacts run on: ``ort``, ``tflite``; ``trt`` adds the graphs that engines are built of.
+        backends: What the artifacts run on, of `exportable_backends`: ``ort``, ``tflite``, plug-ins; ``trt`` adds
+            the graphs that engines are built from.
         precisions: The precisions of each backend; the bundle's first artifact is that of the first of each.
         images: Folder of images or labels file for parity; None uses the model's own renderer.
         crops: Number of crops compared at each hop.
@@ -71,7 +64,7 @@ class ExportOptions:
         if self.crops < 1:
             raise UsageError("At least one crop is needed to compare conversions.", hint="Give --crops 1 or more.")
         for what, given, known in (
-            ("backends", self.backends, export_backends()),
+            ("backends", self.backends, exportable_backends()),
             ("precisions", self.precisions, PRECISIONS),
             ("int8 recipe", (self.int8_recipe,), INT8_RECIPES),
         ):
@@ -84,19 +77,19 @@ class ExportOptions:
             raise UsageError(
                 "An error budget is for int8, which was not asked for.", hint="Add -p int8, or leave out --max-shift-*."
             )
-        if self.int8_recipe != "full-integer" and not ("tflite" in self.backends and "int8" in self.precisions):
+        if self.int8_recipe != "full-integer" and not self.makes("tflite", "int8"):
             raise UsageError(
                 f"The recipe {self.int8_recipe} is one of TFLite's int8, which was not asked for.",
                 hint="Add -b tflite -p int8, or leave out --int8-recipe.",
             )
-        if self.dynamic_batch and "tflite" in self.backends:
+        if self.dynamic_batch and self.makes("tflite"):
             raise UsageError(
                 "TFLite files run one crop at a time: they have no dynamic batch.",
                 hint="Leave out --dynamic-batch, or export -b tflite to a bundle of its own.",
             )
-        if self.fuses and "tflite" in self.backends:
+        if self.fuses and self.makes("tflite"):
             raise UsageError(
-                "TFLite files have no fused ends: theirs are chosen by their converter.",
+                "TFLite files have no fused pre- and postprocessing: their converter chooses inputs and outputs.",
                 hint="Leave out --fuse-input and --fuse-decode, or export -b tflite to a bundle of its own.",
             )
         if not self.calibrates and (self.calibration is not None or self.allow_random_calibration):
@@ -113,15 +106,15 @@ class ExportOptions:
     @property
     def calibrates(self) -> bool:
         """Whether anything reads calibration images: ONNX Runtime and TensorRT below fp32, and full-integer TFLite."""
-        full_integer = self.asks_for("tflite", "int8") and self.int8_recipe == "full-integer"
-        below = any(self.asks_for(backend, precision) for backend in ("ort", "trt") for precision in ("fp16", "int8"))
-        return full_integer or below
+        full_integer = self.makes("tflite", "int8") and self.int8_recipe == "full-integer"
+        return full_integer or any(self.makes(one, "fp16", "int8") for one in ("ort", "trt"))
 
     @property
     def fuses(self) -> bool:
         """Whether an end of the network goes into its graphs."""
         return self.fuse_input or self.fuse_decode
 
-    def asks_for(self, backend: str, precision: Precision) -> bool:
-        """Whether this artifact was asked for."""
-        return backend in self.backends and precision in self.precisions
+    def makes(self, recipe: Recipe, *precisions: Precision) -> bool:
+        """Whether something was requested that is made so, in one of these precisions; in any without them."""
+        wanted = not precisions or not set(precisions).isdisjoint(self.precisions)
+        return wanted and any(find_backend(name).export == recipe for name in self.backends)

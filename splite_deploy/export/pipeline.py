@@ -29,6 +29,7 @@ from splite_deploy.bundle import (
 )
 from splite_deploy.bundle.report import Calibration, Parity
 from splite_deploy.export.artifacts import (
+    FP32_LABEL,
     GraphFile,
     Measured,
     TracedRun,
@@ -61,6 +62,7 @@ from splite_deploy.export.variants import (
     trained_variants,
 )
 from splite_deploy.files import cache_folder, writing
+from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import LimitSpec, Precision
@@ -157,13 +159,14 @@ def export_bundle(
             measured: list[Measured] = []
             for backend, precision in _artifacts(options, trained):
                 progress(f"comparing {backend} {precision}")
-                hint = deviation_hint(backend, precision, options)
-                if backend == "tflite":
-                    artifact = replace(tflite[precision], limits=limits[precision])
+                if find_backend(backend).export == "tflite":
+                    artifact = replace(tflite[precision], backend=backend, limits=limits[precision])
+                    hint = deviation_hint(backend, precision, options)
                     measured.append(measure_tflite(folder / artifact.file, artifact, reference, hint, stack))
                 else:
                     name = artifact_file(precision)
-                    variant = files[name], precision, limits[precision], made.graphs[name]
+                    artifact = files[name].artifact(precision, limits[precision], backend)
+                    variant = files[name], artifact, made.graphs[name]
                     measured.append(measure_graph(*variant, fp32.run, reference, options, stack))
             graphs, graph_parity = _engine_graphs(files, measured, limits, reference, options, progress)
 
@@ -187,13 +190,13 @@ def export_bundle(
                 notes=(*source.notes, *(() if calibration is None else calibration.warnings), *made.notes),
                 parity=(
                     *fp32.stages,
-                    *(one.deviation.parity for one in measured if one.artifact.file != FP32 or options.fuses),
+                    *(one.deviation.parity for one in measured if one.artifact.label != FP32_LABEL or options.fuses),
                     *graph_parity,
                 ),
                 calibration=_calibration_record(calibration, made, options),
                 search=made.search,
                 recommendation=recommendation,
-                layers={one.artifact.label: one.layers for one in measured},
+                layers={one.artifact.label: one.layers for one in measured if one.layers},
             )
             with writing(output):
                 (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
@@ -249,7 +252,7 @@ def _artifacts(options: ExportOptions, trained: bool) -> list[tuple[str, Precisi
     """Backend and precision of every artifact, in the order requested; the fp32 graph is last where it was not."""
     requested = [(backend, precision) for backend in options.backends for precision in options.precisions]
     fp32: list[tuple[str, Precision]] = [] if trained else [("ort", "fp32")]
-    return [one for one in dict.fromkeys([*requested, *fp32]) if one[0] != "trt"]
+    return [one for one in dict.fromkeys([*requested, *fp32]) if find_backend(one[0]).export != "trt"]
 
 
 def _engine_graphs(
@@ -261,7 +264,7 @@ def _engine_graphs(
     progress: Progress,
 ) -> tuple[tuple[Graph, ...], list[Parity]]:
     """What TensorRT's engines are built from, and how far those files deviate that are no artifacts; each file once."""
-    if "trt" not in options.backends:
+    if not options.makes("trt"):
         return (), []
     graphs, parity = [], []
     compared = {one.artifact.file for one in measured}
@@ -287,14 +290,14 @@ def _calibration_record(
     if calibration is None:
         return None
     methods = dict(made.methods)
-    if options.asks_for("tflite", "int8") and options.int8_recipe == "full-integer":
+    if options.makes("tflite", "int8") and options.int8_recipe == "full-integer":
         methods["tflite int8"] = "TensorFlow's own"
     return Calibration(calibration.origin, len(calibration.pixels), calibration.sha256, methods)
 
 
 def _versions(options: ExportOptions) -> dict[str, str]:
     found = {}
-    for name in (*_LIBRARIES, *(_TFLITE_LIBRARIES if "tflite" in options.backends else ())):
+    for name in (*_LIBRARIES, *(_TFLITE_LIBRARIES if options.makes("tflite") else ())):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 import onnx
 
@@ -84,10 +85,11 @@ def make_variants(
         SpliteError: A graph cannot be made as it was asked for.
     """
     made = Variants({FP32: fp32})
-    if "trt" in options.backends and set(options.precisions) - {"int8"}:
+    if options.makes("trt", "fp32", "fp16"):
         made.graphs[OLD_OPSET] = fp32
-    fp16_for = [name for name in ("ort", "trt") if options.asks_for(name, "fp16")]
-    int8_for: list[Consumer] = [name for name in ("ort", "trt") if options.asks_for(name, "int8")]
+    consumers: tuple[Consumer, ...] = get_args(Consumer)
+    fp16_for = [name for name in consumers if options.makes(name, "fp16")]
+    int8_for = [name for name in consumers if options.makes(name, "int8")]
     if not fp16_for and not int8_for:
         return made
     progress(f"measuring the ranges of activations on {len(tensors)} crops")
@@ -135,7 +137,7 @@ def trained_variants(network: onnx.ModelProto, reference: Reference, options: Ex
     _check_trained(options)
     made = Variants()
     for consumer, file in INT8.items():
-        if options.asks_for(consumer, "int8"):
+        if options.makes(consumer, "int8"):
             made.graphs[file], report = to_int8(network, reference.tensors, consumer)
             made.notes.append(_int8_note(file, report))
             if consumer == "trt":
@@ -170,10 +172,10 @@ def deployed(file: str, graph: onnx.ModelProto, spec: ModelSpec, options: Export
 
 
 def _check_trained(options: ExportOptions) -> None:
-    if options.precisions != ("int8",) or "tflite" in options.backends:
+    if options.precisions != ("int8",) or options.makes("tflite"):
         raise UsageError(
             "This network was trained for int8 and brings its own scales: it cannot become "
-            + ("a TFLite file, which has its own." if "tflite" in options.backends else "another precision."),
+            + ("a TFLite file, which has its own." if options.makes("tflite") else "another precision."),
             hint="Export it with -b ort or -b trt, and -p int8 alone; make the rest from the float checkpoint.",
         )
     if options.budget is not None or options.calibration is not None:

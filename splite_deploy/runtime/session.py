@@ -16,7 +16,7 @@ from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
-from splite_deploy.runtime.backends import all_backends, find_backend
+from splite_deploy.runtime.backends import BUILT_IN, all_backends, find_backend
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, ModelFile
 from splite_deploy.runtime.backends.onnx_file import refuse_external_data
 from splite_deploy.spec import Precision
@@ -101,8 +101,9 @@ def pick_artifact(
 
     Args:
         bundle: The bundle.
-        backend: A backend's name, or ``auto``: the first of `all_backends` that is installed and that an artifact was
-            made for; failing that, the first that is installed and reads one.
+        backend: A backend's name, or ``auto``: the first that is installed and that an artifact was made for, plug-ins
+            before those of `splite_deploy.runtime.backends.BUILT_IN`; failing that, the first of `all_backends` that is
+            installed and reads one.
         precision: Which precision; None takes the first artifact of the backend.
 
     Raises:
@@ -125,7 +126,7 @@ def pick_artifact(
         bundle.find(None, precision)  # raises where there is none
     computing = [one for one in all_backends().values() if one.computes]
     fitting = [(one, artifact) for one in computing for artifact in _readable(bundle, one, precision)[:1]]
-    fitting.sort(key=lambda pair: (not pair[0].made(pair[1]), _int8_of_another(*pair)))
+    fitting.sort(key=lambda pair: _preference(*pair))
     if not fitting:
         raise UsageError(
             f"The bundle {bundle.path} holds no artifact that this version of splite-deploy runs.",
@@ -142,6 +143,12 @@ def _readable(bundle: Bundle, backend: Backend, precision: Precision | None) -> 
         one for one in bundle.manifest.artifacts if backend.reads(one.format) and precision in (None, one.precision)
     ]
     return sorted(artifacts, key=lambda one: (not backend.made(one), _int8_of_another(backend, one)))
+
+
+def _preference(backend: Backend, artifact: Artifact) -> tuple[bool, bool, bool]:
+    """The least of these is what ``auto`` takes. Whoever has artifacts made for a plug-in wants it; others may not."""
+    made = backend.made(artifact)
+    return not made, _int8_of_another(backend, artifact), made and backend in BUILT_IN
 
 
 def _int8_of_another(backend: Backend, artifact: Artifact) -> bool:

@@ -252,7 +252,7 @@ def test_a_budget_that_cannot_be_held(export: Run, output: Path) -> None:
         (("-b", "tflite", "--dynamic-batch"), "TFLite files run one crop at a time", "Leave out --dynamic-batch"),
         (
             ("-b", "tflite", "--fuse-decode"),
-            "TFLite files have no fused ends",
+            "TFLite files have no fused pre- and postprocessing",
             "export -b tflite to a bundle of its own",
         ),
         (("-p", "int8", "--int8-recipe", "dynamic-range"), "one of TFLite's int8", "Add -b tflite -p int8"),

@@ -63,7 +63,7 @@ def image_table(results: Sequence[Verification]) -> RenderableType:
         whole, crop_px = result.image.reference_px, result.image.crop_px
         cells = [f"{value:.2g}" for value in (whole.p50, whole.p95, whole.max, crop_px.p95, crop_px.max)]
         mark = "[green]✓[/]" if not crop.max_levels else "[yellow]the crop differs[/]"
-        table.add_row(result.artifact.label, *cells, mark if result.image.within_limits else "[red]over the limit[/]")
+        table.add_row(result.label, *cells, mark if result.image.within_limits else "[red]over the limit[/]")
     return table
 
 

@@ -24,10 +24,9 @@ BUILT_IN: tuple[Backend, ...] = (
 
 @cache
 def all_backends() -> Mapping[str, Backend]:
-    """Every backend by its name, in the order in which ``auto`` prefers them.
+    """Every backend by its name: the built-in ones, then plug-ins.
 
-    Plug-ins come first: whoever installed one, and has artifacts made for it, wants it. A plug-in that cannot be loaded
-    is there too, with its problem, for `splite-deploy doctor` to tell; using it raises `BackendError`.
+    A plug-in that cannot be loaded is there too, with its problem, for `splite-deploy doctor` to tell.
     """
     taken = {name for one in BUILT_IN for name in (one.name, *one.aliases)}
     found: dict[str, Backend] = {}
@@ -35,7 +34,7 @@ def all_backends() -> Mapping[str, Backend]:
         backend = _plug_in(point, taken)
         taken |= {backend.name, *backend.aliases}
         found[backend.name] = backend
-    return {**found, **{one.name: one for one in BUILT_IN}}
+    return {**{one.name: one for one in BUILT_IN}, **found}
 
 
 def find_backend(name: str) -> Backend:
@@ -51,6 +50,11 @@ def find_backend(name: str) -> Backend:
                 backend.require()  # raises
             return backend
     raise UsageError(f"There is no backend '{name}'.", hint=f"Choose one of: auto, {', '.join(all_backends())}.")
+
+
+def exportable_backends() -> tuple[str, ...]:
+    """The names of the backends that ``export`` makes something for."""
+    return tuple(name for name, backend in all_backends().items() if backend.export is not None)
 
 
 def distributions() -> dict[str, tuple[str, ...]]:

@@ -23,6 +23,9 @@ from splite_deploy.errors import BackendError, MissingDependencyError
 if TYPE_CHECKING:
     from splite_deploy.runtime.session import Session, TracedSession
 
+Recipe = Literal["ort", "tflite", "trt"]
+"""How ``export`` makes something for a backend: ``ort`` graphs, quantised as CPU kernels take it; ``tflite`` files; or
+``trt`` graphs that engines are built from on the device."""
 ANY_FORMAT = "*"
 """The format of a backend that looks into no file."""
 _Self = TypeVar("_Self")
@@ -72,19 +75,29 @@ class OptionHelp:
     Attributes:
         help: What it does, in one sentence.
         flag: Its name there; empty where only the library offers it.
-        choices: What it takes; empty for any text or number of the type of its default.
+        choices: What it takes; empty for anything of its type.
         sets: What it is set to where the flag alone is given, without a value; None where it takes one.
+        type: Of its value.
     """
 
     help: str
     flag: str = ""
     choices: tuple[str, ...] = ()
     sets: bool | None = None
+    type: type = str
 
 
-def option(default: Any, help: str, *, flag: str = "", choices: Iterable[str] = (), sets: bool | None = None) -> Any:
+def option(
+    default: Any,
+    help: str,
+    *,
+    flag: str = "",
+    choices: Iterable[str] = (),
+    sets: bool | None = None,
+    type: type = str,
+) -> Any:
     """A field of `BackendOptions`; see `OptionHelp`."""
-    return field(default=default, metadata={"option": OptionHelp(help, flag, tuple(choices), sets)})
+    return field(default=default, metadata={"option": OptionHelp(help, flag, tuple(choices), sets, type)})
 
 
 def offered(options: type[BackendOptions]) -> dict[str, OptionHelp]:
@@ -111,8 +124,7 @@ class Backend:
         computes: Whether it runs the network; ``auto`` takes no other.
         open_traced: The same as ``open``, but the session can tell its layers; None where it cannot.
         layers_from: How layers were found, in one sentence; see `splite_deploy.bundle.report.Layer`.
-        export: How ``export`` makes its artifacts, one of `splite_deploy.export.options.RECIPES`; empty where it makes
-            none for it.
+        export: How ``export`` makes something for it; None where it makes nothing.
         distributions: Distributions whose version belongs to a result, by the name that it has there: the first of each
             that is installed counts.
         needs_nvidia: Whether it runs on an NVIDIA GPU alone.
@@ -134,7 +146,7 @@ class Backend:
     computes: bool = True
     open_traced: Callable[[ModelFile, Any], TracedSession] | None = None
     layers_from: str = ""
-    export: str = ""
+    export: Recipe | None = None
     distributions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     needs_nvidia: bool = False
     self_test: str = ""

@@ -37,7 +37,7 @@ class TfliteOptions(BackendOptions):
         threads: CPU threads; None is its default, one.
     """
 
-    threads: int | None = option(None, "CPU threads; one without it")
+    threads: int | None = option(None, "CPU threads; one without it.", type=int)
 
 
 class TfliteSession(BaseSession):

@@ -45,7 +45,7 @@ class OrtOptions(BackendOptions):
         threads: CPU threads; None is its default, one per core.
     """
 
-    threads: int | None = option(None, "CPU threads; one per core without it")
+    threads: int | None = option(None, "CPU threads; one per core without it.", type=int)
 
 
 class OrtSession(BaseSession):
