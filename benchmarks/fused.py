@@ -2,9 +2,7 @@
 
     python benchmarks/fused.py [--against OTHER.py] [--frames 3000]
 
-OTHER.py holds `fuse_input` and `fuse_decode` of its own, for example those that wrote nodes by hand:
-
-    git show 0e22531:splite_deploy/export/graph/fuse.py > by_hand.py
+OTHER.py holds `fuse_input` and `fuse_decode` of its own, which take and return an ``onnx_ir.Model``.
 
 All run in turn in this process; graphs in ONNX Runtime on one thread. Printed are the minimum, which other work on the
 machine moves least, and the median.
@@ -21,16 +19,18 @@ from typing import Any
 
 import numpy as np
 import onnx  # noqa: TID253
+import onnx_ir as ir
 import onnxruntime as ort
 from onnx import helper  # noqa: TID253
 
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.decoders import Decoder, HeatmapDecoder, SoftArgmax, SoftArgmaxDepth, SoftArgmaxWindow, decode
 from splite_deploy.export.graph.fuse import fuse_decode, fuse_input
+from splite_deploy.export.graph.walk import from_proto, to_proto
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 
-Fuse = Callable[[onnx.ModelProto, ModelSpec], onnx.ModelProto]
+Fuse = Callable[[ir.Model, ModelSpec], ir.Model]
 Parts = dict[str, tuple[Fuse, Fuse]]
 """`fuse_input` and `fuse_decode` by the name of who wrote them."""
 CASES: dict[str, tuple[HeatmapDecoder, int, int, int]] = {
@@ -47,7 +47,7 @@ def model(decoder: Decoder, keypoints: int, height: int, width: int) -> ModelSpe
     return ModelSpec("any", image, decoder, SkeletonSpec(tuple(f"k{i}" for i in range(keypoints)), ()), palm_mm=88.0)
 
 
-def through(shapes: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
+def through(shapes: dict[str, tuple[int, ...]]) -> ir.Model:
     """A graph that gives what it takes, under other names."""
     inputs, outputs = (
         [helper.make_tensor_value_info(f"{way}{role}", onnx.TensorProto.FLOAT, shape) for role, shape in shapes.items()]
@@ -55,14 +55,14 @@ def through(shapes: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
     )
     nodes = [helper.make_node("Identity", [f"in_{role}"], [role]) for role in shapes]
     graph = helper.make_graph(nodes, "through", inputs, outputs)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
 
 
-def run_of(graph: onnx.ModelProto, feeds: dict[str, Any]) -> Run:
+def run_of(graph: ir.Model, feeds: dict[str, Any]) -> Run:
     """A graph in ONNX Runtime on one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(to_proto(graph).SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda index: session.run(None, feeds)
 
 
@@ -83,7 +83,7 @@ def cases(parts: Parts) -> dict[str, dict[str, Run]]:
             began = time.perf_counter()
             graph = fuse(through({role: values.shape for role, values in maps.items()}), spec)
             took_ms = 1e3 * (time.perf_counter() - began)
-            label = f"{name} ({len(graph.graph.node) - len(maps)} nodes, made in {took_ms:.0f} ms)"
+            label = f"{name} ({len(graph.graph) - len(maps)} nodes, made in {took_ms:.0f} ms)"
             found[case][label] = run_of(graph, {f"in_{role}": values for role, values in maps.items()})
     return found
 

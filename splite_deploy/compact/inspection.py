@@ -9,12 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import onnx
+import onnx_ir as ir
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.compact.alignment import Alignment, Layer, Timing, align
 from splite_deploy.compact.onnx_layers import Graph
 from splite_deploy.errors import CheckpointError, UsageError
+from splite_deploy.export.graph.walk import load
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +63,7 @@ def inspect_bundle(
     Raises:
         UsageError: It holds no ONNX graph.
     """
-    return _of_graph(onnx.load(str(bundle.path / bundle.find("ort", "fp32").file)), timed, progress)
+    return _of_graph(load(bundle.path / bundle.find("ort", "fp32").file), timed, progress)
 
 
 def inspect_checkpoint(
@@ -143,7 +144,7 @@ def _of_network(
     return _of_graph(simplified_graph(loaded.network, loaded.spec), timed, progress), loaded.notes
 
 
-def _of_graph(model: onnx.ModelProto, timed: bool, progress: Callable[[str], None]) -> Alignment:
+def _of_graph(model: ir.Model, timed: bool, progress: Callable[[str], None]) -> Alignment:
     graph = Graph(model)
     alignment = align(graph.layers)
     return replace(alignment, timings=measure(graph, alignment, progress=progress)) if timed else alignment

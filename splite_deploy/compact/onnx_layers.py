@@ -8,12 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+import onnx_ir as ir
 
 from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.compact.alignment import Layer
 from splite_deploy.errors import ExportError
-from splite_deploy.export.graph.walk import attributes
+from splite_deploy.export.graph.walk import (
+    add_constant,
+    attributes,
+    forget_types,
+    from_proto,
+    name_of,
+    save,
+    sizes,
+    to_proto,
+)
 from splite_deploy.spec import LimitSpec
 
 _CONVS, _LINEARS = ("Conv", "ConvTranspose"), ("Gemm", "MatMul")
@@ -31,24 +40,17 @@ class Graph:
         layers: In the order in which they run; one that runs several times is there once, with all its positions.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        single = onnx.ModelProto()
-        single.CopyFrom(model)
-        del single.graph.value_info[:]  # they can name a dynamic batch
-        for value in (*single.graph.input, *single.graph.output):
-            for batch in value.type.tensor_type.shape.dim[:1]:
-                batch.dim_value = 1
-        self._graph = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
-        self._versions = {"opset_imports": model.opset_import, "ir_version": model.ir_version}
-        self._stored = {tensor.name: tuple(tensor.dims) for tensor in self._graph.initializer}
-        self._shapes = {
-            value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
-            for value in (*self._graph.input, *self._graph.value_info, *self._graph.output)
-        }
+    def __init__(self, model: ir.Model) -> None:
+        single = model.clone()
+        forget_types(single.graph)  # they can name a dynamic batch
+        for value in (*single.graph.inputs, *single.graph.outputs):
+            if value.shape is not None and len(value.shape):
+                value.shape = ir.Shape([1, *value.shape[1:]])
+        self._model = from_proto(onnx.shape_inference.infer_shapes(to_proto(single), data_prop=True))
         self._fixed = self._fixed_channels()
-        self._nodes: dict[str, onnx.NodeProto] = {}
+        self._nodes: dict[str, ir.Node] = {}
         found: dict[str, Layer] = {}
-        for node in filter(self._is_layer, self._graph.node):
+        for node in filter(_is_layer, self._model.graph):
             layer = self._layer(node)
             if (known := found.get(layer.name)) is not None and known.positions and layer.positions:
                 layer = replace(known, positions=known.positions + layer.positions)
@@ -56,14 +58,9 @@ class Graph:
             self._nodes.setdefault(layer.name, node)
         self.layers = tuple(found.values())
 
-    def _is_layer(self, node: onnx.NodeProto) -> bool:
-        if node.op_type not in _CONVS + _LINEARS:
-            return False
-        stored = self._stored.get(node.input[1], ())
-        return len(stored) > 2 if node.op_type in _CONVS else len(stored) == 2
-
-    def _layer(self, node: onnx.NodeProto) -> Layer:
-        stored, given = self._stored[node.input[1]], attributes(node)
+    def _layer(self, node: ir.Node) -> Layer:
+        (source, weight, *rest), stored, given = node.inputs, _stored(node), attributes(node)
+        assert source is not None and weight is not None
         groups, kernel, transposed = given.get("group", 1), stored[2:], node.op_type == "ConvTranspose"
         if node.op_type in _LINEARS:
             inputs, outputs = stored[::-1] if given.get("transB") else stored
@@ -72,44 +69,34 @@ class Graph:
             inputs, outputs = (stored[0], stored[1] * groups) if transposed else (stored[1] * groups, stored[0])
             plain = "transposed" if transposed else "conv"
             kind = plain if groups == 1 else "depthwise" if groups == inputs else "grouped"
-        shape = self._shapes.get(node.input[0] if transposed else node.output[0], ())
+        shape = _known_sizes(source if transposed else node.outputs[0])
         positions = prod(shape[1:-1] if kind == "linear" else shape[2:]) if shape else 0
-        weight = node.input[1]
-        name = weight.removesuffix(".weight") if weight.endswith(".weight") else node.name or weight
-        fixed = self._fixed.get(node.input[0], ""), self._fixed.get(node.output[0], "")
-        bias = len(node.input) > 2 and bool(node.input[2])
+        called = name_of(weight)
+        name = called.removesuffix(".weight") if called.endswith(".weight") else name_of(node)
+        fixed = self._fixed.get(source, ""), self._fixed.get(node.outputs[0], "")
+        bias = any(value is not None for value in rest)
         return Layer(name, kind, inputs, outputs, groups, kernel, positions or None, bias, *fixed)
 
-    def _fixed_channels(self) -> dict[str, str]:
-        """Why the channels of a tensor cannot change, as far as is known.
+    def _fixed_channels(self) -> dict[ir.Value, str]:
+        """Why the channels of a value cannot change, as far as is known.
 
         The reason goes from the outputs upwards and from the inputs downwards, through all that is no layer, and
         through depthwise layers.
         """
-        through = [node for node in self._graph.node if node.op_type not in _SIZES and self._keeps_channels(node)]
-        fixed = {value.name: "output" for value in self._graph.output}
+        graph = self._model.graph
+        through = [node for node in graph if node.op_type not in _SIZES and _keeps_channels(node)]
+        fixed = dict.fromkeys(graph.outputs, "output")
         for node in reversed(through):
-            reason = next(filter(None, map(fixed.get, node.output)), "")
-            for name in node.input:
-                if name not in self._stored:  # constants are shared
-                    fixed[name] = fixed.get(name) or ("broadcast" if self._is_spread(node, name) else reason)
-        fixed |= {value.name: "input" for value in self._graph.input}
+            reason = next(filter(None, map(fixed.get, node.outputs)), "")
+            for value in node.inputs:
+                if value is not None and not value.is_initializer():  # constants are shared
+                    fixed[value] = fixed.get(value) or ("broadcast" if _is_spread(node, value) else reason)
+        fixed |= dict.fromkeys(graph.inputs, "input")
         for node in through:
-            met = [name for name in node.input if not self._is_spread(node, name)]
+            met = [value for value in node.inputs if value is not None and not _is_spread(node, value)]
             reason = next(filter(None, map(fixed.get, met)), "")
-            fixed |= {name: fixed.get(name) or reason for name in node.output}
+            fixed |= {value: fixed.get(value) or reason for value in node.outputs}
         return fixed
-
-    def _keeps_channels(self, node: onnx.NodeProto) -> bool:
-        if not self._is_layer(node):
-            return True
-        stored, groups = self._stored[node.input[1]], attributes(node).get("group", 1)
-        return bool(1 < groups == (stored[0] if node.op_type == "ConvTranspose" else stored[1] * groups))
-
-    def _is_spread(self, node: onnx.NodeProto, name: str) -> bool:
-        """Whether this is one channel that meets several others here, as a mask does."""
-        one, all_of = self._shapes.get(name, ())[1:2], self._shapes.get(node.output[0], ())[1:2]
-        return node.op_type in _BROADCASTS and one == (1,) != all_of
 
     def alone(self, layer: Layer, widths: tuple[int, int], file: Path) -> Artifact:
         """Writes a graph of one layer with other widths and noise for weights.
@@ -126,30 +113,66 @@ class Graph:
             ExportError: The size of its input is not known.
         """
         original, (inputs, outputs) = self._nodes[layer.name], widths
-        shape, node = list(self._shapes.get(original.input[0], ())), onnx.NodeProto()
+        source, given = original.inputs[0], attributes(original)
+        shape = [] if source is None else list(_known_sizes(source))
         if not shape or not all(shape):
             raise ExportError(
                 f"The size of what enters '{layer.name}' is not known, so it cannot be timed.",
                 hint="Leave out --measure, or make the sizes in the graph constant.",
             )
         shape[-1 if layer.kind == "linear" else 1] = inputs
-        node.CopyFrom(original)
         groups = inputs if layer.kind == "depthwise" else layer.groups
-        for attribute in node.attribute:
-            if attribute.name == "group":
-                attribute.i = groups
         if layer.kind == "linear":
-            stored = [outputs, inputs] if attributes(original).get("transB") else [inputs, outputs]
+            stored = [outputs, inputs] if given.get("transB") else [inputs, outputs]
         else:
-            transposed = node.op_type == "ConvTranspose"
+            transposed = original.op_type == "ConvTranspose"
             pair = [inputs, outputs // groups] if transposed else [outputs, inputs // groups]
             stored = [*pair, *layer.kernel]
-        sizes = {"w": stored, **({"b": [outputs]} if layer.bias else {})}
-        node.input[:], node.output[:] = ["x", *sizes], ["y"]
+        x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(shape))
+        graph = ir.Graph([x], [], nodes=[], opset_imports=self._model.opset_imports, name="layer")
         noise = np.random.default_rng(0)
-        tensors = [numpy_helper.from_array(noise.standard_normal(s, np.float32), name) for name, s in sizes.items()]
-        x, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in (("x", shape), ("y", None)))
-        graph = helper.make_graph([node], "layer", [x], [y], tensors)
-        onnx.save(helper.make_model(graph, **self._versions), str(file))
+        constants = [
+            add_constant(graph, name, noise.standard_normal(size, np.float32))
+            for name, size in {"w": stored, **({"b": [outputs]} if layer.bias else {})}.items()
+        ]
+        if "group" in given:
+            given["group"] = groups
+        node = ir.node(original.op_type, [x, *constants], given, name="layer")
+        (y,) = node.outputs
+        y.name, y.type, y.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape([None] * len(shape))
+        graph.append(node)
+        graph.outputs.append(y)
+        save(ir.Model(graph, ir_version=self._model.ir_version), file)
         ports = (TensorSpec("x", tuple(shape), "float32", "", "image"),), (TensorSpec("y", (), "float32", "", ""),)
         return Artifact("onnx", "ort", "fp32", file.name, "", *ports, LimitSpec(), {})
+
+
+def _stored(node: ir.Node) -> tuple[int, ...]:
+    """The shape of a node's stored weight; empty where that is computed."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    return _known_sizes(weight) if weight is not None and weight.is_initializer() else ()
+
+
+def _known_sizes(value: ir.Value) -> tuple[int, ...]:
+    """The shape of a value, 0 where a size is open; empty where nothing is known."""
+    return tuple(size or 0 for size in sizes(value))
+
+
+def _is_layer(node: ir.Node) -> bool:
+    if node.op_type not in _CONVS + _LINEARS:
+        return False
+    stored = _stored(node)
+    return len(stored) > 2 if node.op_type in _CONVS else len(stored) == 2
+
+
+def _keeps_channels(node: ir.Node) -> bool:
+    if not _is_layer(node):
+        return True
+    stored, groups = _stored(node), attributes(node).get("group", 1)
+    return bool(1 < groups == (stored[0] if node.op_type == "ConvTranspose" else stored[1] * groups))
+
+
+def _is_spread(node: ir.Node, value: ir.Value) -> bool:
+    """Whether this is one channel that meets several others here, as a mask does."""
+    one, all_of = _known_sizes(value)[1:2], _known_sizes(node.outputs[0])[1:2]
+    return node.op_type in _BROADCASTS and one == (1,) != all_of

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnx
+import onnx_ir as ir
 
 from splite_deploy.bundle import Artifact, Graph, TensorSpec, Typing
 from splite_deploy.bundle.report import Layer, Parity
@@ -51,13 +51,13 @@ class GraphFile:
     """
 
     name: str
-    model: onnx.ModelProto
+    model: ir.Model
     content: bytes
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     @classmethod
-    def of(cls, name: str, model: onnx.ModelProto) -> GraphFile:
+    def of(cls, name: str, model: ir.Model) -> GraphFile:
         """The file of a graph; nothing is written.
 
         Raises:
@@ -184,7 +184,7 @@ def write_graphs(folder: Path, made: Variants, spec: ModelSpec, options: ExportO
 def measure_graph(
     file: GraphFile,
     artifact: Artifact,
-    plain: onnx.ModelProto,
+    plain: ir.Model,
     simplified: TracedRun,
     reference: Reference,
     options: ExportOptions,
@@ -227,7 +227,7 @@ def measure_graph(
     return Measured(artifact, run.session, deviation, run.layers, len(file.content))
 
 
-def compare_graph(stage: str, model: onnx.ModelProto, reference: Reference, limits: LimitSpec, hint: str) -> Parity:
+def compare_graph(stage: str, model: ir.Model, reference: Reference, limits: LimitSpec, hint: str) -> Parity:
     """Compares a graph that is no artifact, in ONNX Runtime.
 
     What engines are built from runs here too: the arithmetic is that of TensorRT but for rounding.
@@ -273,7 +273,7 @@ def deviation_hint(backend: str, precision: Precision, options: ExportOptions) -
     )
 
 
-def _run_once(model: onnx.ModelProto, reference: Reference) -> Outputs:
+def _run_once(model: ir.Model, reference: Reference) -> Outputs:
     """Outputs of a graph that is not kept, by role, N first."""
     name = "graph.onnx"
     artifact = Artifact("onnx", "ort", "fp32", name, "", *tensor_specs(model), reference.spec.limits, {})

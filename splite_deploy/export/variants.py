@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
-import onnx
+import onnx_ir as ir
 
 from splite_deploy.bundle import Typing
 from splite_deploy.bundle.report import BudgetSearch
@@ -46,7 +46,7 @@ class Variants:
         search: The search under an error budget; None without one.
     """
 
-    graphs: dict[str, onnx.ModelProto] = field(default_factory=dict)
+    graphs: dict[str, ir.Model] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     methods: dict[str, str] = field(default_factory=dict)
     search: BudgetSearch | None = None
@@ -70,7 +70,7 @@ def engine_file(precision: Precision, typing: Typing) -> str:
 
 
 def make_variants(
-    fp32: onnx.ModelProto, reference: Reference, tensors: Array, options: ExportOptions, progress: Progress
+    fp32: ir.Model, reference: Reference, tensors: Array, options: ExportOptions, progress: Progress
 ) -> Variants:
     """Makes every graph that was asked for, from one calibration.
 
@@ -127,7 +127,7 @@ def make_variants(
     return made
 
 
-def trained_variants(network: onnx.ModelProto, reference: Reference, options: ExportOptions) -> Variants:
+def trained_variants(network: ir.Model, reference: Reference, options: ExportOptions) -> Variants:
     """The int8 graphs of a network that was trained for int8 and brings its own scales; see `make_variants`.
 
     Raises:
@@ -145,12 +145,12 @@ def trained_variants(network: onnx.ModelProto, reference: Reference, options: Ex
     return made
 
 
-def is_trained_for_int8(network: onnx.ModelProto) -> bool:
+def is_trained_for_int8(network: ir.Model) -> bool:
     """Whether a graph brings its quantisation along."""
     return has_qdq(network)
 
 
-def deployed(file: str, graph: onnx.ModelProto, spec: ModelSpec, options: ExportOptions) -> tuple[onnx.ModelProto, str]:
+def deployed(file: str, graph: ir.Model, spec: ModelSpec, options: ExportOptions) -> tuple[ir.Model, str]:
     """The graph as it is written: with fused pre- and postprocessing, in the opset that its builders read.
 
     Returns:

@@ -33,6 +33,7 @@ from splite_deploy.compact.inspection import (
 from splite_deploy.compact.onnx_layers import Graph
 from splite_deploy.compact.trace import trace
 from splite_deploy.errors import ExportError
+from splite_deploy.export.graph.walk import from_proto
 from splite_deploy.export.source.checkpoint import build_architecture
 from splite_deploy.spec import load_model_toml
 
@@ -59,7 +60,8 @@ def graph(nodes: list[Node], outputs: str, image: tuple[int | str, ...] = (1, 3,
     x = onnx.helper.make_tensor_value_info("image", FLOAT, image)
     ends = [onnx.helper.make_tensor_value_info(name, FLOAT, None) for name in outputs.split()]
     whole = onnx.helper.make_graph(made, "net", [x], ends, stored)
-    return Graph(onnx.helper.make_model(whole, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10))
+    model = onnx.helper.make_model(whole, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    return Graph(from_proto(model))
 
 
 PAD = {"pads": [1, 1, 1, 1]}

@@ -24,7 +24,7 @@ from splite_deploy.errors import CompileError
 from splite_deploy.export.artifacts import GraphFile
 from splite_deploy.export.crops import crops_from_renderer
 from splite_deploy.export.graph.torch_to_onnx import simplified_graph
-from splite_deploy.export.graph.walk import load
+from splite_deploy.export.graph.walk import load, save
 from splite_deploy.export.source.checkpoint import load_symbol
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.parity import compare, limits_of, violations
@@ -105,11 +105,9 @@ def wide(root: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("wide")
     network = load_symbol("arch.py:build", root / "tests" / "tiny")(channels=32).eval()
     model = simplified_graph(network, spec)
-    outputs = list(reversed(model.graph.output))
-    del model.graph.output[:]
-    model.graph.output.extend(outputs)
-    onnx.save(model, str(folder / "model.onnx"))
-    assert [output.name for output in model.graph.output] == ["depth", "heatmap"]
+    model.graph.outputs.reverse()
+    save(model, folder / "model.onnx")
+    assert [output.name for output in load(folder / "model.onnx").graph.outputs] == ["depth", "heatmap"]
     return folder / "model.onnx"
 
 

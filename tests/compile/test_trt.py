@@ -28,7 +28,7 @@ from splite_deploy.compile.tensorrt.job import Built, Job
 from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import CompileError, UsageError
 from splite_deploy.export import ExportOptions, export_bundle
-from splite_deploy.export.graph.walk import Walk, load
+from splite_deploy.export.graph.walk import load, named_nodes
 from splite_deploy.runtime.backends.trt.module import MODULES
 from splite_deploy.spec import Precision
 
@@ -118,13 +118,10 @@ def test_the_layers_that_were_asked_for_are_those_of_the_graph(
     Job(precision, {"strong": str(file)}, None, None, False, None, None, "off").write(tmp_path)
     with Child("splite_deploy.compile.tensorrt.child", tmp_path, log=tmp_path / "log", environment={}) as child:
         child.finish(timeout_s=100, progress=lambda line: None)
-    walk = Walk(load(file))
-    convolutions = {name: node for name, node in walk.nodes.items() if node.op_type in ("Conv", "ConvTranspose")}
-    quantised = {
-        name
-        for name, node in convolutions.items()
-        if node.input[0] in walk.producer and walk.producer[node.input[0]].op_type == "DequantizeLinear"
-    }
+    nodes = named_nodes(load(file).graph)
+    convolutions = {name: node for name, node in nodes.items() if node.op_type in ("Conv", "ConvTranspose")}
+    makers = {name: node.inputs[0].producer() for name, node in convolutions.items()}
+    quantised = {name for name, maker in makers.items() if maker is not None and maker.op_type == "DequantizeLinear"}
     expected = {"fp32": {}, "fp16": dict.fromkeys(convolutions, "float16"), "int8": dict.fromkeys(quantised, "int8")}
     assert quantised or precision != "int8"
     assert Built.read(tmp_path).asked == expected[precision]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx  # noqa: TID253
+import onnx_ir as ir
 import pytest
 from decode_vectors import CASES, assert_expected, case_named, outputs_of, spec_of
 from exports import refused
@@ -19,7 +20,7 @@ from splite_deploy.bundle import Bundle, TensorSpec
 from splite_deploy.decoders import Decoded, decode
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.fuse import fuse_decode, fuse_input, tensor_specs
-from splite_deploy.export.graph.walk import load
+from splite_deploy.export.graph.walk import from_proto, load, name_of, named_nodes, readers, to_proto
 from splite_deploy.export.quant.precision import to_fp16, to_int8
 from splite_deploy.runtime.preprocess import Preprocessor
 
@@ -107,11 +108,11 @@ def test_crops_are_normalised_as_on_the_host(bundle: Bundle) -> None:
 # --- both, in every precision ---
 
 
-def fp16(graph: onnx.ModelProto, tensors: Array) -> onnx.ModelProto:
+def fp16(graph: ir.Model, tensors: Array) -> ir.Model:
     return to_fp16(graph, tensors)[0]
 
 
-def int8(graph: onnx.ModelProto, tensors: Array) -> onnx.ModelProto:
+def int8(graph: ir.Model, tensors: Array) -> ir.Model:
     return to_int8(graph, tensors, "ort")[0]
 
 
@@ -119,16 +120,16 @@ def int8(graph: onnx.ModelProto, tensors: Array) -> onnx.ModelProto:
 @pytest.mark.parametrize("convert", [None, fp16, int8], ids=["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("order", [(fuse_input, fuse_decode), (fuse_decode, fuse_input)], ids=["input", "decode"])
 def test_both_in_every_precision(
-    bundle: Bundle, convert: Callable[..., onnx.ModelProto] | None, order: tuple[Callable[..., Any], ...]
+    bundle: Bundle, convert: Callable[..., ir.Model] | None, order: tuple[Callable[..., Any], ...]
 ) -> None:
     spec, plain = bundle.model, load(bundle.path / "model.onnx")
     crops = crops_of(bundle)
     tensors = Preprocessor(spec.input, spec.input.color).normalise(crops)
     if convert is not None:
         plain = convert(plain, tensors)
-    before = plain.SerializeToString()
+    before = to_proto(plain)
     fused = order[1](order[0](plain, spec), spec)
-    assert plain.SerializeToString() == before
+    assert to_proto(plain) == before
     for start in range(len(crops)):
         expected = decode(run(plain, image=tensors[start : start + 1]), spec)
         same(run(fused, image=crops[start : start + 1]), expected, spec.decoder.stride)  # type: ignore[union-attr]
@@ -139,11 +140,11 @@ def test_both_in_every_opset(opset: int, tiny_bundle: Path) -> None:
     """Pre- and postprocessing follow the network's opset and IR version."""
     bundle = Bundle.open(tiny_bundle)
     spec, crops = bundle.model, crops_of(bundle)[:1]
-    plain = version_converter.convert_version(load(bundle.path / "model.onnx"), opset)
+    plain = from_proto(version_converter.convert_version(to_proto(load(bundle.path / "model.onnx")), opset))
     fused = fuse_decode(fuse_input(plain, spec), spec)
-    assert [(item.domain, item.version) for item in fused.opset_import] == [("", opset)]
+    assert fused.opset_imports == {"": opset}
     assert fused.ir_version == plain.ir_version
-    onnx.checker.check_model(fused, full_check=True)
+    onnx.checker.check_model(to_proto(fused), full_check=True)
     expected = decode(run(plain, image=Preprocessor(spec.input, spec.input.color).normalise(crops)), spec)
     same(run(fused, image=crops), expected, spec.decoder.stride)  # type: ignore[union-attr]
 
@@ -152,18 +153,16 @@ def test_both_in_every_opset(opset: int, tiny_bundle: Path) -> None:
 def test_names_and_metadata_of_the_network_stay(bundle: Bundle) -> None:
     """Tensors inside of a network may have the names of decoded roles; its nodes keep theirs."""
     spec, plain = bundle.model, load(bundle.path / "model.onnx")
-    inner = [node.output[0] for node in plain.graph.node if node.output[0] not in spec.decoder.roles][-2:]
-    names = dict(zip(inner, ("keypoints", "scores"), strict=True))
-    for node in plain.graph.node:
-        for tensors in (node.input, node.output):
-            tensors[:] = [names.get(name, name) for name in tensors]
+    inner = [node.outputs[0] for node in plain.graph if node.outputs[0].name not in spec.decoder.roles][-2:]
+    for value, name in zip(inner, ("keypoints", "scores"), strict=True):
+        value.name = name
     crops = crops_of(bundle)[:1]
     tensors = Preprocessor(spec.input, spec.input.color).normalise(crops)
     fused = fuse_decode(fuse_input(plain, spec), spec)
     same(run(fused, image=crops), decode(run(plain, image=tensors), spec), spec.decoder.stride)  # type: ignore[union-attr]
-    kept = [node.name for node in fused.graph.node if not node.name.startswith("fused_")]
-    assert kept == [node.name for node in plain.graph.node]
-    assert {p.key: p.value for p in fused.metadata_props} == {p.key: p.value for p in plain.metadata_props}
+    kept = [name for name in named_nodes(fused.graph) if not name.startswith("fused_")]
+    assert kept == list(named_nodes(plain.graph))
+    assert fused.metadata_props == plain.metadata_props
 
 
 # --- what TensorRT and small maps need ---
@@ -174,9 +173,9 @@ def test_uint8_is_cast_first_and_the_mean_stays_out_of_the_convolution(bundle: B
     """TensorRT does nothing else with uint8, and zero padding stands for pixels of the mean."""
     plain = load(bundle.path / "model.onnx")
     fused = fuse_input(plain, bundle.model)
-    assert [node.op_type for node in fused.graph.node[:3]] == ["Cast", "Transpose", "BatchNormalization"]
-    assert [node.name for node in fused.graph.node if "image" in node.input] == [fused.graph.node[0].name]
-    assert len(fused.graph.node) == 3 + len(plain.graph.node)
+    assert [node.op_type for node in fused.graph[:3]] == ["Cast", "Transpose", "BatchNormalization"]
+    assert name_of(fused.graph.inputs[0]) == "image" and readers(fused.graph.inputs[0]) == [fused.graph[0]]
+    assert len(fused.graph) == 3 + len(plain.graph)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +186,8 @@ def test_few_nodes_decode(name: str, most: int) -> None:
     case = case_named(name)
     plain = through({role: array.shape for role, array in outputs_of(case).items()})
     fused = fuse_decode(plain, spec_of(case))
-    assert len(fused.graph.node) - len(plain.graph.node) <= most
-    assert not [node for node in fused.graph.node if node.op_type == "Constant"]
+    assert len(fused.graph) - len(plain.graph) <= most
+    assert not [node for node in fused.graph if node.op_type == "Constant"]
 
 
 @BATCHES

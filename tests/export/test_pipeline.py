@@ -16,7 +16,7 @@ from click.testing import Result
 from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
+ir = pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxruntime")
 
 from splite_deploy.bundle import GOLDEN, MANIFEST, REPORT, Bundle
@@ -31,6 +31,7 @@ from splite_deploy.errors import (
 )
 from splite_deploy.export import ExportOptions, export_bundle, pipeline
 from splite_deploy.export.graph.torch_to_onnx import onnx_from_network
+from splite_deploy.export.graph.walk import constant
 from splite_deploy.export.source.checkpoint import build_network, load_symbol, read_checkpoint
 from splite_deploy.files import sha256_of
 from splite_deploy.runtime.preprocess import Preprocessor
@@ -45,14 +46,14 @@ DIFFERENT_WHEN_EXPORTED = """
 
 
 @pytest.fixture(scope="module")
-def raw_graph(tiny_model: Path) -> onnx.ModelProto:
+def raw_graph(tiny_model: Path) -> ir.Model:
     """The tiny network as torch exports it."""
     network = load_symbol("arch.py:build", tiny_model.parent)().eval()
     return onnx_from_network(network, load_model_toml(tiny_model)[0], opset=18, dynamic_batch=False)
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch, raw_graph: onnx.ModelProto) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, raw_graph: ir.Model) -> None:
     """Takes the slow step out of an export: the graph is always the one of the tiny network."""
     monkeypatch.setattr(pipeline, "onnx_from_network", lambda network, spec, **options: raw_graph)
 
@@ -197,10 +198,10 @@ def test_a_simplification_that_differs_is_not_written(
 ) -> None:
     simplify = pipeline.simplify
 
-    def scaling(source: onnx.ModelProto, **options: Any) -> onnx.ModelProto:
+    def scaling(source: ir.Model, **options: Any) -> ir.Model:
         model = simplify(source, **options)
-        weights = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
-        weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1.1, weights.name))
+        weights = max(model.graph.initializers.values(), key=lambda value: constant(value).size)
+        weights.const_value = ir.tensor(constant(weights) * np.float32(1.1), name=weights.name)
         return model
 
     monkeypatch.setattr(pipeline, "simplify", scaling)

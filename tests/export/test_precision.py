@@ -12,13 +12,25 @@ from typing import Any
 import nets
 import numpy as np
 import onnx  # noqa: TID253
+import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 
 from splite_deploy.errors import ExportError, UsageError
-from splite_deploy.export.graph.torch_to_onnx import quiet
-from splite_deploy.export.graph.walk import Walk, load, run_graph, save
+from splite_deploy.export.graph.walk import (
+    attributes,
+    constant,
+    from_proto,
+    load,
+    named_nodes,
+    readers,
+    run_graph,
+    save,
+    sizes,
+    to_proto,
+)
+from splite_deploy.export.log_output import quiet
 from splite_deploy.export.quant.precision import to_fp16, to_int8
 from splite_deploy.export.quant.qdq import prepare
 from splite_deploy.export.quant.ranges import METHODS, calibrate
@@ -27,7 +39,7 @@ torch = pytest.importorskip("torch")
 onnxsim = pytest.importorskip("onnxsim")
 
 Array = NDArray[np.float32]
-GraphOf = Callable[[str], onnx.ModelProto]
+GraphOf = Callable[[str], ir.Model]
 
 INT8_NETS = ["mobile", "shuffle", "se", "unet", "fuse", "pixel-shuffle", "masked", "tied", "grouped"]
 _NO_KERNEL = {"BatchNormalization", "ConvTranspose", "InstanceNormalization", "PRelu", "ReduceMean", "Slice", "Split"}
@@ -37,22 +49,22 @@ def crops(count: int = 8, size: int = 16) -> Array:
     return np.random.default_rng(0).standard_normal((count, 3, size, size)).astype(np.float32)
 
 
-def export_net(network: Any) -> onnx.ModelProto:
+def export_net(network: Any) -> ir.Model:
     """The simplified graph of a network; the older exporter is faster, and both give the same after onnxsim."""
     example, written = torch.zeros(1, 3, 16, 16), io.BytesIO()
     with quiet():
         torch.onnx.export(network, (example,), written, input_names=["image"], opset_version=18, dynamo=False)
         model, valid = onnxsim.simplify(onnx.load_model_from_string(written.getvalue()))
     assert valid
-    return model
+    return from_proto(model)
 
 
 @pytest.fixture(scope="module")
 def graph_of() -> GraphOf:
     """The graph of one of tests/shared/nets.py, exported once."""
-    made: dict[str, onnx.ModelProto] = {}
+    made: dict[str, ir.Model] = {}
 
-    def find(name: str) -> onnx.ModelProto:
+    def find(name: str) -> ir.Model:
         if name not in made:
             made[name] = export_net(nets.randomised(nets.NETS[name]()))
         return made[name]
@@ -62,7 +74,7 @@ def graph_of() -> GraphOf:
 
 def conv_graph(
     *, weight: float = 0.1, bias: bool = True, after: tuple[str, ...] = (), batch: int | str = 1
-) -> onnx.ModelProto:
+) -> ir.Model:
     """image -> Conv 1x1 -> the operators of ``after`` -> Conv 1x1 -> heatmap, the first one of ``weight``."""
     nodes, name = [], "image"
     constants = {"w0": np.full((4, 3, 1, 1), weight), "w1": np.full((5, 4, 1, 1), 0.1), "b": np.full(4, 0.01)}
@@ -83,7 +95,7 @@ def conv_graph(
             if bias or key != "b"
         ],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
 
 
 # --- calibration
@@ -160,8 +172,8 @@ def test_float16_keeps_types_and_results(graph_of: GraphOf, name: str) -> None:
     graph = graph_of(name)
     model, report = to_fp16(graph, crops())
     assert report.float16
-    for value in (*model.graph.input, *model.graph.output):
-        assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        assert value.dtype == ir.DataType.FLOAT
     before, after = run_graph(graph, crops()), run_graph(model, crops())
     for key, value in before.items():
         assert np.abs(after[key] - value).max() < 0.02 * np.abs(value).max()
@@ -178,9 +190,7 @@ def test_float16_leaves_large_activations_in_float32() -> None:
 def test_float16_sees_the_sum_inside_a_mean() -> None:
     x = np.full((2, 3, 8, 8), 1000.0, np.float32)
     model = conv_graph(after=("GlobalAveragePool",))
-    model.graph.output[0].type.tensor_type.shape.CopyFrom(
-        helper.make_tensor_value_info("heatmap", TensorProto.FLOAT, [1, 5, 1, 1]).type.tensor_type.shape
-    )
+    model.graph.outputs[0].shape = ir.Shape([1, 5, 1, 1])
     _, report = to_fp16(model, x)
     assert [(kept.op, kept.reason[:18]) for kept in report.kept] == [("GlobalAveragePool", "it sums up to 1.92")]
     assert report.float32 == {"GlobalAveragePool": 1}
@@ -221,19 +231,22 @@ def test_int8_of_every_network(graph_of: GraphOf, name: str, consumer: Any) -> N
         assert_fits_tensorrt(made)
 
 
-def _weighted(graph: onnx.ModelProto, names: tuple[str, ...]) -> list[str]:
-    nodes = Walk(prepare(graph)).nodes
+def _weighted(graph: ir.Model, names: tuple[str, ...]) -> list[str]:
+    nodes = named_nodes(prepare(graph).graph)
     return [name for name in names if nodes[name].op_type == "Conv"]
 
 
-def assert_fits_tensorrt(model: onnx.ModelProto) -> None:
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    for node in model.graph.node:
+def assert_fits_tensorrt(model: ir.Model) -> None:
+    for node in model.graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            assert constants[node.input[2]].dtype == np.int8
-            assert not constants[node.input[2]].any()
-        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
-            assert constants[node.input[0]].dtype == np.int8
+            zero = constant(node.inputs[2])
+            assert zero is not None and zero.dtype == np.int8 and not zero.any()
+        if node.op_type == "DequantizeLinear" and (stored := constant(node.inputs[0])) is not None:
+            assert stored.dtype == np.int8
+
+
+def constants(model: ir.Model) -> dict[str, Any]:
+    return {name: constant(value) for name, value in model.graph.initializers.items()}
 
 
 def test_both_graphs_share_the_weights_and_differ_where_the_consumers_do(graph_of: GraphOf) -> None:
@@ -241,7 +254,7 @@ def test_both_graphs_share_the_weights_and_differ_where_the_consumers_do(graph_o
     ranges = calibrate(graph, crops())
     for consumer in ("ort", "trt"):
         made, _ = to_int8(graph, crops(), consumer, ranges=ranges)  # type: ignore[arg-type]
-        found[consumer] = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+        found[consumer] = constants(made)
     assert any(value.dtype == np.int32 for value in found["ort"].values())
     assert not any(value.dtype == np.int32 for value in found["trt"].values())
     weights = [name for name in found["trt"] if name.endswith("weight_quantized")]
@@ -251,15 +264,14 @@ def test_both_graphs_share_the_weights_and_differ_where_the_consumers_do(graph_o
         assert scale.shape == found["trt"][name].shape[:1]  # one per output channel
         assert np.abs(found["trt"][name].reshape(len(scale), -1)).max(axis=1).min() == 127
     assert weights
-    for node in made.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in weights:
-            assert [attribute.i for attribute in node.attribute if attribute.name == "axis"] == [0]
+    for node in made.graph:
+        if node.op_type == "DequantizeLinear" and node.inputs[0].name in weights:
+            assert attributes(node) == {"axis": 0}
 
 
 def test_the_head_is_found_by_position_and_stays_float(graph_of: GraphOf) -> None:
     graph = graph_of("fuse")
-    outputs = {output.name for output in graph.graph.output}
-    heads = [node.name for node in graph.graph.node if set(node.output) & {"41", *outputs}]
+    heads = [node.name for node in graph.graph if {value.name for value in node.outputs} & {"41", *outputs(graph)}]
     _, report = to_int8(graph, crops(), "ort")
     assert set(report.floating) == set(heads) and len(heads) == 2
     _, whole = to_int8(graph, crops(), "ort", quantise_head=True)
@@ -267,9 +279,13 @@ def test_the_head_is_found_by_position_and_stays_float(graph_of: GraphOf) -> Non
     assert "Conv" not in whole.nodes
 
 
+def outputs(graph: ir.Model) -> set[str | None]:
+    return {value.name for value in graph.graph.outputs}
+
+
 def test_float_nodes_stay_float(graph_of: GraphOf) -> None:
     graph = graph_of("pixel-shuffle")
-    first = graph.graph.node[0].name
+    first = graph.graph[0].name
     _, report = to_int8(graph, crops(), "ort", float_nodes=[first])
     assert first in report.floating and first not in report.quantised
     assert report.nodes["Conv"] + report.nodes.get("FusedConv", 0) == 2
@@ -289,7 +305,7 @@ def test_a_hard_sigmoid_is_no_island() -> None:
     """It lends its slope to the convolution before it; the results stay the same."""
     graph = conv_graph(weight=2.0, after=("HardSigmoid",))
     prepared = prepare(graph)
-    assert [node.op_type for node in prepared.graph.node] == ["Conv", "Clip", "Conv"]
+    assert [node.op_type for node in prepared.graph] == ["Conv", "Clip", "Conv"]
     x = crops(4, 8)
     np.testing.assert_allclose(run_graph(prepared, x)["heatmap"], run_graph(graph, x)["heatmap"], atol=1e-6)
     _, report = to_int8(graph, x, "ort", quantise_head=True)
@@ -312,9 +328,8 @@ def test_a_nearly_dead_channel_does_not_overflow_its_bias() -> None:
 
 def test_weights_of_seven_bits(graph_of: GraphOf) -> None:
     made, _ = to_int8(graph_of("se"), crops(), "ort", reduce_range=True)
-    for tensor in made.graph.initializer:
-        if tensor.data_type == TensorProto.INT8 and tensor.dims:
-            assert np.abs(numpy_helper.to_array(tensor).astype(int)).max() <= 63
+    weights = [value for value in constants(made).values() if value.dtype == np.int8 and value.ndim]
+    assert weights and all(np.abs(value.astype(int)).max() <= 63 for value in weights)
 
 
 def test_a_refused_graph_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +350,7 @@ def test_a_refused_graph_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
 # --- networks trained with fake quantisation
 
 
-def trained_graph(*, symmetric: bool) -> onnx.ModelProto:
+def trained_graph(*, symmetric: bool) -> ir.Model:
     from torch import nn
     from torch.ao import quantization as ao
 
@@ -367,13 +382,13 @@ def test_trained_quantisation_is_kept() -> None:
         made[consumer], reports[consumer] = to_int8(graph, crops(), consumer)  # type: ignore[arg-type]
         assert reports[consumer].method is None and reports[consumer].crops == 0
         assert "kept the graph's own quantisation (4 quantisers)" in reports[consumer].notes[0]
-    assert list(made["trt"].graph.node) == list(graph.graph.node)
+    assert to_proto(made["trt"]) == to_proto(graph)
     assert_fits_tensorrt(made["trt"])
     # Same scales, another type: the same numbers, now in an int8 kernel; the last output is not quantised
     assert reports["ort"].nodes["QLinearConv"] == 1 and len(reports["ort"].floating) == 1
     before, after = run_graph(graph, crops()), run_graph(made["ort"], crops())
     for name, value in before.items():
-        step = float(numpy_helper.to_array(_initializer(graph, "2.a.scale")).ravel()[0])
+        step = float(constants(graph)["2.a.scale"].ravel()[0])
         assert np.abs(after[name] - value).max() <= 2 * step
     with pytest.raises(ExportError, match="is quantised to int8 already"):
         to_fp16(graph, crops())
@@ -389,21 +404,16 @@ def test_trained_quantisation_that_tensorrt_refuses_is_named() -> None:
     assert "symmetric" in raised.value.hint
 
 
-def _initializer(graph: onnx.ModelProto, name: str) -> TensorProto:
-    return next(tensor for tensor in graph.graph.initializer if tensor.name == name)
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_trained_layer_that_runs_in_float_is_named() -> None:
     """Without the quantiser behind it the first convolution cannot be fused."""
     model = trained_graph(symmetric=True)
-    conv = [node for node in model.graph.node if node.op_type == "Conv"][1]
-    relu = next(node for node in model.graph.node if node.op_type == "Relu")
-    softplus = helper.make_node("Softplus", [relu.output[0]], ["s"], "softplus")
-    model.graph.node.insert(list(model.graph.node).index(relu) + 1, softplus)
-    next(node for node in model.graph.node if node.input[0] == relu.output[0] and node.name != "softplus").input[0] = (
-        "s"
-    )
+    conv = [node for node in model.graph if node.op_type == "Conv"][1]
+    relu = next(node for node in model.graph if node.op_type == "Relu")
+    (quantiser,) = readers(relu.outputs[0])
+    softplus = ir.node("Softplus", relu.outputs, name="softplus")
+    relu.append(softplus)
+    quantiser.replace_input_with(0, softplus.outputs[0])
     with pytest.raises(ExportError, match="ONNX Runtime runs /0/Conv in float32: their results") as raised:
         to_int8(model, crops(), "ort")
     assert "Fake-quantise" in raised.value.hint and conv.name not in raised.value.message
@@ -417,7 +427,7 @@ def test_a_dynamic_batch_stays_dynamic() -> None:
     for consumer in ("ort", "trt"):
         made, _ = to_int8(graph, x, consumer, quantise_head=True)  # type: ignore[arg-type]
         np.testing.assert_allclose(run_graph(made, x)["heatmap"], before, atol=5e-3)
-    assert made.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert sizes(made.graph.inputs[0])[0] is None
 
 
 PARSE = """

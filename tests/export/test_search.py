@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx  # noqa: TID253
+import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 
 from splite_deploy.errors import ExportError, ParityError, UsageError
-from splite_deploy.export.graph.walk import run_graph
+from splite_deploy.export.graph import walk
+from splite_deploy.export.graph.walk import from_proto, run_graph
+from splite_deploy.export.quant import search
 from splite_deploy.export.quant.precision import to_int8
 from splite_deploy.export.quant.ranges import calibrate
 from splite_deploy.export.quant.search import Budget, measure_shift, within_budget
@@ -42,7 +45,7 @@ def smooth(count: int = 12) -> Array:
     return np.stack(found).astype(np.float32)
 
 
-def pose_graph(*, logits: float = 20.0, layers: int = 2) -> onnx.ModelProto:
+def pose_graph(*, logits: float = 20.0, layers: int = 2) -> ir.Model:
     """Convolutions of stride 2 and 2, ``layers`` between, and two heads whose logits span about ``logits``."""
     rng = np.random.default_rng(1)
     constants: dict[str, Any] = {}
@@ -70,12 +73,12 @@ def pose_graph(*, logits: float = 20.0, layers: int = 2) -> onnx.ModelProto:
         [numpy_helper.from_array(value.astype(np.float32), key) for key, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    largest = np.abs(run_graph(model, smooth())["heatmap"]).max()
+    largest = np.abs(run_graph(from_proto(model), smooth())["heatmap"]).max()
     for tensor in model.graph.initializer:
         if tensor.name == "w_heatmap":
             scaled = numpy_helper.to_array(tensor) * np.float32(logits / largest)
             tensor.CopyFrom(numpy_helper.from_array(scaled, "w_heatmap"))
-    return model
+    return from_proto(model)
 
 
 def test_a_head_that_int8_ruins_is_saved(spec: ModelSpec) -> None:
@@ -110,7 +113,7 @@ def test_half_of_the_shift_is_reached_for_tensorrt_too(spec: ModelSpec) -> None:
     found, report = within_budget(graph, x, reference, spec, budget, "trt", ranges=ranges)
     assert budget.used(report.plain) > 1 >= budget.used(report.final)
     assert 0 < len(report.rows) < 8
-    assert not any(t.data_type == TensorProto.INT32 for t in found.graph.initializer)
+    assert not any(value.dtype == ir.DataType.INT32 for value in found.graph.initializers.values())
 
 
 def test_a_budget_that_holds_returns_nothing(spec: ModelSpec) -> None:
@@ -180,6 +183,29 @@ def test_the_maximum_may_be_six_times_the_budget(spec: ModelSpec) -> None:
     assert Budget(depth_mm=2.0).used(Shift(parity, 0)) == pytest.approx(0.75)
     far = dataclasses.replace(parity, deviation_px=Percentiles(0.1, 0.9, 1.0))
     assert Budget(shift_px=1.0, depth_mm=100.0).used(Shift(far, 0)) == pytest.approx(0.9)
+
+
+def test_the_graph_is_converted_never_and_its_layers_are_listed_once(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, x = pose_graph(layers=20), smooth(2)
+    reference, calls = run_graph(graph, x), Counter[str]()
+
+    def counted(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        def call(*arguments: Any) -> Any:
+            calls[name] += 1
+            return function(*arguments)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(search, "layers")
+    counted(search, "named_nodes")
+    counted(walk, "from_proto")
+    with pytest.raises(ParityError):
+        within_budget(graph, x, reference, spec, Budget(1e-6), "ort")
+    assert calls == {"layers": 1, "named_nodes": 1}
 
 
 def test_many_layers_do_not_take_long(spec: ModelSpec) -> None:

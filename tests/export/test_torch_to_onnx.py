@@ -28,6 +28,7 @@ from splite_deploy.export.graph.torch_to_onnx import (
     onnx_from_network,
     simplify,
 )
+from splite_deploy.export.graph.walk import load, to_proto
 from splite_deploy.export.source.checkpoint import load_symbol
 from splite_deploy.spec import ModelSpec, load_model_toml
 
@@ -139,18 +140,18 @@ def test_an_opset_that_is_not_supported(network: torch.nn.Module, spec: ModelSpe
 @pytest.mark.parametrize("opset", [MIN_OPSET, MAX_OPSET])
 def test_the_opset_is_the_one_asked_for(network: torch.nn.Module, spec: ModelSpec, opset: int) -> None:
     raw = onnx_from_network(network, spec, opset=opset, dynamic_batch=False)
-    before = raw.SerializeToString()
+    before = to_proto(raw)
     simple = simplify(raw, metadata={"key": "value"})
-    assert raw.SerializeToString() == before  # it was a copy
-    assert [(entry.key, entry.value) for entry in simple.metadata_props] == [("key", "value")]
+    assert to_proto(raw) == before  # it was a copy
+    assert simple.metadata_props == {"key": "value"}
     for model in (raw, simple):
-        assert {entry.domain: entry.version for entry in model.opset_import}[""] == opset
+        assert model.opset_imports[""] == opset
     check_output_names(simple, spec)
-    assert [output.name for output in simple.graph.output] == ["heatmap", "depth"]
+    assert [output.name for output in simple.graph.outputs] == ["heatmap", "depth"]
     image = np.random.default_rng(0).normal(size=(1, 3, 64, 48)).astype(np.float32)
     with torch.inference_mode():
         expected = network(torch.from_numpy(image))[0].numpy()
-    loaded = ort.InferenceSession(simple.SerializeToString(), providers=["CPUExecutionProvider"])
+    loaded = ort.InferenceSession(to_proto(simple).SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(loaded.run(["heatmap"], {"image": image})[0], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -184,7 +185,7 @@ def test_a_simplifier_that_fails(tiny_bundle: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("onnxsim.simplify", failing)
     with pytest.raises(ExportError) as caught:
-        simplify(onnx.load(str(tiny_bundle / "model.onnx")), metadata={})
+        simplify(load(tiny_bundle / "model.onnx"), metadata={})
     wanted = "onnxsim failed: RuntimeError: no luck" if fault == "raises" else "could not validate the simplified graph"
     assert wanted in caught.value.message and caught.value.hint
 
@@ -240,7 +241,5 @@ def test_coordinates(spec: ModelSpec, columns: int, fits: bool) -> None:
 
 def test_outputs_whose_names_are_wrong(tiny_bundle: Path, spec: ModelSpec) -> None:
     with pytest.raises(ExportError, match=r"outputs are \['heatmap', 'depth'\], not \['coordinates'\]") as caught:
-        check_output_names(
-            onnx.load(str(tiny_bundle / "model.onnx")), dataclasses.replace(spec, decoder=Coordinates("unit"))
-        )
+        check_output_names(load(tiny_bundle / "model.onnx"), dataclasses.replace(spec, decoder=Coordinates("unit")))
     assert caught.value.hint

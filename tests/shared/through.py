@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx  # noqa: TID253
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper  # noqa: TID253
 
-from splite_deploy.export.graph.walk import make_session
+from splite_deploy.export.graph.walk import from_proto, make_session
 
 
-def through(shapes: Mapping[str, tuple[int | str, ...]], *, opset: int = 18) -> onnx.ModelProto:
+def through(shapes: Mapping[str, tuple[int | str, ...]], *, opset: int = 18) -> ir.Model:
     """Takes float32 arrays as ``in_ROLE`` and gives them as ``ROLE``.
 
     Args:
@@ -24,16 +24,16 @@ def through(shapes: Mapping[str, tuple[int | str, ...]], *, opset: int = 18) -> 
     outputs = [helper.make_tensor_value_info(role, TensorProto.FLOAT, shape) for role, shape in shapes.items()]
     nodes = [helper.make_node("Identity", [f"in_{role}"], [role]) for role in shapes]
     graph = helper.make_graph(nodes, "through", inputs, outputs)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    return from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10))
 
 
-def run(model: onnx.ModelProto, **feeds: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+def run(model: ir.Model, **feeds: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
     """Outputs by name, in ONNX Runtime."""
     session = make_session(model)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
-def run_through(model: onnx.ModelProto, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+def run_through(model: ir.Model, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
     """The same of a graph made by `through`, from arrays by role."""
     return run(model, **{f"in_{role}": array for role, array in arrays.items()})

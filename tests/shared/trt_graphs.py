@@ -8,11 +8,11 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import onnx  # noqa: TID253
 import pytest
 
 from splite_deploy.bundle import MANIFEST, Bundle, Graph
 from splite_deploy.export.graph.fuse import tensor_specs
+from splite_deploy.export.graph.walk import load
 from splite_deploy.files import sha256_of
 
 Given = tuple[str, Sequence[str], Path]
@@ -31,7 +31,7 @@ def with_graphs(bundle: Path, copy: Path, given: Sequence[Given]) -> Bundle:
     for precision, typings, file in given:
         if file.parent != folder:
             shutil.copyfile(file, folder / file.name)
-        inputs, outputs = tensor_specs(onnx.load(folder / file.name))
+        inputs, outputs = tensor_specs(load(folder / file.name))
         graphs += [
             Graph(precision, typing, file.name, sha256_of(folder / file.name), inputs, outputs, manifest.model.limits)  # type: ignore[arg-type]
             for typing in typings

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import onnx
+import onnx_ir as ir
 import torch
 from onnx import compose, helper, version_converter
 from torch import Tensor, nn
@@ -20,7 +21,9 @@ from splite_deploy.bundle import TensorSpec
 from splite_deploy.decoders import DECODERS, Decoder, check_shapes
 from splite_deploy.decoders.torch import make_module
 from splite_deploy.errors import ExportError
-from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, first_line, quiet
+from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET
+from splite_deploy.export.graph.walk import from_proto, name_of, sizes, to_proto
+from splite_deploy.export.log_output import first_line, quiet
 from splite_deploy.spec import InputSpec, ModelSpec
 
 _INPUT, _DECODE = "fused_input", "fused_decode"
@@ -54,7 +57,7 @@ class Normalise(nn.Module):
         return planes
 
 
-def fuse_input(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
+def fuse_input(model: ir.Model, spec: ModelSpec) -> ir.Model:
     """A copy that takes uint8 crops (N, h, w, 3) and normalises them itself.
 
     Args:
@@ -66,18 +69,18 @@ def fuse_input(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     """
     _check_opset(model)
     inputs, wanted = _inputs(model), (3, spec.input.height, spec.input.width)
-    if len(inputs) != 1 or _dtype(inputs[0]) != "float32" or _shape(inputs[0])[1:] != wanted:
+    if len(inputs) != 1 or inputs[0].dtype != ir.DataType.FLOAT or sizes(inputs[0])[1:] != wanted:
         raise ExportError(
             f"The graph's inputs are {_describe(inputs)}, not one float32 (N, {', '.join(map(str, wanted))}).",
             hint="Fuse the input once, into the graph that export made of this model.toml.",
         )
-    image = inputs[0].name
-    made = _joined(_suited(_preprocessing(spec.input, image), model), model, {_NORMALISED: image})
-    _set_batch(made.graph.input, inputs[0])
+    image = name_of(inputs[0])
+    made = _joined(_suited(_preprocessing(spec.input, image), model), to_proto(model), {_NORMALISED: image})
+    _set_batch(made.graph.inputs, inputs[0])
     return made
 
 
-def fuse_decode(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
+def fuse_decode(model: ir.Model, spec: ModelSpec) -> ir.Model:
     """A copy that decodes: ``keypoints`` (N, K, 2) in input pixels, ``scores`` (N, K), and ``depth`` (N, K) if any.
 
     Args:
@@ -89,21 +92,22 @@ def fuse_decode(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     """
     _check_opset(model)
     decoder, count = spec.decoder, spec.keypoint_count
-    outputs = {value.name: value for value in model.graph.output}
-    if set(outputs) != set(decoder.roles) or {_dtype(value) for value in outputs.values()} != {"float32"}:
+    outputs = {name_of(value): value for value in model.graph.outputs}
+    if set(outputs) != set(decoder.roles) or {value.dtype for value in outputs.values()} != {ir.DataType.FLOAT}:
         raise ExportError(
             f"The graph's outputs are {_describe(outputs.values())}; the decoder '{decoder.type}' reads float32 "
             f"{', '.join(decoder.roles)} of {count} keypoints.",
             hint="Fuse the decoder once, into the graph that export made of this model.toml.",
         )
-    shapes = {role: tuple(size or None for size in _shape(outputs[role])) for role in decoder.roles}
+    shapes = {role: sizes(outputs[role]) for role in decoder.roles}
     check_shapes(shapes, spec, error=ExportError)
-    graph = _postprocessing(decoder, count, spec.input, tuple(shape[1:] for shape in shapes.values()))
+    maps = tuple(tuple(size or 0 for size in shape[1:]) for shape in shapes.values())
+    graph = _postprocessing(decoder, count, spec.input, maps)
     # A decoded role may be the name of another tensor: "depth" is a map before, and K numbers afterwards
     moved = {role: f"network/{role}" for role in decoder.decoded_roles}
     joints = {moved.get(role, role): f"{_DECODE}/{role}" for role in decoder.roles}
-    made = _joined(_renamed(model, moved), _suited(graph, model), joints)
-    _set_batch(made.graph.output, outputs[decoder.roles[0]])
+    made = _joined(to_proto(_renamed(model, moved)), _suited(graph, model), joints)
+    _set_batch(made.graph.outputs, outputs[decoder.roles[0]])
     return made
 
 
@@ -152,39 +156,31 @@ def _exported(
     return compose.add_prefix(model, prefix, rename_inputs=False, rename_outputs=False)
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    """The graph's ONNX operator set; 0 where it has none."""
-    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
-
-
-def _check_opset(model: onnx.ModelProto) -> None:
-    if (opset := _opset(model)) < MIN_OPSET:
+def _check_opset(model: ir.Model) -> None:
+    if (opset := model.opset_imports.get("", 0)) < MIN_OPSET:
         raise ExportError(
             f"Fused pre- and postprocessing is written in opset {MIN_OPSET} or later; this graph has {opset}.",
             hint=f"Export with --opset {MIN_OPSET}.",
         )
 
 
-def _suited(piece: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
+def _suited(piece: onnx.ModelProto, model: ir.Model) -> onnx.ModelProto:
     """A copy of pre- or postprocessing in the opset and the IR version of the graph that it is for."""
-    made: onnx.ModelProto = version_converter.convert_version(piece, _opset(model))
+    made: onnx.ModelProto = version_converter.convert_version(piece, model.opset_imports[""])
     made.ir_version = model.ir_version
     return made
 
 
-def _renamed(model: onnx.ModelProto, names: Mapping[str, str]) -> onnx.ModelProto:
-    """A copy in which nodes and outputs have some tensors under other names."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    for node in made.graph.node:
-        for tensors in (node.input, node.output):
-            tensors[:] = [names.get(name, name) for name in tensors]
-    for value in made.graph.output:
-        value.name = names.get(value.name, value.name)
+def _renamed(model: ir.Model, names: Mapping[str, str]) -> ir.Model:
+    """A copy in which some activations have other names."""
+    made = model.clone()
+    for node in made.graph:
+        for value in node.outputs:
+            value.name = names.get(name_of(value), value.name)
     return made
 
 
-def _joined(first: onnx.ModelProto, second: onnx.ModelProto, joints: Mapping[str, str]) -> onnx.ModelProto:
+def _joined(first: onnx.ModelProto, second: onnx.ModelProto, joints: Mapping[str, str]) -> ir.Model:
     """Two graphs as one, where outputs of the first, by name, are inputs of the second; the names of both differ.
 
     Raises:
@@ -201,57 +197,52 @@ def _joined(first: onnx.ModelProto, second: onnx.ModelProto, joints: Mapping[str
     del made.opset_import[:]
     made.opset_import.extend(opsets.values())
     del made.graph.value_info[:]  # batches have other names in the two
-    return made
+    return from_proto(made)
 
 
-def _set_batch(values: Iterable[onnx.ValueInfoProto], of: onnx.ValueInfoProto) -> None:
+def _set_batch(values: Iterable[ir.Value], of: ir.Value) -> None:
     """Gives tensors the batch of another one."""
     for value in values:
-        value.type.tensor_type.shape.dim[0].CopyFrom(of.type.tensor_type.shape.dim[0])
+        if value.shape is not None and of.shape is not None:
+            value.shape = ir.Shape([of.shape[0], *value.shape[1:]])
 
 
-def tensor_specs(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def tensor_specs(model: ir.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs of a graph of `export`, with or without fused pre- and postprocessing, for the manifest.
 
     A uint8 input is NHWC; outputs are named by their roles.
     """
     return (
-        tuple(_spec(v, "NHWC" if _dtype(v) == "uint8" else "NCHW", "image") for v in _inputs(model)),
-        tuple(_spec(v, _layout(v), v.name) for v in model.graph.output),
+        tuple(_spec(v, "NHWC" if v.dtype == ir.DataType.UINT8 else "NCHW", "image") for v in _inputs(model)),
+        tuple(_spec(v, _layout(v), name_of(v)) for v in model.graph.outputs),
     )
 
 
-def _layout(value: onnx.ValueInfoProto) -> str:
+def _layout(value: ir.Value) -> str:
     """The layout of an output, which is named by its role: what the decoder that has it says."""
     layouts = (
-        layouts[value.name]
+        layouts[name_of(value)]
         for decoder in DECODERS.values()
         for layouts in (decoder.layouts, decoder.decoded_layouts)
         if value.name in layouts
     )
-    return next(layout for layout in layouts if len(layout) == len(_shape(value)))  # "depth" is a map, or K numbers
+    return next(layout for layout in layouts if len(layout) == len(sizes(value)))  # "depth" is a map, or K numbers
 
 
-def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+def _inputs(model: ir.Model) -> list[ir.Value]:
     """The graph's inputs; old graphs list their weights among them."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in constants]
+    return [value for value in model.graph.inputs if not value.is_initializer()]
 
 
-def _spec(value: onnx.ValueInfoProto, layout: str, role: str) -> TensorSpec:
-    return TensorSpec(value.name, tuple(size or None for size in _shape(value)), _dtype(value), layout, role)
+def _spec(value: ir.Value, layout: str, role: str) -> TensorSpec:
+    return TensorSpec(name_of(value), sizes(value), _dtype(value), layout, role)
 
 
-def _describe(values: Iterable[onnx.ValueInfoProto]) -> str:
+def _describe(values: Iterable[ir.Value]) -> str:
     """Tensors in words, for messages."""
-    shown = [f"{v.name} {_dtype(v)} ({', '.join(str(size or '?') for size in _shape(v))})" for v in values]
+    shown = [f"{name_of(v)} {_dtype(v)} ({', '.join(str(size or '?') for size in sizes(v))})" for v in values]
     return "; ".join(shown) or "none"
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    """Sizes; 0 where one is open."""
-    return tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
-
-
-def _dtype(value: onnx.ValueInfoProto) -> str:
-    return str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+def _dtype(value: ir.Value) -> str:
+    return "of unknown type" if value.dtype is None else value.dtype.numpy().name

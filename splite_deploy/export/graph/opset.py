@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
-from onnx import defs, helper
+import onnx_ir as ir
+from onnx import defs
 
 from splite_deploy.errors import ExportError
-from splite_deploy.export.graph.torch_to_onnx import first_line
-from splite_deploy.export.graph.walk import Walk, attributes, constant
+from splite_deploy.export.graph.walk import attributes, constant, set_inputs, to_proto
+from splite_deploy.export.log_output import first_line
 
 OLD_OPSET = 17
 _OLD_IR = 8  # what onnx wrote with that opset
@@ -22,7 +23,7 @@ _FROM = 18
 _HINT = f"Export with --opset {_FROM}, or build with a later TensorRT, which reads the graph as it is."
 
 
-def lower_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+def lower_opset(model: ir.Model) -> ir.Model:
     """A copy in opset 17 that computes the same.
 
     Args:
@@ -31,25 +32,23 @@ def lower_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: A node has no form in opset 17, or the opset is another; the message names it.
     """
-    found = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    found = model.opset_imports.get("", 0)
     if found not in (OLD_OPSET, _FROM):
         raise ExportError(f"The graph is of opset {found}, from which there is no way to {OLD_OPSET}.", hint=_HINT)
-    lowered = onnx.ModelProto()
-    lowered.CopyFrom(model)
+    lowered = model.clone()
     if found == OLD_OPSET:
         return lowered
-    walk = Walk(lowered)
-    for name, node in walk.nodes.items():
-        if node.domain in ("", "ai.onnx") and not _unchanged(node.op_type):
+    for node in lowered.graph.all_nodes():
+        if node.domain == "" and not _unchanged(node.op_type):
             change = _CHANGES.get(node.op_type)
-            if change is None or not change(walk, node):
-                raise ExportError(f"The node {name} ({node.op_type}) has no form in opset {OLD_OPSET}.", hint=_HINT)
-    for item in lowered.opset_import:
-        if item.domain in ("", "ai.onnx"):
-            item.version = OLD_OPSET
+            if change is None or not change(node):
+                raise ExportError(
+                    f"The node {node.name} ({node.op_type}) has no form in opset {OLD_OPSET}.", hint=_HINT
+                )
+    lowered.opset_imports[""] = OLD_OPSET
     lowered.ir_version = min(lowered.ir_version, _OLD_IR)
     try:
-        onnx.checker.check_model(lowered, full_check=True)
+        onnx.checker.check_model(to_proto(lowered), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
         raise ExportError(f"In opset {OLD_OPSET} the graph is not valid: {first_line(err)}", hint=_HINT) from err
     return lowered
@@ -61,47 +60,43 @@ def _unchanged(op: str) -> bool:
     )
 
 
-def _reduction(walk: Walk, node: onnx.NodeProto) -> bool:
+def _reduction(node: ir.Node) -> bool:
     """Axes move from an input to an attribute."""
-    given = attributes(node)
-    axes = constant(walk, node.input[1]) if len(node.input) > 1 and node.input[1] else np.empty(0, np.int64)
-    if axes is None or (not axes.size and given.get("noop_with_empty_axes", 0)):
+    given, (data, *rest) = attributes(node), node.inputs
+    axes = constant(rest[0]) if rest and rest[0] is not None else np.empty(0, np.int64)
+    if data is None or axes is None or (not axes.size and given.get("noop_with_empty_axes", 0)):
         return False
-    del node.input[1:], node.attribute[:]
-    node.attribute.append(helper.make_attribute("keepdims", given.get("keepdims", 1)))
+    set_inputs(node, data)
+    node.attributes.clear()
+    node.attributes.add(ir.AttrInt64("keepdims", given.get("keepdims", 1)))
     if axes.size:
-        node.attribute.append(helper.make_attribute("axes", axes.ravel().tolist()))
+        node.attributes.add(ir.AttrInt64s("axes", axes.ravel().tolist()))
     return True
 
 
-def _split(walk: Walk, node: onnx.NodeProto) -> bool:
+def _split(node: ir.Node) -> bool:
     """``num_outputs`` is new; sizes given as an input say the same."""
-    return "num_outputs" not in attributes(node)
+    return "num_outputs" not in node.attributes
 
 
-def _resize(walk: Walk, node: onnx.NodeProto) -> bool:
+def _resize(node: ir.Node) -> bool:
     """``antialias``, ``axes`` and ``keep_aspect_ratio_policy`` are new; without them nothing has changed."""
     given = attributes(node)
-    new = {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"}
+    new = {"antialias": 0, "keep_aspect_ratio_policy": "stretch"}
     if "axes" in given or any(given.get(name, usual) != usual for name, usual in new.items()):
         return False
-    _keep(node, lambda name: name not in new)
+    for name in new:
+        node.attributes.pop(name, None)
     return True
 
 
-def _pad(walk: Walk, node: onnx.NodeProto) -> bool:
+def _pad(node: ir.Node) -> bool:
     """The input ``axes`` is new."""
-    return len(node.input) < 4 or not node.input[3]
-
-
-def _keep(node: onnx.NodeProto, wanted: Callable[[str], bool]) -> None:
-    kept = [attribute for attribute in node.attribute if wanted(attribute.name)]
-    del node.attribute[:]
-    node.attribute.extend(kept)
+    return len(node.inputs) < 4 or node.inputs[3] is None
 
 
 _REDUCTIONS = ("Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
-_CHANGES: Mapping[str, Callable[[Walk, onnx.NodeProto], bool]] = {
+_CHANGES: Mapping[str, Callable[[ir.Node], bool]] = {
     **{f"Reduce{kind}": _reduction for kind in _REDUCTIONS},
     "Split": _split,
     "Resize": _resize,

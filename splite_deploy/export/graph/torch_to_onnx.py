@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import logging
-import os
-import warnings
-from collections.abc import Iterator
 
 import onnx
+import onnx_ir as ir
 import onnxsim
 import torch
 from torch import nn
@@ -17,6 +13,8 @@ from torch import nn
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.decoders import check_shapes
 from splite_deploy.errors import ExportError
+from splite_deploy.export.graph.walk import from_proto, name_of, to_proto
+from splite_deploy.export.log_output import first_line, quiet, without_stdout
 from splite_deploy.export.quant.trained import has_quantisers
 from splite_deploy.spec import ModelSpec
 
@@ -74,7 +72,7 @@ def _describe(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def onnx_from_network(network: nn.Module, spec: ModelSpec, *, opset: int, dynamic_batch: bool) -> onnx.ModelProto:
+def onnx_from_network(network: nn.Module, spec: ModelSpec, *, opset: int, dynamic_batch: bool) -> ir.Model:
     """The network as an ONNX graph; inputs and outputs are named by their role.
 
     Args:
@@ -104,10 +102,10 @@ def onnx_from_network(network: nn.Module, spec: ModelSpec, *, opset: int, dynami
             hint=hint + (" Without --dynamic-batch it may pass." if dynamic_batch else ""),
         ) from err
     _check(model, "The graph that torch made")
-    return model
+    return from_proto(model)
 
 
-def simplified_graph(network: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
+def simplified_graph(network: nn.Module, spec: ModelSpec) -> ir.Model:
     """The simplified graph of one crop, to be looked at or timed and not to be kept.
 
     Raises:
@@ -139,7 +137,7 @@ def _traced(
 ) -> onnx.ModelProto:
     """The graph of a ScriptModule or of fake quantisers, which only torch's older exporter takes."""
     names, written = ["image", *spec.decoder.roles], io.BytesIO()
-    with _without_stdout():
+    with without_stdout():
         torch.onnx.export(
             network,
             (example,),
@@ -155,7 +153,7 @@ def _traced(
     return model
 
 
-def simplify(model: onnx.ModelProto, *, metadata: dict[str, str]) -> onnx.ModelProto:
+def simplify(model: ir.Model, *, metadata: dict[str, str]) -> ir.Model:
     """A copy with constants folded and without nodes that do nothing.
 
     Args:
@@ -168,17 +166,17 @@ def simplify(model: onnx.ModelProto, *, metadata: dict[str, str]) -> onnx.ModelP
     simplified: onnx.ModelProto
     try:
         with quiet():
-            simplified, valid = onnxsim.simplify(model)
+            simplified, valid = onnxsim.simplify(to_proto(model))
     except Exception as err:
         raise ExportError(f"onnxsim failed: {first_line(err)}", hint=_SIMPLIFIER) from err
     if not valid:
         raise ExportError("onnxsim could not validate the simplified graph.", hint=_SIMPLIFIER)
-    finish(simplified, metadata)
+    _set_metadata(simplified, metadata)
     _check(simplified, "The simplified graph")
-    return simplified
+    return from_proto(simplified)
 
 
-def finish(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
+def _set_metadata(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
     """Drops the exporter's notes, which name source files, and sets the metadata."""
     for part in (
         model.graph.node,
@@ -197,13 +195,13 @@ def finish(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
         entry.key, entry.value = key, value
 
 
-def check_output_names(model: onnx.ModelProto, spec: ModelSpec) -> None:
+def check_output_names(model: ir.Model, spec: ModelSpec) -> None:
     """Compares the outputs of a graph, which are named by their roles, with what the decoder reads.
 
     Raises:
         ExportError: They are others.
     """
-    names = [output.name for output in model.graph.output]
+    names = list(map(name_of, model.graph.outputs))
     if set(names) != set(spec.decoder.roles):
         raise ExportError(
             f"The graph's outputs are {names}, not {list(spec.decoder.roles)}.",
@@ -216,41 +214,3 @@ def _check(model: onnx.ModelProto, what: str) -> None:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as err:
         raise ExportError(f"{what} is not valid ONNX: {first_line(err)}", hint="Try another --opset.") from err
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps the chatter of torch and onnxsim from the terminal: failures are raised, the rest is noise to a user."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
-
-
-@contextlib.contextmanager
-def _without_stdout() -> Iterator[None]:
-    """Closes the process's standard output for a while: where it fails torch's C++ writes the whole graph there."""
-    kept = os.dup(1)
-    try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device
-            os.dup2(nowhere.fileno(), 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def first_line(err: BaseException) -> str:
-    """The reason of another package's exception, in one line."""
-    while err.__cause__ is not None:  # torch wraps the reason in general advice
-        err = err.__cause__
-    lines = [line for line in str(err).splitlines() if line.strip()]
-    return f"{type(err).__name__}: {lines[0][:300]}" if lines else type(err).__name__

@@ -1,4 +1,7 @@
-"""Walks and runs ONNX graphs: who makes and who reads a tensor, which nodes are the head, what flows through."""
+"""Walks and runs ONNX graphs: reads and writes them, finds their head and layers, and shows what flows through.
+
+In memory a graph is an ``onnx_ir.Model``: values know who makes and who reads them, and a copy shares its constants.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.errors import ExportError
-from splite_deploy.export.graph.torch_to_onnx import first_line, quiet
+from splite_deploy.export.log_output import first_line, quiet
 from splite_deploy.files import whole_file, writing
 
 Array = NDArray[np.float32]
@@ -23,83 +27,41 @@ _BATCH = 8  # crops that go through a dynamic graph at once: bounds the memory t
 _RAISE_HINT = "Check the graph with onnx.checker.check_model; export it again."
 
 
-class Walk:
-    """A graph with its tensors' makers and readers. Nodes without a name get one, since nodes are named in reports.
-
-    Attributes:
-        model: The graph; changed by no method.
-        nodes: Its nodes by name, in topological order.
-        constants: Initializers by name.
-        producer: Tensor to the node that makes it.
-        consumers: Tensor to the nodes that read it.
-        outputs: Names of the graph's outputs.
-    """
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
-        self.nodes: dict[str, onnx.NodeProto] = {}
-        for node in model.graph.node:
-            if not node.name or node.name in self.nodes:
-                node.name = f"{node.op_type}:{node.output[0]}"
-            self.nodes[node.name] = node
-        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.producer = {tensor: node for node in self.nodes.values() for tensor in node.output if tensor}
-        self.consumers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.nodes.values():
-            for tensor in dict.fromkeys(node.input):
-                self.consumers.setdefault(tensor, []).append(node)
-        self.outputs = tuple(output.name for output in model.graph.output)
-
-    def head(self) -> frozenset[str]:
-        """Names of the nodes from the last weighted ones to the graph's outputs, found by walking back from these."""
-        found: set[str] = set()
-        pending = [self.producer[name] for name in self.outputs if name in self.producer]
-        while pending:
-            node = pending.pop()
-            if node.name in found:
-                continue
-            found.add(node.name)
-            if node.op_type not in WEIGHTED:
-                pending += [self.producer[name] for name in node.input if name in self.producer]
-        return frozenset(found)
-
-    def groups(self) -> dict[str, list[str]]:
-        """Layers: each weighted node with what is computed from it before the next one. First node's name to all names.
-
-        A node that joins several layers (a residual sum, a gate) belongs to the last of them.
-        """
-        order = {name: index for index, name in enumerate(self.nodes)}
-        owner: dict[str, str] = {}
-        for name, node in self.nodes.items():
-            above = [owner[self.producer[tensor].name] for tensor in node.input if tensor in self.producer]
-            owner[name] = name if node.op_type in WEIGHTED or not above else max(above, key=order.__getitem__)
-        found: dict[str, list[str]] = {}
-        for name, first in owner.items():
-            found.setdefault(first, []).append(name)
-        return found
-
-    def activations(self) -> list[str]:
-        """Tensors that depend on the input, the graph's inputs first, in topological order; types are not looked at."""
-        found = dict.fromkeys(value.name for value in self.model.graph.input if value.name not in self.constants)
-        for node in self.nodes.values():
-            if any(name in found for name in node.input):
-                found.update(dict.fromkeys(name for name in node.output if name))
-        return list(found)
+def from_proto(proto: onnx.ModelProto) -> ir.Model:
+    """A graph to walk and to change. Nodes without a name of their own get one, since nodes are named in reports."""
+    model, known = ir.from_proto(proto), set()
+    if "ai.onnx" in model.opset_imports:  # another name of the same domain, which nodes never have
+        model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
+    for node in model.graph:
+        if not node.name or node.name in known:
+            node.name = f"{node.op_type}:{node.outputs[0].name}"
+        known.add(node.name)
+    return model
 
 
-def load(path: Path) -> onnx.ModelProto:
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """A graph as onnx and ONNX Runtime's converters take it."""
+    proto = ir.to_proto(model)
+    constants = model.graph.initializers
+    described = [value for value in proto.graph.value_info if value.name not in constants]
+    del proto.graph.value_info[:]  # of constants they would repeat what the file says beside their values
+    proto.graph.value_info.extend(described)
+    return proto
+
+
+def load(path: Path) -> ir.Model:
     """Reads a graph.
 
     Raises:
         ExportError: The file is no ONNX graph.
     """
     try:
-        return onnx.load(str(path))
+        return from_proto(onnx.load(str(path)))
     except Exception as err:  # protobuf and onnx raise many kinds
         raise ExportError(f"{path} is not an ONNX graph: {first_line(err)}", hint=_RAISE_HINT) from err
 
 
-def save(model: onnx.ModelProto, path: Path) -> None:
+def save(model: ir.Model, path: Path) -> None:
     """Checks a graph and writes it whole or not at all.
 
     Raises:
@@ -111,23 +73,130 @@ def save(model: onnx.ModelProto, path: Path) -> None:
         partial.write_bytes(content)
 
 
-def serialised(model: onnx.ModelProto, name: str) -> bytes:
+def serialised(model: ir.Model, name: str) -> bytes:
     """Checks a graph; returns the bytes of the file of this name.
 
     Raises:
         ExportError: The graph is invalid.
     """
+    proto = to_proto(model)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as err:
         raise ExportError(f"{name} would not be valid ONNX: {first_line(err)}", hint="Report this.") from err
-    content: bytes = model.SerializeToString()
+    content: bytes = proto.SerializeToString()
     return content
 
 
-def make_session(
-    model: onnx.ModelProto, *, optimise: bool = True, optimised: Path | None = None
-) -> ort.InferenceSession:
+def name_of(item: ir.Node | ir.Value) -> str:
+    """The name of a node or value; empty where it has none, as an optional output that nothing makes."""
+    return item.name or ""
+
+
+def named_nodes(graph: ir.Graph) -> dict[str, ir.Node]:
+    """The nodes of a graph by name, in topological order."""
+    return {name_of(node): node for node in graph}
+
+
+def readers(value: ir.Value) -> list[ir.Node]:
+    """The nodes that read a value, each once."""
+    return list(dict.fromkeys(use.node for use in value.uses()))
+
+
+def head(graph: ir.Graph) -> frozenset[str]:
+    """Names of the nodes from the last weighted ones to the graph's outputs, found by walking back from these."""
+    found: dict[str, ir.Node] = {}
+    pending = [value.producer() for value in graph.outputs]
+    while pending:
+        node = pending.pop()
+        if node is None or node.name in found:
+            continue
+        found[name_of(node)] = node
+        if node.op_type not in WEIGHTED:
+            pending += node.predecessors()
+    return frozenset(found)
+
+
+def layers(graph: ir.Graph) -> dict[str, list[str]]:
+    """Each weighted node with what is computed from it before the next one. First node's name to all names.
+
+    A node that joins several layers (a residual sum, a gate) belongs to the last of them.
+    """
+    order = {node: index for index, node in enumerate(graph)}
+    owner: dict[ir.Node, ir.Node] = {}
+    for node in order:
+        above = [owner[maker] for maker in node.predecessors()]
+        owner[node] = node if node.op_type in WEIGHTED or not above else max(above, key=order.__getitem__)
+    found: dict[str, list[str]] = {}
+    for node, first in owner.items():
+        found.setdefault(name_of(first), []).append(name_of(node))
+    return found
+
+
+def activations(graph: ir.Graph) -> dict[str, ir.Value]:
+    """Values that depend on the input, by name, the graph's inputs first, in topological order; of any type."""
+    found = dict.fromkeys(value for value in graph.inputs if not value.is_initializer())
+    for node in graph:
+        if any(value in found for value in node.inputs):
+            found.update(dict.fromkeys(value for value in node.outputs if value.name))
+    return {name_of(value): value for value in found}
+
+
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
+    """What the file says of an initializer, or None."""
+    held = value.const_value if value is not None and value.is_initializer() else None
+    return None if held is None else held.numpy()
+
+
+def attributes(node: ir.Node) -> dict[str, Any]:
+    """The attributes of a node as Python values."""
+    return {name: held.value for name, held in node.attributes.items()}
+
+
+def add_constant(graph: ir.Graph, name: str, value: ArrayLike) -> ir.Value:
+    """Adds an initializer of the type of ``value``; its name must be new."""
+    array = np.asarray(value)
+    tensor = ir.tensor(array, name=name)
+    added = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(added)
+    return added
+
+
+def replace_input(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
+    """Makes a node read another value, wherever it reads the old one."""
+    for index, value in enumerate(node.inputs):
+        if value is old:
+            node.replace_input_with(index, new)
+
+
+def set_inputs(node: ir.Node, *values: ir.Value) -> None:
+    """Makes a node read exactly these values."""
+    node.resize_inputs(len(values))
+    for index, value in enumerate(values):
+        node.replace_input_with(index, value)
+
+
+def drop_unused(graph: ir.Graph) -> None:
+    """Drops the constants that nothing reads."""
+    for value in list(graph.initializers.values()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name_of(value)]
+
+
+def forget_types(graph: ir.Graph) -> None:
+    """Drops the types and shapes of activations, which a change may have made wrong."""
+    for node in graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.type = value.shape = None
+
+
+def sizes(value: ir.Value) -> tuple[int | None, ...]:
+    """The shape of a value; None where a size is open."""
+    return tuple(size if isinstance(size, int) else None for size in value.shape or ())
+
+
+def make_session(model: ir.Model, *, optimise: bool = True, optimised: Path | None = None) -> ort.InferenceSession:
     """A graph in ONNX Runtime on one CPU thread.
 
     Args:
@@ -146,20 +215,21 @@ def make_session(
     options.graph_optimization_level = level.ORT_ENABLE_EXTENDED if optimise else level.ORT_DISABLE_ALL
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
+    content = to_proto(model).SerializeToString()
     try:
         with quiet():
-            return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as err:  # onnxruntime has no common base class of its errors
         raise ExportError(
             f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(err)}", hint=_RAISE_HINT
         ) from err
 
 
-def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
+def optimised(model: ir.Model) -> ir.Model:
     """The graph that ONNX Runtime really runs on a CPU, after its own fusions."""
     with tempfile.TemporaryDirectory() as folder:
         make_session(model, optimised=Path(folder) / "o.onnx")
-        return onnx.load(str(Path(folder) / "o.onnx"))
+        return load(Path(folder) / "o.onnx")
 
 
 def run_batches(session: ort.InferenceSession, crops: Array) -> Iterator[dict[str, NDArray[Any]]]:
@@ -179,19 +249,18 @@ def run_batches(session: ort.InferenceSession, crops: Array) -> Iterator[dict[st
         yield dict(zip(names, values, strict=True))
 
 
-def run_graph(model: onnx.ModelProto, crops: Array) -> dict[str, Array]:
+def run_graph(model: ir.Model, crops: Array) -> dict[str, Array]:
     """Outputs by name, N first, of a graph as ONNX Runtime runs it on a CPU."""
     rows = list(run_batches(make_session(model), crops))
     return {name: np.concatenate([row[name] for row in rows]).astype(np.float32) for name in rows[0]}
 
 
-def run_exposed(model: onnx.ModelProto, crops: Array, names: Iterable[str]) -> Iterator[dict[str, NDArray[Any]]]:
-    """What flows through a graph: these tensors by name, batch after batch, each node run as it is written."""
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
-    wanted, present = list(names), {output.name for output in model.graph.output}
-    inputs = {value.name for value in model.graph.input}
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in present | inputs)
+def run_exposed(model: ir.Model, crops: Array, names: Iterable[str]) -> Iterator[dict[str, NDArray[Any]]]:
+    """What flows through a graph: these activations by name, batch after batch, each node run as it is written."""
+    exposed, wanted = model.clone(), list(names)
+    found = activations(exposed.graph)
+    given = {*exposed.graph.inputs, *exposed.graph.outputs}
+    exposed.graph.outputs.extend(found[name] for name in wanted if found[name] not in given)
     session = make_session(exposed, optimise=False)
     source = session.get_inputs()[0].name
     start = 0
@@ -202,14 +271,13 @@ def run_exposed(model: onnx.ModelProto, crops: Array, names: Iterable[str]) -> I
         yield {name: values[name] for name in wanted}
 
 
-def check_calibration(model: onnx.ModelProto, crops: Array) -> None:
+def check_calibration(model: ir.Model, crops: Array) -> None:
     """Compares calibration crops with the graph's input.
 
     Raises:
         ExportError: There are none, their shape is another, or they hold NaN or infinity.
     """
-    shape = [d.dim_value if d.HasField("dim_value") else None for d in model.graph.input[0].type.tensor_type.shape.dim]
-    wanted = tuple(shape[1:])
+    wanted = tuple(sizes(model.graph.inputs[0]))[1:]
     if crops.ndim != 4 or len(crops) == 0 or crops.dtype != np.float32 or tuple(crops.shape[1:]) != wanted:
         raise ExportError(
             f"Calibration takes float32 crops (N, {', '.join(map(str, wanted))}), not {crops.dtype} {crops.shape}.",
@@ -217,14 +285,3 @@ def check_calibration(model: onnx.ModelProto, crops: Array) -> None:
         )
     if not np.isfinite(crops).all():
         raise ExportError("The calibration crops hold NaN or infinity.", hint="Check mean and std in model.toml.")
-
-
-def constant(walk: Walk, name: str) -> NDArray[Any] | None:
-    """The value of an initializer, or None."""
-    tensor = walk.constants.get(name)
-    return None if tensor is None else onnx.numpy_helper.to_array(tensor)
-
-
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """The attributes of a node as Python values."""
-    return {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}

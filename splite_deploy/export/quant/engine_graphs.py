@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper, version_converter
+import onnx_ir as ir
+from onnx import version_converter
 
 from splite_deploy.errors import ExportError
-from splite_deploy.export.graph.torch_to_onnx import first_line, quiet
-from splite_deploy.export.graph.walk import Walk, constant
+from splite_deploy.export.graph.walk import add_constant, constant, to_proto
+from splite_deploy.export.log_output import first_line, quiet
 from splite_deploy.export.quant.precision import float16_form
 
 _OPSET = 19  # the first whose QuantizeLinear takes float16
 
 
-def to_int8_fp16(model: onnx.ModelProto, float_nodes: Collection[str]) -> onnx.ModelProto:
+def to_int8_fp16(model: ir.Model, float_nodes: Collection[str]) -> ir.Model:
     """A float16 copy of TensorRT's int8 graph, with float32 inputs and outputs.
 
     Args:
@@ -31,30 +31,28 @@ def to_int8_fp16(model: onnx.ModelProto, float_nodes: Collection[str]) -> onnx.M
     """
     try:
         with quiet():
-            if model.opset_import[0].version < _OPSET:
-                model = version_converter.convert_version(model, _OPSET)
-            return float16_form(model, float_nodes)
+            proto = to_proto(model)
+            if model.opset_imports[""] < _OPSET:
+                proto = version_converter.convert_version(proto, _OPSET)
+            return float16_form(proto, float_nodes)
     except Exception as err:  # both converters raise many kinds
         raise ExportError(
             f"The int8 graph cannot be made float16: {first_line(err)}", hint="Export -p fp16 or fp32 for TensorRT."
         ) from err
 
 
-def rounding_to_nearest(model: onnx.ModelProto) -> onnx.ModelProto:
+def rounding_to_nearest(model: ir.Model) -> ir.Model:
     """A copy that quantises float16 by way of float32, to be run by ONNX Runtime and not to be kept.
 
     ONNX rounds half to even, and so does TensorRT. ONNX Runtime 1.23 cuts float16 off towards zero instead.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    walk, nodes = Walk(made), []
-    for name, node in walk.nodes.items():
-        scale = constant(walk, node.input[1]) if node.op_type == "QuantizeLinear" else None
+    made = model.clone()
+    for node in list(made.graph):
+        scale = constant(node.inputs[1]) if node.op_type == "QuantizeLinear" else None
         if scale is not None and scale.dtype == np.float16:
-            nodes.append(helper.make_node("Cast", [node.input[0]], [f"{name}:float32"], to=TensorProto.FLOAT))
-            made.graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}:scale"))
-            node.input[0], node.input[1] = f"{name}:float32", f"{name}:scale"
-        nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
-    del made.graph.node[:]
-    made.graph.node.extend(nodes)
+            cast = ir.node("Cast", [node.inputs[0]], {"to": ir.DataType.FLOAT}, name=f"{node.name}:float32")
+            cast.outputs[0].name = f"{node.name}:float32"
+            node.prepend(cast)
+            node.replace_input_with(0, cast.outputs[0])
+            node.replace_input_with(1, add_constant(made.graph, f"{node.name}:scale", scale.astype(np.float32)))
     return made

@@ -9,20 +9,26 @@ from math import prod
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from splite_deploy.errors import ExportError, UsageError
-from splite_deploy.export.graph.torch_to_onnx import first_line, quiet
 from splite_deploy.export.graph.walk import (
     WEIGHTED,
     Array,
-    Walk,
+    activations,
     check_calibration,
     constant,
+    from_proto,
+    head,
+    name_of,
+    named_nodes,
     optimised,
     run_exposed,
+    to_proto,
 )
+from splite_deploy.export.log_output import first_line, quiet
 from splite_deploy.export.quant.calibration_arrays import evenly
 from splite_deploy.export.quant.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes, with_uint8
 from splite_deploy.export.quant.ranges import Method, Ranges, calibrate
@@ -91,9 +97,7 @@ class Int8Report:
     notes: tuple[str, ...]
 
 
-def to_fp16(
-    model: onnx.ModelProto, crops: Array, *, ranges: Ranges | None = None
-) -> tuple[onnx.ModelProto, Fp16Report]:
+def to_fp16(model: ir.Model, crops: Array, *, ranges: Ranges | None = None) -> tuple[ir.Model, Fp16Report]:
     """A float16 copy with float32 inputs and outputs.
 
     Nodes whose values on the crops leave float16's safe range stay in float32: by what was measured, not by name.
@@ -115,7 +119,7 @@ def to_fp16(
     kept = unsafe_in_fp16(model, ranges or calibrate(model, crops))
     try:
         with quiet():
-            converted = float16_form(model, [k.node for k in kept])
+            converted = float16_form(to_proto(model), [k.node for k in kept])
     except Exception as err:  # the converter raises many kinds
         raise ExportError(f"The graph cannot be made float16: {first_line(err)}", hint="Export it in float32.") from err
     float16, float32 = _types(converted, crops[evenly(len(crops), _WATCHED)])
@@ -128,46 +132,45 @@ def to_fp16(
     return converted, Fp16Report(float16, float32, tuple(kept))
 
 
-def float16_form(model: onnx.ModelProto, float_nodes: Collection[str]) -> onnx.ModelProto:
+def float16_form(proto: onnx.ModelProto, float_nodes: Collection[str]) -> ir.Model:
     """The graph in float16, but for its inputs, its outputs and these nodes; the converter raises many kinds."""
-    converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True, node_block_list=list(float_nodes))
+    converted = convert_float_to_float16(proto, keep_io_types=True, node_block_list=list(float_nodes))
     OnnxModel(converted).topological_sort()  # the converter appends its casts at the end
-    return converted
+    return from_proto(converted)
 
 
-def unsafe_in_fp16(model: onnx.ModelProto, ranges: Ranges) -> list[KeptFloat]:
+def unsafe_in_fp16(model: ir.Model, ranges: Ranges) -> list[KeptFloat]:
     """The nodes of a float32 graph that float16 cannot hold, by the ranges of `calibrate` on it."""
-    walk = Walk(model)
     return [
-        KeptFloat(name, node.op_type, reason)
-        for name, node in walk.nodes.items()
-        if any(tensor in ranges.extremes for tensor in node.output) and (reason := _unsafe(walk, node, ranges))
+        KeptFloat(name_of(node), node.op_type, reason)
+        for node in model.graph
+        if any(value.name in ranges.extremes for value in node.outputs) and (reason := _unsafe(node, ranges))
     ]
 
 
-def _unsafe(walk: Walk, node: onnx.NodeProto, ranges: Ranges) -> str:
+def _unsafe(node: ir.Node, ranges: Ranges) -> str:
     """Why a node cannot be trusted to float16; empty if it can."""
     if node.op_type in DEFAULT_OP_BLOCK_LIST:
         return "ONNX Runtime has no float16 form of it"
-    for name in (*node.input, *node.output):
-        value = constant(walk, name)
-        if value is None and name in ranges.extremes:
+    for value in (*node.inputs, *node.outputs):
+        name, held = "" if value is None else name_of(value), constant(value)
+        if held is None and name in ranges.extremes:
             largest = max(map(abs, ranges.extremes[name]))
-        elif value is not None and value.dtype == np.float32 and value.size:
-            largest = float(np.abs(value).max())
+        elif held is not None and held.dtype == np.float32 and held.size:
+            largest = float(np.abs(held).max())
         else:
             continue
         if largest > FP16_LARGEST:
             return f"'{name}' reaches {largest:.4g}, over {FP16_LARGEST:g}"
         if 0 < largest < FP16_SMALLEST:
             return f"'{name}' stays below {largest:.2g}, where float16 has no digits"
-    total = _accumulated(walk, node, ranges)
+    total = _accumulated(node, ranges)
     return f"it sums up to {total:.4g}, over {FP16_LARGEST:g}" if total > FP16_LARGEST else ""
 
 
-def _accumulated(walk: Walk, node: onnx.NodeProto, ranges: Ranges) -> float:
+def _accumulated(node: ir.Node, ranges: Ranges) -> float:
     """The largest sum that a reduction can meet inside: float16 kernels may add up in float16."""
-    source, result = node.input[0], node.output[0]
+    source, result = "" if node.inputs[0] is None else name_of(node.inputs[0]), name_of(node.outputs[0])
     if node.op_type not in _SUMS | _SQUARES or source not in ranges.extremes or result not in ranges.extremes:
         return 0.0
     largest = max(map(abs, ranges.extremes[source]))
@@ -178,19 +181,18 @@ def _accumulated(walk: Walk, node: onnx.NodeProto, ranges: Ranges) -> float:
     return largest * before / after
 
 
-def _types(model: onnx.ModelProto, crops: Array) -> tuple[Counter[str], Counter[str]]:
+def _types(model: ir.Model, crops: Array) -> tuple[Counter[str], Counter[str]]:
     """Operators by the type of their results, as they come out of a run in which every node is looked at.
 
     Raises:
         ExportError: A node gives NaN or infinity; the first one is named.
     """
-    walk = Walk(model)
     float16: Counter[str] = Counter()
     float32: Counter[str] = Counter()
-    names = [name for name in walk.activations() if name in walk.producer]
-    for index, values in enumerate(run_exposed(model, crops, names)):
+    made_by = {name: node for name, value in activations(model.graph).items() if (node := value.producer()) is not None}
+    for index, values in enumerate(run_exposed(model, crops, made_by)):
         for name, value in values.items():
-            node = walk.producer[name]
+            node = made_by[name]
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise ExportError(
                     f"In float16 the node {node.name} ({node.op_type}) is the first to give NaN or infinity.",
@@ -202,7 +204,7 @@ def _types(model: onnx.ModelProto, crops: Array) -> tuple[Counter[str], Counter[
 
 
 def to_int8(
-    model: onnx.ModelProto,
+    model: ir.Model,
     crops: Array,
     consumer: Consumer,
     *,
@@ -211,7 +213,7 @@ def to_int8(
     quantise_head: bool = False,
     reduce_range: bool = False,
     ranges: Ranges | None = None,
-) -> tuple[onnx.ModelProto, Int8Report]:
+) -> tuple[ir.Model, Int8Report]:
     """An int8 copy with Q/DQ pairs for one consumer; see `splite_deploy.export.quant.qdq` for how they differ.
 
     A graph that brings quantisation along, as that of a network trained for it, keeps its own scales and is only
@@ -239,31 +241,31 @@ def to_int8(
         return _keep_quantisation(model, consumer)
     ranges = ranges or calibrate(model, crops, method)
     prepared = prepare(model)
-    return quantise(prepared, ranges, consumer, floating(prepared, float_nodes, quantise_head), reduce_range)
+    return quantise(prepared, ranges, consumer, floating(prepared.graph, float_nodes, quantise_head), reduce_range)
 
 
-def floating(model: onnx.ModelProto, float_nodes: Collection[str], quantise_head: bool) -> frozenset[str]:
+def floating(graph: ir.Graph, float_nodes: Collection[str], quantise_head: bool) -> frozenset[str]:
     """Names of the nodes that stay in float32 by choice.
 
     Raises:
         UsageError: A name is not there.
     """
-    walk = Walk(model)
-    unknown = [name for name in float_nodes if name not in walk.nodes]
+    nodes = named_nodes(graph)
+    unknown = [name for name in float_nodes if name not in nodes]
     if unknown:
         raise UsageError(
-            f"The graph has no node {', '.join(unknown[:_NAMED])}.", hint=f"Its nodes are: {_names(walk.nodes)}."
+            f"The graph has no node {', '.join(unknown[:_NAMED])}.", hint=f"Its nodes are: {_names(nodes)}."
         )
-    return frozenset(float_nodes) | (frozenset() if quantise_head else walk.head())
+    return frozenset(float_nodes) | (frozenset() if quantise_head else head(graph))
 
 
 def quantise(
-    prepared: onnx.ModelProto, ranges: Ranges, consumer: Consumer, kept: Collection[str], reduce_range: bool = False
-) -> tuple[onnx.ModelProto, Int8Report]:
+    prepared: ir.Model, ranges: Ranges, consumer: Consumer, kept: Collection[str], reduce_range: bool = False
+) -> tuple[ir.Model, Int8Report]:
     """The int8 graph of a prepared one, and what it computes in; see `to_int8`."""
-    walk = Walk(prepared)
-    asked = quantised_nodes(walk, ranges, consumer, kept)
-    if not any(walk.nodes[name].op_type in WEIGHTED for name in asked):
+    all_nodes = named_nodes(prepared.graph)
+    asked = quantised_nodes(prepared.graph, ranges, consumer, kept)
+    if not any(all_nodes[name].op_type in WEIGHTED for name in asked):
         raise ExportError(
             "int8 was asked for, but no convolution is left to quantise.",
             hint="Allow a larger shift, quantise the head as well, or export fp16.",
@@ -271,11 +273,11 @@ def quantise(
     made = insert_qdq(prepared, ranges, consumer, kept, reduce_range=reduce_range)
     if consumer == "ort":
         run = optimised(made)
-        islands, nodes = _float_nodes(run), Counter(node.op_type for node in run.graph.node)
+        islands, nodes = _float_nodes(run.graph), Counter(node.op_type for node in run.graph)
     else:
-        islands = {name: node.op_type for name, node in walk.nodes.items() if name not in asked}
-        nodes = Counter(node.op_type for node in made.graph.node)
-        _check_trt(made)
+        islands = {name: node.op_type for name, node in all_nodes.items() if name not in asked}
+        nodes = Counter(node.op_type for node in made.graph)
+        _check_trt(made.graph)
     missed = [name for name in asked if name in islands]
     if missed:
         raise ExportError(
@@ -287,7 +289,7 @@ def quantise(
         method=ranges.method,
         crops=ranges.crops,
         quantised=tuple(asked),
-        floating=tuple(name for name in walk.nodes if name in kept),
+        floating=tuple(name for name in all_nodes if name in kept),
         float_islands={name: op for name, op in islands.items() if name not in kept},
         nodes=nodes,
         notes=(),
@@ -295,35 +297,34 @@ def quantise(
     return made, report
 
 
-def _float_nodes(model: onnx.ModelProto) -> dict[str, str]:
+def _float_nodes(graph: ir.Graph) -> dict[str, str]:
     """Nodes of an optimised graph that compute in float32, by following its types from the input on."""
-    floats = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    floats = {value for value in graph.inputs if value.dtype == ir.DataType.FLOAT}
     found = {}
-    for node in model.graph.node:
+    for node in graph:
         if node.op_type == "QuantizeLinear" or node.op_type.startswith("QLinear"):
             continue
         if node.op_type == "DequantizeLinear":
-            floats.update(node.output)
-        elif any(name in floats for name in node.input):
-            floats.update(node.output)
-            found[node.name.removeprefix("fused ")] = node.op_type
+            floats.update(node.outputs)
+        elif any(value in floats for value in node.inputs):
+            floats.update(node.outputs)
+            found[name_of(node).removeprefix("fused ")] = node.op_type
     return found
 
 
-def _check_trt(model: onnx.ModelProto) -> None:
+def _check_trt(graph: ir.Graph) -> None:
     """Raises `ExportError` for what TensorRT's parser refuses."""
-    walk = Walk(model)
     refused = []
-    for name, node in walk.nodes.items():
+    for node in graph:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        stored, zero = constant(walk, node.input[0]), constant(walk, node.input[2]) if len(node.input) > 2 else None
+        stored, zero = constant(node.inputs[0]), constant(node.inputs[2]) if len(node.inputs) > 2 else None
         if stored is not None and stored.dtype == np.int32:
-            refused.append(f"{name} (an int32 bias)")
+            refused.append(f"{node.name} (an int32 bias)")
         elif zero is not None and zero.any():
-            refused.append(f"{name} (a zero point that is not 0)")
+            refused.append(f"{node.name} (a zero point that is not 0)")
         elif zero is not None and zero.dtype != np.int8:
-            refused.append(f"{name} ({zero.dtype})")
+            refused.append(f"{node.name} ({zero.dtype})")
     if refused:
         raise ExportError(
             f"TensorRT takes no such quantisation: {_names(refused)}.",
@@ -331,32 +332,28 @@ def _check_trt(model: onnx.ModelProto) -> None:
         )
 
 
-def _keep_quantisation(model: onnx.ModelProto, consumer: Consumer) -> tuple[onnx.ModelProto, Int8Report]:
+def _keep_quantisation(model: ir.Model, consumer: Consumer) -> tuple[ir.Model, Int8Report]:
     """Validates a graph that brings its quantisation along; returns it as the consumer reads it."""
-    walk = Walk(model)
     if consumer == "trt":
-        _check_trt(model)
+        _check_trt(model.graph)
     asked = [
-        name
-        for name, node in walk.nodes.items()
-        if node.op_type in WEIGHTED
-        and all(t in walk.producer and walk.producer[t].op_type == "DequantizeLinear" for t in node.input[:2])
+        name_of(node) for node in model.graph if node.op_type in WEIGHTED and all(map(_is_dequantised, node.inputs[:2]))
     ]
     if not asked:
         raise ExportError(
             "The graph holds QuantizeLinear, but no convolution whose input and weight are both quantised.",
             hint="Export the network with its weight quantisers enabled, and let no simplifier fold the weights.",
         )
-    pairs = sum(node.op_type == "QuantizeLinear" for node in walk.nodes.values())
+    pairs = sum(node.op_type == "QuantizeLinear" for node in model.graph)
     notes = [f"kept the graph's own quantisation ({pairs} quantisers); nothing was calibrated"]
-    head, islands = walk.head(), {}
-    nodes = Counter(node.op_type for node in model.graph.node)
+    last, islands = head(model.graph), {}
+    nodes = Counter(node.op_type for node in model.graph)
     if consumer == "ort":
         model = with_uint8(model)
         run = optimised(model)
-        islands, nodes = _float_nodes(run), Counter(node.op_type for node in run.graph.node)
+        islands, nodes = _float_nodes(run.graph), Counter(node.op_type for node in run.graph)
         notes.append("int8 activations became uint8 of the same scale, for ONNX Runtime")
-    missed = [name for name in asked if name in islands and name not in head]
+    missed = [name for name in asked if name in islands and name not in last]
     if missed:
         raise ExportError(
             f"ONNX Runtime runs {_names(missed)} in float32: their results are not quantised.",
@@ -367,12 +364,17 @@ def _keep_quantisation(model: onnx.ModelProto, consumer: Consumer) -> tuple[onnx
         method=None,
         crops=0,
         quantised=tuple(name for name in asked if name not in islands),
-        floating=tuple(name for name in walk.nodes if name in head and name in islands),
-        float_islands={name: op for name, op in islands.items() if name not in head},
+        floating=tuple(name for name in named_nodes(model.graph) if name in last and name in islands),
+        float_islands={name: op for name, op in islands.items() if name not in last},
         nodes=nodes,
         notes=tuple(notes),
     )
     return model, report
+
+
+def _is_dequantised(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    return producer is not None and producer.op_type == "DequantizeLinear"
 
 
 def _names(names: Collection[str]) -> str:

@@ -13,16 +13,26 @@ Weights are int8, symmetric, with one scale per output channel, in both.
 
 from __future__ import annotations
 
-from collections.abc import Collection, MutableSequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
-from splite_deploy.export.graph.walk import WEIGHTED, Walk, attributes, constant
+from splite_deploy.export.graph.walk import (
+    WEIGHTED,
+    add_constant,
+    attributes,
+    constant,
+    drop_unused,
+    forget_types,
+    name_of,
+    readers,
+    replace_input,
+    set_inputs,
+)
 from splite_deploy.export.quant.ranges import Ranges
 
 Consumer = Literal["ort", "trt"]
@@ -43,93 +53,87 @@ class _Grid:
     zero_point: np.uint8 | np.int8
 
 
-def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+def prepare(model: ir.Model) -> ir.Model:
     """A copy that says the same in operators which have int8 kernels; tensors keep their names.
 
     A mean over height and width becomes GlobalAveragePool. A hard sigmoid behind a convolution, clip(a x + b, 0, 1),
     lends it a and b and becomes Clip, which a quantised convolution does for nothing.
     """
-    prepared = onnx.ModelProto()
-    prepared.CopyFrom(model)
-    walk = Walk(prepared)
-    for node in walk.nodes.values():
+    prepared = model.clone()
+    for node in prepared.graph:
         if node.op_type == "ReduceMean":
-            _pool(walk, node)
+            _pool(node)
         elif node.op_type == "HardSigmoid":
-            _fold_hard_sigmoid(walk, node)
-    _drop_unused(prepared)
+            _fold_hard_sigmoid(prepared.graph, node)
+    drop_unused(prepared.graph)
+    forget_types(prepared.graph)
     return prepared
 
 
-def _pool(walk: Walk, node: onnx.NodeProto) -> None:
-    given = attributes(node)
-    axes = given.get("axes") if len(node.input) < 2 else constant(walk, node.input[1])
-    if axes is not None and given.get("keepdims", 1) and sorted(np.asarray(axes).tolist()) in ([2, 3], [-2, -1]):
+def _pool(node: ir.Node) -> None:
+    given, image = attributes(node), node.inputs[0]
+    axes = given.get("axes") if len(node.inputs) < 2 else constant(node.inputs[1])
+    spatial = axes is not None and sorted(np.asarray(axes).tolist()) in ([2, 3], [-2, -1])
+    if image is not None and spatial and given.get("keepdims", 1):
         node.op_type = "GlobalAveragePool"
-        del node.input[1:], node.attribute[:]
+        set_inputs(node, image)
+        node.attributes.clear()
 
 
-def _fold_hard_sigmoid(walk: Walk, node: onnx.NodeProto) -> None:
-    conv = walk.producer.get(node.input[0])
-    if conv is None or conv.op_type != "Conv" or len(conv.input) != 3 or len(walk.consumers[node.input[0]]) > 1:
+def _fold_hard_sigmoid(graph: ir.Graph, node: ir.Node) -> None:
+    (source,) = node.inputs
+    conv = None if source is None else source.producer()
+    if source is None or conv is None or conv.op_type != "Conv" or len(conv.inputs) != 3:
         return
-    weight, bias = constant(walk, conv.input[1]), constant(walk, conv.input[2])
-    if weight is None or bias is None or node.input[0] in walk.outputs:
+    weight, bias = constant(conv.inputs[1]), constant(conv.inputs[2])
+    if weight is None or bias is None or len(readers(source)) > 1 or source.is_graph_output():
         return
-    given, graph = attributes(node), walk.model.graph
+    given = attributes(node)
     alpha, beta = np.float32(given.get("alpha", 0.2)), np.float32(given.get("beta", 0.5))
-    constants = {"weight": weight * alpha, "bias": bias * alpha + beta, "min": np.float32(0), "max": np.float32(1)}
-    for key, value in constants.items():
-        graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), f"{node.name}:{key}"))
-    conv.input[1], conv.input[2] = f"{node.name}:weight", f"{node.name}:bias"
+    values = {"weight": weight * alpha, "bias": bias * alpha + beta, "min": np.float32(0), "max": np.float32(1)}
+    added = {key: add_constant(graph, f"{node.name}:{key}", np.asarray(v, np.float32)) for key, v in values.items()}
+    conv.replace_input_with(1, added["weight"])
+    conv.replace_input_with(2, added["bias"])
     node.op_type = "Clip"
-    node.input.extend([f"{node.name}:min", f"{node.name}:max"])
-    del node.attribute[:]
+    set_inputs(node, source, added["min"], added["max"])
+    node.attributes.clear()
 
 
-def _drop_unused(model: onnx.ModelProto) -> None:
-    """Drops the constants that nothing reads, and the types of tensors, which may have changed."""
-    used = {name for node in model.graph.node for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:], model.graph.value_info[:]
-    model.graph.initializer.extend(kept)
-
-
-def has_qdq(model: onnx.ModelProto) -> bool:
+def has_qdq(model: ir.Model) -> bool:
     """Whether the graph already holds quantisation, as that of a network trained for it does."""
-    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph)
 
 
-def with_uint8(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_uint8(model: ir.Model) -> ir.Model:
     """A copy of a quantised graph whose int8 activations are uint8 of the same scale, as ONNX Runtime's kernels are.
 
     The grid stays the same, but behind a ReLU, where it starts at zero: the lower half held no values.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    walk = Walk(made)
-    for name, node in walk.nodes.items():
-        zero = constant(walk, node.input[2]) if node.op_type == "QuantizeLinear" and len(node.input) > 2 else None
-        if zero is None or zero.dtype != np.int8 or zero.size > 1 or node.input[0] in walk.constants:
+    made = model.clone()
+    for node in list(made.graph):
+        zero = constant(node.inputs[2]) if node.op_type == "QuantizeLinear" and len(node.inputs) > 2 else None
+        source = node.inputs[0]
+        if zero is None or zero.dtype != np.int8 or zero.size > 1 or source is None or source.is_initializer():
             continue
-        above = walk.producer.get(node.input[0])
+        above = source.producer()
         rectified = above is not None and above.op_type == "Relu" and not zero.any()
         shifted = np.reshape(np.uint8(0 if rectified else int(zero.ravel()[0]) + 128), zero.shape)
-        made.graph.initializer.append(numpy_helper.from_array(shifted, f"{name}:zero_point"))
-        for reader in (node, *walk.consumers.get(node.output[0], [])):
-            reader.input[2] = f"{name}:zero_point"
-    _drop_unused(made)
+        added = add_constant(made.graph, f"{node.name}:zero_point", shifted)
+        for reader in (node, *readers(node.outputs[0])):
+            reader.replace_input_with(2, added)
+    drop_unused(made.graph)
+    forget_types(made.graph)
     return made
 
 
 def insert_qdq(
-    model: onnx.ModelProto,
+    model: ir.Model,
     ranges: Ranges,
     consumer: Consumer,
     floating: Collection[str] = (),
     *,
     reduce_range: bool = False,
-) -> onnx.ModelProto:
+) -> ir.Model:
     """A copy of the graph with Q/DQ pairs around every node that the consumer runs in int8.
 
     Args:
@@ -143,81 +147,81 @@ def insert_qdq(
     return _Inserter(model, ranges, consumer, set(floating), 63 if reduce_range else 127).run()
 
 
-def quantised_nodes(walk: Walk, ranges: Ranges, consumer: Consumer, floating: Collection[str]) -> list[str]:
+def quantised_nodes(graph: ir.Graph, ranges: Ranges, consumer: Consumer, floating: Collection[str]) -> list[str]:
     """Names of the nodes that are to run in int8: of a kind that can, computing on calibrated float tensors."""
-    found: dict[str, None] = {}
-    for name, node in walk.nodes.items():
-        can = node.op_type in INT8_OPS[consumer] and node.output[0] in ranges.limits
-        if name in floating or not can or not any(tensor in ranges.limits for tensor in node.input):
+    return [name_of(node) for node in _quantised(graph, ranges, consumer, floating)]
+
+
+def _quantised(graph: ir.Graph, ranges: Ranges, consumer: Consumer, floating: Collection[str]) -> dict[ir.Node, None]:
+    found: dict[ir.Node, None] = {}
+    for node in graph:
+        can = node.op_type in INT8_OPS[consumer] and node.outputs[0].name in ranges.limits
+        calibrated = any(value is not None and value.name in ranges.limits for value in node.inputs)
+        if node.name in floating or not can or not calibrated:
             continue
-        above = walk.producer.get(node.input[0])
-        if node.op_type in _ACTIVATIONS and (above is None or above.name not in found):
+        source = node.inputs[0]
+        if node.op_type in _ACTIVATIONS and (source is None or source.producer() not in found):
             continue  # it follows what it is fused with
-        found[name] = None
-    return list(found)
+        found[node] = None
+    return found
 
 
 class _Inserter:
     def __init__(
-        self, model: onnx.ModelProto, ranges: Ranges, consumer: Consumer, floating: set[str], weight_max: int
+        self, model: ir.Model, ranges: Ranges, consumer: Consumer, floating: set[str], weight_max: int
     ) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
-        self.walk, self.ranges, self.consumer, self.weight_max = Walk(self.model), ranges, consumer, weight_max
-        self.quantised = set(quantised_nodes(self.walk, ranges, consumer, floating))
-        self.grids: dict[str, _Grid] = {}
-        self.nodes: dict[str, list[onnx.NodeProto]] = {}  # what comes before a node, or after the inputs ("")
-        self.after: dict[str, list[onnx.NodeProto]] = {}
-        self.dropped: set[str] = set()
-        self.inputs = {name: node.input[0] for name, node in self.walk.nodes.items() if node.input}  # as they were
+        self.model = model.clone()
+        self.graph, self.ranges, self.consumer, self.weight_max = self.model.graph, ranges, consumer, weight_max
+        self.quantised = _quantised(self.graph, ranges, consumer, floating)
+        self.grids: dict[ir.Value, _Grid] = {}
+        self.sources = {node: node.inputs[0] for node in self.quantised}  # as they were
 
-    def run(self) -> onnx.ModelProto:
-        marked = [tensor for tensor in self.ranges.limits if self._is_marked(tensor)]
-        for tensor in marked:
-            self.grids[tensor] = self._grid(tensor)
-        for tensor in marked:
-            self._pair(tensor)
-        for name in self.walk.nodes:
-            if name in self.quantised:
-                self._constants(self.walk.nodes[name])
-        ordered = list(self.after.get("", []))
-        for name, node in self.walk.nodes.items():
-            ordered += [*self.nodes.get(name, []), *([] if name in self.dropped else [node]), *self.after.get(name, [])]
-        del self.model.graph.node[:]
-        self.model.graph.node.extend(ordered)
-        _drop_unused(self.model)
+    def run(self) -> ir.Model:
+        values = [*self.graph.inputs, *(value for node in self.graph for value in node.outputs)]
+        marked = [value for value in values if value.name in self.ranges.limits and self._is_marked(value)]
+        for value in marked:
+            self.grids[value] = self._grid(value)
+        for value in marked:
+            self._pair(value)
+        for node in self.quantised:
+            if node.graph is not None:  # not dropped
+                self._constants(node)
+        drop_unused(self.graph)
+        forget_types(self.graph)
         return self.model
 
-    def _is_int8(self, node: onnx.NodeProto | None) -> bool:
-        return node is not None and node.name in self.quantised
+    def _is_int8(self, node: ir.Node | None) -> bool:
+        return node in self.quantised
 
-    def _is_marked(self, tensor: str) -> bool:
-        """Whether a tensor gets a Q/DQ pair."""
-        producer, readers = self.walk.producer.get(tensor), self.walk.consumers.get(tensor, [])
-        read, made = [node for node in readers if self._is_int8(node)], self._is_int8(producer)
-        alone = len(readers) == 1 and tensor not in self.walk.outputs
+    def _is_marked(self, value: ir.Value) -> bool:
+        """Whether a value gets a Q/DQ pair."""
+        producer, reading = value.producer(), readers(value)
+        read, made = [node for node in reading if self._is_int8(node)], self._is_int8(producer)
+        alone = len(reading) == 1 and not value.is_graph_output()
         if made and alone and read and read[0].op_type in _ACTIVATIONS:
             return False
         if self.consumer == "ort":
             return bool(read) or made
-        if made and alone and read and read[0].op_type == "Add" and producer.op_type in WEIGHTED:  # type: ignore[union-attr]
-            return tensor != self._fused_branch(read[0])
+        if producer is not None and made and alone and read and read[0].op_type == "Add":
+            return producer.op_type not in WEIGHTED or value is not self._fused_branch(read[0])
         return bool(read)
 
-    def _fused_branch(self, add: onnx.NodeProto) -> str | None:
+    def _fused_branch(self, add: ir.Node) -> ir.Value | None:
         """The input of a sum that comes straight from a convolution that nothing else reads."""
-        tensors: list[str] = list(add.input)
-        for tensor in tensors:
-            producer = self.walk.producer.get(tensor)
-            if self._is_int8(producer) and producer.op_type in WEIGHTED and len(self.walk.consumers[tensor]) == 1:  # type: ignore[union-attr]
-                return tensor
+        for value in add.inputs:
+            producer = None if value is None else value.producer()
+            weighted = producer is not None and self._is_int8(producer) and producer.op_type in WEIGHTED
+            if value is not None and weighted and len(readers(value)) == 1:
+                return value
         return None
 
-    def _grid(self, tensor: str) -> _Grid:
-        producer = self.walk.producer.get(tensor)
-        if self._is_int8(producer) and producer.op_type in _KEEP_RANGE and producer.input[0] in self.grids:  # type: ignore[union-attr]
-            return self.grids[producer.input[0]]  # type: ignore[union-attr]
-        return self._affine(*self.ranges.limits[tensor], self.ranges.magnitudes[tensor])
+    def _grid(self, value: ir.Value) -> _Grid:
+        producer, name = value.producer(), name_of(value)
+        if producer is not None and self._is_int8(producer) and producer.op_type in _KEEP_RANGE:
+            source = self.sources[producer]
+            if source in self.grids:
+                return self.grids[source]
+        return self._affine(*self.ranges.limits[name], self.ranges.magnitudes[name])
 
     def _affine(self, low: float, high: float, magnitude: float) -> _Grid:
         if self.consumer == "trt":
@@ -225,122 +229,125 @@ class _Inserter:
         scale = max((high - low) / 255, _SMALLEST)
         return _Grid(scale, np.uint8(np.clip(np.round(-low / scale), 0, 255)))
 
-    def _saturates(self, tensor: str, activation: onnx.NodeProto) -> bool:
+    def _saturates(self, name: str, activation: ir.Node) -> bool:
         """Whether quantising clips as this ReLU or Clip does, so that it can go: nothing parts it from its convolution.
 
         TensorRT fuses them itself, and its symmetric ranges do not clip.
         """
-        if self.consumer == "trt" or activation.op_type not in _ACTIVATIONS or activation.input[0] in self.grids:
+        if self.consumer == "trt" or activation.op_type not in _ACTIVATIONS or self.sources[activation] in self.grids:
             return False
-        bounds = [constant(self.walk, name) for name in activation.input[1:]]
+        bounds = [constant(value) for value in activation.inputs[1:]]
         low = 0.0 if activation.op_type == "Relu" else float(bounds[0]) if bounds and bounds[0] is not None else -np.inf
-        return low in (0.0, -np.inf) or low <= self.ranges.extremes[tensor][0] <= 0.0
+        return low in (0.0, -np.inf) or low <= self.ranges.extremes[name][0] <= 0.0
 
-    def _pair(self, tensor: str) -> None:
-        """Puts Q and DQ behind the maker of a tensor, and has its readers read that."""
-        producer, grid = self.walk.producer.get(tensor), self.grids[tensor]
-        scale = self._constant(f"{tensor}_scale", np.float32(grid.scale))
-        zero = self._constant(f"{tensor}_zero_point", grid.zero_point)
-        source, result = tensor, f"{tensor}_dequantized"
-        made = self._is_int8(producer)
-        if tensor in self.walk.outputs and made:
-            assert producer is not None
-            source, result = f"{tensor}_raw", tensor
-            _replace(producer.output, tensor, source)
-        if made and self._saturates(tensor, producer):  # type: ignore[arg-type]
-            assert producer is not None
-            self.dropped.add(producer.name)
-            source = producer.input[0]
-        for node in self.walk.consumers.get(tensor, []):
+    def _pair(self, value: ir.Value) -> None:
+        """Puts Q and DQ behind the maker of a value, and has its readers read that."""
+        producer, grid, name = value.producer(), self.grids[value], name_of(value)
+        made, reading = self._is_int8(producer), readers(value)
+        scale = add_constant(self.graph, f"{name}_scale", np.float32(grid.scale))
+        zero = add_constant(self.graph, f"{name}_zero_point", grid.zero_point)
+        source, dropped = value, False
+        if producer is not None and made and self._saturates(name, producer):
+            fused_with = self.sources[producer]
+            assert fused_with is not None
+            source, dropped = fused_with, True
+        quantise = ir.node("QuantizeLinear", [source, scale, zero], name=f"{name}_Q")
+        restore = ir.node("DequantizeLinear", [quantise.outputs[0], scale, zero], name=f"{name}_DQ")
+        (stored,), (result,) = quantise.outputs, restore.outputs
+        stored.name, result.name = f"{name}_quantized", f"{name}_dequantized"
+        if value.is_graph_output() and made:
+            result.type, result.shape = value.type, value.shape
+            value.name, result.name = f"{name}_raw", name
+            for index, output in enumerate(self.graph.outputs):
+                if output is value:
+                    self.graph.outputs[index] = result
+        for node in reading:
             if made or self._is_int8(node):
-                _replace(node.input, tensor, result)
-        self.after.setdefault("" if producer is None else producer.name, []).extend(
-            [
-                helper.make_node("QuantizeLinear", [source, scale, zero], [f"{tensor}_quantized"], f"{tensor}_Q"),
-                helper.make_node("DequantizeLinear", [f"{tensor}_quantized", scale, zero], [result], f"{tensor}_DQ"),
-            ]
-        )
+                replace_input(node, value, result)
+        if producer is None:
+            self.graph.insert_before(self.graph[0], [quantise, restore])
+        else:
+            producer.append([quantise, restore])
+        if dropped and producer is not None:
+            self.graph.remove(producer, safe=True)
 
-    def _constants(self, node: onnx.NodeProto) -> None:
+    def _constants(self, node: ir.Node) -> None:
         """Quantises what a node reads from the file."""
         if node.op_type not in WEIGHTED:
-            for name in list(node.input) if node.op_type in ("Add", "Mul", "Concat") else ():
-                value = constant(self.walk, name)
-                if value is not None and value.dtype == np.float32:
-                    self._operand(node, name, value)
+            for value in list(node.inputs) if node.op_type in ("Add", "Mul", "Concat") else ():
+                held = constant(value)
+                if value is not None and held is not None and held.dtype == np.float32:
+                    self._operand(node, value, held)
             return
-        tensor, weight = self.inputs[node.name], constant(self.walk, node.input[1])
-        bias = constant(self.walk, node.input[2]) if len(node.input) > 2 else None
-        if weight is None:
+        kernel, source = node.inputs[1], self.sources[node]
+        offset = node.inputs[2] if len(node.inputs) > 2 else None
+        weight, bias = constant(kernel), constant(offset)
+        if kernel is None or weight is None or source is None:
             return
         axis = _channel_axis(node, weight)
         others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
         scales = np.maximum(np.abs(weight.astype(np.float64)).max(axis=others) / self.weight_max, _SMALLEST)
-        step = self.grids[tensor].scale
+        step = self.grids[source].scale
         if bias is not None and self.consumer == "ort":
             # The bias is stored in steps of input scale x weight scale: nearly dead channels would overflow int32
             scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (step * 2.0**30))
-        error = self._store(node, node.input[1], weight, scales, axis) - weight
-        if bias is None:
+        error = self._store(node, kernel, weight, scales, axis) - weight
+        if bias is None or offset is None:
             return
-        if node.op_type == "Conv" and tensor in self.ranges.means:
-            bias = bias - _expected(error, self.ranges.means[tensor])
-        name = f"{node.name}:{node.input[2]}"
+        if node.op_type == "Conv" and name_of(source) in self.ranges.means:
+            bias = bias - _expected(error, self.ranges.means[name_of(source)])
+        name = f"{node.name}:{offset.name}"
         if self.consumer == "trt":
-            _replace(node.input, node.input[2], self._constant(f"{name}_corrected", bias.astype(np.float32)))
+            corrected = add_constant(self.graph, f"{name}_corrected", bias.astype(np.float32))
+            replace_input(node, offset, corrected)
             return
         stored = [
-            self._constant(f"{name}_quantized", np.round(bias / (step * scales)).astype(np.int32)),
-            self._constant(f"{name}_scale", (step * scales).astype(np.float32)),
-            self._constant(f"{name}_zero_point", np.zeros(scales.shape, np.int32)),
+            add_constant(self.graph, f"{name}_quantized", np.round(bias / (step * scales)).astype(np.int32)),
+            add_constant(self.graph, f"{name}_scale", (step * scales).astype(np.float32)),
+            add_constant(self.graph, f"{name}_zero_point", np.zeros(scales.shape, np.int32)),
         ]
-        self._dequantize(node, node.input[2], stored, name, 0 if scales.ndim else None)
+        self._dequantize(node, offset, stored, name, 0 if scales.ndim else None)
 
-    def _operand(self, node: onnx.NodeProto, name: str, value: NDArray[Any]) -> None:
+    def _operand(self, node: ir.Node, value: ir.Value, held: NDArray[Any]) -> None:
         """Quantises a constant as the activation beside it is: ONNX Runtime's int8 kernels take one type."""
-        low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
-        grid, own = self._affine(low, high, max(-low, high)), f"{node.name}:{name}"
+        low, high = min(float(held.min()), 0.0), max(float(held.max()), 0.0)
+        grid, own = self._affine(low, high, max(-low, high)), f"{node.name}:{value.name}"
         lowest, highest = np.iinfo(grid.zero_point).min, np.iinfo(grid.zero_point).max
-        levels = np.clip(np.round(value / grid.scale) + int(grid.zero_point), lowest, highest)
+        levels = np.clip(np.round(held / grid.scale) + int(grid.zero_point), lowest, highest)
         stored = [
-            self._constant(f"{own}_quantized", levels.astype(grid.zero_point.dtype)),
-            self._constant(f"{own}_scale", np.float32(grid.scale)),
-            self._constant(f"{own}_zero_point", grid.zero_point),
+            add_constant(self.graph, f"{own}_quantized", levels.astype(grid.zero_point.dtype)),
+            add_constant(self.graph, f"{own}_scale", np.float32(grid.scale)),
+            add_constant(self.graph, f"{own}_zero_point", grid.zero_point),
         ]
-        self._dequantize(node, name, stored, own, None)
+        self._dequantize(node, value, stored, own, None)
 
     def _store(
         self,
-        node: onnx.NodeProto,
-        name: str,
-        value: NDArray[Any],
+        node: ir.Node,
+        value: ir.Value,
+        held: NDArray[Any],
         scales: NDArray[np.float64] | np.float64,
         axis: int | None,
     ) -> NDArray[np.float64]:
         """Stores a constant as int8, with one scale for each channel of ``axis``; returns what it then stands for."""
-        shape = [-1 if i == axis else 1 for i in range(value.ndim)]
+        shape = [-1 if i == axis else 1 for i in range(held.ndim)]
         steps = np.reshape(scales, shape if axis is not None else ())
-        quantised = np.clip(np.round(value.astype(np.float64) / steps), -self.weight_max, self.weight_max)
-        own = f"{node.name}:{name}"
+        quantised = np.clip(np.round(held.astype(np.float64) / steps), -self.weight_max, self.weight_max)
+        own = f"{node.name}:{value.name}"
         stored = [
-            self._constant(f"{own}_quantized", quantised.astype(np.int8)),
-            self._constant(f"{own}_scale", np.asarray(scales, np.float32)),
-            self._constant(f"{own}_zero_point", np.zeros(np.shape(scales), np.int8)),
+            add_constant(self.graph, f"{own}_quantized", quantised.astype(np.int8)),
+            add_constant(self.graph, f"{own}_scale", np.asarray(scales, np.float32)),
+            add_constant(self.graph, f"{own}_zero_point", np.zeros(np.shape(scales), np.int8)),
         ]
-        self._dequantize(node, name, stored, own, axis)
+        self._dequantize(node, value, stored, own, axis)
         stands_for: NDArray[np.float64] = quantised * steps
         return stands_for
 
-    def _dequantize(self, node: onnx.NodeProto, name: str, stored: list[str], own: str, axis: int | None) -> None:
-        result = f"{own}_dequantized"
-        extra: dict[str, Any] = {} if axis is None else {"axis": axis}
-        made = helper.make_node("DequantizeLinear", stored, [result], f"{own}_DQ", **extra)
-        self.nodes.setdefault(node.name, []).append(made)
-        _replace(node.input, name, result)
-
-    def _constant(self, name: str, value: NDArray[Any] | np.generic) -> str:
-        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
+    def _dequantize(self, node: ir.Node, value: ir.Value, stored: list[ir.Value], own: str, axis: int | None) -> None:
+        made = ir.node("DequantizeLinear", stored, {} if axis is None else {"axis": axis}, name=f"{own}_DQ")
+        made.outputs[0].name = f"{own}_dequantized"
+        node.prepend(made)
+        replace_input(node, value, made.outputs[0])
 
 
 def _expected(error: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -359,7 +366,7 @@ def _expected(error: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray
     return shift
 
 
-def _channel_axis(node: onnx.NodeProto, weight: NDArray[Any]) -> int | None:
+def _channel_axis(node: ir.Node, weight: NDArray[Any]) -> int | None:
     """The axis of the output channels; None for grouped transposed convolutions, which spread them over two."""
     given = attributes(node)
     if node.op_type == "Conv":
@@ -369,10 +376,3 @@ def _channel_axis(node: onnx.NodeProto, weight: NDArray[Any]) -> int | None:
     if node.op_type == "Gemm":
         return 0 if given.get("transB", 0) else 1
     return weight.ndim - 1
-
-
-def _replace(names: MutableSequence[str], old: str, new: str) -> None:
-    """Replaces a name among the inputs or outputs of a node."""
-    for index, name in enumerate(names):
-        if name == old:
-            names[index] = new

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from splite_deploy.errors import ExportError, UsageError
-from splite_deploy.export.graph.walk import Array, Walk, check_calibration, run_exposed
+from splite_deploy.export.graph.walk import Array, activations, check_calibration, run_exposed
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -46,7 +46,7 @@ class Ranges:
     shapes: Mapping[str, tuple[int, ...]]
 
 
-def calibrate(model: onnx.ModelProto, crops: Array, method: Method = "minmax") -> Ranges:
+def calibrate(model: ir.Model, crops: Array, method: Method = "minmax") -> Ranges:
     """Runs the calibration crops through a float32 graph with all its tensors exposed, in small batches.
 
     ONNX Runtime's calibrators keep every activation of every crop in memory, and search ranges again for every graph.
@@ -66,13 +66,11 @@ def calibrate(model: onnx.ModelProto, crops: Array, method: Method = "minmax") -
     if method not in METHODS:
         raise UsageError(f"'{method}' is no calibration method.", hint=f"Choose one of: {', '.join(METHODS)}.")
     check_calibration(model, crops)
-    walk = Walk(model)
-    names = walk.activations()
-    seen = _observe(walk, crops, names)
+    seen = _observe(model, crops)
     extremes = seen.extremes
     if method == "minmax":
         return seen
-    histograms = _histograms(walk, crops, extremes)
+    histograms = _histograms(model, crops, extremes)
     return replace(
         seen,
         method=method,
@@ -81,18 +79,20 @@ def calibrate(model: onnx.ModelProto, crops: Array, method: Method = "minmax") -
     )
 
 
-def _observe(walk: Walk, crops: Array, names: list[str]) -> Ranges:
+def _observe(model: ir.Model, crops: Array) -> Ranges:
     """What the float tensors were, with that as their limits."""
     extremes: dict[str, tuple[float, float]] = {}
     means: dict[str, Float] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    for values in run_exposed(walk.model, crops, names):
+    flowing = activations(model.graph)
+    for values in run_exposed(model, crops, flowing):
         for name, value in values.items():
             if value.dtype != np.float32 or value.size == 0:  # shapes and indices are computed in integers
                 continue
             low, high = float(value.min()), float(value.max())
             if not np.isfinite([low, high]).all():
-                made_by = walk.producer[name].name if name in walk.producer else "the preprocessing"
+                producer = flowing[name].producer()
+                made_by = "the preprocessing" if producer is None else producer.name
                 raise ExportError(
                     f"'{name}', made by {made_by}, is not finite in float32.",
                     hint="The network itself overflows on these crops: check its weights.",
@@ -108,10 +108,10 @@ def _observe(walk: Walk, crops: Array, names: list[str]) -> Ranges:
     return Ranges("minmax", len(crops), limits, magnitudes, extremes, means, shapes)
 
 
-def _histograms(walk: Walk, crops: Array, extremes: Mapping[str, tuple[float, float]]) -> dict[str, Float]:
+def _histograms(model: ir.Model, crops: Array, extremes: Mapping[str, tuple[float, float]]) -> dict[str, Float]:
     """Counts in `_BINS` equal bins over the observed range of each tensor."""
     counts = {name: np.zeros(_BINS) for name in extremes}
-    for values in run_exposed(walk.model, crops, extremes):
+    for values in run_exposed(model, crops, extremes):
         for name, value in values.items():
             low, high = extremes[name]
             step = max((high - low) / _BINS, _TINY)

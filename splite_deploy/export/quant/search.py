@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 
 from splite_deploy.bundle.report import ExcludedLayer, Parity
 from splite_deploy.decoders import HeatmapDecoder
@@ -15,9 +16,10 @@ from splite_deploy.errors import ExportError, ParityError, UsageError
 from splite_deploy.export.graph.walk import (
     WEIGHTED,
     Array,
-    Walk,
     check_calibration,
+    layers,
     make_session,
+    named_nodes,
     run_graph,
 )
 from splite_deploy.export.quant.precision import Int8Report, floating, quantise
@@ -118,7 +120,7 @@ def measure_shift(reference: Outputs, candidate: Outputs, spec: ModelSpec) -> Sh
 
 
 def within_budget(
-    model: onnx.ModelProto,
+    model: ir.Model,
     crops: Array,
     reference: Outputs,
     spec: ModelSpec,
@@ -130,7 +132,7 @@ def within_budget(
     reduce_range: bool = False,
     ranges: Ranges | None = None,
     progress: Callable[[str], None] = lambda message: None,
-) -> tuple[onnx.ModelProto, BudgetReport]:
+) -> tuple[ir.Model, BudgetReport]:
     """Makes the int8 graph with the fewest float layers that a greedy search finds within the budget.
 
     Each layer is first quantised alone; the layers then return to float in the order of what that cost. Both
@@ -165,18 +167,18 @@ def within_budget(
         )
     ranges = ranges or calibrate(model, crops, method)
     search = _Search(prepare(model), ranges, consumer, reduce_range, crops, reference, spec)
-    kept = set(floating(search.prepared, (), quantise_head))
+    kept = set(floating(search.prepared.graph, (), quantise_head))
     progress("every layer in int8")
     plain, plain_ms = search.shift(kept), search.latency_ms(kept)
     final, rows = plain, []
     if budget.used(plain) > _SAFE:
-        layers = search.layers(kept)
+        quantised = search.layers(kept)
         alone = {}
-        for index, layer in enumerate(layers, 1):
-            progress(f"layer {index} of {len(layers)} in int8 alone: {layer}")
-            alone[layer] = search.shift(set(search.walk.nodes).difference(layers[layer]))
-        for layer in sorted(layers, key=lambda name: -budget.used(alone[name])):
-            kept |= set(layers[layer])
+        for index, layer in enumerate(quantised, 1):
+            progress(f"layer {index} of {len(quantised)} in int8 alone: {layer}")
+            alone[layer] = search.shift(set(search.nodes).difference(quantised[layer]))
+        for layer in sorted(quantised, key=lambda name: -budget.used(alone[name])):
+            kept |= set(quantised[layer])
             if not search.layers(kept):
                 raise _hopeless(final, budget)
             progress(f"back to float: {layer}")
@@ -184,7 +186,7 @@ def within_budget(
             rows.append(
                 ExcludedLayer(
                     layer=layer,
-                    op=search.walk.nodes[layer].op_type,
+                    op=search.nodes[layer].op_type,
                     isolated_p95_px=alone[layer].parity.deviation_px.p95,
                     accumulated_p95_px=final.parity.deviation_px.p95,
                     latency_ms=search.latency_ms(kept),
@@ -198,7 +200,7 @@ def within_budget(
 
 @dataclass(frozen=True)
 class _Search:
-    prepared: onnx.ModelProto
+    prepared: ir.Model
     ranges: Ranges
     consumer: Consumer
     reduce_range: bool
@@ -206,15 +208,19 @@ class _Search:
     reference: Outputs
     spec: ModelSpec
 
-    @property
-    def walk(self) -> Walk:
-        return Walk(self.prepared)
+    @cached_property
+    def nodes(self) -> dict[str, ir.Node]:
+        return named_nodes(self.prepared.graph)
+
+    @cached_property
+    def all_layers(self) -> dict[str, list[str]]:
+        return layers(self.prepared.graph)
 
     def layers(self, kept: set[str]) -> dict[str, list[str]]:
         """Layers whose weights are in int8."""
-        asked = set(quantised_nodes(self.walk, self.ranges, self.consumer, kept))
-        weighted = {name for name in asked if self.walk.nodes[name].op_type in WEIGHTED}
-        return {first: names for first, names in self.walk.groups().items() if first in weighted}
+        asked = quantised_nodes(self.prepared.graph, self.ranges, self.consumer, kept)
+        weighted = {name for name in asked if self.nodes[name].op_type in WEIGHTED}
+        return {first: names for first, names in self.all_layers.items() if first in weighted}
 
     def shift(self, kept: set[str]) -> Shift:
         made = insert_qdq(self.prepared, self.ranges, self.consumer, kept, reduce_range=self.reduce_range)

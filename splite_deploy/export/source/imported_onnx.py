@@ -6,19 +6,22 @@ itself, run by ONNX Runtime: there is no torch network to compare with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.decoders import check_shapes
 from splite_deploy.errors import BackendError, CheckpointError, ExportError
-from splite_deploy.export.graph.torch_to_onnx import first_line, input_spec
+from splite_deploy.export.graph.torch_to_onnx import input_spec
+from splite_deploy.export.graph.walk import forget_types, from_proto, name_of, sizes
+from splite_deploy.export.log_output import first_line
 from splite_deploy.files import sha256_of
 from splite_deploy.runtime.session import open_bytes
 from splite_deploy.runtime.verify import run_each
@@ -45,7 +48,7 @@ class GivenGraph:
     """
 
     path: Path
-    model: onnx.ModelProto
+    model: ir.Model
     artifact: Artifact
     opset: int
     spec: ModelSpec
@@ -81,13 +84,13 @@ def read_graph(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None
     _check_precision(model.graph)
     names, matched = _match_outputs(model.graph, spec)
     digest = sha256_of(path)
-    sizes = input_spec(spec, dynamic_batch).shape
+    shape = input_spec(spec, dynamic_batch).shape
     outputs = tuple(TensorSpec(name, (), "float32", spec.decoder.layouts[role], role) for role, name in names.items())
-    inputs = (TensorSpec(image.name, sizes, "float32", "NCHW", "image"),)
+    inputs = (TensorSpec(name_of(image), shape, "float32", "NCHW", "image"),)
     artifact = Artifact("onnx", "ort", "fp32", path.name, digest, inputs, outputs, spec.limits, {})
     shapes = _try(path, artifact, spec, dynamic_batch)
-    _rename(model.graph, {image.name: "image", **{name: role for role, name in names.items()}})
-    _set_shapes(model.graph, {"image": sizes, **shapes})
+    _rename(model.graph, {name_of(image): "image", **{name: role for role, name in names.items()}})
+    _set_shapes(model.graph, {"image": shape, **shapes})
     notes = (
         "the reference is the given ONNX graph in ONNX Runtime; it was not compared with a torch network",
         f"kept the opset {found} of the graph",
@@ -97,7 +100,7 @@ def read_graph(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None
     return GivenGraph(path, model, artifact, found, spec, host, digest, notes)
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def _load(path: Path) -> ir.Model:
     try:
         model = onnx.load(str(path), load_external_data=False)
         whole = bool(model.graph.node)
@@ -118,11 +121,11 @@ def _load(path: Path) -> onnx.ModelProto:
         raise CheckpointError(
             f"{path} is not valid ONNX: {first_line(err)}", hint="Export it again from its framework."
         ) from err
-    return model
+    return from_proto(model)
 
 
-def _opset_of(model: onnx.ModelProto, asked: int | None) -> int:
-    found = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+def _opset_of(model: ir.Model, asked: int | None) -> int:
+    found = model.opset_imports.get("", 0)
     convert = "convert it with onnx.version_converter.convert_version"
     if found < LEAST_OPSET:
         raise ExportError(
@@ -137,30 +140,28 @@ def _opset_of(model: onnx.ModelProto, asked: int | None) -> int:
     return found
 
 
-def _image(graph: onnx.GraphProto, spec: ModelSpec, dynamic_batch: bool) -> onnx.ValueInfoProto:
-    weights = {tensor.name for tensor in graph.initializer}  # old graphs list them as inputs too
-    inputs = [value for value in graph.input if value.name not in weights]
+def _image(graph: ir.Graph, spec: ModelSpec, dynamic_batch: bool) -> ir.Value:
+    inputs = [value for value in graph.inputs if not value.is_initializer()]  # old graphs list these as inputs too
     if len(inputs) != 1:
-        held = ", ".join(value.name for value in inputs) or "none"
+        held = ", ".join(map(name_of, inputs)) or "none"
         raise ExportError(f"The graph takes {len(inputs)} inputs: {held}.", hint="Export it with one input, the image.")
-    image: onnx.ValueInfoProto = inputs[0]
-    kind = _dtype(image)
-    sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in image.type.tensor_type.shape.dim]
+    image = inputs[0]
+    kind, shape = _dtype(image), sizes(image)
     wanted = (1, 3, spec.input.height, spec.input.width)
-    fits = len(sizes) == 4 and all(size in (None, want) for size, want in zip(sizes, wanted, strict=True))
+    fits = len(shape) == 4 and all(size in (None, want) for size, want in zip(shape, wanted, strict=True))
     if not fits or kind != "float32":
         hint = "Check the input's size in model.toml, or export the graph again."
         if kind != "float32":
             hint = _FULL
-        elif len(sizes) == 4 and sizes[3] == 3:
+        elif len(shape) == 4 and shape[3] == 3:
             hint = "Its channels come last: export it again with channels first (NCHW)."
-        shown = "x".join("N" if size is None else str(size) for size in sizes) or "of unknown shape"
+        shown = "x".join("N" if size is None else str(size) for size in shape) or "of unknown shape"
         raise ExportError(
             f"The graph's input '{image.name}' is {kind} {shown}; the model spec says float32 "
             f"{'x'.join(map(str, wanted))}.",
             hint=hint,
         )
-    if dynamic_batch and sizes[0] is not None:
+    if dynamic_batch and shape[0] is not None:
         raise ExportError(
             "The graph was exported for a batch of 1.",
             hint="Leave out --dynamic-batch, or export the graph again with an open first axis.",
@@ -168,33 +169,32 @@ def _image(graph: onnx.GraphProto, spec: ModelSpec, dynamic_batch: bool) -> onnx
     return image
 
 
-def _dtype(value: onnx.ValueInfoProto) -> str:
-    kind = value.type.tensor_type.elem_type
-    return onnx.helper.tensor_dtype_to_np_dtype(kind).name if kind else "no tensor"
+def _dtype(value: ir.Value) -> str:
+    return "no tensor" if value.dtype is None else value.dtype.numpy().name
 
 
-def _check_precision(graph: onnx.GraphProto) -> None:
+def _check_precision(graph: ir.Graph) -> None:
     """The bundle's graph is the one of full precision; others are made from it."""
-    lower = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    if any(tensor.data_type in lower for tensor in graph.initializer):
+    lower = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    if any(value.dtype in lower for value in graph.initializers.values()):
         what = "holds weights of half precision"
-    elif any("QuantizeLinear" in node.op_type for node in graph.node):
+    elif any("QuantizeLinear" in node.op_type for node in graph):
         what = "is quantised"
     else:
         return
     raise ExportError(f"The graph {what}.", hint=_FULL)
 
 
-def _match_outputs(graph: onnx.GraphProto, spec: ModelSpec) -> tuple[dict[str, str], tuple[str, ...]]:
+def _match_outputs(graph: ir.Graph, spec: ModelSpec) -> tuple[dict[str, str], tuple[str, ...]]:
     """The graph's outputs by role, with a note where these were matched by their order."""
-    roles, names = spec.decoder.roles, [output.name for output in graph.output]
+    roles, names = spec.decoder.roles, list(map(name_of, graph.outputs))
     if len(names) != len(roles):
         raise ExportError(
             f"The graph gives {len(names)} outputs: {', '.join(names)}; the decoder '{spec.decoder.type}' reads "
             f"{len(roles)}: {', '.join(roles)}.",
             hint="Choose the decoder that fits, or export the graph with these outputs in this order.",
         )
-    for output in graph.output:
+    for output in graph.outputs:
         if _dtype(output) != "float32":
             raise ExportError(
                 f"The graph's output '{output.name}' is {_dtype(output)}, not float32.",
@@ -240,50 +240,34 @@ def _try(path: Path, artifact: Artifact, spec: ModelSpec, dynamic_batch: bool) -
     return {role: (None if dynamic_batch else 1, *shape[1:]) for role, shape in shapes.items()}
 
 
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Renames tensors; what had one of the new names before gets another."""
-    taken = _names_in(graph)
-    moved = {}
-    for name in set(names.values()) & (taken - set(names)):
-        inner = f"{name}_inner"
-        while inner in taken:
-            inner += "_"
-        moved[name] = inner
-    _replace(graph, {**names, **moved})
+def _rename(graph: ir.Graph, names: Mapping[str, str]) -> None:
+    """Renames the graph's inputs and outputs; what had one of the new names before gets another."""
+    outer = {value: names[name_of(value)] for value in (*graph.inputs, *graph.outputs) if value.name in names}
+    inner = [value for value in _values(graph) if value not in outer]
+    known = {name_of(value) for value in inner} | set(names.values())
+    for value in inner:
+        if value.name in outer.values():
+            name = f"{value.name}_inner"
+            while name in known:
+                name += "_"
+            known.add(name)
+            value.name = name
+    for value, name in outer.items():
+        value.name = name
 
 
-def _names_in(graph: onnx.GraphProto) -> set[str]:
-    names = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
-    for node in graph.node:
-        names.update(node.input, node.output, *map(_names_in, _bodies(node)))
-    return names
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """All values of a graph and of the graphs inside its nodes: the branches of If, the body of Loop."""
+    for part in (graph, *graph.subgraphs()):
+        yield from part.inputs
+        yield from part.initializers.values()
+        for node in part:
+            yield from node.outputs
 
 
-def _replace(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
-        value.name = names.get(value.name, value.name)
-    for node in graph.node:
-        for held in (node.input, node.output):
-            held[:] = [names.get(name, name) for name in held]
-        for body in _bodies(node):
-            _replace(body, names)
-
-
-def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """Graphs inside a node, which see the tensors around it: the branches of If, the body of Loop."""
-    return [body for held in node.attribute for body in ([held.g] if held.HasField("g") else list(held.graphs))]
-
-
-def _set_shapes(graph: onnx.GraphProto, shapes: Mapping[str, tuple[int | None, ...]]) -> None:
+def _set_shapes(graph: ir.Graph, shapes: Mapping[str, tuple[int | None, ...]]) -> None:
     """States the sizes of the inputs and outputs; those in between are left to be inferred."""
-    del graph.value_info[:]
-    for value in (*graph.input, *graph.output):
-        if value.name not in shapes:
-            continue
-        del value.type.tensor_type.shape.dim[:]
-        for size in shapes[value.name]:
-            dim = value.type.tensor_type.shape.dim.add()
-            if size is None:
-                dim.dim_param = "batch"
-            else:
-                dim.dim_value = size
+    forget_types(graph)
+    for value in (*graph.inputs, *graph.outputs):
+        if (shape := shapes.get(name_of(value))) is not None:
+            value.shape = ir.Shape(["batch" if size is None else size for size in shape])

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from splite_deploy.errors import CheckpointError, ExportError
-from splite_deploy.export.graph.torch_to_onnx import first_line, quiet
+from splite_deploy.export.log_output import first_line, quiet
 from splite_deploy.spec import ModelSpec
 
 
