@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnx  # noqa: TID253
-import onnx_ir as ir
+import onnx_ir as ir  # noqa: TID253
 import onnxruntime as ort
 from onnx import helper  # noqa: TID253
 

@@ -15,7 +15,7 @@ HOST = (
     "splite_deploy.decoders.torch",
     "splite_deploy.compile.tflite.onnx2tf_child",
 )
-BLOCKED = ("torch", "onnx", "onnxsim", "onnxscript", "tensorflow", "safetensors")
+BLOCKED = ("torch", "onnx", "onnx_ir", "onnxsim", "onnxscript", "tensorflow", "safetensors")
 BLOCKER = f"""
 import importlib.abc, sys
 class Blocker(importlib.abc.MetaPathFinder):
@@ -122,7 +122,7 @@ def test_a_missing_package_is_an_error_with_the_command_to_type(tmp_path: Path) 
     code = "import splite_deploy.cli\nsplite_deploy.cli.main(['export', 'x.pt', '-o', sys.argv[1]])"
     done = run_python(code, tmp_path / "x.splite")
     assert done.returncode == 1
-    assert re.search(r"error: 'export' needs (onnx|torch), which is not installed here\.", done.stderr)
+    assert re.search(r"error: 'export' needs (onnx|onnx_ir|torch), which is not installed here\.", done.stderr)
     assert "pip install 'splite-deploy[export]'" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -22,7 +22,7 @@ FilePath = click.Path(path_type=Path)
 CommandFunction = Callable[..., Any]
 
 _EXTRAS = {
-    **dict.fromkeys(("torch", "onnx", "onnxsim", "onnxscript", "safetensors"), "export"),
+    **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxsim", "onnxscript", "safetensors"), "export"),
     **dict.fromkeys(("tensorflow", "onnx2tf"), "tflite"),
 }
 

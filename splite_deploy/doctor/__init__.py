@@ -28,7 +28,7 @@ BASE_INSTALL = "pip install splite-deploy"
 EXPORT_INSTALL = "pip install 'splite-deploy[export]'"
 
 _BASE = ("numpy", "cv2")
-_EXPORT = ("torch", "onnx", "onnxruntime", "onnxsim", "onnxscript", "safetensors")
+_EXPORT = ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxsim", "onnxscript", "safetensors")
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import LimitSpec, Precision
 
-_LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxsim", "onnxscript", "numpy", "opencv-python-headless")
+_LIBRARIES = ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "onnxscript", "numpy", "opencv-python-headless")
 _TFLITE_LIBRARIES = ("tensorflow", "onnx2tf", "ai-edge-litert")
 _STAGE_HINT = (
     "Look for layers in training mode or randomness in the network; if the deviation is acceptable, raise [limits] in "

@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx.version_converter")
 pytest.importorskip("onnxruntime")
 
-import onnx_ir as ir
+import onnx_ir as ir  # noqa: TID253
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 
 from splite_deploy.bundle import Bundle

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx  # noqa: TID253
-import onnx_ir as ir
+import onnx_ir as ir  # noqa: TID253
 import pytest
 from decode_vectors import CASES, assert_expected, case_named, outputs_of, spec_of
 from exports import refused

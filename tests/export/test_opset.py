@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx  # noqa: TID253
-import onnx_ir as ir
+import onnx_ir as ir  # noqa: TID253
 import pytest
 from exports import refused
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
