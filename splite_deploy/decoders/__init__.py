@@ -8,7 +8,8 @@ from operator import contains
 
 import numpy as np
 
-from splite_deploy.decoders.base import Array, Decoded, Decoder, InputSize, Model, Sizes
+from splite_deploy.arrays import FloatArray
+from splite_deploy.decoders.base import Decoded, Decoder, InputSize, Model, Sizes
 from splite_deploy.decoders.coordinates import Coordinates
 from splite_deploy.decoders.heatmap import HeatmapDecoder
 from splite_deploy.decoders.softargmax import SoftArgmax
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 
-def decode(outputs: Mapping[str, Array], model: Model) -> Decoded:
+def decode(outputs: Mapping[str, FloatArray], model: Model) -> Decoded:
     """Decodes the outputs of a network, or takes them as they are where its graph has decoded them.
 
     Args:
@@ -98,7 +99,7 @@ def check_shapes(
             )
 
 
-def _check_finite(role: str, values: Array) -> None:
+def _check_finite(role: str, values: FloatArray) -> None:
     # One pass without a copy: a sum is finite only if every value is, unless it overflows, and then all are looked at
     if not math.isfinite(np.add.reduce(values, axis=None)) and not np.isfinite(values).all():
         raise BackendError(

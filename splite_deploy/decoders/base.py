@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from splite_deploy.arrays import FloatArray
 
-Array = NDArray[np.float32]
 Sizes = tuple[int | tuple[int, ...], ...]
 """What the axes of an array measure; several numbers where each of them will do."""
 
@@ -25,11 +23,11 @@ class Decoded:
         depth: (N, K) float32 relative to the root keypoint, in the decoder's unit, or None.
     """
 
-    keypoints: Array
-    scores: Array
-    depth: Array | None
+    keypoints: FloatArray
+    scores: FloatArray
+    depth: FloatArray | None
 
-    def by_role(self) -> dict[str, Array]:
+    def by_role(self) -> dict[str, FloatArray]:
         """The arrays by role, as a graph that decodes gives them."""
         arrays = {"keypoints": self.keypoints, "scores": self.scores}
         return arrays if self.depth is None else {**arrays, "depth": self.depth}
@@ -94,7 +92,7 @@ class Decoder(ABC):
         """
 
     @abstractmethod
-    def decode(self, outputs: Mapping[str, Array], size: InputSize) -> Decoded:
+    def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
         """Keypoints of N crops.
 
         Args:

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from splite_deploy.decoders.base import Array, Decoded, Decoder, InputSize, Sizes
+from splite_deploy.arrays import FloatArray
+from splite_deploy.decoders.base import Decoded, Decoder, InputSize, Sizes
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Coordinates(Decoder):
         """Two columns, or three."""
         return {"coordinates": (keypoints, (2, 3))}
 
-    def decode(self, outputs: Mapping[str, Array], size: InputSize) -> Decoded:
+    def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
         """Keypoints and scores from ``coordinates``; without a score it is 1, since none was given."""
         values = outputs["coordinates"]
         factor = np.array([size.width, size.height] if self.scale == "unit" else [1, 1], np.float32)

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.decoders.base import Array, Decoder, InputSize, Sizes
+from splite_deploy.arrays import FloatArray
+from splite_deploy.decoders.base import Decoder, InputSize, Sizes
 from splite_deploy.errors import require
 
 Alignment = Literal["corner", "centre", "udp"]
@@ -97,33 +98,33 @@ class Axis:
 
 
 @lru_cache(maxsize=8)
-def cell_centres(decoder: HeatmapDecoder, height: int, width: int) -> Array:
+def cell_centres(decoder: HeatmapDecoder, height: int, width: int) -> FloatArray:
     """(H * W, 2) centres (x, y) of the cells in input pixels."""
     xs, ys = Axis.of(decoder, width).centres(width), Axis.of(decoder, height).centres(height)
     return np.stack([np.tile(xs, height), np.repeat(ys, width)], -1).astype(np.float32)
 
 
 @lru_cache(maxsize=8)
-def edges_and_steps(decoder: HeatmapDecoder, height: int, width: int) -> tuple[Array, Array]:
+def edges_and_steps(decoder: HeatmapDecoder, height: int, width: int) -> tuple[FloatArray, FloatArray]:
     """Edge and step of `Axis` for x and y, (2,) each."""
     columns, rows = Axis.of(decoder, width), Axis.of(decoder, height)
     return np.array([columns.edge, rows.edge], np.float32), np.array([columns.step, rows.step], np.float32)
 
 
-def cells_of(keypoints: Array, decoder: HeatmapDecoder, height: int, width: int) -> NDArray[np.int64]:
+def cells_of(keypoints: FloatArray, decoder: HeatmapDecoder, height: int, width: int) -> NDArray[np.int64]:
     """The cell (column, row) that each keypoint (N, K, 2), in input pixels, lies in."""
     edges, steps = edges_and_steps(decoder, height, width)
     cells: NDArray[np.int64] = np.floor((keypoints - edges) / steps).astype(np.int64)
     return cells
 
 
-def softmax(heatmap: Array, beta: float) -> Array:
+def softmax(heatmap: FloatArray, beta: float) -> FloatArray:
     """Spatial softmax of ``beta * heatmap``: the same shape, summing to one over the cells of each map."""
     logits = heatmap.reshape(*heatmap.shape[:2], -1) * np.float32(beta)
     logits -= logits.max(axis=2, keepdims=True)
     np.exp(logits, out=logits)
     logits /= logits.sum(axis=2, keepdims=True)
-    weights: Array = logits.reshape(heatmap.shape)
+    weights: FloatArray = logits.reshape(heatmap.shape)
     return weights
 
 

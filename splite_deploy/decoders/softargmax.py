@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from splite_deploy.decoders.base import Array, Decoded, InputSize
+from splite_deploy.arrays import FloatArray
+from splite_deploy.decoders.base import Decoded, InputSize
 from splite_deploy.decoders.heatmap import HeatmapDecoder, cell_centres, cells_of, near, softmax
 from splite_deploy.errors import require
 
@@ -30,13 +31,13 @@ class SoftArgmax(HeatmapDecoder):
         super().__post_init__()
         require(self.score_window > 0 and self.score_window % 2 == 1, "decoder.score_window must be odd")
 
-    def decode(self, outputs: Mapping[str, Array], size: InputSize) -> Decoded:
+    def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
         """Keypoints and scores from ``heatmap`` (N, K, H, W), logits."""
         keypoints, weights = softargmax(outputs["heatmap"], self)
         return Decoded(keypoints, window_mass(weights, keypoints, self), None)
 
 
-def softargmax(heatmap: Array, decoder: HeatmapDecoder) -> tuple[Array, Array]:
+def softargmax(heatmap: FloatArray, decoder: HeatmapDecoder) -> tuple[FloatArray, FloatArray]:
     """Expected cell centre under softmax(beta * heatmap), over the whole map.
 
     Args:
@@ -52,7 +53,7 @@ def softargmax(heatmap: Array, decoder: HeatmapDecoder) -> tuple[Array, Array]:
     return keypoints, weights
 
 
-def window_mass(weights: Array, keypoints: Array, decoder: SoftArgmax) -> Array:
+def window_mass(weights: FloatArray, keypoints: FloatArray, decoder: SoftArgmax) -> FloatArray:
     """Softmax mass within ``score_window`` cells squared around each keypoint, (N, K) in [0, 1]."""
     height, width = weights.shape[2:]
     cells = cells_of(keypoints, decoder, height, width)

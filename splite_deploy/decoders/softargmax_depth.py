@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from splite_deploy.decoders.base import Array, Decoded, InputSize
+from splite_deploy.arrays import FloatArray
+from splite_deploy.decoders.base import Decoded, InputSize
 from splite_deploy.decoders.softargmax import SoftArgmax, softargmax, window_mass
 from splite_deploy.errors import require
 
@@ -46,7 +47,7 @@ class SoftArgmaxDepth(SoftArgmax):
         inside = min(used) >= 0 and max(used) < keypoints
         require(inside, "decoder.root_keypoint or scale_bones names no keypoint of the skeleton")
 
-    def decode(self, outputs: Mapping[str, Array], size: InputSize) -> Decoded:
+    def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
         """Keypoints, scores and depths from ``heatmap``, logits, and ``depth``, both (N, K, H, W)."""
         keypoints, weights = softargmax(outputs["heatmap"], self)
         maps = outputs["depth"].reshape(weights.shape[0], weights.shape[1], -1)

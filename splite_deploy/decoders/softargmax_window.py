@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from splite_deploy.decoders.base import Array, Decoded, InputSize
+from splite_deploy.arrays import FloatArray
+from splite_deploy.decoders.base import Decoded, InputSize
 from splite_deploy.decoders.heatmap import HeatmapDecoder, near
 from splite_deploy.decoders.softargmax import softargmax
 from splite_deploy.errors import require
@@ -31,7 +32,7 @@ class SoftArgmaxWindow(HeatmapDecoder):
         super().__post_init__()
         require(self.window > 0 and self.window % 2 == 1, "decoder.window must be odd")
 
-    def decode(self, outputs: Mapping[str, Array], size: InputSize) -> Decoded:
+    def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
         """Keypoints and scores from ``heatmap`` (N, K, H, W)."""
         heatmap = outputs["heatmap"]
         n, k, height, width = heatmap.shape

@@ -15,8 +15,8 @@ pytest.importorskip("onnx")
 from through import run_through, through
 
 from splite_deploy import decoders
+from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders import Decoded, Decoder, InputSize, Sizes, check_shapes, decode
-from splite_deploy.decoders.base import Array
 from splite_deploy.decoders.heatmap import softmax
 from splite_deploy.decoders.torch import MODULES
 from splite_deploy.errors import BackendError, ExportError, SpecError
@@ -38,7 +38,7 @@ class Axes(Decoder):
             "along_y": (keypoints, round(size.height * self.split)),
         }
 
-    def decode(self, outputs: Mapping[str, Array], size: InputSize) -> Decoded:
+    def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
         places = [(outputs[role].argmax(axis=-1) + 0.5) / self.split for role in self.roles]
         tops = [outputs[role].max(axis=-1) for role in self.roles]
         return Decoded(np.stack(places, -1).astype(np.float32), np.minimum(*tops), None)
@@ -67,7 +67,7 @@ class Volume(Decoder):
     def shapes(self, keypoints: int, size: InputSize) -> Mapping[str, Sizes]:
         return {"volume": (keypoints, self.depths, round(size.height / self.stride), round(size.width / self.stride))}
 
-    def decode(self, outputs: Mapping[str, Array], size: InputSize) -> Decoded:
+    def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
         weights = softmax(outputs["volume"], 1.0)
         axes = [np.arange(cells) + 0.5 for cells in weights.shape[:1:-1]]
         x, y = (weights.sum(axis=axis) @ cells * self.stride for axis, cells in (((2, 3), axes[0]), ((2, 4), axes[1])))
