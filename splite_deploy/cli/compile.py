@@ -1,4 +1,4 @@
-"""Commands of the target, the machine whose hardware a bundle is built for: compile."""
+"""The command compile, for the device that a bundle is built for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 @main.command("compile", short_help="Build TensorRT engines of a bundle on this device.")
 @click.argument("bundle", type=FilePath)
 @click.option(
-    "--backend", "-b", type=click.Choice(("trt",)), default="trt", show_default=True, help="What will run it."
+    "--backend",
+    "-b",
+    type=click.Choice(("trt",)),
+    default="trt",
+    show_default=True,
+    help="The backend that will run it.",
 )
 @click.option(
     "--precision",
@@ -33,36 +38,39 @@ if TYPE_CHECKING:
     multiple=True,
     default=("fp16",),
     show_default=True,
-    help="What the engine computes in. May be given several times.",
+    help="The precision of the engine. May be given several times.",
 )
-@click.option("--workspace-mib", type=click.IntRange(1), help="Memory that kernels may use beside weights, MiB.")
+@click.option("--workspace-mib", type=click.IntRange(1), help="Memory for kernels beside the weights, MiB.")
 @click.option("--low-memory", is_flag=True, help="Build with as little memory as possible; takes longer.")
 @click.option("--optimization-level", type=click.IntRange(0, 5), help="0 builds fast, 5 builds a fast engine.")
 @click.option("--batch", metavar="MIN,OPT,MAX", help="Crops in one inference, for a bundle with a dynamic batch.")
 @click.option(
     "--timing-cache",
     metavar="FILE|off",
-    help="Where timings are kept for later builds; your cache folder without it.",
+    help="File that stores timings for later builds; one in your cache folder without it.",
 )
 @click.option(
     "--best-of",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Build so many and keep the fastest.",
+    help="Build this many engines and keep the fastest.",
 )
-@click.option("--dla", type=click.IntRange(0), metavar="CORE", help="Run what it can on this DLA core of a Jetson.")
+@click.option(
+    "--dla", type=click.IntRange(0), metavar="CORE", help="Run the layers it supports on this DLA core of a Jetson."
+)
 @click.option(
     "--calibration",
     type=FilePath,
     metavar="DIR|LABELS",
-    help="Let TensorRT (8.5 to 10) find the int8 scales itself, on these images, instead of taking those of the graph.",
+    help="Let TensorRT (8.5 to 10) choose the int8 scales itself, on these images, instead of using those of the "
+    "graph.",
 )
 @click.option(
     "--calibrator",
     type=click.Choice(tuple(CALIBRATORS)),
-    help="How it finds them: entropy (without this option), which may clip rare peaks, or minmax, which keeps the "
-    "range that the images show.",
+    help="How it chooses them: entropy (the default), which may clip rare peaks, or minmax, which covers the range "
+    "that the images show.",
 )
 @json_option("Write what was built as JSON.")
 def compile_command(
@@ -80,10 +88,10 @@ def compile_command(
     calibrator: Calibrator | None,
     json_file: Path | None,
 ) -> None:
-    """Builds engines on the device that will run them, of the graphs that 'export -b trt' made.
+    """Builds engines on the device that will run them, from the graphs that 'export -b trt' made.
 
-    They come to lie in the bundle. An engine runs only with the TensorRT and on the kind of GPU that it was built with;
-    what it computes in is read back, and where that is not what was asked for nothing is written.
+    The engines are added to the bundle. An engine runs only with the TensorRT and on the kind of GPU that it was built
+    with. The precision of its layers is read back; if it is not the requested one, nothing is written.
     """
     from splite_deploy.bundle import Bundle
     from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
@@ -109,7 +117,7 @@ def compile_command(
     from splite_deploy.cli.tables.bundle import engine_table
 
     show(engine_table(Bundle.open(bundle), engines))
-    click.echo(f"{bundle}: {len(engines)} built. Check on this device what they compute:")
+    click.echo(f"{bundle}: {len(engines)} built. Check them on this device:")
     click.echo(f"  splite-deploy verify {bundle} -b {backend}")
 
 
@@ -123,7 +131,7 @@ def _three_numbers(text: str) -> tuple[int, int, int]:
 
 @contextmanager
 def _building() -> Iterator[Progress]:
-    """A bar with the time that is left, where TensorRT tells how far it is."""
+    """A bar with the time that is left, where TensorRT reports its progress."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

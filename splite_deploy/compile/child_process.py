@@ -18,16 +18,20 @@ from splite_deploy.errors import CompileError
 from splite_deploy.files import writing
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_TELLING = (re.compile(r"(\w+\.)*\w*(Error|Exception): "), re.compile("ERROR"), re.compile(""))  # the best first
+_TELLING = (
+    re.compile(r"(\w+\.)*\w*(Error|Exception): "),
+    re.compile("ERROR"),
+    re.compile(""),
+)  # the most telling first
 _TAIL = 1 << 16  # bytes of the log in which the reason is looked for
 
 
 @contextmanager
 def kept_log(kind: str) -> Iterator[Path]:
-    """A log that stays where the work fails, and goes otherwise; the hint of the error names it.
+    """A log file that is deleted when the work succeeds and left where it fails; the hint of the error names it.
 
     Args:
-        kind: What it is of, for its name.
+        kind: What is logged, for the name of the file.
     """
     handle, name = tempfile.mkstemp(prefix=f"splite-{kind}-", suffix=".log")
     os.close(handle)
@@ -43,10 +47,10 @@ def kept_log(kind: str) -> Iterator[Path]:
 
 
 class ChildFailed(CompileError):
-    """The process ended otherwise than well.
+    """The process failed, or was killed.
 
     Attributes:
-        status: Its exit status; of one that a signal ended, the signal's number, negative.
+        status: Its exit status; the negative number of the signal where one ended it.
     """
 
     def __init__(self, message: str, *, hint: str, status: int) -> None:
@@ -58,11 +62,11 @@ class Child:
     """A running ``python -m MODULE``; leaving the context kills it, and with it what it has started.
 
     Args:
-        module: Full name of the module. Its standard input ends when it may begin; what it writes to its standard
-            output, line by line, is progress.
+        module: Full name of the module. It begins when its standard input ends, and reports progress on its standard
+            output, line by line.
         folder: The folder it runs in.
         log: Where its standard error goes.
-        environment: Variables that it has beside those of this process.
+        environment: Variables in addition to those of this process.
 
     Raises:
         OutputError: The log cannot be written.
@@ -96,7 +100,7 @@ class Child:
             stream.close()
 
     def begin(self) -> None:
-        """Lets it begin; its progress is kept until `finish`."""
+        """Lets it begin; its progress waits for `finish`."""
         assert self._process.stdin is not None
         self._process.stdin.close()
 
@@ -131,20 +135,20 @@ class Child:
         if late.is_set():
             raise CompileError(
                 f"The conversion took longer than {timeout_s:g} s and was stopped.",
-                hint=f"Allow more time, or see how far it came: {self._log}.",
+                hint=f"Allow more time, or see in its log how far it came: {self._log}.",
             )
         if status < 0:
             name = signal.Signals(-status).name
-            memory = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+            memory = ", which the system sends where memory runs out" if name == "SIGKILL" else ""
             raise ChildFailed(
                 f"The conversion was ended by {name}{memory}.",
-                hint=f"Its last words are in {self._log}.",
+                hint=f"Its log is {self._log}.",
                 status=status,
             )
         if status > 0:
             raise ChildFailed(
                 f"The conversion failed: {_reason(self._log)}",
-                hint=f"All that it printed is in {self._log}.",
+                hint=f"Its log is {self._log}.",
                 status=status,
             )
 

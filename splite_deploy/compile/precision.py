@@ -1,4 +1,4 @@
-"""Whether a ``.tflite`` file computes in the precision that was asked for; the converter does not promise it."""
+"""Whether a ``.tflite`` file computes in the requested precision; the converter does not promise it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Int8Recipe = Literal["full-integer", "dynamic-range"]
 INT8_RECIPES: tuple[Int8Recipe, ...] = get_args(Int8Recipe)
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
-_SMALL = 1024  # TensorFlow's dynamic-range recipe leaves weights of fewer values as they are
+_SMALL = 1024  # TensorFlow's dynamic-range recipe does not quantise weights of fewer values
 _CHECKS: Mapping[str, Callable[[Operator], bool]] = {
     "fp32": lambda op: op.weights in ("", "float32"),
     "fp16": lambda op: op.weights in ("", "float16"),
@@ -25,14 +25,15 @@ _CHECKS: Mapping[str, Callable[[Operator], bool]] = {
 
 
 def check_precision(contents: Contents, precision: Precision, recipe: Int8Recipe, file: str) -> None:
-    """Compares the operators of a file with what was asked for.
+    """Compares the operators of a file with what was requested.
 
     fp32 and fp16: every operator with weights has them in that type. int8, full-integer: every operator but the
-    conversions at the ends works on integers. int8, dynamic-range: all weights but those too few to matter are int8.
+    conversions at the inputs and outputs works on integers. int8, dynamic-range: all weights are int8 but those too few
+    to matter.
 
     Args:
         contents: The file.
-        precision: What was asked for.
+        precision: The requested precision.
         recipe: The recipe of int8.
         file: Its name, for the message.
 
@@ -48,8 +49,8 @@ def check_precision(contents: Contents, precision: Precision, recipe: Int8Recipe
         shown = ", ".join(f"{op.name} '{op.result}' ({op.types})" for op in wrong[:3])
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CompileError(
-            f"{file} was to be {recipe + ' int8' if precision == 'int8' else precision}, but works otherwise in "
-            f"{len(wrong)} of its {len(contents.operators)} operators: {shown}{more}.",
-            hint="TensorFlow has no kernel of that precision for them, or their weights are too few: replace these "
+            f"{file} was to be {recipe + ' int8' if precision == 'int8' else precision}, but {len(wrong)} of its "
+            f"{len(contents.operators)} operators work in another type: {shown}{more}.",
+            hint="TensorFlow has no kernel of that precision for them, or they have too few weights: replace these "
             "layers, or choose another precision.",
         )

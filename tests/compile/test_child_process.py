@@ -42,7 +42,7 @@ def test_an_exception(tmp_path: Path) -> None:
     with pytest.raises(CompileError) as caught:
         run(tmp_path, code)
     assert caught.value.message == "The conversion failed: KeyError: 'Swish'"
-    assert caught.value.hint == f"All that it printed is in {tmp_path / 'log'}."
+    assert caught.value.hint == f"Its log is {tmp_path / 'log'}."
 
 
 def test_the_reason_is_found_where_more_is_printed_after_it(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_an_exit_without_a_word(tmp_path: Path) -> None:
 
 def test_it_is_killed(tmp_path: Path) -> None:
     code = "import os, signal\nprint('one', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
-    with pytest.raises(CompileError, match="ended by SIGKILL, as the system does where memory runs out") as caught:
+    with pytest.raises(CompileError, match="ended by SIGKILL, which the system sends where memory runs out") as caught:
         run(tmp_path, code)
     assert str(tmp_path / "log") in caught.value.hint
 

@@ -1,4 +1,4 @@
-"""The precision of a file is read back from the file, and one that is not what was asked for is refused."""
+"""The precision of a file is read back from the file, and one that is not what was requested is refused."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ def test_weights_are_counted_and_their_operators_named() -> None:
     assert all(op.weights == "float16" and op.result for op in convolutions)
 
 
-@pytest.mark.parametrize("asked", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("requested", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("file", ["fp32", "fp16", "int8", "int8-ends"])
-def test_a_file_passes_as_what_it_is_alone(file: File, asked: Precision) -> None:
-    if file.startswith(asked):
-        check_precision(contents_of(file), asked, "full-integer", "a.tflite")
+def test_a_file_passes_as_what_it_is_alone(file: File, requested: Precision) -> None:
+    if file.startswith(requested):
+        check_precision(contents_of(file), requested, "full-integer", "a.tflite")
         return
     with pytest.raises(CompileError, match="CONV_2D '") as caught:
-        check_precision(contents_of(file), asked, "full-integer", "a.tflite")
-    named = "full-integer int8" if asked == "int8" else asked
-    assert caught.value.message.startswith(f"a.tflite was to be {named}, but works otherwise in ")
+        check_precision(contents_of(file), requested, "full-integer", "a.tflite")
+    named = "full-integer int8" if requested == "int8" else requested
+    assert caught.value.message.startswith(f"a.tflite was to be {named}, but ")
     assert "or choose another precision" in caught.value.hint
 
 
@@ -79,7 +79,9 @@ def convolution(types: str, weights: str, count: int) -> Operator:
 
 def test_one_operator_that_stayed_float_is_named() -> None:
     operators = (convolution("int8", "int8", 2000), Operator("ELU", ("float32",), ("float32",), "neck"))
-    with pytest.raises(CompileError, match=r"in 1 of its 2 operators: ELU 'neck' \(float32->float32\)\."):
+    with pytest.raises(
+        CompileError, match=r"1 of its 2 operators work in another type: ELU 'neck' \(float32->float32\)\."
+    ):
         check_precision(Contents({}, {}, operators), "int8", "full-integer", "a.tflite")
 
 
@@ -93,7 +95,9 @@ def test_dynamic_range_leaves_small_weights() -> None:
 
 def test_many_operators_are_counted() -> None:
     operators = tuple(convolution("float32", "float32", 10 + i) for i in range(5))
-    with pytest.raises(CompileError, match=r"in 5 of its 5 .*'of 10'.*'of 12' \(.*\) and 2 more\."):
+    with pytest.raises(
+        CompileError, match=r"5 of its 5 operators work in another type: .*'of 10'.*'of 12' \(.*\) and 2 more\."
+    ):
         check_precision(Contents({}, {}, operators), "fp16", "full-integer", "a.tflite")
 
 

@@ -1,4 +1,4 @@
-"""Real conversions of small networks: what comes out computes the same and is what was asked for."""
+"""Real conversions of small networks: what comes out computes the same and is what was requested."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_the_files_of_the_tests_are_what_the_converter_makes(tiny: Converted, cr
 def test_integer_ends_and_outputs_in_another_order(
     wide: Path, spec: ModelSpec, crops: Crops, no_network: None, tmp_path: Path
 ) -> None:
-    converted = convert(wide, spec, tmp_path, crops, "fp32", "int8", integer_ends=True)
+    converted = convert(wide, spec, tmp_path, crops, "fp32", "int8", integer_io=True)
     plain, integer = converted.artifacts
     assert {tensor.dtype for tensor in plain.inputs + plain.outputs} == {"float32"}
     assert {tensor.dtype for tensor in integer.inputs + integer.outputs} == {"int8"}
@@ -216,7 +216,7 @@ def test_an_operator_that_onnx2tf_does_not_know(
     onnx.save(model, str(tmp_path / "model.onnx"))
     with pytest.raises(CompileError, match=r"The conversion failed: .*CastLike") as caught:
         convert(tmp_path / "model.onnx", spec, tmp_path, crops, "fp32")
-    assert caught.value.hint == f"All that it printed is in {tmp_path / 'conversion.log'}."
+    assert caught.value.hint == f"Its log is {tmp_path / 'conversion.log'}."
     assert list((tmp_path / "made").iterdir()) == []
 
 

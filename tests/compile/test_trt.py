@@ -39,8 +39,8 @@ without_gpu = pytest.mark.skipif(gpu() is not None, reason="there is a GPU here"
 
 def exported(checkpoint: Path, output: Path, model: Path | None, **options: Any) -> Bundle:
     """A bundle with graphs of every precision."""
-    asked = ExportOptions(backends=("trt",), precisions=("fp32", "fp16", "int8"), crops=8, **options)
-    return export_bundle(checkpoint, output, model=model, options=asked)
+    chosen = ExportOptions(backends=("trt",), precisions=("fp32", "fp16", "int8"), crops=8, **options)
+    return export_bundle(checkpoint, output, model=model, options=chosen)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_every_graph_of_the_models_that_come_along(root: Path, tmp_path: Path, c
 def test_the_command(bundle: Bundle, splite: Callable[..., Result]) -> None:
     result = splite("compile", bundle.path, "-p", "fp16", "-p", "int8", "--optimization-level", 2, "--low-memory")
     assert result.exit_code == 0, result.stderr
-    assert "TensorRT-RTX" in result.stdout and "strong typing" in result.stdout
+    assert "TensorRT-RTX" in result.stdout and "strongly typed" in result.stdout
     assert f"splite-deploy verify {bundle.path} -b trt" in result.stdout
     again = splite("compile", bundle.path, "-p", "fp16", "--workspace-mib", 64, "--json", "-")
     (engine,) = json.loads(again.stdout)
@@ -124,7 +124,7 @@ def test_the_layers_that_were_asked_for_are_those_of_the_graph(
     quantised = {name for name, maker in makers.items() if maker is not None and maker.op_type == "DequantizeLinear"}
     expected = {"fp32": {}, "fp16": dict.fromkeys(convolutions, "float16"), "int8": dict.fromkeys(quantised, "int8")}
     assert quantised or precision != "int8"
-    assert Built.read(tmp_path).asked == expected[precision]
+    assert Built.read(tmp_path).requested == expected[precision]
 
 
 @needs_rtx
@@ -158,7 +158,7 @@ def test_a_precision_that_the_graph_does_not_have(bundle: Bundle) -> None:
     for precision in ("fp16", "int8"):
         wrong = replace(fp32, precision=precision, typing="strong")
         mixed = Bundle(bundle.path, replace(bundle.manifest, graphs=(wrong,)))
-        with pytest.raises(CompileError, match=f"{precision} was asked for, but no layer of model.trt.onnx"):
+        with pytest.raises(CompileError, match=f"{precision} was requested, but no layer of model.trt.onnx"):
             compile_trt(mixed, [precision])
     assert not list(bundle.path.glob("*.engine"))
 
@@ -172,7 +172,7 @@ def test_all_engines_or_none(bundle: Bundle) -> None:
         replace(fp32, precision="int8"),
         replace(fp32, precision="int8", typing="strong"),
     )
-    with pytest.raises(CompileError, match="int8 was asked for"):
+    with pytest.raises(CompileError, match="int8 was requested"):
         compile_trt(Bundle(bundle.path, replace(bundle.manifest, graphs=graphs)), ["fp32", "int8"])
     assert files(bundle) == before
 
@@ -186,7 +186,7 @@ def test_the_options_have_ranges() -> None:
         ({"batch": (0, 1, 4)}, "The batch is"),
         ({"workspace_mib": 0}, "A workspace of 0 MiB"),
         ({"optimization_level": 6}, "There is no optimization level 6"),
-        ({"best_of": 0}, "The best of 0 builds"),
+        ({"best_of": 0}, "best_of is 0, which is no number of builds."),
     ):
         with pytest.raises(UsageError, match=message):
             TrtOptions(**options)  # type: ignore[arg-type]
@@ -213,7 +213,7 @@ def test_an_option_that_is_not_to_be_had(
 def test_builds_are_compared_on_a_gpu(bundle: Bundle, splite: Callable[..., Result]) -> None:
     result = splite("compile", bundle.path, "--best-of", 3)
     assert result.exit_code == 1
-    assert "Builds are compared by running them, which takes a GPU." in result.stderr
+    assert "Comparing builds means running them, which needs a GPU." in result.stderr
 
 
 def test_a_bundle_without_graphs(tiny_bundle: Path, splite: Callable[..., Result]) -> None:
@@ -264,7 +264,7 @@ def test_tensorrt_without_a_gpu_is_not_even_asked(bundle: Bundle, tensorrt: Call
     [
         (
             "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
-            "The build of model.fp16.engine was ended by SIGKILL, as the system does where memory runs out.",
+            "The build of model.fp16.engine was ended by SIGKILL, which the system sends where memory runs out.",
             "Add --low-memory or a smaller --workspace-mib",
         ),
         (
@@ -279,13 +279,13 @@ def test_tensorrt_without_a_gpu_is_not_even_asked(bundle: Bundle, tensorrt: Call
         ),
         (
             "raise MemoryError",
-            "The memory did not suffice to build the fp16 engine.",
+            "There was not enough memory to build the fp16 engine.",
             "Add --low-memory",
         ),
         (
             "raise ValueError('surprise')",
             "The build of model.fp16.engine failed: ValueError: surprise",
-            "All that it printed is in",
+            "Its log is",
         ),
     ],
 )
@@ -323,6 +323,6 @@ def test_memory_runs_out(tiny_bundle: Path, tmp_path: Path) -> None:
     command = f"ulimit -v {800 << 10}; exec {sys.executable} -m splite_deploy compile {bundle.path} -p fp32"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 1
-    assert "error: The memory did not suffice to build" in done.stderr
+    assert "error: There was not enough memory to build" in done.stderr
     assert "Add --low-memory" in done.stderr
     assert files(bundle).keys() == {*(file.name for file in tiny_bundle.iterdir()), "large.onnx"}

@@ -212,7 +212,9 @@ def test_some_layers_in_int8_are_enough_but_not_none(bundle: Bundle, photos: Pat
     (engine,) = compile_trt(bundle, ["int8"], TrtOptions(calibration=photos))
     assert engine.precision == "int8"
     trt.left = set(names)
-    with pytest.raises(CompileError, match=r"model\.int8\.engine was to be int8, but 4 of the 4 layers"):
+    with pytest.raises(
+        CompileError, match=r"model\.int8\.engine was to be int8, but 4 of its 4 requested layers are not"
+    ):
         compile_trt(bundle, ["int8"], TrtOptions(calibration=photos))
 
 
@@ -284,7 +286,7 @@ def test_nothing_that_handles_memory(
 @pytest.mark.parametrize(
     ("fails", "message"),
     [
-        ("calibration", "TensorRT has built the engine without calibrating it"),
+        ("calibration", "TensorRT built the engine without calibrating it"),
         ("build_serialized_network", r"TensorRT built no engine of model\.onnx"),
     ],
 )
@@ -297,7 +299,7 @@ def test_tensorrt_does_not_do_it(bundle: Bundle, photos: Path, trt: WeakTensorRt
 def test_a_calibration_profile_that_is_refused(fused_bundle: Path, photos: Path, trt: WeakTensorRt) -> None:
     """TensorRT would take that of the engine then, and read beyond the batch."""
     trt.fails.add("set_calibration_profile")
-    with pytest.raises(CompileError, match="TensorRT does not calibrate in batches of 4"):
+    with pytest.raises(CompileError, match="TensorRT does not accept batches of 4 for calibration"):
         compiled_copy(fused_bundle, photos.parent, calibration=photos, batch=(1, 1, 4))
 
 
@@ -312,7 +314,7 @@ def test_a_tensorrt_without_calibrators(
     assert result.exit_code == 1
     assert f"TensorRT-RTX {real.__version__} has no {options[1] if options else 'entropy'} calibrator" in text
     assert (
-        "the Q/DQ pairs of the int8 graph carry the scales" in text
+        "the Q/DQ pairs of the int8 graph hold the scales" in text
         and "Leave --calibrator and --calibration out" in text
     )
     assert not list(bundle.path.glob("*.engine"))
@@ -405,7 +407,7 @@ def test_the_table_stays_in_the_folder_of_the_job(bundle: Bundle, trt: WeakTenso
         Job("int8", graph, None, None, False, None, None, "off", inputs), tmp_path, lambda step, share: None
     )
     assert (tmp_path / TABLE).read_bytes() == table(float(np.float32(2.54)), "MinMaxCalibration")
-    assert set(built.asked.values()) == {"int8"} and len(built.asked) == 4
+    assert set(built.requested.values()) == {"int8"} and len(built.requested) == 4
 
 
 # --- the names ---

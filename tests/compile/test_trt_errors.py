@@ -65,18 +65,18 @@ def quantised(zero_point: str, bias: bool) -> list[Node]:
 PLANTED: dict[str, tuple[list[Node], str, str]] = {
     "operator": (
         [node("Det", "image", "heatmap", "my_det")],
-        "TensorRT has no operator Det, which the node my_det of planted.onnx is.",
+        "TensorRT does not support the operator Det of the node my_det in planted.onnx.",
         "Build that layer of the network from other operators, or run the bundle with -b ort.",
     ),
     "custom operator": (
         [node("Swirl", "image", "heatmap", "my_swirl", domain="mine")],
-        "TensorRT has no operator Swirl, which the node my_swirl of planted.onnx is.",
+        "TensorRT does not support the operator Swirl of the node my_swirl in planted.onnx.",
         "from other operators",
     ),
     "int32 bias": (
         quantised("zero", True),
-        "planted.onnx has an int32 bias (DequantizeLinear dequantise_bias), and TensorRT takes none.",
-        "Export with -b trt: it makes a graph of its own for TensorRT",
+        "planted.onnx has an int32 bias (DequantizeLinear dequantise_bias), which TensorRT does not support.",
+        "Export with -b trt, which makes graphs for TensorRT",
     ),
     "zero point": (
         quantised("three", False),
@@ -94,7 +94,7 @@ PLANTED: dict[str, tuple[list[Node], str, str]] = {
             node("Cast", "kept", "heatmap", "cast", to=TensorProto.FLOAT),
         ],
         "TensorRT built no engine of planted.onnx: ",
-        "Compile another precision to see whether it is the graph",
+        "Compile another precision to see whether the graph is the cause",
     ),
 }
 
@@ -142,7 +142,7 @@ class OldParser:
 def test_the_node_is_found_in_the_log_of_old_parsers() -> None:
     logged = ['ModelImporter.cpp:773: While parsing node number 7 [Det -> "y"]:', "ModelImporter.cpp:774: --- Begin --"]
     err = parser_error("model.onnx", OldParser("No importer registered for op: Det"), logged)
-    assert err.message == "TensorRT has no operator Det, which the node y of model.onnx is."
+    assert err.message == "TensorRT does not support the operator Det of the node y in model.onnx."
 
 
 def test_a_graph_without_a_node_to_blame() -> None:
@@ -155,7 +155,7 @@ def test_a_graph_without_a_node_to_blame() -> None:
     [
         (
             ["Error Code 1: Cuda Runtime (out of memory)"],
-            "The memory did not suffice to build model.onnx: Cuda Runtime (out of memory).",
+            "There was not enough memory to build model.onnx: Cuda Runtime (out of memory).",
             "Add --low-memory or a smaller --workspace-mib",
         ),
         (

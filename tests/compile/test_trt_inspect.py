@@ -1,4 +1,4 @@
-"""What the inspector tells, in the forms of TensorRT 8 and 10, and whether it is what was asked for.
+"""The inspector's output, as TensorRT 8 and 10 write it, compared with what was requested.
 
 Without a GPU no engine can be looked into, so that the JSON here is written after NVIDIA's documentation of it.
 """
@@ -83,7 +83,7 @@ def test_a_layer_that_the_graph_wants_in_another_type_is_named() -> None:
             read_layers(TRT10), {"conv_1": "int8", "/head/conv_2": "int8"}, "int8", "weak", "model.int8.engine"
         )
     assert caught.value.message == (
-        "model.int8.engine was to be int8, but 1 of the 2 layers asked for work otherwise: /head/conv_2 (float32)."
+        "model.int8.engine was to be int8, but 1 of its 2 requested layers are not: /head/conv_2 (float32)."
     )
     assert "multiple of 8 (fp16) or 32 (int8)" in caught.value.hint
     with pytest.raises(CompileError, match=r"conv_1 \(float16 -> int8\)"):  # and not conv_10, whose name begins so
@@ -93,23 +93,23 @@ def test_a_layer_that_the_graph_wants_in_another_type_is_named() -> None:
 def test_flags_leave_the_builder_a_choice_but_not_of_everything() -> None:
     layers = read_layers(TRT8)
     check_achieved(layers, {"conv_1": "float16", "conv_2": "float16"}, "fp16", "weak", "model.fp16.engine")
-    with pytest.raises(CompileError, match=r"1 of the 2 layers .*: conv_2 \(float32\)"):
+    with pytest.raises(CompileError, match=r"1 of its 2 requested layers are not: conv_2 \(float32\)"):
         check_achieved(layers, {"conv_1": "float16", "conv_2": "float16"}, "fp16", "strong", "model.fp16.engine")
-    with pytest.raises(CompileError, match=r"was to be fp16, but 1 of the 1 layers"):
+    with pytest.raises(CompileError, match=r"was to be fp16, but 1 of its 1 requested layers"):
         check_achieved(layers, {"conv_2": "float16"}, "fp16", "weak", "model.fp16.engine")
 
 
 def test_a_calibrator_leaves_the_builder_a_choice_too() -> None:
     """Of the graph no layer is marked for int8 then, and the builder takes it where it is faster."""
-    layers, asked = read_layers(TRT10), {"conv_1": "int8", "/head/conv_2": "int8"}
-    check_achieved(layers, asked, "int8", "weak", "model.int8.engine", calibrated=True)
-    with pytest.raises(CompileError, match=r"was to be int8, but 1 of the 1 layers .*: /head/conv_2 \(float32\)"):
+    layers, requested = read_layers(TRT10), {"conv_1": "int8", "/head/conv_2": "int8"}
+    check_achieved(layers, requested, "int8", "weak", "model.int8.engine", calibrated=True)
+    with pytest.raises(CompileError, match=r"int8, but 1 of its 1 requested layers are not: /head/conv_2 \(float32\)"):
         check_achieved(layers, {"/head/conv_2": "int8"}, "int8", "weak", "model.int8.engine", calibrated=True)
 
 
 def test_many_missing_layers_are_counted() -> None:
     layers = read_layers(engine(*(entry(f"c{index}", ["Float"], ["Float"]) for index in range(9))))
-    with pytest.raises(CompileError, match=r"9 of the 9 .*c4 \(float32\) and 4 more"):
+    with pytest.raises(CompileError, match=r"9 of its 9 .*c4 \(float32\) and 4 more"):
         check_achieved(layers, {f"c{index}": "float16" for index in range(9)}, "fp16", "weak", "model.fp16.engine")
 
 

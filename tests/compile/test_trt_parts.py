@@ -77,7 +77,7 @@ def test_the_fastest_build_within_its_limits() -> None:
     trials = [trial(2.0), trial(1.0, "keypoint deviation p95 9 px (limit 1)"), trial(1.5)]
     assert choose_build(trials, "model.int8.engine") == (
         2,
-        "3 builds, p50 1.000 to 2.000 ms, shift p95 0.1 to 0.2 px",
+        "3 builds, p50 1.000 to 2.000 ms, deviation p95 0.1 to 0.2 px",
     )
     with pytest.raises(ParityError, match=r"None of 1 builds of model\.int8\.engine keeps its limits: too far\."):
         choose_build([trial(1.0, "too far")], "model.int8.engine")
@@ -95,7 +95,7 @@ def test_builds_are_run_side_by_side(tiny_bundle: Path) -> None:
             session.close()
     assert len(exact) == 2
     for found in exact:
-        assert 0 < found.p50_ms < 1000 and found.shift_p95_px < 0.01 and found.violations == ()
+        assert 0 < found.p50_ms < 1000 and found.deviation_p95_px < 0.01 and found.violations == ()
     assert all("keypoint deviation max" in found.violations[0] for found in strict)
 
 

@@ -1,4 +1,4 @@
-"""Which road each version of TensorRT takes, by the names that it has.
+"""The typing mode of each version of TensorRT, by the names that it has.
 
 ``trt_names.json`` holds those that the choice hangs on, read off the bindings of each version; TensorRT-RTX is here, so
 that its own are compared.
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from trt_graphs import needs_rtx
 
-from splite_deploy.compile.tensorrt.typing_mode import Road, road_of
+from splite_deploy.compile.tensorrt.typing_mode import TypingMode, typing_mode_of
 
 NAMES = json.loads((Path(__file__).parent / "trt_names.json").read_text(encoding="utf-8"))
 CLASSES = ("BuilderFlag", "NetworkDefinitionCreationFlag", "IBuilderConfig", "TacticSource")
@@ -29,8 +29,8 @@ def module_of(version: str) -> Any:
     return SimpleNamespace(**classes, **dict.fromkeys(names["module"]))
 
 
-def road(version: str) -> Road:
-    return road_of(module_of(version), "rtx" if "RTX" in version else "tensorrt")
+def mode_of_version(version: str) -> TypingMode:
+    return typing_mode_of(module_of(version), "rtx" if "RTX" in version else "tensorrt")
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ def road(version: str) -> Road:
         ("RTX 1.7", "strong", ("STRONGLY_TYPED",), True, True, False),
     ],
 )
-def test_the_road(
+def test_the_typing_mode(
     version: str, typing: str, network_flags: tuple[str, ...], levels: bool, progress: bool, timings: bool
 ) -> None:
-    found = road(version)
+    found = mode_of_version(version)
     assert (found.typing, found.network_flags) == (typing, network_flags)
     assert (found.optimization_levels, found.progress, found.timing_cache) == (levels, progress, timings)
 
@@ -56,24 +56,24 @@ def test_the_road(
 @pytest.mark.parametrize("dla", [False, True])
 def test_every_flag_that_is_set_exists(version: str, dla: bool) -> None:
     for precision in ("fp32", "fp16", "int8"):
-        flags = road(version).builder_flags(precision, dla)  # type: ignore[arg-type]
+        flags = mode_of_version(version).builder_flags(precision, dla)  # type: ignore[arg-type]
         assert set(flags) <= set(NAMES[version]["BuilderFlag"])
-    assert set(road(version).network_flags) <= set(NAMES[version]["NetworkDefinitionCreationFlag"])
-    assert set(road(version).external_tactics) <= set(NAMES[version]["TacticSource"])
+    assert set(mode_of_version(version).network_flags) <= set(NAMES[version]["NetworkDefinitionCreationFlag"])
+    assert set(mode_of_version(version).external_tactics) <= set(NAMES[version]["TacticSource"])
 
 
 def test_flags_choose_types_where_there_are_any() -> None:
-    assert road("8.5").builder_flags("fp32", False) == ()
-    assert road("8.5").builder_flags("fp16", False) == ("FP16",)
-    assert road("10.16").builder_flags("int8", False) == ("FP16", "INT8")
-    assert road("10.3").builder_flags("int8", True) == ("FP16", "INT8", "GPU_FALLBACK")
-    assert road("11.4").builder_flags("int8", False) == ()
-    assert road("11.4").builder_flags("fp16", True) == ("GPU_FALLBACK",)
+    assert mode_of_version("8.5").builder_flags("fp32", False) == ()
+    assert mode_of_version("8.5").builder_flags("fp16", False) == ("FP16",)
+    assert mode_of_version("10.16").builder_flags("int8", False) == ("FP16", "INT8")
+    assert mode_of_version("10.3").builder_flags("int8", True) == ("FP16", "INT8", "GPU_FALLBACK")
+    assert mode_of_version("11.4").builder_flags("int8", False) == ()
+    assert mode_of_version("11.4").builder_flags("fp16", True) == ("GPU_FALLBACK",)
 
 
 @pytest.mark.parametrize("version", list(NAMES))
 def test_calibrators_are_there_where_flags_are(version: str) -> None:
-    found = road(version)
+    found = mode_of_version(version)
     assert found.calibrators == (("entropy", "minmax") if found.typing == "weak" else ())
     if found.calibrators:
         flags = found.builder_flags("int8", False, calibrated=True)
@@ -93,7 +93,7 @@ def test_the_names_of_rtx_are_its_own() -> None:
         assert set(recorded[kind]) <= public
         if hasattr(real, "__members__"):
             assert set(recorded[kind]) == set(real.__members__)
-    assert road_of(trt, "rtx") == road("RTX 1.7")
+    assert typing_mode_of(trt, "rtx") == mode_of_version("RTX 1.7")
 
 
 @needs_rtx

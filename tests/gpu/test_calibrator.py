@@ -15,7 +15,7 @@ from splite_deploy.bench import golden_inputs
 from splite_deploy.bundle import Bundle
 from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
 from splite_deploy.compile.tensorrt.job import Calibrator
-from splite_deploy.compile.tensorrt.typing_mode import road_of
+from splite_deploy.compile.tensorrt.typing_mode import typing_mode_of
 from splite_deploy.runtime.backends.trt.module import load_tensorrt
 from splite_deploy.runtime.io.images import write_image
 from splite_deploy.runtime.verify import check, verify
@@ -40,7 +40,7 @@ def test_an_engine_that_tensorrt_calibrates(
     tmp_path: Path, noted: Callable[..., None], name: str, calibrator: Calibrator
 ) -> None:
     trt = load_tensorrt()
-    if not road_of(trt.module, trt.flavour).calibrators:
+    if not typing_mode_of(trt.module, trt.flavour).calibrators:
         pytest.skip(f"{trt.label} has no calibrators")
     path = Path(shutil.copytree(Path(os.environ["SPLITE_GPU_BUNDLES"]) / f"{name}.splite", tmp_path / f"{name}.splite"))
     bundle = Bundle.open(path)

@@ -38,7 +38,7 @@ def main() -> None:
         compile_tflite(graph, spec, work, ("fp32", "fp16", "int8"), calibration=crops, log=log)
         for precision in ("fp32", "fp16", "int8"):
             (work / f"model.{precision}.tflite").replace(HERE / f"tiny.{precision}.tflite")
-        compile_tflite(graph, spec, work, ("int8",), calibration=crops, integer_ends=True, log=log)
+        compile_tflite(graph, spec, work, ("int8",), calibration=crops, integer_io=True, log=log)
         (work / "model.int8.tflite").replace(HERE / "tiny.int8-ends.tflite")
 
 

@@ -18,7 +18,7 @@ from splite_deploy.spec import ModelSpec
 if TYPE_CHECKING:
     from splite_deploy.runtime.verify import Verification
 
-_ROADS = {"weak": "weak typing: its flags", "strong": "strong typing: the graph"}  # what decides on types
+_TYPING_MODES = {"weak": "weakly typed: flags decide", "strong": "strongly typed: the graph decides"}
 _APART = ("flavour", "tensorrt", "typing", "build_s")  # facts that have columns of their own, or are part of one
 
 
@@ -160,7 +160,7 @@ def _tensors(specs: Sequence[TensorSpec]) -> str:
 
 
 def engine_table(bundle: Bundle, engines: Sequence[Artifact]) -> Table:
-    """Engines of a bundle: road, time, size, target, and their layers by the types that they work on."""
+    """Engines of a bundle: typing mode, time, size, target, and their layers by type."""
     layers = bundle.report().layers if (bundle.path / REPORT).is_file() else {}
     table = Table(title="engines")
     for heading in ("engine", "built by", "time", "size", "target", "layers"):
@@ -170,10 +170,10 @@ def engine_table(bundle: Bundle, engines: Sequence[Artifact]) -> Table:
         groups = types_histogram(layers.get(engine.label, ()))
         table.add_row(
             f"{engine.precision}\n{escape(engine.file)}",
-            f"{FLAVOURS[target['flavour']]} {target['tensorrt']}\n{_ROADS[target['typing']]}",
+            f"{FLAVOURS[target['flavour']]} {target['tensorrt']}\n{_TYPING_MODES[target['typing']]}",
             f"{target['build_s']} s",
             f"{(bundle.path / engine.file).stat().st_size / 1e6:.2f} MB",
             "\n".join(f"{name} {escape(value)}" for name, value in target.items() if name not in _APART),
-            "\n".join(f"{group.count} {group.types}" for group in groups) or "not read back: no GPU here",
+            "\n".join(f"{group.count} {group.types}" for group in groups) or "unknown: no GPU here to read them back",
         )
     return table

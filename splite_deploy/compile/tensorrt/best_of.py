@@ -1,4 +1,4 @@
-"""The best of several builds: the builder's choices hang on timings, so that no two engines are quite the same."""
+"""The best of several builds: the builder chooses kernels by timing them, so that no two engines are the same."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Trial:
 
     Attributes:
         p50_ms: Median of an inference of one crop, with its copies.
-        shift_p95_px: Keypoint shift to the reference, pixels of the network's input.
+        deviation_p95_px: Keypoint deviation from the reference, pixels of the network's input.
         violations: The limits it breaks.
     """
 
     p50_ms: float
-    shift_p95_px: float
+    deviation_p95_px: float
     violations: tuple[str, ...]
 
 
 def try_builds(sessions: Sequence[Session], bundle: Bundle, limits: LimitSpec) -> list[Trial]:
-    """Runs builds of one graph side by side: the bundle's golden crops for the error, and in turn for the time."""
+    """Runs several builds of one graph on the bundle's golden crops: for their errors, and in turn for their times."""
     golden, spec = bundle.golden(), bundle.model
     feeds = [Preprocessor(spec.input, spec.input.color).feed(golden.crops, session.inputs[0]) for session in sessions]
 
@@ -55,7 +55,7 @@ def _runner(session: Session, tensors: Feed) -> Run:
 
 
 def choose_build(trials: Sequence[Trial], file: str) -> tuple[int, str]:
-    """The fastest build that keeps its limits, and what there was to choose from, in words.
+    """The fastest build that keeps its limits, and a sentence on the builds that it was chosen from.
 
     Raises:
         ParityError: None keeps them.
@@ -67,10 +67,10 @@ def choose_build(trials: Sequence[Trial], file: str) -> tuple[int, str]:
             hint="Nothing was written. Compile another precision.",
         )
     best = min(within, key=lambda number: trials[number].p50_ms)
-    times, shifts = [t.p50_ms for t in trials], [t.shift_p95_px for t in trials]
+    times, deviations = [t.p50_ms for t in trials], [t.deviation_p95_px for t in trials]
     return best, (
         f"{len(trials)} builds, p50 {min(times):.3f} to {max(times):.3f} ms, "
-        f"shift p95 {min(shifts):.3g} to {max(shifts):.3g} px"
+        f"deviation p95 {min(deviations):.3g} to {max(deviations):.3g} px"
     )
 
 

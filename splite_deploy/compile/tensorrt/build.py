@@ -1,4 +1,7 @@
-"""Graph to engine, in a process of its own: TensorRT is imported only here, and for a calibrator what moves memory."""
+"""Graph to engine, in a process of its own.
+
+The only module that imports TensorRT to build with it; for a calibrator it also loads a backend for GPU memory.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from splite_deploy.compile.tensorrt.calibrator import batch_profile, calibrated, check_calibrator, keep_ends_float
+from splite_deploy.compile.tensorrt.calibrator import batch_profile, calibrated, check_calibrator, keep_interface_float
 from splite_deploy.compile.tensorrt.errors import build_error, parser_error
-from splite_deploy.compile.tensorrt.job import ENGINE, INSPECTED, Asked, Built, Job
+from splite_deploy.compile.tensorrt.job import ENGINE, INSPECTED, Built, Job, RequestedType
 from splite_deploy.compile.tensorrt.progress import progress_monitor
 from splite_deploy.compile.tensorrt.target import facts_of
 from splite_deploy.compile.tensorrt.timing_cache import keep_timings, timing_file, use_timings
-from splite_deploy.compile.tensorrt.typing_mode import Road, road_of
+from splite_deploy.compile.tensorrt.typing_mode import TypingMode, typing_mode_of
 from splite_deploy.device.cuda_driver import Gpu, gpu
 from splite_deploy.errors import CompileError, UsageError
 from splite_deploy.runtime.backends.trt.module import load_tensorrt
@@ -23,11 +26,11 @@ _WEIGHTED = ("CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED")
 _LOGGED = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO")
 
 Tell = Callable[[str, float], None]
-"""Told the step and the share of the build that lies behind, 0 to 1; negative where TensorRT does not say."""
+"""Told the step and the share of the build that is done, 0 to 1; negative where TensorRT does not say."""
 
 
 def build(job: Job, folder: Path, tell: Tell) -> Built:
-    """Builds one engine; leaves it in the folder, with what the inspector says of it where a GPU is.
+    """Builds one engine and writes it to the folder, with the inspector's description of it where there is a GPU.
 
     Args:
         job: What to build.
@@ -36,49 +39,49 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
 
     Raises:
         CompileError: There is no GPU to build on, or TensorRT refused.
-        UsageError: An option is not to be had with this graph, device or version.
+        UsageError: This graph, device or version does not support an option.
         SpliteError: TensorRT is not installed, or broken.
     """
-    device = gpu()  # asked before TensorRT is, which may crash without one
+    device = gpu()  # before TensorRT is loaded, which may crash without one
     tensorrt = load_tensorrt()
     if device is None and tensorrt.flavour != "rtx":
         raise CompileError(
             f"{tensorrt.label} builds engines on the GPU that will run them, and the CUDA driver offers none here.",
             hint="Compile on the device; in a container, start it with 'docker run --runtime nvidia'.",
         )
-    trt, road = tensorrt.module, road_of(tensorrt.module, tensorrt.flavour)
+    trt, mode = tensorrt.module, typing_mode_of(tensorrt.module, tensorrt.flavour)
     if job.calibration is not None:
-        check_calibrator(job.calibration.calibrator, road, tensorrt.label)
-    if road.typing not in job.graphs:
+        check_calibrator(job.calibration.calibrator, mode, tensorrt.label)
+    if mode.typing not in job.graphs:
         raise CompileError(
-            f"{tensorrt.label} needs the {road.typing}ly typed {job.precision} graph, which the bundle does not hold.",
+            f"{tensorrt.label} needs the {mode.typing}ly typed {job.precision} graph, which the bundle does not hold.",
             hint=f"Export it again: splite-deploy export CHECKPOINT -b trt -p {job.precision} -o NAME.splite.",
         )
-    graph = Path(job.graphs[road.typing])
+    graph = Path(job.graphs[mode.typing])
     facts = facts_of(tensorrt, device)
     logger = _logger(trt)
     builder = _made(trt.Builder, logger)
     _check_device(builder, job, device, tensorrt.label)
-    network = builder.create_network(_bits(trt.NetworkDefinitionCreationFlag, road.network_flags))
+    network = builder.create_network(_bits(trt.NetworkDefinitionCreationFlag, mode.network_flags))
     tell("reading the graph", -1)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
         raise parser_error(graph.name, parser, logger.errors)
-    asked = _asked(network, job, road)
-    if job.precision != "fp32" and not asked:
+    requested = _requested(network, job, mode)
+    if job.precision != "fp32" and not requested:
         raise CompileError(
-            f"{job.precision} was asked for, but no layer of {graph.name} computes in it.",
+            f"{job.precision} was requested, but no layer of {graph.name} computes in it.",
             hint=f"Export it again: splite-deploy export CHECKPOINT -b trt -p {job.precision} -o NAME.splite.",
         )
     config = builder.create_builder_config()
-    flags = _configure(trt, builder, config, job, road, tensorrt.label)
+    flags = _configure(trt, builder, config, job, mode, tensorrt.label)
     batch = _set_batch(builder, network, config, job)
     if job.calibration is not None:
-        keep_ends_float(trt, network, asked)
-    timings = timing_file(job.timing_cache, facts) if road.timing_cache else None
+        keep_interface_float(trt, network, requested)
+    timings = timing_file(job.timing_cache, facts) if mode.timing_cache else None
     if timings is not None:
         use_timings(config, timings)
-    if road.progress:
+    if mode.progress:
         config.progress_monitor = progress_monitor(trt, tell)
     else:
         tell("building the engine", -1)
@@ -93,13 +96,13 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
     if device is not None:
         tell("reading the engine back", 1)
         (folder / INSPECTED).write_text(_inspect(trt, logger, engine, job.batch), encoding="utf-8")
-    target = {**facts, "typing": road.typing, "flags": ", ".join(flags) or "none", "batch": batch, **calibration}
-    return Built(road.typing, asked, device is not None, target)
+    target = {**facts, "typing": mode.typing, "flags": ", ".join(flags) or "none", "batch": batch, **calibration}
+    return Built(mode.typing, requested, device is not None, target)
 
 
 def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
-        """Prints what TensorRT says, which is the log of this process, and keeps the errors."""
+        """Writes TensorRT's messages to the log of this process, and remembers the errors."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -115,14 +118,14 @@ def _logger(trt: Any) -> Any:
 
 
 def _made(factory: Callable[[Any], Any], logger: Any) -> Any:
-    """What a factory of TensorRT makes; where it makes nothing, pybind11 raises TypeError."""
+    """The object that a factory of TensorRT makes; where it makes none, pybind11 raises TypeError."""
     try:
         return factory(logger)
     except TypeError as err:
         reason = "; ".join(logger.errors) or str(err)
         raise CompileError(
             f"TensorRT does not start: {reason[:300]}",
-            hint="Its version has to fit the driver: see 'splite-deploy doctor'.",
+            hint="Its version has to match the driver: see 'splite-deploy doctor'.",
         ) from err
 
 
@@ -131,11 +134,11 @@ def _bits(flags: Any, names: tuple[str, ...]) -> int:
 
 
 def _check_device(builder: Any, job: Job, device: Gpu | None, label: str) -> None:
-    """Raises `UsageError` for what the device cannot do."""
+    """Raises `UsageError` where the device does not support the job."""
     fast = {"fp16": "platform_has_fast_fp16", "int8": "platform_has_fast_int8"}.get(job.precision)
     if fast is not None and device is not None and not getattr(builder, fast, True):
         raise UsageError(
-            f"{device.name} ({device.sm}) has no fast {job.precision}.", hint="Compile fp32, or fp16 if int8 was asked."
+            f"{device.name} ({device.sm}) has no fast {job.precision}.", hint="Compile fp32, or fp16 instead of int8."
         )
     if job.dla is not None and not job.dla < getattr(builder, "num_DLA_cores", 0):
         raise UsageError(
@@ -145,8 +148,8 @@ def _check_device(builder: Any, job: Job, device: Gpu | None, label: str) -> Non
         raise UsageError("A DLA computes in fp16 or int8.", hint="Name another precision, or leave --dla out.")
 
 
-def _asked(network: Any, job: Job, road: Road) -> dict[str, Asked]:
-    """Layers with weights that are to compute in float16 or int8, by what the network says; see `Built.asked`."""
+def _requested(network: Any, job: Job, mode: TypingMode) -> dict[str, RequestedType]:
+    """Layers with weights that are to compute in float16 or int8, as the network says; see `Built.requested`."""
     precision = job.precision
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     weighted = [layer for layer in layers if layer.type.name in _WEIGHTED]
@@ -156,18 +159,18 @@ def _asked(network: Any, job: Job, road: Road) -> dict[str, Asked]:
         dequantised = {layer.get_output(0).name for layer in layers if layer.type.name == "DEQUANTIZE"}
         return {layer.name: "int8" for layer in weighted if layer.get_input(0).name in dequantised}
     if precision == "fp16":
-        strong = road.typing == "strong"
+        strong = mode.typing == "strong"
         return {layer.name: "float16" for layer in weighted if not strong or layer.get_input(0).dtype.name == "HALF"}
     return {}
 
 
-def _configure(trt: Any, builder: Any, config: Any, job: Job, road: Road, label: str) -> tuple[str, ...]:
+def _configure(trt: Any, builder: Any, config: Any, job: Job, mode: TypingMode, label: str) -> tuple[str, ...]:
     """Sets all options; returns the names of the builder flags that are set."""
-    flags = road.builder_flags(job.precision, job.dla is not None, job.calibration is not None)
+    flags = mode.builder_flags(job.precision, job.dla is not None, job.calibration is not None)
     for name in flags:
         config.set_flag(getattr(trt.BuilderFlag, name))
     if job.precision == "fp32":
-        config.clear_flag(trt.BuilderFlag.TF32)  # whose 10 bits of mantissa are those of float16
+        config.clear_flag(trt.BuilderFlag.TF32)  # it has the 10 bits of mantissa of float16
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for the inspector; the engine is no slower
     workspace_mib = job.workspace_mib or (LOW_MEMORY_WORKSPACE_MIB if job.low_memory else None)
     if workspace_mib is not None:
@@ -176,10 +179,10 @@ def _configure(trt: Any, builder: Any, config: Any, job: Job, road: Road, label:
         for owner, name, least in ((builder, "max_threads", 1), (config, "max_aux_streams", 0)):
             if hasattr(owner, name):
                 setattr(owner, name, least)
-        if road.external_tactics:
-            config.set_tactic_sources(config.get_tactic_sources() & ~_bits(trt.TacticSource, road.external_tactics))
+        if mode.external_tactics:
+            config.set_tactic_sources(config.get_tactic_sources() & ~_bits(trt.TacticSource, mode.external_tactics))
     if job.optimization_level is not None:
-        if not road.optimization_levels:
+        if not mode.optimization_levels:
             raise UsageError(
                 f"{label} has no optimization levels; 8.6 and later have.", hint="Leave --optimization-level out."
             )
@@ -211,7 +214,7 @@ def _set_batch(builder: Any, network: Any, config: Any, job: Job) -> str:
 
 
 def _plan(trt: Any, builder: Any, network: Any, config: Any, job: Job, folder: Path) -> tuple[Any, Mapping[str, str]]:
-    """The engine, None where the builder fails, and what there is to know of its calibration."""
+    """The engine, None where the builder fails, and facts about its calibration."""
     if job.calibration is None:
         return builder.build_serialized_network(network, config), {}
     with calibrated(trt, builder, network, config, job.calibration, job.batch) as calibrator:
@@ -225,11 +228,11 @@ def _inspect(trt: Any, logger: Any, plan: bytes, batch: tuple[int, int, int] | N
     if engine is None:
         reason = "; ".join(logger.errors)[:300] or "it gave no reason"
         raise CompileError(
-            f"TensorRT does not load the engine that it has built: {reason}.",
-            hint="Its version has to fit the driver and the GPU: see 'splite-deploy doctor'.",
+            f"TensorRT cannot load the engine that it has just built: {reason}.",
+            hint="Its version has to match the driver and the GPU: see 'splite-deploy doctor'.",
         )
     inspector = engine.create_engine_inspector()
-    if batch is not None:  # formats of dynamic shapes are told for a context alone
+    if batch is not None:  # the formats of dynamic shapes belong to a context
         context = engine.create_execution_context()
         for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
             if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:

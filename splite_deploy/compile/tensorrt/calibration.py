@@ -1,4 +1,4 @@
-"""What TensorRT's own calibrator is given: a float graph of the bundle, and images as the runtime prepares them."""
+"""Inputs of TensorRT's own calibrators: a float graph of the bundle, and images as the runtime prepares them."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from splite_deploy.runtime.io.images import boxed_images, read_image
 from splite_deploy.runtime.preprocess import Preprocessor, check_box
 
 LEAST, MOST = 8, 500
-"""Images: fewer do not show the ranges (export draws the same line), more take long and tell little."""
+"""Number of images: fewer do not show the ranges (export has the same limit), more take long and add little."""
 _SEED = 1
 
 
 def float_graph(bundle: Bundle) -> Graph:
-    """The graph that builders with calibrators make float engines of, as one for an int8 engine.
+    """The float graph for weakly typed builders, described as one for an int8 engine.
 
-    Its limits are those of the bundle's own int8 graph, or else what export would set.
+    Its limits are those of the bundle's own int8 graph, or else those that export would set.
 
     Raises:
-        UsageError: The bundle holds none.
+        UsageError: The bundle has none.
     """
-    held = {graph.precision: graph for graph in bundle.manifest.graphs if graph.typing == "weak"}
-    found = held.get("fp16") or held.get("fp32")
+    graphs = {graph.precision: graph for graph in bundle.manifest.graphs if graph.typing == "weak"}
+    found = graphs.get("fp16") or graphs.get("fp32")
     if found is None:
         raise UsageError(
             f"The bundle {bundle.path} holds no float graph for a calibrator.",
             hint="Export it with: -b trt -p fp16. Or leave --calibrator and --calibration out: the graph that "
             "'export -b trt -p int8' makes has its own scales.",
         )
-    limits = held["int8"].limits if "int8" in held else limits_of("int8", bundle.model)
+    limits = graphs["int8"].limits if "int8" in graphs else limits_of("int8", bundle.model)
     return replace(found, precision="int8", limits=limits)
 
 
@@ -50,16 +50,16 @@ def write_inputs(
     folder: Path,
     progress: Callable[[str, float], None],
 ) -> CalibrationInputs:
-    """Turns images into inputs of the graph, by the code that the runtime uses, and writes them as one file.
+    """Turns images into inputs of the graph, by the code of the runtime, and writes them to one file.
 
     Args:
         bundle: Names the preprocessing.
         graph: Of `float_graph`.
         source: A folder of images (each one whole), a ``labels.json`` (by its boxes, of the split ``train`` if there is
             one), or a folder that holds one.
-        calibrator: Who will have them.
+        calibrator: The calibrator that will read them.
         folder: Where the file goes.
-        progress: Told the step and the share that lies behind.
+        progress: Told the step and the share that is done.
 
     Raises:
         UsageError: There are no images, or one cannot be used.
@@ -70,7 +70,7 @@ def write_inputs(
     if len(items) < LEAST:
         raise CalibrationError(
             f"There are {origin} to calibrate on; at least {LEAST} are needed.",
-            hint="Give more with --calibration: better some hundred, of what the network will see.",
+            hint="Name more with --calibration: some hundred pictures like those the network will see.",
         )
     spec = bundle.model.input
     preprocessor = Preprocessor(spec, "bgr")
@@ -80,7 +80,7 @@ def write_inputs(
     with writing(file), file.open("wb") as stream:  # one by one: together they may not fit into a Jetson's memory
         header = {"descr": like.dtype.str, "fortran_order": False, "shape": (len(items), *like.shape[1:])}
         npy.write_array_header_1_0(stream, header)
-        # Sets are often sorted, and the entropy calibrator's histograms hang on the order.
+        # Sets are often sorted, and the entropy calibrator's histograms depend on the order.
         for done, index in enumerate(np.random.default_rng(_SEED).permutation(len(items))):
             progress("int8: reading images to calibrate on", done / len(items))
             path, box = items[index]

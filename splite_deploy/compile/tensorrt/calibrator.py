@@ -1,6 +1,6 @@
 """INT8 by a calibrator of TensorRT's own (8.5 to 10): it runs a float graph on images and chooses the scales itself.
 
-TensorRT calls the calibrator from C++ that knows no exceptions: one that leaves it would end the process.
+TensorRT calls the calibrator from C++ code without exceptions: one that escapes would end the process.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.compile.tensorrt.job import TABLE, CalibrationInputs, Calibrator
-from splite_deploy.compile.tensorrt.typing_mode import CALIBRATORS, Road
+from splite_deploy.compile.tensorrt.typing_mode import CALIBRATORS, TypingMode
 from splite_deploy.errors import CompileError, UsageError
 from splite_deploy.runtime.cuda.memory import Cuda, open_cuda
 
 _WITHOUT_PRECISION = ("CONSTANT", "SHAPE")
 
 
-def check_calibrator(calibrator: Calibrator, road: Road, label: str) -> None:
+def check_calibrator(calibrator: Calibrator, mode: TypingMode, label: str) -> None:
     """Raises `UsageError` where the TensorRT of this label has no such calibrator."""
-    if calibrator not in road.calibrators:
+    if calibrator not in mode.calibrators:
         raise UsageError(
-            f"{label} has no {calibrator} calibrator, as TensorRT 8.5 to 10 has; here the Q/DQ pairs of the int8 graph "
-            "carry the scales.",
+            f"{label} has no {calibrator} calibrator; TensorRT 8.5 to 10 has. Here the Q/DQ pairs of the int8 graph "
+            "hold the scales.",
             hint="Leave --calibrator and --calibration out.",
         )
 
@@ -41,11 +41,11 @@ def batch_profile(builder: Any, tensors: Sequence[Any], sizes: tuple[int, int, i
     return profile
 
 
-def keep_ends_float(trt: Any, network: Any, weighted: Collection[str]) -> None:
-    """Has all that lies before or after the layers with weights, and not between them, compute in float32.
+def keep_interface_float(trt: Any, network: Any, weighted: Collection[str]) -> None:
+    """Makes everything before the first and after the last layers with weights compute in float32.
 
-    With a calibrator the builder may take int8 wherever it has a kernel. Where the graph normalises and decodes that
-    ruins the result: steps of 1/127 of the input's size are no keypoints. Q/DQ graphs have no int8 there either.
+    With a calibrator the builder may use int8 wherever it has a kernel. In fused pre- and postprocessing that ruins the
+    result: keypoints in steps of 1/127 of the input's size are useless. Q/DQ graphs have no int8 there either.
 
     Args:
         trt: The module.
@@ -53,11 +53,11 @@ def keep_ends_float(trt: Any, network: Any, weighted: Collection[str]) -> None:
         weighted: Names of layers with weights.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    after: set[str] = set()  # tensors that layers with weights have a part in
+    after: set[str] = set()  # tensors that depend on layers with weights
     for layer in layers:
         if layer.name in weighted or after & _names(_inputs(layer)):
             after |= _names(_outputs(layer))
-    before: set[str] = set()  # tensors that have a part in layers with weights
+    before: set[str] = set()  # tensors that layers with weights depend on
     for layer in reversed(layers):
         if layer.name in weighted or before & _names(_outputs(layer)):
             before |= _names(_inputs(layer))
@@ -71,7 +71,7 @@ def keep_ends_float(trt: Any, network: Any, weighted: Collection[str]) -> None:
 
 def _inputs(layer: Any) -> list[Any]:
     tensors = [layer.get_input(index) for index in range(layer.num_inputs)]
-    return [tensor for tensor in tensors if tensor is not None]  # which stands for an optional one
+    return [tensor for tensor in tensors if tensor is not None]  # None stands for an optional one
 
 
 def _outputs(layer: Any) -> list[Any]:
@@ -83,12 +83,12 @@ def _names(tensors: Sequence[Any]) -> set[str]:
 
 
 class Batches:
-    """Inputs batch by batch in the memory of the device, each in the place of the one before.
+    """Inputs batch by batch in the memory of the device; each batch overwrites the one before.
 
     Args:
         inputs: (N, ...) in the type of the graph's input.
-        size: Of a batch; the last one is filled up from the beginning.
-        cuda: Where the memory is; in use.
+        size: Of a batch; the last one is completed from the beginning.
+        cuda: The memory backend, in use.
         stack: Frees it.
     """
 
@@ -115,7 +115,7 @@ class Batches:
             return None
         rows = self._inputs[np.arange(self._begun, self._begun + self.size) % len(self._inputs)]
         self._begun += self.size
-        with self._cuda.use():  # TensorRT calls from whatever thread
+        with self._cuda.use():  # TensorRT calls from any thread
             self._host.array.view(rows.dtype).reshape(rows.shape)[:] = rows
             self._cuda.copy_to_device(self._device, self._host, self._size_bytes, self._stream)
             self._cuda.synchronise(self._stream)
@@ -126,9 +126,9 @@ class Batches:
 def calibrated(
     trt: Any, builder: Any, network: Any, config: Any, inputs: CalibrationInputs, batch: tuple[int, int, int] | None
 ) -> Iterator[Any]:
-    """Gives the configuration a calibrator, whose memory lasts as long as the block.
+    """Gives the configuration a calibrator; its memory is freed when the block ends.
 
-    A dynamic batch is calibrated in the largest one that the engine takes: many small ones make coarse histograms.
+    A dynamic batch is calibrated in its largest size: many small batches give coarse histograms.
 
     Args:
         trt: The module.
@@ -142,15 +142,15 @@ def calibrated(
         The calibrator; see `_calibrator`.
 
     Raises:
-        SpliteError: There is nothing that handles the device's memory, or it failed while TensorRT calibrated.
-        CompileError: TensorRT takes no such batch.
+        SpliteError: No package for GPU memory is installed, or it failed while TensorRT calibrated.
+        CompileError: TensorRT does not accept such a batch.
     """
     arrays = np.load(inputs.file, mmap_mode="r")
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
     dynamic = [tensor for tensor in tensors if tensor.shape[0] == -1]
     size = tensors[0].shape[0] if batch is None else min(batch[2], len(arrays))
     if dynamic and not config.set_calibration_profile(batch_profile(builder, dynamic, (size, size, size))):
-        raise CompileError(f"TensorRT does not calibrate in batches of {size}.", hint="Try another --batch.")
+        raise CompileError(f"TensorRT does not accept batches of {size} for calibration.", hint="Try another --batch.")
     cuda = open_cuda()
     try:
         with cuda.use(), ExitStack() as stack:
@@ -167,7 +167,7 @@ def _calibrator(trt: Any, inputs: CalibrationInputs, batches: Batches) -> Any:
     base: Any = getattr(trt, CALIBRATORS[inputs.calibrator])
 
     class OwnCalibrator(base):  # type: ignore[misc]
-        """Hands out the batches and keeps the table that TensorRT makes of them, or what went wrong."""
+        """Hands out the batches; remembers the table that TensorRT makes of them, or the error."""
 
         def __init__(self) -> None:
             base.__init__(self)
@@ -186,17 +186,17 @@ def _calibrator(trt: Any, inputs: CalibrationInputs, batches: Batches) -> Any:
             return None if address is None else [address]
 
         def read_calibration_cache(self) -> None:
-            """No table of another build is taken: it tells nothing of the images it was made on."""
+            """Never reuses a table of another build: it does not say which images it was made of."""
 
         def write_calibration_cache(self, cache: Any) -> None:
             self.table = bytes(cache)
 
         def facts(self, folder: Path) -> Mapping[str, str]:
-            """Writes the table into the folder; what `Artifact.target` says of it."""
+            """Writes the table to the folder; returns what `Artifact.target` says of it."""
             if self.table is None:
                 raise CompileError(
-                    "TensorRT has built the engine without calibrating it.",
-                    hint="Leave --calibrator and --calibration out; the graph's own scales are taken then.",
+                    "TensorRT built the engine without calibrating it.",
+                    hint="Leave --calibrator and --calibration out to use the scales of the graph.",
                 )
             (folder / TABLE).write_bytes(self.table)
             return {

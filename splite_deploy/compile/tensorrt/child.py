@@ -1,7 +1,7 @@
-"""A process of its own: one engine. Imports TensorRT, which may crash it, or use up the memory.
+"""Builds one engine in a process of its own, because TensorRT may crash it, or use up the memory.
 
-`splite_deploy.compile.tensorrt.engines` runs it in a folder; `splite_deploy.compile.tensorrt.job` says what lies there.
-Lines on the standard output are progress, ``SHARE STEP``; all that TensorRT says goes to the standard error.
+`splite_deploy.compile.tensorrt.engines` runs it in a folder; `splite_deploy.compile.tensorrt.job` describes its files.
+Lines on standard output are progress, ``SHARE STEP``; TensorRT's log output goes to standard error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from splite_deploy.errors import CompileError, SpliteError
 def main() -> None:
     """Does the job of the folder it runs in."""
     steps = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # TensorRT's libraries print, too
+    os.dup2(2, 1)  # TensorRT's libraries print as well
     sys.stdin.read()
     folder = Path.cwd()
     job = Job.read(folder)
@@ -28,8 +28,8 @@ def main() -> None:
     except SpliteError as err:
         write_error(folder, err)
         sys.exit(1)
-    except MemoryError:  # what C++ calls std::bad_alloc
-        message = f"The memory did not suffice to build the {job.precision} engine."
+    except MemoryError:  # std::bad_alloc in C++
+        message = f"There was not enough memory to build the {job.precision} engine."
         write_error(folder, CompileError(message, hint=MEMORY_HINT))
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""Graph to TensorRT engine, on the device that will run it. The build runs in a process of its own, `_trt_child.py`."""
+"""Graph to TensorRT engine, on the device that will run it. `child` builds it in a process of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from splite_deploy.spec import Precision
 
 TIMEOUT_S = 4 * 3600.0
 Progress = Callable[[str, float], None]
-"""Told the step and the share of it that lies behind, 0 to 1; negative where that is not known."""
+"""Told the step and the share of it that is done, 0 to 1; negative where that is unknown."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class TrtOptions:
     """How engines are built.
 
     Attributes:
-        workspace_mib: What kernels may use beside weights and activations, MiB; None leaves it to TensorRT.
+        workspace_mib: Memory for kernels beside weights and activations, MiB; None leaves it to TensorRT.
         low_memory: Builds with as little memory as possible, which takes longer and may find slower kernels.
         optimization_level: 0 (fast build) to 5 (fast engine); None leaves it to TensorRT. From 8.6 on.
         batch: (min, opt, max), for a graph with a dynamic batch.
-        timing_cache: File in which timings are kept, ``off``, or None for the user's cache folder.
-        best_of: Builds so many engines and keeps the fastest that keeps its limits; timings are taken anew each time.
-        dla: DLA core that runs what it can, on a Jetson that has them; None runs all on the GPU.
-        timeout_s: After this many seconds a build is given up.
+        timing_cache: File that stores timings, ``off``, or None for one in the user's cache folder.
+        best_of: Number of engines to build; the fastest within its limits is kept. No build reuses timings.
+        dla: DLA core of a Jetson that runs the layers it supports; None runs all on the GPU.
+        timeout_s: After this many seconds a build is stopped.
         calibration: Images (a folder, a ``labels.json``, or a folder that holds one) on which TensorRT up to version 10
-            finds the scales of int8 itself, in the float graph; None goes by the scales in the int8 graph.
-        calibrator: How it finds them: ``entropy`` (or None), which may clip rare peaks, or ``minmax``, which keeps the
-            range that the images show.
+            chooses the scales of int8 itself, for the float graph; None uses the scales of the int8 graph.
+        calibrator: How it chooses them: ``entropy`` (or None), which may clip rare peaks, or ``minmax``, which covers
+            the range that the images show.
 
     Raises:
         UsageError: A value is out of range, or there is a calibrator without images.
@@ -71,12 +71,12 @@ class TrtOptions:
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise UsageError(f"There is no optimization level {self.optimization_level}.", hint="Give 0 to 5.")
         if self.best_of < 1:
-            raise UsageError(f"The best of {self.best_of} builds is none.", hint="Give 1 or more.")
+            raise UsageError(f"best_of is {self.best_of}, which is no number of builds.", hint="Give 1 or more.")
         if self.calibrator is not None and self.calibration is None:
             raise UsageError(
                 f"The {self.calibrator} calibrator has no images to calibrate on.",
-                hint="Name them with --calibration (a folder or a labels.json), or leave --calibrator out: the int8 "
-                "graph has its own scales.",
+                hint="Name them with --calibration (a folder or a labels.json), or leave --calibrator out to use the "
+                "scales of the int8 graph.",
             )
 
 
@@ -95,11 +95,11 @@ def compile_trt(
 ) -> list[Artifact]:
     """Builds engines of a bundle's graphs and adds them to the bundle, all of them or none.
 
-    The TensorRT that is installed decides on the road: versions 8.5 to 10 get flags and the weakly typed graph, later
-    ones and TensorRT-RTX the strongly typed graph. Where images are given, int8 is calibrated by TensorRT itself, which
-    only the former can. What an engine computes in is read back and compared with what was asked for; its layers go to
-    the manifest. Without a GPU only TensorRT-RTX builds, and nothing can be read back: the types are those of the graph
-    then. How far the keypoints move is for `splite_deploy.runtime.verify.verify` to say.
+    The installed TensorRT decides the typing mode: versions 8.5 to 10 get the weakly typed graph and flags, later ones
+    and TensorRT-RTX the strongly typed graph. Where images are given, TensorRT calibrates int8 itself, which only the
+    weakly typed versions can. The types in which an engine computes are read back and compared with what was requested;
+    its layers go to the report. Without a GPU only TensorRT-RTX builds, and nothing can be read back: the types are
+    then those of the graph. `splite_deploy.runtime.verify.verify` measures how far the keypoints move.
 
     Args:
         bundle: With the graphs that ``export -b trt`` makes.
@@ -111,11 +111,11 @@ def compile_trt(
         The artifacts, in the order of the precisions, as they stand in the bundle.
 
     Raises:
-        UsageError: An option or a precision is not to be had.
+        UsageError: An option or a precision is not available.
         MissingDependencyError: TensorRT is not installed.
         CalibrationError: There are too few images.
-        CompileError: An engine could not be built, or is not what was asked for.
-        ParityError: No build of ``best_of`` keeps its limits.
+        CompileError: An engine could not be built, or is not what was requested.
+        ParityError: No build is within its limits.
         OutputError: The bundle cannot be written to.
     """
     options = options or TrtOptions()
@@ -128,7 +128,7 @@ def compile_trt(
         )
     graphs = {precision: _graphs(bundle, precision, options) for precision in precisions}
     if options.best_of > 1 and gpu() is None:
-        raise UsageError("Builds are compared by running them, which takes a GPU.", hint="Leave --best-of out.")
+        raise UsageError("Comparing builds means running them, which needs a GPU.", hint="Leave --best-of out.")
     with tempfile.TemporaryDirectory(prefix="splite-trt-") as work:
         inputs = None
         if options.calibration is not None:
@@ -147,10 +147,10 @@ def _graphs(bundle: Bundle, precision: Precision, options: TrtOptions) -> list[G
         return [float_graph(bundle)]
     found = [graph for graph in bundle.manifest.graphs if graph.precision == precision]
     if not found:
-        held = ", ".join(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs)) or "none"
+        available = ", ".join(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs)) or "none"
         raise UsageError(
             f"The bundle {bundle.path} holds no graph for a {precision} engine.",
-            hint=f"Export it with: -b trt -p {precision}. It holds graphs for: {held}.",
+            hint=f"Export it with: -b trt -p {precision}. It holds graphs for: {available}.",
         )
     return found
 
@@ -173,8 +173,8 @@ def _best(
         def tell(step: str, share: float, number: int = number) -> None:
             progress(f"build {number} of {options.best_of}: {step}", share)
 
-        fresh = replace(options, timing_cache="off")  # what was timed before would be chosen again
-        engines.append(_build(bundle, graphs, fresh, inputs, work / f"{precision}-{number}", tell))
+        untimed = replace(options, timing_cache="off")  # with earlier timings it would choose the same kernels
+        engines.append(_build(bundle, graphs, untimed, inputs, work / f"{precision}-{number}", tell))
     progress("comparing the builds", -1)
     with ExitStack() as stack:
         sessions = [
@@ -223,7 +223,7 @@ def _build(
     layers: list[Layer] = []
     if built.inspected:
         found = read_layers((folder / INSPECTED).read_text(encoding="utf-8"))
-        check_achieved(found, built.asked, precision, built.typing, file, calibrated=inputs is not None)
+        check_achieved(found, built.requested, precision, built.typing, file, calibrated=inputs is not None)
         layers = [entry.layer for entry in found]
     artifact = _artifact(by_typing[built.typing], folder / file, built, build_s, options)
     return _Engine(folder, artifact, tuple(layers))
@@ -250,7 +250,7 @@ def _artifact(graph: Graph, path: Path, built: Built, build_s: float, options: T
 
 
 def _with_batch(specs: Sequence[TensorSpec], batch: tuple[int, int, int] | None) -> tuple[TensorSpec, ...]:
-    """Tensors of the engine: a dynamic batch whose range is one number is dynamic no more."""
+    """Tensors of the engine: a dynamic batch whose range is one number is fixed."""
     if batch is None or batch[0] != batch[2]:
         return tuple(specs)
     return tuple(replace(spec, shape=(batch[0], *spec.shape[1:])) for spec in specs)
@@ -261,7 +261,7 @@ def _absolute(timing_cache: str | None) -> str | None:
 
 
 def _run(folder: Path, log: Path, options: TrtOptions, file: str, progress: Progress) -> None:
-    """Runs the child; however it ends, in our words."""
+    """Runs the child; raises `SpliteError` however it fails."""
     environment = {"CUDA_MODULE_LOADING": "LAZY"} if options.low_memory else {}
     with Child("splite_deploy.compile.tensorrt.child", folder, log=log, environment=environment) as child:
 
@@ -283,10 +283,10 @@ def _with_log(hint: str, log: Path, err: Exception) -> str:
 
 
 def _ended(file: str, err: ChildFailed, log: Path) -> CompileError:
-    """What became of a build that ended without a word."""
+    """The error of a build that ended without leaving one."""
     if err.status == -signal.SIGKILL:
         return CompileError(
-            f"The build of {file} was ended by SIGKILL, as the system does where memory runs out.",
+            f"The build of {file} was ended by SIGKILL, which the system sends where memory runs out.",
             hint=f"{MEMORY_HINT} TensorRT's log is {log}.",
         )
     if err.status < 0:

@@ -1,4 +1,4 @@
-"""TensorRT's errors in our words."""
+"""TensorRT's messages as our errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from splite_deploy.errors import CompileError
 MEMORY_HINT = (
     "Add --low-memory or a smaller --workspace-mib, close other programs (a desktop takes a gigabyte), or add swap."
 )
-_EXPORT_HINT = "Export with -b trt: it makes a graph of its own for TensorRT, with int8 as TensorRT reads it."
+_EXPORT_HINT = "Export with -b trt, which makes graphs for TensorRT, with int8 as TensorRT reads it."
 _PARSED = re.compile(r'While parsing node number (\d+) \[(\w+)(?: -> "([^"]*)")?')
 _NOISE = re.compile(r"CUDA driver version is insufficient|^(Invalid|Unsupported) Node - ")
 _PLACE = re.compile(r"\s+In \w+ at \S+:\d+\)?|^\[?\w+\.(cpp|h)::\S*\s+|^Assertion failed: |Error Code \d+: |\w+::\w+: ")
@@ -27,7 +27,7 @@ def parser_error(graph: str, parser: Any, logged: Sequence[str]) -> CompileError
     Args:
         graph: Name of the file.
         parser: TensorRT's ``OnnxParser`` after ``parse`` has failed.
-        logged: Errors that were logged; parsers up to version 8 name the node only there.
+        logged: Errors that were logged; parsers up to version 8 name the node nowhere else.
     """
     error: Any = parser.get_error(0) if parser.num_errors else None
     reason = _meaning(error.desc() if error is not None else "\n".join(logged))
@@ -43,7 +43,9 @@ def parser_error(graph: str, parser: Any, logged: Sequence[str]) -> CompileError
         )
     if op in ("QuantizeLinear", "DequantizeLinear"):
         if re.search("int32", reason, re.IGNORECASE):
-            return CompileError(f"{graph} has an int32 bias ({op} {name}), and TensorRT takes none.", hint=_EXPORT_HINT)
+            return CompileError(
+                f"{graph} has an int32 bias ({op} {name}), which TensorRT does not support.", hint=_EXPORT_HINT
+            )
         if _ZERO_POINT.search(reason):
             return CompileError(
                 f"{graph} has a zero point that is not 0 ({op} {name}); TensorRT's int8 is symmetric.",
@@ -51,7 +53,7 @@ def parser_error(graph: str, parser: Any, logged: Sequence[str]) -> CompileError
             )
     if "Plugin not found" in reason or (error is not None and "UNSUPPORTED" in str(error.code())):
         return CompileError(
-            f"TensorRT has no operator {op}, which the node {name} of {graph} is.",
+            f"TensorRT does not support the operator {op} of the node {name} in {graph}.",
             hint="Build that layer of the network from other operators, or run the bundle with -b ort.",
         )
     return CompileError(
@@ -61,7 +63,7 @@ def parser_error(graph: str, parser: Any, logged: Sequence[str]) -> CompileError
 
 
 def build_error(graph: str, logged: Sequence[str]) -> CompileError:
-    """Why the builder made no engine, from the errors that it logged."""
+    """The error of a builder that made no engine, from what it logged."""
     text = "\n".join(logged)
     if _MEMORY.search(text):
         return _memory_error(graph, _meaning(text))
@@ -73,15 +75,15 @@ def build_error(graph: str, logged: Sequence[str]) -> CompileError:
         )
     return CompileError(
         f"TensorRT built no engine of {graph}: {_meaning(text)}.",
-        hint="Compile another precision to see whether it is the graph; run the bundle with -b ort meanwhile.",
+        hint="Compile another precision to see whether the graph is the cause; until then run the bundle with -b ort.",
     )
 
 
 def _memory_error(graph: str, reason: str) -> CompileError:
-    return CompileError(f"The memory did not suffice to build {graph}: {reason}.", hint=MEMORY_HINT)
+    return CompileError(f"There was not enough memory to build {graph}: {reason}.", hint=MEMORY_HINT)
 
 
 def _meaning(text: str) -> str:
-    """The first line that says something, without places in TensorRT's sources."""
+    """The first line with a meaning, without positions in TensorRT's source code."""
     lines = [_PLACE.sub("", line).strip().rstrip(".") for line in text.splitlines() if not _NOISE.search(line)]
     return next(filter(None, lines), "it gave no reason")[:_LONGEST]

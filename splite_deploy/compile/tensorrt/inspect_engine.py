@@ -1,6 +1,6 @@
-"""What an engine is made of, by TensorRT's inspector, and whether that is what was asked for.
+"""The layers of an engine, read with TensorRT's inspector, compared with what was requested.
 
-The inspector's JSON has the layers in the order in which they run. Up to version 8 a tensor's format is a sentence
+The inspector's JSON lists layers in the order in which they run. Up to version 8 a tensor's format is a sentence
 ("Row major linear FP32", "Thirty-two wide channel vectorized row major Int8 format"), later a type ("Half").
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from splite_deploy.bundle import Typing
 from splite_deploy.bundle.report import Layer
-from splite_deploy.compile.tensorrt.job import Asked
+from splite_deploy.compile.tensorrt.job import RequestedType
 from splite_deploy.errors import CompileError
 from splite_deploy.spec import Precision
 
@@ -40,9 +40,9 @@ class EngineLayer:
     """A layer of an engine.
 
     Attributes:
-        layer: As the manifest has it.
+        layer: As the report lists it.
         inputs: Types of its inputs.
-        origin: Text that names the layers of the graph which it was made of.
+        origin: Text that names the layers of the graph that it was made of.
     """
 
     layer: Layer
@@ -50,7 +50,7 @@ class EngineLayer:
     origin: str
 
     def is_of(self, name: str) -> bool:
-        """Whether the layer of the graph of this name has become part of it; copies before a layer are named so too."""
+        """Whether the graph's layer of this name became part of it; copies before a layer have its name too."""
         return (
             self.layer.kind not in _COPIES
             and re.search(rf"(?<![\w./:-]){re.escape(name)}(?![\w./:-])", self.origin) is not None
@@ -68,53 +68,53 @@ def read_layers(text: str) -> list[EngineLayer]:
         return [_layer(entry) for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise CompileError(
-            "TensorRT's inspector tells nothing that splite-deploy reads, so that the engine cannot be checked.",
+            "The output of TensorRT's inspector cannot be read, so that the engine cannot be checked.",
             hint="Report this with your version of TensorRT.",
         ) from err
 
 
 def check_achieved(
     layers: Sequence[EngineLayer],
-    asked: Mapping[str, Asked],
+    requested: Mapping[str, RequestedType],
     precision: Precision,
     typing: Typing,
     file: str,
     *,
     calibrated: bool = False,
 ) -> None:
-    """Compares what an engine computes in with what was asked for.
+    """Compares the types in which an engine computes with those that were requested.
 
-    Where the graph decides (strong typing, and its own int8 everywhere) each layer that was asked for has to be found.
-    Flags for float16 allow it: there the builder may leave layers that are faster in float32, but not all of them. So
-    they allow int8 where a calibrator has found the scales, as nothing in the graph says which layers it is for.
+    Where the graph decides (a strongly typed graph, and any graph with int8 scales of its own) each requested layer has
+    to be found. Flags only allow float16: the builder may leave layers in float32 where that is faster, but not all of
+    them. They likewise only allow int8 where a calibrator chose the scales, since the graph names no layers for it.
 
     Args:
         layers: Of `read_layers`.
-        asked: See `splite_deploy.compile.tensorrt.job.Built`.
-        precision: What was asked for.
-        typing: Who decides.
+        requested: See `splite_deploy.compile.tensorrt.job.Built`.
+        precision: The requested precision.
+        typing: The typing mode.
         file: Name of the engine, for the message.
-        calibrated: Whether the scales of int8 come from a calibrator.
+        calibrated: Whether a calibrator chose the scales of int8.
 
     Raises:
-        CompileError: The message names the layers that work otherwise.
+        CompileError: The message names the layers that compute in another type.
     """
     missed: dict[str, str] = {}
     got = 0
-    for name, kind in asked.items():
+    for name, kind in requested.items():
         parts = [layer for layer in layers if layer.is_of(name)]
         if any(kind in part.inputs for part in parts):
             got += 1
         elif parts:
             missed[name] = parts[0].layer.types
-    if not got and not missed:  # layers were fused beyond recognition: their types are left
-        kinds = set(asked.values())
-        missed = {} if any(kinds & layer.inputs for layer in layers) else dict.fromkeys(asked, "fused")
+    if not got and not missed:  # layers were fused beyond recognition: only their types can be compared
+        kinds = set(requested.values())
+        missed = {} if any(kinds & layer.inputs for layer in layers) else dict.fromkeys(requested, "fused")
     if missed and (typing == "strong" or (precision == "int8" and not calibrated) or not got):
         shown = ", ".join(f"{name} ({types})" for name, types in list(missed.items())[:_NAMED])
         more = f" and {len(missed) - _NAMED} more" if len(missed) > _NAMED else ""
         raise CompileError(
-            f"{file} was to be {precision}, but {len(missed)} of the {len(asked)} layers asked for work otherwise: "
+            f"{file} was to be {precision}, but {len(missed)} of its {len(requested)} requested layers are not: "
             f"{shown}{more}.",
             hint="TensorRT has no kernel of that precision for them on this GPU: widen their channels to a multiple of "
             "8 (fp16) or 32 (int8), or compile another precision.",

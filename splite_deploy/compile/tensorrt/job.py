@@ -1,4 +1,4 @@
-"""What the process that builds an engine is told, and what it tells: plain data, in files of the folder it works in."""
+"""The job of the process that builds an engine, and its result: plain data, in files of the folder it works in."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ INSPECTED = "inspected.json"
 TABLE = "calibration.table"
 _ERRORS = {kind.__name__: kind for kind in (CompileError, MissingDependencyError, UsageError)}
 
-Asked = Literal["float16", "int8"]
+RequestedType = Literal["float16", "int8"]
 Calibrator = Literal["entropy", "minmax"]
 
 
 @dataclass(frozen=True)
 class CalibrationInputs:
-    """What a calibrator of TensorRT measures the ranges of activations on.
+    """The images on which a calibrator of TensorRT measures the ranges of activations.
 
     Attributes:
         calibrator: Which one.
-        file: Path of the inputs, an ``.npy``: (N, ...) as the graph takes them.
+        file: Path of an ``.npy`` with the inputs of the graph, (N, ...).
         origin: Where they come from, in words.
     """
 
@@ -44,14 +44,14 @@ class Job:
 
     Attributes:
         precision: Of the engine.
-        graphs: Path of the graph, by whom it is for; the TensorRT that is found decides which is taken.
+        graphs: Path of the graph by typing mode; the installed TensorRT decides which one is built.
         batch: (min, opt, max) of a graph with a dynamic batch.
-        workspace_mib: What kernels may use beside weights and activations, MiB; None leaves it to TensorRT.
+        workspace_mib: Memory for kernels beside weights and activations, MiB; None leaves it to TensorRT.
         low_memory: Builds with as little memory as possible.
         optimization_level: 0 to 5; None leaves it to TensorRT.
-        dla: DLA core that runs what it can; None runs all on the GPU.
+        dla: DLA core that runs the layers it supports; None runs all on the GPU.
         timing_cache: File of timings, ``off``, or None for the user's cache folder.
-        calibration: Has TensorRT find the scales of int8 itself, in a float graph; None goes by those in the graph.
+        calibration: Has TensorRT choose the scales of int8 itself, for a float graph; None uses those of the graph.
     """
 
     precision: Precision
@@ -65,12 +65,12 @@ class Job:
     calibration: CalibrationInputs | None = None
 
     def write(self, folder: Path) -> None:
-        """Leaves it for the process that works in the folder."""
+        """Writes it for the process that works in the folder."""
         (folder / JOB).write_text(json.dumps(to_plain(self)), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Job:
-        """Reads what `write` has left."""
+        """Reads what `write` wrote."""
         return structure(cls, json.loads((folder / JOB).read_text(encoding="utf-8")), "")
 
 
@@ -79,36 +79,36 @@ class Built:
     """An engine that was built.
 
     Attributes:
-        typing: Which road was taken.
-        asked: Layers that were to compute in float16 or int8: as the graph says, or with flags all that have weights.
-        inspected: Whether the engine could be looked into, for which a GPU is needed.
+        typing: The typing mode.
+        requested: Layers that were to compute in float16 or int8: as the graph says, or with flags all with weights.
+        inspected: Whether the engine could be inspected, which needs a GPU.
         target: See `Artifact.target`.
     """
 
     typing: Typing
-    asked: Mapping[str, Asked]
+    requested: Mapping[str, RequestedType]
     inspected: bool
     target: Mapping[str, str]
 
     def write(self, folder: Path) -> None:
-        """Leaves it in the folder."""
+        """Writes it to the folder."""
         (folder / BUILT).write_text(json.dumps(to_plain(self)), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Built:
-        """Reads what `write` has left."""
+        """Reads what `write` wrote."""
         return structure(cls, json.loads((folder / BUILT).read_text(encoding="utf-8")), "")
 
 
 def write_error(folder: Path, err: SpliteError) -> None:
-    """Leaves an expected error in the folder."""
+    """Writes an expected error to the folder."""
     kind = next((name for name, known in _ERRORS.items() if isinstance(err, known)), CompileError.__name__)
     found = {"kind": kind, "message": err.message, "hint": err.hint}
     (folder / ERROR).write_text(json.dumps(found), encoding="utf-8")
 
 
 def read_error(folder: Path) -> SpliteError | None:
-    """The error that `write_error` has left, if any."""
+    """The error that `write_error` wrote, if any."""
     try:
         found = json.loads((folder / ERROR).read_text(encoding="utf-8"))
     except FileNotFoundError:

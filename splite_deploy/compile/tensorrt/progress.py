@@ -1,4 +1,4 @@
-"""How far a build is, from the nested phases that TensorRT reports (10.0 and later)."""
+"""The progress of a build, from the nested phases that TensorRT reports (10.0 and later)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SMALLEST = 0.005
-"""Growth that is worth telling."""
+"""Least growth of the share that is reported."""
 
 
 @dataclass
@@ -19,10 +19,10 @@ class _Phase:
 
 
 class Phases:
-    """The phases that are under way, and the share of the whole that lies behind; TensorRT calls from many threads.
+    """The phases that are running, and the share of the build that is done; TensorRT calls from many threads.
 
     Args:
-        tell: Told the phase and the share, 0 to 1, which only grows.
+        tell: Told the phase and the share, 0 to 1, which never falls.
     """
 
     def __init__(self, tell: Callable[[str, float], None]) -> None:

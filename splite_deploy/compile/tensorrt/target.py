@@ -1,4 +1,4 @@
-"""What an engine was built with and for: it runs nowhere else."""
+"""The TensorRT and the device that an engine was built for: it runs nowhere else."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from splite_deploy.runtime.backends.trt.module import TensorRt
 
 
 def facts_of(tensorrt: TensorRt, gpu: Gpu | None, root: Path = Path("/")) -> dict[str, str]:
-    """What `Artifact.target` says of TensorRT, platform, GPU, driver and JetPack; what is not known is left out.
+    """TensorRT, platform, GPU, driver and JetPack, for `Artifact.target`; unknown facts are left out.
 
     Args:
-        tensorrt: What builds.
-        gpu: What it builds on, if anything.
+        tensorrt: The TensorRT that builds.
+        gpu: The GPU that it builds on, if any.
         root: Where the files of the operating system are looked up; tests give a folder.
     """
     facts: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""The timing cache: what the builder has timed once it need not time again, in any later build on the same device."""
+"""The timing cache: the builder reuses the timings of earlier builds on the same device."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _KEYS = ("flavour", "tensorrt", "platform", "gpu", "compute_capability", "driver
 
 
 def timing_file(named: str | None, facts: Mapping[str, str]) -> Path | None:
-    """Where timings are kept.
+    """The file that stores timings.
 
     Args:
-        named: A file, ``off``, or None for one in the user's cache folder, named after all that timings depend on.
+        named: A file, ``off``, or None for one in the user's cache folder, named after everything timings depend on.
         facts: See `splite_deploy.compile.tensorrt.target.facts_of`.
     """
     if named == "off":
@@ -31,16 +31,16 @@ def timing_file(named: str | None, facts: Mapping[str, str]) -> Path | None:
 
 
 def use_timings(config: Any, file: Path) -> None:
-    """Gives the builder what the file holds; timings of another device or version count as none."""
+    """Gives the builder the timings of the file; those of another device or version are ignored."""
     cache = config.create_timing_cache(_read(file))
     if cache is None or not config.set_timing_cache(cache, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def keep_timings(config: Any, file: Path) -> None:
-    """Writes what the builder knows now; a cache that cannot be written costs time, not the build.
+    """Writes the builder's timings to the file; a file that cannot be written costs time, not the build.
 
-    Another build may have written meanwhile: its timings are taken in.
+    Another build may have written it meanwhile: its timings are merged.
     """
     cache = config.get_timing_cache()
     if cache is None:

@@ -1,4 +1,4 @@
-"""How the TensorRT that is found is asked for a precision, by the names that its module has.
+"""The typing mode of the installed TensorRT, and the features of its builder, found by the names in its module.
 
 weak    versions 8.5 to 10: flags let the builder choose float16, and int8 where the graph has Q/DQ pairs; they can also
         calibrate a float graph themselves
@@ -19,20 +19,20 @@ from splite_deploy.spec import Precision
 _PRECISION_FLAGS: Mapping[Precision, tuple[str, ...]] = {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}
 CALIBRATORS: Mapping[Calibrator, str] = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
 """Names of the classes that TensorRT calls to calibrate."""
-_EXTERNAL_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")  # libraries that take hundreds of MB
+_EXTERNAL_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")  # libraries that use hundreds of MB
 
 
 @dataclass(frozen=True)
-class Road:
-    """What a version of TensorRT offers to a build.
+class TypingMode:
+    """How a version of TensorRT decides on types, and what its builder offers.
 
     Attributes:
-        typing: Which of the two roads it takes.
+        typing: ``weak`` or ``strong``.
         network_flags: Names of the flags that its network needs.
-        external_tactics: Names of the external libraries that its builder tries unless told otherwise.
+        external_tactics: Names of the external libraries that its builder tries by default.
         optimization_levels: Whether the builder has them (8.6 and later).
-        progress: Whether it tells how far it is (10.0 and later).
-        timing_cache: Whether timings of one build serve the next.
+        progress: Whether it reports progress (10.0 and later).
+        timing_cache: Whether a build can reuse the timings of another.
         calibrators: The calibrators it has (8.5 to 10).
     """
 
@@ -45,24 +45,24 @@ class Road:
     calibrators: tuple[Calibrator, ...]
 
     def builder_flags(self, precision: Precision, dla: bool, calibrated: bool = False) -> tuple[str, ...]:
-        """Names of the flags to set for a precision; a calibrated graph has layers that are to stay in float32."""
+        """Names of the flags to set for a precision; a calibrated graph has layers that must stay in float32."""
         chosen = _PRECISION_FLAGS[precision] if self.typing == "weak" else ()
         if calibrated:
             chosen = (*chosen, "PREFER_PRECISION_CONSTRAINTS")
         return (*chosen, "GPU_FALLBACK") if dla else chosen
 
 
-def road_of(trt: Any, flavour: Flavour) -> Road:
-    """Finds out by names what a module of TensorRT offers.
+def typing_mode_of(trt: Any, flavour: Flavour) -> TypingMode:
+    """The typing mode and features of a module of TensorRT, by the names that it has.
 
     Args:
         trt: The module; only names are looked up in it.
-        flavour: TensorRT-RTX times nothing, and only pretends to have a timing cache.
+        flavour: TensorRT-RTX times no kernels; the timing cache in its interface has no effect.
     """
     weak = hasattr(trt.BuilderFlag, "FP16")
     wanted = "EXPLICIT_BATCH" if weak else "STRONGLY_TYPED"
     tactics = getattr(trt, "TacticSource", None)
-    return Road(
+    return TypingMode(
         typing="weak" if weak else "strong",
         network_flags=(wanted,) if hasattr(trt.NetworkDefinitionCreationFlag, wanted) else (),
         external_tactics=tuple(name for name in _EXTERNAL_TACTICS if hasattr(tactics, name)),

@@ -1,6 +1,6 @@
-"""ONNX graph to TFLite files for phones. The heavy part runs in a process of its own, `_onnx2tf.py`.
+"""ONNX graph to TFLite files for phones. `onnx2tf_child` does the heavy part in a process of its own.
 
-Loading TensorFlow takes that process a while: with other work to do meanwhile, begin a `TfliteCompiler` early.
+Loading TensorFlow takes that process a while: where there is other work to do, start a `TfliteCompiler` early.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import ModelSpec, Precision
 
 TIMEOUT_S = 3600.0
-_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}  # conversion is work for the CPU
+_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}  # the conversion runs on the CPU
 
 
 class TfliteCompiler:
-    """A process that loads TensorFlow while the caller does something else; it serves for one conversion.
+    """A process that loads TensorFlow while the caller does something else; for one conversion.
 
     Args:
-        log: Receives all that the converters print.
+        log: Receives the converters' log output.
 
     Raises:
         MissingDependencyError: TensorFlow or onnx2tf is not installed.
@@ -71,14 +71,14 @@ class TfliteCompiler:
         *,
         calibration: NDArray[np.uint8] | None,
         recipe: Int8Recipe = "full-integer",
-        integer_ends: bool = False,
+        integer_io: bool = False,
     ) -> None:
-        """Starts what `compile_tflite` says with the content of its graph; `finish` waits for it."""
-        crops = check_options(spec, precisions, calibration, recipe, integer_ends)
+        """Starts the conversion of a graph, see `compile_tflite`; `finish` waits for it."""
+        crops = check_options(spec, precisions, calibration, recipe, integer_io)
         (self._work / "model.onnx").write_bytes(graph)
         tensors = Preprocessor(spec.input, spec.input.color).normalise(crops)
         np.save(self._work / "inputs.npy", np.ascontiguousarray(tensors.transpose(0, 2, 3, 1)))
-        self._job = _Job(spec, tuple(precisions), recipe, integer_ends)
+        self._job = _Job(spec, tuple(precisions), recipe, integer_io)
         job = {"roles": spec.decoder.roles, "files": self._job.options()}
         (self._work / "job.json").write_text(json.dumps(job), encoding="utf-8")
         self._child.begin()
@@ -86,7 +86,7 @@ class TfliteCompiler:
     def finish(
         self, folder: Path, *, timeout_s: float = TIMEOUT_S, progress: Callable[[str], None] = lambda message: None
     ) -> list[Artifact]:
-        """Waits for what `begin` started and places the files; see `compile_tflite`."""
+        """Waits for the conversion that `begin` started and places the files; see `compile_tflite`."""
         job = self._job
         self._child.finish(timeout_s=timeout_s, progress=progress)
         layouts = json.loads((self._work / "layouts.json").read_text(encoding="utf-8"))
@@ -95,24 +95,24 @@ class TfliteCompiler:
             file = self._work / _file(precision)
             contents = read_contents(file)
             check_precision(contents, precision, job.recipe, file.name)
-            ends = "int8" if job.integer_ends and precision == "int8" else "float32"
-            artifacts.append(_artifact(file, precision, contents, layouts, ends, job.spec, job.recipe))
+            dtype = "int8" if job.integer_io and precision == "int8" else "float32"
+            artifacts.append(_artifact(file, precision, contents, layouts, dtype, job.spec, job.recipe))
         _place(self._work, folder, [artifact.file for artifact in artifacts])
         return artifacts
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What was asked for."""
+    """The files to make."""
 
     spec: ModelSpec
     precisions: tuple[Precision, ...]
     recipe: Int8Recipe
-    integer_ends: bool
+    integer_io: bool
 
     def options(self) -> dict[str, dict[str, str | bool]]:
         """The options of every file."""
-        shared = {"recipe": self.recipe, "integer_ends": self.integer_ends}
+        shared = {"recipe": self.recipe, "integer_io": self.integer_io}
         return {_file(precision): {"precision": precision, **shared} for precision in self.precisions}
 
 
@@ -128,16 +128,16 @@ def compile_tflite(
     *,
     calibration: NDArray[np.uint8] | None,
     recipe: Int8Recipe = "full-integer",
-    integer_ends: bool = False,
+    integer_io: bool = False,
     log: Path,
     timeout_s: float = TIMEOUT_S,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Artifact]:
     """Makes ``model.PRECISION.tflite`` files of a graph.
 
-    The inputs and outputs of a file are named by their role, in its signature too; they are NHWC. Outputs are told
-    apart by their values: the graph and what it was converted to are run on one crop and have to agree. The precision
-    is read back from the file. How far the keypoints move is for the caller to measure, by a session and
+    The inputs and outputs of a file are named by their role, in its signature too; they are NHWC. Outputs are
+    recognised by their values: the graph and the converted network run on one crop and have to agree. The precision is
+    read back from the file. The caller measures how far the keypoints move, with a session and
     `splite_deploy.metrics.parity.compare`; a file's `Artifact.limits` say how far they may.
 
     Args:
@@ -146,13 +146,13 @@ def compile_tflite(
         spec: The model.
         folder: Where the files go; all of them or none.
         precisions: ``fp32``, ``fp16`` (weights; the arithmetic is the device's choice), ``int8``.
-        calibration: (N, h, w, 3) uint8 crops in the spec's colour order that show int8 the range of the values. Without
-            int8 the first is used to tell outputs apart, or noise where there are none.
+        calibration: (N, h, w, 3) uint8 crops in the spec's colour order, from which int8 learns the range of values.
+            Without int8 the first serves to recognise outputs, or noise where there are none.
         recipe: How int8 is done. ``full-integer``: weights per channel and activations; ``dynamic-range``: weights
             alone, activations on the fly.
-        integer_ends: Makes inputs and outputs of full-integer files int8 too; otherwise they stay float32.
-        log: Receives all that the converters print.
-        timeout_s: After this many seconds the conversion is given up.
+        integer_io: Makes inputs and outputs of full-integer files int8 too; otherwise they stay float32.
+        log: Receives the converters' log output.
+        timeout_s: After this many seconds the conversion is stopped.
         progress: Told each step as it begins.
 
     Returns:
@@ -161,13 +161,13 @@ def compile_tflite(
     Raises:
         UsageError: The options do not fit together.
         MissingDependencyError: TensorFlow or onnx2tf is not installed.
-        CompileError: The conversion failed, or a file is not what was asked for.
+        CompileError: The conversion failed, or a file is not what was requested.
         OutputError: A file cannot be written.
     """
-    check_options(spec, precisions, calibration, recipe, integer_ends)
+    check_options(spec, precisions, calibration, recipe, integer_io)
     with TfliteCompiler(log) as compiler:
         compiler.begin(
-            graph.read_bytes(), spec, precisions, calibration=calibration, recipe=recipe, integer_ends=integer_ends
+            graph.read_bytes(), spec, precisions, calibration=calibration, recipe=recipe, integer_io=integer_io
         )
         return compiler.finish(folder, timeout_s=timeout_s, progress=progress)
 
@@ -177,7 +177,7 @@ def check_options(
     precisions: Sequence[Precision],
     calibration: NDArray[np.uint8] | None,
     recipe: Int8Recipe,
-    integer_ends: bool,
+    integer_io: bool,
 ) -> NDArray[np.uint8]:
     """Checks the options of `compile_tflite`; returns the crops to work with.
 
@@ -189,8 +189,10 @@ def check_options(
     if recipe not in INT8_RECIPES:
         raise UsageError(f"There is no int8 recipe '{recipe}'.", hint=f"Choose one of: {', '.join(INT8_RECIPES)}.")
     full_integer = "int8" in precisions and recipe == "full-integer"
-    if integer_ends and not full_integer:
-        raise UsageError("Only full-integer int8 has integer ends.", hint="Leave them out, or add full-integer int8.")
+    if integer_io and not full_integer:
+        raise UsageError(
+            "Only full-integer int8 has integer inputs and outputs.", hint="Leave them out, or add full-integer int8."
+        )
     size = (spec.input.height, spec.input.width, 3)
     if calibration is None or len(calibration) == 0:
         if full_integer:
@@ -210,7 +212,7 @@ def _artifact(
     precision: Precision,
     contents: Contents,
     layouts: Mapping[str, str],
-    ends: str,
+    dtype: str,
     spec: ModelSpec,
     recipe: Int8Recipe,
 ) -> Artifact:
@@ -220,14 +222,14 @@ def _artifact(
             f"{path.name} has the tensors {', '.join(tensors)}, not image, {', '.join(spec.decoder.roles)}.",
             hint="Install the versions of tensorflow and onnx2tf that the extra 'tflite' names.",
         )
-    if any(end.dtype != ends for end in tensors.values()):
+    if any(found.dtype != dtype for found in tensors.values()):
         raise CompileError(
-            f"{path.name} has ends of {', '.join(end.dtype for end in tensors.values())}, not {ends}.",
+            f"{path.name} has tensors of {', '.join(found.dtype for found in tensors.values())}, not {dtype}.",
             hint="Install the versions of tensorflow and onnx2tf that the extra 'tflite' names.",
         )
 
-    def tensor(role: str, end: End, layout: str) -> TensorSpec:
-        return TensorSpec(role, end.shape, end.dtype, layout, role)
+    def tensor(role: str, found: End, layout: str) -> TensorSpec:
+        return TensorSpec(role, found.shape, found.dtype, layout, role)
 
     return Artifact(
         format="tflite",

@@ -14,7 +14,7 @@ from splite_deploy.errors import CompileError
 Array = NDArray[np.float32]
 
 TOLERANCE = 1e-3
-"""Of an output's largest value: far above float rounding, far below the difference of two outputs."""
+"""Share of an output's largest value: far above float rounding, far below the difference of two outputs."""
 _LAYOUTS: Mapping[int, tuple[str, ...]] = {4: ("NCHW", "NHWC"), 3: ("NKC", "NCK")}
 
 
@@ -24,7 +24,7 @@ class Match:
 
     Attributes:
         index: Its place among the outputs.
-        layout: How its axes lie, for example ``NHWC``.
+        layout: Order of its axes, for example ``NHWC``.
     """
 
     index: int
@@ -40,8 +40,8 @@ def match_outputs(outputs: Sequence[Array], reference: Mapping[str, Array]) -> d
     """Finds every role among the outputs by its values.
 
     Args:
-        outputs: What the converted network gave for an input, in its own order and layouts.
-        reference: What the original network gave for it, by role: NCHW, or NKC.
+        outputs: Of the converted network for an input, in its own order and layouts.
+        reference: Of the original network for that input, by role: NCHW, or NKC.
 
     Raises:
         CompileError: No output equals a role's, or more than one does.
@@ -63,9 +63,9 @@ def match_outputs(outputs: Sequence[Array], reference: Mapping[str, Array]) -> d
             raise CompileError(
                 f"{len(close) or 'None'} of the converted network's outputs ({shapes}) "
                 f"{'equals' if not close else 'equal'} '{role}', {wanted.shape} of up to {scale:.2g}{nearest}.",
-                hint="Two outputs of the network may be the same: return them apart."
+                hint="Two outputs of the network may be equal: return them separately."
                 if close
-                else "The converter has changed what the network computes: report it to the authors of onnx2tf.",
+                else "The converter changed what the network computes: report it to the authors of onnx2tf.",
             )
         found[role] = close[0]
     return found

@@ -1,14 +1,14 @@
-"""A process of its own: ONNX graph to ``.tflite`` files. Imports tensorflow and onnx2tf.
+"""ONNX graph to ``.tflite`` files, in a process of its own. Imports tensorflow and onnx2tf.
 
-`splite_deploy.compile.tflite.compiler` runs it in a folder. It loads TensorFlow, and when its
-standard input ends finds there
+`splite_deploy.compile.tflite.compiler` runs it in a folder. It loads TensorFlow. When its standard
+input ends it reads there
 
     model.onnx    the graph, with one input ``image`` (1, 3, h, w) and outputs named by their role
     inputs.npy    (N, h, w, 3) float32 network inputs
     job.json      roles, and the files to make with their options
 
-It leaves there those files and ``layouts.json``, the layout of each output by role. Lines on the standard output are
-progress; everything that the libraries print goes to the standard error.
+It writes there those files and ``layouts.json``, the layout of each output by role. Lines on standard output are
+progress; log output of the libraries goes to standard error.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from numpy.typing import NDArray
 from splite_deploy.compile.tflite.match import Match, match_outputs
 
 SAMPLE = "calibration_image_sample_data_20x128x128x3_float32.npy"
-"""onnx2tf wants this file for its trial runs, in the folder it runs in; where it is missing it is downloaded."""
+"""onnx2tf reads this file for its trial runs, in the folder it runs in, and downloads it where it is missing."""
 _SAVED = "saved_model"
 
 
 def main() -> None:
     """Does the job of the folder it runs in."""
     steps = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # from here on what anything prints is log
+    os.dup2(2, 1)  # from here on everything that is printed is log output
     say = _stopwatch(steps)
 
     say("loading TensorFlow")
@@ -61,7 +61,7 @@ def main() -> None:
             return {role: outputs[match.index] for role, match in matches.items()}
 
     network = Network()
-    # What is saved are the variables that a module can see, and not all of onnx2tf's hang on the model
+    # A module saves the variables that it references, and the model does not reference all of onnx2tf's
     network.captured = network.__call__.get_concrete_function().variables
     tf.saved_model.save(network, _SAVED, signatures=network.__call__)
     for file, options in job["files"].items():
@@ -78,7 +78,7 @@ def _write_sample(inputs: NDArray[np.float32]) -> None:
 
 
 def _stopwatch(steps: TextIO) -> Callable[[str], None]:
-    """Returns a function that tells of the next step, if any, and logs how long the last one took."""
+    """Returns a function that reports the next step, if any, and logs how long the last one took."""
     begun: list[tuple[str, float, float]] = []
 
     def say(step: str) -> None:
@@ -94,7 +94,7 @@ def _stopwatch(steps: TextIO) -> Callable[[str], None]:
 
 
 def _network(crop: NDArray[np.float32], roles: list[str]) -> tuple[Any, dict[str, Match]]:
-    """The graph as a Keras model, and which of its outputs is which."""
+    """The graph as a Keras model, and the role of each of its outputs."""
     import onnx
     import onnx2tf
     import onnxruntime as ort
@@ -134,8 +134,10 @@ def _converter(tf: Any, options: Mapping[str, Any], inputs: NDArray[np.float32])
                 yield [inputs[index : index + 1]]
 
         converter.representative_dataset = crops
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]  # or it fails
-        if options["integer_ends"]:
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+        ]  # fails where an operator has no int8 kernel
+        if options["integer_io"]:
             converter.inference_input_type = converter.inference_output_type = tf.int8
     return converter
 

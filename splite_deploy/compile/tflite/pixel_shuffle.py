@@ -1,9 +1,9 @@
-"""Pixel shuffles in the order of channels that runtimes have a kernel for.
+"""Puts pixel shuffles into the order of channels for which runtimes have a kernel.
 
 torch's ``PixelShuffle`` is ONNX's DepthToSpace of mode CRD: the pixels of a block are neighbours in the channels.
-TFLite's DEPTH_TO_SPACE wants mode DCR, where the channels of one pixel are neighbours, as they are in memory; of CRD
-converters make a transposition of six axes, which takes longer than the convolution before it. That convolution can
-give its channels in the other order instead, for nothing.
+TFLite's DEPTH_TO_SPACE has mode DCR, where the channels of one pixel are neighbours, as they are in memory. Converters
+turn CRD into a transposition of six axes, which takes longer than the convolution before it. That convolution can write
+its channels in the other order instead, at no cost.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _ELEMENTWISE = frozenset(
 
 
 def channels_last_shuffles(model: onnx.ModelProto) -> int:
-    """Turns DepthToSpace of mode CRD into mode DCR where a convolution lies before it, in place.
+    """Turns DepthToSpace of mode CRD into mode DCR where it follows a convolution, in place.
 
-    Between the two there may be activations. What the graph computes stays the same. A shuffle stays as it is where
-    somebody else reads what lies before it, or the convolution's weights are no constants.
+    Activations may lie between the two. The graph computes the same. A shuffle is left alone where another node reads
+    one of the tensors in between, or where the convolution's weights are not constants.
 
     Returns:
         The number of shuffles that were turned.
@@ -53,7 +53,7 @@ def channels_last_shuffles(model: onnx.ModelProto) -> int:
 
 
 def _convolution(tensor: str, makers: dict[str, onnx.NodeProto], readers: dict[str, int]) -> onnx.NodeProto | None:
-    """The dense convolution that alone decides on a tensor's channels, if there is one that nobody else reads."""
+    """The dense convolution that alone makes a tensor's channels, if no other node reads it."""
     while readers[tensor] == 1 and tensor in makers:
         node = makers[tensor]
         if node.op_type == "Conv" and _number(node, "group", 1) == 1:
@@ -65,7 +65,7 @@ def _convolution(tensor: str, makers: dict[str, onnx.NodeProto], readers: dict[s
 
 
 def _reorder(model: onnx.ModelProto, conv: onnx.NodeProto, constants: dict[str, onnx.TensorProto], block: int) -> None:
-    """Gives the convolution's channels the order of mode DCR; constants that others read stay as they are."""
+    """Gives the convolution's channels the order of mode DCR; constants that other nodes read are not changed."""
     from onnx import numpy_helper
 
     for position, name in enumerate(conv.input):
