@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import Result
 
 from splite_deploy.bundle import (
     FORMAT_VERSION,
@@ -270,6 +271,20 @@ def test_a_damaged_report_stops_only_those_who_read_it(bundle: Path, content: st
         opened.report()
     assert message in caught.value.message
     assert caught.value.hint.startswith("The bundle runs without it.") and "splite-deploy export" in caught.value.hint
+
+
+def test_a_command_that_reads_no_report_needs_none(
+    splite: Callable[..., Result], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    path = shutil.copytree(tiny_bundle, tmp_path / "t.splite")
+    (path / REPORT).unlink()
+    for arguments in (("verify", path), ("inspect", path, "--json", "-")):
+        done = splite(*arguments)
+        assert done.exit_code == 0, done.stderr
+    done = splite("inspect", path)
+    assert done.exit_code == 1 and done.stdout == ""
+    assert f"error: The bundle {path} has no report.json, which says what was measured." in done.stderr
+    assert "hint:  The bundle runs without it." in done.stderr
 
 
 def test_a_report_of_a_later_version(bundle: Path) -> None:

@@ -272,6 +272,24 @@ def test_a_failure_in_the_middle_changes_nothing(
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_bundle_of_format_1_is_made_anew_by_the_command_that_its_refusal_names(
+    splite: Callable[..., Result], tiny_checkpoint: Path, model: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output.mkdir()
+    old = {"format_version": 1, "source": {"checkpoint": tiny_checkpoint.name}}
+    (output / MANIFEST).write_text(json.dumps(old), encoding="utf-8")
+    done = splite("verify", output)
+    assert done.exit_code == 1 and "has format version 1; this version of splite-deploy reads 2." in done.stderr
+    command = done.stderr.partition("hint:  Make it anew: ")[2].split()
+    assert command[:2] == ["splite-deploy", "export"] and command[-1] == "--overwrite"
+    shutil.copy(tiny_checkpoint, model.parent)
+    monkeypatch.chdir(model.parent)
+    done = splite(*command[1:], "--crops", 2)
+    assert done.exit_code == 0, done.stderr
+    assert Bundle.open(output).manifest.format_version == 2
+
+
+@pytest.mark.usefixtures("quick")
 def test_overwriting(
     splite: Callable[..., Result], tiny_checkpoint: Path, tiny_model: Path, tiny_bundle: Path, output: Path
 ) -> None:
