@@ -279,6 +279,34 @@ def test_it_closes_at_the_end_of_its_block(tiny_bundle: Path, image: NDArray[np.
     opened.close()
 
 
+@pytest.mark.parametrize(
+    ("change", "color", "error", "message"),
+    [
+        ({}, "grey", UsageError, "The channel order is 'grey'"),
+        ({"role": "heat"}, "bgr", BackendError, "heat"),
+    ],
+)
+def test_the_session_of_an_estimator_that_does_not_come_about_is_closed(
+    tiny_bundle: Path, change: dict[str, str], color: Any, error: type[Exception], message: str
+) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    artifact = bundle.find()
+    outputs = tuple(dataclasses.replace(spec, **change) for spec in artifact.outputs)
+    session = open_bytes(bundle.read(artifact), dataclasses.replace(artifact, outputs=outputs))
+    with pytest.raises(error, match=message):
+        PoseEstimator(bundle.model, session, color)
+    with pytest.raises(BackendError, match="The session is closed"):
+        session.run({})
+
+
+def test_a_wrong_channel_order_leaves_no_session_open(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+    monkeypatch.setattr(ReplaySession, "_release", closed.append)
+    with pytest.raises(UsageError, match="The channel order is 'grey'"):
+        PoseEstimator.open(tiny_bundle, "replay", color="grey")  # type: ignore[arg-type]
+    assert len(closed) == 1
+
+
 def test_an_error_in_the_block_is_let_through(tiny_bundle: Path) -> None:
     with pytest.raises(ZeroDivisionError), PoseEstimator.open(tiny_bundle, "replay"):
         raise ZeroDivisionError

@@ -54,7 +54,7 @@ def find_backend(name: str) -> Backend:
 
 def exportable_backends() -> tuple[str, ...]:
     """The names of the backends that ``export`` makes something for."""
-    return tuple(name for name, backend in all_backends().items() if backend.export is not None)
+    return tuple(sorted(name for name, backend in all_backends().items() if backend.export is not None))
 
 
 def distributions() -> dict[str, tuple[str, ...]]:
