@@ -85,7 +85,14 @@ class MissingDependencyError(SpliteError, ImportError):
     """A package that this step needs is not installed."""
 
 
-def first_line(err: BaseException) -> str:
-    """What another package's exception says, in one line."""
-    lines = [line for line in str(err).splitlines() if line.strip()]
-    return lines[0].strip()[:300] if lines else type(err).__name__
+def first_line(err: BaseException, *, named: bool = False) -> str:
+    """The reason of another package's exception, in one line.
+
+    Args:
+        err: The exception; where it was raised from another one, that is the reason.
+        named: Whether the type of the exception comes first.
+    """
+    while err.__cause__ is not None:  # torch wraps the reason in general advice
+        err = err.__cause__
+    lines = [line.strip()[:300] for line in str(err).splitlines() if line.strip()]
+    return ": ".join([type(err).__name__, *lines[:1]]) if named or not lines else lines[0]

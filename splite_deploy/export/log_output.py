@@ -38,11 +38,3 @@ def without_stdout() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def first_line(err: BaseException) -> str:
-    """The reason of another package's exception, in one line."""
-    while err.__cause__ is not None:  # torch wraps the reason in general advice
-        err = err.__cause__
-    lines = [line for line in str(err).splitlines() if line.strip()]
-    return f"{type(err).__name__}: {lines[0][:300]}" if lines else type(err).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from splite_deploy.bundle import Bundle
 from splite_deploy.decoders import decode
 from splite_deploy.errors import BackendError, BundleError, UsageError
-from splite_deploy.runtime import Pose, PoseEstimator
+from splite_deploy.runtime import Pose, PoseEstimator, open_bytes
 from splite_deploy.runtime.backends import find_backend
+from splite_deploy.runtime.backends.replay import ReplaySession
 from splite_deploy.runtime.preprocess import Preprocessor, invert, transform_points
 
 CAMERA = [[200.0, 0, 80], [0, 200, 60], [0, 0, 1]]
@@ -301,7 +303,7 @@ def test_the_session_of_an_estimator_that_does_not_come_about_is_closed(
 
 def test_a_wrong_channel_order_leaves_no_session_open(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
-    monkeypatch.setattr(ReplaySession, "_release", closed.append)
+    monkeypatch.setattr(ReplaySession, "_release", lambda session: closed.append(session))
     with pytest.raises(UsageError, match="The channel order is 'grey'"):
         PoseEstimator.open(tiny_bundle, "replay", color="grey")  # type: ignore[arg-type]
     assert len(closed) == 1

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.decoders import DECODERS, Decoder, check_shapes
 from splite_deploy.decoders.torch import make_module
-from splite_deploy.errors import ExportError
+from splite_deploy.errors import ExportError, first_line
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET
 from splite_deploy.export.graph.walk import from_proto, name_of, sizes, to_proto
-from splite_deploy.export.log_output import first_line, quiet
+from splite_deploy.export.log_output import quiet
 from splite_deploy.spec import InputSpec, ModelSpec
 
 _INPUT, _DECODE = "fused_input", "fused_decode"
@@ -190,7 +190,7 @@ def _joined(first: onnx.ModelProto, second: onnx.ModelProto, joints: Mapping[str
         made = compose.merge_models(first, second, list(joints.items()), name="network", doc_string="")
     except (ValueError, onnx.checker.ValidationError) as err:
         raise ExportError(
-            f"With fused pre- or postprocessing the graph would not be valid ONNX: {first_line(err)}",
+            f"With fused pre- or postprocessing the graph would not be valid ONNX: {first_line(err, named=True)}",
             hint="Report this.",
         ) from err
     opsets = {item.domain: item for item in (*first.opset_import, *second.opset_import)}

@@ -13,9 +13,8 @@ import onnx
 import onnx_ir as ir
 from onnx import defs
 
-from splite_deploy.errors import ExportError
+from splite_deploy.errors import ExportError, first_line
 from splite_deploy.export.graph.walk import attributes, constant, set_inputs, to_proto
-from splite_deploy.export.log_output import first_line
 
 OLD_OPSET = 17
 _OLD_IR = 8  # what onnx wrote with that opset
@@ -50,7 +49,9 @@ def lower_opset(model: ir.Model) -> ir.Model:
     try:
         onnx.checker.check_model(to_proto(lowered), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
-        raise ExportError(f"In opset {OLD_OPSET} the graph is not valid: {first_line(err)}", hint=_HINT) from err
+        raise ExportError(
+            f"In opset {OLD_OPSET} the graph is not valid: {first_line(err, named=True)}", hint=_HINT
+        ) from err
     return lowered
 
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.decoders import check_shapes
-from splite_deploy.errors import ExportError
+from splite_deploy.errors import ExportError, first_line
 from splite_deploy.export.graph.walk import from_proto, name_of, to_proto
-from splite_deploy.export.log_output import first_line, quiet, without_stdout
+from splite_deploy.export.log_output import quiet, without_stdout
 from splite_deploy.export.quant.trained import has_quantisers
 from splite_deploy.spec import ModelSpec
 
@@ -98,7 +98,7 @@ def onnx_from_network(network: nn.Module, spec: ModelSpec, *, opset: int, dynami
         if is_script:
             hint = "Save the weights alone (.safetensors) or a torch.export program where its class is at hand."
         raise ExportError(
-            f"torch cannot export this network: {first_line(err)}",
+            f"torch cannot export this network: {first_line(err, named=True)}",
             hint=hint + (" Without --dynamic-batch it may pass." if dynamic_batch else ""),
         ) from err
     _check(model, "The graph that torch made")
@@ -168,7 +168,7 @@ def simplify(model: ir.Model, *, metadata: dict[str, str]) -> ir.Model:
         with quiet():
             simplified, valid = onnxsim.simplify(to_proto(model))
     except Exception as err:
-        raise ExportError(f"onnxsim failed: {first_line(err)}", hint=_SIMPLIFIER) from err
+        raise ExportError(f"onnxsim failed: {first_line(err, named=True)}", hint=_SIMPLIFIER) from err
     if not valid:
         raise ExportError("onnxsim could not validate the simplified graph.", hint=_SIMPLIFIER)
     _set_metadata(simplified, metadata)
@@ -213,4 +213,6 @@ def _check(model: onnx.ModelProto, what: str) -> None:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as err:
-        raise ExportError(f"{what} is not valid ONNX: {first_line(err)}", hint="Try another --opset.") from err
+        raise ExportError(
+            f"{what} is not valid ONNX: {first_line(err, named=True)}", hint="Try another --opset."
+        ) from err

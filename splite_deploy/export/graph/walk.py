@@ -16,8 +16,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
-from splite_deploy.errors import ExportError
-from splite_deploy.export.log_output import first_line, quiet
+from splite_deploy.errors import ExportError, first_line
+from splite_deploy.export.log_output import quiet
 from splite_deploy.files import whole_file, writing
 
 Array = NDArray[np.float32]
@@ -58,7 +58,7 @@ def load(path: Path) -> ir.Model:
     try:
         return from_proto(onnx.load(str(path)))
     except Exception as err:  # protobuf and onnx raise many kinds
-        raise ExportError(f"{path} is not an ONNX graph: {first_line(err)}", hint=_RAISE_HINT) from err
+        raise ExportError(f"{path} is not an ONNX graph: {first_line(err, named=True)}", hint=_RAISE_HINT) from err
 
 
 def save(model: ir.Model, path: Path) -> None:
@@ -83,7 +83,9 @@ def serialised(model: ir.Model, name: str) -> bytes:
     try:
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as err:
-        raise ExportError(f"{name} would not be valid ONNX: {first_line(err)}", hint="Report this.") from err
+        raise ExportError(
+            f"{name} would not be valid ONNX: {first_line(err, named=True)}", hint="Report this."
+        ) from err
     content: bytes = proto.SerializeToString()
     return content
 
@@ -221,7 +223,7 @@ def make_session(model: ir.Model, *, optimise: bool = True, optimised: Path | No
             return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as err:  # onnxruntime has no common base class of its errors
         raise ExportError(
-            f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(err)}", hint=_RAISE_HINT
+            f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(err, named=True)}", hint=_RAISE_HINT
         ) from err
 
 
@@ -245,7 +247,9 @@ def run_batches(session: ort.InferenceSession, crops: Array) -> Iterator[dict[st
         try:
             values = session.run(names, {source.name: crops[start : start + size]})
         except Exception as err:
-            raise ExportError(f"ONNX Runtime failed on a crop: {first_line(err)}", hint=_RAISE_HINT) from err
+            raise ExportError(
+                f"ONNX Runtime failed on a crop: {first_line(err, named=True)}", hint=_RAISE_HINT
+            ) from err
         yield dict(zip(names, values, strict=True))
 
 

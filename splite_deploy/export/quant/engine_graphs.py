@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx import version_converter
 
-from splite_deploy.errors import ExportError
+from splite_deploy.errors import ExportError, first_line
 from splite_deploy.export.graph.walk import add_constant, constant, to_proto
-from splite_deploy.export.log_output import first_line, quiet
+from splite_deploy.export.log_output import quiet
 from splite_deploy.export.quant.precision import float16_form
 
 _OPSET = 19  # the first whose QuantizeLinear takes float16
@@ -37,7 +37,8 @@ def to_int8_fp16(model: ir.Model, float_nodes: Collection[str]) -> ir.Model:
             return float16_form(proto, float_nodes)
     except Exception as err:  # both converters raise many kinds
         raise ExportError(
-            f"The int8 graph cannot be made float16: {first_line(err)}", hint="Export -p fp16 or fp32 for TensorRT."
+            f"The int8 graph cannot be made float16: {first_line(err, named=True)}",
+            hint="Export -p fp16 or fp32 for TensorRT.",
         ) from err
 
 

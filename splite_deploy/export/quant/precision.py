@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from splite_deploy.errors import ExportError, UsageError
+from splite_deploy.errors import ExportError, UsageError, first_line
 from splite_deploy.export.graph.walk import (
     WEIGHTED,
     Array,
@@ -28,7 +28,7 @@ from splite_deploy.export.graph.walk import (
     run_exposed,
     to_proto,
 )
-from splite_deploy.export.log_output import first_line, quiet
+from splite_deploy.export.log_output import quiet
 from splite_deploy.export.quant.calibration_arrays import evenly
 from splite_deploy.export.quant.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes, with_uint8
 from splite_deploy.export.quant.ranges import Method, Ranges, calibrate
@@ -121,7 +121,9 @@ def to_fp16(model: ir.Model, crops: Array, *, ranges: Ranges | None = None) -> t
         with quiet():
             converted = float16_form(to_proto(model), [k.node for k in kept])
     except Exception as err:  # the converter raises many kinds
-        raise ExportError(f"The graph cannot be made float16: {first_line(err)}", hint="Export it in float32.") from err
+        raise ExportError(
+            f"The graph cannot be made float16: {first_line(err, named=True)}", hint="Export it in float32."
+        ) from err
     float16, float32 = _types(converted, crops[evenly(len(crops), _WATCHED)])
     if not float16:
         raise ExportError(

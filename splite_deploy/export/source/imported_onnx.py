@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.decoders import check_shapes
-from splite_deploy.errors import BackendError, CheckpointError, ExportError
+from splite_deploy.errors import BackendError, CheckpointError, ExportError, first_line
 from splite_deploy.export.graph.torch_to_onnx import input_spec
-from splite_deploy.export.graph.walk import forget_types, from_proto, name_of, sizes
-from splite_deploy.export.log_output import first_line
+from splite_deploy.export.graph.walk import forget_types, from_proto, name_of, sizes, to_proto
 from splite_deploy.files import sha256_of
 from splite_deploy.runtime.session import open_bytes
 from splite_deploy.runtime.verify import run_each
@@ -37,9 +36,9 @@ class GivenGraph:
     """An ONNX file that fits its model spec.
 
     Attributes:
-        path: The file.
+        content: The graph as it is, with weights that lay beside its file.
         model: Its graph, with the names and the batch size of a bundle's graph.
-        artifact: The file as it is, with its own names.
+        artifact: What ``content`` takes and gives, with its own names.
         opset: Its operator set, which is kept.
         spec: Its model spec.
         host: What only the developer's machine needs of ``model.toml``.
@@ -47,7 +46,7 @@ class GivenGraph:
         notes: What was found and chosen, in words.
     """
 
-    path: Path
+    content: bytes
     model: ir.Model
     artifact: Artifact
     opset: int
@@ -60,7 +59,7 @@ class GivenGraph:
 
     def run(self, tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Reference outputs of the file by role, N first, computed one crop at a time as on a device."""
-        return _run(self.path, self.artifact, tensors)
+        return _run(self.content, self.artifact, tensors)
 
 
 def read_graph(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None, dynamic_batch: bool) -> GivenGraph:
@@ -88,7 +87,8 @@ def read_graph(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None
     outputs = tuple(TensorSpec(name, (), "float32", spec.decoder.layouts[role], role) for role, name in names.items())
     inputs = (TensorSpec(name_of(image), shape, "float32", "NCHW", "image"),)
     artifact = Artifact("onnx", "ort", "fp32", path.name, digest, inputs, outputs, spec.limits, {})
-    shapes = _try(path, artifact, spec, dynamic_batch)
+    content = to_proto(model).SerializeToString()
+    shapes = _try(content, artifact, spec, dynamic_batch)
     _rename(model.graph, {name_of(image): "image", **{name: role for role, name in names.items()}})
     _set_shapes(model.graph, {"image": shape, **shapes})
     notes = (
@@ -97,7 +97,7 @@ def read_graph(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None
         *matched,
         *(("arch in model.toml was not used: the graph is the network",) if host.arch else ()),
     )
-    return GivenGraph(path, model, artifact, found, spec, host, digest, notes)
+    return GivenGraph(content, model, artifact, found, spec, host, digest, notes)
 
 
 def _load(path: Path) -> ir.Model:
@@ -112,14 +112,14 @@ def _load(path: Path) -> ir.Model:
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as err:  # a file is missing, too short, or lies elsewhere
         raise CheckpointError(
-            f"{path} keeps weights in another file, which cannot be read: {first_line(err)}",
+            f"{path} keeps weights in another file, which cannot be read: {first_line(err, named=True)}",
             hint="Copy that file too, to the same folder and under the name it was written with.",
         ) from err
     try:
         onnx.checker.check_model(model)
     except Exception as err:
         raise CheckpointError(
-            f"{path} is not valid ONNX: {first_line(err)}", hint="Export it again from its framework."
+            f"{path} is not valid ONNX: {first_line(err, named=True)}", hint="Export it again from its framework."
         ) from err
     return from_proto(model)
 
@@ -212,15 +212,15 @@ def _match_outputs(graph: ir.Graph, spec: ModelSpec) -> tuple[dict[str, str], tu
     return by_order, (f"matched the graph's outputs by their order: {said}",)
 
 
-def _run(path: Path, artifact: Artifact, tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    with open_bytes(path.read_bytes(), artifact) as session:
+def _run(content: bytes, artifact: Artifact, tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    with open_bytes(content, artifact) as session:
         return run_each(session, tensors)
 
 
-def _try(path: Path, artifact: Artifact, spec: ModelSpec, dynamic_batch: bool) -> dict[str, tuple[int | None, ...]]:
-    """Runs the file once; returns its outputs' sizes, of which only the first may be open."""
+def _try(content: bytes, artifact: Artifact, spec: ModelSpec, dynamic_batch: bool) -> dict[str, tuple[int | None, ...]]:
+    """Runs the graph once; returns its outputs' sizes, of which only the first may be open."""
     image = np.zeros((2 if dynamic_batch else 1, 3, spec.input.height, spec.input.width), np.float32)
-    session = open_bytes(path.read_bytes(), artifact)
+    session = open_bytes(content, artifact)
     try:
         values = session.run({artifact.inputs[0].name: image})
     except BackendError as err:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from splite_deploy.errors import CheckpointError, ExportError
-from splite_deploy.export.log_output import first_line, quiet
+from splite_deploy.errors import CheckpointError, ExportError, first_line
+from splite_deploy.export.log_output import quiet
 from splite_deploy.spec import ModelSpec
 
 
@@ -30,7 +30,7 @@ def load_program(path: Path, spec: ModelSpec, dynamic_batch: bool) -> nn.Module:
             program = torch.export.load(path)
     except Exception as err:  # on damaged bytes and on other versions torch raises anything
         raise CheckpointError(
-            f"torch {torch.__version__} cannot load {path} as a torch.export program: {first_line(err)}",
+            f"torch {torch.__version__} cannot load {path} as a torch.export program: {first_line(err, named=True)}",
             hint="Copy it again; or save it again with torch.export.save of this version, or as an ONNX graph.",
         ) from err
     _check_input(program, spec, dynamic_batch)
@@ -91,6 +91,6 @@ def load_script(path: Path) -> nn.Module:
             return script.eval()  # type: ignore[no-any-return]
     except Exception as err:  # the archive's own code can raise anything
         raise CheckpointError(
-            f"torch {torch.__version__} cannot load {path} as TorchScript: {first_line(err)}",
+            f"torch {torch.__version__} cannot load {path} as TorchScript: {first_line(err, named=True)}",
             hint="Copy it again; or save the weights alone, or an ONNX graph, where the class is at hand.",
         ) from err

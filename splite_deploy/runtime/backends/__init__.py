@@ -66,7 +66,7 @@ def _plug_in(point: EntryPoint, taken: set[str]) -> Backend:
     try:
         backend = point.load()
     except Exception as err:  # whatever another package trips over, ours goes on
-        return _broken(point, f"{point.value}: {type(err).__name__}: {first_line(err)}", taken)
+        return _broken(point, f"{point.value}: {first_line(err, named=True)}", taken)
     if not isinstance(backend, Backend):
         return _broken(point, f"{point.value} is a {type(backend).__name__}, not a Backend", taken)
     if clash := sorted(taken & {backend.name, *backend.aliases}):
