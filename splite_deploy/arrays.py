@@ -9,5 +9,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 """What networks give, and what most of them take."""
+DoubleArray = NDArray[np.float64]
+"""Errors and lengths, which are computed in double precision."""
 Feed = NDArray[Any]
 """What a network takes: float32, or whatever else the `TensorSpec` of an input names."""
