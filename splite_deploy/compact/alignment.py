@@ -7,7 +7,7 @@ convolutions, NC/32HW32, has blocks of 32 (NVIDIA, TensorRT Developer Guide, "Da
 blocks of ONNX Runtime's NCHWc kernels are 8 or 16 floats, which the same multiples fit.
 
 What is predicted is the padding alone: work at widths rounded up over work. That says nothing of memory, nor of kernels
-that exist for one width and not for another; `splite_deploy.compact.inspection.measure` times this CPU.
+that exist for one width and not for another; `splite_deploy.compact.inspection.time_layers` times this CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TARGETS = (("fp16", 8), ("int8", 16), ("int8", 32))
 
 
 @dataclass(frozen=True)
-class Layer:
+class WeightedLayer:
     """A convolution or linear layer.
 
     Attributes:
@@ -152,13 +152,13 @@ class Alignment:
         timings: Of every layer that rounding up changes; empty if not measured.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[WeightedLayer, ...]
     now: Totals
     fits: tuple[Fit, ...]
     timings: tuple[Timing, ...] = ()
 
 
-def align(layers: Iterable[Layer]) -> Alignment:
+def align(layers: Iterable[WeightedLayer]) -> Alignment:
     """Predicts what the widths of layers cost."""
     layers = tuple(layers)
     now = _totals(layers, [layer.widths for layer in layers])
@@ -177,7 +177,7 @@ def align(layers: Iterable[Layer]) -> Alignment:
     return Alignment(layers, now, tuple(fits))
 
 
-def _totals(layers: Sequence[Layer], widths: Sequence[tuple[int, int]]) -> Totals:
+def _totals(layers: Sequence[WeightedLayer], widths: Sequence[tuple[int, int]]) -> Totals:
     parameters, macs = 0, 0
     for layer, wide in zip(layers, widths, strict=True):
         parameters += layer.weights(wide) + layer.bias * wide[1]

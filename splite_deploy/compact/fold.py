@@ -88,10 +88,10 @@ def fold(network: nn.Module, groups: Groups, removed: Removed, batches: Iterable
 
 
 def _silent(network: nn.Module, groups: Groups, removed: Removed) -> Removed:
-    """Units that go and of which a batch norm has scale 0 and shift other than 0."""
+    """Channels that go and of which a batch norm has scale 0 and shift other than 0."""
     state, silent = network.state_dict(), np.zeros(groups.count, bool)
     for scale, shift in groups.scales:
-        index = groups.slots[scale, 0]
+        index = groups.axes[scale, 0]
         constant = ((state[scale] == 0) & (state[shift] != 0)).cpu().numpy()
         silent[index[(index >= 0) & constant]] = True
     return silent & removed

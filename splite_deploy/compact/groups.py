@@ -1,4 +1,8 @@
-"""Removable channels ("units"), the layers that each of them runs through, and what a choice of them costs."""
+"""Removable channels of a traced network, where each of them lies, and what a choice of them costs.
+
+Channels that are coupled, since they can only go together, count as one: it lies in several layers, or in one several
+times.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +20,21 @@ from splite_deploy.compact.labels import FIXED
 from splite_deploy.compact.walk import Trace
 
 Index = NDArray[np.int64]
-"""The unit of every index along an axis; -1 where it is protected."""
+"""The channel of every index along an axis; -1 where it is protected."""
 Removed = NDArray[np.bool_]
-"""Which units go, (units,)."""
+"""Which channels go, (channels,)."""
 
 
 @dataclass(frozen=True)
-class Channels:
+class LayerChannels:
     """Channels of one layer.
 
     Attributes:
-        inputs: (in,) units.
-        outputs: (out,) units.
+        inputs: (in,) channels.
+        outputs: (out,) channels.
         work: Multiply-accumulates per pair of channels, or per output channel where ``depthwise``.
         depthwise: Whether every output channel reads one input channel.
-        shift: See `splite_deploy.compact.walk.Layer`.
+        shift: See `splite_deploy.compact.walk.TracedLayer`.
     """
 
     inputs: Index
@@ -40,7 +44,7 @@ class Channels:
     shift: str | None
 
     def macs(self, removed: Removed) -> float:
-        """Multiply-accumulates without the removed units."""
+        """Multiply-accumulates without the removed channels."""
         width_in, width_out = kept_of(self.inputs, removed), kept_of(self.outputs, removed)
         return self.work * width_out * (1 if self.depthwise else width_in)
 
@@ -51,52 +55,52 @@ def kept_of(index: Index, removed: Removed) -> int:
 
 
 @dataclass(frozen=True)
-class Family:
-    """Units that occur in the same layers, equally often: they compete for the same width.
+class ChannelGroup:
+    """Coupled channels that occur in the same layers, equally often: they compete for the same width.
 
     Attributes:
         name: The first layer that puts them out.
-        units: Their numbers.
+        channels: Their numbers.
         step: Keep a multiple of this many, so that every width is a multiple of ``round_to``.
     """
 
     name: str
-    units: Index
+    channels: Index
     step: int
 
 
 class Groups:
-    """Units of a traced network.
+    """Removable channels of a traced network, and their groups.
 
     Attributes:
-        slots: Units along an axis of a tensor, by (name of the tensor, axis); protected axes are left out.
+        axes: Channels along an axis of a tensor, by (name of the tensor, axis); protected axes are left out.
         layers: Channels of every layer by name, in the order in which they run.
         scales: Batch norms as (scale, shift).
-        count: Number of units.
+        count: Number of channels.
     """
 
     def __init__(self, trace: Trace) -> None:
-        slots = {key: trace.labels.roots(labels).numpy() for key, labels in trace.slots.items()}
-        weights = [roots for (name, axis), roots in slots.items()]
+        roots_of = {key: trace.labels.roots(labels).numpy() for key, labels in trace.axes.items()}
+        weights = [roots for (name, axis), roots in roots_of.items()]
         roots = np.unique(np.concatenate([*weights, np.array([FIXED])]))
         self._roots = roots[roots != FIXED]
         self.count = len(self._roots)
-        self.slots: Mapping[tuple[str, int], Index] = {
-            key: index for key, found in slots.items() if ((index := self._units(found)) >= 0).any()
+        self.axes: Mapping[tuple[str, int], Index] = {
+            key: index for key, found in roots_of.items() if ((index := self._channels(found)) >= 0).any()
         }
-        self.layers: Mapping[str, Channels] = {
-            name: Channels(
-                self._units(trace.labels.roots(layer.inputs).numpy()),
-                self._units(trace.labels.roots(layer.outputs).numpy()),
+        self.layers: Mapping[str, LayerChannels] = {
+            name: LayerChannels(
+                self._channels(trace.labels.roots(layer.inputs).numpy()),
+                self._channels(trace.labels.roots(layer.outputs).numpy()),
                 layer.work,
                 layer.depthwise,
                 layer.shift,
             )
             for name, layer in trace.layers.items()
         }
-        self.scales = [pair for pair in dict.fromkeys(trace.scales) if (pair[0], 0) in self.slots]
+        self.scales = [pair for pair in dict.fromkeys(trace.scales) if (pair[0], 0) in self.axes]
 
-    def _units(self, roots: NDArray[np.int64]) -> Index:
+    def _channels(self, roots: NDArray[np.int64]) -> Index:
         if not self.count:
             return np.full(len(roots), -1)
         places = np.searchsorted(self._roots, roots).clip(max=self.count - 1)
@@ -104,40 +108,40 @@ class Groups:
 
     @cached_property
     def signatures(self) -> dict[int, tuple[tuple[str, bool, int], ...]]:
-        """Per unit how often it occurs in every layer: (layer, whether as output, times)."""
-        found: dict[int, list[tuple[str, bool, int]]] = {unit: [] for unit in range(self.count)}
+        """Per channel how often it occurs in every layer: (layer, whether as output, times)."""
+        found: dict[int, list[tuple[str, bool, int]]] = {channel: [] for channel in range(self.count)}
         for name, layer in self.layers.items():
             for is_output, index in ((False, layer.inputs), (True, layer.outputs)):
-                for unit, times in Counter(index[index >= 0].tolist()).items():
-                    found[unit].append((name, is_output, times))
-        return {unit: tuple(places) for unit, places in found.items()}
+                for channel, times in Counter(index[index >= 0].tolist()).items():
+                    found[channel].append((name, is_output, times))
+        return {channel: tuple(places) for channel, places in found.items()}
 
-    def families(self, round_to: int) -> list[Family]:
-        """Units by what they have in common.
+    def channel_groups(self, round_to: int) -> list[ChannelGroup]:
+        """The channels, grouped by the layers that they occur in.
 
         Args:
             round_to: Widths are to be multiples of this.
         """
         members: dict[tuple[tuple[str, bool, int], ...], list[int]] = {}
-        for unit, signature in self.signatures.items():
-            members.setdefault(signature, []).append(unit)
-        families = []
-        for signature, units in members.items():
+        for channel, signature in self.signatures.items():
+            members.setdefault(signature, []).append(channel)
+        channel_groups = []
+        for signature, channels in members.items():
             step = lcm(*(round_to // gcd(round_to, times) for _, _, times in signature))
             name = next((name for name, is_output, _ in signature if is_output), "")
-            families.append(Family(name, np.array(units), step))
-        return families
+            channel_groups.append(ChannelGroup(name, np.array(channels), step))
+        return channel_groups
 
     def macs(self, removed: Removed) -> float:
-        """Multiply-accumulates of all layers for one input without the removed units."""
+        """Multiply-accumulates of all layers for one input without the removed channels."""
         return sum(layer.macs(removed) for layer in self.layers.values())
 
     def keep(self, key: tuple[str, int], removed: Removed) -> torch.Tensor:
         """Indices along an axis that stay, ascending, int64."""
-        index = self.slots[key]
+        index = self.axes[key]
         return torch.from_numpy(np.flatnonzero((index < 0) | ~removed[index]))
 
     def drop(self, key: tuple[str, int], removed: Removed) -> torch.Tensor:
         """Indices along an axis that go, ascending, int64."""
-        index = self.slots[key]
+        index = self.axes[key]
         return torch.from_numpy(np.flatnonzero((index >= 0) & removed[index]))

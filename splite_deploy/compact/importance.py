@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from splite_deploy.compact.groups import Family, Groups
+from splite_deploy.compact.groups import ChannelGroup, Groups
 from splite_deploy.compact.labels import rows
 from splite_deploy.errors import ExportError
 
@@ -19,7 +19,7 @@ METHODS: tuple[Method, ...] = ("bn-scale", "group-norm", "l1", "taylor")
 Loss = Callable[[Any], Tensor]
 """From the network's output, whatever it returns, to a scalar."""
 Scores = NDArray[np.float64]
-"""Importance of every unit, (units,); NaN where the method has nothing to go by."""
+"""Importance of every channel, (channels,); NaN where the method has nothing to go by."""
 
 
 def output_energy(outputs: Any) -> Tensor:
@@ -29,19 +29,19 @@ def output_energy(outputs: Any) -> Tensor:
 
 
 def bn_scale(network: nn.Module, groups: Groups) -> Scores:
-    """Mean of |gamma| over the batch norms of a unit (Liu et al., Network Slimming, ICCV 2017); the scale of gamma."""
+    """Mean of |gamma| over the batch norms of a channel (Liu et al., Network Slimming, ICCV 2017), as gamma is."""
     state = network.state_dict()
     sums, counts = np.zeros(groups.count), np.zeros(groups.count)
     for scale, _ in groups.scales:
-        index = groups.slots[scale, 0]
+        index = groups.axes[scale, 0]
         values = state[scale].abs().double().cpu().numpy()
         np.add.at(sums, index[index >= 0], values[index >= 0])
         np.add.at(counts, index[index >= 0], 1)
     return np.divide(sums, counts, out=np.full(groups.count, np.nan), where=counts > 0)
 
 
-def norms(network: nn.Module, groups: Groups, families: Iterable[Family], power: int) -> Scores:
-    """L1 or L2 norm over all weights that a unit couples, relative to the mean of its family.
+def norms(network: nn.Module, groups: Groups, channel_groups: Iterable[ChannelGroup], power: int) -> Scores:
+    """L1 or L2 norm over all weights that a channel couples, relative to the mean of its group.
 
     ``power`` 1: I = sum |w| (Li et al., ICLR 2017). ``power`` 2: I = sqrt(sum w^2) (group norm; Fang et al., DepGraph,
     CVPR 2023, eq. 4). Without the division by the mean layers with more inputs would seem more important.
@@ -49,17 +49,17 @@ def norms(network: nn.Module, groups: Groups, families: Iterable[Family], power:
     state = network.state_dict()
     sums = sum_of_units(groups, {name: state[name].abs() ** power for name in weights_of(groups, network)})
     scores = sums ** (1 / power)
-    for family in families:
-        mean = np.nanmean(scores[family.units])
-        scores[family.units] /= mean if mean > 0 else 1
+    for group in channel_groups:
+        mean = np.nanmean(scores[group.channels])
+        scores[group.channels] /= mean if mean > 0 else 1
     return scores
 
 
-def stored(network: nn.Module, groups: Groups, families: Iterable[Family], method: Method) -> Scores:
+def stored(network: nn.Module, groups: Groups, channel_groups: Iterable[ChannelGroup], method: Method) -> Scores:
     """Importance by what is stored in the network alone: every method but "taylor"."""
     if method == "bn-scale":
         return bn_scale(network, groups)
-    return norms(network, groups, families, 1 if method == "l1" else 2)
+    return norms(network, groups, channel_groups, 1 if method == "l1" else 2)
 
 
 def taylor(network: nn.Module, groups: Groups, batches: Iterable[Tensor], loss: Loss) -> Scores:
@@ -73,7 +73,7 @@ def taylor(network: nn.Module, groups: Groups, batches: Iterable[Tensor], loss: 
     """
     names = {id(tensor): name for name, tensor in reversed(network.state_dict(keep_vars=True).items())}
     parameters = {names[id(p)]: p for p in network.parameters() if p.is_floating_point()}
-    wanted = {name: parameters[name] for name in {key[0] for key in groups.slots} if name in parameters}
+    wanted = {name: parameters[name] for name in {key[0] for key in groups.axes} if name in parameters}
     totals = {name: torch.zeros_like(parameter) for name, parameter in wanted.items()}
     for batch in batches:
         with torch.enable_grad():
@@ -89,16 +89,16 @@ def taylor(network: nn.Module, groups: Groups, batches: Iterable[Tensor], loss: 
 
 def weights_of(groups: Groups, network: nn.Module) -> list[str]:
     """Weights of layers and scales of norms; what is added to a channel says nothing of its size."""
-    names = {name for name, _ in groups.slots}
+    names = {name for name, _ in groups.axes}
     added = {shift for _, shift in groups.scales} | {name for name in names if name.endswith(".bias")}
-    held = {name for name, tensor in network.state_dict(keep_vars=True).items() if isinstance(tensor, nn.Parameter)}
-    return sorted((names & held) - added)
+    trained = {name for name, tensor in network.state_dict(keep_vars=True).items() if isinstance(tensor, nn.Parameter)}
+    return sorted((names & trained) - added)
 
 
 def sum_of_units(groups: Groups, values: dict[str, Tensor]) -> Scores:
-    """Sums values over every unit's slices of all its tensors."""
+    """Sums values over every channel's slices of all its tensors."""
     sums, seen = np.zeros(groups.count), np.zeros(groups.count, bool)
-    for (name, axis), index in groups.slots.items():
+    for (name, axis), index in groups.axes.items():
         if name in values:
             sums_of_rows = rows(values[name], axis).sum(1).double().cpu().numpy()
             np.add.at(sums, index[index >= 0], sums_of_rows[index >= 0])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from splite_deploy.bundle import Bundle
-from splite_deploy.compact.alignment import Alignment, Layer, Timing, align
+from splite_deploy.compact.alignment import Alignment, Timing, WeightedLayer, align
 from splite_deploy.compact.onnx_layers import Graph
 from splite_deploy.errors import CheckpointError, UsageError
 from splite_deploy.export.graph.walk import load
@@ -147,10 +147,10 @@ def _of_network(
 def _of_graph(model: ir.Model, timed: bool, progress: Callable[[str], None]) -> Alignment:
     graph = Graph(model)
     alignment = align(graph.layers)
-    return replace(alignment, timings=measure(graph, alignment, progress=progress)) if timed else alignment
+    return replace(alignment, timings=time_layers(graph, alignment, progress=progress)) if timed else alignment
 
 
-def layers_of_tensors(tensors: Mapping[str, Tensor]) -> list[Layer]:
+def layers_of_tensors(tensors: Mapping[str, Tensor]) -> list[WeightedLayer]:
     """Layers as the shapes of weights suggest them.
 
     One input channel is taken for a depthwise layer, three for the image. Groups and transposed convolutions cannot be
@@ -169,11 +169,11 @@ def layers_of_tensors(tensors: Mapping[str, Tensor]) -> list[Layer]:
         kind = "depthwise" if depthwise else "conv" if kernel else "linear"
         width, groups = (outputs, outputs) if depthwise else (inputs, 1)
         image = "input" if kernel and width == 3 else ""
-        layers.append(Layer(name, kind, width, outputs, groups, kernel, None, f"{name}.bias" in tensors, image))
+        layers.append(WeightedLayer(name, kind, width, outputs, groups, kernel, None, f"{name}.bias" in tensors, image))
     return layers
 
 
-def measure(
+def time_layers(
     graph: Graph,
     alignment: Alignment,
     *,

@@ -76,11 +76,11 @@ def time_in_turn(sessions: Sequence[Session], inferences: int) -> list[LatencySt
     ]
     runs: dict[str, Run] = {str(i): partial(_infer, *pair) for i, pair in enumerate(zip(sessions, feeds, strict=True))}
     try:
-        taken = interleave(runs, inferences, warmup_frames=inferences // 2)
+        samples_ms = interleave(runs, inferences, warmup_frames=inferences // 2)
     finally:
         for session in sessions:
             session.close()
-    return [LatencyStats.from_samples(samples) for samples in taken.values()]
+    return [LatencyStats.from_samples(samples) for samples in samples_ms.values()]
 
 
 def _infer(session: Session, feeds: Mapping[str, NDArray[np.float32]], index: int) -> object:

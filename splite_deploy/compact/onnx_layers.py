@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from splite_deploy.bundle import Artifact, TensorSpec
-from splite_deploy.compact.alignment import Layer
+from splite_deploy.compact.alignment import WeightedLayer
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.walk import (
     add_constant,
@@ -49,7 +49,7 @@ class Graph:
         self._model = from_proto(onnx.shape_inference.infer_shapes(to_proto(single), data_prop=True))
         self._fixed = self._fixed_channels()
         self._nodes: dict[str, ir.Node] = {}
-        found: dict[str, Layer] = {}
+        found: dict[str, WeightedLayer] = {}
         for node in filter(_is_layer, self._model.graph):
             layer = self._layer(node)
             if (known := found.get(layer.name)) is not None and known.positions and layer.positions:
@@ -58,7 +58,7 @@ class Graph:
             self._nodes.setdefault(layer.name, node)
         self.layers = tuple(found.values())
 
-    def _layer(self, node: ir.Node) -> Layer:
+    def _layer(self, node: ir.Node) -> WeightedLayer:
         (source, weight, *rest), stored, given = node.inputs, _stored(node), attributes(node)
         assert source is not None and weight is not None
         groups, kernel, transposed = given.get("group", 1), stored[2:], node.op_type == "ConvTranspose"
@@ -75,7 +75,7 @@ class Graph:
         name = called.removesuffix(".weight") if called.endswith(".weight") else name_of(node)
         fixed = self._fixed.get(source, ""), self._fixed.get(node.outputs[0], "")
         bias = any(value is not None for value in rest)
-        return Layer(name, kind, inputs, outputs, groups, kernel, positions or None, bias, *fixed)
+        return WeightedLayer(name, kind, inputs, outputs, groups, kernel, positions or None, bias, *fixed)
 
     def _fixed_channels(self) -> dict[ir.Value, str]:
         """Why the channels of a value cannot change, as far as is known.
@@ -98,7 +98,7 @@ class Graph:
             fixed |= {value: fixed.get(value) or reason for value in node.outputs}
         return fixed
 
-    def alone(self, layer: Layer, widths: tuple[int, int], file: Path) -> Artifact:
+    def alone(self, layer: WeightedLayer, widths: tuple[int, int], file: Path) -> Artifact:
         """Writes a graph of one layer with other widths and noise for weights.
 
         Args:

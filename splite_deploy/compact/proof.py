@@ -32,7 +32,7 @@ def silence(network: nn.Module, groups: Groups, removed: Removed) -> None:
     """Sets all parameters of the removed channels to zero, in every layer that they run through."""
     state = network.state_dict(keep_vars=True)
     with torch.no_grad():
-        for name, axis in groups.slots:
+        for name, axis in groups.axes:
             if isinstance(state[name], nn.Parameter):
                 state[name].index_fill_(axis, groups.drop((name, axis), removed).to(state[name].device), 0.0)
 
@@ -47,10 +47,10 @@ def without(network: nn.Module, groups: Groups, removed: Removed, example: Tenso
     first: dict[int, str] = {}
     tensors = {}
     for name, tensor in state.items():
-        first.setdefault(id(tensor), name)  # slots know tied tensors by their first name
+        first.setdefault(id(tensor), name)  # axes know tied tensors by their first name
         value = tensor.detach()
         for axis in range(tensor.dim()):
-            if (first[id(tensor)], axis) in groups.slots:
+            if (first[id(tensor)], axis) in groups.axes:
                 value = value.index_select(axis, groups.keep((first[id(tensor)], axis), removed))
         tensors[name] = value.clone()
     twin = copy.deepcopy(network)

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from splite_deploy.compact.fold import Folded, fold
-from splite_deploy.compact.groups import Family, Groups, Removed, kept_of
+from splite_deploy.compact.groups import ChannelGroup, Groups, Removed, kept_of
 from splite_deploy.compact.importance import METHODS, Loss, Method, Scores, output_energy, stored, taylor
 from splite_deploy.compact.latency import Latency
 from splite_deploy.compact.proof import prove, without, zeroed
@@ -144,10 +144,10 @@ def compact(
             "No channel of this network can be removed." + "".join(f" {note.capitalize()}." for note in found.notes),
             hint="Use convolutions, norms and elementwise operations between the input and the outputs.",
         )
-    families = groups.families(options.round_to)
+    channel_groups = groups.channel_groups(options.round_to)
     progress(f"weighing {groups.count} channels by {options.method}")
-    scores = _scores(work, groups, families, options.method, batches, loss)
-    removed, notes = choose(groups, families, scores, options)
+    scores = _scores(work, groups, channel_groups, options.method, batches, loss)
+    removed, notes = choose(groups, channel_groups, scores, options)
     progress(f"removing {int(removed.sum())} of them")
     folded = fold(work, groups, removed, batches)
     compacted = without(work, groups, removed, example)
@@ -168,11 +168,11 @@ def compact(
 
 
 def choose(
-    groups: Groups, families: Sequence[Family], scores: Scores, options: CompactOptions
+    groups: Groups, channel_groups: Sequence[ChannelGroup], scores: Scores, options: CompactOptions
 ) -> tuple[Removed, list[str]]:
-    """Which units go, with notes on layers that stay wider than the limit asks.
+    """Which channels go, with notes on layers that stay wider than the limit asks.
 
-    Speed-up and ratio are met by the lowest threshold on the importance of all units together that reaches them.
+    Speed-up and ratio are met by the lowest threshold on the importance of all channels together that reaches them.
 
     Raises:
         UsageError: The threshold removes nothing.
@@ -186,7 +186,7 @@ def choose(
         low, high = 0, len(levels)  # levels[i] and all below it go
 
         def reached(index: int) -> float:
-            removed = _below(families, scores, _above(levels, index))
+            removed = _below(channel_groups, scores, _above(levels, index))
             return dense / groups.macs(removed) if options.speed_up is not None else float(removed.mean())
 
         goal = options.speed_up if options.speed_up is not None else options.ratio
@@ -205,53 +205,53 @@ def choose(
             else:
                 low = middle + 1
         limit = _above(levels, low)
-    removed = _below(families, scores, limit)
+    removed = _below(channel_groups, scores, limit)
     if not removed.any():
         known = scores[~np.isnan(scores)]
         text = f"No channel can go below the threshold {limit:g}"
         span = f"; importances are {known.min():.3g} to {known.max():.3g}" if len(known) else ""
         raise UsageError(f"{text}{span}.", hint="Raise --threshold, or lower --round-to.")
-    return removed, _notes(families, scores, limit, options)
+    return removed, _notes(channel_groups, scores, limit, options)
 
 
 def _above(levels: Scores, index: int) -> float:
     return float(np.nextafter(levels[index], np.inf))
 
 
-def _below(families: Sequence[Family], scores: Scores, limit: float) -> Removed:
-    """The units below a limit, of each family the least important ones, in whole steps."""
+def _below(channel_groups: Sequence[ChannelGroup], scores: Scores, limit: float) -> Removed:
+    """The channels below a limit, of each group the least important ones, in whole steps."""
     removed = np.zeros(len(scores), bool)
-    for family in families:
-        own = scores[family.units]
+    for group in channel_groups:
+        own = scores[group.channels]
         stay = len(own) - int((own < limit).sum())
-        keep = min(len(own), max(family.step, ceil(stay / family.step) * family.step))
-        removed[family.units[np.argsort(own, kind="stable")[: len(own) - keep]]] = True
+        keep = min(len(own), max(group.step, ceil(stay / group.step) * group.step))
+        removed[group.channels[np.argsort(own, kind="stable")[: len(own) - keep]]] = True
     return removed
 
 
-def _notes(families: Sequence[Family], scores: Scores, limit: float, options: CompactOptions) -> list[str]:
+def _notes(channel_groups: Sequence[ChannelGroup], scores: Scores, limit: float, options: CompactOptions) -> list[str]:
     notes = []
-    for family in families:
-        own = scores[family.units]
+    for group in channel_groups:
+        own = scores[group.channels]
         if bool((own < limit).all()):
-            least = min(len(own), family.step)
-            notes.append(f"'{family.name}' keeps {least} of {len(own)} channels, though all lie below the limit")
+            least = min(len(own), group.step)
+            notes.append(f"'{group.name}' keeps {least} of {len(own)} channels, though all lie below the limit")
         if bool(np.isnan(own).all()):
-            notes.append(f"'{family.name}' keeps all {len(own)} channels: {options.method} has no measure for them")
+            notes.append(f"'{group.name}' keeps all {len(own)} channels: {options.method} has no measure for them")
     return notes
 
 
 def _scores(
     network: nn.Module,
     groups: Groups,
-    families: Sequence[Family],
+    channel_groups: Sequence[ChannelGroup],
     method: Method,
     batches: Sequence[Tensor],
     loss: Loss,
 ) -> Scores:
     if method == "taylor":
         return taylor(network, groups, batches, loss)
-    return stored(network, groups, families, method)
+    return stored(network, groups, channel_groups, method)
 
 
 def _rows(network: nn.Module, groups: Groups, removed: Removed) -> tuple[LayerRow, ...]:

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from splite_deploy.compact.walk import Layer, Rule, Walk
+from splite_deploy.compact.walk import Rule, TracedLayer, Walk
 
 
 def conv(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
     """Plain, depthwise, grouped or transposed; the weight is (out, in / groups, ...) or (in, out / groups, ...)."""
-    weight, x = walk.held(given["weight"]), walk.of(given["input"])
+    weight, x = walk.name_of(given["weight"]), walk.of(given["input"])
     if weight is None:
         return walk.unknown(node)
     stored, shape, groups = walk.tensors[weight], node.meta["val"].shape, given["groups"]
@@ -28,7 +28,7 @@ def conv(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
         pieces = arriving.reshape(groups, -1)
         walk.labels.join(pieces, pieces[:1])  # every group loses the same, so that the number of groups stays
         walk.bind(weight, in_axis, arriving if transposed else pieces[0])
-        known = walk.found.slots.get((weight, out_axis))
+        known = walk.found.axes.get((weight, out_axis))
         fresh = (walk.labels.new(cout // groups) if known is None else known[: cout // groups]).repeat(groups)
         walk.bind(weight, out_axis, fresh[: cout // groups] if transposed else fresh)
         outputs = fresh
@@ -39,12 +39,12 @@ def conv(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
 
 def linear(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
     """Over the last axis; behind a flatten one channel is several of its inputs."""
-    weight, x = walk.held(given["weight"]), walk.of(given["input"])
+    weight, x = walk.name_of(given["weight"]), walk.of(given["input"])
     if weight is None:
         return walk.unknown(node)
     arriving, shape = walk.along(node, x, x.dim() - 1), node.meta["val"].shape
     walk.bind(weight, 1, arriving)
-    known = walk.found.slots.get((weight, 0))
+    known = walk.found.axes.get((weight, 0))
     outputs = walk.labels.new(shape[-1]) if known is None else known
     walk.bind(weight, 0, outputs)
     return _layer(walk, node, given, weight, (arriving, outputs), prod(shape[1:-1]), False, x.dim() - 1)
@@ -61,7 +61,7 @@ def _layer(
     axis: int,
 ) -> Tensor:
     """Records a layer, ties its bias, and labels its output."""
-    outputs, shape, bias = widths[1], node.meta["val"].shape, walk.held(given.get("bias"))
+    outputs, shape, bias = widths[1], node.meta["val"].shape, walk.name_of(given.get("bias"))
     if bias is not None:
         walk.bind(bias, 0, outputs)
     elif isinstance(given.get("bias"), fx.Node):
@@ -72,7 +72,7 @@ def _layer(
         walk.found.layers[name].shift = None  # it runs twice, and one correction may not suit both
     else:
         shift = bias or _mean_after(walk, node)
-        walk.found.layers[name] = Layer(*widths, work, depthwise, shift)
+        walk.found.layers[name] = TracedLayer(*widths, work, depthwise, shift)
     return outputs.reshape(-1, *[1] * (len(shape) - axis - 1)).expand(shape)
 
 
@@ -82,7 +82,7 @@ def _mean_after(walk: Walk, node: fx.Node) -> str | None:
     if len(users) != 1 or "batch_norm" not in str(users[0].target) or len(users[0].args) < 5:
         return None
     mean = users[0].args[3]
-    return walk.held(mean) if mean in walk.values else None
+    return walk.name_of(mean) if mean in walk.values else None
 
 
 def batch_norm(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
@@ -90,11 +90,11 @@ def batch_norm(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
     x = walk.of(given["input"])
     channels = walk.along(node, x, 1)
     for key in ("weight", "bias", "running_mean", "running_var"):
-        if (name := walk.held(given.get(key))) is not None:
+        if (name := walk.name_of(given.get(key))) is not None:
             walk.bind(name, 0, channels)
         elif isinstance(given.get(key), fx.Node):
             walk.labels.join(walk.of(given[key]), channels)
-    scale, shift = walk.held(given.get("weight")), walk.held(given.get("bias"))
+    scale, shift = walk.name_of(given.get("weight")), walk.name_of(given.get("bias"))
     if scale is not None and shift is not None:
         walk.found.scales.append((scale, shift))
     return x
@@ -103,10 +103,10 @@ def batch_norm(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
 def prelu(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
     """One slope for all channels, or one each."""
     x, weight = walk.of(node.args[0]), given["weight"]
-    slopes = walk.of(weight) if walk.held(weight) is None else walk.tensors[str(walk.held(weight))]
+    slopes = walk.of(weight) if walk.name_of(weight) is None else walk.tensors[str(walk.name_of(weight))]
     if slopes.numel() > 1:
         channels = walk.along(node, x, 1)
-        if (name := walk.held(weight)) is not None:
+        if (name := walk.name_of(weight)) is not None:
             walk.bind(name, 0, channels)
         else:
             walk.labels.join(walk.of(weight), channels)

@@ -76,12 +76,12 @@ class Penalty:
         if kind not in KINDS:
             raise UsageError(f"There is no penalty '{kind}'.", hint=f"Choose {' or '.join(KINDS)}.")
         groups = traced(network, example)
-        held = dict(network.named_parameters(remove_duplicate=False))
+        parameters = dict(network.named_parameters(remove_duplicate=False))
         if kind == "bn-scale":
             chosen = {(scale, 0) for scale, _ in groups.scales}
         else:
             names = set(weights_of(groups, network))
-            chosen = {key for key in groups.slots if key[0] in names}
+            chosen = {key for key in groups.axes if key[0] in names}
         if not chosen:
             raise ExportError(
                 f"This network has nothing that the penalty '{kind}' works on.",
@@ -91,24 +91,26 @@ class Penalty:
         self._axes: dict[str, list[int]] = {}
         for name, axis in sorted(chosen):
             self._axes.setdefault(name, []).append(axis)
-        self._parameters = {name: held[name] for name in self._axes}
-        index = np.concatenate([groups.slots[name, axis] for name, axes in self._axes.items() for axis in axes])
+        self._parameters = {name: parameters[name] for name in self._axes}
+        index = np.concatenate([groups.axes[name, axis] for name, axes in self._axes.items() for axis in axes])
         # what is protected, -1, is summed into one more place behind the others
-        self._places = torch.from_numpy(np.where(index < 0, groups.count, index)).to(next(iter(held.values())).device)
+        self._places = torch.from_numpy(np.where(index < 0, groups.count, index)).to(
+            next(iter(parameters.values())).device
+        )
         self._count = groups.count
         with torch.no_grad():
             ones = {name: torch.ones_like(parameter) for name, parameter in self._parameters.items()}
             self._roots_of_sizes = self._sums(ones).sqrt()
 
     def __call__(self) -> Tensor:
-        """The penalty at the present weights, a scalar that can be differentiated."""
+        """The penalty at the weights as they are, a scalar that can be differentiated."""
         if self.kind == "bn-scale":
             return self._sums({name: parameter.abs() for name, parameter in self._parameters.items()}).sum()
         squares = self._sums({name: parameter.square() for name, parameter in self._parameters.items()})
         return (self._roots_of_sizes * (squares + _EPSILON).sqrt()).sum()
 
     def _sums(self, values: dict[str, Tensor]) -> Tensor:
-        """Sums values over every channel's slices of all its tensors, (units,)."""
+        """Sums values over every channel's slices of all its tensors, (channels,)."""
         slices = []
         for name, axes in self._axes.items():
             value = values[name]
@@ -163,11 +165,11 @@ class GradualPruning:
             )
         self.network, self.start, self.end, self.every = network, start, end, every
         self.groups = traced(network, example)
-        self.families = self.groups.families(round_to)
+        self.channel_groups = self.groups.channel_groups(round_to)
         self.removed: Removed = np.zeros(self.groups.count, bool)
         self._losses: dict[str, Tensor] = {}
-        any_scores = stored(network, self.groups, self.families, "group-norm")
-        choose(self.groups, self.families, any_scores, self._goal)  # says now whether the goal can be met
+        any_scores = stored(network, self.groups, self.channel_groups, "group-norm")
+        choose(self.groups, self.channel_groups, any_scores, self._goal)  # says now whether the goal can be met
 
     def share_of_macs(self, step: int) -> float:
         """Share of the multiply-accumulates that remains at a step, from 1 down to one over the speed-up."""
@@ -211,13 +213,13 @@ class GradualPruning:
             return
         scores = np.where(self.removed, 0.0, self._scores())  # what is zero goes first, whatever the measure says
         options = CompactOptions(self._goal.method, speed_up=1 / share, round_to=self._goal.round_to)
-        chosen, _ = choose(self.groups, self.families, scores, options)
+        chosen, _ = choose(self.groups, self.channel_groups, scores, options)
         self.removed = self.removed | chosen
         self._losses.clear()
 
     def _scores(self) -> Scores:
         if self._goal.method != "taylor":
-            return stored(self.network, self.groups, self.families, self._goal.method)
+            return stored(self.network, self.groups, self.channel_groups, self._goal.method)
         if not self._losses:
             raise UsageError(
                 "No gradients were seen yet, and taylor goes by them.",
@@ -226,7 +228,7 @@ class GradualPruning:
         return sum_of_units(self.groups, self._losses)
 
     def _own(self) -> dict[str, nn.Parameter]:
-        names = {name for name, _ in self.groups.slots}
+        names = {name for name, _ in self.groups.axes}
         return {name: p for name, p in self.network.named_parameters() if name in names}
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from splite_deploy.compact import rules_layers, rules_layout
 from splite_deploy.compact.labels import FIXED, NEUTRAL, rows
-from splite_deploy.compact.walk import Held, Trace, Walk, nodes_in
+from splite_deploy.compact.walk import StateTensor, Trace, Walk, nodes_in
 from splite_deploy.errors import ExportError
 
 _RULES = {**rules_layout.RULES, **rules_layers.RULES}
@@ -57,11 +57,11 @@ def trace(network: nn.Module, example: Tensor) -> Trace:
 
 
 def _placeholder(walk: Walk, node: fx.Node, signature: Any) -> Any:
-    held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    if node.name in held:
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    if node.name in names:
         # a buffer that is not in the state has no stored width that could shrink
-        tensor = walk.tensors.get(held[node.name])
-        return torch.full(node.meta["val"].shape, FIXED) if tensor is None else Held(walk.names[id(tensor)])
+        tensor = walk.tensors.get(names[node.name])
+        return torch.full(node.meta["val"].shape, FIXED) if tensor is None else StateTensor(walk.names[id(tensor)])
     value = node.meta.get("val")
     label = NEUTRAL if node.name in signature.inputs_to_lifted_tensor_constants else FIXED
     return torch.full(value.shape, label) if isinstance(value, torch.Tensor) else None
@@ -91,10 +91,11 @@ def _settle_parameters(walk: Walk) -> None:
     """Ties parameters outside of layers along the one axis that follows the channels; others are kept."""
     for name, labels in walk.loose.items():
         axes = walk.labels.varying(labels)
-        slots = [own for (tensor, _), own in walk.found.slots.items() if tensor == name]  # it is a layer's own as well
-        if len(axes) == 1 and not slots:
+        # it is a layer's own as well
+        own_axes = [own for (tensor, _), own in walk.found.axes.items() if tensor == name]
+        if len(axes) == 1 and not own_axes:
             walk.bind(name, axes[0], rows(labels, axes[0])[:, 0])
             continue
-        loose = [walk.labels.fix(part) for part in (labels, *slots)]
-        if any(loose) and (axes or slots):
+        loose = [walk.labels.fix(part) for part in (labels, *own_axes)]
+        if any(loose) and (axes or own_axes):
             walk.found.notes.append(f"kept the channels that meet '{name}': they lie along several of its axes")

@@ -16,14 +16,14 @@ _LARGEST_PARAMETER = 65536  # elements of a parameter outside of layers that is 
 
 
 @dataclass(frozen=True)
-class Held:
+class StateTensor:
     """A parameter or buffer of the network where the graph names it."""
 
     name: str
 
 
 @dataclass
-class Layer:
+class TracedLayer:
     """A convolution or linear layer.
 
     Attributes:
@@ -48,15 +48,15 @@ class Trace:
 
     Attributes:
         labels: The labels and their joins.
-        slots: Labels of the indices along an axis of a tensor, by (name of the tensor, axis).
+        axes: Labels of the indices along an axis of a tensor, by (name of the tensor, axis).
         layers: Convolutions and linear layers by name, in the order in which they run.
         scales: Batch norms as (name of the scale, name of the shift).
         notes: Which channels are kept since an operation cannot be followed.
     """
 
     labels: Labels = field(default_factory=Labels)
-    slots: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-    layers: dict[str, Layer] = field(default_factory=dict)
+    axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    layers: dict[str, TracedLayer] = field(default_factory=dict)
     scales: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -73,7 +73,7 @@ class Walk:
         labels: The labels and their joins.
         tensors: Parameters and buffers by name.
         names: The name of each of them by identity; tied ones have one.
-        values: What every node gave: labels, a `Held` tensor, a list of these, or None.
+        values: What every node gave: labels, a `StateTensor`, a list of these, or None.
         loose: Labels of the elements of parameters outside of layers.
     """
 
@@ -90,30 +90,30 @@ class Walk:
     def of(self, value: Any) -> Tensor:
         """The labels of a node's value."""
         found = self.values[value] if isinstance(value, fx.Node) else value
-        if not isinstance(found, Held):
+        if not isinstance(found, StateTensor):
             assert isinstance(found, torch.Tensor)
             return found
         if found.name not in self.loose:
             tensor = self.tensors[found.name]
             followed = tensor.numel() <= _LARGEST_PARAMETER
-            fresh = self.labels.new(tensor.numel()) if followed else torch.zeros(tensor.numel(), dtype=torch.int64)
-            self.loose[found.name] = fresh.reshape(tensor.shape)
+            labels = self.labels.new(tensor.numel()) if followed else torch.zeros(tensor.numel(), dtype=torch.int64)
+            self.loose[found.name] = labels.reshape(tensor.shape)
         return self.loose[found.name]
 
-    def held(self, value: Any) -> str | None:
+    def name_of(self, value: Any) -> str | None:
         """The name of a stored tensor; None for everything else."""
         found = self.values[value] if isinstance(value, fx.Node) else None
-        return found.name if isinstance(found, Held) else None
+        return found.name if isinstance(found, StateTensor) else None
 
     def bind(self, name: str, axis: int, labels: Tensor) -> None:
         """Ties the indices along an axis of a stored tensor to labels; a layer used twice joins both."""
-        known = self.found.slots.setdefault((name, axis), labels)
+        known = self.found.axes.setdefault((name, axis), labels)
         self.labels.join(known, labels)
 
     def unknown(self, node: fx.Node) -> Any:
         """Protects all that comes in; nothing is known of what comes out but its shape."""
         incoming = [self.values[n] for n in nodes_in((node.args, node.kwargs))]
-        tensors = [self.of(value) for value in incoming if isinstance(value, (torch.Tensor, Held))]
+        tensors = [self.of(value) for value in incoming if isinstance(value, (torch.Tensor, StateTensor))]
         loose = [self.labels.fix(tensor) for tensor in tensors]
         if any(loose):
             self.found.notes.append(f"kept all channels that enter {where(node)}: it cannot be followed")

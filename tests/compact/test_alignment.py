@@ -28,7 +28,7 @@ from splite_deploy.compact.inspection import (
     inspect_bundle,
     inspect_checkpoint,
     layers_of_tensors,
-    measure,
+    time_layers,
 )
 from splite_deploy.compact.onnx_layers import Graph
 from splite_deploy.compact.trace import trace
@@ -197,7 +197,7 @@ def test_a_layer_that_runs_twice_is_there_once() -> None:
 def test_every_kind_of_layer_is_timed_alone(tmp_path: Path) -> None:
     plan = graph(MIXED, "fc")
     alignment = align(plan.layers)
-    timings = measure(plan, alignment, inferences=10)
+    timings = time_layers(plan, alignment, inferences=10)
     assert [timing.layer for timing in timings] == [layer.name for layer in alignment.layers]
     for timing in timings:
         assert timing.now.count == 10
@@ -217,7 +217,7 @@ def test_what_has_no_size_is_not_timed() -> None:
     assert alignment.fits[0].cost is None
     assert alignment.fits[0].misfits[0].cost == pytest.approx(8 * 16 / 39 - 1)
     with pytest.raises(ExportError, match="The size of what enters 'a' is not known") as caught:
-        measure(plan, alignment)
+        time_layers(plan, alignment)
     assert "--measure" in caught.value.hint
 
 

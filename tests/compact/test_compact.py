@@ -171,10 +171,10 @@ def test_taylor_is_the_sum_of_weight_times_gradient(nets: Any) -> None:
         ):
             product = (tensor * tensor.grad).abs().detach()
             expected += (product.sum(axes) if axes else product).numpy()
-    units = groups.slots["reduce.weight", 0]
+    channels = groups.axes["reduce.weight", 0]
     network.zero_grad()
     scores = taylor(network, groups, batches, loss)
-    assert scores[units] == pytest.approx(expected, rel=1e-5)
+    assert scores[channels] == pytest.approx(expected, rel=1e-5)
     assert all(p.grad is None for p in network.parameters())
 
 

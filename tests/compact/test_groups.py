@@ -23,42 +23,42 @@ def groups_of(network: nn.Module, x: Tensor) -> Groups:
 
 def test_pixel_shuffle_couples_blocks(nets: Any) -> None:
     groups = groups_of(nets.PixelShuffled(8), nets.sample())
-    up, lateral = groups.slots["up.0.weight", 0], groups.slots["lateral.0.weight", 0]
+    up, lateral = groups.axes["up.0.weight", 0], groups.axes["lateral.0.weight", 0]
     assert up.tolist() == np.repeat(lateral, 4).tolist()  # torch: out[c, h r + i, w r + j] = in[c r r + i r + j, h, w]
     assert len(set(lateral)) == 8
-    assert groups.slots["down.0.weight", 1].tolist() == up.tolist()
-    assert groups.slots["up.1.running_var", 0].tolist() == up.tolist()
+    assert groups.axes["down.0.weight", 1].tolist() == up.tolist()
+    assert groups.axes["up.1.running_var", 0].tolist() == up.tolist()
 
 
 def test_channel_shuffle_couples_halves(nets: Any) -> None:
     groups = groups_of(nn.Sequential(nets.conv_bn(3, 16), nets.ShuffleUnit(16), nn.Conv2d(16, 5, 1)), nets.sample())
-    stem, branch = groups.slots["0.0.weight", 0], groups.slots["1.branch.2.0.weight", 0]
+    stem, branch = groups.axes["0.0.weight", 0], groups.axes["1.branch.2.0.weight", 0]
     assert stem[:8].tolist() == stem[8:].tolist() == branch.tolist()
-    assert groups.slots["2.weight", 1].tolist() == np.repeat(branch, 2).tolist()  # kept and worked alternate
+    assert groups.axes["2.weight", 1].tolist() == np.repeat(branch, 2).tolist()  # kept and worked alternate
     written = groups_of(
         nn.Sequential(nets.conv_bn(3, 16), nets.SlicedShuffleUnit(16), nn.Conv2d(16, 5, 1)), nets.sample()
     )
-    assert {key: index.tolist() for key, index in written.slots.items()} == {
-        key: index.tolist() for key, index in groups.slots.items()
+    assert {key: index.tolist() for key, index in written.axes.items()} == {
+        key: index.tolist() for key, index in groups.axes.items()
     }
 
 
 def test_concat_keeps_its_order(nets: Any) -> None:
     groups = groups_of(nets.UNet(16, 8), nets.sample())
-    top, up = groups.slots["top.0.weight", 0], groups.slots["up.weight", 1]
-    assert groups.slots["fuse.0.weight", 1].tolist() == [*top, *up]
+    top, up = groups.axes["top.0.weight", 0], groups.axes["up.weight", 1]
+    assert groups.axes["fuse.0.weight", 1].tolist() == [*top, *up]
     assert len(set(top) & set(up)) == 0
-    assert groups.slots["up.weight", 0].tolist() == groups.slots["down.0.weight", 0].tolist()
+    assert groups.axes["up.weight", 0].tolist() == groups.axes["down.0.weight", 0].tolist()
 
 
 def test_depthwise_multiplier_flatten_and_groups(nets: Any) -> None:
     groups = groups_of(nets.grouped(), nets.sample())
-    assert groups.slots["4.0.weight", 0].tolist() == np.repeat(groups.slots["2.0.weight", 0], 3).tolist()
-    assert groups.slots["1.0.weight", 0].reshape(4, 8).tolist() == [groups.slots["2.0.weight", 1].tolist()] * 4
-    assert groups.slots["3.weight", 0].tolist() == groups.slots["2.0.weight", 0].tolist()
-    assert groups.slots["6.scale", 1].tolist() == groups.slots["6.shift", 0].tolist()
+    assert groups.axes["4.0.weight", 0].tolist() == np.repeat(groups.axes["2.0.weight", 0], 3).tolist()
+    assert groups.axes["1.0.weight", 0].reshape(4, 8).tolist() == [groups.axes["2.0.weight", 1].tolist()] * 4
+    assert groups.axes["3.weight", 0].tolist() == groups.axes["2.0.weight", 0].tolist()
+    assert groups.axes["6.scale", 1].tolist() == groups.axes["6.shift", 0].tolist()
     flat = groups_of(nets.flattened(), nets.sample())
-    assert flat.slots["5.weight", 1].tolist() == np.repeat(flat.slots["0.weight", 0], 9).tolist()
+    assert flat.axes["5.weight", 1].tolist() == np.repeat(flat.axes["0.weight", 0], 9).tolist()
 
 
 def test_outputs_and_inputs_are_protected(nets: Any) -> None:
@@ -68,7 +68,7 @@ def test_outputs_and_inputs_are_protected(nets: Any) -> None:
         assert heads, name
         for head in heads:
             assert (groups.layers[head].outputs == -1).all()
-            assert (f"{head}.weight", 0) not in groups.slots
+            assert (f"{head}.weight", 0) not in groups.axes
         first = next(iter(groups.layers.values()))
         assert first.inputs.tolist() == [-1, -1, -1]
 
@@ -162,10 +162,10 @@ def test_agrees_with_torch_pruning(nets: Any, name: str) -> None:
         module = network.get_submodule(key)
         if (layer.outputs == -1).all() or layer.depthwise:
             continue
-        for channel, unit in enumerate(layer.outputs):
+        for position, channel in enumerate(layer.outputs):
             kind = tp.prune_linear_out_channels if isinstance(module, nn.Linear) else tp.prune_conv_out_channels
             theirs = set()
-            for dep, indices in graph.get_pruning_group(module, kind, [channel]):
+            for dep, indices in graph.get_pruning_group(module, kind, [position]):
                 if (target := names.get(dep.target.module)) is None or not list(dep.target.module.parameters()):
                     continue
                 incoming = "in_channels" in dep.handler.__name__ and f"{target}.weight" not in _one_sided(ours)
@@ -174,9 +174,9 @@ def test_agrees_with_torch_pruning(nets: Any, name: str) -> None:
                 theirs |= {(f"{target}.weight", axis, int(getattr(i, "idx", i))) for i in indices}
             mine = {
                 (tensor, axis, int(i))
-                for (tensor, axis), index in ours.slots.items()
+                for (tensor, axis), index in ours.axes.items()
                 if tensor.endswith("weight")
-                for i in np.flatnonzero(index == unit)
+                for i in np.flatnonzero(index == channel)
             }
             assert mine == theirs
             checked += 1

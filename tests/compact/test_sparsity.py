@@ -106,10 +106,10 @@ def test_every_weight_of_every_coupled_channel_is_drawn(nets: Any, name: str) ->
     shifts = {shift for _, shift in groups.scales}
     held = dict(network.named_parameters())
     for key, parameter in held.items():
-        axes = [axis for axis in range(parameter.dim()) if (key, axis) in groups.slots]
+        axes = [axis for axis in range(parameter.dim()) if (key, axis) in groups.axes]
         reached = torch.zeros(parameter.shape, dtype=torch.bool)
         for axis in axes:
-            places = torch.from_numpy(np.flatnonzero(groups.slots[key, axis] >= 0))
+            places = torch.from_numpy(np.flatnonzero(groups.axes[key, axis] >= 0))
             reached.index_fill_(axis, places, True)
         if key in shifts or key.endswith(".bias"):
             assert parameter.grad is None
@@ -185,7 +185,7 @@ def test_pruned_in_training_then_removed_without_loss(nets: Any, name: str, meth
     groups = pruning.groups
     for own in (network, average):
         held = dict(own.named_parameters())
-        for key, axis in groups.slots:
+        for key, axis in groups.axes:
             if key in held:
                 assert not held[key].index_select(axis, groups.drop((key, axis), pruning.removed)).any()
     network.eval()
@@ -201,7 +201,7 @@ def _lost(network: nn.Module, groups: Any, removed: Any) -> int:
     lost = 0
     for key, parameter in network.named_parameters():
         kept = math.prod(
-            len(groups.keep((key, axis), removed)) if (key, axis) in groups.slots else size
+            len(groups.keep((key, axis), removed)) if (key, axis) in groups.axes else size
             for axis, size in enumerate(parameter.shape)
         )
         lost += parameter.numel() - kept

@@ -14,7 +14,7 @@ from splite_deploy.bundle import Bundle
 
 if TYPE_CHECKING:  # the device side has no torch
     from splite_deploy.compact import Compaction
-    from splite_deploy.compact.alignment import Alignment, Fit, Layer
+    from splite_deploy.compact.alignment import Alignment, Fit, WeightedLayer
     from splite_deploy.compact.inspection import CheckpointReport
 
 
@@ -107,7 +107,7 @@ def _target(fit: Fit) -> str:
     return f"{fit.multiple} ({fit.precision})"
 
 
-def _widths(layer: Layer) -> str:
+def _widths(layer: WeightedLayer) -> str:
     """Both widths; one that cannot change says why."""
     sides = ((layer.inputs, layer.fixed_inputs), (layer.outputs, layer.fixed_outputs))
     return " -> ".join(f"{width} ({reason})" if reason else str(width) for width, reason in sides)
