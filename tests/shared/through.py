@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
+import onnx_ir as ir  # noqa: TID253
 from numpy.typing import NDArray
 from onnx import TensorProto, helper  # noqa: TID253
 
