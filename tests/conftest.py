@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import os
 import shutil
 from collections.abc import Callable
@@ -14,6 +13,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
+
+from splite_deploy.files import locked
 
 ROOT = Path(__file__).parents[1]
 TINY = Path(__file__).parent / "tiny"
@@ -50,16 +51,15 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
 
     def make(name: str, fill: Callable[[Path], object]) -> Path:
-        shared.mkdir(exist_ok=True)
-        folder, made = shared / name, shared / f"{name}.made"
-        with (shared / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        made, partial = shared / name / "made", shared / name / "partial"
+        made.parent.mkdir(parents=True, exist_ok=True)
+        with locked(made.parent):
             if not made.exists():
-                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed on the way
-                folder.mkdir()
-                fill(folder)
-                made.touch()
-        return folder
+                shutil.rmtree(partial, ignore_errors=True)  # of a worker that failed on the way
+                partial.mkdir()
+                fill(partial)
+                partial.rename(made)
+        return made
 
     return make
 
