@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle.manifest import GoldenFile, GoldenTensor, ImageFacts
 from splite_deploy.decoders import Decoded
 from splite_deploy.errors import BundleError
@@ -22,7 +23,6 @@ from splite_deploy.spec import Color
 GOLDEN = "golden.bin"
 ALIGNMENT = 16
 _OUTPUT = "output."
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class GoldenImage:
     color: Color
     box: NDArray[np.float64]
     crop: NDArray[np.uint8]
-    keypoints: Array
-    scores: Array
+    keypoints: FloatArray
+    scores: FloatArray
     opencv: str
 
 
@@ -63,7 +63,7 @@ class Golden:
     """
 
     crops: NDArray[np.uint8]
-    outputs: Mapping[str, Array]
+    outputs: Mapping[str, FloatArray]
     decoded: Decoded
     image: GoldenImage
     reference: str = "torch"

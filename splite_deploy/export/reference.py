@@ -8,9 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.arrays import Feed
+from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.errors import ParityError
-from splite_deploy.export.graph.walk import Array
 from splite_deploy.export.quant.search import Shift, measure_shift
 from splite_deploy.metrics.parity import Outputs, violations
 from splite_deploy.runtime.preprocess import Preprocessor
@@ -38,7 +37,7 @@ class Reference:
     crops_from: str
 
     @cached_property
-    def tensors(self) -> Array:
+    def tensors(self) -> FloatArray:
         """(N, 3, h, w) the crops, normalised."""
         return Preprocessor(self.spec.input, self.spec.input.color).normalise(self.pixels)
 
@@ -49,7 +48,7 @@ class Reference:
             return self.tensors
         return Preprocessor(self.spec.input, self.spec.input.color).feed(self.pixels, image)
 
-    def run(self, session: Session) -> dict[str, Array]:
+    def run(self, session: Session) -> dict[str, FloatArray]:
         """Outputs of a session on the inputs, by role, N first."""
         return run_each(session, self.feed(session))
 

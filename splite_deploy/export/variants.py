@@ -8,12 +8,12 @@ from typing import get_args
 
 import onnx_ir as ir
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import Typing
 from splite_deploy.bundle.report import BudgetSearch
 from splite_deploy.errors import ExportError, UsageError
 from splite_deploy.export.graph.fuse import fuse_decode, fuse_input
 from splite_deploy.export.graph.opset import lower_opset
-from splite_deploy.export.graph.walk import Array
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.quant.engine_graphs import to_int8_fp16
 from splite_deploy.export.quant.precision import Fp16Report, Int8Report, to_fp16, to_int8, unsafe_in_fp16
@@ -70,7 +70,7 @@ def engine_file(precision: Precision, typing: Typing) -> str:
 
 
 def make_variants(
-    fp32: ir.Model, reference: Reference, tensors: Array, options: ExportOptions, progress: Progress
+    fp32: ir.Model, reference: Reference, tensors: FloatArray, options: ExportOptions, progress: Progress
 ) -> Variants:
     """Makes every graph that was asked for, from one calibration.
 

@@ -13,16 +13,18 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders import SoftArgmaxDepth
 from splite_deploy.errors import UsageError
 
-Array = NDArray[np.float32]
 MIN_VISIBLE_SHARE = 0.05
 """Least share of the squared palm length that is taken to lie in the image plane: keeps the scale finite when the
 predicted depths alone are longer than the palm."""
 
 
-def weak_perspective(keypoints: Array, depth: Array, decoder: SoftArgmaxDepth, palm: float) -> Array | None:
+def weak_perspective(
+    keypoints: FloatArray, depth: FloatArray, decoder: SoftArgmaxDepth, palm: float
+) -> FloatArray | None:
     """Root-relative 3D with one scale for all keypoints, in the unit of ``depth``.
 
     A palm of length L satisfies sum |d_xy|^2 / s^2 + sum d_z^2 = n L^2 over its n bones, which gives the scale s in
@@ -53,8 +55,8 @@ def weak_perspective(keypoints: Array, depth: Array, decoder: SoftArgmaxDepth, p
 
 
 def absolute(
-    keypoints: Array, depth: Array, decoder: SoftArgmaxDepth, intrinsics: ArrayLike, palm_mm: float
-) -> Array | None:
+    keypoints: FloatArray, depth: FloatArray, decoder: SoftArgmaxDepth, intrinsics: ArrayLike, palm_mm: float
+) -> FloatArray | None:
     """3D in camera coordinates, millimetres.
 
     Args:
@@ -88,7 +90,7 @@ def absolute(
         return None
     # A negative discriminant means depths longer than the palm allows; the vertex is then the closest distance.
     root = (-b + np.sqrt(max(b * b - 4 * a * c, 0.0))) / (2 * a)
-    points: Array = (palm_mm * (root + z)[:, None] * rays).astype(np.float32)
+    points: FloatArray = (palm_mm * (root + z)[:, None] * rays).astype(np.float32)
     return points if points[:, 2].min() > 0 else None
 
 

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders import Unit
-
-Array = NDArray[np.float32]
-
 
 Origin = Literal["root", "camera"]
 """Where ``keypoints_3d`` have their origin: the root keypoint of the decoder, or the centre of the camera."""
@@ -34,10 +31,10 @@ class Pose:
             ``unit`` is ``mm`` and every z is positive); None without 3D.
     """
 
-    keypoints: Array
-    scores: Array
-    box: Array
-    keypoints_3d: Array | None = None
+    keypoints: FloatArray
+    scores: FloatArray
+    box: FloatArray
+    keypoints_3d: FloatArray | None = None
     unit: Unit | None = None
     origin: Origin | None = None
 
@@ -74,5 +71,5 @@ def _hashable(value: object) -> object:
     return (np.asarray(value, np.float64) + 0.0).tobytes() if isinstance(value, np.ndarray) else value
 
 
-def _rounded(values: Array, digits: int = 3) -> Any:
+def _rounded(values: FloatArray, digits: int = 3) -> Any:
     return np.round(values.astype(np.float64), digits).tolist()

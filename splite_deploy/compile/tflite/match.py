@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.errors import CompileError
-
-Array = NDArray[np.float32]
 
 TOLERANCE = 1e-3
 """Share of an output's largest value: far above float rounding, far below the difference of two outputs."""
@@ -36,7 +34,7 @@ def axes(layout: str, target: str) -> tuple[int, ...]:
     return tuple(layout.index(axis) for axis in target)
 
 
-def match_outputs(outputs: Sequence[Array], reference: Mapping[str, Array]) -> dict[str, Match]:
+def match_outputs(outputs: Sequence[FloatArray], reference: Mapping[str, FloatArray]) -> dict[str, Match]:
     """Finds every role among the outputs by its values.
 
     Args:

@@ -16,11 +16,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.errors import ExportError, first_line
 from splite_deploy.export.log_output import quiet
 from splite_deploy.files import whole_file, writing
-
-Array = NDArray[np.float32]
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _BATCH = 8  # crops that go through a dynamic graph at once: bounds the memory that its activations take
@@ -234,7 +233,7 @@ def optimised(model: ir.Model) -> ir.Model:
         return load(Path(folder) / "o.onnx")
 
 
-def run_batches(session: ort.InferenceSession, crops: Array) -> Iterator[dict[str, NDArray[Any]]]:
+def run_batches(session: ort.InferenceSession, crops: FloatArray) -> Iterator[dict[str, NDArray[Any]]]:
     """Outputs by name, in small batches, or one crop at a time where the batch of the graph is fixed."""
     source = session.get_inputs()[0]
     size = source.shape[0] if isinstance(source.shape[0], int) else _BATCH
@@ -253,13 +252,13 @@ def run_batches(session: ort.InferenceSession, crops: Array) -> Iterator[dict[st
         yield dict(zip(names, values, strict=True))
 
 
-def run_graph(model: ir.Model, crops: Array) -> dict[str, Array]:
+def run_graph(model: ir.Model, crops: FloatArray) -> dict[str, FloatArray]:
     """Outputs by name, N first, of a graph as ONNX Runtime runs it on a CPU."""
     rows = list(run_batches(make_session(model), crops))
     return {name: np.concatenate([row[name] for row in rows]).astype(np.float32) for name in rows[0]}
 
 
-def run_exposed(model: ir.Model, crops: Array, names: Iterable[str]) -> Iterator[dict[str, NDArray[Any]]]:
+def run_exposed(model: ir.Model, crops: FloatArray, names: Iterable[str]) -> Iterator[dict[str, NDArray[Any]]]:
     """What flows through a graph: these activations by name, batch after batch, each node run as it is written."""
     exposed, wanted = model.clone(), list(names)
     found = activations(exposed.graph)
@@ -275,7 +274,7 @@ def run_exposed(model: ir.Model, crops: Array, names: Iterable[str]) -> Iterator
         yield {name: values[name] for name in wanted}
 
 
-def check_calibration(model: ir.Model, crops: Array) -> None:
+def check_calibration(model: ir.Model, crops: FloatArray) -> None:
     """Compares calibration crops with the graph's input.
 
     Raises:

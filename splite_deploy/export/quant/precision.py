@@ -13,10 +13,10 @@ import onnx_ir as ir
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.errors import ExportError, UsageError, first_line
 from splite_deploy.export.graph.walk import (
     WEIGHTED,
-    Array,
     activations,
     check_calibration,
     constant,
@@ -97,7 +97,7 @@ class Int8Report:
     notes: tuple[str, ...]
 
 
-def to_fp16(model: ir.Model, crops: Array, *, ranges: Ranges | None = None) -> tuple[ir.Model, Fp16Report]:
+def to_fp16(model: ir.Model, crops: FloatArray, *, ranges: Ranges | None = None) -> tuple[ir.Model, Fp16Report]:
     """A float16 copy with float32 inputs and outputs.
 
     Nodes whose values on the crops leave float16's safe range stay in float32: by what was measured, not by name.
@@ -183,7 +183,7 @@ def _accumulated(node: ir.Node, ranges: Ranges) -> float:
     return largest * before / after
 
 
-def _types(model: ir.Model, crops: Array) -> tuple[Counter[str], Counter[str]]:
+def _types(model: ir.Model, crops: FloatArray) -> tuple[Counter[str], Counter[str]]:
     """Operators by the type of their results, as they come out of a run in which every node is looked at.
 
     Raises:
@@ -207,7 +207,7 @@ def _types(model: ir.Model, crops: Array) -> tuple[Counter[str], Counter[str]]:
 
 def to_int8(
     model: ir.Model,
-    crops: Array,
+    crops: FloatArray,
     consumer: Consumer,
     *,
     method: Method = "mse",

@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.errors import ExportError, UsageError
-from splite_deploy.export.graph.walk import Array, activations, check_calibration, run_exposed
+from splite_deploy.export.graph.walk import activations, check_calibration, run_exposed
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -46,7 +47,7 @@ class Ranges:
     shapes: Mapping[str, tuple[int, ...]]
 
 
-def calibrate(model: ir.Model, crops: Array, method: Method = "minmax") -> Ranges:
+def calibrate(model: ir.Model, crops: FloatArray, method: Method = "minmax") -> Ranges:
     """Runs the calibration crops through a float32 graph with all its tensors exposed, in small batches.
 
     ONNX Runtime's calibrators keep every activation of every crop in memory, and search ranges again for every graph.
@@ -79,7 +80,7 @@ def calibrate(model: ir.Model, crops: Array, method: Method = "minmax") -> Range
     )
 
 
-def _observe(model: ir.Model, crops: Array) -> Ranges:
+def _observe(model: ir.Model, crops: FloatArray) -> Ranges:
     """What the float tensors were, with that as their limits."""
     extremes: dict[str, tuple[float, float]] = {}
     means: dict[str, Float] = {}
@@ -108,7 +109,7 @@ def _observe(model: ir.Model, crops: Array) -> Ranges:
     return Ranges("minmax", len(crops), limits, magnitudes, extremes, means, shapes)
 
 
-def _histograms(model: ir.Model, crops: Array, extremes: Mapping[str, tuple[float, float]]) -> dict[str, Float]:
+def _histograms(model: ir.Model, crops: FloatArray, extremes: Mapping[str, tuple[float, float]]) -> dict[str, Float]:
     """Counts in `_BINS` equal bins over the observed range of each tensor."""
     counts = {name: np.zeros(_BINS) for name in extremes}
     for values in run_exposed(model, crops, extremes):

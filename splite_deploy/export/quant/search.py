@@ -10,12 +10,12 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle.report import ExcludedLayer, Parity
 from splite_deploy.decoders import HeatmapDecoder
 from splite_deploy.errors import ExportError, ParityError, UsageError
 from splite_deploy.export.graph.walk import (
     WEIGHTED,
-    Array,
     check_calibration,
     layers,
     make_session,
@@ -121,7 +121,7 @@ def measure_shift(reference: Outputs, candidate: Outputs, spec: ModelSpec) -> Sh
 
 def within_budget(
     model: ir.Model,
-    crops: Array,
+    crops: FloatArray,
     reference: Outputs,
     spec: ModelSpec,
     budget: Budget,
@@ -204,7 +204,7 @@ class _Search:
     ranges: Ranges
     consumer: Consumer
     reduce_range: bool
-    crops: Array
+    crops: FloatArray
     reference: Outputs
     spec: ModelSpec
 
@@ -250,7 +250,7 @@ def _hopeless(shift: Shift, budget: Budget) -> ParityError:
     )
 
 
-def _peaks(heatmap: Array) -> np.typing.NDArray[np.intp]:
+def _peaks(heatmap: FloatArray) -> np.typing.NDArray[np.intp]:
     """(N, K, 2) row and column of the largest cell."""
     flat = heatmap.reshape(*heatmap.shape[:2], -1).argmax(axis=2)
     return np.stack(np.divmod(flat, heatmap.shape[3]), axis=-1)
