@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import Parity, Percentiles
 from splite_deploy.decoders import SoftArgmaxDepth, decode
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
-Outputs = Mapping[str, NDArray[np.float32]]
+Outputs = Mapping[str, FloatArray]
 
 
 def compare(

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from splite_deploy.arrays import Feed
+from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Bundle
 from splite_deploy.decoders import Decoded, SoftArgmaxDepth, Unit, check_shapes, decode
 from splite_deploy.errors import UsageError
@@ -144,7 +144,7 @@ class PoseEstimator:
             frames.append((checked, matrix))
         return self.preprocessor.feed(crops, self._image), frames
 
-    def decode(self, outputs: dict[str, NDArray[np.float32]]) -> Decoded:
+    def decode(self, outputs: dict[str, FloatArray]) -> Decoded:
         """Outputs of the session to keypoints in input pixels."""
         return decode({self._roles[name]: array for name, array in outputs.items()}, self.spec)
 
@@ -165,12 +165,12 @@ class PoseEstimator:
 
     def _lift(
         self,
-        keypoints: NDArray[np.float32],
+        keypoints: FloatArray,
         decoded: Decoded,
         index: int,
         intrinsics: ArrayLike | None,
         bone_length_mm: float | None,
-    ) -> tuple[NDArray[np.float32], Unit, Origin] | tuple[None, None, None]:
+    ) -> tuple[FloatArray, Unit, Origin] | tuple[None, None, None]:
         decoder = self.spec.decoder
         if decoded.depth is None or not isinstance(decoder, SoftArgmaxDepth):
             if intrinsics is not None:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.errors import UsageError
 from splite_deploy.spec import Color, InputSpec
@@ -214,7 +215,7 @@ class Preprocessor:
             return self.normalise(crops)
         return crops[0][None] if len(crops) == 1 else np.stack(list(crops))
 
-    def normalise(self, crops: Sequence[Image] | NDArray[np.uint8]) -> NDArray[np.float32]:
+    def normalise(self, crops: Sequence[Image] | NDArray[np.uint8]) -> FloatArray:
         """N crops of (h, w, 3) uint8 to (N, 3, h, w) float32."""
         tensor = np.empty((len(crops), 3, self.spec.height, self.spec.width), np.float32)
         for index, crop in enumerate(crops):

@@ -127,7 +127,8 @@ def test_absolute_is_the_formula_of_iqbal_for_one_bone(bone: tuple[int, int], se
     depth = depth + rng.normal(0, 0.05, 21).astype(np.float32)  # a network is not perfect
     pixels = pixels + rng.normal(0, 1, (21, 2)).astype(np.float32)
     expected = iqbal(pixels.astype(float), depth.astype(float), 9, bone, CAMERA, palm)
-    assume(expected is not None and expected[9, 2] > 0)  # noise on a short bone may leave no sensible distance
+    # Noise on a short bone may leave no sensible distance, or keypoints behind the camera.
+    assume(expected is not None and expected[:, 2].min() > 0)
     found = absolute(pixels, depth, decoder, CAMERA, palm)
     assert found is not None and expected is not None
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-2)
