@@ -394,6 +394,103 @@ def test_trained_quantisation_is_kept() -> None:
         to_fp16(graph, crops())
 
 
+class FakeQuantised(torch.nn.Module):
+    """A layer between fake quantisers of set scales, as a network trained for int8 has them, and a float head."""
+
+    def __init__(self, layer: str, activation: torch.nn.Module, scale: float, zero_point: int, kind: Any) -> None:
+        from torch import nn
+        from torch.ao import quantization as ao
+
+        super().__init__()
+        self.join = layer == "sum"
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layer = nn.Conv2d(3, 3, 3, padding=1, groups=3 if layer == "depthwise" else 1)
+        self.head = nn.Conv2d(3, 3, 1, bias=False)  # gives what it takes
+        with torch.no_grad():
+            self.head.weight.copy_(torch.eye(3)[..., None, None])
+        self.activation = activation
+        self.image = self.quantiser(0.1, 0, torch.qint8)
+        self.branch = self.quantiser(scale, 0, torch.qint8)
+        self.result = self.quantiser(scale, zero_point, kind)
+        observer = ao.MovingAveragePerChannelMinMaxObserver
+        limits = {"quant_min": -128, "quant_max": 127, "dtype": torch.qint8}
+        self.weight = ao.FakeQuantize(observer, **limits, qscheme=torch.per_channel_symmetric, ch_axis=0)
+        self.weight(self.layer.weight)
+        self.weight.disable_observer()
+
+    @staticmethod
+    def quantiser(scale: float, zero_point: int, kind: Any) -> Any:
+        from torch.ao import quantization as ao
+
+        # torch's own choice for x86 has 7 bits: 0 to 127
+        limits = {"quant_min": -128, "quant_max": 127} if kind == torch.qint8 else {"quant_min": 0, "quant_max": 127}
+        made = ao.FakeQuantize(ao.MovingAverageMinMaxObserver, **limits, dtype=kind, qscheme=torch.per_tensor_affine)
+        made.scale.fill_(scale)
+        made.zero_point.fill_(zero_point)
+        made.disable_observer()
+        return made
+
+    def forward(self, x: Any) -> Any:
+        x, weight = self.image(x), self.weight(self.layer.weight)
+        y = torch.nn.functional.conv2d(x, weight, self.layer.bias, padding=1, groups=self.layer.groups)
+        return self.head(self.result(self.activation(x + self.branch(y) if self.join else y)))
+
+
+ACTIVATIONS = {"none": torch.nn.Identity, "relu": torch.nn.ReLU, "relu6": torch.nn.ReLU6, "clip": torch.nn.Hardtanh}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("layer", ["conv", "depthwise", "sum"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("scale", "zero_point", "kind"),
+    [(0.01, 0, torch.qint8), (0.01, -128, torch.qint8), (0.01, 0, torch.quint8), (0.05, 0, torch.qint8)],
+    ids=["symmetric", "from zero", "seven bits", "beyond six"],
+)
+def test_values_beyond_the_trained_range_saturate_as_in_training(
+    layer: str, activation: str, scale: float, zero_point: int, kind: Any
+) -> None:
+    """Equal to torch's fake quantisers but for a step where a sum of products lies half way: its order differs."""
+    network = FakeQuantised(layer, ACTIVATIONS[activation](), scale, zero_point, kind).eval()
+    x = 8 * crops()
+    made, report = to_int8(export_net(network), x, "ort")
+    assert len(report.quantised) == 1
+    (found,) = run_graph(made, x).values()
+    with torch.inference_mode():
+        expected = np.concatenate([network(torch.from_numpy(one[None])).numpy() for one in x])
+    steps = np.abs(found - expected) / scale
+    assert (expected == expected.max()).sum() > 20  # many values lie beyond the range
+    assert found.max() == expected.max() and found.min() == expected.min()
+    assert steps.max() < (2.01 if network.join else 1.01) and (steps > 0.01).mean() < 0.005
+
+
+def test_a_relu_before_a_symmetric_quantiser_keeps_its_largest_value() -> None:
+    """1.5 and 2.0 lie beyond 127 steps of 0.01."""
+    scales = {"in": np.float32(0.02), "out": np.float32(0.01), "zero": np.int8(0)}
+    weight = {"w": np.array([[[[127]]]], np.int8), "w_scale": np.float32(1 / 127)}  # one
+    nodes = [
+        helper.make_node("QuantizeLinear", ["image", "in", "zero"], ["a"]),
+        helper.make_node("DequantizeLinear", ["a", "in", "zero"], ["b"]),
+        helper.make_node("DequantizeLinear", ["w", "w_scale", "zero"], ["c"]),
+        helper.make_node("Conv", ["b", "c"], ["d"]),
+        helper.make_node("Relu", ["d"], ["e"]),
+        helper.make_node("QuantizeLinear", ["e", "out", "zero"], ["f"]),
+        helper.make_node("DequantizeLinear", ["f", "out", "zero"], ["g"]),
+        helper.make_node("Conv", ["g", "one"], ["heatmap"]),
+    ]
+    values = {**scales, **weight, "one": np.ones((1, 1, 1, 1), np.float32)}
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 1, 4]) for name in ("image", "heatmap")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    model = from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
+    x = np.array([[[[-1.0, 0.5, 1.5, 2.0]]]], np.float32)
+    made, report = to_int8(model, x, "ort")
+    assert report.nodes["QLinearConv"] == 1
+    np.testing.assert_allclose(run_graph(model, x)["heatmap"].ravel(), [0, 0.5, 1.27, 1.27], atol=1e-6)
+    np.testing.assert_allclose(run_graph(made, x)["heatmap"].ravel(), [0, 0.5, 1.27, 1.27], atol=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_trained_quantisation_that_tensorrt_refuses_is_named() -> None:
     graph = trained_graph(symmetric=False)

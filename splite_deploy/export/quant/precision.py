@@ -354,7 +354,7 @@ def _keep_quantisation(model: ir.Model, consumer: Consumer) -> tuple[ir.Model, I
         model = with_uint8(model)
         run = optimised(model)
         islands, nodes = _float_nodes(run.graph), Counter(node.op_type for node in run.graph)
-        notes.append("int8 activations became uint8 of the same scale, for ONNX Runtime")
+        notes.append("int8 activations became uint8 on the same grid, for ONNX Runtime")
     missed = [name for name in asked if name in islands and name not in last]
     if missed:
         raise ExportError(

@@ -105,25 +105,82 @@ def has_qdq(model: ir.Model) -> bool:
 
 
 def with_uint8(model: ir.Model) -> ir.Model:
-    """A copy of a quantised graph whose int8 activations are uint8 of the same scale, as ONNX Runtime's kernels are.
+    """A copy of a quantised graph whose int8 activations are uint8 on the same grid, as ONNX Runtime's kernels are.
 
-    The grid stays the same, but behind a ReLU, where it starts at zero: the lower half held no values.
+    A ReLU or Clip between a layer and its quantiser keeps ONNX Runtime from fusing the two. It goes behind the
+    quantiser, where it is a Clip of integers: rounding keeps the order of values, so that Q(clip(x, a, b)) is
+    clip(Q(x), Q(a), Q(b)). The largest value stays the one that training saw.
     """
     made = model.clone()
     for node in list(made.graph):
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            _scalar_grid(node)
         zero = constant(node.inputs[2]) if node.op_type == "QuantizeLinear" and len(node.inputs) > 2 else None
-        source = node.inputs[0]
-        if zero is None or zero.dtype != np.int8 or zero.size > 1 or source is None or source.is_initializer():
+        source, reading = node.inputs[0], readers(node.outputs[0])
+        if zero is None or zero.size > 1 or source is None or source.is_initializer():
             continue
-        above = source.producer()
-        rectified = above is not None and above.op_type == "Relu" and not zero.any()
-        shifted = np.reshape(np.uint8(0 if rectified else int(zero.ravel()[0]) + 128), zero.shape)
-        added = add_constant(made.graph, f"{node.name}:zero_point", shifted)
-        for reader in (node, *readers(node.outputs[0])):
-            reader.replace_input_with(2, added)
+        if zero.dtype == np.int8 and all(reader.op_type == "DequantizeLinear" for reader in reading):
+            zero = (zero.astype(np.int16) + 128).astype(np.uint8)
+            added = add_constant(made.graph, f"{node.name}:zero_point", zero)
+            for reader in (node, *reading):
+                reader.replace_input_with(2, added)
+        if zero.dtype == np.uint8:
+            _clip_behind(made.graph, node, int(zero.ravel()[0]))
     drop_unused(made.graph)
     forget_types(made.graph)
     return made
+
+
+def _scalar_grid(node: ir.Node) -> None:
+    """Makes scales and zero points of one element scalars: torch writes lists of one, which sums refuse."""
+    for value in node.inputs[1:]:
+        held = constant(value)
+        if value is not None and held is not None and held.shape == (1,):
+            value.const_value, value.shape = ir.tensor(held.reshape(()), name=value.name), ir.Shape([])
+
+
+def _clip_behind(graph: ir.Graph, quantiser: ir.Node, zero: int) -> None:
+    """Moves the ReLU or Clip in front of a uint8 quantiser behind it, if nothing else reads its result."""
+    clipped, scale = quantiser.inputs[0], constant(quantiser.inputs[1])
+    activation = None if clipped is None else clipped.producer()
+    bounds = None if activation is None else _bounds(activation)
+    if clipped is None or activation is None or bounds is None or scale is None:
+        return
+    if len(clipped.uses()) > 1 or clipped.is_graph_output() or activation.inputs[0] is None:
+        return
+    quantiser.replace_input_with(0, activation.inputs[0])
+    graph.remove(activation, safe=True)
+    levels = np.clip(np.round(np.asarray(bounds, np.float32) / np.float32(scale.ravel()[0])) + zero, 0, 255).astype(
+        np.uint8
+    )
+    if levels.tolist() == [0, 255]:  # which the type holds anyway
+        return
+    low, high = (
+        add_constant(graph, f"{quantiser.name}:{which}", level)
+        for which, level in zip(("min", "max"), levels, strict=True)
+    )
+    stored, reading = quantiser.outputs[0], readers(quantiser.outputs[0])
+    clip = ir.node("Clip", [stored, low, high], name=f"{quantiser.name}:clip")
+    clip.outputs[0].name = f"{stored.name}:clipped"
+    for reader in reading:
+        replace_input(reader, stored, clip.outputs[0])
+    quantiser.append(clip)
+
+
+def _bounds(activation: ir.Node) -> tuple[float, float] | None:
+    """What a ReLU or Clip clips to; None for other nodes, and for bounds that are computed."""
+    if activation.op_type == "Relu":
+        return 0.0, np.inf
+    if activation.op_type != "Clip":
+        return None
+    found = [-np.inf, np.inf]
+    for index, value in enumerate(activation.inputs[1:]):
+        held = constant(value)
+        if value is not None and held is None:
+            return None
+        if held is not None:
+            found[index] = float(held.ravel()[0])
+    return found[0], found[1]
 
 
 def insert_qdq(
@@ -236,9 +293,9 @@ class _Inserter:
         """
         if self.consumer == "trt" or activation.op_type not in _ACTIVATIONS or self.sources[activation] in self.grids:
             return False
-        bounds = [constant(value) for value in activation.inputs[1:]]
-        low = 0.0 if activation.op_type == "Relu" else float(bounds[0]) if bounds and bounds[0] is not None else -np.inf
-        return low in (0.0, -np.inf) or low <= self.ranges.extremes[name][0] <= 0.0
+        if (bounds := _bounds(activation)) is None:
+            return False
+        return bounds[0] in (0.0, -np.inf) or bounds[0] <= self.ranges.extremes[name][0] <= 0.0
 
     def _pair(self, value: ir.Value) -> None:
         """Puts Q and DQ behind the maker of a value, and has its readers read that."""
