@@ -13,9 +13,7 @@ from typing import Any
 import splite_deploy
 from splite_deploy.device.jetson import JETPACKS, PYTHON_FROM, JetPack, dotted, jetpack_of, read_board, read_l4t
 from splite_deploy.doctor.checks import Answer, Check, Probe, check_package, run_in_child, version_of
-
-TENSORRT_MODULES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX", "tensorrt_rtx_bindings": "TensorRT-RTX"}
-"""Modules of TensorRT in the order in which they are looked for, with the flavour that they are."""
+from splite_deploy.runtime.backends.trt import MODULES
 
 MEMORY_MODULES = {
     "cuda.bindings.runtime": ("cuda", "cuda-bindings"),
@@ -61,7 +59,7 @@ def check_nvidia(
     """
     l4t = read_l4t(root)
     gpu = _check_gpu(ask_gpu(), jetson=l4t is not None)
-    if l4t is None and gpu.status == "missing" and not any(map(find_spec, TENSORRT_MODULES)):
+    if l4t is None and gpu.status == "missing" and not any(map(find_spec, MODULES)):
         return (Check("NVIDIA", "missing", "no Jetson and no NVIDIA GPU; everything but TensorRT works without"),)
     jetpack = jetpack_of(l4t) if l4t is not None else None
     tensorrt = _check_tensorrt(probe, jetpack, root, python)
@@ -111,9 +109,9 @@ def _check_gpu(answer: Answer, *, jetson: bool) -> Check:
 
 
 def _check_tensorrt(probe: Probe, jetpack: JetPack | None, root: Path, python: tuple[int, int]) -> Check:
-    module = next((name for name in TENSORRT_MODULES if find_spec(name) is not None), None)
+    module = next((name for name in MODULES if find_spec(name) is not None), None)
     if module is not None:
-        found = replace(check_package(module, "", probe), name=TENSORRT_MODULES[module])
+        found = replace(check_package(module, "", probe), name=MODULES[module])
         if found.works or jetpack is None:
             return found
         own = jetpack.brings_module

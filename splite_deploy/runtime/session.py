@@ -183,10 +183,11 @@ def configured(
         chosen = options
     else:
         chosen = _only(backend, [one for one in options if type(one) is backend.options])
-    if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads are too few.", hint="Give 1 or more, or leave it out.")
     has = {one.name: getattr(chosen, one.name) for one in fields(chosen)}
     changes: dict[str, Any] = {}
+    for number in (threads, has.get("threads")):
+        if number is not None and number < 1:
+            raise UsageError(f"{number} threads are too few.", hint="Give 1 or more, or leave it out.")
     if threads is not None and "threads" in has:
         if has["threads"] not in (None, threads):
             raise UsageError(f"Both {has['threads']} and {threads} threads are asked for.", hint="Give one number.")

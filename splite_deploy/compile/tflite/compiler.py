@@ -23,7 +23,7 @@ from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe, check_prec
 from splite_deploy.errors import CompileError, MissingDependencyError, UsageError
 from splite_deploy.files import sha256_of, write_file
 from splite_deploy.metrics.parity import limits_of
-from splite_deploy.runtime.backends.tflite_file import Contents, End, read_contents
+from splite_deploy.runtime.backends.tflite_file import Contents, FileTensor, read_contents
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import ModelSpec, Precision
 
@@ -228,7 +228,7 @@ def _artifact(
             hint="Install the versions of tensorflow and onnx2tf that the extra 'tflite' names.",
         )
 
-    def tensor(role: str, found: End, layout: str) -> TensorSpec:
+    def tensor(role: str, found: FileTensor, layout: str) -> TensorSpec:
         return TensorSpec(role, found.shape, found.dtype, layout, role)
 
     return Artifact(

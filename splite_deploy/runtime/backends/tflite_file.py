@@ -1,4 +1,4 @@
-"""What a ``.tflite`` file computes with, read back from it: its ends, its operators and the types they work in."""
+"""What a ``.tflite`` file computes with, read back from it: its inputs, outputs, operators and the types they work in."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Operator:
 
 
 @dataclass(frozen=True)
-class End:
+class FileTensor:
     """An input or an output of the file.
 
     Attributes:
@@ -74,8 +74,8 @@ class Contents:
         operators: In the order in which they run.
     """
 
-    inputs: Mapping[str, End]
-    outputs: Mapping[str, End]
+    inputs: Mapping[str, FileTensor]
+    outputs: Mapping[str, FileTensor]
     operators: tuple[Operator, ...]
 
     def histogram(self) -> dict[str, dict[str, int]]:
@@ -107,8 +107,8 @@ def parse_contents(data: bytes, name: str) -> Contents:
     signature = model.SignatureDefs(0)
     graph = model.Subgraphs(signature.SubgraphIndex())
     return Contents(
-        dict(_end(graph, signature.Inputs(index)) for index in range(signature.InputsLength())),
-        dict(_end(graph, signature.Outputs(index)) for index in range(signature.OutputsLength())),
+        dict(_tensor(graph, signature.Inputs(index)) for index in range(signature.InputsLength())),
+        dict(_tensor(graph, signature.Outputs(index)) for index in range(signature.OutputsLength())),
         tuple(_operators(model, graph)),
     )
 
@@ -119,9 +119,9 @@ def read_operators(data: bytes) -> tuple[Operator, ...]:
     return tuple(_operators(model, model.Subgraphs(0)))
 
 
-def _end(graph: Any, entry: Any) -> tuple[str, End]:
+def _tensor(graph: Any, entry: Any) -> tuple[str, FileTensor]:
     tensor = graph.Tensors(entry.TensorIndex())
-    return entry.Name().decode(), End(tuple(tensor.ShapeAsNumpy().tolist()), _TYPES[tensor.Type()])
+    return entry.Name().decode(), FileTensor(tuple(tensor.ShapeAsNumpy().tolist()), _TYPES[tensor.Type()])
 
 
 def _operators(model: Any, graph: Any) -> Iterator[Operator]:

@@ -11,8 +11,9 @@ from splite_deploy.runtime.cuda.memory import MEMORY_BACKENDS
 if TYPE_CHECKING:
     from splite_deploy.runtime.backends.trt.session import TrtSession
 
-MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
-"""Where TensorRT's Python API may be; the last is TensorRT-RTX without the package that renames it."""
+MODULES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX", "tensorrt_rtx_bindings": "TensorRT-RTX"}
+"""Where TensorRT's Python API may be, in the order in which it is looked for, with the flavour that it is. The last is
+TensorRT-RTX without the package that renames it."""
 INSTALL = "pip install tensorrt 'splite-deploy[trt]' (on a Jetson, TensorRT comes with JetPack)"
 
 
@@ -55,7 +56,7 @@ BACKEND = Backend(
     formats=("engine",),
     options=TrtOptions,
     suffixes=dict.fromkeys((".engine", ".plan", ".trt"), "engine"),
-    modules=MODULES,
+    modules=tuple(MODULES),
     install=INSTALL,
     load=_load,
     layers_from="as the engine's inspector lists them.",

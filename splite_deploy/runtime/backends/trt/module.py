@@ -71,7 +71,7 @@ def load_tensorrt(flavour: str | None = None) -> TensorRt:
         raise broken
     if not found:
         raise MissingDependencyError(
-            f"This needs {MODULES[0]}, which is not installed.", hint=f"Install it: {INSTALL}."
+            f"This needs {next(iter(MODULES))}, which is not installed.", hint=f"Install it: {INSTALL}."
         )
     return (fitting or found)[0]
 
