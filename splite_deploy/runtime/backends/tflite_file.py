@@ -1,4 +1,4 @@
-"""What a ``.tflite`` file computes with, read back from it: its inputs, outputs, operators and the types they work in."""
+"""What a ``.tflite`` file computes with, read back from it: its tensors, its operators and the types they work in."""
 
 from __future__ import annotations
 
