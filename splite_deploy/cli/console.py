@@ -41,22 +41,25 @@ def show(*renderables: RenderableType) -> None:
 
 
 def put_json(file: Path | None, value: object) -> None:
-    """Writes plain data as JSON to a file, whole or not at all, or to standard output.
+    """Writes plain data (numbers, texts, lists, dictionaries) as JSON; see `put_text`."""
+    if file is not None:
+        put_text(file, f"{json.dumps(value, indent=1)}\n")
+
+
+def put_text(file: Path | None, text: str) -> None:
+    """Writes a text to a file, whole or not at all, or to standard output.
 
     Args:
-        file: Where to; `STDOUT` for standard output, None for nowhere.
-        value: Numbers, texts, lists and dictionaries.
+        file: The file; `STDOUT` for standard output, None for nowhere.
+        text: With its last line break.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    if file is None:
-        return
-    text = json.dumps(value, indent=1)
     if file == STDOUT:
-        click.echo(text)
-    else:
-        write_file(file, f"{text}\n".encode())
+        click.echo(text, nl=False)
+    elif file is not None:
+        write_file(file, text.encode())
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from splite_deploy.cli.app import FilePath, json_option, main
-from splite_deploy.cli.console import STDOUT, put_json, show, working
+from splite_deploy.cli.console import STDOUT, put_json, put_text, show, working
 from splite_deploy.errors import BundleError, UsageError
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
@@ -59,7 +58,7 @@ def inspect(
     if model or weights or (measure and json_file is not None):
         what = "--model and --weights are" if model or weights else "--json with --measure is"
         raise UsageError(f"{what} for a checkpoint, and {path} is a bundle.", hint="Leave it out.")
-    put_json(json_file, json.loads((bundle.path / MANIFEST).read_text(encoding="utf-8")))
+    put_text(json_file, (bundle.path / MANIFEST).read_text(encoding="utf-8"))
     if json_file == STDOUT:
         return
     measured = bundle.report()

@@ -1,4 +1,4 @@
-"""Constants that removed channels leave behind, folded into the layers that read them. Imports torch.
+"""Folds the constants of removed channels into the layers that read them. Imports torch.
 
 A batch norm whose scale is 0 puts out its shift: act(beta), everywhere. Removing the channel removes that constant
 too. It goes into the bias of the reader; or, since y = gamma (x - mean) / sigma + beta, it is taken off the mean of the
@@ -22,18 +22,18 @@ from torch.nn.modules.conv import _ConvNd
 from splite_deploy.compact.groups import Groups, Index, Removed
 
 _EXACT = 1e-6
-"""Largest deviation, relative to the largest value, that is float32's rounding and no effect."""
+"""Largest deviation, relative to the largest value, that counts as float32's rounding."""
 
 
 @dataclass(frozen=True)
 class Folded:
-    """What became of the constants that one layer reads.
+    """The constants that one layer reads, and whether they were folded.
 
     Attributes:
         layer: The layer.
-        channels: Number of its input channels with a constant that goes.
-        folded: Whether the constant was folded in; else there is no bias or batch norm to take it, or it is none.
-        effect: Largest change of the layer's output that is left, before its batch norm; 0 where the fold is exact,
+        channels: Number of its removed input channels with a constant.
+        folded: Whether it was folded; not where no bias or batch norm can take it, or where it is not constant.
+        effect: Largest remaining change of the layer's output, before its batch norm; 0 where the fold is exact,
             None where the layer is no module of torch's own and was not observed.
     """
 
@@ -49,7 +49,7 @@ def fold(network: nn.Module, groups: Groups, removed: Removed, batches: Iterable
     Args:
         network: The network before removal; its biases and running means are changed.
         groups: Its channels.
-        removed: Which go.
+        removed: The channels to remove.
         batches: Inputs, (N, ...), on which the constants are observed.
 
     Returns:
@@ -76,7 +76,7 @@ def fold(network: nn.Module, groups: Groups, removed: Removed, batches: Iterable
         scale = max(float(piece[:, stays].abs().max()) for piece in pieces)
         left = max(float((piece - total).abs()[:, stays].max()) for piece in pieces)
         near = torch.cat([((piece - total).abs()[:, stays] <= _EXACT * scale).flatten() for piece in pieces])
-        folded = layer.shift is not None and bool(near.float().mean() >= 0.5)  # else it is no constant
+        folded = layer.shift is not None and bool(near.float().mean() >= 0.5)  # otherwise it is not constant
         if folded:
             assert layer.shift is not None
             sign = -1 if layer.shift.endswith("running_mean") else 1
@@ -100,7 +100,7 @@ def _silent(network: nn.Module, groups: Groups, removed: Removed) -> Removed:
 def _contributions(
     network: nn.Module, readers: dict[str, Index], silent: Removed, batches: Iterable[Tensor]
 ) -> dict[str, tuple[Tensor, list[Tensor]]]:
-    """Per reader what its silent inputs add: the median, (1, out, 1), and all of it, (N, out, positions) each."""
+    """Per reader the sum of its constant inputs: the median, (1, out, 1), and all of it, (N, out, positions) each."""
     pieces: dict[str, list[Tensor]] = {name: [] for name in readers}
     with ExitStack() as hooks, torch.no_grad():
         for name, index in readers.items():

@@ -1,7 +1,7 @@
-"""Removable channels of a traced network, where each of them lies, and what a choice of them costs.
+"""Removable channels of a traced network, where each of them occurs, and the cost of a choice of them.
 
-Channels that are coupled, since they can only go together, count as one: it lies in several layers, or in one several
-times.
+Channels that are coupled, because they can only be removed together, count as one: it occurs in several layers, or in
+one several times.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from splite_deploy.compact.walk import Trace
 Index = NDArray[np.int64]
 """The channel of every index along an axis; -1 where it is protected."""
 Removed = NDArray[np.bool_]
-"""Which channels go, (channels,)."""
+"""Whether a channel is removed, (channels,)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class LayerChannels:
 
 
 def kept_of(index: Index, removed: Removed) -> int:
-    """Number of indices along an axis that stay."""
+    """Number of indices along an axis that remain."""
     return len(index) - int(removed[index[index >= 0]].sum())
 
 
@@ -59,9 +59,9 @@ class ChannelGroup:
     """Coupled channels that occur in the same layers, equally often: they compete for the same width.
 
     Attributes:
-        name: The first layer that puts them out.
+        name: The first layer with these outputs.
         channels: Their numbers.
-        step: Keep a multiple of this many, so that every width is a multiple of ``round_to``.
+        step: A multiple of this many remains, so that every width is a multiple of ``round_to``.
     """
 
     name: str
@@ -137,11 +137,11 @@ class Groups:
         return sum(layer.macs(removed) for layer in self.layers.values())
 
     def keep(self, key: tuple[str, int], removed: Removed) -> torch.Tensor:
-        """Indices along an axis that stay, ascending, int64."""
+        """Indices along an axis that remain, ascending, int64."""
         index = self.axes[key]
         return torch.from_numpy(np.flatnonzero((index < 0) | ~removed[index]))
 
     def drop(self, key: tuple[str, int], removed: Removed) -> torch.Tensor:
-        """Indices along an axis that go, ascending, int64."""
+        """Indices along an axis that are removed, ascending, int64."""
         index = self.axes[key]
         return torch.from_numpy(np.flatnonzero((index >= 0) & removed[index]))

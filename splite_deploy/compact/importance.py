@@ -1,4 +1,4 @@
-"""How much a channel matters, by four measures. Imports torch."""
+"""The importance of a channel, by four measures. Imports torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from splite_deploy.errors import ExportError
 Method = Literal["bn-scale", "group-norm", "l1", "taylor"]
 METHODS: tuple[Method, ...] = ("bn-scale", "group-norm", "l1", "taylor")
 Loss = Callable[[Any], Tensor]
-"""From the network's output, whatever it returns, to a scalar."""
+"""From the network's output, of any kind, to a scalar."""
 Scores = NDArray[np.float64]
 """Importance of every channel, (channels,); NaN where the method has nothing to go by."""
 
@@ -44,7 +44,7 @@ def norms(network: nn.Module, groups: Groups, channel_groups: Iterable[ChannelGr
     """L1 or L2 norm over all weights that a channel couples, relative to the mean of its group.
 
     ``power`` 1: I = sum |w| (Li et al., ICLR 2017). ``power`` 2: I = sqrt(sum w^2) (group norm; Fang et al., DepGraph,
-    CVPR 2023, eq. 4). Without the division by the mean layers with more inputs would seem more important.
+    CVPR 2023, eq. 4). Without the division by the mean, layers with more inputs would seem more important.
     """
     state = network.state_dict()
     sums = sum_of_units(groups, {name: state[name].abs() ** power for name in weights_of(groups, network)})
@@ -56,14 +56,14 @@ def norms(network: nn.Module, groups: Groups, channel_groups: Iterable[ChannelGr
 
 
 def stored(network: nn.Module, groups: Groups, channel_groups: Iterable[ChannelGroup], method: Method) -> Scores:
-    """Importance by what is stored in the network alone: every method but "taylor"."""
+    """Importance from the stored weights alone: every method but "taylor"."""
     if method == "bn-scale":
         return bn_scale(network, groups)
     return norms(network, groups, channel_groups, 1 if method == "l1" else 2)
 
 
 def taylor(network: nn.Module, groups: Groups, batches: Iterable[Tensor], loss: Loss) -> Scores:
-    """First-order estimate of what the loss changes by: I = sum over batches and weights of |w * dL/dw|.
+    """First-order estimate of the change of the loss: I = sum over batches and weights of |w * dL/dw|.
 
     Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, with the absolute value inside
     the sum. Weights and batch norms' scales and shifts count; the network stays in evaluation mode.
@@ -88,7 +88,7 @@ def taylor(network: nn.Module, groups: Groups, batches: Iterable[Tensor], loss: 
 
 
 def weights_of(groups: Groups, network: nn.Module) -> list[str]:
-    """Weights of layers and scales of norms; what is added to a channel says nothing of its size."""
+    """Weights of layers and scales of norms; biases and shifts do not measure the size of a channel."""
     names = {name for name, _ in groups.axes}
     added = {shift for _, shift in groups.scales} | {name for name in names if name.endswith(".bias")}
     trained = {name for name, tensor in network.state_dict(keep_vars=True).items() if isinstance(tensor, nn.Parameter)}

@@ -1,4 +1,4 @@
-"""Labels: which removable channel every element of a tensor belongs to, as a disjoint-set forest. Imports torch.
+"""Labels: the removable channel of every element of a tensor, as a disjoint-set forest. Imports torch.
 
 A label tensor has the shape of the activation that it describes. Labels of channels that have to go together are
 joined; what is joined with `FIXED` stays.
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 FIXED = 0
-"""Label of what is never removed: the input, the outputs, whatever cannot be followed."""
+"""Label of channels that are never removed: of the input, of the outputs, and where an operation is unknown."""
 NEUTRAL = -1
-"""Label of constants that take the width of what they meet, such as ``torch.zeros_like(x)``."""
+"""Label of constants that take the width of their operand, such as ``torch.zeros_like(x)``."""
 
 
 def rows(tensor: Tensor, axis: int) -> Tensor:
@@ -22,13 +22,13 @@ def rows(tensor: Tensor, axis: int) -> Tensor:
 
 
 class Labels:
-    """Labels and which of them are one (disjoint sets; Tarjan, J. ACM 22(2), 1975)."""
+    """Labels, and the sets of them that are joined (disjoint sets; Tarjan, J. ACM 22(2), 1975)."""
 
     def __init__(self) -> None:
         self._parents = [FIXED]
 
     def new(self, count: int) -> Tensor:
-        """Returns ``count`` fresh labels, (count,) int64."""
+        """Returns ``count`` new labels, (count,) int64."""
         first = len(self._parents)
         self._parents.extend(range(first, first + count))
         return torch.arange(first, first + count)
@@ -49,7 +49,7 @@ class Labels:
         return torch.from_numpy(np.array(found, np.int64)[inverse].reshape(labels.shape))
 
     def join(self, first: Tensor, second: Tensor) -> None:
-        """Makes labels one, element by element of two tensors that broadcast; `NEUTRAL` is passed over."""
+        """Joins labels, element by element of two tensors that broadcast; skips `NEUTRAL`."""
         one, other = np.broadcast_arrays(first.numpy(), second.numpy())
         pairs = np.stack([one.ravel(), other.ravel()], 1)
         pairs = np.unique(pairs[(pairs >= 0).all(1)], axis=0)
@@ -69,6 +69,6 @@ class Labels:
         return [axis for axis in range(roots.dim()) if bool((roots != roots.narrow(axis, 0, 1)).any())]
 
     def join_across(self, labels: Tensor, shrinking: int) -> None:
-        """Makes every slice along the axis ``shrinking`` one label: the other axes keep their size."""
+        """Joins the labels of every slice along the axis ``shrinking``: the other axes keep their size."""
         across = rows(labels, shrinking)
         self.join(across, across[:, :1])

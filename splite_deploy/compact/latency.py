@@ -45,7 +45,7 @@ def measure_latency(
         dense: The network before.
         compacted: The network after.
         spec: The model spec of both.
-        inferences: Timed ones of each, after half as many to warm up.
+        inferences: Number of timed inferences of each, after half as many to warm up.
         progress: Told each step as it begins.
 
     Raises:
@@ -63,8 +63,8 @@ def time_in_turn(sessions: Sequence[Session], inferences: int) -> list[LatencySt
     """Times sessions on noise, a block of each in turn, and closes them.
 
     Args:
-        sessions: What to time; a dynamic batch is 1.
-        inferences: Timed ones of each, after half as many to warm up.
+        sessions: The sessions to time; a dynamic batch is 1.
+        inferences: Number of timed inferences of each, after half as many to warm up.
 
     Returns:
         Milliseconds of one inference, per session.

@@ -42,10 +42,10 @@ def compact_checkpoint(
     Args:
         checkpoint: The dense ``.safetensors`` or ``.pt``.
         output: The ``.safetensors`` to write; replaced where it exists.
-        options: What to remove.
+        options: How much to remove.
         model: ``model.toml``; None is the one beside the checkpoint.
         images: Folder of images or labels file; None uses the model's own renderer.
-        crops: How many of them.
+        crops: Number of images to use.
         weights: Which weights of the checkpoint; see `splite_deploy.export.source.checkpoint.read_checkpoint`.
         loss: For the method "taylor": from the network's output to a scalar.
         latency: Whether to measure the latency before and after.
@@ -74,7 +74,7 @@ def compact_checkpoint(
 
 
 def save_compacted(path: Path, network: nn.Module, metadata: Mapping[str, str]) -> None:
-    """Writes a network's state as safetensors; a reader sees the old file or the new one, whole.
+    """Writes a network's state as safetensors; a reader sees the old file or the whole new one.
 
     Raises:
         OutputError: It cannot be written.

@@ -1,4 +1,4 @@
-"""Removing channels, setting them to zero, and the proof that both give the same outputs. Imports torch."""
+"""Removes channels, or sets them to zero, and proves that both give the same outputs. Imports torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from splite_deploy.errors import CheckpointError, ExportError
 from splite_deploy.export.source.reshape import reshape_to
 
 TOLERANCE = 1e-5
-"""Largest difference of an output relative to its range; beyond float32's own rounding lies a wrong index."""
+"""Largest difference of an output relative to its range; more than float32's rounding means a wrong index."""
 _SAY = (
     "forward() probably holds a width as a number (view, reshape, split, an index): take it from the tensor. Where a "
     "view splits the channels in two, the larger part has to be the one that depends on the width."
@@ -22,14 +22,14 @@ _SAY = (
 
 
 def zeroed(network: nn.Module, groups: Groups, removed: Removed) -> nn.Module:
-    """A copy in which the removed channels are silenced."""
+    """A copy in which the removed channels are zero."""
     twin = copy.deepcopy(network)
     silence(twin, groups, removed)
     return twin
 
 
 def silence(network: nn.Module, groups: Groups, removed: Removed) -> None:
-    """Sets all parameters of the removed channels to zero, in every layer that they run through."""
+    """Sets all parameters of the removed channels to zero, in every layer that they occur in."""
     state = network.state_dict(keep_vars=True)
     with torch.no_grad():
         for name, axis in groups.axes:
@@ -38,7 +38,7 @@ def silence(network: nn.Module, groups: Groups, removed: Removed) -> None:
 
 
 def without(network: nn.Module, groups: Groups, removed: Removed, example: Tensor) -> nn.Module:
-    """A copy from which the channels are gone, made by the loader of compacted checkpoints.
+    """A copy without the channels, made by the loader of compacted checkpoints.
 
     Raises:
         ExportError: The network does not run with the remaining widths; the message names the layer.

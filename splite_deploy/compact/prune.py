@@ -28,10 +28,11 @@ class CompactOptions:
     Attributes:
         method: The measure; see `splite_deploy.compact.importance`.
         speed_up: Dense multiply-accumulates (MACs) over compacted ones, at least; above 1.
-        ratio: Share of the removable channels that go, at least, channels that go together counted once; in (0, 1).
-        threshold: Channels of less importance go. In units of the measure: |gamma| for "bn-scale", the mean of the
-            channels they compete with for "group-norm" and "l1", the loss for "taylor".
-        round_to: Widths stay multiples of this, and at least this; upwards, so that nothing over the limit goes.
+        ratio: Least share of the removable channels to remove, coupled channels counted once; in (0, 1).
+        threshold: Channels of less importance are removed. In units of the measure: |gamma| for "bn-scale", the mean
+            of their coupled group for "group-norm" and "l1", the loss for "taylor".
+        round_to: Widths stay multiples of this, and at least this; rounded up, so that no channel over the limit is
+            removed.
     """
 
     method: Method
@@ -71,7 +72,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Compaction:
-    """What was made.
+    """A compacted network, and what was measured of it.
 
     Attributes:
         network: The compacted network, in evaluation mode; it shares nothing with the original.
@@ -81,9 +82,9 @@ class Compaction:
         macs_before: Multiply-accumulates of convolutions and linear layers for one input.
         macs_after: The same, compacted.
         max_difference: Largest difference of an output from the network whose removed channels are zero.
-        folded: Constants of removed channels: where they went, and what could not be folded.
-        notes: What the user should know: layers at their least width, channels that had to be kept.
-        latency: Measured on this CPU before and after; None where it was not asked for.
+        folded: Constants of removed channels: where they were added, and what could not be folded.
+        notes: For the user: layers at their least width, channels that could not be removed.
+        latency: Measured on this CPU before and after; None where it was not requested.
     """
 
     network: nn.Module
@@ -116,19 +117,19 @@ def compact(
     loss: Loss = output_energy,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Compaction:
-    """Removes the least important channels; the network itself is left as it is.
+    """Removes the least important channels of a copy of the network.
 
     Args:
         network: The dense network; it is run in evaluation mode.
         example: An input, (N, ...), to trace with.
-        options: What to remove.
+        options: How much to remove.
         data: Batches of inputs for the proof and for "taylor"; the proof uses the example without them.
         loss: For "taylor": from the network's output to a scalar.
         progress: Told each step as it begins.
 
     Raises:
         UsageError: "taylor" has no data, or nothing would be removed.
-        ExportError: The network cannot be traced, cannot get that small, or does not run without these channels.
+        ExportError: The network cannot be traced, cannot become that small, or does not run without these channels.
     """
     batches = [example] if data is None else list(data)
     if options.method == "taylor" and data is None:
@@ -176,14 +177,14 @@ def choose(
 
     Raises:
         UsageError: The threshold removes nothing.
-        ExportError: Not even the least widths reach the goal.
+        ExportError: Not even the least widths reach the speed-up or ratio.
     """
     none = np.zeros(groups.count, bool)
     dense = groups.macs(none)
     limit = options.threshold
     if limit is None:
         levels = np.unique(scores[~np.isnan(scores)])
-        low, high = 0, len(levels)  # levels[i] and all below it go
+        low, high = 0, len(levels)  # levels[i] and all below it are removed
 
         def reached(index: int) -> float:
             removed = _below(channel_groups, scores, _above(levels, index))
@@ -198,7 +199,7 @@ def choose(
                 f"The {what} {goal:g} cannot be reached: with all layers at their least width it is {most:.3g}.",
                 hint="Ask for less, or allow smaller widths with --round-to.",
             )
-        while low < high - 1:  # the last level is known to suffice
+        while low < high - 1:  # the last level is enough, as was shown above
             middle = (low + high - 1) // 2
             if reached(middle) >= goal:
                 high = middle + 1

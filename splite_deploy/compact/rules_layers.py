@@ -1,4 +1,4 @@
-"""Rules for layers with weights: which index of which tensor belongs to which channel. Imports torch."""
+"""Rules for layers with weights: the channel of every index of their tensors. Imports torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def conv(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
         walk.bind(weight, 0, arriving if transposed else outputs)
     else:
         pieces = arriving.reshape(groups, -1)
-        walk.labels.join(pieces, pieces[:1])  # every group loses the same, so that the number of groups stays
+        walk.labels.join(pieces, pieces[:1])  # every group loses as many, so that the number of groups stays
         walk.bind(weight, in_axis, arriving if transposed else pieces[0])
         known = walk.found.axes.get((weight, out_axis))
         fresh = (walk.labels.new(cout // groups) if known is None else known[: cout // groups]).repeat(groups)
@@ -38,7 +38,7 @@ def conv(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
 
 
 def linear(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
-    """Over the last axis; behind a flatten one channel is several of its inputs."""
+    """Over the last axis; after a flatten one channel is several of its inputs."""
     weight, x = walk.name_of(given["weight"]), walk.of(given["input"])
     if weight is None:
         return walk.unknown(node)
@@ -60,7 +60,7 @@ def _layer(
     depthwise: bool,
     axis: int,
 ) -> Tensor:
-    """Records a layer, ties its bias, and labels its output."""
+    """Records a layer, binds its bias, and labels its output."""
     outputs, shape, bias = widths[1], node.meta["val"].shape, walk.name_of(given.get("bias"))
     if bias is not None:
         walk.bind(bias, 0, outputs)
@@ -69,7 +69,7 @@ def _layer(
     name = weight.rpartition(".")[0]
     if name in walk.found.layers:
         walk.found.layers[name].work += work
-        walk.found.layers[name].shift = None  # it runs twice, and one correction may not suit both
+        walk.found.layers[name].shift = None  # it runs twice, and one correction may be wrong for the other
     else:
         shift = bias or _mean_after(walk, node)
         walk.found.layers[name] = TracedLayer(*widths, work, depthwise, shift)
@@ -77,7 +77,7 @@ def _layer(
 
 
 def _mean_after(walk: Walk, node: fx.Node) -> str | None:
-    """The running mean of the batch norm that is the only one to read a layer."""
+    """The running mean of the batch norm that is a layer's only reader."""
     users = list(node.users)
     if len(users) != 1 or "batch_norm" not in str(users[0].target) or len(users[0].args) < 5:
         return None
@@ -86,7 +86,7 @@ def _mean_after(walk: Walk, node: fx.Node) -> str | None:
 
 
 def batch_norm(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
-    """Batch and instance norm: every channel for itself."""
+    """Batch and instance norm work on each channel separately."""
     x = walk.of(given["input"])
     channels = walk.along(node, x, 1)
     for key in ("weight", "bias", "running_mean", "running_var"):
@@ -101,7 +101,7 @@ def batch_norm(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
 
 
 def prelu(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
-    """One slope for all channels, or one each."""
+    """One slope for all channels, or one for each."""
     x, weight = walk.of(node.args[0]), given["weight"]
     slopes = walk.of(weight) if walk.name_of(weight) is None else walk.tensors[str(walk.name_of(weight))]
     if slopes.numel() > 1:

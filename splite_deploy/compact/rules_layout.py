@@ -1,4 +1,4 @@
-"""Rules for operations without weights: what they do to labels. Imports torch.
+"""Rules for operations without weights: how labels pass through them. Imports torch.
 
 Operations that only rearrange are run on the labels themselves, so that their index mapping is exact. Where a number
 in ``forward()`` decides what goes where (equal pieces, groups, blocks), labels are joined so that it keeps its meaning.
@@ -29,24 +29,24 @@ _UNTAGGED = ("hardswish",)  # elementwise, but not tagged so in torch
 
 
 def same(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
-    """What neither moves nor mixes."""
+    """Operations that neither move nor mix elements."""
     return walk.of(node.args[0])
 
 
 def constant(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
-    """Made in forward(), from the shape of what it meets."""
+    """Constants made in forward() from the shape of their operand."""
     return torch.full(node.meta["val"].shape, NEUTRAL)
 
 
 def layout(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
-    """Operations that move elements without changing them: the labels move alike."""
+    """Operations that move elements without changing them: the labels move with them."""
     target: Any = node.target
     args, kwargs = tree_map(lambda v: walk.of(v) if isinstance(v, fx.Node) else v, (tuple(node.args), node.kwargs))
     result: Tensor = target(*args, **kwargs)
     axes = walk.labels.varying(result)
     if len(axes) > 1:  # only one of them can shrink, the others are numbers in forward()
         if node.target is torch.ops.aten.pixel_shuffle.default:
-            shrinking = result.dim() - 3  # the upscale factor stays: blocks of r * r channels go together
+            shrinking = result.dim() - 3  # the upscale factor stays: blocks of r * r channels are removed together
         elif isinstance(args[0], (list, tuple)):
             shrinking = next(axis for part in args[0] for axis in walk.labels.varying(part))
             shrinking += int("stack" in str(target) and shrinking >= given["dim"] % result.dim())
@@ -57,7 +57,7 @@ def layout(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
 
 
 def spatial(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
-    """Operations on each channel for itself: pooling, padding, resampling."""
+    """Operations on each channel separately: pooling, padding, resampling."""
     labels, shapes = walk.of(node.args[0]), node.meta["val"]
     first = shapes if isinstance(shapes, torch.Tensor) else shapes[0]
     if set(walk.labels.varying(labels)) - {1} or first.dim() < 2 or first.shape[:2] != labels.shape[:2]:
@@ -67,7 +67,7 @@ def spatial(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
 
 
 def reduce(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
-    """Over positions; over channels their number counts, and they stay."""
+    """Reductions over positions; in reductions over channels their number counts, so all are kept."""
     labels = walk.of(node.args[0])
     dims = given.get("dim") or list(range(labels.dim()))
     dims = [dim % labels.dim() for dim in ([dims] if isinstance(dims, int) else dims)]
@@ -77,7 +77,7 @@ def reduce(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
 
 
 def split(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
-    """Equal pieces shrink alike; pieces of different sizes are numbers in forward() and stay."""
+    """Equal pieces shrink equally; sizes that differ are numbers in forward(), so their channels are kept."""
     labels, target = walk.of(node.args[0]), node.target
     dim = given.get("dim", 0) % labels.dim()
     sizes = {piece.shape[dim] for piece in node.meta["val"]}
@@ -98,13 +98,13 @@ def slice_(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
         start = given.get("start") or 0
         if step != 1 or kept == 1 or width % kept or start % kept:
             return walk.unknown(node)
-        join_pieces(walk, labels, dim, kept)  # x[:, :c // 2] and its like
+        join_pieces(walk, labels, dim, kept)  # such as x[:, :c // 2]
     assert callable(target)
     return target(labels, *node.args[1:], **node.kwargs)
 
 
 def pick(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
-    """One index along an axis: its number stands in forward()."""
+    """One index along an axis, whose number is in forward()."""
     labels, target = walk.of(node.args[0]), node.target
     if given.get("dim", 0) % labels.dim() in walk.labels.varying(labels):
         return walk.unknown(node)
@@ -113,7 +113,7 @@ def pick(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
 
 
 def shuffle(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
-    """The channel shuffle of torch itself: the groups stay, each of them shrinks."""
+    """Torch's own channel shuffle: the number of groups stays, each of them shrinks."""
     labels = walk.of(node.args[0])
     if set(walk.labels.varying(labels)) - {1}:
         return walk.unknown(node)
@@ -123,7 +123,7 @@ def shuffle(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
 
 
 def pointwise(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
-    """Joins the channels that meet; one that meets many different ones (a mask) is kept."""
+    """Joins the channels that are combined; one that is combined with many others (a mask) is kept."""
     shape = node.meta["val"].shape
     parts = [walk.of(n) for n in nodes_in((node.args, node.kwargs)) if walk.values[n] is not None]
     parts = [part.reshape(*[1] * (len(shape) - part.dim()), *part.shape) for part in parts]
@@ -137,7 +137,7 @@ def pointwise(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
     for part in parts:
         if any(part is other for other in stretched):
             if walk.labels.fix(part):
-                walk.found.notes.append(f"kept the channel of {where(node)} that meets all others")
+                walk.found.notes.append(f"kept the channel of {where(node)} that is combined with all others")
         else:
             walk.labels.join(result, part)
             result = torch.maximum(result, part)
@@ -162,4 +162,4 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_UNTAGGED, pointwise),
     "slice": slice_,
 }
-"""By the operation's name in aten, without the underscore of those that work in place."""
+"""By the operation's name in aten, without the underscore of in-place operations."""

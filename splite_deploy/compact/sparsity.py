@@ -6,7 +6,7 @@
     ...
     total = pose + strength.at(step) * penalty()
 
-A training on any of torch's optimisers can use both; `models/splite_hand/train.py` does. What comes out is still dense:
+Both work with any of torch's optimisers; `models/splite_hand/train.py` uses them. The trained network is still dense:
 `splite_deploy.compact.compact` removes the channels.
 """
 
@@ -54,13 +54,13 @@ class LambdaSchedule:
 
 
 class Penalty:
-    """A scalar to add to the loss; its gradient draws channels that do little to zero, whole.
+    """A scalar to add to the loss; its gradient draws whole channels of little effect to zero.
 
     * "bn-scale": sum over the batch norms of removable channels of |gamma| (Liu et al., Network Slimming, ICCV 2017).
     * "group-lasso": sum over the groups g of coupled weights of sqrt(|g|) * ||w_g||_2 (Yuan and Lin 2006; for coupled
-      channels Fang et al., DepGraph, CVPR 2023). A group is all that one channel runs through: the weights that make
-      it, that scale it and that read it, in every layer that a residual, a depthwise convolution, a concatenation, a
-      gate or a pixel shuffle ties together.
+      channels Fang et al., DepGraph, CVPR 2023). A group has all weights of one channel: those that
+      compute it, scale it and read it, in every layer that a residual, a depthwise convolution, a concatenation, a gate
+      or a pixel shuffle couples.
 
     Args:
         kind: One of the two.
@@ -93,7 +93,7 @@ class Penalty:
             self._axes.setdefault(name, []).append(axis)
         self._parameters = {name: parameters[name] for name in self._axes}
         index = np.concatenate([groups.axes[name, axis] for name, axes in self._axes.items() for axis in axes])
-        # what is protected, -1, is summed into one more place behind the others
+        # protected channels, -1, are summed into one more place after the others
         self._places = torch.from_numpy(np.where(index < 0, groups.count, index)).to(
             next(iter(parameters.values())).device
         )
@@ -122,27 +122,27 @@ class Penalty:
 
 
 class GradualPruning:
-    """Sets more and more channels to zero while the network trains, so that it can make up for each of them.
+    """Sets more and more channels to zero while the network trains, so that it can compensate for each of them.
 
     The share of multiply-accumulates that remains falls from 1 to ``1 / speed_up`` on the cubic curve of Zhu and Gupta,
-    "To prune, or not to prune", 2017: fast at first, slowly towards the end. What is zero stays zero; after the last
-    step `compact` with the same method, speed-up and rounding removes exactly those channels, at no loss.
+    "To prune, or not to prune", 2017: fast at first, slowly towards the end. Zeros stay zeros; after the last
+    step `compact` with the same method, speed-up and rounding removes exactly those channels, without loss.
 
     Call `observe` after every backward pass and `apply` after every optimiser step.
 
     Args:
         network: The network in training.
         example: An input, (N, ...), to trace with.
-        method: The measure; "taylor" goes by the gradients of the training itself.
+        method: The measure of importance; "taylor" uses the gradients of the training itself.
         speed_up: Dense multiply-accumulates over remaining ones in the end, above 1.
-        start: Step of the first channels.
-        end: Step from which on the goal is met.
+        start: Step at which the first channels are set to zero.
+        end: Step from which on the speed-up is reached.
         every: Steps between two choices.
         round_to: Widths stay multiples of this.
 
     Raises:
         UsageError: The options contradict each other.
-        ExportError: The network cannot be traced, or cannot get that small.
+        ExportError: The network cannot be traced, or cannot become that small.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class GradualPruning:
         self.removed: Removed = np.zeros(self.groups.count, bool)
         self._losses: dict[str, Tensor] = {}
         any_scores = stored(network, self.groups, self.channel_groups, "group-norm")
-        choose(self.groups, self.channel_groups, any_scores, self._goal)  # says now whether the goal can be met
+        choose(self.groups, self.channel_groups, any_scores, self._goal)  # fails now if the speed-up cannot be reached
 
     def share_of_macs(self, step: int) -> float:
         """Share of the multiply-accumulates that remains at a step, from 1 down to one over the speed-up."""
@@ -178,7 +178,7 @@ class GradualPruning:
         return 1 - (1 - 1 / self._goal.speed_up) * (1 - (1 - course) ** 3)
 
     def observe(self) -> None:
-        """Takes note of the gradients of this step; needed for "taylor", nothing otherwise."""
+        """Records the gradients of this step, which "taylor" needs; other methods ignore them."""
         if self._goal.method != "taylor":
             return
         for name, parameter in self._own().items():
@@ -187,11 +187,11 @@ class GradualPruning:
                 self._losses[name] = self._losses[name].add_(product) if name in self._losses else product
 
     def apply(self, step: int, *others: nn.Module) -> None:
-        """Chooses channels where it is time to, and sets all that were chosen to zero.
+        """Chooses channels at the steps for it, and sets all chosen ones to zero.
 
         Args:
             step: The number of the step, from 0.
-            others: Networks of the same shape to treat alike, such as averaged weights.
+            others: Networks of the same shape to treat in the same way, such as averaged weights.
         """
         if self.start <= step <= self.end and ((step - self.start) % self.every == 0 or step == self.end):
             self._choose(self.share_of_macs(step))
@@ -200,18 +200,18 @@ class GradualPruning:
                 silence(network, self.groups, self.removed)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What an interrupted training needs to go on."""
+        """The state from which an interrupted training can continue."""
         return {"removed": torch.from_numpy(self.removed), **{f"loss.{k}": v for k, v in self._losses.items()}}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Goes back to a saved state."""
+        """Restores a saved state."""
         self.removed = state["removed"].numpy().astype(bool)
         self._losses = {key.removeprefix("loss."): v for key, v in state.items() if key.startswith("loss.")}
 
     def _choose(self, share: float) -> None:
         if share >= 1:
             return
-        scores = np.where(self.removed, 0.0, self._scores())  # what is zero goes first, whatever the measure says
+        scores = np.where(self.removed, 0.0, self._scores())  # channels at zero come first, whatever the measure says
         options = CompactOptions(self._goal.method, speed_up=1 / share, round_to=self._goal.round_to)
         chosen, _ = choose(self.groups, self.channel_groups, scores, options)
         self.removed = self.removed | chosen
@@ -222,7 +222,7 @@ class GradualPruning:
             return stored(self.network, self.groups, self.channel_groups, self._goal.method)
         if not self._losses:
             raise UsageError(
-                "No gradients were seen yet, and taylor goes by them.",
+                "No gradients were recorded yet, and taylor needs them.",
                 hint="Call observe() after backward(), and let pruning start at step 1 or later.",
             )
         return sum_of_units(self.groups, self._losses)
@@ -233,7 +233,7 @@ class GradualPruning:
 
 
 def traced(network: nn.Module, example: Tensor) -> Groups:
-    """The removable channels of a network, which is left as it is, in whichever mode.
+    """The removable channels of a network, which is not changed.
 
     Raises:
         ExportError: It cannot be traced.

@@ -1,9 +1,9 @@
-"""Which channels belong together: channel labels carried through the exported graph of a network. Imports torch.
+"""Finds the channels that are coupled, by carrying labels through the exported graph of a network. Imports torch.
 
-Every convolution and linear layer gives its output channels fresh labels; the rules of each operation move and join
+Every convolution and linear layer gives its output channels new labels; the rules of each operation move and join
 them. Coupled groups are an idea of Torch-Pruning (Fang et al., DepGraph, CVPR 2023); its dependency graph is not used:
-version 1.6.1 takes a pixel shuffle for the identity, and behind two channel shuffles it names channels that do not
-exist. Where an operation is not known here its channels are kept, and that is noted.
+version 1.6.1 treats a pixel shuffle as the identity, and behind two channel shuffles it names channels that do not
+exist. Channels of an operation that is not known here are kept, with a note.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _call(walk: Walk, node: fx.Node) -> Any:
 
 
 def _settle_parameters(walk: Walk) -> None:
-    """Ties parameters outside of layers along the one axis that follows the channels; others are kept."""
+    """Binds parameters outside of layers to the channels along the one axis that varies with them; others are kept."""
     for name, labels in walk.loose.items():
         axes = walk.labels.varying(labels)
         # it is a layer's own as well

@@ -1,4 +1,4 @@
-"""The state of a walk through an exported graph with labels in the place of activations. Imports torch."""
+"""The state of a walk through an exported graph, with labels in the place of activations. Imports torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST_PARAMETER = 65536  # elements of a parameter outside of layers that is 
 
 @dataclass(frozen=True)
 class StateTensor:
-    """A parameter or buffer of the network where the graph names it."""
+    """A parameter or buffer of the network, where the graph refers to it."""
 
     name: str
 
@@ -44,14 +44,14 @@ class TracedLayer:
 
 @dataclass
 class Trace:
-    """What was found.
+    """The channels that were found.
 
     Attributes:
         labels: The labels and their joins.
         axes: Labels of the indices along an axis of a tensor, by (name of the tensor, axis).
         layers: Convolutions and linear layers by name, in the order in which they run.
         scales: Batch norms as (name of the scale, name of the shift).
-        notes: Which channels are kept since an operation cannot be followed.
+        notes: Channels that are kept because an operation cannot be followed.
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -66,10 +66,10 @@ Rule = Callable[["Walk", fx.Node, dict[str, Any]], Any]
 
 
 class Walk:
-    """What is known on the way, and what the rules share.
+    """What is known so far, and what the rules share.
 
     Attributes:
-        found: What is told in the end.
+        found: The result.
         labels: The labels and their joins.
         tensors: Parameters and buffers by name.
         names: The name of each of them by identity; tied ones have one.
@@ -111,7 +111,7 @@ class Walk:
         self.labels.join(known, labels)
 
     def unknown(self, node: fx.Node) -> Any:
-        """Protects all that comes in; nothing is known of what comes out but its shape."""
+        """Protects all channels of the inputs; of the result only the shape is known."""
         incoming = [self.values[n] for n in nodes_in((node.args, node.kwargs))]
         tensors = [self.of(value) for value in incoming if isinstance(value, (torch.Tensor, StateTensor))]
         loose = [self.labels.fix(tensor) for tensor in tensors]

@@ -116,7 +116,7 @@ def test_a_folder_that_is_missing_is_told_before_the_work(tmp_path: Path) -> Non
         (("verify", "{bundle}"), "difference to"),
         (("inspect", "{bundle}"), "artifacts"),
         (("doctor",), "splite-deploy"),
-        (("bench", "{bundle}", "--frames", "10", "--warmup", "0"), "Estimator, total"),
+        (("bench", "{bundle}", "--frames", "10", "--warmup", "0"), "End to end"),
     ],
 )
 def test_json_goes_to_a_file_beside_the_table_or_stands_alone(

@@ -267,6 +267,6 @@ def test_refusals(nets: Any) -> None:
     with pytest.raises(ExportError, match="speed-up 1000 cannot be reached"):
         GradualPruning(chain(), x, "l1", 1000, start=0, end=5, round_to=1)
     pruning = GradualPruning(chain(), x, "taylor", 2.0, start=0, end=4, every=2, round_to=1)
-    with pytest.raises(UsageError, match="No gradients were seen") as caught:
+    with pytest.raises(UsageError, match="No gradients were recorded") as caught:
         pruning.apply(2)
     assert "observe()" in str(caught.value.hint)
