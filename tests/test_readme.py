@@ -82,7 +82,7 @@ def run(command: list[str] | str, folder: Path) -> str:
 
 
 def test_the_readmes_applications_are_well_typed(root: Path, tmp_path: Path) -> None:
-    applications = blocks(root, "python")
+    applications = blocks((root / "README.md").read_text(encoding="utf-8"), "python")
     assert len(applications) == 2
     for index, application in enumerate(applications):
         (tmp_path / f"application_{index}.py").write_text(application, encoding="utf-8")

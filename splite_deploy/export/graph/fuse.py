@@ -219,14 +219,15 @@ def tensor_specs(model: ir.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorS
 
 
 def _layout(value: ir.Value) -> str:
-    """The layout of an output, which is named by its role: what the decoder that has it says."""
+    """The layout of an output, which is named by its role: what the decoder that has it says; empty if none does."""
     layouts = (
         layouts[name_of(value)]
         for decoder in DECODERS.values()
         for layouts in (decoder.layouts, decoder.decoded_layouts)
         if value.name in layouts
     )
-    return next(layout for layout in layouts if len(layout) == len(sizes(value)))  # "depth" is a map, or K numbers
+    fitting = (layout for layout in layouts if len(layout) == len(sizes(value)))  # "depth" is a map, or K numbers
+    return next(fitting, "")
 
 
 def _inputs(model: ir.Model) -> list[ir.Value]:
