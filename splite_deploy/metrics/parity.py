@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import Parity, Percentiles
-from splite_deploy.decoders import SoftArgmaxDepth, decode
+from splite_deploy.decoders import decode
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
 Outputs = Mapping[str, FloatArray]
@@ -58,7 +58,7 @@ def violations(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[str]:
     if not parity.deviation_px.max <= limits.shift_max_px:
         found.append(f"keypoint deviation max {parity.deviation_px.max:.4g} px (limit {limits.shift_max_px:g})")
     if parity.depth is not None:
-        limit = limits.depth_p95 * (spec.mm_per_unit() or 1.0)
+        limit = spec.depth_limit(limits) * (spec.mm_per_unit() or 1.0)
         if not parity.depth.p95 <= limit:
             found.append(f"depth deviation p95 {parity.depth.p95:.4g} {parity.depth_unit} (limit {limit:.4g})")
     return found
@@ -73,13 +73,10 @@ def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
         return spec.limits
     part = 1.0 if precision == "int8" else 0.1
     side = max(spec.input.height, spec.input.width) / spec.input.box_padding
-    palm = 1.0
-    if isinstance(spec.decoder, SoftArgmaxDepth) and spec.decoder.unit == "mm" and spec.palm_mm is not None:
-        palm = spec.palm_mm
     return LimitSpec(
         shift_p95_px=max(spec.limits.shift_p95_px, 0.005 * side * part),
         shift_max_px=max(spec.limits.shift_max_px, 0.03 * side * part),
-        depth_p95=max(spec.limits.depth_p95, 0.05 * palm * part),
+        depth_p95=max(spec.depth_limit(spec.limits), 0.05 * spec.units_per_palm() * part),
     )
 
 

@@ -21,6 +21,7 @@ from splite_deploy.spec.plain import Unknown, structure, to_plain
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Color = Literal["rgb", "bgr"]
+_DEPTH_P95_PALMS = 0.001
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,16 @@ class LimitSpec:
     Attributes:
         shift_p95_px: 95th percentile of the keypoint deviation, input pixels.
         shift_max_px: Largest keypoint deviation, input pixels.
-        depth_p95: 95th percentile of the depth deviation, in the decoder's unit.
+        depth_p95: 95th percentile of the depth deviation, in the decoder's unit; absent it is 0.001 of a palm, which
+            is the same length in every unit.
     """
 
     shift_p95_px: float = 0.01
     shift_max_px: float = 0.05
-    depth_p95: float = 0.001
+    depth_p95: float | None = None
 
     def __post_init__(self) -> None:
-        require(min(dataclasses.astuple(self)) > 0, "limits must be positive")
+        require(all(value is None or value > 0 for value in dataclasses.astuple(self)), "limits must be positive")
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class ModelSpec:
         input: The input tensor.
         decoder: How outputs become keypoints.
         skeleton: The keypoints.
-        limits: Parity limits of the fp32 conversions.
+        limits: Parity limits of the fp32 conversions; that of the depth is never absent here.
         palm_mm: Palm length (see `SoftArgmaxDepth`) of the people the model was made for, in mm; turns palm units
             into millimetres in reports, and gives x and y their scale where the depth is in mm.
     """
@@ -121,6 +123,7 @@ class ModelSpec:
         self.decoder.check(self.keypoint_count, self.input)
         if isinstance(self.decoder, SoftArgmaxDepth) and self.decoder.unit == "mm":
             require(self.palm_mm is not None, "a depth in mm needs palm_mm, which tells the scale of x and y")
+        object.__setattr__(self, "limits", dataclasses.replace(self.limits, depth_p95=self.depth_limit(self.limits)))
 
     @property
     def keypoint_count(self) -> int:
@@ -132,6 +135,15 @@ class ModelSpec:
         if not isinstance(self.decoder, SoftArgmaxDepth):
             return None
         return 1.0 if self.decoder.unit == "mm" else self.palm_mm
+
+    def units_per_palm(self) -> float:
+        """The length of a palm in the unit of the decoder's depth; 1 where there is no depth."""
+        scale = self.mm_per_unit()
+        return 1.0 if scale is None or self.palm_mm is None else self.palm_mm / scale
+
+    def depth_limit(self, limits: LimitSpec) -> float:
+        """How far the 95th percentile of the depth may move under these limits, in the decoder's unit."""
+        return _DEPTH_P95_PALMS * self.units_per_palm() if limits.depth_p95 is None else limits.depth_p95
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back to an equal spec."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from splite_deploy.bundle import Parity, Percentiles
 from splite_deploy.decoders import Coordinates, SoftArgmax, SoftArgmaxDepth, SoftArgmaxWindow
 from splite_deploy.errors import SpecError
+from splite_deploy.metrics.parity import limits_of, violations
 from splite_deploy.spec import LimitSpec, ModelSpec, load_model_toml
 
 MODEL_TOML = Path(__file__).parents[2] / "models" / "splite_hand" / "model.toml"
@@ -80,10 +83,39 @@ def test_optional_fields_survive_the_round_trip() -> None:
     data["palm_mm"] = 91
     data["skeleton"]["flip_pairs"] = [[0, 2]]
     spec = ModelSpec.from_dict(data)
-    assert spec.limits == LimitSpec(shift_p95_px=0.5)
+    assert spec.limits == LimitSpec(shift_p95_px=0.5, depth_p95=0.001)
     assert spec.skeleton.flip_pairs == ((0, 2),)
     assert spec.palm_mm == 91.0
     assert ModelSpec.from_dict(spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize(
+    ("unit", "palm_mm", "given", "expected"),
+    [
+        ("palm", 88.0, None, 0.001),
+        ("palm", None, None, 0.001),
+        ("mm", 88.0, None, 0.088),
+        ("palm", 88.0, 0.02, 0.02),
+        ("mm", 88.0, 0.02, 0.02),
+    ],
+)
+def test_the_limit_of_the_depth_is_one_length_in_every_unit(
+    unit: str, palm_mm: float | None, given: float | None, expected: float
+) -> None:
+    """Where it is written it is in the decoder's unit."""
+    data = {**changed("decoder.unit", unit), "palm_mm": palm_mm}
+    if given is not None:
+        data["limits"] = {"depth_p95": given}
+    spec = ModelSpec.from_dict(data)
+    assert spec.limits.depth_p95 == pytest.approx(expected) and spec.to_dict()["limits"]["depth_p95"] == expected
+    assert ModelSpec.from_dict(spec.to_dict()) == spec
+    mm = spec.mm_per_unit()
+    depth = Percentiles(0.0, (mm or 1.0) * expected, 1.0)
+    parity = Parity("torch", "onnx", 1, "", {}, Percentiles(0.0, 0.0, 0.0), depth, "palm" if mm is None else "mm")
+    assert violations(parity, spec.limits, spec) == []
+    over = dataclasses.replace(parity, depth=dataclasses.replace(depth, p95=1.01 * depth.p95))
+    assert violations(over, spec.limits, spec)[0].startswith("depth deviation p95")
+    assert limits_of("int8", spec).depth_p95 == pytest.approx(0.05 * (88 if unit == "mm" else 1))
 
 
 def test_values_have_the_declared_types() -> None:
