@@ -312,5 +312,5 @@ def test_the_field_table_is_that_of_the_code(root: Path) -> None:
         if line.startswith("|")
         for name in re.findall(r"`(\w+)`", line.split("|")[1])
     }
-    assert documented - {"type"} == fields - sections - {"folder"}
+    assert documented - {"type", "preset"} == fields - sections - {"folder"}
     assert {name for name in sections if f"**`[{name}]`**" in table} == sections

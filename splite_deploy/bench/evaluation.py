@@ -19,7 +19,6 @@ from splite_deploy.bundle.report import Accuracy
 from splite_deploy.decoders import Decoder, SoftArgmaxDepth
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.accuracy import (
-    COCO_SIGMAS,
     average_precision,
     bone_length,
     box_side,
@@ -34,6 +33,7 @@ from splite_deploy.metrics.labels import LabelledImage, prefer_split
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.preprocess import Image
+from splite_deploy.spec.presets import COCO17
 
 Points = NDArray[np.floating[Any]]
 Estimate = Callable[[Image, NDArray[np.float64]], tuple[Points, Points | None]]
@@ -42,14 +42,6 @@ AUC_LIMIT = 0.2
 """Of the longer side of the tight box."""
 SHOWN = 4
 """Images that are named as the worst, and around the median."""
-COCO_KEYPOINTS = (
-    "nose",
-    *(
-        f"{side}_{part}"
-        for part in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-        for side in ("left", "right")
-    ),
-)
 AREA_OF_BOX = 0.53
 """Part of its box that a person covers, as mmpose takes it for data sets without outlines; COCO has outlines."""
 
@@ -166,7 +158,7 @@ def evaluate(estimator: PoseEstimator, labels: Sequence[LabelledImage], labels_f
         pck_auc=pck_auc(errors.box_share, AUC_LIMIT),
         mpjpe_mm=_mpjpe_mm(points_3d, labels, estimator.spec.decoder),
         pa_mpjpe_mm=summary.pa_mpjpe_mm,
-        oks_ap=_oks_ap(np.stack(found), labels, np.array(scores)) if tuple(names) == COCO_KEYPOINTS else None,
+        oks_ap=_oks_ap(np.stack(found), labels, np.array(scores)) if tuple(names) == COCO17.keypoint_names else None,
         worst=shown(order[:SHOWN]),
         median=shown(order[middle : middle + SHOWN]),
     )
@@ -190,7 +182,7 @@ def _oks_ap(found: Points, labels: Sequence[LabelledImage], scores: NDArray[np.f
     truth = np.stack([labelled.keypoints for labelled in labels])
     boxes = np.stack([labelled.box for labelled in labels])
     area = AREA_OF_BOX * (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return average_precision(oks(found, truth, area, COCO_SIGMAS), scores)
+    return average_precision(oks(found, truth, area, COCO17.oks_sigmas), scores)
 
 
 def _image_error(labelled: LabelledImage, error_box_pct: float, folder: Path) -> ImageError:

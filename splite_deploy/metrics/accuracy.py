@@ -81,9 +81,6 @@ def bone_length(points: NDArray[np.floating[Any]], bones: ArrayLike) -> DoubleAr
     return length
 
 
-COCO_SIGMAS = tuple(s / 1000 for s in (26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89))
-"""How far annotators differ on COCO's 17 keypoints, over the square root of the area (cocodataset.org, "Keypoint
-Evaluation")."""
 COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))
 
 
@@ -99,7 +96,7 @@ def oks(
         predicted: Pixels.
         truth: Pixels.
         area: (N,) of each object, square pixels.
-        sigmas: (K,), such as `COCO_SIGMAS`.
+        sigmas: (K,), such as those of `splite_deploy.spec.presets.COCO17`.
     """
     falloff = 2 * area[:, None] * np.square(2 * np.asarray(sigmas, np.float64))
     similarity: DoubleArray = np.exp(-np.square(keypoint_error(predicted, truth)) / falloff).mean(axis=1)

@@ -10,6 +10,7 @@ from typing import Any
 
 from splite_deploy.errors import SpecError
 from splite_deploy.spec.model import ModelSpec
+from splite_deploy.spec.presets import expand_preset
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -57,6 +58,8 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
             hint='Write arch and samples as "file.py:symbol", and [arch_args] as a table of keyword arguments.',
         )
     try:
+        if isinstance(skeleton := data.get("skeleton"), dict):
+            data["skeleton"] = expand_preset(skeleton)
         spec = ModelSpec.from_dict(data)
     except SpecError as err:
         raise SpecError(f"{path}: {err.message}", hint=err.hint) from err

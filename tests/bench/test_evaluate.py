@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from splite_deploy.bench.evaluation import AREA_OF_BOX, COCO_KEYPOINTS, evaluate
+from splite_deploy.bench.evaluation import AREA_OF_BOX, evaluate
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.decoders import Coordinates, SoftArgmaxDepth
-from splite_deploy.metrics.accuracy import COCO_SIGMAS, oks
+from splite_deploy.metrics.accuracy import oks
 from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
+from splite_deploy.spec.presets import COCO17
 
 SIZE = 64
 TRUTH = np.array([[10.0, 10.0], [50.0, 10.0], [10.0, 42.0]])
@@ -84,24 +85,14 @@ def test_coco_bodies_have_an_average_precision(tmp_path: Path) -> None:
     truth = np.random.default_rng(0).uniform(5, 50, (17, 2)).round(1)
     folder = write(tmp_path, [0, 200], truth)  # one right, one far off
     labels = read_labels(folder)
-    found = evaluate(estimator(truth, COCO_KEYPOINTS), labels, "two bodies", folder)
+    found = evaluate(estimator(truth, COCO17.keypoint_names), labels, "two bodies", folder)
     far = oks(
-        (truth + np.array([200 / 1.01, 0]))[None], truth[None], np.array([AREA_OF_BOX * SIZE * SIZE]), COCO_SIGMAS
+        (truth + np.array([200 / 1.01, 0]))[None], truth[None], np.array([AREA_OF_BOX * SIZE * SIZE]), COCO17.oks_sigmas
     )
     assert far[0] < 0.5
     assert found.oks_ap == pytest.approx(51 / 101)
     other = tuple(f"k{i}" for i in range(17))
     assert evaluate(estimator(truth, other), labels, "", folder).oks_ap is None
-
-
-def test_the_names_of_coco() -> None:
-    assert len(COCO_KEYPOINTS) == 17
-    assert (COCO_KEYPOINTS[0], COCO_KEYPOINTS[1], COCO_KEYPOINTS[10], COCO_KEYPOINTS[16]) == (
-        "nose",
-        "left_eye",
-        "right_wrist",
-        "right_ankle",
-    )
 
 
 def test_a_single_image_is_worst_and_median(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from splite_deploy.metrics.accuracy import (
-    COCO_SIGMAS,
     average_precision,
     bone_length,
     box_side,
@@ -23,6 +22,7 @@ from splite_deploy.metrics.accuracy import (
     pck_auc,
     procrustes_align,
 )
+from splite_deploy.spec.presets import COCO17
 
 Points = NDArray[np.float64]
 seeds = st.integers(0, 2**32 - 1)
@@ -212,11 +212,11 @@ def test_oks_by_plain_loops() -> None:
     expected = []
     for p, t, a in zip(predicted.tolist(), truth.tolist(), area.tolist(), strict=True):
         total = 0.0
-        for (px, py), (tx, ty), sigma in zip(p, t, COCO_SIGMAS, strict=True):
+        for (px, py), (tx, ty), sigma in zip(p, t, COCO17.oks_sigmas, strict=True):
             total += math.exp(-((px - tx) ** 2 + (py - ty) ** 2) / (2 * a * (2 * sigma) ** 2))
         expected.append(total / 17)
-    np.testing.assert_allclose(oks(predicted, truth, area, COCO_SIGMAS), expected)
-    np.testing.assert_allclose(oks(truth, truth, area, COCO_SIGMAS), 1)
+    np.testing.assert_allclose(oks(predicted, truth, area, COCO17.oks_sigmas), expected)
+    np.testing.assert_allclose(oks(truth, truth, area, COCO17.oks_sigmas), 1)
 
 
 def test_average_precision_is_that_of_the_coco_api() -> None:
@@ -226,7 +226,7 @@ def test_average_precision_is_that_of_the_coco_api() -> None:
     noise = rng.choice([0.5, 2, 4, 6, 9, 14], 12)
     predicted = np.round(truth + rng.normal(0, 1, truth.shape) * noise[:, None, None], 2)
     area, scores = np.round(rng.uniform(1500, 6000, 12), 1), np.round(rng.uniform(0, 1, 12), 3)
-    similarity = oks(predicted, truth, area, COCO_SIGMAS)
+    similarity = oks(predicted, truth, area, COCO17.oks_sigmas)
     assert similarity[[0, 9]] == pytest.approx([0.986122743511207, 0.1687437632181037])
     assert average_precision(similarity, scores) == pytest.approx(0.29047619, abs=1e-8)
     assert average_precision(similarity, scores, [0.5]) == pytest.approx(0.49351721, abs=1e-8)
