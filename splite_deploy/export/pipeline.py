@@ -49,7 +49,7 @@ from splite_deploy.export.quant.calibration import CalibrationSet, load_calibrat
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
 from splite_deploy.export.recommend import recommend
 from splite_deploy.export.reference import Reference
-from splite_deploy.export.source.imported_onnx import GivenGraph
+from splite_deploy.export.source.formats import GivenGraph
 from splite_deploy.export.source.load import LoadedModel, load_source
 from splite_deploy.export.variants import (
     FP32,

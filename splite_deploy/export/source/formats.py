@@ -1,12 +1,36 @@
-"""Which form a checkpoint has, told from its content and not from its name."""
+"""Checkpoint formats: told from a file's content and not from its name, and how those are read that are no weights.
+
+A torch.export program and a TorchScript archive bring their own code: loading either can run code, see `require_trust`,
+so the caller has to have asked for it. An imported ONNX graph takes the place of a torch network: its inputs and
+outputs get the names that the rest of the tool reads, and nothing else is changed. The reference is the file itself, run
+by ONNX Runtime, since there is no torch network to compare with. Imports torch, onnx and ONNX Runtime.
+"""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from splite_deploy.errors import CheckpointError
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from splite_deploy.bundle import Artifact, TensorSpec
+from splite_deploy.decoders import check_shapes
+from splite_deploy.errors import BackendError, CheckpointError, ExportError, first_line
+from splite_deploy.export.graph.torch_to_onnx import input_spec
+from splite_deploy.export.graph.walk import forget_types, from_proto, name_of, sizes, to_proto
+from splite_deploy.export.log_output import quiet
+from splite_deploy.files import sha256_of
+from splite_deploy.runtime.session import open_bytes
+from splite_deploy.runtime.verify import run_each
+from splite_deploy.spec import HostSpec, ModelSpec
 
 Form = Literal["weights", "program", "script", "onnx"]
 FORMS: dict[Form, str] = {
@@ -80,3 +104,329 @@ def require_trust(path: Path, form: Form, trust: bool) -> None:
             f"{path} is {FORMS[form]}; it was not loaded, since that can run code.",
             hint="If you know who made it add --trust; else ask for the weights alone (.safetensors) or an .onnx file.",
         )
+
+
+def load_program(path: Path, spec: ModelSpec, dynamic_batch: bool) -> nn.Module:
+    """The network of a ``.pt2`` file of ``torch.export.save``.
+
+    Raises:
+        CheckpointError: torch cannot load it.
+        ExportError: Its input is not that of the spec, its batch is fixed where it is to be open, or it was exported
+            in training mode.
+    """
+    try:
+        with quiet():
+            program = torch.export.load(path)
+    except Exception as err:  # on damaged bytes and on other versions torch raises anything
+        raise CheckpointError(
+            f"torch {torch.__version__} cannot load {path} as a torch.export program: {first_line(err, named=True)}",
+            hint="Copy it again; or save it again with torch.export.save of this version, or as an ONNX graph.",
+        ) from err
+    _check_input(program, spec, dynamic_batch)
+    for node in program.graph.nodes:
+        if _trains(node):
+            raise ExportError(
+                f"The program was exported in training mode: '{node.name}' trains.",
+                hint="Call network.eval() before torch.export.export, and save it again.",
+            )
+    return program.module()
+
+
+def _trains(node: torch.fx.Node) -> bool:
+    """Whether an operator behaves as in training: batch norms and dropout say so in an argument."""
+    schema = getattr(node.target, "_schema", None)
+    names = [argument.name for argument in schema.arguments] if schema is not None else []
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    return given.get("training") is True or given.get("train") is True
+
+
+def _check_input(program: torch.export.ExportedProgram, spec: ModelSpec, dynamic_batch: bool) -> None:
+    names = program.graph_signature.user_inputs
+    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    if len(values) != 1 or not isinstance(values[0], torch.Tensor):
+        raise ExportError(
+            f"The program takes {len(names)} inputs: {', '.join(map(str, names))}.",
+            hint="Export a network that takes one tensor, the image.",
+        )
+    (value,) = values
+    wanted = (1, 3, spec.input.height, spec.input.width)
+    open_sizes = [not isinstance(size, int) for size in value.shape]
+    fits = len(open_sizes) == 4 and all(
+        is_open or size == want for is_open, size, want in zip(open_sizes, value.shape, wanted, strict=True)
+    )
+    if not fits or value.dtype != torch.float32:
+        shown = "x".join("N" if is_open else str(size) for is_open, size in zip(open_sizes, value.shape, strict=True))
+        raise ExportError(
+            f"The program takes {str(value.dtype).removeprefix('torch.')} {shown}; the model spec says float32 "
+            f"{'x'.join(map(str, wanted))}.",
+            hint="Check the input's size in model.toml, or export the program again with one float32 image.",
+        )
+    if dynamic_batch and not open_sizes[0]:
+        raise ExportError(
+            "The program was exported for a batch of 1.",
+            hint="Leave out --dynamic-batch, or give torch.export.export dynamic_shapes with a Dim for the first axis.",
+        )
+
+
+def load_script(path: Path) -> nn.Module:
+    """The network of an archive of ``torch.jit.save``, in evaluation mode.
+
+    Raises:
+        CheckpointError: torch cannot load it.
+    """
+    try:
+        with quiet():
+            script: Any = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+            return script.eval()  # type: ignore[no-any-return]
+    except Exception as err:  # the archive's own code can raise anything
+        raise CheckpointError(
+            f"torch {torch.__version__} cannot load {path} as TorchScript: {first_line(err, named=True)}",
+            hint="Copy it again; or save the weights alone, or an ONNX graph, where the class is at hand.",
+        ) from err
+
+
+LEAST_OPSET = 13
+"""Older graphs have operators that the simplifier and the backends treat differently."""
+_FULL = "Export it again in float32; lower precisions are made from that."
+
+
+@dataclass(frozen=True)
+class GivenGraph:
+    """An ONNX file that fits its model spec.
+
+    Attributes:
+        content: The graph as it is, with weights that lay beside its file.
+        model: Its graph, with the names and the batch size of a bundle's graph.
+        artifact: What ``content`` takes and gives, with its own names.
+        opset: Its operator set, which is kept.
+        spec: Its model spec.
+        host: What only the developer's machine needs of ``model.toml``.
+        checkpoint_sha256: Hash of the file.
+        notes: What was found and chosen, in words.
+    """
+
+    content: bytes
+    model: ir.Model
+    artifact: Artifact
+    opset: int
+    spec: ModelSpec
+    host: HostSpec
+    checkpoint_sha256: str
+    notes: tuple[str, ...]
+    name: ClassVar[str] = "onnx"
+    """What the outputs of `run` are called in a report."""
+
+    def run(self, tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Reference outputs of the file by role, N first, computed one crop at a time as on a device."""
+        return _run(self.content, self.artifact, tensors)
+
+
+def read_graph(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None, dynamic_batch: bool) -> GivenGraph:
+    """Reads an ONNX file and fits it to the model spec.
+
+    Args:
+        path: The file; external data lies beside it.
+        spec: The model.
+        host: The rest of ``model.toml``.
+        opset: The operator set asked for; None takes that of the file.
+        dynamic_batch: Leaves the batch size open; otherwise it is 1.
+
+    Raises:
+        CheckpointError: The file is damaged or not whole, or no valid ONNX.
+        ExportError: Its operator set, input or outputs are not those that are needed.
+        BackendError: ONNX Runtime cannot run it.
+    """
+    model = _load(path)
+    found = _opset_of(model, opset)
+    image = _image(model.graph, spec, dynamic_batch)
+    _check_precision(model.graph)
+    names, matched = _match_outputs(model.graph, spec)
+    digest = sha256_of(path)
+    shape = input_spec(spec, dynamic_batch).shape
+    outputs = tuple(TensorSpec(name, (), "float32", spec.decoder.layouts[role], role) for role, name in names.items())
+    inputs = (TensorSpec(name_of(image), shape, "float32", "NCHW", "image"),)
+    artifact = Artifact("onnx", "ort", "fp32", path.name, digest, inputs, outputs, spec.limits, {})
+    content = to_proto(model).SerializeToString()
+    shapes = _try(content, artifact, spec, dynamic_batch)
+    _rename(model.graph, {name_of(image): "image", **{name: role for role, name in names.items()}})
+    _set_shapes(model.graph, {"image": shape, **shapes})
+    notes = (
+        "the reference is the given ONNX graph in ONNX Runtime; it was not compared with a torch network",
+        f"kept the opset {found} of the graph",
+        *matched,
+        *(("arch in model.toml was not used: the graph is the network",) if host.arch else ()),
+    )
+    return GivenGraph(content, model, artifact, found, spec, host, digest, notes)
+
+
+def _load(path: Path) -> ir.Model:
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        whole = bool(model.graph.node)
+    except Exception:  # protobuf's error lies in a module of its own, and differs between its versions
+        whole = False
+    if not whole:
+        raise CheckpointError(f"{path} is not a whole ONNX graph.", hint="Copy it again; it may be truncated.")
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as err:  # a file is missing, too short, or lies elsewhere
+        raise CheckpointError(
+            f"{path} keeps weights in another file, which cannot be read: {first_line(err, named=True)}",
+            hint="Copy that file too, to the same folder and under the name it was written with.",
+        ) from err
+    try:
+        onnx.checker.check_model(model)
+    except Exception as err:
+        raise CheckpointError(
+            f"{path} is not valid ONNX: {first_line(err, named=True)}", hint="Export it again from its framework."
+        ) from err
+    return from_proto(model)
+
+
+def _opset_of(model: ir.Model, asked: int | None) -> int:
+    found = model.opset_imports.get("", 0)
+    convert = "convert it with onnx.version_converter.convert_version"
+    if found < LEAST_OPSET:
+        raise ExportError(
+            f"The graph has opset {found}; {LEAST_OPSET} is the least.",
+            hint=f"Export it again with opset 18, or {convert}(model, 18).",
+        )
+    if asked not in (None, found):
+        raise ExportError(
+            f"The graph has opset {found}, not {asked}; a given graph keeps its own.",
+            hint=f"Leave out --opset, or {convert}(model, {asked}).",
+        )
+    return found
+
+
+def _image(graph: ir.Graph, spec: ModelSpec, dynamic_batch: bool) -> ir.Value:
+    inputs = [value for value in graph.inputs if not value.is_initializer()]  # old graphs list these as inputs too
+    if len(inputs) != 1:
+        held = ", ".join(map(name_of, inputs)) or "none"
+        raise ExportError(f"The graph takes {len(inputs)} inputs: {held}.", hint="Export it with one input, the image.")
+    image = inputs[0]
+    kind, shape = _dtype(image), sizes(image)
+    wanted = (1, 3, spec.input.height, spec.input.width)
+    fits = len(shape) == 4 and all(size in (None, want) for size, want in zip(shape, wanted, strict=True))
+    if not fits or kind != "float32":
+        hint = "Check the input's size in model.toml, or export the graph again."
+        if kind != "float32":
+            hint = _FULL
+        elif len(shape) == 4 and shape[3] == 3:
+            hint = "Its channels come last: export it again with channels first (NCHW)."
+        shown = "x".join("N" if size is None else str(size) for size in shape) or "of unknown shape"
+        raise ExportError(
+            f"The graph's input '{image.name}' is {kind} {shown}; the model spec says float32 "
+            f"{'x'.join(map(str, wanted))}.",
+            hint=hint,
+        )
+    if dynamic_batch and shape[0] is not None:
+        raise ExportError(
+            "The graph was exported for a batch of 1.",
+            hint="Leave out --dynamic-batch, or export the graph again with an open first axis.",
+        )
+    return image
+
+
+def _dtype(value: ir.Value) -> str:
+    return "no tensor" if value.dtype is None else value.dtype.numpy().name
+
+
+def _check_precision(graph: ir.Graph) -> None:
+    """The bundle's graph is the one of full precision; others are made from it."""
+    lower = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    if any(value.dtype in lower for value in graph.initializers.values()):
+        what = "holds weights of half precision"
+    elif any("QuantizeLinear" in node.op_type for node in graph):
+        what = "is quantised"
+    else:
+        return
+    raise ExportError(f"The graph {what}.", hint=_FULL)
+
+
+def _match_outputs(graph: ir.Graph, spec: ModelSpec) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The graph's outputs by role, with a note where these were matched by their order."""
+    roles, names = spec.decoder.roles, list(map(name_of, graph.outputs))
+    if len(names) != len(roles):
+        raise ExportError(
+            f"The graph gives {len(names)} outputs: {', '.join(names)}; the decoder '{spec.decoder.type}' reads "
+            f"{len(roles)}: {', '.join(roles)}.",
+            hint="Choose the decoder that fits, or export the graph with these outputs in this order.",
+        )
+    for output in graph.outputs:
+        if _dtype(output) != "float32":
+            raise ExportError(
+                f"The graph's output '{output.name}' is {_dtype(output)}, not float32.",
+                hint=_FULL,
+            )
+    if set(names) == set(roles):
+        return {role: role for role in roles}, ()
+    if shared := sorted(set(names) & set(roles)):
+        raise ExportError(
+            f"The graph's outputs are {', '.join(names)}: only {', '.join(shared)} is named by its role.",
+            hint=f"Name all of them ({', '.join(roles)}) or none; then their order counts.",
+        )
+    by_order = dict(zip(roles, names, strict=True))
+    said = ", ".join(f"'{name}' is the {role}" for role, name in by_order.items())
+    return by_order, (f"matched the graph's outputs by their order: {said}",)
+
+
+def _run(content: bytes, artifact: Artifact, tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    with open_bytes(content, artifact) as session:
+        return run_each(session, tensors)
+
+
+def _try(content: bytes, artifact: Artifact, spec: ModelSpec, dynamic_batch: bool) -> dict[str, tuple[int | None, ...]]:
+    """Runs the graph once; returns its outputs' sizes, of which only the first may be open."""
+    image = np.zeros((2 if dynamic_batch else 1, 3, spec.input.height, spec.input.width), np.float32)
+    session = open_bytes(content, artifact)
+    try:
+        values = session.run({artifact.inputs[0].name: image})
+    except BackendError as err:
+        raise ExportError(
+            f"The graph fails on an input of {image.shape}: {err.message}",
+            hint="Check the input size in model.toml, or export the graph again for it.",
+        ) from err
+    finally:
+        session.close()
+    shapes = {output.role: values[output.name].shape for output in artifact.outputs}
+    if dynamic_batch and any(shape[:1] != (2,) for shape in shapes.values()):
+        raise ExportError(
+            f"Run on a batch of 2 the graph gives outputs of {', '.join(map(str, shapes.values()))}.",
+            hint="Leave out --dynamic-batch, or export the graph again with an open first axis.",
+        )
+    check_shapes(shapes, spec, crops=2 if dynamic_batch else 1, error=ExportError)
+    return {role: (None if dynamic_batch else 1, *shape[1:]) for role, shape in shapes.items()}
+
+
+def _rename(graph: ir.Graph, names: Mapping[str, str]) -> None:
+    """Renames the graph's inputs and outputs; what had one of the new names before gets another."""
+    outer = {value: names[name_of(value)] for value in (*graph.inputs, *graph.outputs) if value.name in names}
+    inner = [value for value in _values(graph) if value not in outer]
+    known = {name_of(value) for value in inner} | set(names.values())
+    for value in inner:
+        if value.name in outer.values():
+            name = f"{value.name}_inner"
+            while name in known:
+                name += "_"
+            known.add(name)
+            value.name = name
+    for value, name in outer.items():
+        value.name = name
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """All values of a graph and of the graphs inside its nodes: the branches of If, the body of Loop."""
+    for part in (graph, *graph.subgraphs()):
+        yield from part.inputs
+        yield from part.initializers.values()
+        for node in part:
+            yield from node.outputs
+
+
+def _set_shapes(graph: ir.Graph, shapes: Mapping[str, tuple[int | None, ...]]) -> None:
+    """States the sizes of the inputs and outputs; those in between are left to be inferred."""
+    forget_types(graph)
+    for value in (*graph.inputs, *graph.outputs):
+        if (shape := shapes.get(name_of(value))) is not None:
+            value.shape = ir.Shape(["batch" if size is None else size for size in shape])

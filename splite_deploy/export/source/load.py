@@ -15,11 +15,17 @@ from splite_deploy.errors import CheckpointError, UsageError
 from splite_deploy.export.graph.torch_to_onnx import check_outputs
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.source.checkpoint import build_architecture, load_weights, read_checkpoint
-from splite_deploy.export.source.formats import FORMS, form_of, require_trust
+from splite_deploy.export.source.formats import (
+    FORMS,
+    GivenGraph,
+    form_of,
+    load_program,
+    load_script,
+    read_graph,
+    require_trust,
+)
 from splite_deploy.export.source.header import check_metadata
-from splite_deploy.export.source.imported_onnx import GivenGraph, read_graph
 from splite_deploy.export.source.masks import masked_notes
-from splite_deploy.export.source.programs import load_program, load_script
 from splite_deploy.files import sha256_of
 from splite_deploy.spec import HostSpec, ModelSpec, load_model_toml
 
