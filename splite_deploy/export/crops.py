@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import SpecError, UsageError
-from splite_deploy.export.quant.calibration_arrays import evenly
 from splite_deploy.export.source.checkpoint import load_symbol
 from splite_deploy.metrics.labels import LabelledImage, prefer_split
 from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image
@@ -148,6 +147,11 @@ def crops_from_renderer(host: HostSpec, count: int, spec: InputSpec) -> Crops:
         )
     origin = f"{count} synthetic images of {host.samples.partition(':')[0]}"
     return _crops(rendered(host, count, seed=0), "rgb", spec, origin)
+
+
+def evenly(total: int, count: int) -> NDArray[np.int64]:
+    """Indices of at most ``count`` of ``total`` items, spread over all: sets are often sorted by class."""
+    return np.linspace(0, total - 1, min(total, count)).round().astype(np.int64)
 
 
 def rendered(host: HostSpec, count: int, *, seed: int) -> Iterator[Boxed]:

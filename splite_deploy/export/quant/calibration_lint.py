@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.decoders import decode
 from splite_deploy.errors import CalibrationError
-from splite_deploy.export.quant.calibration_arrays import evenly
+from splite_deploy.export.crops import evenly
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import ModelSpec
 

@@ -15,6 +15,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.errors import ExportError, UsageError, first_line
+from splite_deploy.export.crops import evenly
 from splite_deploy.export.graph.walk import (
     WEIGHTED,
     activations,
@@ -29,7 +30,6 @@ from splite_deploy.export.graph.walk import (
     to_proto,
 )
 from splite_deploy.export.log_output import quiet
-from splite_deploy.export.quant.calibration_arrays import evenly
 from splite_deploy.export.quant.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes, with_uint8
 from splite_deploy.export.quant.ranges import Method, Ranges, calibrate
 

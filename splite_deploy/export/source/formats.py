@@ -2,8 +2,8 @@
 
 A torch.export program and a TorchScript archive bring their own code: loading either can run code, see `require_trust`,
 so the caller has to have asked for it. An imported ONNX graph takes the place of a torch network: its inputs and
-outputs get the names that the rest of the tool reads, and nothing else is changed. The reference is the file itself, run
-by ONNX Runtime, since there is no torch network to compare with. Imports torch, onnx and ONNX Runtime.
+outputs get the names that the rest of the tool reads, and nothing else is changed. The reference is the file itself,
+run by ONNX Runtime, since there is no torch network to compare with. Imports torch, onnx and ONNX Runtime.
 """
 
 from __future__ import annotations
