@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import ModuleType
 
 import pytest
@@ -12,7 +13,7 @@ from trt_stand_in import TRT_TYPES, StandInContext, StandInEngine
 from splite_deploy.errors import BackendError
 from splite_deploy.runtime.backends.trt import module as trt_module
 from splite_deploy.runtime.backends.trt.io_binding import _DTYPES
-from splite_deploy.runtime.backends.trt.module import collecting_logger, load_tensorrt, logged_errors
+from splite_deploy.runtime.backends.trt.module import collecting_logger, forget_errors, load_tensorrt, logged_errors
 
 
 def test_the_stand_in_has_no_names_of_its_own() -> None:
@@ -49,6 +50,27 @@ def test_what_it_logs_is_kept() -> None:
     said = logged_errors(trt)
     assert "ModelImporter" in said or "parse" in said.lower()
     assert logged_errors(trt) == "it gave no reason"
+
+
+def test_what_it_logs_belongs_to_the_thread_that_called() -> None:
+    trt = tensorrt_rtx().module
+    logger = collecting_logger(trt)
+    logged_errors(trt)
+    said = []
+
+    def fail() -> None:
+        network = trt.Builder(logger).create_network(0)
+        assert not trt.OnnxParser(network, logger).parse(b"no graph")
+        if len(said) == 1:
+            forget_errors(trt)
+        said.append(logged_errors(trt))
+
+    for _ in range(2):
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+    assert said[0] != "it gave no reason" and said[1] == "it gave no reason"
+    assert logged_errors(trt) == "it gave no reason", "this thread has called nothing"
 
 
 def test_a_package_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
