@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from splite_deploy.bench.interleaved import Run
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import SpliteError
+from splite_deploy.runtime.backends.trt import TrtOptions
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import open_session
 from splite_deploy.runtime.verify import verify
@@ -67,18 +68,17 @@ def tensorrt_runners(bundle: Bundle, network: str, batch: int, work: Path, stack
     Raises:
         SpliteError: An engine cannot be built, moves keypoints too far, or does not run.
     """
-    from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
+    from splite_deploy.compile.tensorrt.engines import EngineOptions, compile_trt
     from splite_deploy.runtime.backends.trt.module import FLAVOURS
 
     path = work / f"{network}-{batch}.splite"
     shutil.copytree(bundle.path, path)
-    compile_trt(Bundle.open(path), PRECISIONS, TrtOptions(batch=(batch, batch, batch)))
+    compile_trt(Bundle.open(path), PRECISIONS, EngineOptions(batch=(batch, batch, batch)))
     built = Bundle.open(path)
     crops = batches_of(built, batch)
     for precision in PRECISIONS:
         artifact = built.find("trt", precision)
-        session = open_session(built, "trt", precision)
-        stack.callback(session.close)
+        session = stack.enter_context(open_session(built, "trt", precision))
         name = session.inputs[0].name
         facts = {"engine_sha256": artifact.sha256, "target": dict(artifact.target)}
         if batch == 1:  # golden crops are verified one by one
@@ -91,13 +91,11 @@ def tensorrt_runners(bundle: Bundle, network: str, batch: int, work: Path, stack
 
         def compute_ms(precision: Precision = precision, name: str = name) -> list[float]:
             timed: Any = open_session(built, "trt", precision, options=TrtOptions(stage_timing=True))
-            try:
-                samples = []
+            samples = []
+            with timed:
                 for index in range(50 + TIMED_FRAMES):
                     timed.run({name: crops[index % len(crops)]})
                     samples.append(timed.stage_ms()["compute"])
-            finally:
-                timed.close()
             return samples[50:]
 
         flavour = FLAVOURS[artifact.target["flavour"]]

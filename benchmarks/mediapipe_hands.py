@@ -120,12 +120,10 @@ def compare(bundle: Bundle, source: Path, data: Path, frames: int, say: Callable
     with ExitStack() as stack:
         estimator = stack.enter_context(PoseEstimator.open(bundle.path, "ort", "fp32", threads=1, color="rgb"))
         others = {
-            key: open_session(bundle, a.backend, a.precision, threads=1)
+            key: stack.enter_context(open_session(bundle, a.backend, a.precision, threads=1))
             for key, a in ours(bundle).items()
             if key != OURS
         }
-        for session in others.values():
-            stack.callback(session.close)
         runs, inputs = timed_runs(estimator, others, nets, labels)
         say(f"latency: {frames} inferences of each")
         samples = interleave(runs, frames)

@@ -94,10 +94,10 @@ def compile_command(
     with. The precision of its layers is read back; if it is not the requested one, nothing is written.
     """
     from splite_deploy.bundle import Bundle
-    from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
+    from splite_deploy.compile.tensorrt.engines import EngineOptions, compile_trt
     from splite_deploy.spec.plain import to_plain
 
-    options = TrtOptions(
+    options = EngineOptions(
         workspace_mib=workspace_mib,
         low_memory=low_memory,
         optimization_level=optimization_level,

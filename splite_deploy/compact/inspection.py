@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -206,11 +207,11 @@ def time_layers(
             continue
         if not timings:
             progress("timing layers on one thread")
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, ExitStack() as stack:
             files = [Path(folder) / f"{inputs}-{outputs}.onnx" for inputs, outputs in choices]
             artifacts = [graph.alone(layer, widths, file) for widths, file in zip(choices, files, strict=True)]
             sessions = [
-                open_bytes(file.read_bytes(), artifact, threads=1)
+                stack.enter_context(open_bytes(file.read_bytes(), artifact, threads=1))
                 for file, artifact in zip(files, artifacts, strict=True)
             ]
             taken = dict(zip(choices, time_in_turn(sessions, inferences), strict=True))

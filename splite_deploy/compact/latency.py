@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,12 +56,16 @@ def measure_latency(
     progress("exporting both to ONNX")
     files = [GraphFile.of(f"{name}.onnx", simplified_graph(network, spec)) for name, network in networks.items()]
     progress("timing both on one thread")
-    sessions = [open_bytes(file.content, file.artifact("fp32", spec.limits), threads=1) for file in files]
-    return Latency(*time_in_turn(sessions, inferences))
+    with ExitStack() as stack:
+        sessions = [
+            stack.enter_context(open_bytes(file.content, file.artifact("fp32", spec.limits), threads=1))
+            for file in files
+        ]
+        return Latency(*time_in_turn(sessions, inferences))
 
 
 def time_in_turn(sessions: Sequence[Session], inferences: int) -> list[LatencyStats]:
-    """Times sessions on noise, a block of each in turn, and closes them.
+    """Times sessions on noise, a block of each in turn.
 
     Args:
         sessions: The sessions to time; a dynamic batch is 1.
@@ -75,11 +80,7 @@ def time_in_turn(sessions: Sequence[Session], inferences: int) -> list[LatencySt
         for session in sessions
     ]
     runs: dict[str, Run] = {str(i): partial(_infer, *pair) for i, pair in enumerate(zip(sessions, feeds, strict=True))}
-    try:
-        samples_ms = interleave(runs, inferences, warmup_frames=inferences // 2)
-    finally:
-        for session in sessions:
-            session.close()
+    samples_ms = interleave(runs, inferences, warmup_frames=inferences // 2)
     return [LatencyStats.from_samples(samples) for samples in samples_ms.values()]
 
 

@@ -23,7 +23,7 @@ from trt_graphs import needs_rtx, with_graphs
 
 from splite_deploy.bundle import Bundle, Typing
 from splite_deploy.compile.child_process import Child
-from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
+from splite_deploy.compile.tensorrt.engines import EngineOptions, compile_trt
 from splite_deploy.compile.tensorrt.job import Built, Job
 from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import CompileError, UsageError
@@ -189,7 +189,7 @@ def test_the_options_have_ranges() -> None:
         ({"best_of": 0}, "best_of is 0, which is no number of builds."),
     ):
         with pytest.raises(UsageError, match=message):
-            TrtOptions(**options)  # type: ignore[arg-type]
+            EngineOptions(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from splite_deploy.compile.tensorrt import build as trt_build
 from splite_deploy.compile.tensorrt import calibrator as trt_calibrator
 from splite_deploy.compile.tensorrt import engines as compile_module
 from splite_deploy.compile.tensorrt.calibration import LEAST, MOST, float_graph, write_inputs
-from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
+from splite_deploy.compile.tensorrt.engines import EngineOptions, compile_trt
 from splite_deploy.compile.tensorrt.job import TABLE, CalibrationInputs, Calibrator, Job
 from splite_deploy.compile.tensorrt.typing_mode import CALIBRATORS
 from splite_deploy.errors import BackendError, CalibrationError, CompileError, MissingDependencyError, UsageError
@@ -114,7 +114,7 @@ def test_every_image_as_the_runtime_prepares_it(
     bundle: Bundle, photos: Path, trt: WeakTensorRt, calibrator: Calibrator | None, title: str
 ) -> None:
     expected = prepared(bundle.path, photos)
-    options = TrtOptions(calibration=photos, calibrator=calibrator)
+    options = EngineOptions(calibration=photos, calibrator=calibrator)
     (engine,) = compile_trt(bundle, ["int8"], options)
     found = {batch.tobytes() for batch in trt.batches}
     assert len(trt.batches) == IMAGES and found == {tensor.tobytes() for tensor in expected}
@@ -134,7 +134,7 @@ def test_the_boxes_and_the_training_split_of_labels(bundle: Bundle, photos: Path
         for index, (name, box) in enumerate(boxes.items())
     ]
     (photos / "labels.json").write_text(json.dumps({"samples": samples}))
-    (engine,) = compile_trt(bundle, ["int8"], TrtOptions(calibration=photos))
+    (engine,) = compile_trt(bundle, ["int8"], EngineOptions(calibration=photos))
     with PoseEstimator.open(bundle.path, backend="ort") as estimator:
         expected = {
             estimator.prepare(read_image(photos / s["image"]), [s["box"]])[0].tobytes()  # type: ignore[call-overload]
@@ -147,7 +147,7 @@ def test_the_boxes_and_the_training_split_of_labels(bundle: Bundle, photos: Path
 def compiled_copy(path: Path, folder: Path, **options: Any) -> Artifact:
     """The int8 engine of a copy of a bundle."""
     copy = shutil.copytree(path, folder / "copy.splite")
-    (engine,) = compile_trt(Bundle.open(copy), ["int8"], TrtOptions(**options))
+    (engine,) = compile_trt(Bundle.open(copy), ["int8"], EngineOptions(**options))
     return engine
 
 
@@ -209,13 +209,13 @@ def test_the_limits_are_those_of_int8(bundle: Bundle, fused_bundle: Path) -> Non
 def test_some_layers_in_int8_are_enough_but_not_none(bundle: Bundle, photos: Path, trt: WeakTensorRt) -> None:
     names = [layer for layer in trt_layers(bundle) if "conv" in layer.lower()]
     trt.left = set(names[:-1])
-    (engine,) = compile_trt(bundle, ["int8"], TrtOptions(calibration=photos))
+    (engine,) = compile_trt(bundle, ["int8"], EngineOptions(calibration=photos))
     assert engine.precision == "int8"
     trt.left = set(names)
     with pytest.raises(
         CompileError, match=r"model\.int8\.engine was to be int8, but 4 of its 4 requested layers are not"
     ):
-        compile_trt(bundle, ["int8"], TrtOptions(calibration=photos))
+        compile_trt(bundle, ["int8"], EngineOptions(calibration=photos))
 
 
 def trt_layers(bundle: Bundle) -> list[str]:
@@ -224,7 +224,7 @@ def trt_layers(bundle: Bundle) -> list[str]:
 
 
 def test_only_int8_is_calibrated(bundle: Bundle, photos: Path, trt: WeakTensorRt) -> None:
-    fp16, int8 = compile_trt(bundle, ["fp16", "int8"], TrtOptions(calibration=photos))
+    fp16, int8 = compile_trt(bundle, ["fp16", "int8"], EngineOptions(calibration=photos))
     assert "calibrator" not in fp16.target and fp16.target["flags"] == "FP16"
     assert trt.configs[0].int8_calibrator is None and trt.configs[1].int8_calibrator is not None
     assert int8.limits != fp16.limits
@@ -262,14 +262,14 @@ def test_what_the_calibrator_cannot_do_is_told_after_the_build(
     monkeypatch.setattr(trt.cuda, "copy_to_device", fail_at_the_third)
     before = (bundle.path / MANIFEST).read_bytes()
     with pytest.raises(BackendError, match="CUDA failed: cudaMemcpyAsync"):
-        compile_trt(bundle, ["int8"], TrtOptions(calibration=photos))
+        compile_trt(bundle, ["int8"], EngineOptions(calibration=photos))
     assert len(trt.batches) == 2 and (bundle.path / MANIFEST).read_bytes() == before
 
 
 def test_a_full_device_is_told(bundle: Bundle, photos: Path, trt: WeakTensorRt) -> None:
     trt.cuda.memory_bytes = 1000
     with pytest.raises(BackendError, match="The GPU's memory is full"):
-        compile_trt(bundle, ["int8"], TrtOptions(calibration=photos))
+        compile_trt(bundle, ["int8"], EngineOptions(calibration=photos))
 
 
 def test_nothing_that_handles_memory(
@@ -280,7 +280,7 @@ def test_nothing_that_handles_memory(
 
     monkeypatch.setattr(trt_calibrator, "open_cuda", missing)
     with pytest.raises(MissingDependencyError, match="neither is installed"):
-        compile_trt(bundle, ["int8"], TrtOptions(calibration=photos))
+        compile_trt(bundle, ["int8"], EngineOptions(calibration=photos))
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_nothing_that_handles_memory(
 def test_tensorrt_does_not_do_it(bundle: Bundle, photos: Path, trt: WeakTensorRt, fails: str, message: str) -> None:
     trt.fails.add(fails)
     with pytest.raises(CompileError, match=message):
-        compile_trt(bundle, ["int8"], TrtOptions(calibration=photos))
+        compile_trt(bundle, ["int8"], EngineOptions(calibration=photos))
 
 
 def test_a_calibration_profile_that_is_refused(fused_bundle: Path, photos: Path, trt: WeakTensorRt) -> None:
@@ -348,11 +348,11 @@ def test_a_combination_that_is_not_to_be_had(
 
 def test_a_dla_is_calibrated_too(bundle: Bundle, photos: Path, trt: WeakTensorRt) -> None:
     """Up to version 10 it takes int8 from a calibrator alone, and what stays float runs on the GPU."""
-    (engine,) = compile_trt(bundle, ["int8"], TrtOptions(calibration=photos, dla=1))
+    (engine,) = compile_trt(bundle, ["int8"], EngineOptions(calibration=photos, dla=1))
     assert engine.target["flags"] == "FP16, INT8, PREFER_PRECISION_CONSTRAINTS, GPU_FALLBACK"
     assert engine.target["dla"] == "1" and len(trt.batches) == IMAGES and trt.configs[0].DLA_core == 1
     with pytest.raises(UsageError, match="offers no DLA core 2 here"):
-        compile_trt(bundle, ["int8"], TrtOptions(calibration=photos, dla=2))
+        compile_trt(bundle, ["int8"], EngineOptions(calibration=photos, dla=2))
 
 
 def test_a_bundle_without_a_float_graph(bundle: Bundle, photos: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_bundle_without_a_float_graph(bundle: Bundle, photos: Path) -> None:
     for graphs in ((), (dataclasses.replace(graph, typing="strong"),), (dataclasses.replace(graph, precision="int8"),)):
         other = Bundle(bundle.path, dataclasses.replace(bundle.manifest, graphs=graphs))
         with pytest.raises(UsageError, match="holds no float graph for a calibrator") as caught:
-            compile_trt(other, ["int8"], TrtOptions(calibration=photos))
+            compile_trt(other, ["int8"], EngineOptions(calibration=photos))
         assert "Export it with: -b trt -p fp16." in caught.value.hint
 
 
@@ -368,7 +368,7 @@ def test_too_few_images(bundle: Bundle, tmp_path: Path) -> None:
     assert LEAST == MIN_CROPS  # the same line as that of export
     few = written(tmp_path / "few", LEAST - 1)
     with pytest.raises(CalibrationError, match="There are 7 images of few to calibrate on; at least 8 are needed") as e:
-        compile_trt(bundle, ["int8"], TrtOptions(calibration=few))
+        compile_trt(bundle, ["int8"], EngineOptions(calibration=few))
     assert "--calibration" in e.value.hint
 
 
@@ -376,7 +376,7 @@ def test_a_box_outside_of_its_image_is_named(bundle: Bundle, photos: Path) -> No
     samples = [{"image": f"{i:03}.png", "keypoints": [[1, 1]], "box": [500, 5, 600, 50]} for i in range(IMAGES)]
     (photos / "labels.json").write_text(json.dumps({"samples": samples}))
     with pytest.raises(UsageError, match=r"photos/0\d\d\.png: The box .* lies outside the 80 x 60 image"):
-        compile_trt(bundle, ["int8"], TrtOptions(calibration=photos))
+        compile_trt(bundle, ["int8"], EngineOptions(calibration=photos))
 
 
 def test_the_inputs_are_one_file(bundle: Bundle, photos: Path, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ Compile = Callable[..., Bundle]
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
     """Builds engines of a bundle of `benchmarks/gpu_bundles.py`, each once: ``compiled("compacted", "fp16")``."""
-    from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
+    from splite_deploy.compile.tensorrt.engines import EngineOptions, compile_trt
 
     made: dict[tuple[str, Sequence[Precision], tuple[int, int, int]], Bundle] = {}
 
@@ -86,7 +86,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
         if key not in made:
             path = tmp_path_factory.mktemp("engines") / f"{name}.splite"
             shutil.copytree(Path(os.environ["SPLITE_GPU_BUNDLES"]) / path.name, path)
-            compile_trt(Bundle.open(path), precisions, TrtOptions(batch=batch))
+            compile_trt(Bundle.open(path), precisions, EngineOptions(batch=batch))
             made[key] = Bundle.open(path)
         return made[key]
 

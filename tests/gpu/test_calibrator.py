@@ -13,7 +13,7 @@ import pytest
 
 from splite_deploy.bench import golden_inputs
 from splite_deploy.bundle import Bundle
-from splite_deploy.compile.tensorrt.engines import TrtOptions, compile_trt
+from splite_deploy.compile.tensorrt.engines import EngineOptions, compile_trt
 from splite_deploy.compile.tensorrt.job import Calibrator
 from splite_deploy.compile.tensorrt.typing_mode import typing_mode_of
 from splite_deploy.runtime.backends.trt.module import load_tensorrt
@@ -45,7 +45,7 @@ def test_an_engine_that_tensorrt_calibrates(
     path = Path(shutil.copytree(Path(os.environ["SPLITE_GPU_BUNDLES"]) / f"{name}.splite", tmp_path / f"{name}.splite"))
     bundle = Bundle.open(path)
     photos = as_photos(bundle, tmp_path / "photos")
-    options = TrtOptions(batch=(1, 1, 8), calibration=photos, calibrator=calibrator)
+    options = EngineOptions(batch=(1, 1, 8), calibration=photos, calibrator=calibrator)
     (engine,) = compile_trt(bundle, ["int8"], options)
     made = Bundle.open(path)
     (result,) = results = verify(made, "trt", "int8")

@@ -31,7 +31,7 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class TrtOptions:
+class EngineOptions:
     """How engines are built.
 
     Attributes:
@@ -90,7 +90,7 @@ class _Engine:
 def compile_trt(
     bundle: Bundle,
     precisions: Sequence[Precision],
-    options: TrtOptions | None = None,
+    options: EngineOptions | None = None,
     progress: Progress = lambda step, share: None,
 ) -> list[Artifact]:
     """Builds engines of a bundle's graphs and adds them to the bundle, all of them or none.
@@ -118,7 +118,7 @@ def compile_trt(
         ParityError: No build is within its limits.
         OutputError: The bundle cannot be written to.
     """
-    options = options or TrtOptions()
+    options = options or EngineOptions()
     if not precisions or len(set(precisions)) != len(precisions):
         raise UsageError(f"The precisions are {list(precisions)}.", hint="Name each precision once, and at least one.")
     if options.calibration is not None and "int8" not in precisions:
@@ -142,7 +142,7 @@ def compile_trt(
     return [made.find("trt", precision) for precision in precisions]
 
 
-def _graphs(bundle: Bundle, precision: Precision, options: TrtOptions) -> list[Graph]:
+def _graphs(bundle: Bundle, precision: Precision, options: EngineOptions) -> list[Graph]:
     if precision == "int8" and options.calibration is not None:
         return [float_graph(bundle)]
     found = [graph for graph in bundle.manifest.graphs if graph.precision == precision]
@@ -158,7 +158,7 @@ def _graphs(bundle: Bundle, precision: Precision, options: TrtOptions) -> list[G
 def _best(
     bundle: Bundle,
     graphs: Sequence[Graph],
-    options: TrtOptions,
+    options: EngineOptions,
     inputs: CalibrationInputs | None,
     work: Path,
     progress: Progress,
@@ -178,10 +178,9 @@ def _best(
     progress("comparing the builds", -1)
     with ExitStack() as stack:
         sessions = [
-            open_bytes((engine.folder / engine.artifact.file).read_bytes(), engine.artifact) for engine in engines
+            stack.enter_context(open_bytes((one.folder / one.artifact.file).read_bytes(), one.artifact))
+            for one in engines
         ]
-        for session in sessions:
-            stack.callback(session.close)
         trials = try_builds(sessions, bundle, engines[0].artifact.limits)
     best, words = choose_build(trials, engines[0].artifact.file)
     artifact = engines[best].artifact
@@ -191,7 +190,7 @@ def _best(
 def _build(
     bundle: Bundle,
     graphs: Sequence[Graph],
-    options: TrtOptions,
+    options: EngineOptions,
     inputs: CalibrationInputs | None,
     folder: Path,
     progress: Progress,
@@ -229,7 +228,7 @@ def _build(
     return _Engine(folder, artifact, tuple(layers))
 
 
-def _artifact(graph: Graph, path: Path, built: Built, build_s: float, options: TrtOptions) -> Artifact:
+def _artifact(graph: Graph, path: Path, built: Built, build_s: float, options: EngineOptions) -> Artifact:
     target = {**built.target, "build_s": f"{build_s:.1f}"}
     for name in ("workspace_mib", "optimization_level", "dla"):
         if (value := getattr(options, name)) is not None:
@@ -260,7 +259,7 @@ def _absolute(timing_cache: str | None) -> str | None:
     return str(Path(timing_cache).resolve()) if timing_cache not in (None, "off") else timing_cache
 
 
-def _run(folder: Path, log: Path, options: TrtOptions, file: str, progress: Progress) -> None:
+def _run(folder: Path, log: Path, options: EngineOptions, file: str, progress: Progress) -> None:
     """Runs the child; raises `SpliteError` however it fails."""
     environment = {"CUDA_MODULE_LOADING": "LAZY"} if options.low_memory else {}
     with Child("splite_deploy.compile.tensorrt.child", folder, log=log, environment=environment) as child:

@@ -379,16 +379,14 @@ def _run(content: bytes, artifact: Artifact, tensors: NDArray[np.float32]) -> di
 def _try(content: bytes, artifact: Artifact, spec: ModelSpec, dynamic_batch: bool) -> dict[str, tuple[int | None, ...]]:
     """Runs the graph once; returns its outputs' sizes, of which only the first may be open."""
     image = np.zeros((2 if dynamic_batch else 1, 3, spec.input.height, spec.input.width), np.float32)
-    session = open_bytes(content, artifact)
-    try:
-        values = session.run({artifact.inputs[0].name: image})
-    except BackendError as err:
-        raise ExportError(
-            f"The graph fails on an input of {image.shape}: {err.message}",
-            hint="Check the input size in model.toml, or export the graph again for it.",
-        ) from err
-    finally:
-        session.close()
+    with open_bytes(content, artifact) as session:
+        try:
+            values = session.run({artifact.inputs[0].name: image})
+        except BackendError as err:
+            raise ExportError(
+                f"The graph fails on an input of {image.shape}: {err.message}",
+                hint="Check the input size in model.toml, or export the graph again for it.",
+            ) from err
     shapes = {output.role: values[output.name].shape for output in artifact.outputs}
     if dynamic_batch and any(shape[:1] != (2,) for shape in shapes.values()):
         raise ExportError(
