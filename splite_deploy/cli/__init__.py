@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print. Standard output is data, standard error is talk."""
+"""The command line: parse, call one function, print. Data goes to standard output, log output to standard error."""
 
 from splite_deploy.cli import bench as bench
 from splite_deploy.cli import compact as compact

@@ -28,7 +28,7 @@ _EXTRAS = {
 
 
 class Command(click.Command):
-    """Refuses an option of one value that is given twice, of which click would silently take the last."""
+    """Refuses an option of one value that is given twice: click would silently use the last."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the command line."""
@@ -85,7 +85,7 @@ class BackendName(click.Choice):  # type: ignore[type-arg]  # click 8.1 knows no
 
 
 def _check_place(context: click.Context, option: click.Parameter, file: Path | None) -> Path | None:
-    """Finds a folder that is missing before the work begins, which may take minutes."""
+    """Refuses a folder that is missing before the work begins, which may take minutes."""
     if file is not None and file != STDOUT:
         with writing(file):
             (file.parent / ".").stat()
@@ -93,14 +93,17 @@ def _check_place(context: click.Context, option: click.Parameter, file: Path | N
 
 
 def json_option(help: str) -> Callable[[CommandFunction], CommandFunction]:
-    """``--json FILE``, the same for every command: ``-`` is standard output. Given to the command as ``json_file``."""
+    """``--json FILE``, the same for every command: ``-`` is standard output, without tables.
+
+    Passed to the command as ``json_file``.
+    """
     return click.option(
         "--json",
         "json_file",
         metavar="FILE",
         type=FilePath,
         callback=_check_place,
-        help=f"{help} - is standard output.",
+        help=f"{help} FILE may be -, for standard output without tables.",
     )
 
 
@@ -113,12 +116,17 @@ def backend_options(command: CommandFunction) -> CommandFunction:
     """``--backend``, ``--precision`` and ``--threads``, the same for every command that runs a network."""
     for option in (
         threads_option,
-        click.option("--precision", "-p", type=click.Choice(PRECISIONS), help="Only this precision; any without it."),
+        click.option(
+            "--precision",
+            "-p",
+            type=click.Choice(PRECISIONS),
+            help="Only this precision; the first of the bundle without it.",
+        ),
         click.option(
             "--backend",
             "-b",
             type=BackendName(all_backends()),
-            help="Only this backend; the first installed without it.",
+            help="Only this backend; the first that is installed without it.",
         ),
     ):
         command = option(command)
@@ -181,7 +189,8 @@ def _objects(given: dict[str, Any]) -> tuple[BackendOptions, ...]:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="splite-deploy")
 def main() -> None:
-    """Puts lightweight pose networks on edge devices, and proves every conversion in pixels and millimetres.
+    """Puts lightweight pose networks on edge devices, and measures every conversion in pixels and millimetres.
 
-    A checkpoint becomes a bundle (export); the bundle is checked (verify), timed (bench) and run (run) on the device.
+    'export' turns a checkpoint into a bundle. On the device 'verify' checks the bundle, 'bench' times it, and 'run'
+    finds keypoints with it.
     """

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from splite_deploy.runtime.backends.base import BackendOptions
 
 BENCH_IMAGES = 64
-"""At most so many images are held in memory and used in turn."""
+"""Largest number of images that are kept in memory and used in turn."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """The files that were asked for and the limits that were set.
+    """The files to write and the limits to check.
 
     Attributes:
-        csv: Where to write CSV; None does not.
-        markdown: The same of Markdown.
-        html: The same of the page.
+        csv: The CSV file, if any.
+        markdown: The Markdown file, if any.
+        html: The page, if any.
         gates: The limits.
     """
 
@@ -44,7 +44,7 @@ class Output:
 
     @classmethod
     def requested(cls, csv: Path | None, markdown: Path | None, html: Path | None, fail_if: Sequence[str]) -> Output:
-        """Reads the options before anything is measured, which may take minutes.
+        """Checks the options before anything is measured, which may take minutes.
 
         Raises:
             UsageError: A limit is malformed.
@@ -63,16 +63,16 @@ class Output:
         pictures: Mapping[int, Sequence[Picture]] | None = None,
         limited: Sequence[BenchResult] | None = None,
     ) -> None:
-        """Writes the files, then holds the results against the limits.
+        """Writes the files, then compares the results with the limits.
 
         Args:
-            results: What the files show.
+            results: For the files.
             pictures: For the page, by index of the result.
-            limited: What the limits are for; all results where None.
+            limited: Results that the limits are for; None for all.
 
         Raises:
             OutputError: A file cannot be written.
-            GateError: A limit is not kept.
+            GateError: A limit is exceeded.
             UsageError: A metric of a limit was not measured.
         """
         from splite_deploy.bench.gates import check
@@ -91,22 +91,24 @@ def output_options(command: CommandFunction) -> CommandFunction:
     """The options of `Output`, and ``--compare``."""
     for option in reversed(
         (
-            click.option("--csv", type=FilePath, help="Write the figures as CSV."),
-            click.option("--markdown", type=FilePath, help="Write a Markdown table."),
-            click.option("--html", type=FilePath, help="Write one page with charts; it opens without a network."),
+            click.option("--csv", type=FilePath, help="Write the figures to a CSV file."),
+            click.option("--markdown", type=FilePath, help="Write a Markdown table to a file."),
+            click.option(
+                "--html", type=FilePath, help="Write a page with charts to a file; it loads nothing from a network."
+            ),
             click.option(
                 "--compare",
                 nargs=2,
                 type=FilePath,
                 metavar="BEFORE AFTER",
-                help="Measure nothing: compare two files of --json. Limits are for AFTER.",
+                help="Measure nothing; compare two files of --json. Limits are for AFTER.",
             ),
             click.option(
                 "--fail-if",
                 multiple=True,
                 metavar="LIMIT",
                 help="Exit status 1 if this holds, such as 'p99_ms>33' or 'epe_box_pct>2.5'. Metrics: p50_ms, p90_ms, "
-                "p99_ms, max_ms and mean_ms of the whole, or inference_p99_ms and so on of a stage; epe_box_pct, "
+                "p99_ms, max_ms and mean_ms end to end, or inference_p99_ms and so on of a stage; epe_box_pct, "
                 "pck_05, pa_mpjpe_mm, model_mb, rss_peak_mib, load_ms, frames_per_second and more, which a wrong "
                 "name lists. May be given several times.",
             ),
@@ -121,7 +123,7 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
     if value is None:
         return None
     if not all(part.strip().isdecimal() for part in value.split(",")):
-        raise click.BadParameter(f"'{value}' are no numbers of cores, such as 0,1.", context, option)
+        raise click.BadParameter(f"'{value}' is not a list of core numbers, such as 0,1.", context, option)
     return tuple(int(part) for part in value.split(","))
 
 
@@ -130,26 +132,32 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
 @backend_options
 @tuning_options
 @click.option(
-    "--affinity", metavar="CORES", callback=_cores, help="Use only these cores, such as 0,1; needs --threads."
+    "--affinity", metavar="CORES", callback=_cores, help="Run on these cores only, such as 0,1; needs --threads."
 )
 @click.option(
-    "--frames", type=click.IntRange(10), help="Timed frames; without it 300, or as many as 2.5 seconds take if more."
+    "--frames",
+    type=click.IntRange(10),
+    help="Number of timed frames; without it 300, or as many as fill 2.5 seconds if those are more.",
 )
-@click.option("--warmup", type=click.IntRange(0), default=50, show_default=True, help="Frames before, not counted.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Crops in one inference.")
 @click.option(
-    "--images", type=FilePath, help="Time these images: a folder, or a labels.json; golden images without it."
+    "--warmup", type=click.IntRange(0), default=50, show_default=True, help="Frames that run before the timed ones."
 )
-@click.option("--inputs", type=FilePath, help="For a file without a bundle: a .npz of its inputs by name.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Number of crops in one inference.")
+@click.option(
+    "--images", type=FilePath, help="Images to time: a folder, or a labels.json; the golden images without it."
+)
+@click.option("--inputs", type=FilePath, help="For a file without a bundle: a .npz with its inputs by name.")
 @click.option(
     "--duration",
     "duration_s",
     type=click.FloatRange(0),
     default=0.0,
-    help="Then run for so many seconds: does it slow?",
+    help="Afterwards run for this many seconds, to see whether it slows down.",
 )
-@click.option("--streams", type=click.IntRange(1), default=1, help="Then run so many at once.")
-@click.option("--eval", "labels", type=FilePath, help="Then measure accuracy on this labels.json or its folder.")
+@click.option("--streams", type=click.IntRange(1), default=1, help="Afterwards run this many at once.")
+@click.option(
+    "--eval", "labels", type=FilePath, help="Afterwards measure the accuracy on this labels.json or its folder."
+)
 @json_option("Append the result as one line of JSON.")
 @output_options
 def bench(
@@ -176,13 +184,14 @@ def bench(
 ) -> None:
     """Times a bundle on this machine, end to end and stage by stage: preprocess, inference, decode.
 
-    Percentiles, not a mean: p50, p90 and p99 of every stage after a warm-up, with the machine and the hash of the file.
-    Frames come in three windows; windows are added until the p50 of three in a row agree within 3 %, or the result is
+    Shows the p50, p90 and p99 of every stage after a warm-up, with the machine and the hash of the file. Frames run in
+    three windows; more windows follow until the p50 of three in a row agree within 3 %. If they never do, the result is
     called unstable.
 
     A file (.onnx, .tflite, .engine) is timed without a bundle: the model alone, on random numbers or on --inputs.
 
-    --compare shows whether one of two recorded runs is faster. Exit status 1 if a limit of --fail-if is not kept.
+    --compare shows whether one of two recorded runs is faster. The exit status is 1 if a limit of --fail-if is
+    exceeded.
     """
     from rich.console import Console
     from rich.progress import Progress

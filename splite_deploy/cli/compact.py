@@ -11,7 +11,7 @@ from splite_deploy.cli.app import FilePath, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, show, working
 
 
-@main.command(short_help="Remove channels from a checkpoint, and prove it.")
+@main.command(short_help="Remove channels from a checkpoint, and prove the result.")
 @click.argument("checkpoint", type=FilePath)
 @click.option("--output", "-o", type=FilePath, required=True, help="The OUT.safetensors to write.")
 @click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
@@ -19,22 +19,22 @@ from splite_deploy.cli.console import STDOUT, put_json, show, working
     "--method",
     type=click.Choice(("bn-scale", "group-norm", "l1", "taylor")),
     required=True,
-    help="What says how much a channel matters.",
+    help="The measure of a channel's importance.",
 )
-@click.option("--speed-up", type=float, help="At least this many times fewer multiply-accumulates.")
-@click.option("--ratio", type=float, help="At least this share of the removable channels.")
-@click.option("--threshold", type=float, help="Channels of less importance than this.")
+@click.option("--speed-up", type=float, help="Divide the multiply-accumulates by at least this.")
+@click.option("--ratio", type=float, help="Remove at least this share of the removable channels.")
+@click.option("--threshold", type=float, help="Remove the channels of less importance than this.")
 @click.option("--round-to", type=click.IntRange(1), default=8, show_default=True, help="Widths stay multiples of this.")
-@click.option("--images", type=FilePath, help="Images for the proof and for taylor; rendered ones without it.")
-@click.option("--crops", type=click.IntRange(1), default=16, show_default=True, help="How many images.")
-@click.option("--weights", help="Key of the weights to take, where the checkpoint holds several.")
+@click.option("--images", type=FilePath, help="Images for the comparison and for taylor; rendered ones without it.")
+@click.option("--crops", type=click.IntRange(1), default=16, show_default=True, help="Number of images.")
+@click.option("--weights", help="Key of the weights to use, where the checkpoint holds several.")
 @json_option("Write the result as JSON.")
 def compact(checkpoint: Path, output: Path, json_file: Path | None, **given: Any) -> None:
-    """Removes the least important channels of a network, physically.
+    """Removes the least important channels of a network from its tensors.
 
-    Exactly one of --speed-up, --ratio and --threshold says how many. Channels that belong together go together; the
-    outputs stay. The result is compared with the network whose channels are set to zero instead: the two have to be
-    equal up to float32's rounding, or nothing is written. Accuracy is lost all the same: fine-tune the result.
+    Exactly one of --speed-up, --ratio and --threshold says how many. Coupled channels are removed together; the outputs
+    keep all of theirs. The result is compared with the network whose channels are set to zero instead: the two have to
+    be equal up to float32's rounding, or nothing is written. The network loses accuracy, so fine-tune the result.
     """
     from splite_deploy.cli.tables.checkpoint import compaction_tables
     from splite_deploy.compact import CompactOptions, compact_checkpoint

@@ -9,12 +9,12 @@ from splite_deploy.cli.console import STDOUT, put_json, show, working
 from splite_deploy.errors import UsageError
 
 
-@main.command(short_help="Say what works on this machine.")
+@main.command(short_help="Show what works on this machine.")
 @json_option("Write what was found as JSON.")
 def doctor(json_file: Path | None) -> None:
-    """Says what works on this machine, what is missing, and what to type to get it.
+    """Shows what works on this machine, what is missing, and the command that installs it.
 
-    Exit status 1 if nothing here can run a bundle.
+    The exit status is 1 if nothing here can run a bundle.
     """
     from splite_deploy.cli.tables.doctor import diagnosis_tables
     from splite_deploy.doctor import diagnose
@@ -27,4 +27,4 @@ def doctor(json_file: Path | None) -> None:
     if json_file != STDOUT:
         show(diagnosis_tables(diagnosis))
     if not diagnosis.can_run:
-        raise UsageError("Nothing here can run a bundle.", hint="Install a backend; the table says how.")
+        raise UsageError("Nothing here can run a bundle.", hint="Install a backend; the table shows how.")

@@ -14,9 +14,9 @@ from splite_deploy.runtime.backends import exportable_backends
 from splite_deploy.spec import PRECISIONS
 
 
-@main.command(short_help="Make a bundle of a checkpoint, every step compared.")
+@main.command(short_help="Make a bundle from a checkpoint, and compare every step.")
 @click.argument("checkpoint", type=FilePath)
-@click.option("--output", "-o", type=FilePath, required=True, help="The bundle to make, by custom NAME.splite.")
+@click.option("--output", "-o", type=FilePath, required=True, help="The bundle to make, usually NAME.splite.")
 @click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
 @click.option(
     "--backend",
@@ -26,7 +26,8 @@ from splite_deploy.spec import PRECISIONS
     multiple=True,
     default=("ort",),
     show_default=True,
-    help="What will run it: ONNX Runtime, LiteRT (phones), or TensorRT, whose engines 'compile' builds on the device. "
+    help="The backend that will run it: ONNX Runtime, LiteRT (phones), or TensorRT, whose engines 'compile' "
+    "builds on the device. "
     "May be given several times.",
 )
 @click.option(
@@ -37,14 +38,14 @@ from splite_deploy.spec import PRECISIONS
     multiple=True,
     default=("fp32",),
     show_default=True,
-    help="What it computes in, for each backend. May be given several times; the first is what runs by default.",
+    help="The precision, for each backend. May be given several times; the first runs by default.",
 )
 @click.option(
     "--calibration",
     type=FilePath,
-    help="Images that show int8 and fp16 how large values become: a folder, a labels.json with boxes, or an .npz of "
-    "crops. Without it the model's own renderer makes some. Without --images a part of it is compared on, and left out "
-    "here: the split 'val', or every fourth image.",
+    help="Images from which int8 and fp16 learn the range of values: a folder, a labels.json with boxes, or an .npz of "
+    "crops. Without it the model's own renderer makes some. Without --images a part of them serves for the comparison "
+    "instead: the split 'val', or every fourth image.",
 )
 @click.option(
     "--allow-random-calibration",
@@ -55,7 +56,7 @@ from splite_deploy.spec import PRECISIONS
     "--max-shift-px",
     type=float,
     help="How far int8 may move the keypoints (95th percentile, pixels of the input; one may move six times as far). "
-    "Where it moves them further, the layers that cost most go back to float. Not in TFLite.",
+    "Where it moves them further, the layers with the largest share are excluded from quantisation. Not for TFLite.",
 )
 @click.option("--max-shift-mm", type=float, help="The same for the depth, in millimetres.")
 @click.option(
@@ -63,46 +64,52 @@ from splite_deploy.spec import PRECISIONS
     type=click.Choice(INT8_RECIPES),
     default="full-integer",
     show_default=True,
-    help="int8 in TFLite: weights and activations, or the weights alone.",
+    help="int8 in TFLite: weights and activations, or weights only.",
 )
 @click.option(
     "--eval",
     "evaluation",
     type=FilePath,
-    help="A labels.json, or its folder, to measure the accuracy of every artifact on (its split 'val' if it has one).",
+    help="A labels.json, or its folder, on which to measure the accuracy of every artifact (its split 'val' if it has "
+    "one).",
 )
 @click.option(
     "--images",
     type=FilePath,
-    help="Images to compare the conversions on: a folder, or a labels.json with boxes. Without it a part of the "
-    "calibration images, or what the model's own renderer makes.",
+    help="Images on which to compare the conversions: a folder, or a labels.json with boxes. Without it a part of the "
+    "calibration images, or images of the model's own renderer.",
 )
-@click.option("--crops", type=click.IntRange(1), default=64, show_default=True, help="How many images to compare on.")
+@click.option("--crops", type=click.IntRange(1), default=64, show_default=True, help="Number of images to compare.")
 @click.option(
     "--fuse-input",
     is_flag=True,
-    help="Let the graph take uint8 crops (height, width, RGB or BGR) and normalise them itself; not for tflite.",
+    help="Put the normalisation into the graph, which then takes uint8 crops (height, width, RGB or BGR); not for "
+    "tflite.",
 )
-@click.option("--fuse-decode", is_flag=True, help="Let the graph give keypoints instead of heatmaps; not for tflite.")
-@click.option("--dynamic-batch", is_flag=True, help="Let the graph run several crops at once.")
-@click.option("--opset", type=int, help="ONNX operator set; 18 without it, or that of a given ONNX graph.")
-@click.option("--weights", help="Key of the weights to take, where the checkpoint holds several.")
+@click.option(
+    "--fuse-decode",
+    is_flag=True,
+    help="Put the decoder into the graph, which then gives keypoints instead of heatmaps; not for tflite.",
+)
+@click.option("--dynamic-batch", is_flag=True, help="Make a graph that runs several crops at once.")
+@click.option("--opset", type=int, help="ONNX operator set; 18 without it, or that of an imported ONNX graph.")
+@click.option("--weights", help="Key of the weights to use, where the checkpoint holds several.")
 @click.option(
     "--trust",
     is_flag=True,
-    help="Load a torch.export program or a TorchScript archive: that can run code, so know who made it.",
+    help="Load a torch.export program or a TorchScript archive. It can run code: only use files whose maker you know.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @json_option("Write what was measured as JSON.")
 def export(checkpoint: Path, output: Path, model: Path | None, json_file: Path | None, **options: Any) -> None:
-    """Makes a bundle of a checkpoint: torch to ONNX to simplified ONNX, and from that fp16, int8 and TFLite.
+    """Makes a bundle from a checkpoint: torch to ONNX to simplified ONNX, and from that fp16, int8 and TFLite.
 
     The checkpoint holds weights (.safetensors, .pt), or is a torch.export program (.pt2), a TorchScript archive or an
-    ONNX graph; the last is compared with itself, in ONNX Runtime.
+    ONNX graph. The reference of an ONNX graph is the graph itself, run by ONNX Runtime.
 
-    After each step the keypoints are compared with those of the torch network, on real or rendered images; a step
-    that moves them by more than the limits fails the export and nothing is written. Where several artifacts are made
-    they are timed side by side, and one line says which to ship.
+    After each step the keypoints are compared with those of the torch network, on real or rendered images. If a step
+    moves them by more than the limits, the export fails and nothing is written. Several artifacts are timed side by
+    side, and one line recommends which to ship.
     """
     from splite_deploy.cli.tables.bundle import measured_tables
     from splite_deploy.cli.tables.layers import types_tables

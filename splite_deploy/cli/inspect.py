@@ -11,27 +11,31 @@ from splite_deploy.cli.console import STDOUT, put_json, put_text, show, working
 from splite_deploy.errors import BundleError, UsageError
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
-"""What `inspect` takes for a checkpoint; all else for a bundle."""
+"""Suffixes of checkpoints; `inspect` treats all other paths as bundles."""
 
 
-@main.command(short_help="Show what a bundle or checkpoint holds, and which widths waste work.")
+@main.command(short_help="Show the content of a bundle or checkpoint, and its costly channel widths.")
 @click.argument("path", type=FilePath)
 @click.option("--model", type=FilePath, help="The model spec of a checkpoint; model.toml beside it without it.")
-@click.option("--weights", help="Key of the weights to take, where a checkpoint holds several.")
+@click.option("--weights", help="Key of the weights to use, where a checkpoint holds several.")
 @click.option(
-    "--measure", is_flag=True, help="Time the layers that do not fit, as they are and rounded up, on this CPU."
+    "--measure",
+    is_flag=True,
+    help="Time the layers that hardware pads on this CPU, at their widths and at rounded ones.",
 )
-@click.option("--layers", is_flag=True, help="List every layer of a bundle's artifacts, not how many of each kind.")
-@json_option("Write JSON: of a bundle its manifest, of a checkpoint all.")
+@click.option(
+    "--layers", is_flag=True, help="List every layer of a bundle's artifacts instead of counting them by kind."
+)
+@json_option("Write the manifest of a bundle, or all about a checkpoint, as JSON.")
 def inspect(
     path: Path, model: Path | None, weights: str | None, measure: bool, layers: bool, json_file: Path | None
 ) -> None:
-    """Shows what a bundle or a checkpoint holds, and which of its widths cost more than they should.
+    """Shows the content of a bundle or a checkpoint, and which channel widths cost more than they need to.
 
-    FP16 and INT8 hardware takes channels in blocks of 8, 16 or 32 and pads the rest: what that costs is predicted for
-    those targets, and with --measure the layers are timed on this CPU in fp32. A checkpoint without a model spec is
-    judged by its tensors alone. Of a bundle it shows too what each artifact is made of as it runs: how many layers of
-    which kind, in which types, and what they take.
+    FP16 and INT8 hardware works on channels in blocks of 8, 16 or 32 and pads the rest. The cost of the padding is
+    predicted for those targets; with --measure the layers are timed on this CPU in fp32. Without a model spec only the
+    tensors of a checkpoint are examined. For a bundle the layers of each artifact are counted by kind and type, with
+    their times, as the backend runs them.
     """
     from splite_deploy.bundle import MANIFEST, Bundle
     from splite_deploy.cli.tables.bundle import bundle_tables

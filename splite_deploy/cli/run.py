@@ -27,14 +27,18 @@ if TYPE_CHECKING:
     "boxes",
     metavar="X0,Y0,X1,Y1",
     multiple=True,
-    help="Pixels around the hand or person, in a video at its start; the whole image without it. May be given several "
-    "times for images.",
+    help="Box in pixels around the hand or person, in a video at its start; the whole image without it. May be given "
+    "several times for images.",
 )
-@click.option("--intrinsics", help="fx,fy,cx,cy in pixels; with --bone-length-mm the 3D is absolute, in mm.")
-@click.option("--bone-length-mm", type=float, help="Length of the palm, or of the spec's scale bone, in mm.")
+@click.option(
+    "--intrinsics",
+    metavar="FX,FY,CX,CY",
+    help="Of the camera, in pixels; with --bone-length-mm the 3D keypoints are absolute, in mm.",
+)
+@click.option("--bone-length-mm", type=float, help="Length in mm of the palm, or of the scale bone in the model spec.")
 @backend_options
 @tuning_options
-@json_option("Write the keypoints here instead of to standard output.")
+@json_option("Write the keypoints to FILE instead of printing them.")
 @click.option(
     "--save",
     type=FilePath,
@@ -60,7 +64,7 @@ def run(
 
     The result is JSON: for each image its name, size and poses, one for each --box (box, keypoints in pixels, scores,
     3D keypoints with their unit and origin). One object for an image, a list for a folder; for a video or camera one
-    line for each frame, where "found" says whether the hand or person was followed. A camera runs until Ctrl-C.
+    line for each frame, where "found" tells whether the hand or person was found. A camera runs until Ctrl-C.
     """
     from splite_deploy.runtime import PoseEstimator
     from splite_deploy.runtime.io.camera import is_video

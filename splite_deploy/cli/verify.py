@@ -45,14 +45,14 @@ def verify(
     tuning: tuple[BackendOptions, ...],
     json_file: Path | None,
 ) -> None:
-    """Runs the bundle's golden images on this machine and compares with the original network.
+    """Runs the bundle's golden images on this machine and compares the results with the original network.
 
     Without options it checks every artifact of the bundle. With several backends and precisions it checks each of
     these backends in each of these precisions, and the bundle has to hold them all.
 
-    Preprocessing is compared apart: the crop that is cut here of a golden image with the recorded one, which OpenCV's
-    versions round differently. Exit status 1 if an artifact differs by more than its limits, or if the crop alone moves
-    keypoints too far.
+    Preprocessing is compared separately: this machine's crop of a golden image with the recorded one, because versions
+    of OpenCV round differently. The exit status is 1 if an artifact differs by more than its limits, or if the crop
+    alone moves keypoints too far.
     """
     from splite_deploy.bundle import Bundle
     from splite_deploy.cli.tables.bundle import image_table, parity_table

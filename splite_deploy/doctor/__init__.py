@@ -1,4 +1,4 @@
-"""What works on this machine, what is missing, and what to type. Imports nothing that may be broken.
+"""What works on this machine, what is missing, and the command that installs it. Imports nothing that may be broken.
 
 Every package is imported in a child process with a time limit: a library that is built for another processor kills
 that child, not the diagnosis.
@@ -52,7 +52,7 @@ class Stage:
 
     @property
     def fixes(self) -> tuple[str, ...]:
-        """What to type, each once."""
+        """Commands that fix it, each once."""
         return tuple(dict.fromkeys(check.fix for check in self.checks if not check.works and check.fix))
 
 
@@ -65,7 +65,7 @@ class Diagnosis:
         python: Version of Python.
         stages: What can be done here.
         machine: Checks of the machine itself.
-        nvidia: What a Jetson or an NVIDIA GPU can do here; one row where there is neither.
+        nvidia: Checks of a Jetson or an NVIDIA GPU; one row where there is neither.
     """
 
     splite_deploy: str
@@ -81,7 +81,7 @@ class Diagnosis:
 
 
 def diagnose(*, probe: Probe | None = None) -> Diagnosis:
-    """Looks at everything; takes seconds, since it imports every package once.
+    """Checks everything; takes seconds, because it imports every package once.
 
     Args:
         probe: How a package is tried; `import_in_child` if None.

@@ -1,4 +1,4 @@
-"""One thing that was tried, and how: every package is imported in a process of its own, with a time limit."""
+"""A single check: every package is imported in a process of its own, with a time limit."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Check:
 
 
 Probe = Callable[[str], str]
-"""Imports a module elsewhere; returns what went wrong, or an empty text."""
+"""Imports a module in another process; returns what went wrong, or an empty text."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a child process said.
+    """The answer of a child process.
 
     Attributes:
         output: Its standard output.
@@ -73,7 +73,7 @@ def import_in_child(module: str, timeout_s: float = CHILD_TIMEOUT_S) -> str:
 
     Args:
         module: Its name; found on the same path as in this process.
-        timeout_s: Seconds after which it is given up.
+        timeout_s: Seconds after which it is stopped.
 
     Returns:
         What went wrong, in one line; empty if it could be imported.
@@ -82,13 +82,13 @@ def import_in_child(module: str, timeout_s: float = CHILD_TIMEOUT_S) -> str:
 
 
 def run_in_child(code: str, argument: str, doing: str, timeout_s: float) -> Answer:
-    """Runs Python in a process of its own; whatever happens there, this returns.
+    """Runs Python in a process of its own; returns even if that process crashes or hangs.
 
     Args:
-        code: What to run; modules are found on the same path as in this process.
+        code: The program; modules are found on the same path as in this process.
         argument: Its ``sys.argv[1]``; ``sys`` is imported.
-        doing: What that is, for messages.
-        timeout_s: Seconds after which it is given up.
+        doing: The action, for messages.
+        timeout_s: Seconds after which it is stopped.
     """
     command = [sys.executable, "-c", f"import sys; sys.path[:] = sys.argv[2:]\n{code}", argument, *sys.path]
     try:
@@ -127,7 +127,7 @@ def check_package(module: str, install: str, probe: Probe) -> Check:
 
     Args:
         module: Top-level module.
-        install: What to type where it is missing.
+        install: The command that installs it.
         probe: How it is tried.
     """
     distribution = _DISTRIBUTIONS.get(module, module)

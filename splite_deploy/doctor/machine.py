@@ -1,4 +1,4 @@
-"""The machine itself: room for files, and threads."""
+"""Checks of the machine itself: space for files, and threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FREE_SPACE_MIB = 500
 
 
 def check_temporary_folder(folder: Path, needed_mib: int = FREE_SPACE_MIB) -> Check:
-    """Whether files can be written to ``folder``, and enough of them."""
+    """Whether files can be written to ``folder``, and whether there is space for an export."""
     name, fix = "temporary folder", "Set the environment variable TMPDIR to a folder with space that you may write to."
     try:
         with tempfile.TemporaryFile(dir=folder) as stream:
@@ -32,21 +32,21 @@ def check_temporary_folder(folder: Path, needed_mib: int = FREE_SPACE_MIB) -> Ch
 
 
 def check_threads(variables: Mapping[str, str], root: Path = Path("/")) -> Check:
-    """Whether backends will start as many threads as there are cores for them.
+    """Whether backends will start no more threads than there are cores for them.
 
     Args:
         variables: Environment variables.
-        root: Where the control group of a container is looked up.
+        root: Where the cgroup of this process is looked up.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota_cores = cpu_quota_cores(root)
     usable = cores if quota_cores is None else min(cores, math.ceil(quota_cores))
     detail = f"{usable} cores can be used"
-    asked = variables.get("OMP_NUM_THREADS", "")
-    if asked and not (asked.isdecimal() and 1 <= int(asked) <= usable):
+    requested = variables.get("OMP_NUM_THREADS", "")
+    if requested and not (requested.isdecimal() and 1 <= int(requested) <= usable):
         fix = f"Set OMP_NUM_THREADS to a number from 1 to {usable}, or unset it."
-        return Check("threads", "warning", f"{detail}; OMP_NUM_THREADS is '{asked}'", fix)
+        return Check("threads", "warning", f"{detail}; OMP_NUM_THREADS is '{requested}'", fix)
     if usable < cores:
-        fix = f"Give --threads {usable}: backends count the cores of the machine, not those of the container."
-        return Check("threads", "warning", f"{detail} of {cores} (limit of the container)", fix)
+        fix = f"Give --threads {usable}: backends count the cores of the machine, not those of the cgroup."
+        return Check("threads", "warning", f"{detail} of {cores} (limit of the cgroup)", fix)
     return Check("threads", "ok", detail)

@@ -1,4 +1,4 @@
-"""Jetson and NVIDIA GPUs: JetPack, the driver, TensorRT, GPU memory from Python; what works and what to type."""
+"""Checks of Jetsons and NVIDIA GPUs: JetPack, the driver, TensorRT, GPU memory from Python."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEMORY_MODULES = {
     "cuda.cudart": ("cuda", "cuda-python"),
     "pycuda.driver": ("pycuda", "pycuda"),
 }
-"""What gives Python GPU memory, in the order of preference: top-level module and distribution of each."""
+"""Packages for GPU memory, in the order of preference: top-level module and distribution of each."""
 
 GPU_TIMEOUT_S = 30.0
 
@@ -34,11 +34,11 @@ print(json.dumps(found and dataclasses.asdict(found)))
 """
 
 AskGpu = Callable[[], Answer]
-"""Asks for the GPU elsewhere: the fields of `splite_deploy.device.cuda_driver.Gpu` as JSON, or ``null``."""
+"""Asks for the GPU in another process: the fields of `splite_deploy.device.cuda_driver.Gpu` as JSON, or ``null``."""
 
 
 def ask_gpu_in_child() -> Answer:
-    """Asks the driver in a process of its own: a driver that does not fit its kernel module may hang or crash."""
+    """Asks the driver in a process of its own: a driver that does not match its kernel module may hang or crash."""
     return run_in_child(_ASK, str(_CUDA_DRIVER), "asking the driver", GPU_TIMEOUT_S)
 
 
@@ -49,18 +49,18 @@ def check_nvidia(
     ask_gpu: AskGpu = ask_gpu_in_child,
     python: tuple[int, int] = sys.version_info[:2],
 ) -> tuple[Check, ...]:
-    """Everything that TensorRT needs; a single row where nothing of NVIDIA's is there.
+    """Everything that TensorRT needs; a single row where there is nothing of NVIDIA's.
 
     Args:
         probe: How a package is tried.
         root: Where the files of the operating system are looked up.
-        ask_gpu: How the driver is asked.
+        ask_gpu: How the driver is queried.
         python: Version of the running Python, (major, minor).
     """
     l4t = read_l4t(root)
     gpu = _check_gpu(ask_gpu(), jetson=l4t is not None)
     if l4t is None and gpu.status == "missing" and not any(map(find_spec, MODULES)):
-        return (Check("NVIDIA", "missing", "no Jetson and no NVIDIA GPU; everything but TensorRT works without"),)
+        return (Check("NVIDIA", "missing", "no Jetson and no NVIDIA GPU; only TensorRT needs one"),)
     jetpack = jetpack_of(l4t) if l4t is not None else None
     tensorrt = _check_tensorrt(probe, jetpack, root, python)
     if l4t is None and gpu.status == "missing":
@@ -79,8 +79,8 @@ def _check_jetson(l4t: str, jetpack: JetPack | None, board: str | None, tensorrt
     linux = Check("Jetson Linux (L4T)", "ok", f"{l4t}, {board or 'board unknown'}")
     if jetpack is None:
         newest, oldest = JETPACKS[-1], JETPACKS[0]
-        detail = f"not one that this version knows (JetPack {oldest.name} to {newest.name})"
-        return linux, Check("JetPack", "warning", detail, "TensorRT may work all the same; see the rows below.")
+        detail = f"unknown to this version of splite-deploy (it knows JetPack {oldest.name} to {newest.name})"
+        return linux, Check("JetPack", "warning", detail, "TensorRT may still work; see the rows below.")
     if jetpack.brings_module or tensorrt.works:
         return linux, Check("JetPack", "ok", f"{jetpack}; engines are {jetpack.typing}")
     return linux, Check("JetPack", "warning", str(jetpack), _too_old(jetpack))

@@ -69,7 +69,7 @@ def test_tensors_are_refused_for_a_bundle(splite: Splite, tiny_bundle: Path) -> 
 def test_what_are_no_cores(splite: Splite, tiny_bundle: Path, cores: str) -> None:
     done = splite("bench", tiny_bundle, "--affinity", cores)
     assert done.exit_code == 2
-    assert "no numbers of cores, such as 0,1" in done.stderr
+    assert "not a list of core numbers, such as 0,1" in done.stderr
 
 
 def test_what_is_neither_a_bundle_nor_a_file(splite: Splite, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_every_command_has_one_json_option() -> None:
         (option,) = (parameter for parameter in command.params if "--json" in parameter.opts)
         assert isinstance(option, click.Option)
         assert (option.is_flag, option.metavar, option.name) == (False, "FILE", "json_file"), name
-        assert str(option.help).endswith("- is standard output.")
+        assert str(option.help).endswith("FILE may be -, for standard output without tables.")
 
 
 def test_a_file_of_json_is_whole_or_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

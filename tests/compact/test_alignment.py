@@ -317,7 +317,7 @@ def test_what_fits_is_said_in_a_line(tmp_path: Path, splite: Callable[..., Resul
         torch.nn.Sequential(torch.nn.Conv2d(32, 64, 1), torch.nn.Conv2d(64, 32, 1)).state_dict(), tmp_path / "n.pt"
     )
     done = splite("inspect", tmp_path / "n.pt")
-    assert "Every width fits multiples of 8 (fp16), 16 (int8), 32 (int8)." in done.stdout
+    assert "Every channel width is a multiple of 8 (fp16), 16 (int8), 32 (int8)." in done.stdout
     assert "--round-to" not in done.stdout
 
 
@@ -353,8 +353,8 @@ def test_a_device_without_onnx_still_shows_the_bundle(tiny_bundle: Path) -> None
     done = run(tiny_bundle)
     assert done.returncode == 0, done.stderr
     assert "artifacts" in done.stdout
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("The widths are not judged")]
-    assert "is not installed here. Install it: pip install 'splite-deploy[export]'." in line
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("The channel widths are not checked")]
+    assert "is missing. Install it: pip install 'splite-deploy[export]'." in line
     asked = run(tiny_bundle, "--measure")
     assert asked.returncode == 1
     assert "pip install 'splite-deploy[export]'" in asked.stderr

@@ -77,7 +77,7 @@ def named(rows: tuple[Check, ...]) -> dict[str, Check]:
 
 def test_a_machine_without_nvidia_says_so_in_one_row(installed: set[str], tmp_path: Path) -> None:
     (row,) = check_nvidia(probe_of(installed), root=tmp_path, ask_gpu=answers(None))
-    assert row == Check("NVIDIA", "missing", "no Jetson and no NVIDIA GPU; everything but TensorRT works without")
+    assert row == Check("NVIDIA", "missing", "no Jetson and no NVIDIA GPU; only TensorRT needs one")
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -168,7 +168,7 @@ def test_xavier_in_that_image_without_the_gpus_libraries(installed: set[str], tm
 def test_a_jetpack_that_is_not_known(installed: set[str], tmp_path: Path) -> None:
     rows = named(check_nvidia(probe_of(installed), root=device(tmp_path, NANO), ask_gpu=answers(GPU)))
     assert rows["JetPack"].status == "warning"
-    assert rows["JetPack"].detail == "not one that this version knows (JetPack 5.1 to 7.2)"
+    assert rows["JetPack"].detail == "unknown to this version of splite-deploy (it knows JetPack 5.1 to 7.2)"
     assert rows["TensorRT"].status == "missing"
 
 

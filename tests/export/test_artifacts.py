@@ -158,7 +158,7 @@ def test_the_table_and_the_line_are_printed(export: Run, output: Path) -> None:
         assert expected in " ".join(result.stdout.split())
     layers = Bundle.open(output).report().layers["ort int8"]
     islands = f"ort int8: {len(float_layers(layers))} of {len(layers)} layers work in float, "
-    assert "what the layers work in" in result.stdout and islands in result.stdout
+    assert "types of the layers" in result.stdout and islands in result.stdout
     assert "note: model.int8.onnx: 4 nodes in int8" in result.stderr
     # what was asked for comes first, so it is what runs; the graph it was made from stays
     assert [artifact.label for artifact in Bundle.open(output).manifest.artifacts] == ["ort int8", "ort fp32"]
@@ -229,7 +229,7 @@ def test_a_budget_saves_them(export: Run, hostile: Path, output: Path) -> None:
     assert search.excluded and search.excluded[-1].accumulated_p95_px <= 0.2
     assert report.parity[-1].deviation_px.p95 == pytest.approx(search.excluded[-1].accumulated_p95_px, rel=1e-3)
     table = " ".join(result.stdout.split())
-    for expected in ("layers returned to float", "0.2 px and 9 mm", search.excluded[0].layer, "every layer in int8"):
+    for expected in ("layers excluded from", "0.2 px and 9 mm", search.excluded[0].layer, "every layer in int8"):
         assert expected in table
     assert "every layer in int8" in result.stderr  # progress, too
     assert [r.violations for r in verify(Bundle.open(output), precision="int8")] == [()]

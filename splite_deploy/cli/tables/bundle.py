@@ -30,20 +30,20 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
         spec: The model.
     """
     first = rows[0][0]
-    reference = "torch network" if first.reference == "torch" else "given ONNX graph"
+    reference = "torch network" if first.reference == "torch" else "imported ONNX graph"
     title = f"{spec.name}: difference to the {reference} on {first.crops} crops ({first.crops_from})"
     table = Table(title=escape(title))
     table.add_column("step", no_wrap=True)
-    for heading in ("tensor max abs", "shift p50 px", "p95 px", "max px"):
+    for heading in ("tensor max abs", "deviation p50 px", "p95 px", "max px"):
         table.add_column(heading, justify="right")
     if first.depth is not None:
         table.add_column(f"depth p95 {first.depth_unit}", justify="right")
         table.add_column(f"max {first.depth_unit}", justify="right")
     table.add_column("", no_wrap=True)
     for parity, broken in rows:
-        shift, depth = parity.deviation_px, parity.depth
+        deviation, depth = parity.deviation_px, parity.depth
         cells = [parity.label, f"{max(parity.tensor_max_abs.values()):.2g}"]
-        cells += [f"{value:.2g}" for value in (shift.p50, shift.p95, shift.max)]
+        cells += [f"{value:.2g}" for value in (deviation.p50, deviation.p95, deviation.max)]
         cells += [f"{value:.2g}" for value in (depth.p95, depth.max)] if depth is not None else []
         table.add_row(*cells, "[red]over the limit[/]" if broken else "[green]✓[/]")
     return table
@@ -53,15 +53,17 @@ def image_table(results: Sequence[Verification]) -> RenderableType:
     """Preprocessing on this machine: the crop of the golden image, and keypoints in pixels of that image."""
     crop = results[0].crop
     same = f"equals the recorded one (OpenCV {crop.opencv_here} here, {crop.opencv_recorded} there)"
-    caption = f"The crop cut here {same if not crop.max_levels else f'differs: {crop}'}."
-    table = Table(title="golden image: crop, run, back to its pixels", caption=escape(caption))
+    caption = f"This machine's crop {same if not crop.max_levels else f'differs: {crop}'}."
+    table = Table(title="golden image: keypoints in its pixels, preprocessing included", caption=escape(caption))
     table.add_column("artifact", no_wrap=True)
     for heading in ("deviation p50 px", "p95 px", "max px", "by the crop alone p95 px", "max px"):
         table.add_column(heading, justify="right")
     table.add_column("", no_wrap=True)
     for result in results:
-        whole, crop_px = result.image.reference_px, result.image.crop_px
-        cells = [f"{value:.2g}" for value in (whole.p50, whole.p95, whole.max, crop_px.p95, crop_px.max)]
+        reference_px, crop_px = result.image.reference_px, result.image.crop_px
+        cells = [
+            f"{value:.2g}" for value in (reference_px.p50, reference_px.p95, reference_px.max, crop_px.p95, crop_px.max)
+        ]
         mark = "[green]✓[/]" if not crop.max_levels else "[yellow]the crop differs[/]"
         table.add_row(result.label, *cells, mark if result.image.within_limits else "[red]over the limit[/]")
     return table
@@ -73,7 +75,7 @@ def bundle_tables(bundle: Bundle, report: Report) -> list[RenderableType]:
 
 
 def measured_tables(report: Report, spec: ModelSpec) -> list[RenderableType]:
-    """What the export measured: differences, layers that went back to float, and which artifact to ship."""
+    """What the export measured: differences, layers excluded from quantisation, and which artifact to ship."""
     tables = [parity_table([(parity, ()) for parity in report.parity], spec)]
     tables += [] if report.search is None else [_search_table(report.search)]
     tables += [] if report.recommendation is None else _recommendation_tables(report.recommendation)
@@ -81,30 +83,30 @@ def measured_tables(report: Report, spec: ModelSpec) -> list[RenderableType]:
 
 
 def _search_table(search: BudgetSearch) -> RenderableType:
-    """The layers that int8 gave back, in the order in which they went."""
+    """The layers excluded from quantisation, in the order of the search."""
     limits = ((search.max_shift_px, "px"), (search.max_shift_mm, "mm"))
-    asked = " and ".join(f"{limit:g} {unit}" for limit, unit in limits if limit is not None)
+    requested = " and ".join(f"{limit:g} {unit}" for limit, unit in limits if limit is not None)
     if not search.excluded:
-        return f"int8 keeps the budget of {asked} without returning a layer to float."
-    table = Table(title=f"int8: layers returned to float until a shift of {asked} (p95) held")
+        return f"int8 keeps the budget of {requested} with every layer quantised."
+    table = Table(title=f"int8: layers excluded from quantisation until the deviation was below {requested} (p95)")
     for heading in ("layer", "kind"):
         table.add_column(heading)
-    for heading in ("it alone, p95 px", "left over, p95 px", "latency p50 ms"):
+    for heading in ("this layer alone, p95 px", "remaining, p95 px", "latency p50 ms"):
         table.add_column(heading, justify="right")
     table.add_row("every layer in int8", "", "", f"{search.plain_p95_px:.3g}", f"{search.plain_latency_ms:.3f}")
     for row in search.excluded:
-        shifts = f"{row.isolated_p95_px:.3g}", f"{row.accumulated_p95_px:.3g}"
-        table.add_row(escape(row.layer), row.op, *shifts, f"{row.latency_ms:.3f}")
+        deviations = f"{row.isolated_p95_px:.3g}", f"{row.accumulated_p95_px:.3g}"
+        table.add_row(escape(row.layer), row.op, *deviations, f"{row.latency_ms:.3f}")
     return table
 
 
 def _recommendation_tables(recommendation: Recommendation) -> list[RenderableType]:
-    """The artifacts side by side, their accuracy where it was measured, and what follows."""
+    """The artifacts side by side, their accuracy where it was measured, and the recommendation."""
     first = recommendation.rows[0]
     table = Table(title="artifacts side by side", caption=escape(recommendation.measured))
-    headings = ["MB", "p50 ms", "speed-up", "shift p50 px", "p95 px", "max px"]
+    headings = ["MB", "p50 ms", "speed-up", "deviation p50 px", "p95 px", "max px"]
     headings += [f"depth p95 {first.depth_unit}"] if first.depth is not None else []
-    accuracy = Table(title="accuracy on the labels given")
+    accuracy = Table(title="accuracy on the labels")
     for one, names in (
         (table, [*headings, "peak switches"]),
         (accuracy, ["images", "mean error, % of box", "PCK@0.05", "PA-MPJPE, mm"]),
@@ -113,11 +115,11 @@ def _recommendation_tables(recommendation: Recommendation) -> list[RenderableTyp
         for name in names:
             one.add_column(name, justify="right")
     for row in recommendation.rows:
-        shift, found = row.deviation_px, row.accuracy
+        deviation, found = row.deviation_px, row.accuracy
         label = f"[bold]{row.label}[/]" if row.label == recommendation.ship else row.label
         cells = [f"{row.size_bytes / 1e6:.2f}", f"{row.p50_ms:.3f}"]
         cells += ["" if row.speed_up is None else f"{row.speed_up:.2f}"]
-        cells += [f"{value:.2g}" for value in (shift.p50, shift.p95, shift.max)]
+        cells += [f"{value:.2g}" for value in (deviation.p50, deviation.p95, deviation.max)]
         cells += [f"{row.depth.p95:.2g}"] if row.depth is not None else []
         table.add_row(label, *cells, str(row.peak_switches))
         if found is not None:

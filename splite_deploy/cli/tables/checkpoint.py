@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the device side has no torch
 
 
 def compaction_tables(result: Compaction) -> tuple[RenderableType, RenderableType]:
-    """Widths of every layer before and after, and what they add up to."""
+    """Widths of every layer before and after, and totals."""
     layers = Table(title="channels")
     for heading in ("layer", "kind", "in", "out"):
         layers.add_column(heading)
@@ -27,22 +27,24 @@ def compaction_tables(result: Compaction) -> tuple[RenderableType, RenderableTyp
         widths = ((row.inputs_before, row.inputs_after), (row.outputs_before, row.outputs_after))
         cells = (str(before) if before == after else f"{before} -> {after}" for before, after in widths)
         layers.add_row(escape(row.name), row.kind, *cells)
-    whole = Table(title="in all")
+    totals = Table(title="totals")
     for heading in ("", "dense", "compacted", "ratio"):
-        whole.add_column(heading, justify="right" if heading else "left")
+        totals.add_column(heading, justify="right" if heading else "left")
     before, after = result.parameters_before, result.parameters_after
-    whole.add_row("parameters", f"{before:,}", f"{after:,}", f"{before / after:.2f}")
-    whole.add_row("multiply-accumulates", f"{result.macs_before:,}", f"{result.macs_after:,}", f"{result.speed_up:.2f}")
+    totals.add_row("parameters", f"{before:,}", f"{after:,}", f"{before / after:.2f}")
+    totals.add_row(
+        "multiply-accumulates", f"{result.macs_before:,}", f"{result.macs_after:,}", f"{result.speed_up:.2f}"
+    )
     if result.latency is not None:
         for name in ("p50_ms", "p90_ms", "p99_ms"):
             dense, small = getattr(result.latency.dense, name), getattr(result.latency.compacted, name)
-            whole.add_row(f"{name[:3]} ms, ort, one thread", f"{dense:.3f}", f"{small:.3f}", f"{dense / small:.2f}")
-    whole.add_row("largest difference to zeroed channels", "", f"{result.max_difference:.1e}", "")
-    return layers, whole
+            totals.add_row(f"{name[:3]} ms, ort, one thread", f"{dense:.3f}", f"{small:.3f}", f"{dense / small:.2f}")
+    totals.add_row("largest difference to zeroed channels", "", f"{result.max_difference:.1e}", "")
+    return layers, totals
 
 
 def checkpoint_tables(report: CheckpointReport) -> list[RenderableType]:
-    """What a checkpoint holds: facts, then its widths."""
+    """The content of a checkpoint: facts, then its widths."""
     header = ", ".join(f"{key} {value}" for key, value in (report.compacted or {}).items() if key != "input")
     kinds = Counter(layer.kind for layer in report.alignment.layers)
     facts = Table.grid(padding=(0, 2))
@@ -54,7 +56,7 @@ def checkpoint_tables(report: CheckpointReport) -> list[RenderableType]:
         *(("note", note) for note in report.notes),
     ):
         facts.add_row(f"[bold]{name}[/]", escape(value))
-    hint = "To get widths that fit: splite-deploy compact DENSE --round-to 8 ... for fp16, 16 or 32 for int8."
+    hint = "Widths without padding: splite-deploy compact DENSE --round-to 8 ... for fp16, 16 or 32 for int8."
     avoidable = any(not misfit.fixed for fit in report.alignment.fits for misfit in fit.misfits)
     return [facts, *alignment_tables(report.alignment), *([hint] if avoidable else ())]
 
@@ -62,11 +64,11 @@ def checkpoint_tables(report: CheckpointReport) -> list[RenderableType]:
 def width_tables(
     bundle: Bundle, *, timed: bool, progress: Callable[[str], None] = lambda message: None
 ) -> list[RenderableType]:
-    """The widths of a bundle; where the host's packages are not installed, one line that says so.
+    """The channel widths of a bundle; where a package for that is not installed, one line that says so.
 
     Args:
         bundle: The bundle.
-        timed: Whether to time its layers; then nothing may be missing.
+        timed: Whether to time its layers; then every package has to be installed.
         progress: Told each step as it begins.
     """
     try:
@@ -75,20 +77,22 @@ def width_tables(
         if timed:
             raise
         install = "pip install 'splite-deploy[export]'"
-        return [escape(f"The widths are not judged: {err.name} is not installed here. Install it: {install}.")]
+        return [escape(f"The channel widths are not checked: {err.name} is missing. Install it: {install}.")]
     if not timed and all(artifact.label != "ort fp32" for artifact in bundle.manifest.artifacts):
-        return ["The widths are not judged: they are read from the fp32 graph, which this bundle does not hold."]
+        return [
+            "The channel widths are not checked: they are read from the fp32 graph, which this bundle does not hold."
+        ]
     return alignment_tables(inspect_bundle(bundle, timed=timed, progress=progress))
 
 
 def alignment_tables(alignment: Alignment) -> list[RenderableType]:
-    """Layers whose widths hardware pads, what that costs, and what was measured."""
+    """Layers whose widths hardware pads, the predicted cost, and measured times."""
     fits = alignment.fits
     misfits = [{misfit.layer: misfit for misfit in fit.misfits} for fit in fits]
     if not any(misfits):
-        return [f"Every width fits multiples of {', '.join(_target(fit) for fit in fits)}."]
+        return [f"Every channel width is a multiple of {', '.join(_target(fit) for fit in fits)}."]
     layers = Table(
-        title="widths that hardware pads: predicted cost of the padding",
+        title="channel widths that hardware pads, and the predicted cost",
         caption="Widths with a reason in brackets are fixed: they cannot be changed.",
     )
     layers.add_column("layer", overflow="fold")
@@ -96,7 +100,7 @@ def alignment_tables(alignment: Alignment) -> list[RenderableType]:
     for heading in ("in -> out", *(f"to {_target(fit)}" for fit in fits)):
         layers.add_column(heading, justify="right", no_wrap=True)
     for layer in alignment.layers:
-        padded = [held.get(layer.name) for held in misfits]
+        padded = [found.get(layer.name) for found in misfits]
         if any(padded):
             cells = (f"{m.inputs} -> {m.outputs} {m.cost:+.0%}" if m is not None else "fits" for m in padded)
             layers.add_row(escape(layer.name), layer.kind, _widths(layer), *cells)
@@ -108,19 +112,19 @@ def _target(fit: Fit) -> str:
 
 
 def _widths(layer: WeightedLayer) -> str:
-    """Both widths; one that cannot change says why."""
+    """Both widths, with the reason for one that cannot change."""
     sides = ((layer.inputs, layer.fixed_inputs), (layer.outputs, layer.fixed_outputs))
     return " -> ".join(f"{width} ({reason})" if reason else str(width) for width, reason in sides)
 
 
 def _rounding_up(alignment: Alignment) -> Table:
-    """The whole network: what its padding costs, and what it would be if it filled the padding itself."""
-    table = Table(title="in all, and what rounding up every width that is not fixed would change")
+    """The whole network: the cost of its padding, and its size with widths rounded up."""
+    table = Table(title="totals, and the change if every width that is not fixed were rounded up")
     for heading in ("", "layers padded", "predicted cost", "parameters", "MACs", "MB in fp32"):
         table.add_column(heading, justify="right" if heading else "left")
     now = alignment.now
     macs = "unknown" if now.macs is None else f"{now.macs:,}"
-    table.add_row("as it is", "", "", f"{now.parameters:,}", macs, f"{now.megabytes:.2f}")
+    table.add_row("now", "", "", f"{now.parameters:,}", macs, f"{now.megabytes:.2f}")
     for fit in alignment.fits:
         fixed = sum(misfit.fixed for misfit in fit.misfits)
         padded = f"{len(fit.misfits)}" + (f" ({fixed} fixed)" if fixed else "")
@@ -138,25 +142,26 @@ def _rounding_up(alignment: Alignment) -> Table:
 
 
 def _timings(alignment: Alignment) -> Table:
-    """Medians, and their sums."""
+    """Median times, and their sums."""
     table = Table(
         title="measured: each layer alone, p50 ms",
-        caption="On this CPU: ONNX Runtime, fp32, one thread, at widths rounded up. A layer alone pays for a change of "
-        "layout that a network pays once: thin layers of many pixels look worse than they are. What fp16 and int8 gain "
-        "on other hardware is only predicted, above.",
+        caption="On this CPU: ONNX Runtime, fp32, one thread. Each layer alone pays for a change of layout that a "
+        "network pays once, so thin layers of many pixels look slower than they are. The gain of fp16 and int8 "
+        "on other "
+        "hardware is only predicted, above.",
     )
     table.add_column("layer")
-    for heading in ("as it is", *(f"to {fit.multiple}" for fit in alignment.fits)):
+    for heading in ("now", *(f"to {fit.multiple}" for fit in alignment.fits)):
         table.add_column(heading, justify="right", no_wrap=True)
     total = [0.0] * (len(alignment.fits) + 1)
     for timing in alignment.timings:
-        taken = [timing.now.p50_ms, *(stats.p50_ms for stats in timing.rounded.values())]
+        times_ms = [timing.now.p50_ms, *(stats.p50_ms for stats in timing.rounded.values())]
         same = [stats is timing.now for stats in timing.rounded.values()]
-        total = [so_far + ms for so_far, ms in zip(total, taken, strict=True)]
-        cells = ("" if kept else _change(ms, taken[0]) for ms, kept in zip(taken[1:], same, strict=True))
-        table.add_row(escape(timing.layer), f"{taken[0]:.3f}", *cells)
+        total = [so_far + ms for so_far, ms in zip(total, times_ms, strict=True)]
+        cells = ("" if equal else _change(ms, times_ms[0]) for ms, equal in zip(times_ms[1:], same, strict=True))
+        table.add_row(escape(timing.layer), f"{times_ms[0]:.3f}", *cells)
     table.add_section()
-    table.add_row("in all", f"{total[0]:.3f}", *(_change(ms, total[0]) for ms in total[1:]))
+    table.add_row("total", f"{total[0]:.3f}", *(_change(ms, total[0]) for ms in total[1:]))
     return table
 
 

@@ -17,11 +17,11 @@ _NAMED = 6  # layers that a line names
 
 
 def types_tables(manifest: Manifest, report: Report) -> list[RenderableType]:
-    """In which types the layers of each artifact work, a row for each; nothing where none were recorded."""
+    """The types of each artifact's layers, a row for each artifact; nothing where none were recorded."""
     recorded = _recorded(manifest, report)
     if not recorded:
         return []
-    table = Table(title="what the layers work in", caption=_caption(manifest, report))
+    table = Table(title="types of the layers", caption=_caption(manifest, report))
     table.add_column("artifact", no_wrap=True)
     table.add_column("layers", justify="right")
     table.add_column("types: count and share of the time")
@@ -50,13 +50,13 @@ def layer_tables(manifest: Manifest, report: Report) -> list[RenderableType]:
     tables: list[RenderableType] = []
     for artifact, layers in _recorded(manifest, report):
         table = _table(f"{artifact.label}: {len(layers)} layers", ("", "layer", "kind", "types"), ("time us", "share"))
-        whole = total_us(layers)
+        total = total_us(layers)
         for index, layer in enumerate(layers):
-            share = layer.time_us / whole if whole and layer.time_us is not None else None
+            share = layer.time_us / total if total and layer.time_us is not None else None
             names = escape(layer.name), escape(layer.kind), escape(layer.types)
             table.add_row(str(index + 1), *names, _us(layer.time_us), _percent(share))
         table.add_section()
-        table.add_row("", "in all", "", "", _us(whole), "")
+        table.add_row("", "total", "", "", _us(total), "")
         tables.append(table)
     return [*tables, _caption(manifest, report), *_float_lines(manifest, report)] if tables else []
 
