@@ -19,7 +19,7 @@ from splite_deploy.errors import ExportError, UsageError
 from splite_deploy.export.graph.fuse import tensor_specs
 from splite_deploy.export.graph.walk import serialised
 from splite_deploy.export.options import ExportOptions
-from splite_deploy.export.quant.search import MAX_FACTOR, Shift
+from splite_deploy.export.quant.search import MAX_FACTOR, Deviation
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.variants import FP32, Variants, deployed
 from splite_deploy.metrics.parity import Outputs, compare, limits_of
@@ -121,7 +121,7 @@ class Measured:
 
     artifact: Artifact
     session: Session
-    deviation: Shift
+    deviation: Deviation
     layers: tuple[Layer, ...]
     size_bytes: int
 
@@ -223,7 +223,7 @@ def measure_graph(
                 hint="Leave out --fuse-input and --fuse-decode, and report this with the model.",
             )
         after = reference.compare(artifact.label, run.outputs, limits, hint)
-        deviation = Shift(after.parity, before.peak_switches)  # of the heatmaps that it may no longer show
+        deviation = Deviation(after.parity, before.peak_switches)  # of the heatmaps that it may no longer show
     return Measured(artifact, run.session, deviation, run.layers, len(file.content))
 
 

@@ -33,7 +33,7 @@ class ExportOptions:
         fuse_input: The graphs take uint8 crops (N, h, w, 3) and normalise them.
         fuse_decode: The graphs give keypoints instead of heatmaps.
         dynamic_batch: Leaves the batch size of the graph open.
-        opset: ONNX operator set; None is 18, or that of a given ONNX graph.
+        opset: ONNX operator set; None is 18, or that of an imported ONNX graph.
         weights: Which weights of the checkpoint; see `splite_deploy.export.source.checkpoint.read_checkpoint`.
         trust: Loads a torch.export program or a TorchScript archive, which can run code.
         overwrite: Replaces an existing bundle.

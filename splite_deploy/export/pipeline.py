@@ -49,7 +49,7 @@ from splite_deploy.export.quant.calibration import CalibrationSet, load_calibrat
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
 from splite_deploy.export.recommend import recommend
 from splite_deploy.export.reference import Reference
-from splite_deploy.export.source.formats import GivenGraph
+from splite_deploy.export.source.formats import ImportedOnnx
 from splite_deploy.export.source.load import LoadedModel, load_source
 from splite_deploy.export.variants import (
     FP32,
@@ -205,7 +205,11 @@ def export_bundle(
 
 
 def _convert(
-    source: LoadedModel | GivenGraph, reference: Reference, options: ExportOptions, stack: ExitStack, progress: Progress
+    source: LoadedModel | ImportedOnnx,
+    reference: Reference,
+    options: ExportOptions,
+    stack: ExitStack,
+    progress: Progress,
 ) -> _Converted:
     """The simplified fp32 graph of a network, compared after every stage.
 
@@ -214,7 +218,7 @@ def _convert(
         ParityError: A stage moves the keypoints by more than the limits of the model spec.
     """
     spec, stages = source.spec, []
-    if isinstance(source, GivenGraph):
+    if isinstance(source, ImportedOnnx):
         raw, opset = source.model, source.opset
     else:
         opset = MIN_OPSET if options.opset is None else options.opset
@@ -232,7 +236,7 @@ def _convert(
 
 
 def _calibrate(
-    fp32: TracedRun, source: LoadedModel | GivenGraph, options: ExportOptions, progress: Progress
+    fp32: TracedRun, source: LoadedModel | ImportedOnnx, options: ExportOptions, progress: Progress
 ) -> CalibrationSet:
     """The images that fp16 and int8 are calibrated on."""
     return load_calibration(
@@ -242,7 +246,7 @@ def _calibrate(
         allow_random=options.allow_random_calibration,
         hold_out=options.images is None,
         evaluation=options.evaluation or options.images,
-        judge=lambda tensors: run_each(fp32.session, tensors),
+        scorer=lambda tensors: run_each(fp32.session, tensors),
         cache=cache_folder(),
         progress=progress,
     )

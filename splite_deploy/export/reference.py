@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.errors import ParityError
-from splite_deploy.export.quant.search import Shift, measure_shift
+from splite_deploy.export.quant.search import Deviation, measure_deviation
 from splite_deploy.metrics.parity import Outputs, violations
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Session
@@ -52,7 +52,7 @@ class Reference:
         """Outputs of a session on the inputs, by role, N first."""
         return run_each(session, self.feed(session))
 
-    def compare(self, stage: str, outputs: Outputs, limits: LimitSpec, hint: str) -> Shift:
+    def compare(self, stage: str, outputs: Outputs, limits: LimitSpec, hint: str) -> Deviation:
         """How far outputs lie from those of the original network.
 
         Args:
@@ -64,15 +64,15 @@ class Reference:
         Raises:
             ParityError: They lie beyond the limits.
         """
-        measured = measure_shift(self.outputs, outputs, self.spec)
-        named = replace(measured.parity, reference=self.name, stage=stage, crops_from=self.crops_from)
-        shift = replace(measured, parity=named)
-        broken = violations(shift.parity, limits, self.spec)
-        if shift.peak_switches and broken:
-            broken.append(f"{shift.peak_switches} heatmap peaks lie elsewhere")
+        deviation = measure_deviation(
+            self.outputs, outputs, self.spec, stage=stage, reference_name=self.name, crops_from=self.crops_from
+        )
+        broken = violations(deviation.parity, limits, self.spec)
+        if deviation.peak_switches and broken:
+            broken.append(f"{deviation.peak_switches} heatmap peaks lie elsewhere")
         if broken:
             raise ParityError(
-                f"{named.label} changed the result on {shift.parity.crops} crops: {'; '.join(broken)}.",
+                f"{deviation.parity.label} changed the result on {deviation.parity.crops} crops: {'; '.join(broken)}.",
                 hint=f"Nothing was written. {hint}",
             )
-        return shift
+        return deviation

@@ -19,7 +19,7 @@ from splite_deploy.export.quant.engine_graphs import to_int8_fp16
 from splite_deploy.export.quant.precision import Fp16Report, Int8Report, to_fp16, to_int8, unsafe_in_fp16
 from splite_deploy.export.quant.qdq import Consumer, has_qdq
 from splite_deploy.export.quant.ranges import Method, calibrate
-from splite_deploy.export.quant.search import within_budget
+from splite_deploy.export.quant.search import search_within_budget
 from splite_deploy.export.reference import Reference
 from splite_deploy.spec import ModelSpec, Precision
 
@@ -103,7 +103,7 @@ def make_variants(
     for consumer in int8_for:
         progress("int8 graph" if consumer == "ort" else "int8 graph for TensorRT")
         if options.budget is not None and made.search is None:
-            graph, found = within_budget(
+            graph, found = search_within_budget(
                 fp32,
                 reference.tensors,
                 reference.outputs,
@@ -114,11 +114,13 @@ def make_variants(
                 progress=progress,
             )
             int8 = found.int8
-            limits = options.budget.shift_px, options.budget.depth_mm
-            made.search = BudgetSearch(*limits, found.plain.parity.deviation_px.p95, found.plain_latency_ms, found.rows)
-            excluded = int8.floating
+            limits = options.budget.deviation_px, options.budget.depth_mm
+            made.search = BudgetSearch(
+                *limits, found.plain.parity.deviation_px.p95, found.plain_latency_ms, found.excluded
+            )
+            excluded = int8.excluded
         else:
-            graph, int8 = to_int8(fp32, tensors, consumer, float_nodes=excluded, ranges=ranges)
+            graph, int8 = to_int8(fp32, tensors, consumer, exclude=excluded, ranges=ranges)
         made.graphs[INT8[consumer]] = graph
         made.notes.append(_int8_note(INT8[consumer], int8))
         made.methods[f"{consumer} int8"] = str(int8.method)
@@ -186,13 +188,13 @@ def _check_trained(options: ExportOptions) -> None:
 
 
 def _fp16_note(report: Fp16Report) -> str:
-    excluded = [f"{one.node} ({one.reason})" for one in report.kept]
-    return f"{FP16}: {sum(report.float16.values())} nodes in float16; kept in float32: {_listed(excluded)}"
+    excluded = [f"{one.node} ({one.reason})" for one in report.excluded]
+    return f"{FP16}: {sum(report.float16.values())} nodes in float16; in float32: {_listed(excluded)}"
 
 
 def _int8_note(file: str, report: Int8Report) -> str:
     islands = [f"{name} ({op})" for name, op in report.float_islands.items()]
-    text = f"{file}: {len(report.quantised)} nodes in int8; float by choice: {_listed(report.floating)}"
+    text = f"{file}: {len(report.quantised)} nodes in int8; excluded: {_listed(report.excluded)}"
     return "; ".join([f"{text}; float for want of a kernel: {_listed(islands)}", *report.notes])
 
 

@@ -29,7 +29,7 @@ from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import HostSpec, InputSpec, ModelSpec, load_model_toml
 
 Pixels = NDArray[np.uint8]
-Judge = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
+Scorer = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +312,7 @@ def test_images_of_the_evaluation(tiny: ModelSpec, bare: HostSpec, tmp_path: Pat
 
 
 @pytest.fixture(scope="module")
-def hand(root: Path) -> tuple[ModelSpec, HostSpec, Judge]:
+def hand(root: Path) -> tuple[ModelSpec, HostSpec, Scorer]:
     """The trained hand network: its spec, its host without a renderer, and how to run it."""
     folder = root / "models" / "splite_hand"
     spec, host = load_model_toml(folder / "model.toml")
@@ -320,12 +320,12 @@ def hand(root: Path) -> tuple[ModelSpec, HostSpec, Judge]:
     load_weights(network, read_checkpoint(folder / "splite_hand.safetensors"), torch.zeros(1, 3, 128, 128))
     network.eval()
 
-    def judge(tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def scorer(tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with torch.inference_mode():
             outputs = network(torch.from_numpy(tensors))
         return {role: output.numpy() for role, output in zip(spec.decoder.roles, outputs, strict=True)}
 
-    return spec, replace(host, samples=""), judge
+    return spec, replace(host, samples=""), scorer
 
 
 @pytest.fixture(scope="module")
@@ -348,16 +348,16 @@ def real_hands(root: Path, hand_digits: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.mark.parametrize("source", ["rendered_hands", "real_hands"])
 def test_a_trained_network_finds_an_undeclared_order_that_is_wrong(
-    hand: tuple[ModelSpec, HostSpec, Judge], tmp_path: Path, source: str, request: pytest.FixtureRequest
+    hand: tuple[ModelSpec, HostSpec, Scorer], tmp_path: Path, source: str, request: pytest.FixtureRequest
 ) -> None:
-    spec, bare, judge = hand
+    spec, bare, scorer = hand
     crops = request.getfixturevalue(source)
     told: list[str] = []
-    made = load_calibration(archive(tmp_path, crops=crops), spec, bare, judge=judge, progress=told.append)
+    made = load_calibration(archive(tmp_path, crops=crops), spec, bare, scorer=scorer, progress=told.append)
     assert made.warnings == () and told[-1] == "testing the channel order of the calibration images"
     swapped = archive(tmp_path, crops=crops[..., ::-1])
     with pytest.raises(CalibrationError, match=r"in the order bgr, not rgb: .* higher on (2[7-9]|3\d) of 32") as caught:
-        load_calibration(swapped, spec, bare, judge=judge)
+        load_calibration(swapped, spec, bare, scorer=scorer)
     assert "color='bgr'" in caught.value.hint and "input.color" in caught.value.hint
 
 
@@ -370,7 +370,7 @@ def test_a_network_that_sees_no_colour_accuses_nobody(
 
     spec = replace(tiny, input=replace(tiny.input, mean=(120.0,) * 3, std=(58.0,) * 3))
     for given_crops in (crops, crops[..., ::-1]):
-        assert load_calibration(archive(tmp_path, crops=given_crops), spec, bare, judge=grey).warnings == ()
+        assert load_calibration(archive(tmp_path, crops=given_crops), spec, bare, scorer=grey).warnings == ()
 
 
 def test_an_order_that_could_not_be_tested_is_a_warning(

@@ -25,7 +25,7 @@ from exports import golden_is_of, refused
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import CheckpointError, ExportError, SpecError, SpliteError, UsageError
 from splite_deploy.export.source.checkpoint import load_symbol
-from splite_deploy.export.source.formats import form_of
+from splite_deploy.export.source.formats import format_of
 from splite_deploy.files import sha256_of
 
 IMAGE = torch.zeros(1, 3, 64, 48)
@@ -87,10 +87,10 @@ def no_arch(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 def test_forms_are_told_by_content(made: dict[str, Path], tiny_checkpoint: Path, tiny_bundle: Path) -> None:
-    assert form_of(made["program"]) == "program"
-    assert form_of(made["traced"]) == form_of(made["scripted"]) == "script"
-    assert form_of(tiny_checkpoint) == "weights"
-    assert form_of(tiny_bundle / "model.onnx") == "onnx"
+    assert format_of(made["program"]) == "program"
+    assert format_of(made["traced"]) == format_of(made["scripted"]) == "script"
+    assert format_of(tiny_checkpoint) == "weights"
+    assert format_of(tiny_bundle / "model.onnx") == "onnx"
 
 
 @pytest.mark.parametrize(

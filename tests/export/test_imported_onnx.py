@@ -1,4 +1,4 @@
-"""A given ONNX graph: exported as it is, compared with itself, or refused with what to do."""
+"""An imported ONNX graph: exported as it is, compared with itself, or refused with what to do."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from exports import golden_is_of, refused
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import BackendError, CheckpointError, ExportError, SpliteError
-from splite_deploy.export.source.formats import form_of
+from splite_deploy.export.source.formats import format_of
 from splite_deploy.files import sha256_of
 from splite_deploy.runtime.verify import verify
 
 Export = Callable[..., Bundle]
 Change = Callable[[Any], Any]
 KEPT = "kept the opset 18 of the graph"
-SAID = "the reference is the given ONNX graph in ONNX Runtime; it was not compared with a torch network"
+SAID = "the reference is the imported ONNX graph in ONNX Runtime; it was not compared with a torch network"
 UNUSED = "arch in model.toml was not used: the graph is the network"
 
 
@@ -137,7 +137,7 @@ def test_an_open_batch(export: Export, graph: Callable[..., Path], tiny: Any, dy
 
 def test_a_graph_is_known_without_its_suffix(export: Export, graph: Callable[..., Path]) -> None:
     path = graph(name="checkpoint")
-    assert form_of(path) == "onnx"
+    assert format_of(path) == "onnx"
     assert export(path).manifest.source.checkpoint == "checkpoint"
 
 

@@ -182,7 +182,7 @@ def test_float16_keeps_types_and_results(graph_of: GraphOf, name: str) -> None:
 def test_float16_leaves_large_activations_in_float32() -> None:
     graph = conv_graph(weight=5000.0, after=("Sigmoid",))
     _, report = to_fp16(graph, crops(4, 8))
-    reasons = {kept.node: kept.reason for kept in report.kept}
+    reasons = {kept.node: kept.reason for kept in report.excluded}
     assert set(reasons) == {"first", "Sigmoid0"}
     assert "'c0' reaches" in reasons["first"] and "over 8188" in reasons["first"]
 
@@ -192,7 +192,7 @@ def test_float16_sees_the_sum_inside_a_mean() -> None:
     model = conv_graph(after=("GlobalAveragePool",))
     model.graph.outputs[0].shape = ir.Shape([1, 5, 1, 1])
     _, report = to_fp16(model, x)
-    assert [(kept.op, kept.reason[:18]) for kept in report.kept] == [("GlobalAveragePool", "it sums up to 1.92")]
+    assert [(kept.op, kept.reason[:18]) for kept in report.excluded] == [("GlobalAveragePool", "it sums up to 1.92")]
     assert report.float32 == {"GlobalAveragePool": 1}
     assert report.float16 == {"Conv": 2}
 
@@ -273,9 +273,9 @@ def test_the_head_is_found_by_position_and_stays_float(graph_of: GraphOf) -> Non
     graph = graph_of("fuse")
     heads = [node.name for node in graph.graph if {value.name for value in node.outputs} & {"41", *outputs(graph)}]
     _, report = to_int8(graph, crops(), "ort")
-    assert set(report.floating) == set(heads) and len(heads) == 2
+    assert set(report.excluded) == set(heads) and len(heads) == 2
     _, whole = to_int8(graph, crops(), "ort", quantise_head=True)
-    assert whole.floating == () and set(heads) <= set(whole.quantised)
+    assert whole.excluded == () and set(heads) <= set(whole.quantised)
     assert "Conv" not in whole.nodes
 
 
@@ -286,18 +286,18 @@ def outputs(graph: ir.Model) -> set[str | None]:
 def test_float_nodes_stay_float(graph_of: GraphOf) -> None:
     graph = graph_of("pixel-shuffle")
     first = graph.graph[0].name
-    _, report = to_int8(graph, crops(), "ort", float_nodes=[first])
-    assert first in report.floating and first not in report.quantised
+    _, report = to_int8(graph, crops(), "ort", exclude=[first])
+    assert first in report.excluded and first not in report.quantised
     assert report.nodes["Conv"] + report.nodes.get("FusedConv", 0) == 2
     with pytest.raises(UsageError, match="The graph has no node missing") as raised:
-        to_int8(graph, crops(), "ort", float_nodes=["missing"])
+        to_int8(graph, crops(), "ort", exclude=["missing"])
     assert first in raised.value.hint
 
 
 def test_nothing_left_to_quantise_is_refused() -> None:
     graph = conv_graph()
     with pytest.raises(ExportError, match="no convolution is left to quantise") as raised:
-        to_int8(graph, crops(2, 8), "ort", float_nodes=["first"])
+        to_int8(graph, crops(2, 8), "ort", exclude=["first"])
     assert "fp16" in raised.value.hint
 
 
@@ -385,7 +385,7 @@ def test_trained_quantisation_is_kept() -> None:
     assert to_proto(made["trt"]) == to_proto(graph)
     assert_fits_tensorrt(made["trt"])
     # Same scales, another type: the same numbers, now in an int8 kernel; the last output is not quantised
-    assert reports["ort"].nodes["QLinearConv"] == 1 and len(reports["ort"].floating) == 1
+    assert reports["ort"].nodes["QLinearConv"] == 1 and len(reports["ort"].excluded) == 1
     before, after = run_graph(graph, crops()), run_graph(made["ort"], crops())
     for name, value in before.items():
         step = float(constants(graph)["2.a.scale"].ravel()[0])

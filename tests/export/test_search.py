@@ -20,7 +20,7 @@ from splite_deploy.export.graph.walk import from_proto, run_graph
 from splite_deploy.export.quant import search
 from splite_deploy.export.quant.precision import to_int8
 from splite_deploy.export.quant.ranges import calibrate
-from splite_deploy.export.quant.search import Budget, measure_shift, within_budget
+from splite_deploy.export.quant.search import Budget, measure_deviation, search_within_budget
 from splite_deploy.metrics.parity import compare, violations
 from splite_deploy.spec import ModelSpec, load_model_toml
 
@@ -85,50 +85,50 @@ def test_a_head_that_int8_ruins_is_saved(spec: ModelSpec) -> None:
     """Steps of 1000 / 255 logits leave nothing of a softmax; 8 bits before a float head do."""
     graph, x = pose_graph(logits=500.0), smooth()
     reference = run_graph(graph, x)
-    ranges, budget, told = calibrate(graph, x, "minmax"), Budget(shift_px=0.5), []
+    ranges, budget, told = calibrate(graph, x, "minmax"), Budget(deviation_px=0.5), []
     made, _ = to_int8(graph, x, "ort", quantise_head=True, ranges=ranges)
-    plain = measure_shift(reference, run_graph(made, x), spec)
+    plain = measure_deviation(reference, run_graph(made, x), spec)
     assert budget.used(plain) > 1
 
     options = {"quantise_head": True, "ranges": ranges, "progress": told.append}
-    found, report = within_budget(graph, x, reference, spec, budget, "ort", **options)
+    found, report = search_within_budget(graph, x, reference, spec, budget, "ort", **options)
     assert report.plain.parity.deviation_px == plain.parity.deviation_px
     assert budget.used(report.final) <= 1
-    assert {row.layer for row in report.rows} <= set(report.int8.floating)
-    assert "heatmap" in {row.layer for row in report.rows}
-    isolated = [row.isolated_p95_px for row in report.rows]
+    assert {row.layer for row in report.excluded} <= set(report.int8.excluded)
+    assert "heatmap" in {row.layer for row in report.excluded}
+    isolated = [row.isolated_p95_px for row in report.excluded]
     assert isolated[0] == max(isolated)
-    assert report.rows[-1].accumulated_p95_px == report.final.parity.deviation_px.p95
-    assert all(row.latency_ms > 0 and row.op == "Conv" for row in report.rows)
-    written = measure_shift(reference, run_graph(found, x), spec)
+    assert report.excluded[-1].accumulated_p95_px == report.final.parity.deviation_px.p95
+    assert all(row.latency_ms > 0 and row.op == "Conv" for row in report.excluded)
+    written = measure_deviation(reference, run_graph(found, x), spec)
     assert written.parity.deviation_px == report.final.parity.deviation_px
     assert told[0] == "every layer in int8" and any("alone: heatmap" in line for line in told)
 
 
-def test_half_of_the_shift_is_reached_for_tensorrt_too(spec: ModelSpec) -> None:
+def test_half_of_the_deviation_is_reached_for_tensorrt_too(spec: ModelSpec) -> None:
     graph, x = pose_graph(layers=6), smooth()
     reference, ranges = run_graph(graph, x), calibrate(graph, x)
     made, _ = to_int8(graph, x, "trt", ranges=ranges)
-    budget = Budget(measure_shift(reference, run_graph(made, x), spec).parity.deviation_px.p95 / 2)
-    found, report = within_budget(graph, x, reference, spec, budget, "trt", ranges=ranges)
+    budget = Budget(measure_deviation(reference, run_graph(made, x), spec).parity.deviation_px.p95 / 2)
+    found, report = search_within_budget(graph, x, reference, spec, budget, "trt", ranges=ranges)
     assert budget.used(report.plain) > 1 >= budget.used(report.final)
-    assert 0 < len(report.rows) < 8
+    assert 0 < len(report.excluded) < 8
     assert not any(value.dtype == ir.DataType.INT32 for value in found.graph.initializers.values())
 
 
 def test_a_budget_that_holds_returns_nothing(spec: ModelSpec) -> None:
     graph, x = pose_graph(), smooth(4)
     reference = run_graph(graph, x)
-    _, report = within_budget(graph, x, reference, spec, Budget(20.0), "ort")
-    assert report.rows == () and report.plain == report.final
-    assert set(report.int8.floating) == {"heatmap", "depth"}
+    _, report = search_within_budget(graph, x, reference, spec, Budget(20.0), "ort")
+    assert report.excluded == () and report.plain == report.final
+    assert set(report.int8.excluded) == {"heatmap", "depth"}
 
 
 def test_a_hopeless_budget_is_an_error(spec: ModelSpec) -> None:
     graph, x = pose_graph(), smooth(4)
     reference = run_graph(graph, x)
     with pytest.raises(ParityError, match=r"single layer left in int8 the budget still breaks: .*1e-06\)") as raised:
-        within_budget(graph, x, reference, spec, Budget(1e-6, 1e-6), "ort")
+        search_within_budget(graph, x, reference, spec, Budget(1e-6, 1e-6), "ort")
     assert "fp16" in raised.value.hint
 
 
@@ -141,9 +141,11 @@ def test_calibration_on_black_crops_is_detected(spec: ModelSpec) -> None:
     parity = compare("fp32 -> int8", reference, candidate, spec, "crops")
     assert any("keypoint deviation p95" in text for text in violations(parity, spec.limits, spec))
     assert parity.deviation_px.max > 5
-    assert measure_shift(reference, candidate, spec).peak_switches > 0
+    assert measure_deviation(reference, candidate, spec).peak_switches > 0
     good, _ = to_int8(graph, x, "ort")
-    assert measure_shift(reference, run_graph(good, x), spec).parity.deviation_px.max < 0.2 * parity.deviation_px.max
+    assert (
+        measure_deviation(reference, run_graph(good, x), spec).parity.deviation_px.max < 0.2 * parity.deviation_px.max
+    )
 
 
 def test_a_jump_to_another_mode_is_counted(spec: ModelSpec) -> None:
@@ -154,8 +156,8 @@ def test_a_jump_to_another_mode_is_counted(spec: ModelSpec) -> None:
     moved[0, 1, 4, 4], moved[0, 1, 6, 4] = 0.0, 10.0  # two: its neighbourhood
     depth = np.zeros_like(heatmap)
     reference, candidate = {"heatmap": heatmap, "depth": depth}, {"heatmap": moved, "depth": depth}
-    assert measure_shift(reference, candidate, spec).peak_switches == 1
-    assert measure_shift(reference, reference, spec).peak_switches == 0
+    assert measure_deviation(reference, candidate, spec).peak_switches == 1
+    assert measure_deviation(reference, reference, spec).peak_switches == 0
 
 
 def test_budgets_are_checked(spec: ModelSpec) -> None:
@@ -165,24 +167,24 @@ def test_budgets_are_checked(spec: ModelSpec) -> None:
         assert raised.value.hint
     graph, x = pose_graph(), smooth(2)
     reference = run_graph(graph, x)
-    shift = measure_shift(reference, reference, dataclasses.replace(spec, palm_mm=None))
+    deviation = measure_deviation(reference, reference, dataclasses.replace(spec, palm_mm=None))
     with pytest.raises(UsageError, match="no depth in millimetres"):
-        Budget(depth_mm=1.0).used(shift)
+        Budget(depth_mm=1.0).used(deviation)
     made, _ = to_int8(graph, x, "ort")
     with pytest.raises(ExportError, match="brings its own quantisation"):
-        within_budget(made, x, reference, spec, Budget(1.0), "ort")
+        search_within_budget(made, x, reference, spec, Budget(1.0), "ort")
 
 
 def test_the_maximum_may_be_six_times_the_budget(spec: ModelSpec) -> None:
     from splite_deploy.bundle import Parity, Percentiles
-    from splite_deploy.export.quant.search import Shift
+    from splite_deploy.export.quant.search import Deviation
 
     parity = Parity("torch", "a", 1, "", {}, Percentiles(0.1, 0.5, 5.9), Percentiles(0.0, 1.0, 9.0), "mm")
-    assert Budget(shift_px=1.0).used(Shift(parity, 0)) == pytest.approx(5.9 / 6)
-    assert Budget(shift_px=0.4).used(Shift(parity, 0)) == pytest.approx(5.9 / 2.4)
-    assert Budget(depth_mm=2.0).used(Shift(parity, 0)) == pytest.approx(0.75)
+    assert Budget(deviation_px=1.0).used(Deviation(parity, 0)) == pytest.approx(5.9 / 6)
+    assert Budget(deviation_px=0.4).used(Deviation(parity, 0)) == pytest.approx(5.9 / 2.4)
+    assert Budget(depth_mm=2.0).used(Deviation(parity, 0)) == pytest.approx(0.75)
     far = dataclasses.replace(parity, deviation_px=Percentiles(0.1, 0.9, 1.0))
-    assert Budget(shift_px=1.0, depth_mm=100.0).used(Shift(far, 0)) == pytest.approx(0.9)
+    assert Budget(deviation_px=1.0, depth_mm=100.0).used(Deviation(far, 0)) == pytest.approx(0.9)
 
 
 def test_the_graph_is_converted_never_and_its_layers_are_listed_once(
@@ -204,7 +206,7 @@ def test_the_graph_is_converted_never_and_its_layers_are_listed_once(
     counted(search, "named_nodes")
     counted(walk, "from_proto")
     with pytest.raises(ParityError):
-        within_budget(graph, x, reference, spec, Budget(1e-6), "ort")
+        search_within_budget(graph, x, reference, spec, Budget(1e-6), "ort")
     assert calls == {"layers": 1, "named_nodes": 1}
 
 
@@ -213,5 +215,5 @@ def test_many_layers_do_not_take_long(spec: ModelSpec) -> None:
     reference = run_graph(graph, x)
     start = time.process_time()
     with pytest.raises(ParityError):
-        within_budget(graph, x, reference, spec, Budget(1e-6), "ort")
+        search_within_budget(graph, x, reference, spec, Budget(1e-6), "ort")
     assert time.process_time() - start < 30

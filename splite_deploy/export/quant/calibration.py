@@ -1,6 +1,6 @@
 """The images that INT8 quantisation measures the ranges of activations on: where they come from, and that they are fit.
 
-Nothing is chosen silently: `CalibrationSet.origin` and its warnings say what was taken, and what `calibration_lint`
+Nothing is chosen silently: `CalibrationSet.origin` and its warnings say what was selected, and what `calibration_lint`
 finds wrong is an error. Of an ``.npz`` archive neither range nor layout nor channel order is taken on trust.
 """
 
@@ -60,7 +60,7 @@ class CalibrationSet:
 
 
 @dataclass(frozen=True)
-class _Taken:
+class _Selected:
     """Crops of one source, unchecked; ``files`` is one per crop, or empty where they come from no image files."""
 
     pixels: Pixels
@@ -79,7 +79,7 @@ def load_calibration(
     allow_random: bool = False,
     hold_out: bool = False,
     evaluation: Path | None = None,
-    judge: lint.Judge | None = None,
+    scorer: lint.Scorer | None = None,
     cache: Path | None = None,
     progress: Progress = lambda message: None,
 ) -> CalibrationSet:
@@ -96,7 +96,7 @@ def load_calibration(
         hold_out: Leaves out what `splite_deploy.export.crops.divide` keeps for the comparison.
         evaluation: Folder or labels file of the evaluation; of its split ``val``, or of all of it where there is none,
             no image should be calibrated on.
-        judge: Runs the fp32 network, (N, 3, h, w) to outputs by role; it tells the channel order of an archive that
+        scorer: Runs the fp32 network, (N, 3, h, w) to outputs by role; it tells the channel order of an archive that
             does not name it.
         cache: Folder of rendered images, see `splite_deploy.files.cache_folder`; None keeps none.
         progress: Told each step as it begins.
@@ -107,24 +107,24 @@ def load_calibration(
         CalibrationError: The images are unfit; see `calibration_lint`.
     """
     renderer = _Renderer(host, spec.input, cache, progress)
-    taken = _take(source, spec.input, renderer, count, allow_random, hold_out, progress)
-    warnings = [*taken.warnings, *lint.check_count(taken.pixels)]
-    warnings += lint.check_flat(taken.pixels) + lint.check_repeats(taken.pixels)
-    if not taken.order_known:
-        if judge is None or len(taken.pixels) < lint.MIN_JUDGED:
+    selected = _select(source, spec.input, renderer, count, allow_random, hold_out, progress)
+    warnings = [*selected.warnings, *lint.check_count(selected.pixels)]
+    warnings += lint.check_flat(selected.pixels) + lint.check_repeats(selected.pixels)
+    if not selected.order_known:
+        if scorer is None or len(selected.pixels) < lint.MIN_SCORED:
             warnings.append("the channel order of the crops was not tested; save color='rgb' or 'bgr' beside them")
         else:
             progress("testing the channel order of the calibration images")
-            lint.check_channel_order(taken.pixels, spec, judge)
+            lint.check_channel_order(selected.pixels, spec, scorer)
     if source is not None and host.samples:
         try:
-            warnings += lint.check_statistics(taken.pixels, renderer.crops(_REFERENCE))
+            warnings += lint.check_statistics(selected.pixels, renderer.crops(_REFERENCE))
         except SpecError as err:  # nothing depends on this comparison
             warnings.append(f"the calibration images were not compared with rendered ones: {err.message}")
     if evaluation is not None:
         progress("comparing the calibration images with those of the evaluation")
-        warnings += lint.check_overlap(_seen(taken, evaluation, spec.input))
-    return CalibrationSet(taken.pixels, taken.origin, content_key(taken.pixels, spec.input), tuple(warnings))
+        warnings += lint.check_overlap(_seen(selected, evaluation, spec.input))
+    return CalibrationSet(selected.pixels, selected.origin, content_key(selected.pixels, spec.input), tuple(warnings))
 
 
 def content_key(pixels: Pixels, spec: InputSpec) -> str:
@@ -135,7 +135,7 @@ def content_key(pixels: Pixels, spec: InputSpec) -> str:
     return digest.hexdigest()
 
 
-def _take(
+def _select(
     source: Path | None,
     spec: InputSpec,
     renderer: _Renderer,
@@ -143,16 +143,16 @@ def _take(
     allow_random: bool,
     hold_out: bool,
     progress: Progress,
-) -> _Taken:
+) -> _Selected:
     """The source that was asked for; no other one is fallen back on, but for random noise where that is allowed."""
     if source is None and renderer.name:
         pixels = renderer.crops(count)
         warning = "calibrated on rendered images; give real ones with --calibration"
-        return _Taken(pixels, f"rendered by {renderer.name} ({len(pixels)})", (warning,))
+        return _Selected(pixels, f"rendered by {renderer.name} ({len(pixels)})", (warning,))
     if source is None and allow_random:
         pixels = np.random.default_rng(SEED).integers(0, 256, (count, spec.height, spec.width, 3), np.uint8)
         warning = "calibrated on random noise, which excites a network as no image does: expect wrong keypoints"
-        return _Taken(pixels, f"random noise ({count})", (warning,))
+        return _Selected(pixels, f"random noise ({count})", (warning,))
     if source is None:
         raise UsageError(
             "There are no images to calibrate on.",
@@ -163,11 +163,11 @@ def _take(
     if source.suffix == ".npz":
         arrays = read_crops(source, count, spec)
         origin = f"crops of {source.name} ({len(arrays.pixels)}" + (f", {arrays.note})" if arrays.note else ")")
-        return _Taken(arrays.pixels, origin, order_known=arrays.declared)
+        return _Selected(arrays.pixels, origin, order_known=arrays.declared)
     files, origin = _files(source, "train", count, hold_out=hold_out)
     whole = sum(box is None for _, box in files)
     warning = f"{whole} calibration images have no box and were taken whole; a labels.json beside them gives boxes"
-    return _Taken(_crop_files(files, spec), origin, (warning,) if whole else (), tuple(file for file, _ in files))
+    return _Selected(_crop_files(files, spec), origin, (warning,) if whole else (), tuple(file for file, _ in files))
 
 
 def _files(path: Path, split: str, count: int | None = None, *, hold_out: bool = False) -> tuple[list[File], str]:
@@ -192,14 +192,14 @@ def _crop_files(files: Iterable[File], spec: InputSpec) -> Pixels:
     return cut(((read_image(file), box) for file, box in files), "bgr", spec)
 
 
-def _seen(taken: _Taken, evaluation: Path, spec: InputSpec) -> NDArray[np.bool_]:
+def _seen(selected: _Selected, evaluation: Path, spec: InputSpec) -> NDArray[np.bool_]:
     """(N,) which crops the evaluation has too: the same file, whatever its box, or much the same crop."""
     files, _ = _files(evaluation, "val")
     same: NDArray[np.bool_]
-    same = lint.alike(lint.signatures(taken.pixels), lint.signatures(_crop_files(files, spec))).any(axis=1)
-    if taken.files:
+    same = lint.alike(lint.signatures(selected.pixels), lint.signatures(_crop_files(files, spec))).any(axis=1)
+    if selected.files:
         known = {sha256_of(file) for file, _ in files}
-        same |= np.array([sha256_of(file) in known for file in taken.files])
+        same |= np.array([sha256_of(file) in known for file in selected.files])
     return same
 
 
@@ -231,11 +231,11 @@ class _Renderer:
 
     def _key(self, count: int) -> str:
         """Of everything that the pictures depend on: the Python files of its folder, since one imports another."""
-        asked: dict[str, Any] = {"samples": self.host.samples, "count": count, "seed": SEED}
+        requested: dict[str, Any] = {"samples": self.host.samples, "count": count, "seed": SEED}
         made_by = {"numpy": np.__version__, "opencv": cv2.__version__, "input": dataclasses.asdict(self.spec)}
         folder = (self.host.folder / self.name).parent
         sources = {file.name: sha256_of(file) for file in sorted(folder.glob("*.py"))}
-        return hashlib.sha256(json.dumps([asked, made_by, sources]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([requested, made_by, sources]).encode()).hexdigest()
 
 
 def _stored(file: Path, shape: tuple[int, ...]) -> Pixels | None:
@@ -347,9 +347,9 @@ def _only_array(path: Path, stored: dict[str, NDArray[Any]]) -> tuple[str, NDArr
     named = [name for name in NAMES if name in stored] or list(stored)
     if len(named) == 1:
         return named[0], stored[named[0]]
-    held = ", ".join(f"{name} {array.shape}" for name, array in stored.items()) or "nothing"
+    named_arrays = ", ".join(f"{name} {array.shape}" for name, array in stored.items()) or "nothing"
     raise UsageError(
-        f"{path} does not tell which array holds the crops; it holds {held}.",
+        f"{path} does not tell which array holds the crops; it holds {named_arrays}.",
         hint=f"Name one of them '{NAMES[0]}'.",
     )
 

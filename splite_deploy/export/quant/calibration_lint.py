@@ -21,7 +21,7 @@ from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import ModelSpec
 
 Pixels = NDArray[np.uint8]
-Judge = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
+Scorer = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
 
 # Whatever the network: a new crop of the same kind passes the largest value that N crops showed of an activation with
 # probability 1 / (N + 1), since each of the N + 1 is the largest equally often. That is 11% at 8 crops, 3% at 32.
@@ -37,10 +37,10 @@ ALIKE_LEVELS = 1.0
 # Photographs and rendered hands, both good for this network, differ by 0.5 in the mean and 0.74 in the spread.
 MEAN_SHIFT = 1.0
 SPREAD_RATIO = 2.0
-JUDGED = 64
+SCORED = 64
 # A network that does not care for the order is accused of it once in ten thousand sets; see `check_channel_order`.
 CHANCE = 1e-4
-MIN_JUDGED = 14  # fewer cannot be that unanimous
+MIN_SCORED = 14  # fewer cannot be that unanimous
 GAIN = 0.005
 
 _SIGNATURE = 16
@@ -111,7 +111,7 @@ def check_repeats(pixels: Pixels) -> list[str]:
     return [f"{said}; replace the others by other pictures"] if distinct < len(pixels) else []
 
 
-def check_channel_order(pixels: Pixels, spec: ModelSpec, judge: Judge) -> None:
+def check_channel_order(pixels: Pixels, spec: ModelSpec, scorer: Scorer) -> None:
     """Asks the fp32 network which channel order it knows: a trained one is surer of itself on the right one.
 
     Its scores (see the decoder) are averaged over the keypoints of each crop, as given and with red and blue exchanged.
@@ -121,16 +121,16 @@ def check_channel_order(pixels: Pixels, spec: ModelSpec, judge: Judge) -> None:
 
     With ``models/splite_hand`` exchanged crops were found in all of 4000 random draws of 32 and of 64, from 289 of
     hand-digits (validation split) and from 128 rendered hands, and right ones were accused in none. At 16 crops 84%
-    and 66% are found, below `MIN_JUDGED` none can be. Single crops vote rightly in 99% and 98%, by 0.02 and 0.25 on
+    and 66% are found, below `MIN_SCORED` none can be. Single crops vote rightly in 99% and 98%, by 0.02 and 0.25 on
     average.
 
     Raises:
         CalibrationError: The network prefers the exchanged crops.
     """
-    sample = pixels[evenly(len(pixels), JUDGED)]
+    sample = pixels[evenly(len(pixels), SCORED)]
     normalise = Preprocessor(spec.input, spec.input.color).normalise
     given, exchanged = (
-        decode(judge(normalise(np.ascontiguousarray(crops))), spec).scores.mean(axis=1, dtype=np.float64)
+        decode(scorer(normalise(np.ascontiguousarray(crops))), spec).scores.mean(axis=1, dtype=np.float64)
         for crops in (sample, sample[..., ::-1])
     )
     better, different = int((exchanged > given).sum()), int((exchanged != given).sum())

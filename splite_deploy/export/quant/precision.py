@@ -33,7 +33,7 @@ from splite_deploy.export.log_output import quiet
 from splite_deploy.export.quant.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes, with_uint8
 from splite_deploy.export.quant.ranges import Method, Ranges, calibrate
 
-FP16_LARGEST = 65504 / 8  # three bits kept for what the calibration crops do not show
+FP16_LARGEST = 65504 / 8  # three bits excluded for what the calibration crops do not show
 FP16_SMALLEST = 2.0**-14 * 8  # where even the largest value is less, most are subnormal and lose their digits
 _SUMS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "ReduceL1"}
 _SQUARES = {"InstanceNormalization", "LayerNormalization", "GroupNormalization", "ReduceL2", "ReduceSumSquare"}
@@ -42,7 +42,7 @@ _NAMED = 5  # nodes that a message names
 
 
 @dataclass(frozen=True)
-class KeptFloat:
+class ExcludedNode:
     """A node that stays in float32.
 
     Attributes:
@@ -63,12 +63,12 @@ class Fp16Report:
     Attributes:
         float16: Operator to the number of nodes whose result is float16.
         float32: The same for float32; casts are not counted.
-        kept: Nodes that stay in float32.
+        excluded: Nodes that stay in float32.
     """
 
     float16: Mapping[str, int]
     float32: Mapping[str, int]
-    kept: tuple[KeptFloat, ...]
+    excluded: tuple[ExcludedNode, ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Int8Report:
         method: How ranges were chosen; None where the graph brought its own quantisation.
         crops: Number of calibration crops; 0 where the graph brought its own quantisation.
         quantised: Names of the nodes that run in int8.
-        floating: Names of the nodes left in float32 because the caller or the head rule says so.
+        excluded: Names of the nodes left in float32 because the caller or the head rule says so.
         float_islands: Further nodes that run in float32, with their operators: those without an int8 kernel. For
             ``ort`` this is read from the graph that ONNX Runtime makes of the file.
         nodes: Operator to the number of nodes, after ONNX Runtime's fusions for ``ort``, in the file for ``trt``.
@@ -91,7 +91,7 @@ class Int8Report:
     method: Method | None
     crops: int
     quantised: tuple[str, ...]
-    floating: tuple[str, ...]
+    excluded: tuple[str, ...]
     float_islands: Mapping[str, str]
     nodes: Mapping[str, int]
     notes: tuple[str, ...]
@@ -116,10 +116,10 @@ def to_fp16(model: ir.Model, crops: FloatArray, *, ranges: Ranges | None = None)
     check_calibration(model, crops)
     if has_qdq(model):
         raise ExportError("The graph is quantised to int8 already.", hint="Make float16 of the float32 graph.")
-    kept = unsafe_in_fp16(model, ranges or calibrate(model, crops))
+    excluded = unsafe_in_fp16(model, ranges or calibrate(model, crops))
     try:
         with quiet():
-            converted = float16_form(to_proto(model), [k.node for k in kept])
+            converted = float16_form(to_proto(model), [k.node for k in excluded])
     except Exception as err:  # the converter raises many kinds
         raise ExportError(
             f"The graph cannot be made float16: {first_line(err, named=True)}", hint="Export it in float32."
@@ -128,10 +128,10 @@ def to_fp16(model: ir.Model, crops: FloatArray, *, ranges: Ranges | None = None)
     if not float16:
         raise ExportError(
             "float16 was asked for, but every node stays in float32: "
-            + "; ".join(f"{k.node} ({k.reason})" for k in kept[:_NAMED]),
+            + "; ".join(f"{k.node} ({k.reason})" for k in excluded[:_NAMED]),
             hint="Export float32, or scale the network's activations down.",
         )
-    return converted, Fp16Report(float16, float32, tuple(kept))
+    return converted, Fp16Report(float16, float32, tuple(excluded))
 
 
 def float16_form(proto: onnx.ModelProto, float_nodes: Collection[str]) -> ir.Model:
@@ -141,10 +141,10 @@ def float16_form(proto: onnx.ModelProto, float_nodes: Collection[str]) -> ir.Mod
     return from_proto(converted)
 
 
-def unsafe_in_fp16(model: ir.Model, ranges: Ranges) -> list[KeptFloat]:
+def unsafe_in_fp16(model: ir.Model, ranges: Ranges) -> list[ExcludedNode]:
     """The nodes of a float32 graph that float16 cannot hold, by the ranges of `calibrate` on it."""
     return [
-        KeptFloat(name_of(node), node.op_type, reason)
+        ExcludedNode(name_of(node), node.op_type, reason)
         for node in model.graph
         if any(value.name in ranges.extremes for value in node.outputs) and (reason := _unsafe(node, ranges))
     ]
@@ -211,7 +211,7 @@ def to_int8(
     consumer: Consumer,
     *,
     method: Method = "mse",
-    float_nodes: Collection[str] = (),
+    exclude: Collection[str] = (),
     quantise_head: bool = False,
     reduce_range: bool = False,
     ranges: Ranges | None = None,
@@ -226,7 +226,7 @@ def to_int8(
         crops: (N, 3, H, W) float32, normalised.
         consumer: Who will run it.
         method: See `splite_deploy.export.quant.ranges.calibrate`.
-        float_nodes: Names of nodes that stay in float32.
+        exclude: Names of nodes that stay in float32.
         quantise_head: Quantises the last convolutions before the outputs, too; they cost the most accuracy.
         reduce_range: See `splite_deploy.export.quant.qdq.insert_qdq`.
         ranges: Of `calibrate` on the same graph, if they are at hand; ``method`` is then theirs.
@@ -235,7 +235,7 @@ def to_int8(
         The graph, and what it computes in.
 
     Raises:
-        UsageError: ``float_nodes`` names a node that is not there.
+        UsageError: ``exclude`` names a node that is not there.
         ExportError: A node that was to run in int8 does not; the message names it.
     """
     check_calibration(model, crops)
@@ -243,56 +243,56 @@ def to_int8(
         return _keep_quantisation(model, consumer)
     ranges = ranges or calibrate(model, crops, method)
     prepared = prepare(model)
-    return quantise(prepared, ranges, consumer, floating(prepared.graph, float_nodes, quantise_head), reduce_range)
+    return quantise(prepared, ranges, consumer, excluded_nodes(prepared.graph, exclude, quantise_head), reduce_range)
 
 
-def floating(graph: ir.Graph, float_nodes: Collection[str], quantise_head: bool) -> frozenset[str]:
+def excluded_nodes(graph: ir.Graph, exclude: Collection[str], quantise_head: bool) -> frozenset[str]:
     """Names of the nodes that stay in float32 by choice.
 
     Raises:
         UsageError: A name is not there.
     """
     nodes = named_nodes(graph)
-    unknown = [name for name in float_nodes if name not in nodes]
+    unknown = [name for name in exclude if name not in nodes]
     if unknown:
         raise UsageError(
             f"The graph has no node {', '.join(unknown[:_NAMED])}.", hint=f"Its nodes are: {_names(nodes)}."
         )
-    return frozenset(float_nodes) | (frozenset() if quantise_head else head(graph))
+    return frozenset(exclude) | (frozenset() if quantise_head else head(graph))
 
 
 def quantise(
-    prepared: ir.Model, ranges: Ranges, consumer: Consumer, kept: Collection[str], reduce_range: bool = False
+    prepared: ir.Model, ranges: Ranges, consumer: Consumer, excluded: Collection[str], reduce_range: bool = False
 ) -> tuple[ir.Model, Int8Report]:
     """The int8 graph of a prepared one, and what it computes in; see `to_int8`."""
     all_nodes = named_nodes(prepared.graph)
-    asked = quantised_nodes(prepared.graph, ranges, consumer, kept)
-    if not any(all_nodes[name].op_type in WEIGHTED for name in asked):
+    requested = quantised_nodes(prepared.graph, ranges, consumer, excluded)
+    if not any(all_nodes[name].op_type in WEIGHTED for name in requested):
         raise ExportError(
             "int8 was asked for, but no convolution is left to quantise.",
-            hint="Allow a larger shift, quantise the head as well, or export fp16.",
+            hint="Allow a larger deviation, quantise the head as well, or export fp16.",
         )
-    made = insert_qdq(prepared, ranges, consumer, kept, reduce_range=reduce_range)
+    made = insert_qdq(prepared, ranges, consumer, excluded, reduce_range=reduce_range)
     if consumer == "ort":
         run = optimised(made)
         islands, nodes = _float_nodes(run.graph), Counter(node.op_type for node in run.graph)
     else:
-        islands = {name: node.op_type for name, node in all_nodes.items() if name not in asked}
+        islands = {name: node.op_type for name, node in all_nodes.items() if name not in requested}
         nodes = Counter(node.op_type for node in made.graph)
         _check_trt(made.graph)
-    missed = [name for name in asked if name in islands]
+    missed = [name for name in requested if name in islands]
     if missed:
         raise ExportError(
             f"ONNX Runtime runs {_names(missed)} in float32, although int8 was asked for.",
-            hint="Name these nodes as float nodes, or report this with the graph.",
+            hint="Exclude these nodes, or report this with the graph.",
         )
     report = Int8Report(
         consumer=consumer,
         method=ranges.method,
         crops=ranges.crops,
-        quantised=tuple(asked),
-        floating=tuple(name for name in all_nodes if name in kept),
-        float_islands={name: op for name, op in islands.items() if name not in kept},
+        quantised=tuple(requested),
+        excluded=tuple(name for name in all_nodes if name in excluded),
+        float_islands={name: op for name, op in islands.items() if name not in excluded},
         nodes=nodes,
         notes=(),
     )
@@ -338,10 +338,10 @@ def _keep_quantisation(model: ir.Model, consumer: Consumer) -> tuple[ir.Model, I
     """Validates a graph that brings its quantisation along; returns it as the consumer reads it."""
     if consumer == "trt":
         _check_trt(model.graph)
-    asked = [
+    requested = [
         name_of(node) for node in model.graph if node.op_type in WEIGHTED and all(map(_is_dequantised, node.inputs[:2]))
     ]
-    if not asked:
+    if not requested:
         raise ExportError(
             "The graph holds QuantizeLinear, but no convolution whose input and weight are both quantised.",
             hint="Export the network with its weight quantisers enabled, and let no simplifier fold the weights.",
@@ -355,7 +355,7 @@ def _keep_quantisation(model: ir.Model, consumer: Consumer) -> tuple[ir.Model, I
         run = optimised(model)
         islands, nodes = _float_nodes(run.graph), Counter(node.op_type for node in run.graph)
         notes.append("int8 activations became uint8 on the same grid, for ONNX Runtime")
-    missed = [name for name in asked if name in islands and name not in last]
+    missed = [name for name in requested if name in islands and name not in last]
     if missed:
         raise ExportError(
             f"ONNX Runtime runs {_names(missed)} in float32: their results are not quantised.",
@@ -365,8 +365,8 @@ def _keep_quantisation(model: ir.Model, consumer: Consumer) -> tuple[ir.Model, I
         consumer=consumer,
         method=None,
         crops=0,
-        quantised=tuple(name for name in asked if name not in islands),
-        floating=tuple(name for name in named_nodes(model.graph) if name in last and name in islands),
+        quantised=tuple(name for name in requested if name not in islands),
+        excluded=tuple(name for name in named_nodes(model.graph) if name in last and name in islands),
         float_islands={name: op for name, op in islands.items() if name not in last},
         nodes=nodes,
         notes=tuple(notes),

@@ -22,14 +22,14 @@ from splite_deploy.export.graph.walk import (
     named_nodes,
     run_graph,
 )
-from splite_deploy.export.quant.precision import Int8Report, floating, quantise
+from splite_deploy.export.quant.precision import Int8Report, excluded_nodes, quantise
 from splite_deploy.export.quant.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes
 from splite_deploy.export.quant.ranges import Method, Ranges, calibrate
 from splite_deploy.metrics.parity import Outputs, compare
 from splite_deploy.spec import ModelSpec
 
 MAX_FACTOR = 6.0
-"""The largest shift may be this many times the budget of the 95th percentile: one ambiguous keypoint in a thousand
+"""The largest deviation may be this many times the budget of the 95th percentile: one ambiguous keypoint in a thousand
 must not send a whole network back to float."""
 SWITCH_CELLS = 2
 _LATENCY_RUNS = 15
@@ -37,11 +37,11 @@ _SAFE = 0.95  # of the budget: kernels of the device sum in another order
 
 
 @dataclass(frozen=True)
-class Shift:
+class Deviation:
     """How far int8 keypoints lie from the reference.
 
     Attributes:
-        parity: Percentiles of the shift in pixels, and of the depth.
+        parity: Percentiles of the deviation in pixels, and of the depth.
         peak_switches: Keypoints whose largest heatmap cell lies more than `SWITCH_CELLS` cells, in x or y, from the
             reference's: they jumped to another mode. 0 for decoders without a heatmap.
     """
@@ -55,27 +55,30 @@ class Budget:
     """What int8 may cost: the 95th percentile may reach the budget, the maximum `MAX_FACTOR` times as much.
 
     Attributes:
-        shift_px: Keypoint shift, input pixels; None does not look at it.
-        depth_mm: Depth shift, millimetres; None does not look at it.
+        deviation_px: Keypoint deviation, input pixels; None does not look at it.
+        depth_mm: Depth deviation, millimetres; None does not look at it.
     """
 
-    shift_px: float | None = None
+    deviation_px: float | None = None
     depth_mm: float | None = None
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.shift_px, self.depth_mm) if value is not None]
+        given = [value for value in (self.deviation_px, self.depth_mm) if value is not None]
         if not given or not all(0 < value < np.inf for value in given):
             raise UsageError("An error budget is a positive number.", hint="Give pixels, millimetres, or both.")
 
-    def used(self, shift: Shift) -> float:
+    def used(self, deviation: Deviation) -> float:
         """The share of the budget that is used; over 1 it is broken.
 
         Raises:
             UsageError: Millimetres were given for a model whose depth has none.
         """
-        parity, shares = shift.parity, []
-        if self.shift_px is not None:
-            shares += [parity.deviation_px.p95 / self.shift_px, parity.deviation_px.max / self.shift_px / MAX_FACTOR]
+        parity, shares = deviation.parity, []
+        if self.deviation_px is not None:
+            shares += [
+                parity.deviation_px.p95 / self.deviation_px,
+                parity.deviation_px.max / self.deviation_px / MAX_FACTOR,
+            ]
         if self.depth_mm is not None:
             if parity.depth is None or parity.depth_unit != "mm":
                 raise UsageError(
@@ -87,39 +90,55 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class BudgetReport:
+class SearchResult:
     """What the search found.
 
     Attributes:
         int8: What the graph that was found computes in.
-        plain: Shift with every layer in int8.
-        final: Shift of the graph that was found.
+        plain: Deviation with every layer in int8.
+        final: Deviation of the graph that was found.
         plain_latency_ms: Median latency with every layer in int8; see `ExcludedLayer.latency_ms`.
-        rows: The layers that went back to float; empty where the budget held without.
+        excluded: The layers that went back to float; empty where the budget held without.
     """
 
     int8: Int8Report
-    plain: Shift
-    final: Shift
+    plain: Deviation
+    final: Deviation
     plain_latency_ms: float
-    rows: tuple[ExcludedLayer, ...]
+    excluded: tuple[ExcludedLayer, ...]
 
 
-def measure_shift(reference: Outputs, candidate: Outputs, spec: ModelSpec) -> Shift:
-    """How far keypoints moved; outputs by role, N first, or the keypoints of a graph that decodes.
+def measure_deviation(
+    reference: Outputs,
+    candidate: Outputs,
+    spec: ModelSpec,
+    *,
+    stage: str = "",
+    reference_name: str = "",
+    crops_from: str = "",
+) -> Deviation:
+    """How far keypoints moved.
+
+    Args:
+        reference: Outputs by role, N first.
+        candidate: The same, or the keypoints of a graph that decodes.
+        spec: The model.
+        stage: What gave ``candidate``, for the report.
+        reference_name: What gave ``reference``, for the report.
+        crops_from: Where the inputs came from, for the report.
 
     Raises:
         BackendError: An output is not finite.
     """
-    parity = compare("fp32 -> int8", reference, candidate, spec, "calibration crops")
+    parity = compare(stage, reference, candidate, spec, crops_from, reference_name=reference_name)
     switches = 0
     if isinstance(spec.decoder, HeatmapDecoder) and "heatmap" in candidate:
         cells = [_peaks(outputs["heatmap"]) for outputs in (reference, candidate)]
         switches = int((np.abs(cells[0] - cells[1]).max(axis=-1) > SWITCH_CELLS).sum())
-    return Shift(parity, switches)
+    return Deviation(parity, switches)
 
 
-def within_budget(
+def search_within_budget(
     model: ir.Model,
     crops: FloatArray,
     reference: Outputs,
@@ -132,7 +151,7 @@ def within_budget(
     reduce_range: bool = False,
     ranges: Ranges | None = None,
     progress: Callable[[str], None] = lambda message: None,
-) -> tuple[ir.Model, BudgetReport]:
+) -> tuple[ir.Model, SearchResult]:
     """Makes the int8 graph with the fewest float layers that a greedy search finds within the budget.
 
     Each layer is first quantised alone; the layers then return to float in the order of what that cost. Both
@@ -140,7 +159,7 @@ def within_budget(
 
     Args:
         model: float32 graph whose outputs are named by their role.
-        crops: (N, 3, H, W) float32, normalised; the shift is measured on them.
+        crops: (N, 3, H, W) float32, normalised; the deviation is measured on them.
         reference: float32 outputs on ``crops`` by role, N first.
         spec: The model; its decoder turns outputs into keypoints.
         budget: What may be lost.
@@ -167,35 +186,35 @@ def within_budget(
         )
     ranges = ranges or calibrate(model, crops, method)
     search = _Search(prepare(model), ranges, consumer, reduce_range, crops, reference, spec)
-    kept = set(floating(search.prepared.graph, (), quantise_head))
+    excluded = set(excluded_nodes(search.prepared.graph, (), quantise_head))
     progress("every layer in int8")
-    plain, plain_ms = search.shift(kept), search.latency_ms(kept)
+    plain, plain_ms = search.deviation(excluded), search.latency_ms(excluded)
     final, rows = plain, []
     if budget.used(plain) > _SAFE:
-        quantised = search.layers(kept)
+        quantised = search.layers(excluded)
         alone = {}
         for index, layer in enumerate(quantised, 1):
             progress(f"layer {index} of {len(quantised)} in int8 alone: {layer}")
-            alone[layer] = search.shift(set(search.nodes).difference(quantised[layer]))
+            alone[layer] = search.deviation(set(search.nodes).difference(quantised[layer]))
         for layer in sorted(quantised, key=lambda name: -budget.used(alone[name])):
-            kept |= set(quantised[layer])
-            if not search.layers(kept):
+            excluded |= set(quantised[layer])
+            if not search.layers(excluded):
                 raise _hopeless(final, budget)
             progress(f"back to float: {layer}")
-            final = search.shift(kept)
+            final = search.deviation(excluded)
             rows.append(
                 ExcludedLayer(
                     layer=layer,
                     op=search.nodes[layer].op_type,
                     isolated_p95_px=alone[layer].parity.deviation_px.p95,
                     accumulated_p95_px=final.parity.deviation_px.p95,
-                    latency_ms=search.latency_ms(kept),
+                    latency_ms=search.latency_ms(excluded),
                 )
             )
             if budget.used(final) <= _SAFE:
                 break
-    made, report = quantise(search.prepared, ranges, consumer, kept, reduce_range)
-    return made, BudgetReport(report, plain, final, plain_ms, tuple(rows))
+    made, report = quantise(search.prepared, ranges, consumer, excluded, reduce_range)
+    return made, SearchResult(report, plain, final, plain_ms, tuple(rows))
 
 
 @dataclass(frozen=True)
@@ -216,18 +235,18 @@ class _Search:
     def all_layers(self) -> dict[str, list[str]]:
         return layers(self.prepared.graph)
 
-    def layers(self, kept: set[str]) -> dict[str, list[str]]:
+    def layers(self, excluded: set[str]) -> dict[str, list[str]]:
         """Layers whose weights are in int8."""
-        asked = quantised_nodes(self.prepared.graph, self.ranges, self.consumer, kept)
-        weighted = {name for name in asked if self.nodes[name].op_type in WEIGHTED}
+        requested = quantised_nodes(self.prepared.graph, self.ranges, self.consumer, excluded)
+        weighted = {name for name in requested if self.nodes[name].op_type in WEIGHTED}
         return {first: names for first, names in self.all_layers.items() if first in weighted}
 
-    def shift(self, kept: set[str]) -> Shift:
-        made = insert_qdq(self.prepared, self.ranges, self.consumer, kept, reduce_range=self.reduce_range)
-        return measure_shift(self.reference, run_graph(made, self.crops), self.spec)
+    def deviation(self, excluded: set[str]) -> Deviation:
+        made = insert_qdq(self.prepared, self.ranges, self.consumer, excluded, reduce_range=self.reduce_range)
+        return measure_deviation(self.reference, run_graph(made, self.crops), self.spec)
 
-    def latency_ms(self, kept: set[str]) -> float:
-        made = insert_qdq(self.prepared, self.ranges, "ort", kept, reduce_range=self.reduce_range)
+    def latency_ms(self, excluded: set[str]) -> float:
+        made = insert_qdq(self.prepared, self.ranges, "ort", excluded, reduce_range=self.reduce_range)
         session = make_session(made)
         feeds = {session.get_inputs()[0].name: self.crops[:1]}
         times = []
@@ -238,15 +257,15 @@ class _Search:
         return 1000 * float(np.median(times[3:]))
 
 
-def _hopeless(shift: Shift, budget: Budget) -> ParityError:
-    parity, wanted = shift.parity, []
-    if budget.shift_px is not None:
-        wanted.append(f"keypoint deviation p95 {parity.deviation_px.p95:.3g} px (budget {budget.shift_px:g})")
+def _hopeless(deviation: Deviation, budget: Budget) -> ParityError:
+    parity, wanted = deviation.parity, []
+    if budget.deviation_px is not None:
+        wanted.append(f"keypoint deviation p95 {parity.deviation_px.p95:.3g} px (budget {budget.deviation_px:g})")
     if budget.depth_mm is not None and parity.depth is not None:
         wanted.append(f"depth deviation p95 {parity.depth.p95:.3g} mm (budget {budget.depth_mm:g})")
     return ParityError(
         f"With a single layer left in int8 the budget still breaks: {', '.join(wanted)}.",
-        hint="Allow a larger shift, calibrate with more crops, train with fake quantisation, or export fp16.",
+        hint="Allow a larger deviation, calibrate with more crops, train with fake quantisation, or export fp16.",
     )
 
 

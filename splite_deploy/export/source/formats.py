@@ -32,14 +32,14 @@ from splite_deploy.runtime.session import open_bytes
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import HostSpec, ModelSpec
 
-Form = Literal["weights", "program", "script", "onnx"]
-FORMS: dict[Form, str] = {
+Format = Literal["weights", "program", "script", "onnx"]
+FORMATS: dict[Format, str] = {
     "weights": "a file of weights",
     "program": "a torch.export program",
     "script": "a TorchScript archive",
     "onnx": "an ONNX graph",
 }
-"""Every form, in words."""
+"""Every format, in words."""
 _ZIP = b"PK\x03\x04"
 _ONNX = b"\x08"
 """The tag of ``ir_version``, the first field that ONNX writers put into a file; protobuf has no other mark."""
@@ -61,20 +61,20 @@ def read_head(path: Path) -> bytes:
         ) from err
 
 
-def form_of(path: Path) -> Form:
-    """The form of a checkpoint; what is damaged or unknown counts as weights, whose reader says what is wrong.
+def format_of(path: Path) -> Format:
+    """The format of a checkpoint; what is damaged or unknown counts as weights, whose reader says what is wrong.
 
     Raises:
         CheckpointError: It cannot be read.
     """
     head = read_head(path)
     if head.startswith(_ZIP):
-        return _form_of_archive(path)
+        return _format_of_archive(path)
     is_safetensors = head[8:9] == b"{"
     return "onnx" if not is_safetensors and (path.suffix == ".onnx" or head.startswith(_ONNX)) else "weights"
 
 
-def _form_of_archive(path: Path) -> Form:
+def _format_of_archive(path: Path) -> Format:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -89,7 +89,7 @@ def _form_of_archive(path: Path) -> Form:
     return "weights"
 
 
-def require_trust(path: Path, form: Form, trust: bool) -> None:
+def require_trust(path: Path, kind: Format, trust: bool) -> None:
     """Refuses the forms whose loading can run code, unless the caller said that the file is trusted.
 
     TorchScript is a program, and its operators read and write files. ``torch.export.load`` unpickles what is no plain
@@ -97,11 +97,11 @@ def require_trust(path: Path, form: Form, trust: bool) -> None:
     Python; none of that can be switched off.
 
     Raises:
-        CheckpointError: It is such a form, and not trusted.
+        CheckpointError: It is such a format, and not trusted.
     """
-    if form in ("program", "script") and not trust:
+    if kind in ("program", "script") and not trust:
         raise CheckpointError(
-            f"{path} is {FORMS[form]}; it was not loaded, since that can run code.",
+            f"{path} is {FORMATS[kind]}; it was not loaded, since that can run code.",
             hint="If you know who made it add --trust; else ask for the weights alone (.safetensors) or an .onnx file.",
         )
 
@@ -191,7 +191,7 @@ _FULL = "Export it again in float32; lower precisions are made from that."
 
 
 @dataclass(frozen=True)
-class GivenGraph:
+class ImportedOnnx:
     """An ONNX file that fits its model spec.
 
     Attributes:
@@ -221,7 +221,7 @@ class GivenGraph:
         return _run(self.content, self.artifact, tensors)
 
 
-def read_graph(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None, dynamic_batch: bool) -> GivenGraph:
+def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None, dynamic_batch: bool) -> ImportedOnnx:
     """Reads an ONNX file and fits it to the model spec.
 
     Args:
@@ -251,12 +251,12 @@ def read_graph(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None
     _rename(model.graph, {name_of(image): "image", **{name: role for role, name in names.items()}})
     _set_shapes(model.graph, {"image": shape, **shapes})
     notes = (
-        "the reference is the given ONNX graph in ONNX Runtime; it was not compared with a torch network",
+        "the reference is the imported ONNX graph in ONNX Runtime; it was not compared with a torch network",
         f"kept the opset {found} of the graph",
         *matched,
         *(("arch in model.toml was not used: the graph is the network",) if host.arch else ()),
     )
-    return GivenGraph(content, model, artifact, found, spec, host, digest, notes)
+    return ImportedOnnx(content, model, artifact, found, spec, host, digest, notes)
 
 
 def _load(path: Path) -> ir.Model:
@@ -283,7 +283,7 @@ def _load(path: Path) -> ir.Model:
     return from_proto(model)
 
 
-def _opset_of(model: ir.Model, asked: int | None) -> int:
+def _opset_of(model: ir.Model, requested: int | None) -> int:
     found = model.opset_imports.get("", 0)
     convert = "convert it with onnx.version_converter.convert_version"
     if found < LEAST_OPSET:
@@ -291,10 +291,10 @@ def _opset_of(model: ir.Model, asked: int | None) -> int:
             f"The graph has opset {found}; {LEAST_OPSET} is the least.",
             hint=f"Export it again with opset 18, or {convert}(model, 18).",
         )
-    if asked not in (None, found):
+    if requested not in (None, found):
         raise ExportError(
-            f"The graph has opset {found}, not {asked}; a given graph keeps its own.",
-            hint=f"Leave out --opset, or {convert}(model, {asked}).",
+            f"The graph has opset {found}, not {requested}; an imported graph keeps its own.",
+            hint=f"Leave out --opset, or {convert}(model, {requested}).",
         )
     return found
 
@@ -302,8 +302,10 @@ def _opset_of(model: ir.Model, asked: int | None) -> int:
 def _image(graph: ir.Graph, spec: ModelSpec, dynamic_batch: bool) -> ir.Value:
     inputs = [value for value in graph.inputs if not value.is_initializer()]  # old graphs list these as inputs too
     if len(inputs) != 1:
-        held = ", ".join(map(name_of, inputs)) or "none"
-        raise ExportError(f"The graph takes {len(inputs)} inputs: {held}.", hint="Export it with one input, the image.")
+        names = ", ".join(map(name_of, inputs)) or "none"
+        raise ExportError(
+            f"The graph takes {len(inputs)} inputs: {names}.", hint="Export it with one input, the image."
+        )
     image = inputs[0]
     kind, shape = _dtype(image), sizes(image)
     wanted = (1, 3, spec.input.height, spec.input.width)

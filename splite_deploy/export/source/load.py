@@ -16,12 +16,12 @@ from splite_deploy.export.graph.torch_to_onnx import check_outputs
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.source.checkpoint import build_architecture, load_weights, read_checkpoint
 from splite_deploy.export.source.formats import (
-    FORMS,
-    GivenGraph,
-    form_of,
+    FORMATS,
+    ImportedOnnx,
+    format_of,
     load_program,
     load_script,
-    read_graph,
+    read_onnx,
     require_trust,
 )
 from splite_deploy.export.source.header import check_metadata
@@ -66,10 +66,10 @@ def load_model(checkpoint: Path, model: Path | None, weights: str | None) -> Loa
     Raises:
         SpliteError: Everything that can be wrong with the three files.
     """
-    form = form_of(checkpoint)
-    if form != "weights":
+    kind = format_of(checkpoint)
+    if kind != "weights":
         raise CheckpointError(
-            f"{checkpoint} is {FORMS[form]}, not weights by name.",
+            f"{checkpoint} is {FORMATS[kind]}, not weights by name.",
             hint="Only 'splite-deploy export' takes it. Where its class is at hand save the weights: "
             "torch.save(model.state_dict(), ...).",
         )
@@ -82,8 +82,8 @@ def load_model(checkpoint: Path, model: Path | None, weights: str | None) -> Loa
     return LoadedModel(network, spec, host, stored.sha256, (*stored.notes, *made_for, *notes))
 
 
-def load_source(checkpoint: Path, model: Path | None, options: ExportOptions) -> LoadedModel | GivenGraph:
-    """Loads what is to be exported, in whichever form it is.
+def load_source(checkpoint: Path, model: Path | None, options: ExportOptions) -> LoadedModel | ImportedOnnx:
+    """Loads what is to be exported, in whichever format it is.
 
     Args:
         checkpoint: Weights, a torch.export program, a TorchScript archive, or an ONNX graph.
@@ -93,24 +93,26 @@ def load_source(checkpoint: Path, model: Path | None, options: ExportOptions) ->
     Raises:
         SpliteError: Everything that can be wrong with the files.
     """
-    form = form_of(checkpoint)
+    kind = format_of(checkpoint)
     spec_file = model or checkpoint.parent / "model.toml"
-    if form == "weights":
+    if kind == "weights":
         loaded = load_model(checkpoint, spec_file, options.weights)
         return replace(loaded, notes=(*loaded.notes, *masked_notes(loaded.network, checkpoint, spec_file)))
-    require_trust(checkpoint, form, options.trust)
+    require_trust(checkpoint, kind, options.trust)
     if options.weights is not None:
-        raise UsageError(f"{checkpoint} is {FORMS[form]}: there are no weights to choose.", hint="Leave out --weights.")
+        raise UsageError(
+            f"{checkpoint} is {FORMATS[kind]}: there are no weights to choose.", hint="Leave out --weights."
+        )
     spec, host = load_model_toml(spec_file)
-    if form == "onnx":
-        return read_graph(checkpoint, spec, host, opset=options.opset, dynamic_batch=options.dynamic_batch)
-    if form == "program":
+    if kind == "onnx":
+        return read_onnx(checkpoint, spec, host, opset=options.opset, dynamic_batch=options.dynamic_batch)
+    if kind == "program":
         network = load_program(checkpoint, spec, options.dynamic_batch)
     else:
         network = load_script(checkpoint)
     check_outputs(network, spec)
     unused = "; arch in model.toml was not used" if host.arch else ""
-    return LoadedModel(network, spec, host, sha256_of(checkpoint), (f"the network is {FORMS[form]}{unused}",))
+    return LoadedModel(network, spec, host, sha256_of(checkpoint), (f"the network is {FORMATS[kind]}{unused}",))
 
 
 def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
