@@ -48,7 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     """Makes a folder once for all workers: a name and what fills the empty folder; the others wait, and read only."""
     base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    of_this_run = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared = Path(os.environ.setdefault("SPLITE_TESTS_SHARED", str(of_this_run)))  # for runs within tests, too
 
     def make(name: str, fill: Callable[[Path], object]) -> Path:
         made, partial = shared / name / "made", shared / name / "partial"

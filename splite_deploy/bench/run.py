@@ -75,7 +75,7 @@ def run_bench(
     frames: int | None = None,
     warmup: int = 50,
     warmup_min_s: float = 0.5,
-    min_s: float = MIN_S,
+    min_s: float | None = None,
     batch: int = 1,
     inputs: Sequence[Input] | None = None,
     inputs_from: str = "images given by the caller",
@@ -93,10 +93,11 @@ def run_bench(
         threads: CPU threads of the backend; None is its default. OpenCV keeps its own number, see the result.
         affinity: Cores to use; needs ``threads``. None leaves that to the system.
         frames: Timed frames, in three windows; more are added until three windows in a row agree. None is `FRAMES`, or
-            as many as take ``min_s`` seconds: a run that is shorter than other work on the machine is at its mercy.
+            as many as take ``min_s`` seconds.
         warmup: Fewest untimed frames beforehand.
         warmup_min_s: Shortest warm-up in seconds.
-        min_s: Shortest time in seconds where ``frames`` is None.
+        min_s: Shortest time of the timed frames in seconds. None is `MIN_S` without a number of frames, since a run
+            that is shorter than other work on the machine is at its mercy, and none with one.
         batch: Crops per frame; above 1 the artifact must have a dynamic batch.
         inputs: Images with boxes; None takes the golden crops of the bundle. Those are as small as the input of
             the network: cropping a large photograph takes longer, so give your own images to measure that.
@@ -182,7 +183,7 @@ def run_file(
     frames: int | None = None,
     warmup: int = 50,
     warmup_min_s: float = 0.5,
-    min_s: float = MIN_S,
+    min_s: float | None = None,
     batch: int = 1,
     tensors: Path | None = None,
     options: OptionSet = (),
@@ -251,12 +252,12 @@ def run_file(
     )
 
 
-def _loop_options(frames: int | None, warmup: int, warmup_min_s: float, min_s: float, batch: int) -> Options:
+def _loop_options(frames: int | None, warmup: int, warmup_min_s: float, min_s: float | None, batch: int) -> Options:
     return Options(
         frames=FRAMES if frames is None else frames,
         warmup_frames=warmup,
         warmup_min_s=warmup_min_s,
-        min_s=min_s if frames is None else 0.0,
+        min_s=min_s if min_s is not None else MIN_S if frames is None else 0.0,
         batch=batch,
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from splite_deploy.cli.app import CommandFunction, FilePath, backend_options, json_option, main, tuning_options
 from splite_deploy.cli.console import STDOUT, show
@@ -140,6 +141,14 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
     help="Number of timed frames; without it 300, or as many as fill 2.5 seconds if those are more.",
 )
 @click.option(
+    "--min-seconds",
+    "min_s",
+    type=click.FloatRange(0),
+    envvar="SPLITE_BENCH_MIN_SECONDS",
+    show_envvar=True,
+    help="Time frames for at least so long; the variable counts where --frames is left out.",
+)
+@click.option(
     "--warmup", type=click.IntRange(0), default=50, show_default=True, help="Frames that run before the timed ones."
 )
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Number of crops in one inference.")
@@ -168,6 +177,7 @@ def bench(
     tuning: tuple[BackendOptions, ...],
     affinity: tuple[int, ...] | None,
     frames: int | None,
+    min_s: float | None,
     warmup: int,
     batch: int,
     images: Path | None,
@@ -208,10 +218,14 @@ def bench(
         return
     if target is None:
         raise UsageError("There is nothing to measure.", hint="Name a bundle or a file, or two with --compare.")
+    source = click.get_current_context().get_parameter_source("min_s")
+    if frames is not None and source is ParameterSource.ENVIRONMENT:
+        min_s = None
     common: dict[str, Any] = {
         "threads": threads,
         "affinity": affinity,
         "frames": frames,
+        "min_s": min_s,
         "warmup": warmup,
         "batch": batch,
         "options": tuning,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,26 @@ def test_a_bundle_with_everything(splite: Splite, tiny_bundle: Path, tmp_path: P
     assert result.sustained is not None and result.streams is not None and result.startup is not None
     for part in ("End to end", "Model only", "streams at once", "without a pause", "Environment"):
         assert part in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "least", "most"),
+    [((), 600, 1e9), (("--frames", 12), 12, 200), (("--frames", 12, "--min-seconds", 0.2), 600, 1e9)],
+)
+def test_how_long_it_measures(
+    splite: Splite,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[object, ...],
+    least: int,
+    most: int,
+) -> None:
+    """The variable counts where the command names neither frames nor seconds."""
+    monkeypatch.setenv("SPLITE_BENCH_MIN_SECONDS", "0.2")
+    done = splite("bench", tiny_bundle / "model.onnx", "--threads", 1, "--warmup", 20, *options, "--json", "-")
+    assert done.exit_code == 0, done.output
+    assert least <= json.loads(done.stdout)["frames"] <= most
 
 
 def test_a_file_alone(splite: Splite, tiny_bundle: Path) -> None:
