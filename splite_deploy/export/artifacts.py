@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from splite_deploy.bundle import Artifact, Graph, TensorSpec, Typing
@@ -26,6 +27,7 @@ from splite_deploy.metrics.parity import Outputs, compare, limits_of
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.backends.base import ModelFile
 from splite_deploy.runtime.session import Session, open_bytes, open_traced
+from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
 if TYPE_CHECKING:  # its modules need LiteRT
@@ -35,6 +37,8 @@ FP32_LABEL = "ort fp32"
 """The artifact that everything else is made from."""
 FUSED_PX = 0.02
 """How far fused pre- and postprocessing may move keypoints from those of the host's, input pixels."""
+TRACED_CROPS = 16
+"""So many runs tell what every layer takes; reading the trace of all would take longer than the runs."""
 Progress = Callable[[str], None]
 
 
@@ -103,8 +107,11 @@ class TracedRun:
             return
         file = ModelFile(content, artifact.file, artifact.format, artifact)
         traced = stack.enter_context(open_traced(backend, file, threads=1))
-        self.session, self.outputs = traced, reference.run(traced)
-        self.layers = traced.layers()
+        self.session, feed = traced, reference.feed(traced)
+        parts = [run_each(traced, feed[:TRACED_CROPS])]
+        self.layers = traced.layers()  # ends the trace
+        parts += [run_each(traced, feed[TRACED_CROPS:])] if len(feed) > TRACED_CROPS else []
+        self.outputs = {role: np.concatenate([part[role] for part in parts]) for role in parts[0]}
 
 
 @dataclass(frozen=True)

@@ -258,20 +258,30 @@ def run_graph(model: ir.Model, crops: FloatArray) -> dict[str, FloatArray]:
     return {name: np.concatenate([row[name] for row in rows]).astype(np.float32) for name in rows[0]}
 
 
-def run_exposed(model: ir.Model, crops: FloatArray, names: Iterable[str]) -> Iterator[dict[str, NDArray[Any]]]:
-    """What flows through a graph: these activations by name, batch after batch, each node run as it is written."""
-    exposed, wanted = model.clone(), list(names)
-    found = activations(exposed.graph)
-    given = {*exposed.graph.inputs, *exposed.graph.outputs}
-    exposed.graph.outputs.extend(found[name] for name in wanted if found[name] not in given)
-    session = make_session(exposed, optimise=False)
-    source = session.get_inputs()[0].name
-    start = 0
-    for values in run_batches(session, crops):
-        size = len(next(iter(values.values())))
-        values[source] = crops[start : start + size]
-        start += size
-        yield {name: values[name] for name in wanted}
+class ExposedGraph:
+    """A graph in ONNX Runtime, each node run as it is written, whose activations can be looked at.
+
+    Args:
+        model: The graph; it stays as it is.
+        names: Of the activations.
+    """
+
+    def __init__(self, model: ir.Model, names: Iterable[str]) -> None:
+        exposed, self._names = model.clone(), list(names)
+        found = activations(exposed.graph)
+        given = {*exposed.graph.inputs, *exposed.graph.outputs}
+        exposed.graph.outputs.extend(found[name] for name in self._names if found[name] not in given)
+        self._session = make_session(exposed, optimise=False)
+
+    def run(self, crops: FloatArray) -> Iterator[dict[str, NDArray[Any]]]:
+        """The activations by name, batch after batch."""
+        source = self._session.get_inputs()[0].name
+        start = 0
+        for values in run_batches(self._session, crops):
+            size = len(next(iter(values.values())))
+            values[source] = crops[start : start + size]
+            start += size
+            yield {name: values[name] for name in self._names}
 
 
 def check_calibration(model: ir.Model, crops: FloatArray) -> None:

@@ -18,6 +18,7 @@ from splite_deploy.errors import ExportError, UsageError, first_line
 from splite_deploy.export.crops import evenly
 from splite_deploy.export.graph.walk import (
     WEIGHTED,
+    ExposedGraph,
     activations,
     check_calibration,
     constant,
@@ -26,7 +27,6 @@ from splite_deploy.export.graph.walk import (
     name_of,
     named_nodes,
     optimised,
-    run_exposed,
     to_proto,
 )
 from splite_deploy.export.log_output import quiet
@@ -192,7 +192,7 @@ def _types(model: ir.Model, crops: FloatArray) -> tuple[Counter[str], Counter[st
     float16: Counter[str] = Counter()
     float32: Counter[str] = Counter()
     made_by = {name: node for name, value in activations(model.graph).items() if (node := value.producer()) is not None}
-    for index, values in enumerate(run_exposed(model, crops, made_by)):
+    for index, values in enumerate(ExposedGraph(model, made_by).run(crops)):
         for name, value in values.items():
             node = made_by[name]
             if value.dtype.kind == "f" and not np.isfinite(value).all():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.errors import ExportError, UsageError
-from splite_deploy.export.graph.walk import activations, check_calibration, run_exposed
+from splite_deploy.export.graph.walk import ExposedGraph, activations, check_calibration
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -67,11 +67,13 @@ def calibrate(model: ir.Model, crops: FloatArray, method: Method = "minmax") -> 
     if method not in METHODS:
         raise UsageError(f"'{method}' is no calibration method.", hint=f"Choose one of: {', '.join(METHODS)}.")
     check_calibration(model, crops)
-    seen = _observe(model, crops)
+    flowing = activations(model.graph)
+    exposed = ExposedGraph(model, flowing)
+    seen = _observe(exposed, flowing, crops)
     extremes = seen.extremes
     if method == "minmax":
         return seen
-    histograms = _histograms(model, crops, extremes)
+    histograms = _histograms(exposed, crops, extremes)
     return replace(
         seen,
         method=method,
@@ -80,13 +82,12 @@ def calibrate(model: ir.Model, crops: FloatArray, method: Method = "minmax") -> 
     )
 
 
-def _observe(model: ir.Model, crops: FloatArray) -> Ranges:
+def _observe(exposed: ExposedGraph, flowing: Mapping[str, ir.Value], crops: FloatArray) -> Ranges:
     """What the float tensors were, with that as their limits."""
     extremes: dict[str, tuple[float, float]] = {}
     means: dict[str, Float] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    flowing = activations(model.graph)
-    for values in run_exposed(model, crops, flowing):
+    for values in exposed.run(crops):
         for name, value in values.items():
             if value.dtype != np.float32 or value.size == 0:  # shapes and indices are computed in integers
                 continue
@@ -109,12 +110,14 @@ def _observe(model: ir.Model, crops: FloatArray) -> Ranges:
     return Ranges("minmax", len(crops), limits, magnitudes, extremes, means, shapes)
 
 
-def _histograms(model: ir.Model, crops: FloatArray, extremes: Mapping[str, tuple[float, float]]) -> dict[str, Float]:
+def _histograms(
+    exposed: ExposedGraph, crops: FloatArray, extremes: Mapping[str, tuple[float, float]]
+) -> dict[str, Float]:
     """Counts in `_BINS` equal bins over the observed range of each tensor."""
     counts = {name: np.zeros(_BINS) for name in extremes}
-    for values in run_exposed(model, crops, extremes):
-        for name, value in values.items():
-            low, high = extremes[name]
+    for values in exposed.run(crops):
+        for name, (low, high) in extremes.items():
+            value = values[name]
             step = max((high - low) / _BINS, _TINY)
             cells = np.minimum((value.ravel() - np.float32(low)) / np.float32(step), _BINS - 1).astype(np.intp)
             counts[name] += np.bincount(cells, minlength=_BINS)
