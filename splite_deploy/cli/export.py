@@ -60,6 +60,12 @@ from splite_deploy.spec import PRECISIONS
 )
 @click.option("--max-shift-mm", type=float, help="The same for the depth, in millimetres.")
 @click.option(
+    "--reduce-range",
+    is_flag=True,
+    help="int8 in ONNX Runtime with weights of 7 bits, for x86 CPUs without VNNI or AMX, where sums saturate with 8. "
+    "'doctor' tells whether a CPU is one.",
+)
+@click.option(
     "--int8-recipe",
     type=click.Choice(INT8_RECIPES),
     default="full-integer",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from splite_deploy.device.cgroup import cpu_quota_cores
+from splite_deploy.device.int8 import read_int8_instructions
 from splite_deploy.doctor.checks import Check
 
 FREE_SPACE_MIB = 500
@@ -50,3 +51,22 @@ def check_threads(variables: Mapping[str, str], root: Path = Path("/")) -> Check
         fix = f"Give --threads {usable}: backends count the cores of the machine, not those of the cgroup."
         return Check("threads", "warning", f"{detail} of {cores} (limit of the cgroup)", fix)
     return Check("threads", "ok", detail)
+
+
+def check_int8(root: Path = Path("/")) -> Check:
+    """Whether int8 graphs of ONNX Runtime compute here what they compute elsewhere, and whether they can be fast.
+
+    Args:
+        root: Where ``proc/cpuinfo`` is.
+    """
+    found = read_int8_instructions(root)
+    if not found.known:
+        return Check("int8", "ok", "the CPU does not tell its instructions; 'bench' tells whether int8 is faster")
+    if found.saturates:
+        detail = "neither VNNI nor AMX: ONNX Runtime adds int8 products in 16 bits, which can saturate"
+        return Check("int8", "warning", detail, "Export int8 for this CPU with --reduce-range: weights of 7 bits.")
+    if not found.names:
+        return Check(
+            "int8", "ok", "no dot product (asimddp): int8 in ONNX Runtime is exact, but hardly faster than fp32"
+        )
+    return Check("int8", "ok", f"{', '.join(found.names)}: int8 in ONNX Runtime is exact, and faster than without")

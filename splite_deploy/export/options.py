@@ -28,6 +28,8 @@ class ExportOptions:
         max_shift_px: What int8 may move the 95th percentile of the keypoints by, input pixels; the largest shift may
             be `splite_deploy.export.quant.search.MAX_FACTOR` times as much. Layers return to float until that holds.
         max_shift_mm: The same for the depth, millimetres.
+        reduce_range: int8 weights of 7 bits for ONNX Runtime, whose sums saturate with 8 on x86 CPUs without VNNI or
+            AMX; costs accuracy.
         int8_recipe: How int8 is done in TFLite; see `splite_deploy.compile.tflite.compiler.compile_tflite`.
         evaluation: Labels file, or its folder, for the accuracy of every artifact; its split ``val`` if there is one.
         fuse_input: The graphs take uint8 crops (N, h, w, 3) and normalise them.
@@ -50,6 +52,7 @@ class ExportOptions:
     allow_random_calibration: bool = False
     max_shift_px: float | None = None
     max_shift_mm: float | None = None
+    reduce_range: bool = False
     int8_recipe: Int8Recipe = "full-integer"
     evaluation: Path | None = None
     fuse_input: bool = False
@@ -76,6 +79,11 @@ class ExportOptions:
         if self.budget is not None and "int8" not in self.precisions:
             raise UsageError(
                 "An error budget is for int8, which was not asked for.", hint="Add -p int8, or leave out --max-shift-*."
+            )
+        if self.reduce_range and not self.makes("ort", "int8"):
+            raise UsageError(
+                "Weights of 7 bits are for int8 in ONNX Runtime, which was not asked for.",
+                hint="Add -b ort -p int8, or leave out --reduce-range.",
             )
         if self.int8_recipe != "full-integer" and not self.makes("tflite", "int8"):
             raise UsageError(

@@ -28,6 +28,7 @@ from splite_deploy.bundle import (
     write_golden,
 )
 from splite_deploy.bundle.report import Calibration, Parity
+from splite_deploy.device.int8 import read_int8_instructions
 from splite_deploy.export.artifacts import (
     FP32_LABEL,
     GraphFile,
@@ -47,7 +48,7 @@ from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_output_nam
 from splite_deploy.export.options import ExportOptions as ExportOptions
 from splite_deploy.export.quant.calibration import CalibrationSet, load_calibration
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
-from splite_deploy.export.recommend import recommend
+from splite_deploy.export.recommend import recommend, saturation_note
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.source.formats import ImportedOnnx
 from splite_deploy.export.source.load import LoadedModel, load_source
@@ -172,7 +173,8 @@ def export_bundle(
 
             recommendation = None
             if len(measured) > 1 or labels:
-                recommendation = recommend(measured, reference, labels, progress)
+                note = saturation_note(options, trained, read_int8_instructions())
+                recommendation = recommend(measured, reference, labels, progress, note)
             progress("writing the bundle")
             golden = write_golden(folder / GOLDEN, make_golden(reference, image, on_image))
             manifest = Manifest(

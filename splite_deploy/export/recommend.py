@@ -12,7 +12,9 @@ from splite_deploy.arrays import Feed
 from splite_deploy.bench.evaluation import Estimate, Points, errors_of_each
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bundle.report import Accuracy, Recommendation, RecommendationRow
+from splite_deploy.device.int8 import Int8Instructions
 from splite_deploy.export.artifacts import Measured
+from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.labels import LabelledImage
 from splite_deploy.metrics.parity import violations
@@ -34,6 +36,7 @@ def recommend(
     reference: Reference,
     labels: Sequence[LabelledImage],
     progress: Callable[[str], None],
+    note: str = "",
 ) -> Recommendation:
     """Times every artifact in one run, in turn, on one thread, and says which to ship.
 
@@ -42,6 +45,7 @@ def recommend(
         reference: What they were compared with; its inputs are what is timed.
         labels: What to evaluate on; none measures no accuracy.
         progress: Told each step as it begins.
+        note: What else is worth knowing before one is shipped, in words.
 
     Raises:
         SpliteError: An artifact cannot be run, or an image not be read.
@@ -78,8 +82,27 @@ def recommend(
     evaluated = f"; evaluated on {len(labels)} labelled images" if labels else ""
     ship, reason = choose(rows)
     return Recommendation(
-        tuple(rows), f"timed on one thread of this machine's CPU; {compared}{evaluated}", ship, reason
+        tuple(rows),
+        f"timed on one thread of this machine's CPU; {compared}{evaluated}",
+        ship,
+        f"{reason} {note}".rstrip(),
     )
+
+
+def saturation_note(options: ExportOptions, trained: bool, cpu: Int8Instructions) -> str:
+    """Where the int8 graph of ONNX Runtime may compute something else than here; empty where there is none.
+
+    Args:
+        options: What was requested.
+        trained: Whether the network was trained for int8, with weights of 8 bits.
+        cpu: Of this machine.
+    """
+    if not options.makes("ort", "int8") or options.reduce_range:
+        return ""
+    advice = "check it there with 'splite-deploy verify'" if trained else "export for it with --reduce-range"
+    if cpu.saturates:
+        return f"This CPU has neither VNNI nor AMX, so that sums of int8 can saturate in ONNX Runtime: {advice}."
+    return f"Sums of int8 can saturate in ONNX Runtime on an x86 CPU without VNNI and AMX: {advice}."
 
 
 def time_sessions(sessions: Mapping[str, Session], feeds: Mapping[str, Feed]) -> dict[str, float]:

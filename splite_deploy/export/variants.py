@@ -102,6 +102,7 @@ def make_variants(
     excluded: tuple[str, ...] = ()
     for consumer in int8_for:
         progress("int8 graph" if consumer == "ort" else "int8 graph for TensorRT")
+        reduce_range = options.reduce_range and consumer == "ort"  # TensorRT's sums have 32 bits
         if options.budget is not None and made.search is None:
             graph, found = search_within_budget(
                 fp32,
@@ -110,6 +111,7 @@ def make_variants(
                 reference.spec,
                 options.budget,
                 consumer,
+                reduce_range=reduce_range,
                 ranges=ranges,
                 progress=progress,
             )
@@ -120,7 +122,7 @@ def make_variants(
             )
             excluded = int8.excluded
         else:
-            graph, int8 = to_int8(fp32, tensors, consumer, exclude=excluded, ranges=ranges)
+            graph, int8 = to_int8(fp32, tensors, consumer, exclude=excluded, reduce_range=reduce_range, ranges=ranges)
         made.graphs[INT8[consumer]] = graph
         made.notes.append(_int8_note(INT8[consumer], int8))
         made.methods[f"{consumer} int8"] = str(int8.method)
@@ -180,10 +182,11 @@ def _check_trained(options: ExportOptions) -> None:
             + ("a TFLite file, which has its own." if options.makes("tflite") else "another precision."),
             hint="Export it with -b ort or -b trt, and -p int8 alone; make the rest from the float checkpoint.",
         )
-    if options.budget is not None or options.calibration is not None:
+    if options.budget is not None or options.calibration is not None or options.reduce_range:
         raise UsageError(
-            "This network was trained for int8 and brings its own scales: nothing is calibrated or searched.",
-            hint="Leave out --calibration and --max-shift-*.",
+            "This network was trained for int8 and brings its own scales: nothing is calibrated or searched, and its "
+            "weights keep their 8 bits.",
+            hint="Leave out --calibration, --max-shift-* and --reduce-range.",
         )
 
 

@@ -15,7 +15,7 @@ from splite_deploy import doctor
 from splite_deploy.cli.tables.doctor import diagnosis_tables
 from splite_deploy.doctor import Check, Stage, checks, diagnose
 from splite_deploy.doctor.checks import check_package, import_in_child
-from splite_deploy.doctor.machine import check_temporary_folder, check_threads
+from splite_deploy.doctor.machine import check_int8, check_temporary_folder, check_threads
 
 
 def _module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> str:
@@ -76,7 +76,7 @@ def test_all_is_well() -> None:
     assert _stage(found, "run with ort").works is True
     assert found.can_run
     assert [stage.name for stage in found.stages][-1] == "export"
-    assert len(found.machine) == 2
+    assert [check.name for check in found.machine] == ["temporary folder", "threads", "int8"]
 
 
 def test_missing_packages_give_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,3 +152,32 @@ def test_table_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install 'splite-deploy[ort]'" in text
     assert "run with ort" in text
     assert "temporary folder" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        (
+            "flags\t\t: fpu sse2 avx2 fma avx512f avx512_vnni amx_int8",
+            "ok",
+            "amx_int8, avx512_vnni: int8 in ONNX Runtime",
+        ),
+        ("flags\t\t: fpu sse2 avx2 avx_vnni", "ok", "avx_vnni: int8 in ONNX Runtime is exact, and faster"),
+        ("flags\t\t: fpu sse2 avx2 fma", "warning", "neither VNNI nor AMX: ONNX Runtime adds int8 products in 16 bits"),
+        (
+            "Features\t: fp asimd evtstrm crc32 asimdhp asimddp",
+            "ok",
+            "asimddp: int8 in ONNX Runtime is exact, and faster",
+        ),
+        ("Features\t: fp asimd evtstrm crc32", "ok", "no dot product (asimddp): int8 in ONNX Runtime is exact, but"),
+        ("processor\t: 0", "ok", "the CPU does not tell its instructions"),
+        (None, "ok", "the CPU does not tell its instructions"),
+    ],
+)
+def test_int8_instructions(tmp_path: Path, line: str | None, status: str, said: str) -> None:
+    if line is not None:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc" / "cpuinfo").write_text(f"model name\t: a CPU\n{line}\nbugs\t: avx_vnni\n")
+    found = check_int8(tmp_path)
+    assert (found.name, found.status) == ("int8", status) and found.detail.startswith(said)
+    assert ("--reduce-range" in found.fix) == (status == "warning") and found.works

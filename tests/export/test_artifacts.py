@@ -23,6 +23,7 @@ from splite_deploy.bundle import Bundle
 from splite_deploy.compact.inspection import inspect_bundle
 from splite_deploy.errors import UsageError
 from splite_deploy.export import ExportOptions
+from splite_deploy.export.graph.walk import constant, load
 from splite_deploy.metrics.parity import limits_of
 from splite_deploy.runtime.verify import verify
 
@@ -241,6 +242,26 @@ def test_a_budget_that_cannot_be_held(export: Run, output: Path) -> None:
     assert list(output.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "largest"), [((), 127), (("--reduce-range",), 63), (("--reduce-range", "--max-shift-px", 20), 63)]
+)
+def test_weights_of_seven_bits_are_for_onnx_runtime_alone(
+    export: Run, output: Path, arguments: tuple[Any, ...], largest: int
+) -> None:
+    """TensorRT adds up in 32 bits."""
+    result = export("-b", "ort", "-b", "trt", "-p", "fp32", "-p", "int8", *arguments)
+    assert result.exit_code == 0, result.stderr
+    for file, expected in (("model.int8.onnx", largest), ("model.int8.trt.onnx", 127)):
+        constants = map(constant, load(output / file).graph.initializers.values())
+        weights = [array for array in constants if array is not None and array.dtype == np.int8 and array.ndim == 4]
+        assert max(np.abs(array.astype(int)).max() for array in weights) == expected
+    report = Bundle.open(output).report()
+    notes = [note.partition(":")[0] for note in report.notes if note.endswith("weights of 7 bits")]
+    assert notes == (["model.int8.onnx"] if arguments else [])
+    assert report.recommendation is not None
+    assert ("--reduce-range" in report.recommendation.reason) == (not arguments)
+
+
 # --- what does not fit together ---
 
 
@@ -249,6 +270,8 @@ def test_a_budget_that_cannot_be_held(export: Run, output: Path) -> None:
     [
         (("--max-shift-px", 1), "An error budget is for int8", "Add -p int8"),
         (("-p", "int8", "--max-shift-px", 0), "An error budget is a positive number.", "Give pixels"),
+        (("--reduce-range",), "Weights of 7 bits are for int8 in ONNX Runtime", "Add -b ort -p int8"),
+        (("-b", "trt", "-p", "int8", "--reduce-range"), "Weights of 7 bits are for int8", "leave out --reduce-range"),
         (("-b", "tflite", "--dynamic-batch"), "TFLite files run one crop at a time", "Leave out --dynamic-batch"),
         (
             ("-b", "tflite", "--fuse-decode"),

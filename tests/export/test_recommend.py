@@ -16,8 +16,10 @@ pytest.importorskip("onnxruntime")
 
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.bundle.report import Percentiles, RecommendationRow
+from splite_deploy.device.int8 import Int8Instructions
 from splite_deploy.export import recommend as verdict
-from splite_deploy.export.recommend import choose, time_sessions
+from splite_deploy.export.options import ExportOptions
+from splite_deploy.export.recommend import choose, saturation_note, time_sessions
 
 
 def row(label: str, p50_ms: float, speed_up: float | None = None, **changed: Any) -> RecommendationRow:
@@ -92,3 +94,27 @@ def test_slow_artifacts_are_timed_less_often(monkeypatch: pytest.MonkeyPatch) ->
     p50_ms = time_sessions(sessions, dict.fromkeys(sessions, np.zeros((3, 3, 4, 4), np.float32)))
     assert p50_ms["slow"] >= 20 > p50_ms["fast"] >= 1
     assert sessions["slow"].calls == sessions["fast"].calls < 20
+
+
+WITH, WITHOUT = Int8Instructions(True, True, ("avx_vnni",)), Int8Instructions(True, True, ())
+ARM, UNKNOWN = Int8Instructions(True, False, ()), Int8Instructions(False, False, ())
+
+
+@pytest.mark.parametrize("cpu", [WITH, ARM, UNKNOWN])
+def test_an_int8_graph_with_weights_of_8_bits_names_the_cpus_where_it_saturates(cpu: Int8Instructions) -> None:
+    options = ExportOptions(precisions=("fp32", "int8"))
+    note = saturation_note(options, False, cpu)
+    assert note.startswith(
+        "Sums of int8 can saturate in ONNX Runtime on an x86 CPU without VNNI and AMX: export for it"
+    )
+    assert note.endswith("with --reduce-range.")
+    assert saturation_note(replace(options, reduce_range=True), False, cpu) == ""
+    assert saturation_note(replace(options, precisions=("fp32", "fp16")), False, cpu) == ""
+
+
+def test_a_cpu_where_int8_saturates_is_named() -> None:
+    options = ExportOptions(precisions=("int8",))
+    assert saturation_note(options, False, WITHOUT).startswith("This CPU has neither VNNI nor AMX, so that")
+    assert saturation_note(replace(options, reduce_range=True), False, WITHOUT) == ""
+    assert "--reduce-range" not in saturation_note(options, True, WITHOUT)
+    assert saturation_note(options, True, WITHOUT).endswith("check it there with 'splite-deploy verify'.")

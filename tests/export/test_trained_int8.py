@@ -69,6 +69,7 @@ def test_the_scales_arrive(place: Path, splite: Run, tmp_path: Path) -> None:
         ((), "brings its own scales: it cannot become another precision.", "-p int8 alone"),
         (("-p", "int8", "-p", "fp16"), "brings its own scales: it cannot become another precision.", "-p int8 alone"),
         (("-p", "int8", "--max-shift-px", 1), "nothing is calibrated or searched", "Leave out --calibration"),
+        (("-p", "int8", "--reduce-range"), "weights keep their 8 bits", "--max-shift-* and --reduce-range"),
     ],
 )
 def test_what_its_scales_rule_out(

@@ -294,7 +294,7 @@ def quantise(
         excluded=tuple(name for name in all_nodes if name in excluded),
         float_islands={name: op for name, op in islands.items() if name not in excluded},
         nodes=nodes,
-        notes=(),
+        notes=("weights of 7 bits",) if reduce_range else (),
     )
     return made, report
 
