@@ -16,8 +16,15 @@ from importlib import metadata
 from pathlib import Path
 
 from splite_deploy.device.cgroup import cpu_quota_cores
-from splite_deploy.device.jetson import read_board, read_l4t, text
-from splite_deploy.device.sysfs import core_clocks_mhz, folders, gpu_clock_folders, number, temperatures_c
+from splite_deploy.device.jetson import read_board, read_l4t
+from splite_deploy.device.sysfs import (
+    core_clocks_mhz,
+    gpu_clock_folders,
+    matching,
+    number,
+    read_text,
+    temperatures_c,
+)
 from splite_deploy.version import __version__
 
 NOT_AVAILABLE = "not available"
@@ -142,7 +149,7 @@ def read_environment(root: Path = Path("/"), packages: Mapping[str, tuple[str, .
             Python, versions and environment variables always come from the running process.
         packages: Whose versions to read; see `PACKAGES`.
     """
-    cpu = _fields(text(root / "proc/cpuinfo"))
+    cpu = _fields(read_text(root / "proc/cpuinfo"))
     l4t = read_l4t(root)
     jetson = l4t is not None
     return Environment(
@@ -154,7 +161,7 @@ def read_environment(root: Path = Path("/"), packages: Mapping[str, tuple[str, .
         max_clock_mhz=_fastest_mhz(root, "cpuinfo_max_freq"),
         allowed_clock_mhz=_fastest_mhz(root, "scaling_max_freq"),
         memory_total_mib=_memory_mib(root),
-        os=_fields(text(root / "etc/os-release"), "=").get("PRETTY_NAME", "").strip("\"'") or None,
+        os=_fields(read_text(root / "etc/os-release"), "=").get("PRETTY_NAME", "").strip("\"'") or None,
         kernel=f"{platform.system()} {platform.release()}".strip() or None,
         architecture=platform.machine() or None,
         python=f"{platform.python_implementation()} {platform.python_version()}",
@@ -162,11 +169,11 @@ def read_environment(root: Path = Path("/"), packages: Mapping[str, tuple[str, .
         board=read_board(root),
         l4t=l4t,
         thread_variables=_thread_variables(os.environ),
-        load_average_1min=number(text(root / "proc/loadavg").split(" ")[0]),
+        load_average_1min=number(read_text(root / "proc/loadavg").split(" ")[0]),
         current_clock_mhz=_fastest_mhz(root, "scaling_cur_freq"),
         gpus=_gpus(root),
-        gpu_driver=_gpu_driver(text(root / "proc/driver/nvidia/version")),
-        jetpack=_jetpack(text(root / "var/lib/dpkg/status")) if jetson else None,
+        gpu_driver=_gpu_driver(read_text(root / "proc/driver/nvidia/version")),
+        jetpack=_jetpack(read_text(root / "var/lib/dpkg/status")) if jetson else None,
         nvpmodel=_nvpmodel(root),
         jetson_clocks=_jetson_clocks(root) if jetson else None,
         temperatures_c=temperatures_c(root),
@@ -217,8 +224,8 @@ def _cpu_model(cpu: Mapping[str, str]) -> str | None:
 
 
 def _governors(root: Path) -> str | None:
-    cores = folders(root / "sys/devices/system/cpu", "cpu[0-9]*")
-    found = {text(core / "cpufreq" / "scaling_governor").strip() for core in cores} - {""}
+    cores = matching(root / "sys/devices/system/cpu", "cpu[0-9]*")
+    found = {read_text(core / "cpufreq" / "scaling_governor").strip() for core in cores} - {""}
     return ", ".join(sorted(found)) or None
 
 
@@ -227,14 +234,14 @@ def _fastest_mhz(root: Path, name: str) -> float | None:
 
 
 def _memory_mib(root: Path) -> int | None:
-    total, _, unit = _fields(text(root / "proc/meminfo")).get("MemTotal", "").partition(" ")
+    total, _, unit = _fields(read_text(root / "proc/meminfo")).get("MemTotal", "").partition(" ")
     kib = number(total)
     return round(kib / 1024) if kib is not None and unit == "kB" else None
 
 
 def _gpus(root: Path) -> tuple[str, ...]:
-    cards = folders(root / "proc/driver/nvidia/gpus", "*/information")
-    return tuple(model for card in cards if (model := _fields(text(card)).get("Model")))
+    cards = matching(root / "proc/driver/nvidia/gpus", "*/information")
+    return tuple(model for card in cards if (model := _fields(read_text(card)).get("Model")))
 
 
 def _gpu_driver(version: str) -> str | None:
@@ -251,10 +258,10 @@ def _jetpack(packages: str) -> str | None:
 
 def _nvpmodel(root: Path) -> str | None:
     """The power mode that nvpmodel has stored, by its name in nvpmodel's own table."""
-    stored = re.search(r"pmode:0*(\d+)", text(root / "var/lib/nvpmodel/status"))
+    stored = re.search(r"pmode:0*(\d+)", read_text(root / "var/lib/nvpmodel/status"))
     if stored is None:
         return None
-    table = text(root / "etc/nvpmodel.conf")
+    table = read_text(root / "etc/nvpmodel.conf")
     name = re.search(rf"^<\s*POWER_MODEL\s+ID={stored[1]}\s+NAME=(\S+)\s*>", table, re.MULTILINE)
     return name[1] if name else f"mode {stored[1]}"
 
@@ -262,7 +269,7 @@ def _nvpmodel(root: Path) -> str | None:
 def _jetson_clocks(root: Path) -> bool | None:
     lowest, highest = (core_clocks_mhz(root, f"scaling_{end}_freq") for end in ("min", "max"))
     for gpu in gpu_clock_folders(root):
-        limits = [number(text(gpu / f"{end}_freq")) for end in ("min", "max")]
+        limits = [number(read_text(gpu / f"{end}_freq")) for end in ("min", "max")]
         if not lowest or None in limits:
             return None
         return lowest == highest and limits[0] == limits[1]

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from splite_deploy.device.sysfs import read_text
+
 PYTHON_FROM = (3, 10)
 """The oldest Python that splite-deploy runs on."""
 
@@ -92,21 +94,13 @@ def jetpack_of(l4t: str) -> JetPack | None:
 
 def read_l4t(root: Path = Path("/")) -> str | None:
     """The release of Jetson Linux, ``36.4.3`` from ``# R36 (release), REVISION: 4.3, GCID: ...``; None elsewhere."""
-    match = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text(root / "etc/nv_tegra_release"))
+    match = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", read_text(root / "etc/nv_tegra_release"))
     return f"{match[1]}.{match[2]}" if match else None
 
 
 def read_board(root: Path = Path("/")) -> str | None:
     """Name of the board from the device tree, for example ``NVIDIA Jetson Orin Nano Developer Kit``."""
-    return text(root / "proc/device-tree/model").strip("\0 \n") or None
-
-
-def text(path: Path) -> str:
-    """The text of a small file; empty where it is missing or cannot be read."""
-    try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError:
-        return ""
+    return read_text(root / "proc/device-tree/model").strip("\0 \n") or None
 
 
 def dotted(version: tuple[int, ...]) -> str:

@@ -16,7 +16,7 @@ from splite_deploy.device import sysfs, tegrastats
 from splite_deploy.device.tegrastats import Reading
 
 INTERVAL_S = 0.5
-WHOLE_BOARD = (("VDD_IN",), ("POM_5V_IN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
+BOARD_RAILS = (("VDD_IN",), ("POM_5V_IN",), ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"))
 """Rails that together feed a whole module: on AGX Orin those three, of which the last contains VDDQ_VDD2_1V8AO (Jetson
 Linux Developer Guide, "Software-Based Power Consumption Modeling"); elsewhere the input rail."""
 
@@ -66,9 +66,9 @@ class Recorder:
         self._interval_s = interval_s
         self._stop = threading.Event()
         self._began = time.perf_counter()
-        self._taken: list[tuple[float, Reading]] = []
+        self._readings: list[tuple[float, Reading]] = []
         self._counters = [(counter, counter.read_uj()) for counter in sysfs.energy_counters(root)]
-        self._child = None if sysfs.read(root).power_mw else _start_tegrastats(interval_s)
+        self._child = None if sysfs.read_sensors(root).power_mw else _start_tegrastats(interval_s)
         work = self._read_files if self._child is None else self._read_child
         self._thread = threading.Thread(target=work, name="sensors", daemon=True)
         self._thread.start()
@@ -86,10 +86,10 @@ class Recorder:
             if before is not None and after is not None
         }
         source = "tegrastats" if self._child is not None else "files of the kernel"
-        return summarise(self._taken, energy_mw, seconds, frames, source)
+        return summarise(self._readings, energy_mw, seconds, frames, source)
 
     def close(self) -> None:
-        """Stops; what was read is kept."""
+        """Stops; what was read stays."""
         self._stop.set()
         if self._child is not None:
             self._child.terminate()
@@ -97,14 +97,14 @@ class Recorder:
         self._thread.join()
 
     def _power_is_read(self) -> bool:
-        return any(reading.power_mw for _, reading in self._taken)
+        return any(reading.power_mw for _, reading in self._readings)
 
-    def _keep(self, reading: Reading) -> None:
-        self._taken.append((time.perf_counter() - self._began, reading))
+    def _add(self, reading: Reading) -> None:
+        self._readings.append((time.perf_counter() - self._began, reading))
 
     def _read_files(self) -> None:
         while True:
-            self._keep(sysfs.read(self._root))
+            self._add(sysfs.read_sensors(self._root))
             if self._stop.wait(self._interval_s):
                 return
 
@@ -112,7 +112,7 @@ class Recorder:
         assert self._child is not None and self._child.stdout is not None
         with self._child.stdout as lines:
             for line in lines:
-                self._keep(tegrastats.parse(line))
+                self._add(tegrastats.parse(line))
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def summarise(
     clocks = _series([reading.clocks_mhz for _, reading in readings])
     mean_mw = {**{rail: _mean(values) for rail, values in power.items()}, **energy_mw}
     packages = tuple(name for name in energy_mw if name != sysfs.PLATFORM)
-    fed = next((rails for rails in WHOLE_BOARD if set(rails) <= set(mean_mw)), packages or tuple(energy_mw))
+    fed = next((rails for rails in BOARD_RAILS if set(rails) <= set(mean_mw)), packages or tuple(energy_mw))
     total_mw = sum(mean_mw[rail] for rail in fed)
     absent = {"power": mean_mw, "temperatures": temperatures, "clocks": clocks}
     if mean_mw and not fed:

@@ -13,8 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from splite_deploy.device.jetson import text
 from splite_deploy.device.tegrastats import DUMMY_ZONES, Reading
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file; empty where it is missing or cannot be read."""
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def number(digits: str) -> float | None:
@@ -22,15 +29,15 @@ def number(digits: str) -> float | None:
     return float(digits) if re.fullmatch(r"\d+(\.\d+)?", digits.strip()) else None
 
 
-def folders(root: Path, pattern: str) -> list[Path]:
-    """What matches below a folder, sorted; nothing where that cannot be read."""
+def matching(root: Path, pattern: str) -> list[Path]:
+    """Files and folders below a folder whose path matches, sorted; none where that cannot be read."""
     try:
         return sorted(root.glob(pattern))
     except OSError:
         return []
 
 
-def read(root: Path = Path("/")) -> Reading:
+def read_sensors(root: Path = Path("/")) -> Reading:
     """All sensors of this moment but RAPL, which counts energy.
 
     Args:
@@ -43,8 +50,8 @@ def temperatures_c(root: Path = Path("/")) -> dict[str, float]:
     """Degrees Celsius of every thermal zone that is on, by its type; zones of the same type are numbered."""
     found: dict[str, float] = {}
     seen: Counter[str] = Counter()
-    for zone in folders(root / "sys/class/thermal", "thermal_zone*"):
-        name, value = text(zone / "type").strip(), number(text(zone / "temp"))
+    for zone in matching(root / "sys/class/thermal", "thermal_zone*"):
+        name, value = read_text(zone / "type").strip(), number(read_text(zone / "temp"))
         if name and value is not None and name not in DUMMY_ZONES:
             seen[name] += 1
             found[name if seen[name] == 1 else f"{name} {seen[name]}"] = value / 1e3
@@ -53,14 +60,14 @@ def temperatures_c(root: Path = Path("/")) -> dict[str, float]:
 
 def gpu_clock_folders(root: Path = Path("/")) -> list[Path]:
     """Where the clock of a Jetson's GPU is shown; its name ends in that of its chip or in ``gpu``."""
-    found = folders(root / "sys/class/devfreq", "*")
+    found = matching(root / "sys/class/devfreq", "*")
     return [folder for folder in found if re.search(r"\.(gpu|g[a-z]\d+b)$", folder.name)]
 
 
 def core_clocks_mhz(root: Path, name: str) -> list[float]:
     """A file of the frequency driver, of each core that has it, MHz."""
-    cores = folders(root / "sys/devices/system/cpu", "cpu[0-9]*")
-    khz = [number(text(core / "cpufreq" / name)) for core in cores]
+    cores = matching(root / "sys/devices/system/cpu", "cpu[0-9]*")
+    khz = [number(read_text(core / "cpufreq" / name)) for core in cores]
     return [value / 1e3 for value in khz if value is not None]
 
 
@@ -69,25 +76,25 @@ def _clocks_mhz(root: Path) -> Iterator[tuple[str, float]]:
     if cores:
         yield "cpu", max(cores)
     for folder in gpu_clock_folders(root):
-        hz = number(text(folder / "cur_freq"))
+        hz = number(read_text(folder / "cur_freq"))
         if hz is not None:
             yield "gpu", hz / 1e6
 
 
 def _ina_power_mw(root: Path) -> Iterator[tuple[str, float]]:
-    for monitor in folders(root / "sys/class/hwmon", "hwmon*"):
-        if text(monitor / "name").strip() != "ina3221":
+    for monitor in matching(root / "sys/class/hwmon", "hwmon*"):
+        if read_text(monitor / "name").strip() != "ina3221":
             continue
         for channel in (1, 2, 3):
-            label = text(monitor / f"in{channel}_label").strip()
-            millivolts = number(text(monitor / f"in{channel}_input"))
-            milliamperes = number(text(monitor / f"curr{channel}_input"))
+            label = read_text(monitor / f"in{channel}_label").strip()
+            millivolts = number(read_text(monitor / f"in{channel}_input"))
+            milliamperes = number(read_text(monitor / f"curr{channel}_input"))
             if label and label != "NC" and millivolts is not None and milliamperes is not None:
                 yield label, millivolts * milliamperes / 1e3
-    for monitor in folders(root / "sys/bus/i2c/drivers/ina3221x", "*/iio:device*"):
+    for monitor in matching(root / "sys/bus/i2c/drivers/ina3221x", "*/iio:device*"):
         for channel in (0, 1, 2):
-            label = text(monitor / f"rail_name_{channel}").strip()
-            milliwatts = number(text(monitor / f"in_power{channel}_input"))
+            label = read_text(monitor / f"rail_name_{channel}").strip()
+            milliwatts = number(read_text(monitor / f"in_power{channel}_input"))
             if label and milliwatts is not None:
                 yield label, milliwatts
 
@@ -112,7 +119,7 @@ class EnergyCounter:
 
     def read_uj(self) -> float | None:
         """Microjoules so far."""
-        return number(text(self.file))
+        return number(read_text(self.file))
 
     def spent_uj(self, before: float, after: float) -> float:
         """Microjoules between two readings, less than one range apart."""
@@ -122,9 +129,9 @@ class EnergyCounter:
 def energy_counters(root: Path = Path("/")) -> list[EnergyCounter]:
     """The counters of whole packages and of the platform, of Intel and AMD; most systems let root alone read them."""
     found = []
-    for zone in folders(root / "sys/class/powercap", "intel-rapl:*"):
-        name, top = text(zone / "name").strip(), zone.name.count(":") == 1
-        limit = number(text(zone / "max_energy_range_uj"))
+    for zone in matching(root / "sys/class/powercap", "intel-rapl:*"):
+        name, top = read_text(zone / "name").strip(), zone.name.count(":") == 1
+        limit = number(read_text(zone / "max_energy_range_uj"))
         counter = EnergyCounter(name, zone / "energy_uj", limit or 0.0)
         if top and name and limit and counter.read_uj() is not None:
             found.append(counter)

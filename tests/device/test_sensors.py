@@ -94,7 +94,7 @@ ORIN_NANO = {
 
 
 def test_files_of_the_kernel(tmp_path: Path) -> None:
-    assert sysfs.read(write(tmp_path, ORIN_NANO)) == Reading(
+    assert sysfs.read_sensors(write(tmp_path, ORIN_NANO)) == Reading(
         {"VDD_IN": 5200.0, "VDD_CPU_GPU_CV": 1000.0},
         {"cpu-thermal": 48.562, "cpu-thermal 2": 50.0},
         {"cpu": 1497.6, "gpu": 305.0},
@@ -109,11 +109,11 @@ def test_power_monitors_of_older_releases(tmp_path: Path) -> None:
         f"{folder}/rail_name_1": "POM_5V_GPU",
         f"{folder}/in_power1_input": 40,
     }
-    assert sysfs.read(write(tmp_path, files)).power_mw == {"POM_5V_IN": 1750.0, "POM_5V_GPU": 40.0}
+    assert sysfs.read_sensors(write(tmp_path, files)).power_mw == {"POM_5V_IN": 1750.0, "POM_5V_GPU": 40.0}
 
 
 def test_a_machine_without_sensors(tmp_path: Path) -> None:
-    assert sysfs.read(tmp_path) == Reading()
+    assert sysfs.read_sensors(tmp_path) == Reading()
     assert sysfs.energy_counters(tmp_path) == []
 
 
