@@ -22,7 +22,7 @@ from splite_deploy.bench import Extras, append_record, append_result, read_envir
 from splite_deploy.bench.compare import THRESHOLD, StageChange, compare
 from splite_deploy.bench.loop import END_TO_END
 from splite_deploy.errors import SpliteError
-from splite_deploy.runtime.session import BaseSession
+from splite_deploy.runtime.backends.base import BaseSession
 from splite_deploy.spec.plain import to_plain
 
 KIND = "compare-power"
