@@ -78,7 +78,7 @@ def results_block(files: dict[str, list[Record]]) -> list[str]:
 def accuracy_table(found: list[Record]) -> list[str]:
     """Accuracy and parity: independent of the machine, so one row per checkpoint and artifact."""
     lines = [
-        "| checkpoint | size | runs as | mean error, % of box | PCK@0.05 | PA-MPJPE, mm | shift to torch p95, px |",
+        "| checkpoint | size | runs as | mean error, % of box | PCK@0.05 | PA-MPJPE, mm | deviation p95, px |",
         "|---|---|---|---|---|---|---|",
     ]
     seen = set()
@@ -94,7 +94,11 @@ def accuracy_table(found: list[Record]) -> list[str]:
             f"| {record['parity'][-1]['deviation_px']['p95']:.1e} |"
         )
     images = found[0]["accuracy"]["images"]
-    return [*lines, "", f"{images} images; error and PCK relative to the longer side of the labels' tight box."]
+    return [
+        *lines,
+        "",
+        f"{images} images; error and PCK relative to the longer side of the labels' tight box; deviation from torch.",
+    ]
 
 
 def latency_table(found: list[Record]) -> list[str]:
@@ -176,25 +180,25 @@ def precisions_block(record: Record) -> list[str]:
     """Every artifact of the newest record of each file of precisions.py."""
     side = record["box_side_px"]
     lines = [
-        "| runs as | size | latency p50 | speed-up | shift p95 | max, % of box | peaks elsewhere "
+        "| runs as | size | latency p50 | speed-up | deviation p95 | max, % of box | peak switches "
         "| mean error, % of box | PCK@0.05 | PA-MPJPE, mm |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     recommendation = record["recommendation"]
     for row in recommendation["rows"]:
-        shift = [f"{100 * row['deviation_px'][key] / side:.2g}" for key in ("p95", "max")]
+        deviation = [f"{100 * row['deviation_px'][key] / side:.2g}" for key in ("p95", "max")]
         lines.append(
             f"| {row['backend']} {row['precision']} | {row['size_bytes'] / 1e6:.2f} MB | {row['p50_ms']:.3f} ms "
-            f"| {row['speed_up']:.2f} | {shift[0]} | {shift[1]} | {row['peak_switches']} "
+            f"| {row['speed_up']:.2f} | {deviation[0]} | {deviation[1]} | {row['peak_switches']} "
             f"| {accuracy_cells(row['accuracy'])} |"
         )
     return [
         *lines,
         "",
-        f"{machine(record['environment'])}, one thread, all in one run, in turn. Shift: of keypoints against the "
-        f"torch network on the {recommendation['rows'][0]['accuracy']['images']} images, relative to the longer "
+        f"{machine(record['environment'])}, one thread, all in one run, in turn. Deviation: of keypoints from the "
+        f"torch network's on the {recommendation['rows'][0]['accuracy']['images']} images, relative to the longer "
         f"side of the box; calibrated on {record['calibration']['crops']} other images. Speed-up over fp32 of the "
-        f"same backend. {recommendation['reason'].split(': ')[0]}, says `export` here.",
+        f"same backend. `export` says here: {recommendation['reason'].split(': ')[0]}.",
     ]
 
 
