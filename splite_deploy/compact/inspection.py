@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.compact.alignment import Alignment, Timing, WeightedLayer, align
-from splite_deploy.compact.onnx_layers import Graph
+from splite_deploy.compact.onnx_layers import LayerGraph
 from splite_deploy.errors import CheckpointError, UsageError
 from splite_deploy.export.graph.walk import load
 
@@ -146,7 +146,7 @@ def _of_network(
 
 
 def _of_graph(model: ir.Model, timed: bool, progress: Callable[[str], None]) -> Alignment:
-    graph = Graph(model)
+    graph = LayerGraph(model)
     alignment = align(graph.layers)
     return replace(alignment, timings=time_layers(graph, alignment, progress=progress)) if timed else alignment
 
@@ -175,7 +175,7 @@ def layers_of_tensors(tensors: Mapping[str, Tensor]) -> list[WeightedLayer]:
 
 
 def time_layers(
-    graph: Graph,
+    graph: LayerGraph,
     alignment: Alignment,
     *,
     inferences: int = 100,

@@ -30,7 +30,7 @@ _BROADCASTS = ("Add", "Sub", "Mul", "Div")
 _SIZES = ("Shape", "Size")
 
 
-class Graph:
+class LayerGraph:
     """The layers of an ONNX graph that have stored weights.
 
     Args:

@@ -30,7 +30,7 @@ from splite_deploy.compact.inspection import (
     layers_of_tensors,
     time_layers,
 )
-from splite_deploy.compact.onnx_layers import Graph
+from splite_deploy.compact.onnx_layers import LayerGraph
 from splite_deploy.compact.trace import trace
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.walk import from_proto
@@ -42,7 +42,7 @@ Node = tuple[str, str, str, str, dict[str, Any]]
 """Operation, inputs, output, shape of its weight (empty without one), attributes."""
 
 
-def graph(nodes: list[Node], outputs: str, image: tuple[int | str, ...] = (1, 3, 16, 16)) -> Graph:
+def graph(nodes: list[Node], outputs: str, image: tuple[int | str, ...] = (1, 3, 16, 16)) -> LayerGraph:
     """A graph of nodes; a weight is named after its node's output, with a bias where the shape ends with '+'."""
     made, stored = [], []
 
@@ -61,7 +61,7 @@ def graph(nodes: list[Node], outputs: str, image: tuple[int | str, ...] = (1, 3,
     ends = [onnx.helper.make_tensor_value_info(name, FLOAT, None) for name in outputs.split()]
     whole = onnx.helper.make_graph(made, "net", [x], ends, stored)
     model = onnx.helper.make_model(whole, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
-    return Graph(from_proto(model))
+    return LayerGraph(from_proto(model))
 
 
 PAD = {"pads": [1, 1, 1, 1]}

@@ -145,13 +145,13 @@ def activations(graph: ir.Graph) -> dict[str, ir.Value]:
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
     """What the file says of an initializer, or None."""
-    held = value.const_value if value is not None and value.is_initializer() else None
-    return None if held is None else held.numpy()
+    tensor = value.const_value if value is not None and value.is_initializer() else None
+    return None if tensor is None else tensor.numpy()
 
 
 def attributes(node: ir.Node) -> dict[str, Any]:
     """The attributes of a node as Python values."""
-    return {name: held.value for name, held in node.attributes.items()}
+    return {name: attribute.value for name, attribute in node.attributes.items()}
 
 
 def add_constant(graph: ir.Graph, name: str, value: ArrayLike) -> ir.Value:

@@ -161,9 +161,9 @@ def _select(
         )
     progress("reading the calibration images")
     if source.suffix == ".npz":
-        arrays = read_crops(source, count, spec)
-        origin = f"crops of {source.name} ({len(arrays.pixels)}" + (f", {arrays.note})" if arrays.note else ")")
-        return _Selected(arrays.pixels, origin, order_known=arrays.declared)
+        archive = read_crops(source, count, spec)
+        origin = f"crops of {source.name} ({len(archive.pixels)}" + (f", {archive.note})" if archive.note else ")")
+        return _Selected(archive.pixels, origin, order_known=archive.declared)
     files, origin = _files(source, "train", count, hold_out=hold_out)
     whole = sum(box is None for _, box in files)
     warning = f"{whole} calibration images have no box and were taken whole; a labels.json beside them gives boxes"
@@ -263,7 +263,7 @@ _DAMAGED = (OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError, 
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Archive:
     """Crops of an archive.
 
     Attributes:
@@ -298,7 +298,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         ) from err
 
 
-def read_crops(path: Path, count: int, spec: InputSpec) -> Arrays:
+def read_crops(path: Path, count: int, spec: InputSpec) -> Archive:
     """At most ``count`` crops of an archive, evenly picked.
 
     The archive holds (N, h, w, 3) or (N, 3, h, w) of the network's input size as ``crops``, ``images`` or the only
@@ -326,7 +326,7 @@ def read_crops(path: Path, count: int, spec: InputSpec) -> Arrays:
         pixels, swap = _denormalised(what, picked, spec), False
     if swap:
         pixels = np.ascontiguousarray(pixels[..., ::-1])
-    return Arrays(pixels, color is not None, f"converted from {color} to {spec.color}" if swap else "")
+    return Archive(pixels, color is not None, f"converted from {color} to {spec.color}" if swap else "")
 
 
 def _color(path: Path, stored: NDArray[Any] | None) -> Color | None:

@@ -155,11 +155,11 @@ def _unsafe(node: ir.Node, ranges: Ranges) -> str:
     if node.op_type in DEFAULT_OP_BLOCK_LIST:
         return "ONNX Runtime has no float16 form of it"
     for value in (*node.inputs, *node.outputs):
-        name, held = "" if value is None else name_of(value), constant(value)
-        if held is None and name in ranges.extremes:
+        name, array = "" if value is None else name_of(value), constant(value)
+        if array is None and name in ranges.extremes:
             largest = max(map(abs, ranges.extremes[name]))
-        elif held is not None and held.dtype == np.float32 and held.size:
-            largest = float(np.abs(held).max())
+        elif array is not None and array.dtype == np.float32 and array.size:
+            largest = float(np.abs(array).max())
         else:
             continue
         if largest > FP16_LARGEST:

@@ -134,9 +134,9 @@ def with_uint8(model: ir.Model) -> ir.Model:
 def _scalar_grid(node: ir.Node) -> None:
     """Makes scales and zero points of one element scalars: torch writes lists of one, which sums refuse."""
     for value in node.inputs[1:]:
-        held = constant(value)
-        if value is not None and held is not None and held.shape == (1,):
-            value.const_value, value.shape = ir.tensor(held.reshape(()), name=value.name), ir.Shape([])
+        array = constant(value)
+        if value is not None and array is not None and array.shape == (1,):
+            value.const_value, value.shape = ir.tensor(array.reshape(()), name=value.name), ir.Shape([])
 
 
 def _clip_behind(graph: ir.Graph, quantiser: ir.Node, zero: int) -> None:
@@ -175,11 +175,11 @@ def _bounds(activation: ir.Node) -> tuple[float, float] | None:
         return None
     found = [-np.inf, np.inf]
     for index, value in enumerate(activation.inputs[1:]):
-        held = constant(value)
-        if value is not None and held is None:
+        array = constant(value)
+        if value is not None and array is None:
             return None
-        if held is not None:
-            found[index] = float(held.ravel()[0])
+        if array is not None:
+            found[index] = float(array.ravel()[0])
     return found[0], found[1]
 
 
@@ -332,9 +332,9 @@ class _Inserter:
         """Quantises what a node reads from the file."""
         if node.op_type not in WEIGHTED:
             for value in list(node.inputs) if node.op_type in ("Add", "Mul", "Concat") else ():
-                held = constant(value)
-                if value is not None and held is not None and held.dtype == np.float32:
-                    self._operand(node, value, held)
+                array = constant(value)
+                if value is not None and array is not None and array.dtype == np.float32:
+                    self._operand(node, value, array)
             return
         kernel, source = node.inputs[1], self.sources[node]
         offset = node.inputs[2] if len(node.inputs) > 2 else None
@@ -365,12 +365,12 @@ class _Inserter:
         ]
         self._dequantize(node, offset, stored, name, 0 if scales.ndim else None)
 
-    def _operand(self, node: ir.Node, value: ir.Value, held: NDArray[Any]) -> None:
+    def _operand(self, node: ir.Node, value: ir.Value, array: NDArray[Any]) -> None:
         """Quantises a constant as the activation beside it is: ONNX Runtime's int8 kernels take one type."""
-        low, high = min(float(held.min()), 0.0), max(float(held.max()), 0.0)
+        low, high = min(float(array.min()), 0.0), max(float(array.max()), 0.0)
         grid, own = self._affine(low, high, max(-low, high)), f"{node.name}:{value.name}"
         lowest, highest = np.iinfo(grid.zero_point).min, np.iinfo(grid.zero_point).max
-        levels = np.clip(np.round(held / grid.scale) + int(grid.zero_point), lowest, highest)
+        levels = np.clip(np.round(array / grid.scale) + int(grid.zero_point), lowest, highest)
         stored = [
             add_constant(self.graph, f"{own}_quantized", levels.astype(grid.zero_point.dtype)),
             add_constant(self.graph, f"{own}_scale", np.float32(grid.scale)),
@@ -382,14 +382,14 @@ class _Inserter:
         self,
         node: ir.Node,
         value: ir.Value,
-        held: NDArray[Any],
+        array: NDArray[Any],
         scales: NDArray[np.float64] | np.float64,
         axis: int | None,
     ) -> NDArray[np.float64]:
         """Stores a constant as int8, with one scale for each channel of ``axis``; returns what it then stands for."""
-        shape = [-1 if i == axis else 1 for i in range(held.ndim)]
+        shape = [-1 if i == axis else 1 for i in range(array.ndim)]
         steps = np.reshape(scales, shape if axis is not None else ())
-        quantised = np.clip(np.round(held.astype(np.float64) / steps), -self.weight_max, self.weight_max)
+        quantised = np.clip(np.round(array.astype(np.float64) / steps), -self.weight_max, self.weight_max)
         own = f"{node.name}:{value.name}"
         stored = [
             add_constant(self.graph, f"{own}_quantized", quantised.astype(np.int8)),
