@@ -12,7 +12,7 @@ from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import Typing
 from splite_deploy.bundle.report import BudgetSearch
 from splite_deploy.errors import ExportError, UsageError
-from splite_deploy.export.graph.fuse import fuse_decode, fuse_input
+from splite_deploy.export.graph.fuse import fuse
 from splite_deploy.export.graph.opset import lower_opset
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.quant.engine_graphs import to_int8_fp16
@@ -163,10 +163,8 @@ def deployed(file: str, graph: ir.Model, spec: ModelSpec, options: ExportOptions
     Raises:
         ExportError: The pre- or postprocessing cannot be fused.
     """
-    if options.fuse_input:
-        graph = fuse_input(graph, spec)
-    if options.fuse_decode:
-        graph = fuse_decode(graph, spec)
+    if options.fuses:
+        graph = fuse(graph, spec, preprocessing=options.fuse_input, postprocessing=options.fuse_decode)
     if file not in (OLD_OPSET, INT8["trt"]):
         return graph, ""
     try:

@@ -31,6 +31,7 @@ from splite_deploy.export.graph.walk import (
     to_proto,
 )
 from splite_deploy.export.log_output import quiet
+from splite_deploy.export.quant.engine_graphs import rounding_to_nearest, to_int8_fp16
 from splite_deploy.export.quant.precision import to_fp16, to_int8
 from splite_deploy.export.quant.qdq import prepare
 from splite_deploy.export.quant.ranges import METHODS, calibrate
@@ -281,6 +282,20 @@ def test_the_head_is_found_by_position_and_stays_float(graph_of: GraphOf) -> Non
 
 def outputs(graph: ir.Model) -> set[str | None]:
     return {value.name for value in graph.graph.outputs}
+
+
+def test_the_graph_that_is_given_stays_as_it_is(graph_of: GraphOf) -> None:
+    graph = graph_of("se")
+    before = to_proto(graph)
+    to_fp16(graph, crops())
+    for consumer in ("ort", "trt"):
+        quantised, _ = to_int8(graph, crops(), consumer)  # type: ignore[arg-type]
+        between = to_proto(quantised)
+        to_int8(quantised, crops(), consumer)  # type: ignore[arg-type]
+        if consumer == "trt":
+            rounding_to_nearest(to_int8_fp16(quantised, ()))
+        assert to_proto(quantised) == between
+    assert to_proto(graph) == before
 
 
 def test_float_nodes_stay_float(graph_of: GraphOf) -> None:

@@ -58,39 +58,64 @@ class Normalise(nn.Module):
 
 
 def fuse_input(model: ir.Model, spec: ModelSpec) -> ir.Model:
-    """A copy that takes uint8 crops (N, h, w, 3) and normalises them itself.
+    """A copy that takes uint8 crops (N, h, w, 3) and normalises them itself; see `fuse`."""
+    return fuse(model, spec, preprocessing=True)
+
+
+def fuse_decode(model: ir.Model, spec: ModelSpec) -> ir.Model:
+    """A copy that decodes: ``keypoints`` (N, K, 2) in input pixels, ``scores`` (N, K), and ``depth`` (N, K) if any.
+
+    See `fuse`.
+    """
+    return fuse(model, spec, postprocessing=True)
+
+
+def fuse(model: ir.Model, spec: ModelSpec, *, preprocessing: bool = False, postprocessing: bool = False) -> ir.Model:
+    """A copy with pre- or postprocessing inside.
 
     Args:
-        model: Any graph with one float32 input (N, 3, h, w).
-        spec: The model.
+        model: A graph with one float32 input (N, 3, h, w) for preprocessing, and with float32 outputs that are named by
+            their roles for postprocessing.
+        spec: The model; its decoder says what is computed.
+        preprocessing: See `fuse_input`.
+        postprocessing: See `fuse_decode`.
 
     Raises:
-        ExportError: The input is another, or the opset is too old.
+        ExportError: The input or an output is missing, of another type or shape, or the opset is too old.
     """
     _check_opset(model)
+    outputs = model.graph.outputs
+    image = _image(model, spec) if preprocessing else None
+    decoding = _decoding(model, spec) if postprocessing else None
+    # A decoded role may be the name of another tensor: "depth" is a map before, and K numbers afterwards
+    moved = {role: f"network/{role}" for role in spec.decoder.decoded_roles if decoding is not None}
+    made = to_proto(_renamed(model, moved))
+    if image is not None:
+        made = _joined(_suited(_preprocessing(spec.input, name_of(image)), model), made, {_NORMALISED: name_of(image)})
+    if decoding is not None:
+        joints = {moved.get(role, role): f"{_DECODE}/{role}" for role in spec.decoder.roles}
+        made = _joined(made, _suited(decoding, model), joints)
+    fused = from_proto(made)
+    if image is not None:
+        _set_batch(fused.graph.inputs, image)
+    if decoding is not None:
+        _set_batch(fused.graph.outputs, outputs[0])
+    return fused
+
+
+def _image(model: ir.Model, spec: ModelSpec) -> ir.Value:
+    """The input that takes a normalised image."""
     inputs, wanted = _inputs(model), (3, spec.input.height, spec.input.width)
     if len(inputs) != 1 or inputs[0].dtype != ir.DataType.FLOAT or sizes(inputs[0])[1:] != wanted:
         raise ExportError(
             f"The graph's inputs are {_describe(inputs)}, not one float32 (N, {', '.join(map(str, wanted))}).",
             hint="Fuse the input once, into the graph that export made of this model.toml.",
         )
-    image = name_of(inputs[0])
-    made = _joined(_suited(_preprocessing(spec.input, image), model), to_proto(model), {_NORMALISED: image})
-    _set_batch(made.graph.inputs, inputs[0])
-    return made
+    return inputs[0]
 
 
-def fuse_decode(model: ir.Model, spec: ModelSpec) -> ir.Model:
-    """A copy that decodes: ``keypoints`` (N, K, 2) in input pixels, ``scores`` (N, K), and ``depth`` (N, K) if any.
-
-    Args:
-        model: Any graph whose outputs are float32 and named by their roles.
-        spec: The model; its decoder says what is computed.
-
-    Raises:
-        ExportError: An output is missing, of another type or shape, or the opset is too old.
-    """
-    _check_opset(model)
+def _decoding(model: ir.Model, spec: ModelSpec) -> onnx.ModelProto:
+    """The graph of the decoder, for the outputs of a graph."""
     decoder, count = spec.decoder, spec.keypoint_count
     outputs = {name_of(value): value for value in model.graph.outputs}
     if set(outputs) != set(decoder.roles) or {value.dtype for value in outputs.values()} != {ir.DataType.FLOAT}:
@@ -102,13 +127,7 @@ def fuse_decode(model: ir.Model, spec: ModelSpec) -> ir.Model:
     shapes = {role: sizes(outputs[role]) for role in decoder.roles}
     check_shapes(shapes, spec, error=ExportError)
     maps = tuple(tuple(size or 0 for size in shape[1:]) for shape in shapes.values())
-    graph = _postprocessing(decoder, count, spec.input, maps)
-    # A decoded role may be the name of another tensor: "depth" is a map before, and K numbers afterwards
-    moved = {role: f"network/{role}" for role in decoder.decoded_roles}
-    joints = {moved.get(role, role): f"{_DECODE}/{role}" for role in decoder.roles}
-    made = _joined(to_proto(_renamed(model, moved)), _suited(graph, model), joints)
-    _set_batch(made.graph.outputs, outputs[decoder.roles[0]])
-    return made
+    return _postprocessing(decoder, count, spec.input, maps)
 
 
 @lru_cache(maxsize=8)
@@ -180,7 +199,7 @@ def _renamed(model: ir.Model, names: Mapping[str, str]) -> ir.Model:
     return made
 
 
-def _joined(first: onnx.ModelProto, second: onnx.ModelProto, joints: Mapping[str, str]) -> ir.Model:
+def _joined(first: onnx.ModelProto, second: onnx.ModelProto, joints: Mapping[str, str]) -> onnx.ModelProto:
     """Two graphs as one, where outputs of the first, by name, are inputs of the second; the names of both differ.
 
     Raises:
@@ -197,7 +216,7 @@ def _joined(first: onnx.ModelProto, second: onnx.ModelProto, joints: Mapping[str
     del made.opset_import[:]
     made.opset_import.extend(opsets.values())
     del made.graph.value_info[:]  # batches have other names in the two
-    return from_proto(made)
+    return made
 
 
 def _set_batch(values: Iterable[ir.Value], of: ir.Value) -> None:
