@@ -13,7 +13,7 @@ from tiny_tflite import VECTORS
 
 from splite_deploy.compile.precision import Int8Recipe, check_precision
 from splite_deploy.errors import CompileError
-from splite_deploy.runtime.backends.tflite_file import Contents, End, Operator, read_contents
+from splite_deploy.runtime.backends.tflite_file import Contents, FileTensor, Operator, read_contents
 from splite_deploy.spec import Precision
 
 File = Literal["fp32", "fp16", "int8", "int8-ends"]
@@ -43,9 +43,9 @@ def test_the_histogram(file: File, types: str) -> None:
 
 def test_the_ends() -> None:
     contents = contents_of("int8-ends")
-    assert contents.inputs == {"image": End((1, 64, 48, 3), "int8")}
-    assert contents.outputs == {role: End((1, 16, 12, 5), "int8") for role in ("heatmap", "depth")}
-    assert set(contents_of("int8").outputs.values()) == {End((1, 16, 12, 5), "float32")}
+    assert contents.inputs == {"image": FileTensor((1, 64, 48, 3), "int8")}
+    assert contents.outputs == {role: FileTensor((1, 16, 12, 5), "int8") for role in ("heatmap", "depth")}
+    assert set(contents_of("int8").outputs.values()) == {FileTensor((1, 16, 12, 5), "float32")}
 
 
 def test_weights_are_counted_and_their_operators_named() -> None:
