@@ -178,7 +178,7 @@ def test_preprocessing_is_compared_on_the_golden_image(splite: Callable[..., Res
     assert result.image.within_limits and result.warnings == ()
     shown = splite("verify", tiny_bundle)
     words = " ".join(shown.stdout.split())
-    assert f"The crop cut here equals the recorded one (OpenCV {cv2.__version__} here" in words
+    assert f"This machine's crop equals the recorded one (OpenCV {cv2.__version__} here" in words
     assert "warning" not in shown.stderr
 
 
