@@ -173,7 +173,7 @@ CASES = [
     case("no images", nothing, (*EXPORT, "--images", "out"), "out holds no image.", ".jpg"),
     case("image of none", write_text("out.txt", ""), (*EXPORT, "--images", "out.txt"), "neither a folder", "--images"),
     case("output exists", nothing, to("out"), "out exists already.", "--overwrite"),
-    case("output is no bundle", nothing, (*to("out"), "--overwrite"), "exists and is no bundle.", "--output"),
+    case("output is no bundle", nothing, (*to("out"), "--overwrite"), "exists and is not a bundle.", "--output"),
     case("output under a file", nothing, to("hand.png/a.splite"), "Cannot write hand.png/a", "is a file"),
     case("output too long", nothing, to(f"out/{LONG}"), "File name too long.", "Check that the folder"),
     *(

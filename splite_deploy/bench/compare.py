@@ -226,7 +226,8 @@ def _compare(before: _Group, after: _Group) -> Comparison:
     for result in (*before, *after):
         if not result.samples_ms:
             raise UsageError(
-                f"The result of {_name(result)} of {result.date_utc} holds no single times, which a comparison needs.",
+                f"The result of {_name(result)} of {result.date_utc} has no times of single frames, which a "
+                f"comparison needs.",
                 hint="Measure it again with this version of splite-deploy.",
             )
     stages = [stage for stage in STAGE_NAMES if all(stage in result.samples_ms for result in (*before, *after))]

@@ -31,7 +31,7 @@ def random_feeds(inputs: Sequence[TensorSpec], batch: int) -> Feeds:
     if batch > 1 and all(spec.shape[:1] not in ((None,), (batch,)) for spec in inputs):
         inputs_shown = ", ".join(f"'{spec.name}' {list(spec.shape)}" for spec in inputs)
         raise UsageError(
-            f"The file takes no batch of {batch}: its inputs are {inputs_shown}.", hint="Leave --batch out."
+            f"The file does not take a batch of {batch}: its inputs are {inputs_shown}.", hint="Leave --batch out."
         )
     rng = np.random.default_rng(0)
     shapes = {spec.name: _shape(spec, batch) for spec in inputs}
@@ -66,7 +66,9 @@ def feeds_from_file(path: Path, inputs: Sequence[TensorSpec]) -> Feeds:
         stacks[spec.name] = (array[None] if array.ndim == len(spec.shape) else array).astype(spec.dtype)
     counts = {len(stack) for stack in stacks.values()}
     if len(counts) != 1 or 0 in counts:
-        raise UsageError(f"The arrays of {path} differ in number: {sorted(counts)}.", hint="Save as many of each.")
+        raise UsageError(
+            f"The arrays of {path} have different lengths: {sorted(counts)}.", hint="Save equally many of each."
+        )
     return [{name: np.ascontiguousarray(stack[i]) for name, stack in stacks.items()} for i in range(counts.pop())]
 
 
@@ -74,7 +76,7 @@ def _shape(spec: TensorSpec, batch: int) -> tuple[int, ...]:
     sizes = tuple(batch if size is None and axis == 0 else size for axis, size in enumerate(spec.shape))
     if None in sizes:
         raise UsageError(
-            f"The file leaves sizes of the input '{spec.name}' open: {list(spec.shape)}.",
+            f"The file does not fix the sizes of the input '{spec.name}': {list(spec.shape)}.",
             hint="Give tensors of the size that you want to time, with --inputs.",
         )
     return tuple(size for size in sizes if size is not None)

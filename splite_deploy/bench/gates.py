@@ -120,9 +120,7 @@ class Gate:
                 hint="Write for example --fail-if 'p99_ms>33', in quotes; comparisons are > >= < <=.",
             )
         if match.group(1) not in METRICS:
-            raise UsageError(
-                f"There is no metric '{match.group(1)}' to set a limit on.", hint=f"There are: {', '.join(METRICS)}."
-            )
+            raise UsageError(f"There is no metric '{match.group(1)}'.", hint=f"There are: {', '.join(METRICS)}.")
         return cls(match.group(1), match.group(2), limit)
 
     def failure(self, result: BenchResult) -> str | None:

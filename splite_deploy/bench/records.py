@@ -53,9 +53,9 @@ def _parse(line: str, where: str) -> BenchResult:
     try:
         data = json.loads(line)
     except json.JSONDecodeError as err:
-        raise UsageError(f"{where} is no JSON: {err}.", hint="Remove that line.") from err
+        raise UsageError(f"{where} is not JSON: {err}.", hint="Remove that line.") from err
     if not isinstance(data, dict):
-        raise UsageError(f"{where} is no benchmark result.", hint="Remove that line.")
+        raise UsageError(f"{where} is not a benchmark result.", hint="Remove that line.")
     try:
         return BenchResult.from_dict(data)
     except UsageError as err:

@@ -55,8 +55,8 @@ def add_artifacts(bundle: Bundle, additions: Sequence[Addition]) -> Bundle:
         before = read_manifest(bundle.path)
         if _origin(before) != _origin(bundle.manifest):
             raise BundleError(
-                f"Another bundle has taken the place of {bundle.path} in the meantime.",
-                hint="Nothing was added. Run the command again, on the bundle that lies there now.",
+                f"Another bundle took the place of {bundle.path} in the meantime.",
+                hint="Nothing was added. Run the command again, on the bundle that is there now.",
             )
         manifest = _add(bundle.path, before, additions)
         for name in {artifact.file for artifact in before.artifacts} - _named_by(manifest):

@@ -105,12 +105,12 @@ def read_golden(content: bytes, file: GoldenFile) -> Golden:
 
     def tensor(name: str) -> NDArray[Any]:
         if name not in file.tensors:
-            raise BundleError(f"The golden file has no tensor '{name}'.", hint="Make the bundle anew.")
+            raise BundleError(f"The golden file has no tensor '{name}'.", hint="Export the bundle again.")
         at = file.tensors[name]
         dtype = np.dtype(at.dtype).newbyteorder("<")
         count = int(np.prod(at.shape, dtype=np.int64))
         if min((*at.shape, at.offset)) < 0 or at.offset + count * dtype.itemsize > len(content):
-            raise BundleError(f"The golden tensor '{name}' lies outside its file.", hint="Make the bundle anew.")
+            raise BundleError(f"The golden tensor '{name}' lies outside its file.", hint="Export the bundle again.")
         return np.frombuffer(content, dtype, count, at.offset).reshape(at.shape)
 
     return Golden(

@@ -211,7 +211,7 @@ def read_manifest(folder: Path) -> Manifest:
         data = json.loads(content.decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError) as err:
         if folder.is_dir():
-            raise BundleError(f"{folder} holds no {MANIFEST}, so it is no bundle.", hint=REEXPORT) from err
+            raise BundleError(f"{folder} holds no {MANIFEST}, so it is not a bundle.", hint=REEXPORT) from err
         what = "is a file, not a bundle folder" if folder.exists() else "does not exist"
         raise BundleError(
             f"{folder} {what}.", hint="Make a bundle with 'splite-deploy export CHECKPOINT -o NAME.splite'."

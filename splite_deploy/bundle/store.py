@@ -177,5 +177,5 @@ def new_bundle(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def _check_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not (overwrite and (path / MANIFEST).is_file()):
         hint = "Name another place with --output." if overwrite else "Add --overwrite, or name another place."
-        what = "exists and is no bundle" if overwrite else "exists already"
+        what = "exists and is not a bundle" if overwrite else "exists already"
         raise OutputError(f"{path} {what}.", hint=hint)

@@ -55,7 +55,7 @@ def compact_checkpoint(
         SpliteError: Everything that can be wrong with the inputs, and what `compact` raises; nothing is written then.
     """
     if output.suffix != ".safetensors":
-        raise UsageError(f"{output} is no .safetensors file.", hint="Name the output OUT.safetensors.")
+        raise UsageError(f"{output} is not a .safetensors file.", hint="Name the output OUT.safetensors.")
     progress("reading the checkpoint")
     loaded = load_model(checkpoint, model, weights)
     network, spec = loaded.network, loaded.spec

@@ -146,7 +146,7 @@ def compact(
             hint="Use convolutions, norms and elementwise operations between the input and the outputs.",
         )
     channel_groups = groups.channel_groups(options.round_to)
-    progress(f"weighing {groups.count} channels by {options.method}")
+    progress(f"rating {groups.count} channels by {options.method}")
     scores = _scores(work, groups, channel_groups, options.method, batches, loss)
     removed, notes = choose(groups, channel_groups, scores, options)
     progress(f"removing {int(removed.sum())} of them")

@@ -165,7 +165,7 @@ def export_limits(precision: Precision, spec: ModelSpec, options: ExportOptions)
         scale = spec.mm_per_unit()
         if scale is None:
             raise UsageError(
-                "The model gives no depth in millimetres to hold against the budget.",
+                "The model has no depth in millimetres, which this budget is for.",
                 hint="Give --max-shift-px alone, or palm_mm in model.toml.",
             )
         limits = replace(limits, depth_p95=options.max_shift_mm / scale)

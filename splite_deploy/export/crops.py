@@ -111,7 +111,8 @@ def check_source(path: Path) -> None:
     """Raises `UsageError` unless this is a folder, or a JSON file by its name."""
     if not (path.suffix == ".json" or is_folder(path)):
         raise UsageError(
-            f"{path} is no folder of images, labels.json or .npz.", hint="Name one, for example with --calibration."
+            f"{path} is not a folder of images, a labels.json or an .npz.",
+            hint="Name one, for example with --calibration.",
         )
 
 
@@ -142,7 +143,7 @@ def crops_from_renderer(host: HostSpec, count: int, spec: InputSpec) -> Crops:
     """
     if not host.samples:
         raise UsageError(
-            "There are no images to compare the conversions on.",
+            "There are no images on which to compare the conversions.",
             hint="Give some with --images DIR, or name a generator as samples in model.toml.",
         )
     origin = f"{count} synthetic images of {host.samples.partition(':')[0]}"
@@ -190,7 +191,9 @@ def cut(boxed: Iterable[Boxed], color: Color, spec: InputSpec) -> NDArray[np.uin
 def _crops(boxed: Iterator[Boxed], color: Color, spec: InputSpec, origin: str) -> Crops:
     first = next(boxed, None)
     if first is None:
-        raise UsageError("There are no images to compare the conversions on.", hint="Give some with --images DIR.")
+        raise UsageError(
+            "There are no images on which to compare the conversions.", hint="Give some with --images DIR."
+        )
     image, box = first
     pixels = cut(chain([(image, box)], boxed), color, spec)
     return Crops(pixels, origin, Example(image, color, box))

@@ -73,21 +73,21 @@ class ExportOptions:
         ):
             if not given or not set(given) <= set(known) or len(set(given)) < len(given):
                 raise UsageError(
-                    f"The {what} asked for: {', '.join(given) or 'none'}.",
+                    f"The requested {what} are: {', '.join(given) or 'none'}.",
                     hint=f"Choose from {', '.join(known)}, each once.",
                 )
         if self.budget is not None and "int8" not in self.precisions:
             raise UsageError(
-                "An error budget is for int8, which was not asked for.", hint="Add -p int8, or leave out --max-shift-*."
+                "An error budget is for int8, which was not requested.", hint="Add -p int8, or leave out --max-shift-*."
             )
         if self.reduce_range and not self.makes("ort", "int8"):
             raise UsageError(
-                "Weights of 7 bits are for int8 in ONNX Runtime, which was not asked for.",
+                "Weights of 7 bits are for int8 in ONNX Runtime, which was not requested.",
                 hint="Add -b ort -p int8, or leave out --reduce-range.",
             )
         if self.int8_recipe != "full-integer" and not self.makes("tflite", "int8"):
             raise UsageError(
-                f"The recipe {self.int8_recipe} is one of TFLite's int8, which was not asked for.",
+                f"The recipe {self.int8_recipe} is one of TFLite's int8, which was not requested.",
                 hint="Add -b tflite -p int8, or leave out --int8-recipe.",
             )
         if self.dynamic_batch and self.makes("tflite"):
@@ -102,7 +102,8 @@ class ExportOptions:
             )
         if not self.calibrates and (self.calibration is not None or self.allow_random_calibration):
             raise UsageError(
-                "Nothing that was asked for is calibrated.", hint="Add -p int8 or -p fp16, or leave out --calibration."
+                "Nothing that was requested needs calibration.",
+                hint="Add -p int8 or -p fp16, or leave out --calibration.",
             )
 
     @property

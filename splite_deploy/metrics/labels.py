@@ -77,11 +77,13 @@ def _parse(file: Path, _mtime_ns: int, _size: int) -> tuple[tuple[LabelledImage,
     try:
         samples = json.loads(file.read_text(encoding="utf-8"))["samples"]
         if not isinstance(samples, list):
-            raise TypeError("samples is no list")
+            raise TypeError("samples is not a list")
     except OSError as err:
         raise UsageError(f"Cannot read {file}: {err.strerror}.", hint="Name a labels.json or its folder.") from err
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as err:
-        raise UsageError(f"{file} is no labels file: {err!r}.", hint='It must be JSON with a list "samples".') from err
+        raise UsageError(
+            f"{file} is not a labels file: {err!r}.", hint='It must be JSON with a list "samples".'
+        ) from err
     labelled = []
     for index, sample in enumerate(samples):
         try:

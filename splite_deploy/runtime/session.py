@@ -187,10 +187,10 @@ def configured(
     changes: dict[str, Any] = {}
     for number in (threads, has.get("threads")):
         if number is not None and number < 1:
-            raise UsageError(f"{number} threads are too few.", hint="Give 1 or more, or leave it out.")
+            raise UsageError(f"{number} is not a number of threads.", hint="Give 1 or more, or leave it out.")
     if threads is not None and "threads" in has:
         if has["threads"] not in (None, threads):
-            raise UsageError(f"Both {has['threads']} and {threads} threads are asked for.", hint="Give one number.")
+            raise UsageError(f"Both {has['threads']} and {threads} threads were requested.", hint="Give one number.")
         changes["threads"] = threads
     if stage_timing and "stage_timing" in has:
         changes["stage_timing"] = True
@@ -199,7 +199,7 @@ def configured(
 
 def _only(backend: Backend, options: list[BackendOptions]) -> BackendOptions:
     if len(options) > 1:
-        raise UsageError(f"The backend '{backend.name}' is given options twice.", hint="Give one object.")
+        raise UsageError(f"The backend '{backend.name}' got options twice.", hint="Give one object.")
     return options[0] if options else backend.options()
 
 
@@ -283,7 +283,7 @@ def open_traced(
     """
     if backend.open_traced is None:
         able = [one.name for one in all_backends().values() if one.open_traced is not None]
-        raise UsageError(f"The backend '{backend.name}' gives no profile.", hint=f"These do: {', '.join(able)}.")
+        raise UsageError(f"The backend '{backend.name}' has no profile.", hint=f"These do: {', '.join(able)}.")
     _check(backend, file)
     return backend.open_traced(file, configured(backend, options, threads=threads))
 

@@ -163,7 +163,7 @@ class ModelSpec:
             SpecError: A key is missing, unknown, or of the wrong type; the message names it.
         """
         if not isinstance(data, Mapping):
-            raise SpecError("The model spec is no table.", hint=f"Write its fields; {FIELDS_DOC}.")
+            raise SpecError("The model spec is not a table.", hint=f"Write its fields; {FIELDS_DOC}.")
         decoder = data.get("decoder")
         if isinstance(decoder, Mapping):
             kind = decoder.get("type")

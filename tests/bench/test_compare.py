@@ -130,7 +130,7 @@ def test_nothing_in_common() -> None:
 
 
 def test_results_without_single_times_say_what_to_do() -> None:
-    with pytest.raises(UsageError, match="no single times") as caught:
+    with pytest.raises(UsageError, match="no times of single frames") as caught:
         compare([bench_result(samples_ms={})], [simulated(0)])
     assert "Measure it again" in caught.value.hint
 

@@ -68,7 +68,7 @@ def write(folder: Path, reds: list[int], keypoints: NDArray[np.float64], **more:
 def test_figures_and_images(tmp_path: Path) -> None:
     folder = write(tmp_path, [0, 1, 2, 3, 4, 5, 6], TRUTH)
     found = evaluate(estimator(TRUTH, ("a", "b", "c")), read_labels(folder), "seven squares", folder)
-    # The mean of 1.01 px for each step of red, over a tight box of 40 px; the network sees red / 1.01.
+    # The mean of 1.01 px for each step of red, over a tight box of 40 px; the network takes red / 1.01.
     assert found.epe_px == pytest.approx(3 / 1.01, abs=1e-3)
     assert found.epe_box_pct == pytest.approx(100 * 3 / 1.01 / 40, abs=1e-3)
     assert found.pck_05 == pytest.approx(3 / 7)  # 0, 1 and 2 of at most 2 px

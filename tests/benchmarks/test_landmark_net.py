@@ -46,7 +46,7 @@ def test_the_region_turns_with_the_hand(degrees: float) -> None:
     assert np.rad2deg(found.angle) == pytest.approx(degrees)
     assert found.side_px == pytest.approx(straight.side_px)
     np.testing.assert_allclose(found.centre, turned(straight.centre, degrees))
-    # so the network sees the same hand, upright
+    # so the network takes the same hand, upright
     seen = transform_points(turned(upright(), degrees), found.matrix())
     np.testing.assert_allclose(seen, transform_points(upright(), straight.matrix()))
 

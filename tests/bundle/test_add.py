@@ -209,9 +209,9 @@ def test_a_bundle_that_another_export_has_replaced_is_not_added_to(bundle: Bundl
     other = replace(bundle.manifest, source=replace(bundle.manifest.source, checkpoint_sha256="0" * 64))
     (bundle.path / MANIFEST).write_text(other.to_json(), encoding="utf-8")
     before = files(bundle)
-    with pytest.raises(BundleError, match=r"Another bundle has taken the place of .*tiny\.splite") as caught:
+    with pytest.raises(BundleError, match=r"Another bundle took the place of .*tiny\.splite") as caught:
         add_artifacts(bundle, [engine(bundle, tmp_path, b"plan")])
-    assert caught.value.hint == "Nothing was added. Run the command again, on the bundle that lies there now."
+    assert caught.value.hint == "Nothing was added. Run the command again, on the bundle that is there now."
     assert files(bundle) == before
 
 

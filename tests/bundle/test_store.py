@@ -336,7 +336,7 @@ def test_a_truncated_file_is_found(bundle: Path, name: str, keep: int) -> None:
     [
         (GRAPH, f"lacks its file {GRAPH}."),
         (GOLDEN, f"lacks its file {GOLDEN}."),
-        (MANIFEST, f"holds no {MANIFEST}, so it is no bundle."),
+        (MANIFEST, f"holds no {MANIFEST}, so it is not a bundle."),
     ],
 )
 def test_a_missing_file_is_named(bundle: Path, name: str, message: str) -> None:
@@ -418,7 +418,7 @@ def test_no_file_outside_the_bundle_is_read(forge: Callable[..., Path], bundle: 
         ("missing.splite", "missing.splite does not exist."),
         ("file.splite", "file.splite is a file, not a bundle folder."),
         ("file.splite/deeper", "file.splite/deeper does not exist."),
-        ("empty.splite", f"empty.splite holds no {MANIFEST}, so it is no bundle."),
+        ("empty.splite", f"empty.splite holds no {MANIFEST}, so it is not a bundle."),
         ("x" * 300, "File name too long"),
     ],
 )
@@ -537,7 +537,7 @@ def test_only_a_bundle_is_ever_overwritten(tmp_path: Path, kind: str) -> None:
         (path / "a.jpg").touch()
     else:
         path.write_text("x", encoding="utf-8")
-    with pytest.raises(OutputError, match="photos exists and is no bundle") as caught:
+    with pytest.raises(OutputError, match="photos exists and is not a bundle") as caught:
         write(path, "new", overwrite=True)
     assert caught.value.hint == "Name another place with --output."
     assert path.is_file() or (path / "a.jpg").is_file()

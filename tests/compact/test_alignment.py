@@ -365,7 +365,7 @@ def test_a_device_without_onnx_still_shows_the_bundle(tiny_bundle: Path) -> None
     [
         (("hand.png",), "hand.png is a file, not a bundle folder.", "Or name a checkpoint: .safetensors or .pt."),
         (("none",), "none does not exist.", "Or name a checkpoint: .safetensors or .pt."),
-        (("empty",), "empty holds no manifest.json, so it is no bundle.", "Or name a checkpoint"),
+        (("empty",), "empty holds no manifest.json, so it is not a bundle.", "Or name a checkpoint"),
         (("none.splite",), "none.splite does not exist.", "splite-deploy export"),
         (("none.pt",), "Cannot read the checkpoint none.pt: No such file", ".safetensors or .pt"),
         (("text.pt",), "text.pt is no checkpoint", ".safetensors or .pt"),

@@ -387,7 +387,7 @@ def test_checkpoint_to_checkpoint(tiny_checkpoint: Path, tiny_model: Path, tmp_p
 
 
 def test_what_cannot_be_written(nets: Any, tiny_checkpoint: Path, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is no \.safetensors file"):
+    with pytest.raises(UsageError, match=r"is not a \.safetensors file"):
         compact_checkpoint(tiny_checkpoint, tmp_path / "x.pt", CompactOptions("l1", ratio=0.5), model=tiny_model)
     (tmp_path / "taken.safetensors").mkdir()
     with pytest.raises(OutputError):

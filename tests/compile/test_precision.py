@@ -104,5 +104,5 @@ def test_many_operators_are_counted() -> None:
 @pytest.mark.parametrize("content", [b"", b"no graph at all"])
 def test_what_is_no_tflite_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tflite").write_bytes(content)
-    with pytest.raises(CompileError, match=r"a\.tflite is no TFLite file"):
+    with pytest.raises(CompileError, match=r"a\.tflite is not a TFLite file"):
         read_contents(tmp_path / "a.tflite")

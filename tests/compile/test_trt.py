@@ -186,7 +186,7 @@ def test_the_options_have_ranges() -> None:
         ({"batch": (0, 1, 4)}, "The batch is"),
         ({"workspace_mib": 0}, "A workspace of 0 MiB"),
         ({"optimization_level": 6}, "There is no optimization level 6"),
-        ({"best_of": 0}, "best_of is 0, which is no number of builds."),
+        ({"best_of": 0}, "best_of is 0, which is not a number of builds."),
     ):
         with pytest.raises(UsageError, match=message):
             EngineOptions(**options)  # type: ignore[arg-type]

@@ -238,7 +238,7 @@ def test_a_budget_saves_them(export: Run, hostile: Path, output: Path) -> None:
 
 def test_a_budget_that_cannot_be_held(export: Run, output: Path) -> None:
     result = export("-p", "int8", "--max-shift-px", "1e-7")
-    assert result.exit_code == 1 and "single layer left in int8 the budget still breaks" in result.stderr
+    assert result.exit_code == 1 and "only one layer in int8 the budget is still exceeded" in result.stderr
     assert list(output.parent.iterdir()) == []
 
 
@@ -279,10 +279,10 @@ def test_weights_of_seven_bits_are_for_onnx_runtime_alone(
             "export -b tflite to a bundle of its own",
         ),
         (("-p", "int8", "--int8-recipe", "dynamic-range"), "one of TFLite's int8", "Add -b tflite -p int8"),
-        (("--calibration", "photos"), "Nothing that was asked for is calibrated.", "Add -p int8 or -p fp16"),
-        (("-p", "fp16", "-p", "fp16"), "The precisions asked for: fp16, fp16.", "each once"),
+        (("--calibration", "photos"), "Nothing that was requested needs calibration.", "Add -p int8 or -p fp16"),
+        (("-p", "fp16", "-p", "fp16"), "The requested precisions are: fp16, fp16.", "each once"),
         (("--eval", "missing.json"), "Cannot read missing.json", "Name a labels.json"),
-        (("-p", "int8", "--calibration", "missing"), "missing is no folder of images", "--calibration"),
+        (("-p", "int8", "--calibration", "missing"), "missing is not a folder of images", "--calibration"),
     ],
 )
 def test_options_that_do_not_fit(
@@ -294,10 +294,10 @@ def test_options_that_do_not_fit(
 
 
 def test_options_of_the_python_twin_are_checked_too() -> None:
-    with pytest.raises(UsageError, match="backends asked for: openvino") as caught:
+    with pytest.raises(UsageError, match="The requested backends are: openvino") as caught:
         ExportOptions(backends=("openvino",))
     assert "ort, tflite, trt" in caught.value.hint
-    with pytest.raises(UsageError, match="precisions asked for: none"):
+    with pytest.raises(UsageError, match="The requested precisions are: none"):
         ExportOptions(precisions=())
     assert not ExportOptions(backends=("tflite",), precisions=("fp16",)).calibrates
     assert not ExportOptions(backends=("tflite",), precisions=("int8",), int8_recipe="dynamic-range").calibrates
@@ -316,7 +316,7 @@ def test_int8_without_any_images(
         cv2.imwrite(str(photos / f"{index}.png"), rng.integers(0, 256, (64, 48, 3), np.uint8))
     arguments = ("export", tiny_bundle / "model.onnx", "--model", model, "-o", output, "--images", photos, "-p", "int8")
     result = splite(*arguments)
-    assert result.exit_code == 1 and "There are no images to calibrate" in result.stderr
+    assert result.exit_code == 1 and "There are no images for the calibration" in result.stderr
     assert "--calibration" in result.stderr and list(output.parent.iterdir()) == []
     result = splite(*arguments, "--allow-random-calibration", "--max-shift-px", 20)
     assert result.exit_code == 0, result.stderr

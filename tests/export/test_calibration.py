@@ -136,7 +136,7 @@ def test_labels_give_boxes_and_their_training_split_is_preferred(
 
 def test_without_images_both_ways_to_give_some_are_named(tiny: ModelSpec, bare: HostSpec) -> None:
     for hint in ("--calibration", "samples in model.toml"):
-        fails(UsageError, "no images to calibrate on", hint, None, tiny, bare)
+        fails(UsageError, "no images for the calibration", hint, None, tiny, bare)
 
 
 def test_random_noise_is_taken_only_where_it_is_allowed_and_nothing_better_is_there(
@@ -212,8 +212,8 @@ def test_normalised_pixels_come_back_whatever_the_normalisation(
         (lambda c: {"crops": np.full(c.shape, np.nan)}, CalibrationError, "from nan to nan", "uint8"),
         (lambda c: {"crops": (c > 127).astype(np.uint8)}, CalibrationError, "uint8 from 0 to 1, not", "by 255"),
         (lambda c: {"crops": c.astype(np.int64)}, UsageError, "of type int64", "uint8"),
-        (lambda c: {"crops": c[:, :32]}, UsageError, "(64, 32, 48, 3); the network sees (N, 64, 48, 3)", "folder"),
-        (lambda c: {"crops": c[0]}, UsageError, "(64, 48, 3); the network sees", "folder"),
+        (lambda c: {"crops": c[:, :32]}, UsageError, "(64, 32, 48, 3); the network takes (N, 64, 48, 3)", "folder"),
+        (lambda c: {"crops": c[0]}, UsageError, "(64, 48, 3); the network takes", "folder"),
         (lambda c: {"a": c, "b": c}, UsageError, "holds a (64, 64, 48, 3), b (64, 64, 48, 3)", "'crops'"),
         (lambda c: {"crops": c, "images": c}, UsageError, "does not tell which", "'crops'"),
         (lambda c: {"color": "rgb"}, UsageError, "it holds nothing", "'crops'"),
@@ -240,14 +240,14 @@ def test_archives_are_never_unpickled_and_damage_is_found(
     path = archive(tmp_path, crops=np.array([{"a": 1}], object))
     fails(UsageError, "allow_pickle=False", "numpy.savez", path, tiny, bare)
     path.write_bytes(pickle.dumps({"crops": 1}))
-    fails(UsageError, "no .npz archive", "numpy.savez", path, tiny, bare)
+    fails(UsageError, "not an .npz archive", "numpy.savez", path, tiny, bare)
     data = bytearray(archive(tmp_path, crops=crops).read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     fails(UsageError, "Bad CRC-32", "numpy.savez", path, tiny, bare)
     with path.open("wb") as stream:
         np.save(stream, crops)
-    fails(UsageError, "one bare array", "numpy.savez", path, tiny, bare)
+    fails(UsageError, "a single array", "numpy.savez", path, tiny, bare)
 
 
 # --- rules ---

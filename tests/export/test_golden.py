@@ -1,4 +1,4 @@
-"""The golden image: whatever an export is given, it is what the network sees of it, large enough to shrink."""
+"""The golden image: whatever an export is given, it is what the network takes of it, large enough to shrink."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_a_graph_of_17_stays() -> None:
 def test_what_has_no_older_form_is_named(node: Any, constants: dict[str, Any], named: str) -> None:
     refused(
         ExportError,
-        f"The node {named} has no form in opset 17.",
+        f"The node {named} does not exist in opset 17.",
         "build with a later TensorRT",
         lower_opset,
         of_nodes(node, **constants),
@@ -153,4 +153,4 @@ def test_what_has_no_older_form_is_named(node: Any, constants: dict[str, Any], n
 
 def test_another_opset_is_refused() -> None:
     model = of_nodes(helper.make_node("Relu", ["image"], ["y"]), opset=19)
-    refused(ExportError, "of opset 19, from which there is no way to 17", "--opset 18", lower_opset, model)
+    refused(ExportError, "of opset 19, which cannot be converted to 17", "--opset 18", lower_opset, model)

@@ -380,7 +380,7 @@ def test_real_photographs(tiny_checkpoint: Path, tiny_model: Path, hand_digits: 
         ("photos/labels.json", "labels.json: No such file or directory", "Name a labels.json"),
         ("broken", "a.png is not an image that can be read.", "JPEG"),
         ("x" * 300, "is neither a folder of images nor a labels.json.", "--images"),
-        (None, "There are no images to compare the conversions on.", "--images DIR"),
+        (None, "There are no images on which to compare the conversions.", "--images DIR"),
     ],
 )
 def test_no_images(
@@ -406,7 +406,7 @@ def test_no_images(
 @pytest.mark.parametrize(
     ("code", "error", "message"),
     [
-        ("def samples(count, seed): return []", UsageError, "There are no images to compare the conversions on."),
+        ("def samples(count, seed): return []", UsageError, "There are no images on which to compare the conversions."),
         ("def samples(count): return []", SpecError, "samples.py:samples fails: TypeError: "),
         ("def samples(count, seed):\n    raise ValueError('no light')\n    yield", SpecError, "ValueError: no light"),
         ("def samples(count, seed): yield 3", SpecError, "samples.py:samples fails: TypeError: "),

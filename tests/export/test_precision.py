@@ -144,7 +144,7 @@ def test_mse_has_less_squared_error_than_the_whole_range() -> None:
 
 def test_calibration_refuses_what_does_not_fit(tmp_path: Path) -> None:
     graph = conv_graph()
-    with pytest.raises(UsageError, match="'best' is no calibration method") as raised:
+    with pytest.raises(UsageError, match="'best' is not a calibration method") as raised:
         calibrate(graph, crops(2, 8), "best")  # type: ignore[arg-type]
     assert "minmax, percentile, entropy, mse" in raised.value.hint
     with pytest.raises(ExportError, match=r"float32 crops \(N, 3, 8, 8\), not float32 \(2, 3, 9, 9\)"):
@@ -311,7 +311,7 @@ def test_float_nodes_stay_float(graph_of: GraphOf) -> None:
 
 def test_nothing_left_to_quantise_is_refused() -> None:
     graph = conv_graph()
-    with pytest.raises(ExportError, match="no convolution is left to quantise") as raised:
+    with pytest.raises(ExportError, match="no convolution remains to quantise") as raised:
         to_int8(graph, crops(2, 8), "ort", exclude=["first"])
     assert "fp16" in raised.value.hint
 
@@ -510,7 +510,7 @@ def test_a_relu_before_a_symmetric_quantiser_keeps_its_largest_value() -> None:
 def test_trained_quantisation_that_tensorrt_refuses_is_named() -> None:
     graph = trained_graph(symmetric=False)
     with pytest.raises(
-        ExportError, match=r"TensorRT takes no such quantisation: .*a zero point that is not 0"
+        ExportError, match=r"TensorRT does not support this quantisation: .*a zero point that is not 0"
     ) as raised:
         to_int8(graph, crops(), "trt")
     assert "symmetric" in raised.value.hint

@@ -127,7 +127,7 @@ def test_a_budget_that_holds_returns_nothing(spec: ModelSpec) -> None:
 def test_a_hopeless_budget_is_an_error(spec: ModelSpec) -> None:
     graph, x = pose_graph(), smooth(4)
     reference = run_graph(graph, x)
-    with pytest.raises(ParityError, match=r"single layer left in int8 the budget still breaks: .*1e-06\)") as raised:
+    with pytest.raises(ParityError, match=r"only one layer in int8 the budget is still exceeded: .*1e-06\)") as raised:
         search_within_budget(graph, x, reference, spec, Budget(1e-6, 1e-6), "ort")
     assert "fp16" in raised.value.hint
 

@@ -64,7 +64,7 @@ def test_a_flipped_byte(splite: Callable[..., Result], path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "is empty."), (None, "is an ONNX graph"), (b"something", "is no TensorRT engine")]
+    ("content", "message"), [(b"", "is empty."), (None, "is an ONNX graph"), (b"something", "is not a TensorRT engine")]
 )
 def test_no_engine(splite: Callable[..., Result], path: Path, content: bytes | None, message: str) -> None:
     (path / "model.fp16.engine").write_bytes((path / "model.onnx").read_bytes() if content is None else content)

@@ -57,11 +57,11 @@ def test_split_keeps_its_samples_in_order(tmp_path: Path, split: str | None, exp
 @pytest.mark.parametrize(
     ("content", "message", "hint"),
     [
-        ("{", "is no labels file", 'a list "samples"'),
-        ([SAMPLE], "is no labels file", 'a list "samples"'),
-        ({"images": []}, "is no labels file", 'a list "samples"'),
-        ({"samples": 5}, "is no labels file", 'a list "samples"'),
-        ({"samples": {"a": SAMPLE}}, "is no labels file", 'a list "samples"'),
+        ("{", "is not a labels file", 'a list "samples"'),
+        ([SAMPLE], "is not a labels file", 'a list "samples"'),
+        ({"images": []}, "is not a labels file", 'a list "samples"'),
+        ({"samples": 5}, "is not a labels file", 'a list "samples"'),
+        ({"samples": {"a": SAMPLE}}, "is not a labels file", 'a list "samples"'),
         ({"samples": []}, "holds no sample.", "A sample looks like"),
     ],
     ids=["no json", "a list", "no samples", "a number", "an object", "empty"],

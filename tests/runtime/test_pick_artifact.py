@@ -138,12 +138,12 @@ def test_options_that_do_not_fit(tiny_bundle: Path) -> None:
     ort = find_backend("ort")
     with pytest.raises(UsageError, match="TrtOptions is for another backend than 'ort', which takes OrtOptions"):
         configured(ort, TrtOptions())
-    with pytest.raises(UsageError, match="The backend 'ort' is given options twice"):
+    with pytest.raises(UsageError, match="The backend 'ort' got options twice"):
         configured(ort, [OrtOptions(), OrtOptions(threads=1)])
-    with pytest.raises(UsageError, match="Both 1 and 2 threads are asked for"):
+    with pytest.raises(UsageError, match="Both 1 and 2 threads were requested"):
         configured(ort, OrtOptions(threads=1), threads=2)
     for threads in (0, -1):
-        with pytest.raises(UsageError, match=f"{threads} threads are too few"):
+        with pytest.raises(UsageError, match=f"{threads} is not a number of threads"):
             configured(ort, OrtOptions(threads=threads))
     with pytest.raises(UsageError, match="TrtOptions is for another backend than 'replay'"):
         PoseEstimator.open(tiny_bundle, "replay", options=TrtOptions())

@@ -235,7 +235,7 @@ def test_threads(static: Bundle, backend: str, tensor: Array, threads: int | Non
 
 @pytest.mark.parametrize("threads", [0, -1])
 def test_too_few_threads(static: Bundle, backend: str, threads: int) -> None:
-    with pytest.raises(UsageError, match=f"{threads} threads are too few") as caught:
+    with pytest.raises(UsageError, match=f"{threads} is not a number of threads") as caught:
         open_session(static, backend, threads=threads)
     assert caught.value.hint
 

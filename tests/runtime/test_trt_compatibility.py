@@ -57,7 +57,11 @@ def never_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is empty."), (b"\x08\x08\x12\x07pytorch", "is an ONNX graph, not a TensorRT"), (b"MZ", "is no TensorRT")],
+    [
+        (b"", "is empty."),
+        (b"\x08\x08\x12\x07pytorch", "is an ONNX graph, not a TensorRT"),
+        (b"MZ", "is not a TensorRT"),
+    ],
 )
 @pytest.mark.usefixtures("never_loaded")
 def test_files_that_are_no_engines(tiny_bundle: Path, tmp_path: Path, content: bytes, message: str) -> None:

@@ -122,8 +122,8 @@ def test_fixed_tensors_need_no_batch_in_front(cuda: NumpyCuda, load: Load, file:
 @pytest.mark.parametrize(
     ("inputs", "outputs", "formats", "message"),
     [
-        ({"ids": ((1, 4), "int32")}, {"y": HEATMAP}, {}, "net.engine has 'ids' in int32, which no session takes."),
-        ({"x": FIXED_IMAGE}, {"y": ((1, 4), "uint8")}, {}, "net.engine has 'y' in uint8, which no session takes."),
+        ({"ids": ((1, 4), "int32")}, {"y": HEATMAP}, {}, "net.engine has 'ids' in int32, which no session supports."),
+        ({"x": FIXED_IMAGE}, {"y": ((1, 4), "uint8")}, {}, "net.engine has 'y' in uint8, which no session supports."),
         ({"x": ((1, 3, -1, -1), "float32")}, {"y": HEATMAP}, {}, "has 'x' with the sizes 1x3xNxN in the memory format"),
         ({"x": FIXED_IMAGE}, {"y": ((), "float32")}, {}, "has 'y' with the sizes no axes in the memory format LINEAR"),
         ({"x": FIXED_IMAGE}, {"y": HEATMAP}, {"x": "CHW32"}, "1x3x4x5 in the memory format CHW32; a session takes"),
@@ -182,7 +182,11 @@ def test_a_benchmark_says_that_no_manifest_describes_the_engine(cuda: NumpyCuda,
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "net.engine is empty."), (b"\x08\x08\x12\x07pytorch", "is an ONNX graph, not a"), (b"MZ", "is no TensorRT")],
+    [
+        (b"", "net.engine is empty."),
+        (b"\x08\x08\x12\x07pytorch", "is an ONNX graph, not a"),
+        (b"MZ", "is not a TensorRT"),
+    ],
 )
 def test_files_that_are_no_engines(
     file: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str, splite: Callable[..., Result]

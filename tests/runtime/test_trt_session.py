@@ -231,7 +231,7 @@ def test_a_graph_that_was_asked_for_and_cannot_be_had(cuda: NumpyCuda) -> None:
 
 def test_a_memory_backend_without_graphs() -> None:
     cuda = NumpyCuda(can_capture=False)
-    with pytest.raises(UsageError, match="The memory backend numpy knows no CUDA graphs") as caught:
+    with pytest.raises(UsageError, match="The memory backend numpy does not support CUDA graphs") as caught:
         opened(cuda, options=TrtOptions(cuda_graph=True))
     assert "pip install cuda-python" in caught.value.hint and cuda.live == []
     session = opened(cuda)
@@ -361,7 +361,7 @@ def test_an_engine_that_the_manifest_does_not_describe(cuda: NumpyCuda, change: 
 def test_a_type_that_no_session_takes(cuda: NumpyCuda) -> None:
     described = artifact(1, "int32")
     engine, file = engine_of(described, cuda), engine_file(described)
-    with pytest.raises(BackendError, match="has 'image' in int32, which no session takes") as caught:
+    with pytest.raises(BackendError, match="has 'image' in int32, which no session supports") as caught:
         TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, TrtOptions(), file)
     assert caught.value.hint == f"Build it here: {COMMAND}."
 

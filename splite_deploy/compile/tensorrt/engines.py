@@ -71,7 +71,7 @@ class EngineOptions:
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise UsageError(f"There is no optimization level {self.optimization_level}.", hint="Give 0 to 5.")
         if self.best_of < 1:
-            raise UsageError(f"best_of is {self.best_of}, which is no number of builds.", hint="Give 1 or more.")
+            raise UsageError(f"best_of is {self.best_of}, which is not a number of builds.", hint="Give 1 or more.")
         if self.calibrator is not None and self.calibration is None:
             raise UsageError(
                 f"The {self.calibrator} calibrator has no images to calibrate on.",

@@ -33,7 +33,7 @@ def lower_opset(model: ir.Model) -> ir.Model:
     """
     found = model.opset_imports.get("", 0)
     if found not in (OLD_OPSET, _FROM):
-        raise ExportError(f"The graph is of opset {found}, from which there is no way to {OLD_OPSET}.", hint=_HINT)
+        raise ExportError(f"The graph is of opset {found}, which cannot be converted to {OLD_OPSET}.", hint=_HINT)
     lowered = model.clone()
     if found == OLD_OPSET:
         return lowered
@@ -42,7 +42,7 @@ def lower_opset(model: ir.Model) -> ir.Model:
             change = _CHANGES.get(node.op_type)
             if change is None or not change(node):
                 raise ExportError(
-                    f"The node {node.name} ({node.op_type}) has no form in opset {OLD_OPSET}.", hint=_HINT
+                    f"The node {node.name} ({node.op_type}) does not exist in opset {OLD_OPSET}.", hint=_HINT
                 )
     lowered.opset_imports[""] = OLD_OPSET
     lowered.ir_version = min(lowered.ir_version, _OLD_IR)

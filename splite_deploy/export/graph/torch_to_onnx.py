@@ -205,7 +205,7 @@ def check_output_names(model: ir.Model, spec: ModelSpec) -> None:
     if set(names) != set(spec.decoder.roles):
         raise ExportError(
             f"The graph's outputs are {names}, not {list(spec.decoder.roles)}.",
-            hint="Two outputs of the network may be the same tensor; return them apart.",
+            hint="Two outputs of the network may be the same tensor; return them separately.",
         )
 
 

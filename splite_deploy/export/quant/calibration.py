@@ -155,7 +155,7 @@ def _select(
         return _Selected(pixels, f"random noise ({count})", (warning,))
     if source is None:
         raise UsageError(
-            "There are no images to calibrate on.",
+            "There are no images for the calibration.",
             hint="Give some with --calibration (a folder, a labels.json or an .npz), or name a generator as samples in "
             "model.toml.",
         )
@@ -287,13 +287,13 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as stream:  # numpy leaves a file open that it opened and could not read
             loaded = np.load(stream, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
-                raise ValueError("it holds one bare array (.npy)")
+                raise ValueError("it holds a single array without a name (.npy)")
             with loaded:
                 return dict(loaded)
     except _DAMAGED as err:
         reason = err.strerror if isinstance(err, OSError) and err.strerror else str(err) or type(err).__name__
         raise UsageError(
-            f"{path} is no .npz archive that can be read: {reason}.",
+            f"{path} is not an .npz archive that can be read: {reason}.",
             hint="Write it with numpy.savez(path, crops=crops, color='rgb'), crops being uint8.",
         ) from err
 
@@ -362,8 +362,8 @@ def _channels_last(what: str, array: NDArray[Any], spec: InputSpec) -> NDArray[A
     if array.shape[1:] == (3, spec.height, spec.width):
         return array.transpose(0, 2, 3, 1)
     raise UsageError(
-        f"{what} has shape {array.shape}; the network sees (N, {spec.height}, {spec.width}, 3).",
-        hint="Give a folder of images or a labels.json instead: they are cropped here as the runtime does it.",
+        f"{what} has shape {array.shape}; the network takes (N, {spec.height}, {spec.width}, 3).",
+        hint="Give a folder of images or a labels.json instead: they are cropped here as in the runtime.",
     )
 
 

@@ -127,7 +127,7 @@ def to_fp16(model: ir.Model, crops: FloatArray, *, ranges: Ranges | None = None)
     float16, float32 = _types(converted, crops[evenly(len(crops), _WATCHED)])
     if not float16:
         raise ExportError(
-            "float16 was asked for, but every node stays in float32: "
+            "float16 was requested, but every node stays in float32: "
             + "; ".join(f"{k.node} ({k.reason})" for k in excluded[:_NAMED]),
             hint="Export float32, or scale the network's activations down.",
         )
@@ -269,7 +269,7 @@ def quantise(
     requested = quantised_nodes(prepared.graph, ranges, consumer, excluded)
     if not any(all_nodes[name].op_type in WEIGHTED for name in requested):
         raise ExportError(
-            "int8 was asked for, but no convolution is left to quantise.",
+            "int8 was requested, but no convolution remains to quantise.",
             hint="Allow a larger deviation, quantise the head as well, or export fp16.",
         )
     made = insert_qdq(prepared, ranges, consumer, excluded, reduce_range=reduce_range)
@@ -283,7 +283,7 @@ def quantise(
     missed = [name for name in requested if name in islands]
     if missed:
         raise ExportError(
-            f"ONNX Runtime runs {_names(missed)} in float32, although int8 was asked for.",
+            f"ONNX Runtime runs {_names(missed)} in float32, although int8 was requested.",
             hint="Exclude these nodes, or report this with the graph.",
         )
     report = Int8Report(
@@ -329,7 +329,7 @@ def _check_trt(graph: ir.Graph) -> None:
             refused.append(f"{node.name} ({zero.dtype})")
     if refused:
         raise ExportError(
-            f"TensorRT takes no such quantisation: {_names(refused)}.",
+            f"TensorRT does not support this quantisation: {_names(refused)}.",
             hint="Train with symmetric int8 activations (zero point 0), and leave the bias in float.",
         )
 

@@ -65,7 +65,7 @@ def calibrate(model: ir.Model, crops: FloatArray, method: Method = "minmax") -> 
         ExportError: The crops do not fit the graph, or an activation is not finite in float32.
     """
     if method not in METHODS:
-        raise UsageError(f"'{method}' is no calibration method.", hint=f"Choose one of: {', '.join(METHODS)}.")
+        raise UsageError(f"'{method}' is not a calibration method.", hint=f"Choose one of: {', '.join(METHODS)}.")
     check_calibration(model, crops)
     flowing = activations(model.graph)
     exposed = ExposedGraph(model, flowing)

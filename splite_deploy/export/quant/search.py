@@ -82,7 +82,7 @@ class Budget:
         if self.depth_mm is not None:
             if parity.depth is None or parity.depth_unit != "mm":
                 raise UsageError(
-                    "The model gives no depth in millimetres to hold against the budget.",
+                    "The model has no depth in millimetres, which this budget is for.",
                     hint="Give a budget in pixels, or palm_mm in model.toml.",
                 )
             shares += [parity.depth.p95 / self.depth_mm, parity.depth.max / self.depth_mm / MAX_FACTOR]
@@ -181,7 +181,7 @@ def search_within_budget(
     check_calibration(model, crops)
     if has_qdq(model):
         raise ExportError(
-            "The graph brings its own quantisation, which no search can take back.",
+            "The graph brings its own quantisation, which no search can undo.",
             hint="Search on the float32 graph, or leave the budget out.",
         )
     ranges = ranges or calibrate(model, crops, method)
@@ -200,7 +200,7 @@ def search_within_budget(
             excluded |= set(quantised[layer])
             if not search.layers(excluded):
                 raise _hopeless(final, budget)
-            progress(f"back to float: {layer}")
+            progress(f"excluded from quantisation: {layer}")
             final = search.deviation(excluded)
             rows.append(
                 ExcludedLayer(
@@ -264,7 +264,7 @@ def _hopeless(deviation: Deviation, budget: Budget) -> ParityError:
     if budget.depth_mm is not None and parity.depth is not None:
         wanted.append(f"depth deviation p95 {parity.depth.p95:.3g} mm (budget {budget.depth_mm:g})")
     return ParityError(
-        f"With a single layer left in int8 the budget still breaks: {', '.join(wanted)}.",
+        f"With only one layer in int8 the budget is still exceeded: {', '.join(wanted)}.",
         hint="Allow a larger deviation, calibrate with more crops, train with fake quantisation, or export fp16.",
     )
 

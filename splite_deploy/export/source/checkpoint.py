@@ -80,7 +80,7 @@ def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(
                 f"{path}: the tensor '{name}' holds NaN or infinity.",
-                hint="The training diverged there; take an earlier checkpoint.",
+                hint="The training diverged there; use an earlier checkpoint.",
             )
     return Checkpoint(path, sha256_of(path), tensors, tuple(notes), metadata)
 

@@ -102,7 +102,8 @@ def require_trust(path: Path, kind: Format, trust: bool) -> None:
     if kind in ("program", "script") and not trust:
         raise CheckpointError(
             f"{path} is {FORMATS[kind]}; it was not loaded, since that can run code.",
-            hint="If you know who made it add --trust; else ask for the weights alone (.safetensors) or an .onnx file.",
+            hint="If you know who made it add --trust; otherwise ask for the weights alone (.safetensors) or an "
+            ".onnx file.",
         )
 
 

@@ -70,7 +70,7 @@ def load_model(checkpoint: Path, model: Path | None, weights: str | None) -> Loa
     if kind != "weights":
         raise CheckpointError(
             f"{checkpoint} is {FORMATS[kind]}, not weights by name.",
-            hint="Only 'splite-deploy export' takes it. Where its class is at hand save the weights: "
+            hint="Only 'splite-deploy export' reads it. Where its class is at hand save the weights: "
             "torch.save(model.state_dict(), ...).",
         )
     stored = read_checkpoint(checkpoint, weights=weights)

@@ -199,7 +199,7 @@ def _specs(details: Mapping[str, Any], file: str) -> tuple[TensorSpec, ...]:
     for name, found in details.items():
         if found["dtype"] != np.float32 and not found["quantization"][0]:
             raise BackendError(
-                f"{file} has the tensor {name} of {found['dtype'].__name__}, which stands for no float numbers.",
+                f"{file} has the tensor {name} of {found['dtype'].__name__}, which does not stand for float numbers.",
                 hint="Time it with LiteRT's own benchmark_model.",
             )
     return tuple(

@@ -98,7 +98,7 @@ def read_contents(path: Path) -> Contents:
 def parse_contents(data: bytes, name: str) -> Contents:
     """The same from memory; the name is for messages."""
     if data[4:8] != b"TFL3":
-        raise CompileError(f"{name} is no TFLite file.", hint="Compile the bundle again.")
+        raise CompileError(f"{name} is not a TFLite file.", hint="Compile the bundle again.")
     model = schema.Model.GetRootAs(data)
     if model.SignatureDefsLength() != 1:
         raise CompileError(

@@ -128,7 +128,7 @@ class CudaPython:
             error, *results = getattr(self._cudart, function)(*arguments)
         except RuntimeError as err:  # so older versions say that there is no driver
             raise BackendError(
-                f"CUDA failed: {function}: {first_line(err)}.", hint="Look at 'splite-deploy doctor' and at nvidia-smi."
+                f"CUDA failed: {function}: {first_line(err)}.", hint="Run 'splite-deploy doctor' and nvidia-smi."
             ) from err
         if error == self._cudart.cudaError_t.cudaSuccess:
             return tuple(results)
@@ -138,7 +138,7 @@ class CudaPython:
                 hint="End other programs that use the GPU, or compile with a smaller --batch.",
             )
         raise BackendError(
-            f"CUDA failed: {function} returned {error.name}.", hint="Look at 'splite-deploy doctor' and at nvidia-smi."
+            f"CUDA failed: {function} returned {error.name}.", hint="Run 'splite-deploy doctor' and nvidia-smi."
         )
 
 

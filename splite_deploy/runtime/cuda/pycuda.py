@@ -1,4 +1,4 @@
-"""CUDA over pycuda. It knows no CUDA graphs."""
+"""CUDA over pycuda. It does not support CUDA graphs."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class PyCuda:
         return float(end.owner.time_since(start.owner))
 
     def begin_capture(self, stream: Handle) -> NoReturn:
-        raise BackendError("pycuda knows no CUDA graphs.", hint="Use cuda-python: pip install cuda-python.")
+        raise BackendError("pycuda does not support CUDA graphs.", hint="Use cuda-python: pip install cuda-python.")
 
     def end_capture(self, stream: Handle) -> NoReturn:
         self.begin_capture(stream)
@@ -123,5 +123,5 @@ class PyCuda:
             ) from err
         except self._driver.Error as err:
             raise BackendError(
-                f"CUDA failed: {first_line(err)}.", hint="Look at 'splite-deploy doctor' and at nvidia-smi."
+                f"CUDA failed: {first_line(err)}.", hint="Run 'splite-deploy doctor' and nvidia-smi."
             ) from err

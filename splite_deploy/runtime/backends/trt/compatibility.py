@@ -74,7 +74,7 @@ def check_content(data: bytes, file: EngineFile) -> None:
     if data.startswith(_ONNX):
         raise BackendError(f"{file.name} is an ONNX graph, not a TensorRT engine.", hint=file.build_hint())
     if data[1:4] != _MAGIC:
-        raise BackendError(f"{file.name} is no TensorRT engine.", hint=file.build_hint())
+        raise BackendError(f"{file.name} is not a TensorRT engine.", hint=file.build_hint())
 
 
 def check_software(artifact: Artifact, file: EngineFile, flavour: str, version: str) -> None:

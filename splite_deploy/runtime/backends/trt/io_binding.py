@@ -146,7 +146,7 @@ def bind_tensors(
         is_input = name in inputs
         if spec.dtype not in (_INPUTS if is_input else _OUTPUTS):
             raise BackendError(
-                f"{file.name} has '{name}' in {spec.dtype}, which no session takes.",
+                f"{file.name} has '{name}' in {spec.dtype}, which no session supports.",
                 hint=NOT_TAKEN_HINT if file.command is None else file.build_hint(),
             )
         dynamic = sizes[name][0] < 0

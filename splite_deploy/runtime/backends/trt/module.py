@@ -61,7 +61,7 @@ def load_tensorrt(flavour: str | None = None) -> TensorRt:
         except ImportError as err:
             broken = broken or BackendError(
                 f"{name} is installed but cannot be imported: {first_line(err)}.",
-                hint="Install the libraries of the same version, or look at 'splite-deploy doctor'.",
+                hint="Install the libraries of the same version, or run 'splite-deploy doctor'.",
             )
             continue
         # Asked of a class, since RTX may be installed under the other's name.

@@ -74,7 +74,7 @@ class TrtSession(BaseSession):
         )
         if options.cuda_graph and not cuda.can_capture:
             raise UsageError(
-                f"The memory backend {cuda.name} knows no CUDA graphs.",
+                f"The memory backend {cuda.name} does not support CUDA graphs.",
                 hint="Use cuda-python: pip install cuda-python.",
             )
         self._trt, self._cuda = trt, cuda
@@ -241,7 +241,8 @@ class TrtSession(BaseSession):
                 return None
             raise BackendError(
                 f"The inference cannot be recorded as a CUDA graph: {err.message}",
-                hint="Open it with TrtOptions(cuda_graph=None), which does without where it has to.",
+                hint="Open it with TrtOptions(cuda_graph=None), which runs without a CUDA graph where none can "
+                "be recorded.",
             ) from err
 
     def _drop_graph(self) -> None:
