@@ -256,7 +256,7 @@ def write_tables(root: Path, *, check: bool) -> list[str]:
         check: Change nothing.
 
     Returns:
-        What was out of date, in words.
+        What was out of date, as text.
     """
     stale = []
     for section in SECTIONS:

@@ -64,7 +64,7 @@ def cases(
         for count in threads
     ]
     if not found:
-        raise UsageError("No bundle holds what was asked for.", hint="See 'splite-deploy inspect BUNDLE'.")
+        raise UsageError("No bundle holds what was requested.", hint="See 'splite-deploy inspect BUNDLE'.")
     return found
 
 

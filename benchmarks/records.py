@@ -68,5 +68,5 @@ def ratio_cell(ratio: Record) -> str:
 
 
 def machine(environment: Record) -> str:
-    """A machine in words."""
+    """A machine as text."""
     return str(environment["board"] or f"{environment['cpu_model']}, {environment['logical_cores']} cores")

@@ -69,11 +69,11 @@ class Comparison:
     """One artifact before and after.
 
     Attributes:
-        before: What was measured, in words.
-        after: What was measured, in words.
+        before: What was measured, as text.
+        after: What was measured, as text.
         runs: How many runs of either were taken together.
         stages: The stages that both have.
-        warnings: What else differs and may be the cause, in words.
+        warnings: What else differs and may be the cause, as text.
     """
 
     before: str

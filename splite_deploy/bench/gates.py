@@ -124,7 +124,7 @@ class Gate:
         return cls(match.group(1), match.group(2), limit)
 
     def failure(self, result: BenchResult) -> str | None:
-        """How far a result is beyond the limit, in words; None if it keeps it.
+        """How far a result is beyond the limit, as text; None if it keeps it.
 
         Raises:
             UsageError: The metric was not measured.

@@ -32,7 +32,7 @@ def interleave(
         runs: The networks by name.
         frames: Timed inferences of each, rounded up to whole blocks.
         warmup_frames: Untimed inferences of each beforehand.
-        progress: Told (blocks done, blocks in all) between blocks.
+        progress: Called with (blocks done, blocks in all) between blocks.
 
     Raises:
         UsageError: No inference is to be timed.

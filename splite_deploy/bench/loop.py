@@ -34,7 +34,7 @@ from splite_deploy.runtime.session import Session, StageTimed
 Clock = Callable[[], int]
 """Monotonic nanoseconds, such as ``time.perf_counter_ns``."""
 Progress = Callable[[int, int], None]
-"""Told (frames measured, frames in all) between blocks, outside of what is timed; the second may grow."""
+"""Called with (frames measured, frames in all) between blocks, outside of what is timed; the second may grow."""
 Input = tuple[Image, ArrayLike | None]
 """An (H, W, 3) uint8 image and an xyxy box in its pixels, or None for the whole image."""
 
@@ -249,7 +249,7 @@ def measure(
         subject: What is timed.
         options: How to measure.
         clock: Monotonic nanoseconds.
-        progress: Told how far it is.
+        progress: Called with the progress.
 
     Raises:
         UsageError: An input cannot be used.

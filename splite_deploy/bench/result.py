@@ -101,7 +101,7 @@ class Sustained:
         curve: Second by second.
         state: ``steady``; ``slowed``: the end is slower than the beginning; ``throttled``: it is, and a clock that
             was read fell with it; ``too short`` to tell.
-        reason: What the state is told by, in words.
+        reason: The reason for the state, as text.
         sensors: Power, temperatures and clocks meanwhile; None where the machine has none to read.
     """
 
@@ -153,7 +153,7 @@ class Evaluation:
     """Accuracy of this very file on labelled images; formulas in `splite_deploy.metrics.accuracy`.
 
     Attributes:
-        labels_from: Where the labels come from, in words.
+        labels_from: Where the labels come from, as text.
         images: Number of labelled hands or persons.
         epe_px: Mean keypoint error, pixels of the image.
         epe_box_pct: The same in percent of the longer side of the tight box of the labels.
@@ -194,7 +194,7 @@ class BenchResult:
         backend: The backend that ran it; ``replay`` runs no network.
         precision: Its precision; None for a file alone, which does not say.
         batch: Crops per frame.
-        threads: CPU threads asked of the backend; None is the backend's default.
+        threads: CPU threads that the backend was given; None is the backend's default.
         opencv_threads: CPU threads that OpenCV used for the preprocessing.
         frames: Timed frames per stage that the statistics are of.
         warmup_frames: Untimed frames beforehand, and those of windows that were not steady yet.
@@ -211,7 +211,7 @@ class BenchResult:
         windows: How steady the figures were.
         samples_ms: By stage every ``samples_every``-th time that the statistics are of, in the order of time.
         samples_every: See ``samples_ms``.
-        affinity: Cores that it was bound to; None was not asked.
+        affinity: Cores that it was bound to; None if it was not bound.
         model_bytes: Size of the file.
         startup: What a process of its own pays before its first result.
         memory: What that process takes.
@@ -261,7 +261,7 @@ class BenchResult:
 
     @property
     def undescribed(self) -> bool:
-        """Whether it is of an engine without a manifest, so that nobody knows what it computes in."""
+        """Whether it is of an engine without a manifest, so that the types it computes in are unknown."""
         return self.backend == "trt" and not self.bundle
 
     @property

@@ -105,7 +105,7 @@ def run_bench(
         color: Channel order of ``inputs``; golden crops are in the model's own.
         options: How the backend works; its stages are timed in any case, where it can.
         extras: What else to measure; None is start-up, memory and layers.
-        progress: Told (frames measured, frames in all), then (seconds, seconds in all) of a sustained run.
+        progress: Called with (frames measured, frames in all), then (seconds, seconds in all) of a sustained run.
 
     Raises:
         BundleError: The bundle is missing or damaged.

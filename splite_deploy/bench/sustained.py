@@ -36,7 +36,7 @@ def sustain(
         subject: What runs.
         duration_s: For how long, seconds.
         clock: Monotonic nanoseconds.
-        progress: Told (seconds done, seconds in all) once a second.
+        progress: Called with (seconds done, seconds in all) once a second.
         root: Where sensors are looked up.
 
     Raises:

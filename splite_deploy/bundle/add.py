@@ -1,4 +1,4 @@
-"""Adds artifacts to a bundle that exists: what was built on the device comes to lie beside what it was built of.
+"""Adds artifacts to a bundle that exists: files that were built on the device, from the graphs in the bundle.
 
 The manifest decides: files are laid down under names that nothing has, then the manifest changes in one step, then the
 report, then files that the manifest no longer names go. Whenever it is interrupted, the bundle is the old one or the

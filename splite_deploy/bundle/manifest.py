@@ -175,9 +175,9 @@ class Manifest:
         format_version: Of this structure: 2.
         model: The model spec.
         source: Where the bundle comes from.
-        artifacts: What it holds; the first is what a runtime takes that is not told which.
+        artifacts: The artifacts; a runtime uses the first by default.
         golden: Reference inputs and outputs, to check any artifact on any machine.
-        graphs: What TensorRT engines are built of; empty where none were asked for.
+        graphs: The graphs of which TensorRT engines are built; empty where none were requested.
     """
 
     format_version: int

@@ -87,7 +87,7 @@ class Calibration:
     """What fp16 and int8 artifacts were calibrated on.
 
     Attributes:
-        origin: Where the images come from, in words.
+        origin: Where the images come from, as text.
         crops: Their number.
         sha256: Hex key of what the network saw: the pixels, their order, and the normalisation.
         methods: How the ranges of activations were chosen, by the artifact that they were chosen for.
@@ -127,7 +127,7 @@ class BudgetSearch:
         max_shift_mm: The same for the depth, millimetres.
         plain_p95_px: Keypoint deviation with every layer in int8 but the head.
         plain_latency_ms: Its latency; see `ExcludedLayer.latency_ms`.
-        excluded: The layers that stay in float; empty where the budget held without.
+        excluded: The layers excluded from quantisation; empty where the budget was kept without.
     """
 
     max_shift_px: float | None
@@ -201,9 +201,9 @@ class Recommendation:
 
     Attributes:
         rows: One for each artifact.
-        measured: What was compared, timed and evaluated on what, in words.
+        measured: What was compared, timed and evaluated on what, as text.
         ship: Label of the artifact to ship; None if every one is over its limits.
-        reason: Why, in words.
+        reason: Why, as text.
     """
 
     rows: tuple[RecommendationRow, ...]
@@ -220,7 +220,7 @@ class Report:
         report_version: Of this structure: 1. Keys that a reader does not know are ignored.
         opset: ONNX operator set of the graph.
         versions: Versions of the libraries that took part, by name.
-        notes: What was done to the checkpoint and the graphs and is worth knowing, in words.
+        notes: What was done to the checkpoint and the graphs and is worth knowing, as text.
         parity: How far each stage of the conversion moved the keypoints.
         calibration: What fp16 and int8 were calibrated on; None where nothing was.
         search: The search for layers that int8 must leave in float; None where no error budget was given.

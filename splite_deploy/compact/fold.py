@@ -1,8 +1,8 @@
 """Folds the constants of removed channels into the layers that read them. Imports torch.
 
-A batch norm whose scale is 0 puts out its shift: act(beta), everywhere. Removing the channel removes that constant
-too. It goes into the bias of the reader; or, since y = gamma (x - mean) / sigma + beta, it is taken off the mean of the
-batch norm behind the reader. That is exact where every position of the reader's output gets the same sum; a padded
+A batch norm whose scale is 0 outputs its shift: act(beta), everywhere. Removing the channel removes that constant
+too. It is added to the bias of the reader; or, since y = gamma (x - mean) / sigma + beta, subtracted from the mean of
+the batch norm after the reader. That is exact where every position of the reader's output gets the same sum; a padded
 convolution sees zeros instead of the constant at its borders, and there it is not.
 """
 

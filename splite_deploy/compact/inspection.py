@@ -38,7 +38,7 @@ class CheckpointReport:
         parameters: Floating-point values without running statistics.
         compacted: What `compact` wrote into its header; None if it did not write it.
         alignment: Its widths.
-        notes: How it was read, in words.
+        notes: How it was read, as text.
     """
 
     file: str
@@ -59,7 +59,7 @@ def inspect_bundle(
     Args:
         bundle: The bundle.
         timed: Whether to `measure`.
-        progress: Told each step as it begins.
+        progress: Called with each step as it begins.
 
     Raises:
         UsageError: It holds no ONNX graph.
@@ -82,7 +82,7 @@ def inspect_checkpoint(
         model: ``model.toml``; None is the one beside the checkpoint, if there is one.
         weights: Which weights of the checkpoint; see `splite_deploy.export.source.checkpoint.read_checkpoint`.
         timed: Whether to `measure`.
-        progress: Told each step as it begins.
+        progress: Called with each step as it begins.
 
     Raises:
         UsageError: There is no model spec, and layers are to be timed.
@@ -191,7 +191,7 @@ def time_layers(
         graph: The graph.
         alignment: Its widths.
         inferences: Timed ones at each width, after half as many to warm up.
-        progress: Told each step as it begins.
+        progress: Called with each step as it begins.
 
     Raises:
         ExportError: The size of an activation is not known.

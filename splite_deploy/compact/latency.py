@@ -47,7 +47,7 @@ def measure_latency(
         compacted: The network after.
         spec: The model spec of both.
         inferences: Number of timed inferences of each, after half as many to warm up.
-        progress: Told each step as it begins.
+        progress: Called with each step as it begins.
 
     Raises:
         ExportError: One cannot be exported.

@@ -49,7 +49,7 @@ def compact_checkpoint(
         weights: Which weights of the checkpoint; see `splite_deploy.export.source.checkpoint.read_checkpoint`.
         loss: For the method "taylor": from the network's output to a scalar.
         latency: Whether to measure the latency before and after.
-        progress: Told each step as it begins.
+        progress: Called with each step as it begins.
 
     Raises:
         SpliteError: Everything that can be wrong with the inputs, and what `compact` raises; nothing is written then.

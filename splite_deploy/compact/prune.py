@@ -125,7 +125,7 @@ def compact(
         options: How much to remove.
         data: Batches of inputs for the proof and for "taylor"; the proof uses the example without them.
         loss: For "taylor": from the network's output to a scalar.
-        progress: Told each step as it begins.
+        progress: Called with each step as it begins.
 
     Raises:
         UsageError: "taylor" has no data, or nothing would be removed.

@@ -140,7 +140,7 @@ def nodes_in(value: Any) -> Iterator[fx.Node]:
 
 
 def where(node: fx.Node) -> str:
-    """The module that a node belongs to, and its operation, in words."""
+    """The module that a node belongs to, and its operation, as text."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = stack[-1][0] if stack else ""
     operation = str(node.target).removeprefix("aten.").partition(".")[0]

@@ -109,7 +109,7 @@ class Child:
 
         Args:
             timeout_s: After this many seconds it is killed.
-            progress: Told each line.
+            progress: Called with each line.
 
         Raises:
             ChildFailed: It failed or was killed; the hint names the log.

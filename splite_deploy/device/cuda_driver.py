@@ -1,6 +1,6 @@
 """Is there an NVIDIA GPU? Asked of the driver itself, by ctypes; nothing here raises.
 
-TensorRT must not be asked: without a GPU some of its versions end the process instead of failing.
+TensorRT cannot answer that: without a GPU some of its versions end the process instead of failing.
 """
 
 from __future__ import annotations

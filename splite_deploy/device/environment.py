@@ -69,7 +69,7 @@ class Environment:
         kernel: Name and release of the kernel.
         architecture: Machine architecture, for example ``aarch64``.
         python: Implementation and version.
-        versions: Versions of splite-deploy and of the packages asked for that are installed.
+        versions: Versions of splite-deploy and of the requested packages that are installed.
         board: Name of the board from the device tree (Jetson, Raspberry Pi).
         l4t: Release of Jetson Linux, for example ``36.4.3``.
         thread_variables: Environment variables that set numbers of threads, as far as they are set.
@@ -183,7 +183,7 @@ def read_environment(root: Path = Path("/"), packages: Mapping[str, tuple[str, .
 def installed_versions(packages: Mapping[str, tuple[str, ...]] = PACKAGES) -> dict[str, str]:
     """Versions of splite-deploy and of the packages it runs with; nothing is imported.
 
-    They come from the metadata of what is installed. OpenCV is asked itself where it is loaded: it has
+    They come from the metadata of what is installed. OpenCV itself is asked for its version where it is loaded: it has
     several distributions, and a Jetson's own has no metadata.
     """
     versions = {"splite-deploy": __version__}

@@ -1,4 +1,4 @@
-"""Which JetPack a Jetson runs, and what that means here. Standard library only, so that it can be asked of any machine.
+"""Which JetPack a Jetson runs, and what that means here. Standard library only, so that it works on any machine.
 
 Where the table comes from. Jetson Linux (L4T) to JetPack: NVIDIA's release pages as jetson_stats and jetson-containers
 collect them. TensorRT and CUDA of 6.0 to 6.2: jetson-containers, pytorch/TensorRT pull request 3453; of 7.1: NVIDIA's

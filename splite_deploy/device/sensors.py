@@ -26,7 +26,7 @@ class Sensors:
     """Power, temperatures and clocks over a sustained run. A series has one value for each of ``seconds``.
 
     Attributes:
-        source: What was read, in words.
+        source: What was read, as text.
         seconds: When it was read, seconds since the start of the run.
         power_mw: Of each rail, milliwatts.
         temperatures_c: Of each zone, degrees Celsius.
@@ -36,7 +36,7 @@ class Sensors:
             where there is neither. The counter of the platform, ``psys``, contains the packages: it is never added to
             them, and serves alone where no package can be read.
         energy_mj_per_frame: Its energy by the frames of the run, millijoules; idle consumption is contained.
-        absent: What could not be read, in words.
+        absent: What could not be read, as text.
     """
 
     source: str

@@ -135,7 +135,7 @@ class Measured:
 
 @contextmanager
 def tflite_compiler(options: ExportOptions) -> Iterator[TfliteCompiler | None]:
-    """A process that loads TensorFlow from now on; None where no TFLite file is asked for.
+    """A process that loads TensorFlow from now on; None where no TFLite file is requested.
 
     Its log is kept where a conversion fails; the error's hint names it.
 
@@ -205,7 +205,7 @@ def measure_graph(
         plain: Its graph without fused pre- and postprocessing.
         simplified: The fp32 graph without them, which has run already.
         reference: What is compared with.
-        options: What was asked for.
+        options: The requested options.
         stack: Closes the session.
 
     Raises:

@@ -46,7 +46,7 @@ class Crops:
 
     Attributes:
         pixels: (N, h, w, 3) uint8, channels in the order of the input spec.
-        origin: Where they came from, in words.
+        origin: Where they came from, as text.
         example: What the first one was cut of.
     """
 

@@ -1,4 +1,4 @@
-"""What an export is asked for, checked as soon as it is asked."""
+"""Options of an export, checked as soon as they are given."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ExportOptions:
             the graphs that engines are built from.
         precisions: The precisions of each backend; the bundle's first artifact is that of the first of each.
         images: Folder of images or labels file for parity; None uses the model's own renderer.
-        crops: Number of crops compared at each hop.
+        crops: Number of crops compared at each stage.
         calibration: Folder of images, labels file or ``.npz`` of crops for fp16 and int8; None uses the renderer.
         allow_random_calibration: Calibrates on random noise where there is neither ``calibration`` nor a renderer.
         max_shift_px: What int8 may move the 95th percentile of the keypoints by, input pixels; the largest shift may

@@ -110,7 +110,7 @@ def export_bundle(
         output: Folder to make, by custom ``NAME.splite``.
         model: ``model.toml``; None is the one beside the checkpoint.
         options: How to export.
-        progress: Told each step as it begins.
+        progress: Called with each step as it begins.
 
     Returns:
         The new bundle, opened and checked.

@@ -44,8 +44,8 @@ def recommend(
         measured: The artifacts, still open.
         reference: What they were compared with; its inputs are what is timed.
         labels: What to evaluate on; none measures no accuracy.
-        progress: Told each step as it begins.
-        note: What else is worth knowing before one is shipped, in words.
+        progress: Called with each step as it begins.
+        note: What else is worth knowing before one is shipped, as text.
 
     Raises:
         SpliteError: An artifact cannot be run, or an image not be read.

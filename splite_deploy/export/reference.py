@@ -27,7 +27,7 @@ class Reference:
         spec: The model.
         pixels: (N, h, w, 3) uint8 crops.
         outputs: Outputs of the original network on them, by role.
-        crops_from: Where the inputs come from, in words.
+        crops_from: Where the inputs come from, as text.
     """
 
     name: str

@@ -41,7 +41,7 @@ class Variants:
 
     Attributes:
         graphs: By the name of their file; networks as they were converted, without fused pre- and postprocessing.
-        notes: What is worth knowing about them, in words.
+        notes: What is worth knowing about them, as text.
         methods: How the ranges of activations were chosen, by what they were chosen for.
         search: The search under an error budget; None without one.
     """
@@ -72,17 +72,17 @@ def engine_file(precision: Precision, typing: Typing) -> str:
 def make_variants(
     fp32: ir.Model, reference: Reference, tensors: FloatArray, options: ExportOptions, progress: Progress
 ) -> Variants:
-    """Makes every graph that was asked for, from one calibration.
+    """Makes every graph that was requested, from one calibration.
 
     Args:
         fp32: The simplified fp32 graph.
         reference: What the error budget is measured against.
         tensors: (N, 3, h, w) normalised crops to calibrate on.
-        options: What was asked for.
-        progress: Told each step as it begins.
+        options: The requested options.
+        progress: Called with each step as it begins.
 
     Raises:
-        SpliteError: A graph cannot be made as it was asked for.
+        SpliteError: A graph cannot be made as it was requested.
     """
     made = Variants({FP32: fp32})
     if options.makes("trt", "fp32", "fp16"):
@@ -135,7 +135,7 @@ def trained_variants(network: ir.Model, reference: Reference, options: ExportOpt
     """The int8 graphs of a network that was trained for int8 and brings its own scales; see `make_variants`.
 
     Raises:
-        UsageError: Something else than int8 was asked for.
+        UsageError: Something else than int8 was requested.
         ExportError: A layer that was trained for int8 would not run in it.
     """
     _check_trained(options)

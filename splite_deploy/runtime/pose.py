@@ -22,7 +22,7 @@ class Pose:
         keypoints: (K, 2) float32, (x, y) in pixels of the source image, origin at the corner of its first pixel.
         scores: (K,) float32 in [0, 1]; the rule is the decoder's. For soft-argmax it says how concentrated the
             heatmap is and is no calibrated probability.
-        box: (4,) float32 xyxy, the box that was asked for, in pixels of the source image.
+        box: (4,) float32 xyxy, the requested box, in pixels of the source image.
         keypoints_3d: (K, 3) float32, x right, y down, z away from the camera, or None. Absolute, in camera
             coordinates, where intrinsics and a bone length were given, else relative to the root keypoint; ``origin``
             says which.

@@ -99,7 +99,7 @@ class Verification:
         parity: How far its outputs on the golden crops lie from the reference.
         crop: How this machine's crop of the golden image differs; the same for every artifact.
         image: How far its keypoints on the golden image lie off.
-        warnings: What is no failure but worth knowing, in words.
+        warnings: Remarks that are not failures, as text.
         violations: The limits it breaks; empty if it passed.
     """
 
@@ -135,7 +135,7 @@ def verify(
         precision: Only this precision or these. Each backend that is named is checked in each of them.
         threads: CPU threads.
         options: How the backends work.
-        progress: Told what is being done.
+        progress: Called with each step as it begins.
 
     Returns:
         One result per artifact, whether it passed or not; see `check`.

@@ -34,7 +34,7 @@ def test_every_combination_is_measured_in_each_round(root: Path, tiny_bundle: Pa
 def test_nothing_to_measure(root: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     done = run(root, tiny_bundle, *COMMON, "--backend", "tflite", "--out", tmp_path / "out.jsonl")
     assert done.returncode == 1
-    assert "No bundle holds what was asked for." in done.stderr
+    assert "No bundle holds what was requested." in done.stderr
     assert "Traceback" not in done.stderr
     with pytest.raises(UsageError):
         cases([tiny_bundle], [], ["int8"], [1])

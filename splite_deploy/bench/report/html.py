@@ -87,7 +87,7 @@ def html_page(results: Sequence[BenchResult], pictures: Mapping[int, Sequence[Pi
 
 
 def name_of(result: BenchResult) -> str:
-    """An artifact in words."""
+    """An artifact as text."""
     threads = "" if result.threads is None else f", {result.threads} thread{'s' if result.threads > 1 else ''}"
     batch = "" if result.batch == 1 else f", batch {result.batch}"
     return f"{result.bundle or result.artifact_file} · {result.label}{threads}{batch}"

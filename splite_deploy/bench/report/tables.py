@@ -71,7 +71,7 @@ def markdown_text(results: Sequence[BenchResult]) -> str:
 
 
 def machine(environment: Environment) -> str:
-    """A machine in words."""
+    """A machine as text."""
     return environment.board or f"{environment.cpu_model or 'unknown processor'}, {environment.logical_cores} cores"
 
 

@@ -69,7 +69,7 @@ def width_tables(
     Args:
         bundle: The bundle.
         timed: Whether to time its layers; then every package has to be installed.
-        progress: Told each step as it begins.
+        progress: Called with each step as it begins.
     """
     try:
         from splite_deploy.compact.inspection import inspect_bundle

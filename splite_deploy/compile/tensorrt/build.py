@@ -26,7 +26,7 @@ _WEIGHTED = ("CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED")
 _LOGGED = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO")
 
 Tell = Callable[[str, float], None]
-"""Told the step and the share of the build that is done, 0 to 1; negative where TensorRT does not say."""
+"""Called with the step and the share of the build that is done, 0 to 1; negative where TensorRT does not say."""
 
 
 def build(job: Job, folder: Path, tell: Tell) -> Built:

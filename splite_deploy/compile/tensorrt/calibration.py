@@ -59,7 +59,7 @@ def write_inputs(
             one), or a folder that holds one.
         calibrator: The calibrator that will read them.
         folder: Where the file goes.
-        progress: Told the step and the share that is done.
+        progress: Called with the step and the share that is done.
 
     Raises:
         UsageError: There are no images, or one cannot be used.

@@ -27,7 +27,7 @@ from splite_deploy.spec import Precision
 
 TIMEOUT_S = 4 * 3600.0
 Progress = Callable[[str, float], None]
-"""Told the step and the share of it that is done, 0 to 1; negative where that is unknown."""
+"""Called with the step and the share of it that is done, 0 to 1; negative where that is unknown."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class CalibrationInputs:
     Attributes:
         calibrator: Which one.
         file: Path of an ``.npy`` with the inputs of the graph, (N, ...).
-        origin: Where they come from, in words.
+        origin: Where they come from, as text.
     """
 
     calibrator: Calibrator

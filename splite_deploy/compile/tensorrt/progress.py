@@ -22,7 +22,7 @@ class Phases:
     """The phases that are running, and the share of the build that is done; TensorRT calls from many threads.
 
     Args:
-        tell: Told the phase and the share, 0 to 1, which never falls.
+        tell: Called with the phase and the share, 0 to 1, which never falls.
     """
 
     def __init__(self, tell: Callable[[str, float], None]) -> None:

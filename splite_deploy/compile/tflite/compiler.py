@@ -153,7 +153,7 @@ def compile_tflite(
         integer_io: Makes inputs and outputs of full-integer files int8 too; otherwise they stay float32.
         log: Receives the converters' log output.
         timeout_s: After this many seconds the conversion is stopped.
-        progress: Told each step as it begins.
+        progress: Called with each step as it begins.
 
     Returns:
         One artifact for each precision, in their order; ``target`` names the recipe of int8.

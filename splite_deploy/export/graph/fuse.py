@@ -259,7 +259,7 @@ def _spec(value: ir.Value, layout: str, role: str) -> TensorSpec:
 
 
 def _describe(values: Iterable[ir.Value]) -> str:
-    """Tensors in words, for messages."""
+    """Tensors as text, for messages."""
     shown = [f"{name_of(v)} {_dtype(v)} ({', '.join(str(size or '?') for size in sizes(v))})" for v in values]
     return "; ".join(shown) or "none"
 

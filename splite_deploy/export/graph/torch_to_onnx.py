@@ -64,7 +64,7 @@ def check_outputs(network: nn.Module, spec: ModelSpec) -> None:
 
 
 def _describe(value: object) -> str:
-    """What a network gave, in words."""
+    """What a network gave, as text."""
     if isinstance(value, torch.Tensor):
         return str(value.dtype).removeprefix("torch.")
     if isinstance(value, tuple | list):

@@ -99,7 +99,7 @@ def load_calibration(
         scorer: Runs the fp32 network, (N, 3, h, w) to outputs by role; it tells the channel order of an archive that
             does not name it.
         cache: Folder of rendered images, see `splite_deploy.files.cache_folder`; None keeps none.
-        progress: Told each step as it begins.
+        progress: Called with each step as it begins.
 
     Raises:
         UsageError: There is no source, or it cannot be read.
@@ -144,7 +144,7 @@ def _select(
     hold_out: bool,
     progress: Progress,
 ) -> _Selected:
-    """The source that was asked for; no other one is fallen back on, but for random noise where that is allowed."""
+    """The requested source; never another one, except random noise where that is allowed."""
     if source is None and renderer.name:
         pixels = renderer.crops(count)
         warning = "calibrated on rendered images; give real ones with --calibration"
@@ -171,7 +171,7 @@ def _select(
 
 
 def _files(path: Path, split: str, count: int | None = None, *, hold_out: bool = False) -> tuple[list[File], str]:
-    """Image files with their boxes, of one split where the labels have it, and where they come from, in words."""
+    """Image files with their boxes, of one split where the labels have it, and where they come from, as text."""
     check_source(path)
     name = path.parent.name if path.suffix == ".json" else path.name
     if is_folder(path) and not (path / "labels.json").is_file():

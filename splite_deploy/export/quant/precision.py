@@ -1,4 +1,4 @@
-"""Float16 and int8 graphs from the simplified float32 graph, read back and proven to be what was asked for."""
+"""Float16 and int8 graphs from the simplified float32 graph, read back and proven to be what was requested."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ExcludedNode:
     Attributes:
         node: Its name.
         op: Its operator.
-        reason: Why, in words.
+        reason: Why, as text.
     """
 
     node: str
@@ -84,7 +84,7 @@ class Int8Report:
         float_islands: Further nodes that run in float32, with their operators: those without an int8 kernel. For
             ``ort`` this is read from the graph that ONNX Runtime makes of the file.
         nodes: Operator to the number of nodes, after ONNX Runtime's fusions for ``ort``, in the file for ``trt``.
-        notes: What else is worth knowing, in words.
+        notes: What else is worth knowing, as text.
     """
 
     consumer: Consumer

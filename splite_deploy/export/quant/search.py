@@ -98,7 +98,7 @@ class SearchResult:
         plain: Deviation with every layer in int8.
         final: Deviation of the graph that was found.
         plain_latency_ms: Median latency with every layer in int8; see `ExcludedLayer.latency_ms`.
-        excluded: The layers that went back to float; empty where the budget held without.
+        excluded: The layers excluded from quantisation; empty where the budget was kept without.
     """
 
     int8: Int8Report
@@ -168,13 +168,13 @@ def search_within_budget(
         quantise_head: Starts with the head in int8, too.
         reduce_range: See `splite_deploy.export.quant.qdq.insert_qdq`.
         ranges: Of `calibrate` on the same graph; by custom from other crops than ``crops``.
-        progress: Told what is being measured.
+        progress: Called with each step as it begins.
 
     Returns:
         The graph, and what the search found.
 
     Raises:
-        UsageError: The budget cannot be held against this model.
+        UsageError: The model gives nothing that the budget is for.
         ExportError: The graph is quantised already, or cannot be.
         ParityError: The budget breaks even where a single layer is left in int8.
     """

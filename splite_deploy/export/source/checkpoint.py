@@ -49,7 +49,7 @@ class Checkpoint:
         path: The file.
         sha256: Its hash.
         tensors: Weights by name.
-        notes: What was taken off or chosen on the way, in words.
+        notes: What was taken off or chosen on the way, as text.
         metadata: What a ``.safetensors`` file says of itself.
     """
 
@@ -267,7 +267,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, example: Tensor | N
             this input is run through it to prove that the layers fit together.
 
     Returns:
-        What was done to the network, in words; empty if nothing.
+        What was done to the network, as text; empty if nothing.
 
     Raises:
         CheckpointError: Names or shapes of the weights do not fit; the message names them.

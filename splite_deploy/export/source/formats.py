@@ -1,7 +1,7 @@
-"""Checkpoint formats: told from a file's content and not from its name, and how those are read that are no weights.
+"""Checkpoint formats: recognises them by a file's content, not by its name, and reads those that are not weights.
 
-A torch.export program and a TorchScript archive bring their own code: loading either can run code, see `require_trust`,
-so the caller has to have asked for it. An imported ONNX graph takes the place of a torch network: its inputs and
+A torch.export program and a TorchScript archive bring their own code: loading either can run code, so the caller has to
+say that it is trusted, see `require_trust`. An imported ONNX graph takes the place of a torch network: its inputs and
 outputs get the names that the rest of the tool reads, and nothing else is changed. The reference is the file itself,
 run by ONNX Runtime, since there is no torch network to compare with. Imports torch, onnx and ONNX Runtime.
 """
@@ -39,7 +39,7 @@ FORMATS: dict[Format, str] = {
     "script": "a TorchScript archive",
     "onnx": "an ONNX graph",
 }
-"""Every format, in words."""
+"""Every format, as text."""
 _ZIP = b"PK\x03\x04"
 _ONNX = b"\x08"
 """The tag of ``ir_version``, the first field that ONNX writers put into a file; protobuf has no other mark."""
@@ -203,7 +203,7 @@ class ImportedOnnx:
         spec: Its model spec.
         host: What only the developer's machine needs of ``model.toml``.
         checkpoint_sha256: Hash of the file.
-        notes: What was found and chosen, in words.
+        notes: What was found and chosen, as text.
     """
 
     content: bytes
@@ -229,7 +229,7 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
         path: The file; external data lies beside it.
         spec: The model.
         host: The rest of ``model.toml``.
-        opset: The operator set asked for; None takes that of the file.
+        opset: The operator set requested; None takes that of the file.
         dynamic_batch: Leaves the batch size open; otherwise it is 1.
 
     Raises:

@@ -32,7 +32,7 @@ def check_metadata(metadata: Mapping[str, str], spec: ModelSpec, path: Path) -> 
     """Compares the metadata of a checkpoint with the model it is to be loaded for.
 
     Returns:
-        What differs without harm, in words; empty for a checkpoint without the entry.
+        What differs without harm, as text; empty for a checkpoint without the entry.
 
     Raises:
         CheckpointError: The entry is damaged or of another format version, or the model's input is another.

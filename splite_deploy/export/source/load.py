@@ -39,7 +39,7 @@ class LoadedModel:
         spec: Its model spec.
         host: What only the developer's machine needs of ``model.toml``.
         checkpoint_sha256: Hash of the checkpoint.
-        notes: What was done to the checkpoint and to the network while loading, in words.
+        notes: What was done to the checkpoint and to the network while loading, as text.
     """
 
     network: nn.Module

@@ -93,7 +93,7 @@ class OrtSession(BaseSession):
 
 
 class TracedOrtSession(OrtSession):
-    """A graph whose nodes are timed until `layers` is asked for, as ONNX Runtime fused and converted them."""
+    """A graph whose nodes, as ONNX Runtime fused and converted them, are timed until `layers` is called."""
 
     def __init__(self, file: ModelFile, options: OrtOptions) -> None:
         self._layers: tuple[Layer, ...] | None = None

@@ -51,7 +51,7 @@ def is_live(source: str) -> bool:
 
 
 class Camera:
-    """Frames in order, each (H, W, 3) uint8 BGR. A live camera skips frames that nobody took in time.
+    """Frames in order, each (H, W, 3) uint8 BGR. A live camera drops frames that come too fast.
 
     Attributes:
         source: As it was named.

@@ -60,7 +60,7 @@ def boxed_images(
         option: What the command line calls the path.
 
     Returns:
-        (file, xyxy box or None) of each image, and where they come from, in words.
+        (file, xyxy box or None) of each image, and where they come from, as text.
 
     Raises:
         UsageError: There are no images.

@@ -32,7 +32,7 @@ class Binding:
     Attributes:
         spec: As the file has it.
         is_input: Whether it is fed.
-        dynamic: Whether the engine has to be told its batch.
+        dynamic: Whether the batch has to be set before each run.
         smallest_batch: Of the engine's profile.
         largest_batch: Of the engine's profile; the memory is made for it.
         pointer: What TensorRT is given.

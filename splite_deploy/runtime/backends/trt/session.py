@@ -52,7 +52,7 @@ class TrtSession(BaseSession):
 
     Raises:
         BackendError: The engine is not what the manifest describes, or there is not enough memory.
-        UsageError: A CUDA graph is asked for, and the memory backend knows none.
+        UsageError: A CUDA graph is requested, and the memory backend does not support one.
     """
 
     def __init__(
