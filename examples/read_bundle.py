@@ -12,6 +12,8 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 
+if len(sys.argv) != 3:
+    sys.exit("usage: read_bundle.py BUNDLE MANIFEST_SCHEMA")
 folder, schema = Path(sys.argv[1]), Path(sys.argv[2])
 
 # The manifest: its checksum is of the bytes before the last "checksum", and its fields are those of the schema

@@ -126,7 +126,7 @@ def backend_options(command: CommandFunction) -> CommandFunction:
             "--backend",
             "-b",
             type=BackendName(all_backends()),
-            help="Only this backend; the first that is installed without it.",
+            help="Only this backend; without it the first that is installed. litert is another name of tflite.",
         ),
     ):
         command = option(command)

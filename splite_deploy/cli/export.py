@@ -135,4 +135,9 @@ def export(checkpoint: Path, output: Path, model: Path | None, json_file: Path |
     show(*measured_tables(report, bundle.model), *(types_tables(bundle.manifest, report) if several else ()))
     size = sum(file.stat().st_size for file in output.iterdir())
     click.echo(f"{output}: {size / 1e6:.2f} MB. Next:")
+    if bundle.manifest.graphs:
+        precisions = " ".join(
+            f"-p {precision}" for precision in dict.fromkeys(g.precision for g in bundle.manifest.graphs)
+        )
+        click.echo(f"  splite-deploy compile {output} {precisions}  (on the device)")
     click.echo(f"  splite-deploy bench {output}\n  splite-deploy run {output} IMAGE --save overlay.png")
