@@ -100,6 +100,24 @@ def test_groups_of_another_writer_hide_nothing() -> None:
     assert has_external_data(group + data)
 
 
+def test_a_location_written_with_more_bits_than_it_has_hides_nothing() -> None:
+    """Protocol buffers keep the lower 32 bits of an enumeration's number."""
+    tensor = external("w")
+    tensor.ClearField("data_location")
+    longer = tensor.SerializeToString() + b"\x70\x81\x80\x80\x80\x10"  # 2 ** 32 + 1
+    assert len(longer) < 0x7E
+    initializer = b"\x2a" + bytes([len(longer)]) + longer
+    data = (
+        model_of(graph([helper.make_node("Add", ["x", "w"], ["y"])]))
+        + b"\x3a"
+        + bytes([len(initializer)])
+        + initializer
+    )
+    loaded = onnx.load_from_string(data).graph.initializer[0]
+    assert loaded.data_location == onnx.TensorProto.EXTERNAL
+    assert has_external_data(data)
+
+
 @pytest.fixture
 def external_graph(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny network with its weights beside it, where a path in the graph would lead from the working folder."""

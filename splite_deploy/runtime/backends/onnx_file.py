@@ -27,6 +27,7 @@ _WITHIN: Mapping[str, Mapping[int, str]] = {
 }
 """The messages in which tensors may lie, by the number of their field."""
 _DATA_LOCATION, _EXTERNAL = 14, 1
+_INT32 = 0xFFFFFFFF  # what protobuf keeps of an enumeration's number
 
 
 def refuse_external_data(data: bytes, name: str) -> None:
@@ -63,7 +64,7 @@ def _any_external(data: memoryview) -> bool:
         kind, content = left.pop()
         for number, value in _fields(content):
             if kind == _TENSOR:
-                if number == _DATA_LOCATION and value == _EXTERNAL:
+                if number == _DATA_LOCATION and isinstance(value, int) and value & _INT32 == _EXTERNAL:
                     return True
             elif isinstance(value, memoryview) and number in _WITHIN[kind]:
                 left.append((_WITHIN[kind][number], value))
