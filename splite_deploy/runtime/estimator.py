@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from types import TracebackType
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +12,7 @@ from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Bundle
 from splite_deploy.decoders import Decoded, SoftArgmaxDepth, Unit, check_shapes, decode
 from splite_deploy.errors import UsageError
+from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.lift import absolute, weak_perspective
 from splite_deploy.runtime.pose import Origin, Pose
 from splite_deploy.runtime.preprocess import (
@@ -29,7 +28,7 @@ from splite_deploy.runtime.session import OptionSet, Session, open_session
 from splite_deploy.spec import Color, ModelSpec, Precision
 
 
-class PoseEstimator:
+class PoseEstimator(Closing):
     """Finds keypoints in boxes of images. Not thread-safe: one per thread.
 
     The stages are public, so that a benchmark times exactly what an application runs: `prepare`, ``session.run``,
@@ -192,12 +191,3 @@ class PoseEstimator:
     def close(self) -> None:
         """Frees the session."""
         self.session.close()
-
-    def __enter__(self) -> PoseEstimator:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False]:
-        self.close()
-        return False

@@ -7,18 +7,18 @@ Importing this, or the description of a backend, imports no inference engine and
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
 from splite_deploy.errors import BackendError, MissingDependencyError
+from splite_deploy.runtime.closing import Closing
 
 if TYPE_CHECKING:
     from splite_deploy.runtime.session import Session, TracedSession
@@ -28,7 +28,6 @@ Recipe = Literal["ort", "tflite", "trt"]
 ``trt`` graphs that engines are built from on the device."""
 ANY_FORMAT = "*"
 """The format of a backend that looks into no file."""
-_Self = TypeVar("_Self")
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ class IoSignature:
     outputs: tuple[TensorSpec, ...]
 
 
-class BaseSession(ABC):
+class BaseSession(Closing):
     """What every backend's session shares: it checks, a subclass computes.
 
     Layout, quantisation and device memory stay inside the subclass: named float32 arrays in and out. Inputs of graphs
@@ -239,15 +238,6 @@ class BaseSession(ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError("The session is closed.", hint="Open a new one.")
-
-    def __enter__(self: _Self) -> _Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False]:
-        self.close()
-        return False
 
     @abstractmethod
     def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:

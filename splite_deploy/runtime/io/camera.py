@@ -8,12 +8,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Literal
 
 import cv2
 
 from splite_deploy.errors import CameraError
+from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.io.video import known_rate
 from splite_deploy.runtime.preprocess import Image
 
@@ -50,7 +49,7 @@ def is_live(source: str) -> bool:
     return source.isdecimal() or _CSI.fullmatch(source) is not None or " ! " in source
 
 
-class Camera:
+class Camera(Closing):
     """Frames in order, each (H, W, 3) uint8 BGR. A live camera drops frames that come too fast.
 
     Attributes:
@@ -95,15 +94,6 @@ class Camera:
     def close(self) -> None:
         """Lets go of the device or file."""
         self._capture.release()
-
-    def __enter__(self) -> Camera:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False]:
-        self.close()
-        return False
 
 
 def open_camera(source: str) -> Camera:
