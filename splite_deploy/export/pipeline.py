@@ -48,6 +48,7 @@ from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_output_nam
 from splite_deploy.export.options import ExportOptions as ExportOptions
 from splite_deploy.export.quant.calibration import CalibrationSet, load_calibration
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
+from splite_deploy.export.quant.qdq import has_qdq
 from splite_deploy.export.recommend import recommend, saturation_note
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.source.formats import ImportedOnnx
@@ -58,7 +59,6 @@ from splite_deploy.export.variants import (
     Variants,
     artifact_file,
     engine_file,
-    is_trained_for_int8,
     make_variants,
     trained_variants,
 )
@@ -138,7 +138,7 @@ def export_bundle(
 
         with new_bundle(output, overwrite=options.overwrite) as folder:
             fp32 = _convert(source, reference, options, stack, progress)
-            trained = is_trained_for_int8(fp32.file.model)
+            trained = has_qdq(fp32.file.model)  # for int8, and brings its quantisation along
             calibration: CalibrationSet | None = None
             if trained:
                 made = trained_variants(fp32.file.model, reference, options)

@@ -17,7 +17,7 @@ from splite_deploy.export.graph.opset import lower_opset
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.quant.engine_graphs import to_int8_fp16
 from splite_deploy.export.quant.precision import Fp16Report, Int8Report, to_fp16, to_int8, unsafe_in_fp16
-from splite_deploy.export.quant.qdq import Consumer, has_qdq
+from splite_deploy.export.quant.qdq import Consumer
 from splite_deploy.export.quant.ranges import Method, calibrate
 from splite_deploy.export.quant.search import search_within_budget
 from splite_deploy.export.reference import Reference
@@ -147,11 +147,6 @@ def trained_variants(network: ir.Model, reference: Reference, options: ExportOpt
             if consumer == "trt":
                 made.graphs[INT8_FP16] = to_int8_fp16(made.graphs[file], ())
     return made
-
-
-def is_trained_for_int8(network: ir.Model) -> bool:
-    """Whether a graph brings its quantisation along."""
-    return has_qdq(network)
 
 
 def deployed(file: str, graph: ir.Model, spec: ModelSpec, options: ExportOptions) -> tuple[ir.Model, str]:
