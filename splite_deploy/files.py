@@ -6,7 +6,6 @@ import ctypes
 import errno
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -146,23 +145,6 @@ def cache_folder() -> Path | None:
         shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
         return (shared if shared.is_absolute() else Path.home() / ".cache") / "splite-deploy"
     return None
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file whole and on the disk under another name, then gives it its own: others may be reading there.
-
-    Raises:
-        OSError: It cannot be written; what lay there lies there still.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from splite_deploy.errors import OutputError
-from splite_deploy.files import cache_folder, exchange, locked, replace_file, write_file
+from splite_deploy.files import cache_folder, exchange, locked, write_file
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -26,14 +26,14 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
 
 def test_a_file_is_replaced_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "timings"
-    replace_file(file, b"old")
+    write_file(file, b"old")
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        replace_file(file, b"new")
+    with pytest.raises(OutputError, match="No space left"):
+        write_file(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
 

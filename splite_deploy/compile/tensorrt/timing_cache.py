@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from splite_deploy.files import cache_folder, replace_file
+from splite_deploy.errors import OutputError
+from splite_deploy.files import cache_folder, write_file
 
 _KEYS = ("flavour", "tensorrt", "platform", "gpu", "compute_capability", "driver", "cuda")
 
@@ -45,12 +46,12 @@ def keep_timings(config: Any, file: Path) -> None:
     cache = config.get_timing_cache()
     if cache is None:
         return
-    with suppress(OSError):
+    with suppress(OSError, OutputError):
         file.parent.mkdir(parents=True, exist_ok=True)
         written = config.create_timing_cache(_read(file))
         if written is not None:
             cache.combine(written, True)
-        replace_file(file, bytes(cache.serialize()))
+        write_file(file, bytes(cache.serialize()))
 
 
 def _read(file: Path) -> bytes:

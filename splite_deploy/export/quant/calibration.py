@@ -22,10 +22,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import CalibrationError, SpecError, UsageError
+from splite_deploy.errors import CalibrationError, OutputError, SpecError, UsageError
 from splite_deploy.export.crops import File, check_source, cut, divide, evenly, rendered
 from splite_deploy.export.quant import calibration_lint as lint
-from splite_deploy.files import replace_file, sha256_of
+from splite_deploy.files import sha256_of, write_file
 from splite_deploy.metrics.labels import prefer_split
 from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image
 from splite_deploy.runtime.preprocess import Preprocessor
@@ -225,7 +225,7 @@ class _Renderer:
         self.progress(f"rendering {count} images for the calibration")
         pixels = cut(rendered(self.host, count, seed=SEED), "rgb", self.spec)
         if file is not None:
-            with suppress(OSError):  # a cache that cannot be written costs time, not the export
+            with suppress(OSError, OutputError):  # a cache that cannot be written costs time, not the export
                 _store(file, pixels)
         return pixels
 
@@ -252,7 +252,7 @@ def _store(file: Path, pixels: Pixels) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     archive = io.BytesIO()
     np.savez(archive, pixels=pixels)
-    replace_file(file, archive.getvalue())
+    write_file(file, archive.getvalue())
 
 
 NAMES = ("crops", "images")
