@@ -44,6 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = dealt
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps rendered images out of the user's cache; all workers share one."""
+    base = tmp_path_factory.getbasetemp()
+    of_this_run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["SPLITE_CACHE"] = str(of_this_run / "cache")
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     """Makes a folder once for all workers: a name and what fills the empty folder; the others wait, and read only."""

@@ -1,18 +1,26 @@
-"""Input crops for parity: the user's images, or the model's own renderer where none are given."""
+"""Input crops: the user's images, or those of the model's own renderer where none are given."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import SpecError, UsageError
+from splite_deploy.errors import OutputError, SpecError, UsageError
+from splite_deploy.export.npz import read_npz
 from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.files import cache_folder, sha256_of, write_file
 from splite_deploy.metrics.labels import LabelledImage, prefer_split
 from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image
 from splite_deploy.runtime.preprocess import Image, Preprocessor, check_box, check_image
@@ -21,6 +29,7 @@ from splite_deploy.spec import Color, HostSpec, InputSpec
 Boxed = tuple[Image, NDArray[np.floating[Any]] | None]
 File = tuple[Path, NDArray[np.float64] | None]
 
+_SEED = 0  # the calibration renders with another: what is calibrated on is not what is compared
 HELD_OUT = 4
 """One image in so many is compared on and not calibrated on, where the source is not divided already."""
 
@@ -56,7 +65,13 @@ class Crops:
 
 
 def make_crops(
-    images: Path | None, count: int, spec: InputSpec, host: HostSpec, *, calibration: Path | None = None
+    images: Path | None,
+    count: int,
+    spec: InputSpec,
+    host: HostSpec,
+    *,
+    calibration: Path | None = None,
+    progress: Callable[[str], None] = lambda message: None,
 ) -> Crops:
     """At most ``count`` crops to compare conversions on.
 
@@ -67,6 +82,7 @@ def make_crops(
         host: Names the renderer, which is used where there are no images.
         calibration: What is calibrated on. Without ``images`` the rest of that source is taken, see `divide`: int8
             that saw photographs says little about what was rendered.
+        progress: Called where images have to be rendered.
 
     Raises:
         UsageError: See `crops_from_images` and `crops_from_renderer`.
@@ -80,7 +96,7 @@ def make_crops(
             picked = [rest[i] for i in evenly(len(rest), count)]
             name = calibration.parent.name if calibration.suffix == ".json" else calibration.name
             return _crops(_read(picked), "bgr", spec, f"{len(picked)} images of {name}, {part}")
-    return crops_from_renderer(host, count, spec)
+    return crops_from_renderer(host, count, spec, cache=cache_folder(), progress=progress)
 
 
 def divide(source: Path) -> tuple[list[File], list[File], str]:
@@ -134,11 +150,25 @@ def crops_from_images(path: Path, count: int, spec: InputSpec) -> Crops:
     return _crops(_read(items), "bgr", spec, origin)
 
 
-def crops_from_renderer(host: HostSpec, count: int, spec: InputSpec) -> Crops:
+def crops_from_renderer(
+    host: HostSpec,
+    count: int,
+    spec: InputSpec,
+    *,
+    cache: Path | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Crops:
     """Crops of the images that ``samples`` of model.toml yields.
 
+    Args:
+        host: Names the renderer.
+        count: How many.
+        spec: The input.
+        cache: See `Renderer`.
+        progress: See `Renderer`.
+
     Raises:
-        UsageError: The model has no ``samples``.
+        UsageError: The model has no ``samples``, or it yields nothing.
         SpecError: It cannot be imported, or fails.
     """
     if not host.samples:
@@ -147,7 +177,10 @@ def crops_from_renderer(host: HostSpec, count: int, spec: InputSpec) -> Crops:
             hint="Give some with --images DIR, or name a generator as samples in model.toml.",
         )
     origin = f"{count} synthetic images of {host.samples.partition(':')[0]}"
-    return _crops(rendered(host, count, seed=0), "rgb", spec, origin)
+    pixels = Renderer(host, spec, _SEED, "comparison", cache, progress).crops(count)
+    for image, box in rendered(host, 1, seed=_SEED):
+        return Crops(pixels, origin, Example(image, "rgb", box))
+    raise _no_images()
 
 
 def evenly(total: int, count: int) -> NDArray[np.int64]:
@@ -172,6 +205,74 @@ def rendered(host: HostSpec, count: int, *, seed: int) -> Iterator[Boxed]:
         ) from err
 
 
+@dataclass(frozen=True)
+class Renderer:
+    """The crops of the model's own renderer, with a cache: a hundred hands take some seconds.
+
+    Attributes:
+        host: Names the renderer.
+        spec: The input.
+        seed: What the renderer begins with.
+        purpose: What the images are for, as text.
+        cache: Folder of rendered crops, see `splite_deploy.files.cache_folder`; None keeps none.
+        progress: Called where images have to be rendered.
+    """
+
+    host: HostSpec
+    spec: InputSpec
+    seed: int
+    purpose: str
+    cache: Path | None
+    progress: Callable[[str], None]
+
+    @property
+    def name(self) -> str:
+        """The file of the renderer; empty if the model has none."""
+        return self.host.samples.partition(":")[0]
+
+    def crops(self, count: int) -> NDArray[np.uint8]:
+        """(count, h, w, 3), fewer where the renderer ends early.
+
+        Raises:
+            SpecError: See `rendered`.
+        """
+        file = None if self.cache is None else self.cache / f"rendered-{self._key(count)}.npz"
+        stored = None if file is None else _stored(file, (count, self.spec.height, self.spec.width, 3))
+        if stored is not None:
+            return stored
+        self.progress(f"rendering {count} images for the {self.purpose}")
+        pixels = cut(rendered(self.host, count, seed=self.seed), "rgb", self.spec)
+        if file is not None:
+            with suppress(OSError, OutputError):  # a cache that cannot be written costs time, not the export
+                _store(file, pixels)
+        return pixels
+
+    def _key(self, count: int) -> str:
+        """Of everything that the pictures depend on: the Python files of its folder, since one imports another."""
+        requested: dict[str, Any] = {"samples": self.host.samples, "count": count, "seed": self.seed}
+        made_by = {"numpy": np.__version__, "opencv": cv2.__version__, "input": dataclasses.asdict(self.spec)}
+        folder = (self.host.folder / self.name).parent
+        sources = {file.name: sha256_of(file) for file in sorted(folder.glob("*.py"))}
+        return hashlib.sha256(json.dumps([requested, made_by, sources]).encode()).hexdigest()
+
+
+def _stored(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The pixels of a cache file; None if it is missing or damaged (every member of an .npz has a checksum)."""
+    with suppress(UsageError):
+        pixels = read_npz(file).get("pixels")
+        if pixels is not None and pixels.shape == shape and pixels.dtype == np.uint8:
+            return pixels
+    return None
+
+
+def _store(file: Path, pixels: NDArray[np.uint8]) -> None:
+    """Writes a cache file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    archive = io.BytesIO()
+    np.savez(archive, pixels=pixels)
+    write_file(file, archive.getvalue())
+
+
 def cut(boxed: Iterable[Boxed], color: Color, spec: InputSpec) -> NDArray[np.uint8]:
     """Crops as the runtime makes them, (N, h, w, 3); N may be 0.
 
@@ -191,9 +292,11 @@ def cut(boxed: Iterable[Boxed], color: Color, spec: InputSpec) -> NDArray[np.uin
 def _crops(boxed: Iterator[Boxed], color: Color, spec: InputSpec, origin: str) -> Crops:
     first = next(boxed, None)
     if first is None:
-        raise UsageError(
-            "There are no images on which to compare the conversions.", hint="Give some with --images DIR."
-        )
+        raise _no_images()
     image, box = first
     pixels = cut(chain([(image, box)], boxed), color, spec)
     return Crops(pixels, origin, Example(image, color, box))
+
+
+def _no_images() -> UsageError:
+    return UsageError("There are no images on which to compare the conversions.", hint="Give some with --images DIR.")

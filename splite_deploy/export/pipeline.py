@@ -128,7 +128,9 @@ def export_bundle(
         labels = evaluation_labels(options.evaluation, spec.keypoint_count) if options.evaluation else []
 
         progress("cropping images for the comparison")
-        crops = make_crops(options.images, options.crops, spec.input, source.host, calibration=options.calibration)
+        crops = make_crops(
+            options.images, options.crops, spec.input, source.host, calibration=options.calibration, progress=progress
+        )
         image = prepare_image(crops.example, spec.input)
         pixels = np.concatenate([crops.pixels, image.crop[None]])
         outputs = source.run(Preprocessor(spec.input, spec.input.color).normalise(pixels))

@@ -6,26 +6,21 @@ finds wrong is an error. Of an ``.npz`` archive neither range nor layout nor cha
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import io
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import CalibrationError, OutputError, SpecError, UsageError
-from splite_deploy.export.crops import File, check_source, cut, divide, evenly, rendered
+from splite_deploy.errors import CalibrationError, SpecError, UsageError
+from splite_deploy.export.crops import File, Renderer, check_source, cut, divide, evenly
+from splite_deploy.export.npz import read_npz
 from splite_deploy.export.quant import calibration_lint as lint
-from splite_deploy.files import sha256_of, write_file
+from splite_deploy.files import sha256_of
 from splite_deploy.metrics.labels import prefer_split
 from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image
 from splite_deploy.runtime.preprocess import Preprocessor
@@ -106,7 +101,7 @@ def load_calibration(
         SpecError: The renderer cannot be imported, or fails.
         CalibrationError: The images are unfit; see `calibration_lint`.
     """
-    renderer = _Renderer(host, spec.input, cache, progress)
+    renderer = Renderer(host, spec.input, SEED, "calibration", cache, progress)
     selected = _select(source, spec.input, renderer, count, allow_random, hold_out, progress)
     warnings = [*selected.warnings, *lint.check_count(selected.pixels)]
     warnings += lint.check_flat(selected.pixels) + lint.check_repeats(selected.pixels)
@@ -138,7 +133,7 @@ def content_key(pixels: Pixels, spec: InputSpec) -> str:
 def _select(
     source: Path | None,
     spec: InputSpec,
-    renderer: _Renderer,
+    renderer: Renderer,
     count: int,
     allow_random: bool,
     hold_out: bool,
@@ -203,63 +198,10 @@ def _seen(selected: _Selected, evaluation: Path, spec: InputSpec) -> NDArray[np.
     return same
 
 
-@dataclass(frozen=True)
-class _Renderer:
-    """The model's own ``samples``, with a cache: a hundred hands take some ten seconds."""
-
-    host: HostSpec
-    spec: InputSpec
-    cache: Path | None
-    progress: Progress
-
-    @property
-    def name(self) -> str:
-        return self.host.samples.partition(":")[0]
-
-    def crops(self, count: int) -> Pixels:
-        """(count, h, w, 3), fewer where the renderer ends early."""
-        file = None if self.cache is None else self.cache / f"rendered-{self._key(count)}.npz"
-        stored = None if file is None else _stored(file, (count, self.spec.height, self.spec.width, 3))
-        if stored is not None:
-            return stored
-        self.progress(f"rendering {count} images for the calibration")
-        pixels = cut(rendered(self.host, count, seed=SEED), "rgb", self.spec)
-        if file is not None:
-            with suppress(OSError, OutputError):  # a cache that cannot be written costs time, not the export
-                _store(file, pixels)
-        return pixels
-
-    def _key(self, count: int) -> str:
-        """Of everything that the pictures depend on: the Python files of its folder, since one imports another."""
-        requested: dict[str, Any] = {"samples": self.host.samples, "count": count, "seed": SEED}
-        made_by = {"numpy": np.__version__, "opencv": cv2.__version__, "input": dataclasses.asdict(self.spec)}
-        folder = (self.host.folder / self.name).parent
-        sources = {file.name: sha256_of(file) for file in sorted(folder.glob("*.py"))}
-        return hashlib.sha256(json.dumps([requested, made_by, sources]).encode()).hexdigest()
-
-
-def _stored(file: Path, shape: tuple[int, ...]) -> Pixels | None:
-    """The pixels of a cache file; None if it is missing or damaged (every member of an .npz has a checksum)."""
-    with suppress(UsageError):
-        pixels = read_npz(file).get("pixels")
-        if pixels is not None and pixels.shape == shape and pixels.dtype == np.uint8:
-            return pixels
-    return None
-
-
-def _store(file: Path, pixels: Pixels) -> None:
-    """Writes a cache file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    archive = io.BytesIO()
-    np.savez(archive, pixels=pixels)
-    write_file(file, archive.getvalue())
-
-
 NAMES = ("crops", "images")
 COLOR = "color"
 # A float16 near 2 times a std of 64 is off by up to 0.06 grey levels; other scales miss whole levels by more than this.
 _ROUNDING_LEVELS = 0.1
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -275,27 +217,6 @@ class Archive:
     pixels: NDArray[np.uint8]
     declared: bool
     note: str
-
-
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Reads all arrays of an ``.npz``; nothing is ever unpickled.
-
-    Raises:
-        UsageError: The file is missing, damaged, no ``.npz``, or holds Python objects.
-    """
-    try:
-        with path.open("rb") as stream:  # numpy leaves a file open that it opened and could not read
-            loaded = np.load(stream, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                raise ValueError("it holds a single array without a name (.npy)")
-            with loaded:
-                return dict(loaded)
-    except _DAMAGED as err:
-        reason = err.strerror if isinstance(err, OSError) and err.strerror else str(err) or type(err).__name__
-        raise UsageError(
-            f"{path} is not an .npz archive that can be read: {reason}.",
-            hint="Write it with numpy.savez(path, crops=crops, color='rgb'), crops being uint8.",
-        ) from err
 
 
 def read_crops(path: Path, count: int, spec: InputSpec) -> Archive:
