@@ -3,8 +3,8 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
-	"$$p" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo "$$p" && break; done)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 BIN := .venv/bin
 STAMP := .venv/installed
 DEMO := build/demo
@@ -19,7 +19,7 @@ help:  ## Lists the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv was found."; \
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 to 3.13 with venv was found."; \
 		echo "hint:  Install one (for example: apt install python3 python3-venv), or give its path: make PYTHON=/path/python3.11"; exit 1; }
 	@echo "==> Making .venv with $$($(PYTHON) --version)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
