@@ -49,6 +49,7 @@ from splite_deploy.export.options import ExportOptions as ExportOptions
 from splite_deploy.export.quant.calibration import CalibrationSet, load_calibration
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
 from splite_deploy.export.quant.qdq import has_qdq
+from splite_deploy.export.quant.ranges import METHOD, Ranges, calibrate
 from splite_deploy.export.recommend import recommend, saturation_note
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.source.formats import ImportedOnnx
@@ -142,18 +143,21 @@ def export_bundle(
             fp32 = _convert(source, reference, options, stack, progress)
             trained = has_qdq(fp32.file.model)  # for int8, and brings its quantisation along
             calibration: CalibrationSet | None = None
+            ranges: Ranges | None = None
             if trained:
                 made = trained_variants(fp32.file.model, reference, options)
             else:
                 if options.calibrates:
                     calibration = _calibrate(fp32.run, source, options, progress)
+                    tensors = calibration.tensors(spec.input)
+                    progress(f"measuring the ranges of activations on {len(tensors)} crops")
+                    ranges = calibrate(fp32.file.model, tensors, METHOD)
                 if compiler is not None:  # works on its own while the other files are made here
                     pixels = None if calibration is None else calibration.pixels
                     compiler.begin(
                         fp32.file.content, spec, options.precisions, calibration=pixels, recipe=options.int8_recipe
                     )
-                tensors = reference.tensors if calibration is None else calibration.tensors(spec.input)
-                made = make_variants(fp32.file.model, reference, tensors, options, progress)
+                made = make_variants(fp32.file.model, reference, ranges, options, progress)
             progress("writing the graphs")
             files = write_graphs(folder, made, spec, options)
 

@@ -8,7 +8,6 @@ from typing import get_args
 
 import onnx_ir as ir
 
-from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import Typing
 from splite_deploy.bundle.report import BudgetSearch
 from splite_deploy.errors import ExportError, UsageError
@@ -18,7 +17,7 @@ from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.quant.engine_graphs import to_int8_fp16
 from splite_deploy.export.quant.precision import Fp16Report, Int8Report, to_fp16, to_int8, unsafe_in_fp16
 from splite_deploy.export.quant.qdq import Consumer
-from splite_deploy.export.quant.ranges import Method, calibrate
+from splite_deploy.export.quant.ranges import Ranges
 from splite_deploy.export.quant.search import search_within_budget
 from splite_deploy.export.reference import Reference
 from splite_deploy.spec import ModelSpec, Precision
@@ -29,7 +28,6 @@ INT8: Mapping[Consumer, str] = {"ort": "model.int8.onnx", "trt": "model.int8.trt
 INT8_FP16 = "model.int8-fp16.trt.onnx"
 OLD_OPSET = "model.trt.onnx"
 """The fp32 graph for builders that are weakly typed: these know no opset after 17."""
-METHOD: Method = "mse"
 TYPINGS: tuple[Typing, ...] = ("weak", "strong")
 _NAMED = 6  # nodes that a note names
 Progress = Callable[[str], None]
@@ -70,14 +68,14 @@ def engine_file(precision: Precision, typing: Typing) -> str:
 
 
 def make_variants(
-    fp32: ir.Model, reference: Reference, tensors: FloatArray, options: ExportOptions, progress: Progress
+    fp32: ir.Model, reference: Reference, ranges: Ranges | None, options: ExportOptions, progress: Progress
 ) -> Variants:
     """Makes every graph that was requested, from one calibration.
 
     Args:
         fp32: The simplified fp32 graph.
-        reference: What the error budget is measured against.
-        tensors: (N, 3, h, w) normalised crops to calibrate on.
+        reference: What the error budget is measured against; float16 nodes are watched on its crops.
+        ranges: Of the activations of ``fp32``; None where nothing below fp32 is made of it.
         options: The requested options.
         progress: Called with each step as it begins.
 
@@ -90,13 +88,11 @@ def make_variants(
     consumers: tuple[Consumer, ...] = get_args(Consumer)
     fp16_for = [name for name in consumers if options.makes(name, "fp16")]
     int8_for = [name for name in consumers if options.makes(name, "int8")]
-    if not fp16_for and not int8_for:
+    if ranges is None:
         return made
-    progress(f"measuring the ranges of activations on {len(tensors)} crops")
-    ranges = calibrate(fp32, tensors, METHOD)
     if fp16_for:
         progress("float16 graph")
-        made.graphs[FP16], fp16 = to_fp16(fp32, tensors, ranges=ranges)
+        made.graphs[FP16], fp16 = to_fp16(fp32, reference.tensors, ranges=ranges)
         made.notes.append(_fp16_note(fp16))
         made.methods.update({f"{name} fp16": "extremes" for name in fp16_for})
     excluded: tuple[str, ...] = ()
@@ -122,7 +118,9 @@ def make_variants(
             )
             excluded = int8.excluded
         else:
-            graph, int8 = to_int8(fp32, tensors, consumer, exclude=excluded, reduce_range=reduce_range, ranges=ranges)
+            graph, int8 = to_int8(
+                fp32, reference.tensors, consumer, exclude=excluded, reduce_range=reduce_range, ranges=ranges
+            )
         made.graphs[INT8[consumer]] = graph
         made.notes.append(_int8_note(INT8[consumer], int8))
         made.methods[f"{consumer} int8"] = str(int8.method)

@@ -16,6 +16,8 @@ from splite_deploy.export.graph.walk import ExposedGraph, activations, check_cal
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
+METHOD: Method = "mse"
+"""What an export chooses ranges by."""
 PERCENTILE = 99.999
 _BINS = 2048
 _TINY = float(np.finfo(np.float32).tiny)
