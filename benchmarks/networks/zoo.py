@@ -1,0 +1,178 @@
+"""Twelve pose networks in the shape of the literature's, with seeded weights and normalised statistics.
+
+    python benchmarks/networks/zoo.py FOLDER [NAME ...]
+
+writes each as FOLDER/NAME: ``net.pt`` and ``model.toml``, which names its architecture here. What is exported of them
+says nothing about accuracy: only whether a conversion computes what the network does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from splite_deploy.export.crops import crops_from_renderer
+from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.spec import load_model_toml
+
+FOLDER = Path(__file__).parent
+HAND = FOLDER.parents[1] / "models" / "splite_hand" / "arch.py"
+SAMPLES = 8  # pictures that statistics are taken from
+
+
+@dataclass(frozen=True)
+class Topology:
+    """One network.
+
+    Attributes:
+        name: As the tables write it.
+        arch: File and class.
+        keypoints: Their number.
+        height: Of the input, pixels.
+        width: Of the input, pixels.
+        decoder: The lines of ``[decoder]``.
+        heads: Layers whose outputs are scaled to this standard deviation, so that they have peaks as trained ones do.
+        arguments: Of the class, besides.
+    """
+
+    name: str
+    arch: str
+    keypoints: int = 17
+    height: int = 256
+    width: int = 192
+    decoder: str = 'type = "softargmax"\nstride = 4\nbeta = 1.0\nalignment = "centre"\nscore_window = 5'
+    heads: Mapping[str, float] = field(default_factory=lambda: {"head": 1.5})
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+_PIXELS, _UNIT = 'type = "coordinates"\nscale = "pixel"', 'type = "coordinates"\nscale = "unit"'
+_HAND = """type = "softargmax-depth"
+stride = 4.0
+beta = 1.0
+alignment = "corner"
+score_window = 5
+root_keypoint = 9
+unit = "palm"
+scale_bones = [[0, 5], [0, 9], [0, 13], [0, 17]]"""
+_MAPS = {"heatmap": 1.5, "depth": 0.3}
+_BINS = {"head_x": 1.5, "head_y": 1.5}
+_FULL_SIZE = 'type = "softargmax"\nstride = 1\nbeta = 1.0\nalignment = "centre"\nscore_window = 5'
+
+TOPOLOGIES: Mapping[str, Topology] = {
+    "simplebaseline": Topology("SimpleBaseline-R18", "heatmaps.py:SimpleBaseline"),
+    "mobilenetv3": Topology("MobileNetV3 + deconvolution", "heatmaps.py:MobileNetV3"),
+    "shufflenetv2": Topology("ShuffleNetV2", "heatmaps.py:ShuffleNetV2"),
+    "litehrnet": Topology("Lite-HRNet", "heatmaps.py:LiteHRNet"),
+    "rtmpose": Topology("RTMPose, decoding inside", "tokens.py:RTMPose", decoder=_PIXELS, heads=_BINS),
+    "vitpose": Topology("ViTPose-tiny", "tokens.py:ViTPose"),
+    "integral3d": Topology("Integral 3D, coordinates out", "landmarks.py:Integral3D", 21, 256, 256, _UNIT),
+    "hourglass": Topology("Hourglass", "heatmaps.py:Hourglass", 16, 256, 256),
+    "fastpose": Topology("FastPose", "heatmaps.py:FastPose"),
+    "unet": Topology("U-Net", "heatmaps.py:UNet", 16, 128, 128, _FULL_SIZE),
+    "blaze": Topology("BlazeBlock landmarks", "landmarks.py:BlazeLandmarks", 21, 128, 128, _PIXELS, {"points": 0.15}),
+    "splite-hand": Topology(
+        "SPLite Hand, seeded", f"{HAND}:build", 21, 128, 128, _HAND, {"heatmap": 1.5, "depth": 0.3}
+    ),
+}
+VARIANTS: Mapping[str, Topology] = {
+    "rtmpose-argmax": Topology(
+        "RTMPose, argmax inside", "tokens.py:RTMPose", decoder=_PIXELS, heads=_BINS, arguments={"decode": "argmax"}
+    ),
+    "vitpose-plain": Topology("ViTPose, attention written out", "tokens.py:ViTPose", arguments={"fused": False}),
+}
+"""Other ways to write some of them, which convert differently."""
+
+
+def write(name: str, folder: Path) -> Path:
+    """Writes ``net.pt`` and ``model.toml`` of one network.
+
+    Args:
+        name: A key of `TOPOLOGIES` or `VARIANTS`.
+        folder: Is made.
+
+    Returns:
+        The checkpoint.
+    """
+    topology = {**TOPOLOGIES, **VARIANTS}[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.toml").write_text(_toml(name, topology), encoding="utf-8")
+    spec, host = load_model_toml(folder / "model.toml")
+    crops = crops_from_renderer(host, SAMPLES, spec.input)
+    tensors = torch.from_numpy(Preprocessor(spec.input, spec.input.color).normalise(crops.pixels))
+    file, _, symbol = topology.arch.rpartition(":")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = load_symbol(f"{FOLDER / file}:{symbol}", folder)(keypoints=topology.keypoints, **topology.arguments)
+        _normalise(network, tensors, topology.heads)
+    torch.save({"state_dict": network.state_dict()}, folder / "net.pt")
+    return folder / "net.pt"
+
+
+def _normalise(network: nn.Module, tensors: torch.Tensor, heads: Mapping[str, float]) -> None:
+    """Takes the statistics of batch norms from pictures, varies their weights, and scales the heads."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.momentum = None  # a plain mean over batches
+            norm.weight.copy_(torch.rand(norm.weight.shape) + 0.5)
+            norm.bias.copy_(torch.randn(norm.bias.shape) * 0.2)
+        network.train()(tensors)
+        network.eval()
+        spread: dict[str, float] = {}
+        for name in heads:
+            head = network.get_submodule(name)
+            head.register_forward_hook(lambda _, __, out, name=name: spread.update({name: float(out.std())}))
+        network(tensors)
+        for name, wanted in heads.items():
+            for parameter in network.get_submodule(name).parameters():
+                parameter.mul_(wanted / spread[name])
+
+
+def _toml(name: str, topology: Topology) -> str:
+    file, _, symbol = topology.arch.rpartition(":")
+    arguments = {"keypoints": topology.keypoints, **topology.arguments}
+    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in arguments.items())
+    return f"""name = "{name}"
+arch = {json.dumps(f"{FOLDER / file}:{symbol}")}
+samples = {json.dumps(f"{FOLDER}/samples.py:samples")}
+palm_mm = 88.0
+[arch_args]
+{lines}
+[input]
+height = {topology.height}
+width = {topology.width}
+color = "rgb"
+mean = [123.675, 116.28, 103.53]
+std = [58.395, 57.12, 57.375]
+box_padding = 1.25
+pad_value = 0
+[decoder]
+{topology.decoder}
+[skeleton]
+keypoint_names = {json.dumps([f"point{index}" for index in range(topology.keypoints)])}
+edges = [[0, 1]]
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join({**TOPOLOGIES, **VARIANTS})}")
+    options = parser.parse_args()
+    for name in options.names or TOPOLOGIES:
+        if name not in {**TOPOLOGIES, **VARIANTS}:
+            sys.exit(f"error: no network is called {name}.")
+        print(write(name, options.folder / name))
+
+
+if __name__ == "__main__":
+    main()
