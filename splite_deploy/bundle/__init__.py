@@ -12,7 +12,7 @@ from splite_deploy.bundle.manifest import (
     TensorSpec,
     Typing,
 )
-from splite_deploy.bundle.report import REPORT, REPORT_VERSION, Parity, Percentiles, Report
+from splite_deploy.bundle.report import REPORT, REPORT_VERSION, Failure, Parity, Percentiles, Report
 from splite_deploy.bundle.store import Bundle, compile_command, new_bundle
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "REPORT_VERSION",
     "Artifact",
     "Bundle",
+    "Failure",
     "Golden",
     "GoldenFile",
     "GoldenImage",

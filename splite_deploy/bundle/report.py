@@ -213,6 +213,24 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Something that was requested and that the bundle lacks.
+
+    Attributes:
+        artifact: Label of the artifact, or of the graph for engines.
+        stage: ``conversion``: it could not be made; ``run``: its backend refused it; ``comparison``: it moves keypoints
+            by more than its limits.
+        message: What happened, as text.
+        hint: What to do about it, as text.
+    """
+
+    artifact: str
+    stage: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
 class Report:
     """The content of ``report.json``.
 
@@ -227,6 +245,7 @@ class Report:
         recommendation: The artifacts side by side; None where there is one alone.
         layers: What each artifact is made of as it runs, by its label, in the order of execution; those of ``ort`` and
             ``tflite`` as `splite_deploy.bench.profile` finds them on the machine that exported.
+        failures: What was requested and failed, in the order of the work.
     """
 
     report_version: int
@@ -238,6 +257,7 @@ class Report:
     search: BudgetSearch | None = None
     recommendation: Recommendation | None = None
     layers: Mapping[str, tuple[Layer, ...]] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
 
     def to_json(self) -> str:
         """The text of ``report.json``."""

@@ -25,10 +25,15 @@ STDOUT = Path("-")
 
 def fail(err: SpliteError) -> NoReturn:
     """Prints what happened and what to do, and ends with status 1."""
-    click.echo(click.style("error: ", fg="red", bold=True) + err.message, err=True)
-    if err.hint:
-        click.echo(click.style("hint:  ", fg="yellow", bold=True) + err.hint, err=True)
+    put_error(err.message, err.hint)
     sys.exit(1)
+
+
+def put_error(message: str, hint: str) -> None:
+    """Prints what happened and, where something can be done, what to do."""
+    click.echo(click.style("error: ", fg="red", bold=True) + message, err=True)
+    if hint:
+        click.echo(click.style("hint:  ", fg="yellow", bold=True) + hint, err=True)
 
 
 def show(*renderables: RenderableType) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from splite_deploy.cli.app import BackendName, FilePath, json_option, main
-from splite_deploy.cli.console import STDOUT, put_json, show, working
+from splite_deploy.cli.console import STDOUT, put_error, put_json, show, working
 from splite_deploy.compile.precision import INT8_RECIPES
+from splite_deploy.errors import ParityError
 from splite_deploy.runtime.backends import exportable_backends
 from splite_deploy.spec import PRECISIONS
+
+if TYPE_CHECKING:
+    from splite_deploy.bundle import Bundle, Report
+
+PARTIAL = 3
+"""Exit status where the bundle lacks an artifact that was requested."""
 
 
 @main.command(short_help="Make a bundle from a checkpoint, and compare every step.")
@@ -106,29 +114,51 @@ from splite_deploy.spec import PRECISIONS
     help="Load a torch.export program or a TorchScript archive. It can run code: only use files whose maker you know.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
-@json_option("Write what was measured as JSON.")
+@click.option(
+    "--all-or-nothing",
+    is_flag=True,
+    help="Write no bundle where one artifact fails. Without it the bundle holds those that passed, and the exit status "
+    "is 3.",
+)
+@json_option("Write what was measured and what failed as JSON.")
 def export(checkpoint: Path, output: Path, model: Path | None, json_file: Path | None, **options: Any) -> None:
     """Makes a bundle from a checkpoint: torch to ONNX to simplified ONNX, and from that fp16, int8 and TFLite.
 
     The checkpoint holds weights (.safetensors, .pt), or is a torch.export program (.pt2), a TorchScript archive or an
     ONNX graph. The reference of an ONNX graph is the graph itself, run by ONNX Runtime.
 
-    After each step the keypoints are compared with those of the torch network, on real or rendered images. If a step
-    moves them by more than the limits, the export fails and nothing is written. Several artifacts are timed side by
-    side, and one line recommends which to ship.
+    After each step the keypoints are compared with those of the torch network, on real or rendered images. An artifact
+    that moves them by more than its limits, or cannot be made, fails: the bundle holds the others, the last lines say
+    what failed and why, and the exit status is 3. If nothing passes, nothing is written and it is 1. Several artifacts
+    are timed side by side, and one line recommends which to ship.
     """
-    from splite_deploy.cli.tables.bundle import measured_tables
-    from splite_deploy.cli.tables.layers import types_tables
-    from splite_deploy.export import ExportOptions, export_bundle
+    from splite_deploy.export import ExportOptions, PartialExportError, export_bundle
     from splite_deploy.spec.plain import to_plain
 
-    with working("export") as progress:
-        bundle = export_bundle(checkpoint, output, model=model, options=ExportOptions(**options), progress=progress)
+    wanted = ExportOptions(**options)
+    try:
+        with working("export") as progress:
+            bundle = export_bundle(checkpoint, output, model=model, options=wanted, progress=progress)
+    except PartialExportError as err:
+        bundle = err.bundle
+    except ParityError as err:
+        raise ParityError(err.message, hint=f"Nothing was written. {err.hint}") from err
     report = bundle.report()
-    names = ("parity", "calibration", "search", "recommendation")
+    names = ("parity", "calibration", "search", "recommendation", "failures")
     put_json(json_file, {name: to_plain(getattr(report, name)) for name in names})
-    if json_file == STDOUT:
-        return
+    if json_file != STDOUT:
+        _show(bundle, report)
+    if report.failures:
+        _tell_failures(bundle, report, first=f"{wanted.backends[0]} {wanted.precisions[0]}")
+        sys.exit(PARTIAL)
+
+
+def _show(bundle: Bundle, report: Report) -> None:
+    """Prints what was measured, and what to type next."""
+    from splite_deploy.cli.tables.bundle import measured_tables
+    from splite_deploy.cli.tables.layers import types_tables
+
+    output = bundle.path
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
     several = len(bundle.manifest.artifacts) > 1
@@ -141,3 +171,22 @@ def export(checkpoint: Path, output: Path, model: Path | None, json_file: Path |
         )
         click.echo(f"  splite-deploy compile {output} {precisions}  (on the device)")
     click.echo(f"  splite-deploy bench {output}\n  splite-deploy run {output} IMAGE --save overlay.png")
+
+
+def _tell_failures(bundle: Bundle, report: Report, first: str) -> None:
+    """Prints what failed and why, and what the bundle holds without it.
+
+    Args:
+        bundle: The bundle.
+        report: Its report.
+        first: Label of the artifact that was requested first.
+    """
+    from splite_deploy.export.failures import grouped
+
+    for labels, failure in grouped(report.failures):
+        put_error(f"{', '.join(labels)} failed: {failure.message}", failure.hint)
+    held = [one.label for one in bundle.manifest.artifacts]
+    held += [f"a graph for trt {one.precision} ({one.typing}ly typed)" for one in bundle.manifest.graphs]
+    click.echo(f"{bundle.path} holds what passed: {', '.join(held)}.", err=True)
+    if first in (one.artifact for one in report.failures) and bundle.manifest.artifacts:
+        click.echo(f"{first} was to run by default; instead {held[0]} runs.", err=True)

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -26,8 +27,21 @@ _TELLING = (
 _TAIL = 1 << 16  # bytes of the log in which the reason is looked for
 
 
+@dataclass
+class Log:
+    """A log file.
+
+    Attributes:
+        path: The file.
+        keep: Whether it stays after the work; an error that passes through the context sets it.
+    """
+
+    path: Path
+    keep: bool = False
+
+
 @contextmanager
-def kept_log(kind: str) -> Iterator[Path]:
+def kept_log(kind: str) -> Iterator[Log]:
     """A log file that is deleted when the work succeeds and left where it fails; the hint of the error names it.
 
     Args:
@@ -35,15 +49,15 @@ def kept_log(kind: str) -> Iterator[Path]:
     """
     handle, name = tempfile.mkstemp(prefix=f"splite-{kind}-", suffix=".log")
     os.close(handle)
-    failed = False
+    log = Log(Path(name))
     try:
-        yield Path(name)
+        yield log
     except CompileError:
-        failed = True
+        log.keep = True
         raise
     finally:
-        if not failed:
-            Path(name).unlink(missing_ok=True)
+        if not log.keep:
+            log.path.unlink(missing_ok=True)
 
 
 class ChildFailed(CompileError):

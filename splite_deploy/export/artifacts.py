@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,10 +16,12 @@ import onnx_ir as ir
 from splite_deploy.bundle import Artifact, Graph, TensorSpec, Typing
 from splite_deploy.bundle.report import Layer, Parity
 from splite_deploy.compile.child_process import kept_log
-from splite_deploy.errors import ExportError, UsageError
+from splite_deploy.errors import ExportError, SpliteError, UsageError
+from splite_deploy.export.failures import Failures
 from splite_deploy.export.graph.fuse import tensor_specs
 from splite_deploy.export.graph.walk import serialised
 from splite_deploy.export.options import ExportOptions
+from splite_deploy.export.quant.calibration import CalibrationSet
 from splite_deploy.export.quant.search import MAX_FACTOR, Deviation
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.variants import FP32, Variants, deployed
@@ -83,6 +85,29 @@ class GraphFile:
         return Graph(precision, typing, self.name, self.sha256, self.inputs, self.outputs, limits)
 
 
+class GraphFiles(Mapping[str, GraphFile]):
+    """The ONNX files of a bundle by their name; to take one that could not be made raises the reason.
+
+    Args:
+        made: Those that could be made.
+        failed: Why the others could not.
+    """
+
+    def __init__(self, made: Mapping[str, GraphFile], failed: Mapping[str, SpliteError]) -> None:
+        self._made, self._failed = made, failed
+
+    def __getitem__(self, name: str) -> GraphFile:
+        if name in self._failed:
+            raise self._failed[name]
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
 class TracedRun:
     """An artifact on one thread, run on the reference's crops while its backend looks at the layers.
 
@@ -134,10 +159,10 @@ class Measured:
 
 
 @contextmanager
-def tflite_compiler(options: ExportOptions) -> Iterator[TfliteCompiler | None]:
+def tflite_compiler(options: ExportOptions, failures: Failures) -> Iterator[TfliteCompiler | None]:
     """A process that loads TensorFlow from now on; None where no TFLite file is requested.
 
-    Its log is kept where a conversion fails; the error's hint names it.
+    Its log is kept where a conversion fails; the failure's hint names it.
 
     Raises:
         MissingDependencyError: TensorFlow or onnx2tf is not installed.
@@ -147,8 +172,9 @@ def tflite_compiler(options: ExportOptions) -> Iterator[TfliteCompiler | None]:
         return
     from splite_deploy.compile.tflite.compiler import TfliteCompiler
 
-    with kept_log("tflite") as log, TfliteCompiler(log) as compiler:
+    with kept_log("tflite") as log, TfliteCompiler(log.path) as compiler:
         yield compiler
+        log.keep = any(str(log.path) in one.hint for one in failures.found)
 
 
 def export_limits(precision: Precision, spec: ModelSpec, options: ExportOptions) -> LimitSpec:
@@ -172,20 +198,20 @@ def export_limits(precision: Precision, spec: ModelSpec, options: ExportOptions)
     return limits
 
 
-def write_graphs(folder: Path, made: Variants, spec: ModelSpec, options: ExportOptions) -> dict[str, GraphFile]:
-    """Writes every graph as it is deployed; by the name of its file.
+def write_graphs(folder: Path, made: Variants, spec: ModelSpec, options: ExportOptions) -> GraphFiles:
+    """Writes every graph as it is deployed.
 
     Raises:
-        ExportError: Pre- or postprocessing cannot be fused, or a graph is invalid.
         OutputError: A file cannot be written.
     """
     files = {}
     for name, graph in made.graphs.items():
-        model, note = deployed(name, graph, spec, options)
-        files[name] = GraphFile.of(name, model)
-        made.notes += [note] if note else []
-        (folder / name).write_bytes(files[name].content)  # a new bundle's folder vanishes where that fails
-    return files
+        with made.making(name):
+            model, note = deployed(name, graph, spec, options)
+            files[name] = GraphFile.of(name, model)
+            made.notes += [note] if note else []
+            (folder / name).write_bytes(files[name].content)  # a new bundle's folder vanishes where that fails
+    return GraphFiles(files, made.failed)
 
 
 def measure_graph(
@@ -195,6 +221,7 @@ def measure_graph(
     simplified: TracedRun,
     reference: Reference,
     options: ExportOptions,
+    hint: str,
     stack: ExitStack,
 ) -> Measured:
     """Compares and profiles an artifact of ONNX Runtime, or of another backend that runs the same graphs.
@@ -206,13 +233,14 @@ def measure_graph(
         simplified: The fp32 graph without them, which has run already.
         reference: What is compared with.
         options: The requested options.
+        hint: What to do where it moves keypoints too far.
         stack: Closes the session.
 
     Raises:
         ParityError: It lies beyond its limits.
         ExportError: Fused pre- or postprocessing computes something else than the host's.
     """
-    limits, hint = artifact.limits, deviation_hint(artifact.backend, artifact.precision, options)
+    limits = artifact.limits
     if not options.fuses:
         has_run = artifact.label == FP32_LABEL
         run = simplified if has_run else TracedRun(file.content, artifact, reference, stack)
@@ -258,12 +286,33 @@ def measure_tflite(file: Path, artifact: Artifact, reference: Reference, hint: s
     return Measured(artifact, run.session, deviation, run.layers, len(content))
 
 
-def deviation_hint(backend: str, precision: Precision, options: ExportOptions) -> str:
-    """What to do about an artifact that moves keypoints too far."""
+def deviation_hint(backend: str, precision: Precision, options: ExportOptions, likely: str = "") -> str:
+    """What to do about an artifact that moves keypoints too far.
+
+    Args:
+        backend: Its backend.
+        precision: Its precision.
+        options: The requested options.
+        likely: What may be the reason, as text; see `likely_cause`.
+    """
+    if precision == "int8" and likely:
+        return f"{likely} {_int8_hint(backend, options)}"
     if precision == "fp32":
         return f"If the deviation is acceptable raise [limits] in model.toml; otherwise leave out -b {backend}."
     if precision == "fp16":
         return "Calibrate on more images with --calibration, or leave out -p fp16."
+    return _int8_hint(backend, options)
+
+
+def likely_cause(calibration: CalibrationSet | None, options: ExportOptions) -> str:
+    """What int8 most likely lacks, as a sentence; empty where it was calibrated on photographs, or not at all."""
+    if calibration is None or options.calibration is not None:
+        return ""
+    what = "random noise" if calibration.origin.startswith("random noise") else "rendered pictures"
+    return f"It was calibrated on {what}: name photographs of what the network will see with --calibration."
+
+
+def _int8_hint(backend: str, options: ExportOptions) -> str:
     tflite = find_backend(backend).export == "tflite"
     if tflite and options.budget is not None:
         return (

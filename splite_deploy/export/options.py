@@ -39,6 +39,7 @@ class ExportOptions:
         weights: Which weights of the checkpoint; see `splite_deploy.export.source.checkpoint.read_checkpoint`.
         trust: Loads a torch.export program or a TorchScript archive, which can run code.
         overwrite: Replaces an existing bundle.
+        all_or_nothing: Writes nothing where one artifact fails, instead of the others.
 
     Raises:
         UsageError: They do not fit together.
@@ -62,6 +63,7 @@ class ExportOptions:
     weights: str | None = None
     trust: bool = False
     overwrite: bool = False
+    all_or_nothing: bool = False
 
     def __post_init__(self) -> None:
         if self.crops < 1:

@@ -32,17 +32,20 @@ from splite_deploy.device.int8 import read_int8_instructions
 from splite_deploy.export.artifacts import (
     FP32_LABEL,
     GraphFile,
+    GraphFiles,
     Measured,
     TracedRun,
     compare_graph,
     deviation_hint,
     export_limits,
+    likely_cause,
     measure_graph,
     measure_tflite,
     tflite_compiler,
     write_graphs,
 )
 from splite_deploy.export.crops import make_crops
+from splite_deploy.export.failures import Failures, PartialExportError
 from splite_deploy.export.golden import make_golden, prepare_image
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_output_names, onnx_from_network, simplify
 from splite_deploy.export.options import ExportOptions as ExportOptions
@@ -117,11 +120,16 @@ def export_bundle(
         The new bundle, opened and checked.
 
     Raises:
-        SpliteError: Everything that can be wrong with the inputs; nothing is left behind then.
-        ParityError: A conversion moved keypoints by more than the limits of the model spec.
+        SpliteError: Everything that can be wrong with the inputs, and what is wrong with the artifacts if none passed;
+            nothing is left behind then.
+        PartialExportError: Some of the artifacts failed; the bundle is written and holds the others.
     """
     options = options or ExportOptions()
-    with tflite_compiler(options) as compiler, ExitStack() as stack:  # the compiler loads while torch exports
+    failures = Failures(options.all_or_nothing)
+    with (
+        tflite_compiler(options, failures) as compiler,  # it loads while torch exports
+        ExitStack() as stack,
+    ):
         progress("reading the checkpoint")
         source = load_source(checkpoint, model, options)
         spec = source.spec
@@ -161,24 +169,35 @@ def export_bundle(
             progress("writing the graphs")
             files = write_graphs(folder, made, spec, options)
 
-            tflite = {} if compiler is None else {a.precision: a for a in compiler.finish(folder, progress=progress)}
+            requested, tflite = _artifacts(options, trained), {}
+            if compiler is not None:
+                of_tflite = [f"{name} {p}" for name, p in requested if find_backend(name).export == "tflite"]
+                with failures.kept(*of_tflite):
+                    tflite = {made.precision: made for made in compiler.finish(folder, progress=progress)}
 
             measured: list[Measured] = []
-            for backend, precision in _artifacts(options, trained):
-                progress(f"comparing {backend} {precision}")
-                if find_backend(backend).export == "tflite":
-                    artifact = replace(tflite[precision], backend=backend, limits=limits[precision])
-                    hint = deviation_hint(backend, precision, options)
-                    measured.append(measure_tflite(folder / artifact.file, artifact, reference, hint, stack))
-                else:
-                    name = artifact_file(precision)
-                    artifact = files[name].artifact(precision, limits[precision], backend)
-                    variant = files[name], artifact, made.graphs[name]
-                    measured.append(measure_graph(*variant, fp32.run, reference, options, stack))
-            graphs, graph_parity = _engine_graphs(files, measured, limits, reference, options, progress)
+            likely = likely_cause(calibration, options)
+            for backend, precision in requested:
+                hint = deviation_hint(backend, precision, options, likely)
+                with failures.kept(f"{backend} {precision}"):
+                    if find_backend(backend).export != "tflite":
+                        file = files[artifact_file(precision)]
+                        progress(f"comparing {backend} {precision}")
+                        artifact = file.artifact(precision, limits[precision], backend)
+                        variant = file, artifact, made.graphs[file.name]
+                        measured.append(measure_graph(*variant, fp32.run, reference, options, hint, stack))
+                    elif precision in tflite:  # its conversion did not fail
+                        progress(f"comparing {backend} {precision}")
+                        artifact = replace(tflite[precision], backend=backend, limits=limits[precision])
+                        measured.append(measure_tflite(folder / artifact.file, artifact, reference, hint, stack))
+            graphs, graph_parity = _engine_graphs(
+                files, measured, limits, reference, options, likely, failures, progress
+            )
+            if not measured and not graphs:
+                failures.raise_first()
 
             recommendation = None
-            if len(measured) > 1 or labels:
+            if len(measured) > 1 or (measured and labels):
                 note = saturation_note(options, trained, read_int8_instructions())
                 recommendation = recommend(measured, reference, labels, progress, note)
             progress("writing the bundle")
@@ -205,11 +224,18 @@ def export_bundle(
                 search=made.search,
                 recommendation=recommendation,
                 layers={one.artifact.label: one.layers for one in measured if one.layers},
+                failures=tuple(failures.found),
             )
+            for path in {folder / name for name in files} | {folder / one.file for one in tflite.values()}:
+                if path.name not in {held.file for held in manifest.files}:  # it failed
+                    path.unlink()
             with writing(output):
                 (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
                 (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    return Bundle(output, manifest)
+    bundle = Bundle(output, manifest)
+    if failures.found:
+        raise PartialExportError(bundle, failures.found)
+    return bundle
 
 
 def _convert(
@@ -268,11 +294,13 @@ def _artifacts(options: ExportOptions, trained: bool) -> list[tuple[str, Precisi
 
 
 def _engine_graphs(
-    files: Mapping[str, GraphFile],
+    files: GraphFiles,
     measured: Sequence[Measured],
     limits: Mapping[Precision, LimitSpec],
     reference: Reference,
     options: ExportOptions,
+    likely: str,
+    failures: Failures,
     progress: Progress,
 ) -> tuple[tuple[Graph, ...], list[Parity]]:
     """What TensorRT's engines are built from, and how far those files deviate that are no artifacts; each file once."""
@@ -282,16 +310,17 @@ def _engine_graphs(
     compared = {one.artifact.file for one in measured}
     for precision in options.precisions:
         for typing in TYPINGS:
-            file = files[engine_file(precision, typing)]
-            graph = file.engine_graph(precision, typing, limits[precision])
-            graphs.append(graph)
-            if file.name not in compared:
-                compared.add(file.name)
-                label = f"trt {precision} graph ({typing}ly typed)"
-                progress(f"comparing {label}")
-                hint = deviation_hint("trt", precision, options)
-                model = rounding_to_nearest(file.model)
-                parity.append(compare_graph(label, model, reference, graph.limits, hint))
+            label = f"trt {precision} graph ({typing}ly typed)"
+            with failures.kept(label):
+                file = files[engine_file(precision, typing)]
+                graph = file.engine_graph(precision, typing, limits[precision])
+                if file.name not in compared:
+                    progress(f"comparing {label}")
+                    hint = deviation_hint("trt", precision, options, likely)
+                    model = rounding_to_nearest(file.model)
+                    parity.append(compare_graph(label, model, reference, graph.limits, hint))
+                    compared.add(file.name)
+                graphs.append(graph)
     return tuple(graphs), parity
 
 

@@ -73,6 +73,6 @@ class Reference:
         if broken:
             raise ParityError(
                 f"{deviation.parity.label} changed the result on {deviation.parity.crops} crops: {'; '.join(broken)}.",
-                hint=f"Nothing was written. {hint}",
+                hint=hint,
             )
         return deviation

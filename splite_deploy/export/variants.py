@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -10,7 +11,7 @@ import onnx_ir as ir
 
 from splite_deploy.bundle import Typing
 from splite_deploy.bundle.report import BudgetSearch
-from splite_deploy.errors import ExportError, UsageError
+from splite_deploy.errors import ExportError, OutputError, SpliteError, UsageError
 from splite_deploy.export.graph.fuse import fuse
 from splite_deploy.export.graph.opset import lower_opset
 from splite_deploy.export.options import ExportOptions
@@ -42,12 +43,24 @@ class Variants:
         notes: What is worth knowing about them, as text.
         methods: How the ranges of activations were chosen, by what they were chosen for.
         search: The search under an error budget; None without one.
+        failed: Why a graph could not be made, by the name of its file.
     """
 
     graphs: dict[str, ir.Model] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     methods: dict[str, str] = field(default_factory=dict)
     search: BudgetSearch | None = None
+    failed: dict[str, SpliteError] = field(default_factory=dict)
+
+    @contextmanager
+    def making(self, *files: str) -> Iterator[None]:
+        """Records an expected error of the block as the reason why these files are not there."""
+        try:
+            yield
+        except OutputError:
+            raise
+        except SpliteError as err:
+            self.failed.update(dict.fromkeys(files, err))
 
 
 def artifact_file(precision: Precision) -> str:
@@ -79,8 +92,8 @@ def make_variants(
         options: The requested options.
         progress: Called with each step as it begins.
 
-    Raises:
-        SpliteError: A graph cannot be made as it was requested.
+    Returns:
+        The graphs, and for each that could not be made the reason.
     """
     made = Variants({FP32: fp32})
     if options.makes("trt", "fp32", "fp16"):
@@ -92,40 +105,44 @@ def make_variants(
         return made
     if fp16_for:
         progress("float16 graph")
-        made.graphs[FP16], fp16 = to_fp16(fp32, reference.tensors, ranges=ranges)
-        made.notes.append(_fp16_note(fp16))
-        made.methods.update({f"{name} fp16": "extremes" for name in fp16_for})
+        with made.making(FP16):
+            made.graphs[FP16], fp16 = to_fp16(fp32, reference.tensors, ranges=ranges)
+            made.notes.append(_fp16_note(fp16))
+            made.methods.update({f"{name} fp16": "extremes" for name in fp16_for})
     excluded: tuple[str, ...] = ()
     for consumer in int8_for:
         progress("int8 graph" if consumer == "ort" else "int8 graph for TensorRT")
-        reduce_range = options.reduce_range and consumer == "ort"  # TensorRT's sums have 32 bits
-        if options.budget is not None and made.search is None:
-            graph, found = search_within_budget(
-                fp32,
-                reference.tensors,
-                reference.outputs,
-                reference.spec,
-                options.budget,
-                consumer,
-                reduce_range=reduce_range,
-                ranges=ranges,
-                progress=progress,
-            )
-            int8 = found.int8
-            limits = options.budget.deviation_px, options.budget.depth_mm
-            made.search = BudgetSearch(
-                *limits, found.plain.parity.deviation_px.p95, found.plain_latency_ms, found.excluded
-            )
-            excluded = int8.excluded
-        else:
-            graph, int8 = to_int8(
-                fp32, reference.tensors, consumer, exclude=excluded, reduce_range=reduce_range, ranges=ranges
-            )
-        made.graphs[INT8[consumer]] = graph
-        made.notes.append(_int8_note(INT8[consumer], int8))
-        made.methods[f"{consumer} int8"] = str(int8.method)
-        if consumer == "trt":
-            made.graphs[INT8_FP16] = to_int8_fp16(graph, [one.node for one in unsafe_in_fp16(fp32, ranges)])
+        with made.making(*_int8_files(consumer)):
+            reduce_range = options.reduce_range and consumer == "ort"  # TensorRT's sums have 32 bits
+            if options.budget is not None and made.search is None:
+                graph, found = search_within_budget(
+                    fp32,
+                    reference.tensors,
+                    reference.outputs,
+                    reference.spec,
+                    options.budget,
+                    consumer,
+                    reduce_range=reduce_range,
+                    ranges=ranges,
+                    progress=progress,
+                )
+                int8 = found.int8
+                limits = options.budget.deviation_px, options.budget.depth_mm
+                made.search = BudgetSearch(
+                    *limits, found.plain.parity.deviation_px.p95, found.plain_latency_ms, found.excluded
+                )
+                excluded = int8.excluded
+            else:
+                graph, int8 = to_int8(
+                    fp32, reference.tensors, consumer, exclude=excluded, reduce_range=reduce_range, ranges=ranges
+                )
+            made.graphs[INT8[consumer]] = graph
+            made.notes.append(_int8_note(INT8[consumer], int8))
+            made.methods[f"{consumer} int8"] = str(int8.method)
+            if consumer == "trt":
+                with made.making(INT8_FP16):
+                    unsafe = [one.node for one in unsafe_in_fp16(fp32, ranges)]
+                    made.graphs[INT8_FP16] = to_int8_fp16(graph, unsafe)
     return made
 
 
@@ -134,16 +151,18 @@ def trained_variants(network: ir.Model, reference: Reference, options: ExportOpt
 
     Raises:
         UsageError: Something else than int8 was requested.
-        ExportError: A layer that was trained for int8 would not run in it.
     """
     _check_trained(options)
     made = Variants()
     for consumer, file in INT8.items():
-        if options.makes(consumer, "int8"):
+        if not options.makes(consumer, "int8"):
+            continue
+        with made.making(*_int8_files(consumer)):
             made.graphs[file], report = to_int8(network, reference.tensors, consumer)
             made.notes.append(_int8_note(file, report))
             if consumer == "trt":
-                made.graphs[INT8_FP16] = to_int8_fp16(made.graphs[file], ())
+                with made.making(INT8_FP16):
+                    made.graphs[INT8_FP16] = to_int8_fp16(made.graphs[file], ())
     return made
 
 
@@ -164,6 +183,11 @@ def deployed(file: str, graph: ir.Model, spec: ModelSpec, options: ExportOptions
         return lower_opset(graph), ""
     except ExportError as err:
         return graph, f"{file} is not for TensorRT 8: {err.message}"
+
+
+def _int8_files(consumer: Consumer) -> list[str]:
+    """The files that are made for a consumer in int8."""
+    return [INT8[consumer], INT8_FP16] if consumer == "trt" else [INT8[consumer]]
 
 
 def _check_trained(options: ExportOptions) -> None:

@@ -127,7 +127,7 @@ def hostile(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_hostile_head_fails_and_a_budget_saves_it(export: Run, hostile: Path, tmp_path: Path) -> None:
-    result = export(of=hostile)
+    result = export("--all-or-nothing", of=hostile)
     assert (
         result.exit_code == 1 and "onnx -> ort int8 changed the result on 24 crops: keypoint deviation" in result.stderr
     )

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from splite_deploy.bench.profile import types_histogram
-from splite_deploy.bundle import REPORT, Artifact, Bundle, Parity, Report, TensorSpec
+from splite_deploy.bundle import REPORT, Artifact, Bundle, Failure, Parity, Report, TensorSpec
 from splite_deploy.bundle.report import BudgetSearch, Recommendation
 from splite_deploy.runtime.backends.trt.module import FLAVOURS
 from splite_deploy.spec import ModelSpec
@@ -71,7 +71,8 @@ def image_table(results: Sequence[Verification]) -> RenderableType:
 
 def bundle_tables(bundle: Bundle, report: Report) -> list[RenderableType]:
     """What a bundle holds: facts, artifacts, and what was measured."""
-    return [_facts(bundle, report), _artifacts(bundle), *measured_tables(report, bundle.model)]
+    failed = [_failures_table(report.failures)] if report.failures else []
+    return [_facts(bundle, report), _artifacts(bundle), *failed, *measured_tables(report, bundle.model)]
 
 
 def measured_tables(report: Report, spec: ModelSpec) -> list[RenderableType]:
@@ -154,6 +155,16 @@ def _artifacts(bundle: Bundle) -> Table:
         target = ", ".join(f"{name} {value}" for name, value in artifact.target.items()) or "any"
         tensors = _tensors(artifact.inputs), _tensors(artifact.outputs)
         table.add_row(artifact.backend, artifact.precision, artifact.file, size, *tensors, target)
+    return table
+
+
+def _failures_table(failures: Sequence[Failure]) -> Table:
+    """What was requested and failed."""
+    table = Table(title="requested, and failed when this bundle was exported")
+    for heading in ("artifact", "failed in", "why", "what to do"):
+        table.add_column(heading)
+    for one in failures:
+        table.add_row(*map(escape, (one.artifact, one.stage, one.message, one.hint)))
     return table
 
 

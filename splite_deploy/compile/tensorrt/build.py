@@ -55,7 +55,8 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
     if mode.typing not in job.graphs:
         raise CompileError(
             f"{tensorrt.label} needs the {mode.typing}ly typed {job.precision} graph, which the bundle does not hold.",
-            hint=f"Export it again: splite-deploy export CHECKPOINT -b trt -p {job.precision} -o NAME.splite.",
+            hint="'splite-deploy inspect' says whether its export failed, and why. If not, export it again: "
+            f"splite-deploy export CHECKPOINT -b trt -p {job.precision} -o NAME.splite.",
         )
     graph = Path(job.graphs[mode.typing])
     facts = facts_of(tensorrt, device)

@@ -150,7 +150,8 @@ def _graphs(bundle: Bundle, precision: Precision, options: EngineOptions) -> lis
         available = ", ".join(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs)) or "none"
         raise UsageError(
             f"The bundle {bundle.path} holds no graph for a {precision} engine.",
-            hint=f"Export it with: -b trt -p {precision}. It holds graphs for: {available}.",
+            hint=f"Export it with: -b trt -p {precision}; where that failed, 'splite-deploy inspect' says why. "
+            f"It holds graphs for: {available}.",
         )
     return found
 
@@ -215,7 +216,7 @@ def _build(
     begun = time.perf_counter()
     progress(f"{precision}: starting TensorRT", -1)
     with kept_log("trt") as log:
-        _run(folder, log, options, file, lambda step, share: progress(f"{precision}: {step}", share))
+        _run(folder, log.path, options, file, lambda step, share: progress(f"{precision}: {step}", share))
     build_s = time.perf_counter() - begun
     (folder / ENGINE).rename(folder / file)
     built = Built.read(folder)
