@@ -77,6 +77,7 @@ class Groups:
         layers: Channels of every layer by name, in the order in which they run.
         scales: Batch norms as (scale, shift).
         count: Number of channels.
+        notes: Which channels cannot be removed and why, each once.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -98,6 +99,7 @@ class Groups:
             )
             for name, layer in trace.layers.items()
         }
+        self.notes = tuple(dict.fromkeys(trace.notes))
         self.scales = [pair for pair in dict.fromkeys(trace.scales) if (pair[0], 0) in self.axes]
 
     def _channels(self, roots: NDArray[np.int64]) -> Index:

@@ -20,6 +20,8 @@ from splite_deploy.compact.trace import trace
 from splite_deploy.errors import ExportError, UsageError
 from splite_deploy.spec.plain import to_plain
 
+_NAMED = 4  # places that an error names
+
 
 @dataclass(frozen=True)
 class CompactOptions:
@@ -138,11 +140,10 @@ def compact(
         raise UsageError("There are no images to run the network on.", hint="Give some with --images DIR.")
     work = copy.deepcopy(network).eval()
     progress("tracing the channels")
-    found = trace(work, example)
-    groups = Groups(found)
+    groups = Groups(trace(work, example))
     if not groups.count:
         raise ExportError(
-            "No channel of this network can be removed." + "".join(f" {note.capitalize()}." for note in found.notes),
+            f"No channel of this network can be removed.{_because(groups.notes)}",
             hint="Use convolutions, norms and elementwise operations between the input and the outputs.",
         )
     channel_groups = groups.channel_groups(options.round_to)
@@ -164,7 +165,7 @@ def compact(
         macs_after=round(groups.macs(removed)),
         max_difference=largest,
         folded=tuple(folded),
-        notes=(*dict.fromkeys(found.notes), *notes, *map(_said, (row for row in folded if row.effect != 0))),
+        notes=(*groups.notes, *notes, *map(_said, (row for row in folded if row.effect != 0))),
     )
 
 
@@ -196,7 +197,8 @@ def choose(
         if most < goal:
             what = "speed-up" if options.speed_up is not None else "ratio"
             raise ExportError(
-                f"The {what} {goal:g} cannot be reached: with all layers at their least width it is {most:.3g}.",
+                f"The {what} {goal:g} cannot be reached: with all layers at their least width it is {most:.3g}."
+                + _because(groups.notes),
                 hint="Ask for less, or allow smaller widths with --round-to.",
             )
         while low < high - 1:  # the last level is enough, as was shown above
@@ -213,6 +215,12 @@ def choose(
         span = f"; importances are {known.min():.3g} to {known.max():.3g}" if len(known) else ""
         raise UsageError(f"{text}{span}.", hint="Raise --threshold, or lower --round-to.")
     return removed, _notes(channel_groups, scores, limit, options)
+
+
+def _because(kept: Sequence[str]) -> str:
+    """Why channels were kept, as sentences behind an error's first."""
+    more = [f"{len(kept) - _NAMED} more places hold channels"] if len(kept) > _NAMED else []
+    return "".join(f" {reason[0].upper()}{reason[1:]}." for reason in (*kept[:_NAMED], *more))
 
 
 def _above(levels: Scores, index: int) -> float:

@@ -17,10 +17,11 @@ from splite_deploy.compact.walk import Rule, Walk, nodes_in, where
 
 _SAME = "alias clone contiguous detach dropout feature_dropout lift_fresh_copy to _to_copy type_as"
 _LAYOUT = "expand flatten movedim permute reshape squeeze swapaxes t transpose unflatten unsqueeze view _unsafe_view"
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 _PIXELS = ("pixel_shuffle", "pixel_unshuffle")
 _SPATIAL = (
     "_adaptive_avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d avg_pool1d "
-    "avg_pool2d avg_pool3d constant_pad_nd max_pool1d max_pool2d max_pool2d_with_indices max_pool3d pad "
+    "avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool2d_with_indices max_pool3d "
     "reflection_pad2d replication_pad2d upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d "
     "upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d"
 )
@@ -34,7 +35,9 @@ def same(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
 
 
 def constant(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
-    """Constants made in forward() from the shape of their operand."""
+    """Constants made in forward(); those like a tensor are as wide as that one."""
+    if "_like" in str(node.target):
+        return walk.of(node.args[0])
     return torch.full(node.meta["val"].shape, NEUTRAL)
 
 
@@ -42,7 +45,11 @@ def layout(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
     """Operations that move elements without changing them: the labels move with them."""
     target: Any = node.target
     args, kwargs = tree_map(lambda v: walk.of(v) if isinstance(v, fx.Node) else v, (tuple(node.args), node.kwargs))
+    if node.target in _VIEWS:  # labels have strides of their own, with which a view may not exist
+        target = torch.ops.aten.reshape.default
     result: Tensor = target(*args, **kwargs)
+    if isinstance(args[0], (list, tuple)) and bool((result != NEUTRAL).any()):
+        result = torch.where(result == NEUTRAL, FIXED, result)  # the width of a constant is a number in forward()
     axes = walk.labels.varying(result)
     if len(axes) > 1:  # only one of them can shrink, the others are numbers in forward()
         if node.target is torch.ops.aten.pixel_shuffle.default:
@@ -52,7 +59,10 @@ def layout(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
             shrinking += int("stack" in str(target) and shrinking >= given["dim"] % result.dim())
         else:  # view(n, groups, c // groups, ...): the larger part depends on the width
             shrinking = max(axes, key=lambda axis: (result.shape[axis], axis))
+        loose = walk.labels.roots(result) > FIXED
         walk.labels.join_across(result, shrinking)
+        if bool((walk.labels.roots(result)[loose] == FIXED).any()):
+            walk.found.notes.append(f"kept channels that enter {where(node)}: it lays them beside some that stay")
     return result
 
 
@@ -64,6 +74,20 @@ def spatial(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
         return walk.unknown(node)
     row = labels.flatten(2)[:, :, :1] if labels.dim() > 2 else labels
     return tree_map(lambda v: row.reshape(*row.shape[:2], *[1] * (v.dim() - 2)).expand(v.shape), shapes)
+
+
+def pad(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
+    """Padding of positions; of channels only by constants, whose number is in forward(): these are kept."""
+    labels, pads = walk.of(node.args[0]), given["pad"]
+    varying = walk.labels.varying(labels)
+    constant = given.get("mode", "constant") == "constant"
+    ends = {labels.dim() - 1 - index // 2: size for index, size in enumerate(pads) if size}
+    if any(axis in varying and (size < 0 or not constant) for axis, size in ends.items()):
+        return walk.unknown(node)
+    for axis in set(range(labels.dim())) - set(varying):
+        labels = labels.narrow(axis, 0, 1)
+    channels = [size if labels.dim() - 1 - index // 2 in varying else 0 for index, size in enumerate(pads)]
+    return torch.nn.functional.pad(labels, channels, value=FIXED).expand(node.meta["val"].shape)
 
 
 def reduce(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
@@ -154,6 +178,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_SAME.split(), same),
     **dict.fromkeys((*_LAYOUT.split(), *_PIXELS, "cat", "stack"), layout),
     **dict.fromkeys(_SPATIAL.split(), spatial),
+    **dict.fromkeys(("pad", "constant_pad_nd"), pad),
     **dict.fromkeys(("mean", "sum", "amax", "amin"), reduce),
     **dict.fromkeys(("chunk", "split", "split_with_sizes"), split),
     **dict.fromkeys(("select", "unbind"), pick),
