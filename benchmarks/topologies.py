@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent / "networks"))
 from zoo import TOPOLOGIES, VARIANTS, write
 
 CELLS = {"ort": ("fp32", "fp16", "int8"), "tflite": ("fp32", "fp16", "int8"), "trt": ("fp16", "int8")}
-CROPS = 32
+CROPS = 16
 TIMEOUT_S = 900
 _INDENT = re.compile(r"\s+")
 
@@ -88,17 +88,13 @@ def splite(*arguments: object) -> Run:
     return Run(done.returncode, _INDENT.sub(" ", told).strip())
 
 
-def cells_of(name: str, backends: Sequence[str], folder: Path, extra: Sequence[str]) -> Iterator[Cell]:
-    """The cells of one topology: all precisions of a backend in one run, and alone those that it did not make."""
+def cells_of(name: str, backends: Sequence[str], folder: Path, extra: Sequence[str], *, alone: bool) -> Iterator[Cell]:
+    """The cells of one topology: all precisions of a backend in one run, or each alone."""
     checkpoint = write(name, folder / name)
     for backend in backends:
-        done = list(_exported(name, checkpoint, backend, CELLS[backend], folder / f"{backend}.splite", extra))
-        for cell in done:
-            if cell.reason and len(CELLS[backend]) > 1:
-                output = folder / f"{backend}-{cell.precision}.splite"
-                yield from _exported(name, checkpoint, backend, (cell.precision,), output, extra)
-            else:
-                yield cell
+        for precisions in ((one,) for one in CELLS[backend]) if alone else (CELLS[backend],):
+            output = folder / f"{backend}-{'-'.join(precisions)}.splite"
+            yield from _exported(name, checkpoint, backend, precisions, output, extra)
 
 
 def _exported(
@@ -146,6 +142,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="TOPOLOGY", help=f"of {', '.join({**TOPOLOGIES, **VARIANTS})}")
     parser.add_argument("--backends", nargs="+", choices=tuple(CELLS), default=tuple(CELLS))
     parser.add_argument("--calibration", help="calibrate and compare on this folder of images")
+    parser.add_argument("--alone", action="store_true", help="export every artifact by itself")
     parser.add_argument("--json", type=Path, help="write the cells as JSON")
     parser.add_argument("--out", type=Path, help="JSON lines file to append a record to")
     options = parser.parse_args()
@@ -155,7 +152,7 @@ def main() -> None:
     try:
         for name in options.names or TOPOLOGIES:
             with tempfile.TemporaryDirectory() as folder:
-                for cell in cells_of(name, options.backends, Path(folder), extra):
+                for cell in cells_of(name, options.backends, Path(folder), extra, alone=options.alone):
                     cells.append(cell)
                     print(f"{cell.topology} {cell.backend} {cell.precision}: {cell}", file=sys.stderr, flush=True)
         if options.json is not None:

@@ -61,9 +61,7 @@ class RTMPose(nn.Module):
         decode: ``soft``: mean of the softmax; ``argmax``: highest bin, with the lower of both logits as score.
     """
 
-    def __init__(
-        self, keypoints: int, height: int = 256, width: int = 192, decode: Literal["soft", "argmax"] = "soft"
-    ) -> None:
+    def __init__(self, keypoints: int, height: int, width: int, decode: Literal["soft", "argmax"] = "soft") -> None:
         super().__init__()
         self.decode, cells = decode, height * width // 1024
         widths = (3, 16, 32, 64, 128, 128)
@@ -132,7 +130,7 @@ class ViTPose(nn.Module):
         fused: Whether attention is torch's own function, or written out.
     """
 
-    def __init__(self, keypoints: int, height: int = 256, width: int = 192, *, fused: bool = True) -> None:
+    def __init__(self, keypoints: int, height: int, width: int, *, fused: bool = True) -> None:
         super().__init__()
         size = 96
         self.patches = nn.Conv2d(3, size, 16, 16, padding=2)

@@ -47,11 +47,17 @@ class Topology:
     name: str
     arch: str
     keypoints: int = 17
-    height: int = 256
-    width: int = 192
+    height: int = 128
+    width: int = 96
     decoder: str = 'type = "softargmax"\nstride = 4\nbeta = 1.0\nalignment = "centre"\nscore_window = 5'
     heads: Mapping[str, float] = field(default_factory=lambda: {"head": 1.5})
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """All arguments of the class; networks with attention are built for one size."""
+        size = {"height": self.height, "width": self.width} if self.arch.startswith("tokens.py") else {}
+        return {"keypoints": self.keypoints, **size, **self.arguments}
 
 
 _PIXELS, _UNIT = 'type = "coordinates"\nscale = "pixel"', 'type = "coordinates"\nscale = "unit"'
@@ -74,8 +80,8 @@ TOPOLOGIES: Mapping[str, Topology] = {
     "litehrnet": Topology("Lite-HRNet", "heatmaps.py:LiteHRNet"),
     "rtmpose": Topology("RTMPose, decoding inside", "tokens.py:RTMPose", decoder=_PIXELS, heads=_BINS),
     "vitpose": Topology("ViTPose-tiny", "tokens.py:ViTPose"),
-    "integral3d": Topology("Integral 3D, coordinates out", "landmarks.py:Integral3D", 21, 256, 256, _UNIT),
-    "hourglass": Topology("Hourglass", "heatmaps.py:Hourglass", 16, 256, 256),
+    "integral3d": Topology("Integral 3D, coordinates out", "landmarks.py:Integral3D", 21, 128, 128, _UNIT),
+    "hourglass": Topology("Hourglass", "heatmaps.py:Hourglass", 16, 128, 128),
     "fastpose": Topology("FastPose", "heatmaps.py:FastPose"),
     "unet": Topology("U-Net", "heatmaps.py:UNet", 16, 128, 128, _FULL_SIZE),
     "blaze": Topology("BlazeBlock landmarks", "landmarks.py:BlazeLandmarks", 21, 128, 128, _PIXELS, {"points": 0.15}),
@@ -111,7 +117,7 @@ def write(name: str, folder: Path) -> Path:
     file, _, symbol = topology.arch.rpartition(":")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = load_symbol(f"{FOLDER / file}:{symbol}", folder)(keypoints=topology.keypoints, **topology.arguments)
+        network = load_symbol(f"{FOLDER / file}:{symbol}", folder)(**topology.keywords)
         _normalise(network, tensors, topology.heads)
     torch.save({"state_dict": network.state_dict()}, folder / "net.pt")
     return folder / "net.pt"
@@ -139,8 +145,7 @@ def _normalise(network: nn.Module, tensors: torch.Tensor, heads: Mapping[str, fl
 
 def _toml(name: str, topology: Topology) -> str:
     file, _, symbol = topology.arch.rpartition(":")
-    arguments = {"keypoints": topology.keypoints, **topology.arguments}
-    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in arguments.items())
+    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in topology.keywords.items())
     return f"""name = "{name}"
 arch = {json.dumps(f"{FOLDER / file}:{symbol}")}
 samples = {json.dumps(f"{FOLDER}/samples.py:samples")}
