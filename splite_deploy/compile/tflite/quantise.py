@@ -1,0 +1,502 @@
+"""Full-integer TFLite files from float32 ones, by ai-edge-quantizer: which operators run in int8, and with what ranges.
+
+The quantiser computes scales and places QUANTIZE and DEQUANTIZE. This module decides before it what stays in float,
+and rewrites the float32 file so that no operator does without need:
+
+* A clamp (ReLU, RELU_0_TO_1 of a hard sigmoid, MINIMUM and MAXIMUM with a constant) behind an operator that scales its
+  result vanishes: the integers of the result stand for the clamped range and saturate at its ends.
+* The padding of a max pool (-3.4e38) becomes the smallest number that the integers of its input stand for, which is
+  what it means; where that is zero, as behind a ReLU, it is an ordinary padding with zeros.
+* A matrix product with constants is a fully connected layer, whose weights have a scale for each output.
+* Tensors that are joined share one range, so that a concatenation only copies.
+
+Softmax, norms and what else has no int8 kernel worth its error stay float with the arithmetic around them. These
+islands are named in the report.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+
+from splite_deploy.arrays import FloatArray
+from splite_deploy.compile.precision import Int8Recipe
+from splite_deploy.compile.tflite.network import MOVERS, WEIGHTED, Network, Operator, Range
+from splite_deploy.compile.tflite.ranges import find_ranges
+from splite_deploy.errors import CompileError, MissingDependencyError, UsageError, first_line
+
+_SCALING = frozenset({"ADD", "SUB", "MUL", "MEAN", "SUM", *WEIGHTED})
+"""Operators that compute in int32 and scale the result as they like."""
+_FUNCTIONS = frozenset(
+    {"LOGISTIC", "TANH", "HARD_SWISH", "GELU", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "PRELU"}
+)
+_CLAMPS: Mapping[str, tuple[float, float]] = {
+    "RELU": (0.0, np.inf),
+    "RELU6": (0.0, 6.0),
+    "RELU_N1_TO_1": (-1.0, 1.0),
+    "RELU_0_TO_1": (0.0, 1.0),
+}
+_ARITHMETIC = frozenset({"ADD", "SUB", "MUL", "MEAN", "SUM", "SQUARED_DIFFERENCE", "MAXIMUM", "MINIMUM", "ABS", "NEG"})
+"""What stays float with a softmax or norm that it is part of."""
+_COPIES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "SLICE", "STRIDED_SLICE", "SPLIT",
+                     "CONCATENATION", "PACK", "UNPACK", "GATHER"})  # fmt: skip
+_STAND_INS: Mapping[str, str] = {
+    "DEPTH_TO_SPACE": "SPACE_TO_DEPTH",
+    "SQUEEZE": "RESHAPE",
+    "EXPAND_DIMS": "RESHAPE",
+    "MINIMUM": "MAXIMUM",
+    "REDUCE_MAX": "REDUCE_MIN",
+    "RELU6": "RELU",
+    "RELU_N1_TO_1": "RELU",
+    "RELU_0_TO_1": "RELU",
+    "LEAKY_RELU": "RELU",
+    "PRELU": "MUL",
+}
+"""Operators with an int8 kernel that the quantiser does not know, and one that it treats as they have to be."""
+_NO_KERNEL = "it has no int8 form that keeps its values"
+_SOFTMAX = "a softmax raises rounding errors to the power of e"
+_AROUND = "it is part of a softmax or norm in float"
+_BETWEEN = "it lies between operators in float"
+_EXCLUDED = "excluded from quantisation"
+
+
+@dataclass(frozen=True)
+class FloatOperator:
+    """An operator that computes in float32.
+
+    Attributes:
+        name: Of its first result.
+        kind: For example ``SOFTMAX``.
+        reason: Why, as text.
+    """
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class QuantisationReport:
+    """What the operators of a file compute in.
+
+    Attributes:
+        int8: Names of the operators in int8, by their first results.
+        islands: Operators in float that nobody excluded.
+        excluded: Operators in float because the caller says so.
+    """
+
+    int8: tuple[str, ...]
+    islands: tuple[FloatOperator, ...]
+    excluded: tuple[FloatOperator, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weighted operator with what is computed from it before the next one.
+
+    Attributes:
+        name: Of the first result, by which `Int8Quantiser.quantise` excludes it.
+        kind: Of the weighted operator.
+    """
+
+    name: str
+    kind: str
+
+
+class Int8Quantiser:
+    """Makes int8 files of one float32 file; a trial with other excluded layers takes a fraction of the first.
+
+    Args:
+        content: float32 file.
+        ranges: Ranges of activations by the name of their tensor, for example of
+            `splite_deploy.compile.tflite.ranges.find_ranges`; full-integer needs those that `wanted` names.
+        recipe: ``full-integer``: weights with a scale for each output channel, and activations; ``dynamic-range``:
+            weights alone.
+        integer_io: Makes inputs and outputs int8, too.
+
+    Attributes:
+        layers: What may be excluded, in the order in which it runs.
+
+    Raises:
+        MissingDependencyError: ai-edge-quantizer is not installed.
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        ranges: Mapping[str, Range],
+        *,
+        recipe: Int8Recipe = "full-integer",
+        integer_io: bool = False,
+    ) -> None:
+        check_installed()
+        self._content = prepared(content)
+        self._ranges = {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in ranges.items()}
+        self._recipe, self._integer_io = recipe, integer_io
+        network = Network(self._content)
+        kinds = {_name(network, operator): operator.kind for operator in network.operators}
+        self._groups = _groups(network)
+        self.layers = tuple(Layer(name, kinds[name]) for name in self._groups)
+
+    def quantise(self, exclude: Collection[str] = ()) -> tuple[bytes, QuantisationReport]:
+        """The int8 file, and what it computes in.
+
+        Args:
+            exclude: Names of the layers that stay in float.
+
+        Raises:
+            UsageError: A layer is not there.
+            CompileError: The quantiser fails.
+        """
+        unknown = [name for name in exclude if name not in self._groups]
+        if unknown:
+            raise UsageError(
+                f"The network has no layer {', '.join(unknown[:5])}.", hint=f"It has: {', '.join(self._groups)}."
+            )
+        chosen = {name for layer in exclude for name in self._groups[layer]}
+        network = Network(self._content)
+        if self._recipe == "dynamic-range":
+            floats = dict.fromkeys(chosen, _EXCLUDED)
+        else:
+            floats = float_operators(network, chosen)
+        report = _report(network, floats, weights_only=self._recipe == "dynamic-range")
+        if not report.int8:
+            raise CompileError(
+                "int8 was requested, but no convolution remains to quantise.",
+                hint="Allow a larger deviation, or export fp16.",
+            )
+        if self._recipe == "dynamic-range":
+            return self._run(network, floats, {}), report
+        ranges = _fit(network, floats, self._ranges)
+        disguised = _disguise(network, floats)
+        return _uncover(self._run(network, floats, ranges), disguised), report
+
+    def _run(self, network: Network, floats: Collection[str], ranges: Mapping[str, Range]) -> bytes:
+        """What ai-edge-quantizer makes of a network."""
+        from ai_edge_quantizer import algorithm_manager, model_modifier, params_generator, qtyping, recipe_manager
+        from ai_edge_quantizer.utils.tfl_flatbuffer_utils import read_model
+
+        # Not its class Quantizer, which loads the file in LiteRT first: stand-ins do not run
+        recipe, no = recipe_manager.RecipeManager(), algorithm_manager.AlgorithmName.NO_QUANTIZE
+        every = qtyping.TFLOperationName.ALL_SUPPORTED
+        try:
+            if self._recipe == "dynamic-range":
+                recipe.add_dynamic_config(".*", every, 8)
+            else:
+                recipe.add_static_config(".*", every, 8, 8)
+            if floats:
+                names = "|".join(re.escape(name) for name in floats)
+                recipe.add_quantization_config(f"^(?:{names});", every, None, no)
+            if self._recipe == "full-integer":
+                for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+                    if self._integer_io:
+                        recipe.add_static_config("(?:)", end, 8, 8)
+                    else:
+                        recipe.add_quantization_config("(?:)", end, None, no)
+            limits = {
+                name: {"min": np.array(low, np.float32), "max": np.array(high, np.float32)}
+                for name, (low, high) in ranges.items()
+            }
+            model = read_model(bytearray(network.content()))
+            parameters = params_generator.ParamsGenerator(model).generate_quantization_parameters(
+                recipe, limits, enable_progress_bar=False
+            )
+            made = model_modifier.ModelModifier(model).modify_model(parameters, enable_progress_bar=False)
+        except Exception as err:  # it raises ValueError and RuntimeError, and what its own code trips over
+            raise CompileError(
+                f"ai-edge-quantizer cannot quantise the network: {first_line(err, named=True)}",
+                hint="Export -p fp16, and report this with the model.",
+            ) from err
+        return bytes(made)
+
+
+def quantise(content: bytes, inputs: FloatArray, recipe: Int8Recipe, integer_io: bool) -> bytes:
+    """An int8 file with ranges that are measured in LiteRT.
+
+    Args:
+        content: float32 file.
+        inputs: (N, h, w, 3) float32 inputs of the network, from which the ranges of activations are learned.
+        recipe: See `Int8Quantiser`.
+        integer_io: Likewise.
+
+    Raises:
+        MissingDependencyError: ai-edge-quantizer is not installed.
+        CompileError: The quantiser fails.
+    """
+    ranges = find_ranges(content, inputs) if recipe == "full-integer" else {}
+    return Int8Quantiser(content, ranges, recipe=recipe, integer_io=integer_io).quantise()[0]
+
+
+def check_installed() -> None:
+    """Raises `MissingDependencyError` where ai-edge-quantizer is not installed."""
+    if find_spec("ai_edge_quantizer") is None:
+        raise MissingDependencyError(
+            "int8 files for TFLite are made with ai-edge-quantizer, which is not installed.",
+            hint="Install it: pip install 'splite-deploy[tflite]'.",
+        )
+
+
+def prepared(content: bytes) -> bytes:
+    """A float32 file that computes the same, in the form that `Int8Quantiser` works on; tensors keep their names."""
+    network = Network(content)
+    for operator in network.operators:
+        if operator.kind == "BATCH_MATMUL":
+            _as_fully_connected(network, operator)
+    return network.content()
+
+
+def _as_fully_connected(network: Network, operator: Operator) -> None:
+    """Makes a matrix product with a constant matrix a fully connected layer; leaves any other as it is."""
+    weights = network.constant(operator.inputs[1])
+    options = operator.raw.builtinOptions
+    if weights is None or options is None or options.adjX or weights.size != np.prod(weights.shape[-2:]):
+        return
+    matrix = weights.reshape(weights.shape[-2:])
+    rows = np.ascontiguousarray(matrix if options.adjY else matrix.T)
+    added = network.add_constant(f"{network.name(operator.outputs[0])}:weights", rows)
+    operator.inputs = [operator.inputs[0], added, -1]
+    connected = network.options("FullyConnectedOptions")
+    connected.keepNumDims = True
+    network.set_kind(operator, "FULLY_CONNECTED", connected)
+
+
+def float_operators(network: Network, excluded: Collection[str]) -> dict[str, str]:
+    """The operators that stay float in full-integer files, by name, with the reason.
+
+    Args:
+        network: A `prepared` one.
+        excluded: Names of operators that the caller excludes.
+    """
+    makers, readers = network.makers(), network.readers()
+    found = {
+        _name(network, operator): _EXCLUDED for operator in network.operators if _name(network, operator) in excluded
+    }
+
+    def neighbours(operator: Operator) -> Iterator[Operator]:
+        for tensor in network.activations(operator):
+            if tensor in makers:
+                yield makers[tensor]
+        for tensor in operator.outputs:
+            yield from readers.get(tensor, ())
+
+    pending: list[Operator] = []
+    for operator in network.operators:
+        if operator.kind not in MOVERS | _SCALING | _FUNCTIONS and _floats(network, operator):
+            found.setdefault(_name(network, operator), _SOFTMAX if "SOFTMAX" in operator.kind else _NO_KERNEL)
+            pending.append(operator)
+    seen = {id(operator) for operator in pending}
+    while pending:
+        for other in neighbours(pending.pop()):
+            joined = other.kind in _ARITHMETIC and not _is_residual(network, other)
+            if id(other) not in seen and (joined or other.kind in _COPIES):
+                seen.add(id(other))
+                pending.append(other)
+                if joined:
+                    found.setdefault(_name(network, other), _AROUND)
+    grouped: set[int] = set()
+    for operator in network.operators:
+        if id(operator) in grouped or operator.kind in WEIGHTED or _name(network, operator) in found:
+            continue
+        group, border, waiting = [operator], list[Operator](), [operator]
+        grouped.add(id(operator))
+        while waiting:
+            for other in neighbours(waiting.pop()):
+                if other.kind in WEIGHTED or _name(network, other) in found:
+                    border.append(other)
+                elif id(other) not in grouped:
+                    grouped.add(id(other))
+                    group.append(other)
+                    waiting.append(other)
+        if not any(_name(network, other) not in found for other in border):
+            found.update({_name(network, member): _BETWEEN for member in group if _floats(network, member)})
+    return found
+
+
+def _floats(network: Network, operator: Operator) -> bool:
+    """Whether an operator works on float numbers at all; others compute shapes and indices."""
+    return any(map(network.is_float, (*operator.inputs, *operator.outputs)))
+
+
+def _is_residual(network: Network, operator: Operator) -> bool:
+    """Whether this is the sum of two activations of one shape, as at the end of a residual block."""
+    read = network.activations(operator)
+    return operator.kind == "ADD" and len(set(read)) == 2 and network.shape(read[0]) == network.shape(read[1])
+
+
+def _name(network: Network, operator: Operator) -> str:
+    return network.name(operator.outputs[0])
+
+
+def _groups(network: Network) -> dict[str, list[str]]:
+    """Each weighted operator with what is computed from it before the next one: name of the first to all names."""
+    order = {id(operator): index for index, operator in enumerate(network.operators)}
+    makers = network.makers()
+    owners: dict[int, Operator] = {}
+    found: dict[str, list[str]] = {}
+    for operator in network.operators:
+        above = [
+            owners[id(makers[t])] for t in network.activations(operator) if t in makers and id(makers[t]) in owners
+        ]
+        if operator.kind in WEIGHTED:
+            owners[id(operator)] = operator
+        elif above:
+            owners[id(operator)] = max(above, key=lambda owner: order[id(owner)])
+        else:
+            continue
+        found.setdefault(_name(network, owners[id(operator)]), []).append(_name(network, operator))
+    return found
+
+
+def _report(network: Network, floats: Mapping[str, str], *, weights_only: bool) -> QuantisationReport:
+    computing = [operator for operator in network.operators if _floats(network, operator)]
+    all_floats = [
+        FloatOperator(_name(network, operator), operator.kind, floats[_name(network, operator)])
+        for operator in computing
+        if _name(network, operator) in floats
+    ]
+    return QuantisationReport(
+        tuple(
+            _name(network, operator)
+            for operator in computing
+            if _name(network, operator) not in floats and (operator.kind in WEIGHTED or not weights_only)
+        ),
+        tuple(operator for operator in all_floats if operator.reason != _EXCLUDED),
+        tuple(operator for operator in all_floats if operator.reason == _EXCLUDED),
+    )
+
+
+def _fit(network: Network, floats: Collection[str], known: Mapping[str, Range]) -> dict[str, Range]:
+    """Rewrites a network for int8 (see the module), in place; returns the ranges that it then has.
+
+    Raises:
+        CompileError: The range of a tensor is not known.
+    """
+    ranges = dict(known)
+    _absorb_clamps(network, floats, ranges)
+    _share(network, floats, ranges)
+    used = {t for operator in network.operators if _name(network, operator) not in floats
+            for t in (*network.activations(operator), *operator.outputs) if network.is_float(t)}  # fmt: skip
+    missing = [network.name(tensor) for tensor in sorted(used) if network.name(tensor) not in ranges]
+    if missing:
+        raise CompileError(
+            f"No range is known of {', '.join(missing[:5])}.",
+            hint="Calibrate with splite_deploy.compile.tflite.ranges.",
+        )
+    _pad_lowest(network, floats, ranges)
+    return ranges
+
+
+def _absorb_clamps(network: Network, floats: Collection[str], ranges: dict[str, Range]) -> None:
+    """Drops clamps behind operators that scale their result: the range of the result is then that of the clamp."""
+    dropped = True
+    while dropped:
+        dropped = False
+        makers, readers = network.makers(), network.readers()
+        for clamp in network.operators:
+            bounds, read = _bounds(network, clamp), network.activations(clamp)
+            if bounds is None or len(read) != 1 or read[0] in network.outputs or _name(network, clamp) in floats:
+                continue
+            maker = makers.get(read[0])
+            if maker is None or maker.kind not in _SCALING or _name(network, maker) in floats:
+                continue
+            name = network.name(clamp.outputs[0])
+            if len(readers[read[0]]) != 1 or name not in ranges:
+                continue
+            ranges[name] = max(ranges[name][0], bounds[0]), min(ranges[name][1], bounds[1])
+            maker.outputs = list(clamp.outputs)
+            network.operators.remove(clamp)
+            dropped = True
+            break
+
+
+def _bounds(network: Network, operator: Operator) -> tuple[float, float] | None:
+    """The range to which an operator clamps, which holds zero; None of any other."""
+    if operator.kind in _CLAMPS:
+        return _CLAMPS[operator.kind]
+    if operator.kind not in ("MAXIMUM", "MINIMUM"):
+        return None
+    constants = [values for values in map(network.constant, operator.inputs) if values is not None]
+    if len(constants) != 1 or constants[0].size != 1:
+        return None
+    bound = float(constants[0].reshape(()))
+    if operator.kind == "MAXIMUM":
+        return (bound, np.inf) if bound <= 0 else None
+    return (-np.inf, bound) if bound >= 0 else None
+
+
+def _share(network: Network, floats: Collection[str], ranges: dict[str, Range]) -> None:
+    """Gives what is joined one range, and carries ranges through operators that only move values, both ways."""
+    makers, readers = network.makers(), network.readers()
+    for operator in network.operators:
+        read = network.activations(operator)
+        if operator.kind not in MOVERS or not read or _name(network, operator) in floats:
+            continue
+        if operator.kind in ("CONCATENATION", "MAXIMUM", "MINIMUM", "PACK"):
+            known = [ranges[network.name(t)] for t in (*read, *operator.outputs) if network.name(t) in ranges]
+            if not known:
+                continue
+            joint = min(low for low, _ in known), max(high for _, high in known)
+            ranges.update(dict.fromkeys(map(network.name, operator.outputs), joint))
+            for tensor in read:
+                _widen(network, tensor, joint, makers, readers, ranges)
+        elif network.name(read[0]) in ranges:
+            ranges.update(dict.fromkeys(map(network.name, operator.outputs), ranges[network.name(read[0])]))
+
+
+def _widen(
+    network: Network,
+    tensor: int,
+    joint: Range,
+    makers: Mapping[int, Operator],
+    readers: Mapping[int, Sequence[Operator]],
+    ranges: dict[str, Range],
+) -> None:
+    """Gives a tensor a wider range where nobody else reads it, and what it is moved from."""
+    while len(readers[tensor]) == 1 and tensor not in network.outputs:
+        ranges[network.name(tensor)] = joint
+        maker = makers.get(tensor)
+        read = [] if maker is None else network.activations(maker)
+        if maker is None or maker.kind not in MOVERS or len(read) != 1 or len(maker.outputs) != 1:
+            return
+        tensor = read[0]
+
+
+def _pad_lowest(network: Network, floats: Collection[str], ranges: Mapping[str, Range]) -> None:
+    """Makes the padding of max pools the lowest number of the range; see the module."""
+    for operator in network.operators:
+        if operator.kind != "PADV2" or _name(network, operator) in floats:
+            continue
+        value = network.constant(operator.inputs[2])
+        low = ranges[network.name(operator.inputs[0])][0]
+        if value is None or float(value.reshape(())) > low:
+            continue
+        if low == 0:
+            operator.inputs = operator.inputs[:2]
+            network.set_kind(operator, "PAD", network.options("PadOptions"))
+        else:
+            operator.inputs[2] = network.add_constant(f"{_name(network, operator)}:lowest", np.float32(low).reshape(1))
+
+
+def _disguise(network: Network, floats: Collection[str]) -> dict[str, str]:
+    """Gives operators that the quantiser does not know the kind of their stand-in; returns name to kind."""
+    found = {}
+    for operator in network.operators:
+        name = _name(network, operator)
+        if name not in floats and operator.kind in _STAND_INS:
+            found[name] = operator.kind
+            network.set_kind(operator, _STAND_INS[operator.kind])
+    return found
+
+
+def _uncover(content: bytes, disguised: Mapping[str, str]) -> bytes:
+    """The file with the kinds of its operators restored, and its weights inside of the flatbuffer."""
+    network = Network(content)
+    for operator in network.operators:
+        kind = disguised.get(_name(network, operator).removesuffix("_quantized"))
+        if kind is not None and operator.kind == _STAND_INS[kind]:
+            network.set_kind(operator, kind)
+    return network.content()
