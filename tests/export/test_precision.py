@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import numpy as np
 import onnx  # noqa: TID253
 import onnx_ir as ir  # noqa: TID253
 import pytest
+from graphs import export_net
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 
@@ -30,14 +30,13 @@ from splite_deploy.export.graph.walk import (
     sizes,
     to_proto,
 )
-from splite_deploy.export.log_output import quiet
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest, to_int8_fp16
 from splite_deploy.export.quant.precision import to_fp16, to_int8
 from splite_deploy.export.quant.qdq import prepare
 from splite_deploy.export.quant.ranges import METHODS, calibrate
 
 torch = pytest.importorskip("torch")
-onnxsim = pytest.importorskip("onnxsim")
+pytest.importorskip("onnxsim")
 
 Array = NDArray[np.float32]
 GraphOf = Callable[[str], ir.Model]
@@ -48,16 +47,6 @@ _NO_KERNEL = {"BatchNormalization", "ConvTranspose", "InstanceNormalization", "P
 
 def crops(count: int = 8, size: int = 16) -> Array:
     return np.random.default_rng(0).standard_normal((count, 3, size, size)).astype(np.float32)
-
-
-def export_net(network: Any) -> ir.Model:
-    """The simplified graph of a network; the older exporter is faster, and both give the same after onnxsim."""
-    example, written = torch.zeros(1, 3, 16, 16), io.BytesIO()
-    with quiet():
-        torch.onnx.export(network, (example,), written, input_names=["image"], opset_version=18, dynamo=False)
-        model, valid = onnxsim.simplify(onnx.load_model_from_string(written.getvalue()))
-    assert valid
-    return from_proto(model)
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,11 @@ def readers(value: ir.Value) -> list[ir.Node]:
 
 
 def head(graph: ir.Graph) -> frozenset[str]:
-    """Names of the nodes from the last weighted ones to the graph's outputs, found by walking back from these."""
+    """Names of the nodes from the last weighted ones to the graph's outputs, found by walking back from these.
+
+    A weighted node that takes the mean of coordinates under a softmax is no layer of its own: the head begins with the
+    layer in front of that softmax.
+    """
     found: dict[str, ir.Node] = {}
     pending = [value.producer() for value in graph.outputs]
     while pending:
@@ -113,9 +117,30 @@ def head(graph: ir.Graph) -> frozenset[str]:
         if node is None or node.name in found:
             continue
         found[name_of(node)] = node
-        if node.op_type not in WEIGHTED:
+        if node.op_type not in WEIGHTED or _reads_softmax(node):
             pending += node.predecessors()
     return frozenset(found)
+
+
+def _reads_softmax(node: ir.Node | None) -> bool:
+    """Whether a node reads a softmax, by way of nodes alone that read one activation: shapes, factors, sums."""
+    while node is not None:
+        made = {value.producer() for value in node.inputs if value is not None} - {None}
+        node = made.pop() if len(made) == 1 else None
+        if node is not None and node.op_type in WEIGHTED:
+            return False
+        if node is not None and node.op_type == "Softmax":
+            return True
+    return False
+
+
+def after_softmax(graph: ir.Graph) -> frozenset[str]:
+    """Names of the nodes of the head that decode: a softmax, and what is computed from it to the graph's outputs."""
+    last, found = head(graph), set[ir.Node]()
+    for node in graph:
+        if node.name in last and (node.op_type == "Softmax" or found.intersection(node.predecessors())):
+            found.add(node)
+    return frozenset(map(name_of, found))
 
 
 def layers(graph: ir.Graph) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from splite_deploy.errors import ExportError, first_line
-from splite_deploy.export.graph.walk import add_constant, constant, to_proto
+from splite_deploy.export.graph.walk import add_constant, constant, from_proto, name_of, to_proto
 from splite_deploy.export.log_output import quiet
 from splite_deploy.export.quant.precision import float16_form
 
@@ -34,12 +34,22 @@ def to_int8_fp16(model: ir.Model, float_nodes: Collection[str]) -> ir.Model:
             proto = to_proto(model)
             if model.opset_imports[""] < _OPSET:
                 proto = version_converter.convert_version(proto, _OPSET)
-            return float16_form(proto, float_nodes)
+            converted = from_proto(proto)
+            return float16_form(converted, _with_quantisers(converted.graph, float_nodes))
     except Exception as err:  # both converters raise many kinds
         raise ExportError(
             f"The int8 graph cannot be made float16: {first_line(err, named=True)}",
             hint="Export -p fp16 or fp32 for TensorRT.",
         ) from err
+
+
+def _with_quantisers(graph: ir.Graph, float_nodes: Collection[str]) -> set[str]:
+    """These nodes and the quantisers at their ends: what float16 cannot hold, it can neither quantise nor restore."""
+    found = {node for node in graph if node.name in float_nodes}
+    for node in list(found):
+        found.update(before for before in node.predecessors() if before.op_type == "DequantizeLinear")
+        found.update(after for after in node.successors() if after.op_type == "QuantizeLinear")
+    return {name_of(node) for node in found}
 
 
 def rounding_to_nearest(model: ir.Model) -> ir.Model:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
@@ -20,6 +19,9 @@ from splite_deploy.export.graph.walk import (
     WEIGHTED,
     ExposedGraph,
     activations,
+    add_constant,
+    after_softmax,
+    attributes,
     check_calibration,
     constant,
     from_proto,
@@ -27,6 +29,8 @@ from splite_deploy.export.graph.walk import (
     name_of,
     named_nodes,
     optimised,
+    readers,
+    replace_input,
     to_proto,
 )
 from splite_deploy.export.log_output import quiet
@@ -39,6 +43,7 @@ _SUMS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "ReduceL
 _SQUARES = {"InstanceNormalization", "LayerNormalization", "GroupNormalization", "ReduceL2", "ReduceSumSquare"}
 _WATCHED = 32  # crops on which every node of a float16 graph is looked at; ranges come from all of them
 _NAMED = 5  # nodes that a message names
+_FLOAT32, _FLOAT16 = int(ir.DataType.FLOAT), int(ir.DataType.FLOAT16)
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ def to_fp16(model: ir.Model, crops: FloatArray, *, ranges: Ranges | None = None)
     excluded = unsafe_in_fp16(model, ranges or calibrate(model, crops))
     try:
         with quiet():
-            converted = float16_form(to_proto(model), [k.node for k in excluded])
+            converted = float16_form(model, [k.node for k in excluded])
     except Exception as err:  # the converter raises many kinds
         raise ExportError(
             f"The graph cannot be made float16: {first_line(err, named=True)}", hint="Export it in float32."
@@ -134,24 +139,65 @@ def to_fp16(model: ir.Model, crops: FloatArray, *, ranges: Ranges | None = None)
     return converted, Fp16Report(float16, float32, tuple(excluded))
 
 
-def float16_form(proto: onnx.ModelProto, float_nodes: Collection[str]) -> ir.Model:
+def float16_form(model: ir.Model, float_nodes: Collection[str]) -> ir.Model:
     """The graph in float16, but for its inputs, its outputs and these nodes; the converter raises many kinds."""
-    converted = convert_float_to_float16(proto, keep_io_types=True, node_block_list=list(float_nodes))
+    floats = {node for node in model.graph if node.name in float_nodes or node.op_type in DEFAULT_OP_BLOCK_LIST}
+    own = model.clone()
+    copies = named_nodes(own.graph)
+    for node in floats:
+        _own_constants(own.graph, copies[name_of(node)], {copies[name_of(one)] for one in floats})
+    converted = convert_float_to_float16(to_proto(own), keep_io_types=True, node_block_list=list(float_nodes))
     OnnxModel(converted).topological_sort()  # the converter appends its casts at the end
-    return from_proto(converted)
+    made = from_proto(converted)
+    _drop_float16_between(made.graph)
+    return made
+
+
+def _own_constants(graph: ir.Graph, node: ir.Node, floats: Collection[ir.Node]) -> None:
+    """Gives a node that stays in float32 copies of what float16 nodes read too: the converter rounds for both."""
+    for index, value in enumerate(node.inputs):
+        array = constant(value)
+        if value is None or array is None or array.dtype != np.float32:
+            continue
+        if any(reader not in floats for reader in readers(value)):
+            node.replace_input_with(index, add_constant(graph, f"{node.name}:{index}:{value.name}", array))
+
+
+def _drop_float16_between(graph: ir.Graph) -> None:
+    """Has a float32 node read what another one gives: the converter casts to float16 and back, where 1e5 overflows."""
+    for cast in list(graph):
+        half = cast.inputs[0].producer() if cast.op_type == "Cast" and cast.inputs[0] is not None else None
+        if half is None or half.op_type != "Cast" or (_cast_to(cast), _cast_to(half)) != (_FLOAT32, _FLOAT16):
+            continue
+        whole, result = half.inputs[0], cast.outputs[0]
+        assert whole is not None
+        cast.replace_input_with(0, whole)
+        if whole.dtype == ir.DataType.FLOAT and not result.is_graph_output():
+            for reader in readers(result):
+                replace_input(reader, result, whole)
+            graph.remove(cast, safe=True)
+        if not half.outputs[0].uses() and not half.outputs[0].is_graph_output():
+            graph.remove(half, safe=True)
+
+
+def _cast_to(cast: ir.Node) -> int:
+    return int(attributes(cast)["to"])
 
 
 def unsafe_in_fp16(model: ir.Model, ranges: Ranges) -> list[ExcludedNode]:
     """The nodes of a float32 graph that float16 cannot hold, by the ranges of `calibrate` on it."""
+    decoding = after_softmax(model.graph)
     return [
         ExcludedNode(name_of(node), node.op_type, reason)
         for node in model.graph
-        if any(value.name in ranges.extremes for value in node.outputs) and (reason := _unsafe(node, ranges))
+        if any(value.name in ranges.extremes for value in node.outputs) and (reason := _unsafe(node, ranges, decoding))
     ]
 
 
-def _unsafe(node: ir.Node, ranges: Ranges) -> str:
+def _unsafe(node: ir.Node, ranges: Ranges, decoding: Collection[str]) -> str:
     """Why a node cannot be trusted to float16; empty if it can."""
+    if node.name in decoding:
+        return "it decodes, and a coordinate of 200 px has steps of 0.125 px in float16"
     if node.op_type in DEFAULT_OP_BLOCK_LIST:
         return "ONNX Runtime has no float16 form of it"
     for value in (*node.inputs, *node.outputs):
