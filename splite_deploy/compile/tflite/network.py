@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from functools import cache
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -62,10 +65,7 @@ class Network:
     """
 
     def __init__(self, content: bytes) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
-        self._schema = schema
-        self._kinds = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+        schema = _schema()
         self.model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
         for buffer in self.model.buffers:
             if buffer.data is None and buffer.offset > 1:  # weights that lie behind the flatbuffer
@@ -79,20 +79,44 @@ class Network:
 
     def content(self) -> bytes:
         """The file of the graph as it is now."""
-        import flatbuffers
+        return self._packed(self.updated())
 
+    def updated(self) -> Any:
+        """The schema's object of the file as it is now."""
         for operator in self.operators:
             operator.raw.inputs, operator.raw.outputs = operator.inputs, operator.outputs
         self.graph.operators = [operator.raw for operator in self.operators]
         self.graph.inputs, self.graph.outputs = self.inputs, self.outputs
-        builder = flatbuffers.Builder(1 << 16)
-        builder.Finish(self.model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+        return self.model
+
+    def copy(self) -> Network:
+        """A copy to change, which shares the constants."""
+        shared = {id(buffer): buffer for buffer in self.model.buffers}
+        made = copy.deepcopy(self, shared)
+        made.model.buffers = list(made.model.buffers)
+        return made
+
+    def with_kinds(self, content: bytes, kinds: Mapping[int, str]) -> bytes:
+        """A file with other kinds in entries of its table of operators, and its weights inside of the flatbuffer."""
+        changed = bytearray(content)
+        model = _schema().Model.GetRootAs(changed)
+        for index, kind in kinds.items():
+            table = model.OperatorCodes(index)._tab
+            number = getattr(_schema().BuiltinOperator, kind)
+            for slot, packer, value in ((4, Struct("<b"), min(number, 127)), (10, Struct("<i"), number)):
+                packer.pack_into(changed, table.Pos + table.Offset(slot), value)
+        if not any(model.Buffers(index).Offset() > 1 for index in range(model.BuffersLength())):
+            return bytes(changed)
+        return Network(bytes(changed)).content()
 
     def name(self, tensor: int) -> str:
         """The name of a tensor, which no other has."""
         name: str = self.graph.tensors[tensor].name.decode("utf-8")
         return name
+
+    def result(self, operator: Operator) -> str:
+        """The name of the first tensor that an operator makes, by which operators are named."""
+        return self.name(operator.outputs[0])
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         """The shape of a tensor."""
@@ -133,10 +157,10 @@ class Network:
 
     def add_constant(self, name: str, values: NDArray[Any]) -> int:
         """Adds a constant tensor; its name must be new."""
-        buffer = self._schema.BufferT()
+        buffer = _schema().BufferT()
         buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
         self.model.buffers.append(buffer)
-        tensor = self._schema.TensorT()
+        tensor = _schema().TensorT()
         tensor.name = name.encode()
         tensor.shape = list(values.shape)
         tensor.type = next(code for code, dtype in _TYPES.items() if values.dtype == dtype)
@@ -144,32 +168,37 @@ class Network:
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 
-    def set_kind(self, operator: Operator, kind: str, options: Any = None) -> None:
+    def add_kind(self, kind: str) -> int:
+        """Adds an entry to the table of operators; returns its place."""
+        number = getattr(_schema().BuiltinOperator, kind)
+        added = _schema().OperatorCodeT()
+        added.builtinCode, added.deprecatedBuiltinCode, added.version = number, min(number, 127), 1
+        self.model.operatorCodes.append(added)
+        return len(self.model.operatorCodes) - 1
+
+    def set_kind(self, operator: Operator, kind: str, options: Any) -> None:
         """Makes an operator one of another kind, with options of the schema."""
-        number = getattr(self._schema.BuiltinOperator, kind)
-        codes = self.model.operatorCodes
-        index = next((i for i, code in enumerate(codes) if self._number(code) == number), len(codes))
-        if index == len(codes):
-            added = self._schema.OperatorCodeT()
-            added.builtinCode, added.deprecatedBuiltinCode, added.version = number, min(number, 127), 1
-            codes.append(added)
-        operator.kind, operator.raw.opcodeIndex = kind, index
-        if options is not None:
-            operator.raw.builtinOptionsType = getattr(self._schema.BuiltinOptions, type(options).__name__[:-1])
-            operator.raw.builtinOptions = options
+        operator.kind, operator.raw.opcodeIndex = kind, self.add_kind(kind)
+        operator.raw.builtinOptionsType = getattr(_schema().BuiltinOptions, type(options).__name__[:-1])
+        operator.raw.builtinOptions = options
 
     def options(self, kind: str) -> Any:
         """New options of the schema, for example of ``FullyConnectedOptions``."""
-        return getattr(self._schema, f"{kind}T")()
+        return getattr(_schema(), f"{kind}T")()
+
+    @staticmethod
+    def _packed(model: Any) -> bytes:
+        import flatbuffers
+
+        builder = flatbuffers.Builder(1 << 16)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
 
     def _kind(self, index: int) -> str:
         code = self.model.operatorCodes[index]
-        kind: str = self._kinds[self._number(code)]
+        number = max(code.builtinCode, code.deprecatedBuiltinCode)  # the old field holds one byte
+        kind = _kinds()[number]
         return code.customCode.decode() if kind == "CUSTOM" else kind
-
-    @staticmethod
-    def _number(code: Any) -> int:
-        return int(max(code.builtinCode, code.deprecatedBuiltinCode))  # the old field holds one byte
 
     def _name_tensors(self) -> None:
         known: set[bytes] = set()
@@ -182,3 +211,15 @@ class Network:
                         name += b"'"
                 tensor.name = name
                 known.add(name)
+
+
+def _schema() -> Any:
+    from ai_edge_litert import schema_py_generated
+
+    return schema_py_generated
+
+
+@cache
+def _kinds() -> dict[int, str]:
+    """The name of each built-in operator by its number."""
+    return {value: name for name, value in vars(_schema().BuiltinOperator).items() if not name.startswith("_")}

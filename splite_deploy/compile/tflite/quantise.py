@@ -17,7 +17,7 @@ islands are named in the report.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -26,24 +26,10 @@ import numpy as np
 from splite_deploy.arrays import FloatArray
 from splite_deploy.compile.precision import Int8Recipe
 from splite_deploy.compile.tflite.network import MOVERS, WEIGHTED, Network, Operator, Range
+from splite_deploy.compile.tflite.plan import EXCLUDED, SCALING, bounds, computes, float_operators
 from splite_deploy.compile.tflite.ranges import find_ranges
 from splite_deploy.errors import CompileError, MissingDependencyError, UsageError, first_line
 
-_SCALING = frozenset({"ADD", "SUB", "MUL", "MEAN", "SUM", *WEIGHTED})
-"""Operators that compute in int32 and scale the result as they like."""
-_FUNCTIONS = frozenset(
-    {"LOGISTIC", "TANH", "HARD_SWISH", "GELU", "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "PRELU"}
-)
-_CLAMPS: Mapping[str, tuple[float, float]] = {
-    "RELU": (0.0, np.inf),
-    "RELU6": (0.0, 6.0),
-    "RELU_N1_TO_1": (-1.0, 1.0),
-    "RELU_0_TO_1": (0.0, 1.0),
-}
-_ARITHMETIC = frozenset({"ADD", "SUB", "MUL", "MEAN", "SUM", "SQUARED_DIFFERENCE", "MAXIMUM", "MINIMUM", "ABS", "NEG"})
-"""What stays float with a softmax or norm that it is part of."""
-_COPIES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "SLICE", "STRIDED_SLICE", "SPLIT",
-                     "CONCATENATION", "PACK", "UNPACK", "GATHER"})  # fmt: skip
 _STAND_INS: Mapping[str, str] = {
     "DEPTH_TO_SPACE": "SPACE_TO_DEPTH",
     "SQUEEZE": "RESHAPE",
@@ -57,11 +43,6 @@ _STAND_INS: Mapping[str, str] = {
     "PRELU": "MUL",
 }
 """Operators with an int8 kernel that the quantiser does not know, and one that it treats as they have to be."""
-_NO_KERNEL = "it has no int8 form that keeps its values"
-_SOFTMAX = "a softmax raises rounding errors to the power of e"
-_AROUND = "it is part of a softmax or norm in float"
-_BETWEEN = "it lies between operators in float"
-_EXCLUDED = "excluded from quantisation"
 
 
 @dataclass(frozen=True)
@@ -134,12 +115,11 @@ class Int8Quantiser:
         integer_io: bool = False,
     ) -> None:
         check_installed()
-        self._content = prepared(content)
+        self._network = prepared(content)
         self._ranges = {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in ranges.items()}
         self._recipe, self._integer_io = recipe, integer_io
-        network = Network(self._content)
-        kinds = {_name(network, operator): operator.kind for operator in network.operators}
-        self._groups = _groups(network)
+        kinds = {self._network.result(operator): operator.kind for operator in self._network.operators}
+        self._groups = _groups(self._network)
         self.layers = tuple(Layer(name, kinds[name]) for name in self._groups)
 
     def quantise(self, exclude: Collection[str] = ()) -> tuple[bytes, QuantisationReport]:
@@ -158,9 +138,9 @@ class Int8Quantiser:
                 f"The network has no layer {', '.join(unknown[:5])}.", hint=f"It has: {', '.join(self._groups)}."
             )
         chosen = {name for layer in exclude for name in self._groups[layer]}
-        network = Network(self._content)
+        network = self._network.copy()
         if self._recipe == "dynamic-range":
-            floats = dict.fromkeys(chosen, _EXCLUDED)
+            floats = dict.fromkeys(chosen, EXCLUDED)
         else:
             floats = float_operators(network, chosen)
         report = _report(network, floats, weights_only=self._recipe == "dynamic-range")
@@ -173,14 +153,13 @@ class Int8Quantiser:
             return self._run(network, floats, {}), report
         ranges = _fit(network, floats, self._ranges)
         disguised = _disguise(network, floats)
-        return _uncover(self._run(network, floats, ranges), disguised), report
+        return network.with_kinds(self._run(network, floats, ranges), disguised), report
 
     def _run(self, network: Network, floats: Collection[str], ranges: Mapping[str, Range]) -> bytes:
         """What ai-edge-quantizer makes of a network."""
         from ai_edge_quantizer import algorithm_manager, model_modifier, params_generator, qtyping, recipe_manager
-        from ai_edge_quantizer.utils.tfl_flatbuffer_utils import read_model
 
-        # Not its class Quantizer, which loads the file in LiteRT first: stand-ins do not run
+        # Not its class Quantizer, which parses the file again and loads it in LiteRT: stand-ins do not run
         recipe, no = recipe_manager.RecipeManager(), algorithm_manager.AlgorithmName.NO_QUANTIZE
         every = qtyping.TFLOperationName.ALL_SUPPORTED
         try:
@@ -201,7 +180,7 @@ class Int8Quantiser:
                 name: {"min": np.array(low, np.float32), "max": np.array(high, np.float32)}
                 for name, (low, high) in ranges.items()
             }
-            model = read_model(bytearray(network.content()))
+            model = network.updated()
             parameters = params_generator.ParamsGenerator(model).generate_quantization_parameters(
                 recipe, limits, enable_progress_bar=False
             )
@@ -240,13 +219,13 @@ def check_installed() -> None:
         )
 
 
-def prepared(content: bytes) -> bytes:
-    """A float32 file that computes the same, in the form that `Int8Quantiser` works on; tensors keep their names."""
+def prepared(content: bytes) -> Network:
+    """A float32 file in the form that `Int8Quantiser` works on; it computes the same, and tensors keep their names."""
     network = Network(content)
     for operator in network.operators:
         if operator.kind == "BATCH_MATMUL":
             _as_fully_connected(network, operator)
-    return network.content()
+    return network
 
 
 def _as_fully_connected(network: Network, operator: Operator) -> None:
@@ -262,73 +241,6 @@ def _as_fully_connected(network: Network, operator: Operator) -> None:
     connected = network.options("FullyConnectedOptions")
     connected.keepNumDims = True
     network.set_kind(operator, "FULLY_CONNECTED", connected)
-
-
-def float_operators(network: Network, excluded: Collection[str]) -> dict[str, str]:
-    """The operators that stay float in full-integer files, by name, with the reason.
-
-    Args:
-        network: A `prepared` one.
-        excluded: Names of operators that the caller excludes.
-    """
-    makers, readers = network.makers(), network.readers()
-    found = {
-        _name(network, operator): _EXCLUDED for operator in network.operators if _name(network, operator) in excluded
-    }
-
-    def neighbours(operator: Operator) -> Iterator[Operator]:
-        for tensor in network.activations(operator):
-            if tensor in makers:
-                yield makers[tensor]
-        for tensor in operator.outputs:
-            yield from readers.get(tensor, ())
-
-    pending: list[Operator] = []
-    for operator in network.operators:
-        if operator.kind not in MOVERS | _SCALING | _FUNCTIONS and _floats(network, operator):
-            found.setdefault(_name(network, operator), _SOFTMAX if "SOFTMAX" in operator.kind else _NO_KERNEL)
-            pending.append(operator)
-    seen = {id(operator) for operator in pending}
-    while pending:
-        for other in neighbours(pending.pop()):
-            joined = other.kind in _ARITHMETIC and not _is_residual(network, other)
-            if id(other) not in seen and (joined or other.kind in _COPIES):
-                seen.add(id(other))
-                pending.append(other)
-                if joined:
-                    found.setdefault(_name(network, other), _AROUND)
-    grouped: set[int] = set()
-    for operator in network.operators:
-        if id(operator) in grouped or operator.kind in WEIGHTED or _name(network, operator) in found:
-            continue
-        group, border, waiting = [operator], list[Operator](), [operator]
-        grouped.add(id(operator))
-        while waiting:
-            for other in neighbours(waiting.pop()):
-                if other.kind in WEIGHTED or _name(network, other) in found:
-                    border.append(other)
-                elif id(other) not in grouped:
-                    grouped.add(id(other))
-                    group.append(other)
-                    waiting.append(other)
-        if not any(_name(network, other) not in found for other in border):
-            found.update({_name(network, member): _BETWEEN for member in group if _floats(network, member)})
-    return found
-
-
-def _floats(network: Network, operator: Operator) -> bool:
-    """Whether an operator works on float numbers at all; others compute shapes and indices."""
-    return any(map(network.is_float, (*operator.inputs, *operator.outputs)))
-
-
-def _is_residual(network: Network, operator: Operator) -> bool:
-    """Whether this is the sum of two activations of one shape, as at the end of a residual block."""
-    read = network.activations(operator)
-    return operator.kind == "ADD" and len(set(read)) == 2 and network.shape(read[0]) == network.shape(read[1])
-
-
-def _name(network: Network, operator: Operator) -> str:
-    return network.name(operator.outputs[0])
 
 
 def _groups(network: Network) -> dict[str, list[str]]:
@@ -347,25 +259,25 @@ def _groups(network: Network) -> dict[str, list[str]]:
             owners[id(operator)] = max(above, key=lambda owner: order[id(owner)])
         else:
             continue
-        found.setdefault(_name(network, owners[id(operator)]), []).append(_name(network, operator))
+        found.setdefault(network.result(owners[id(operator)]), []).append(network.result(operator))
     return found
 
 
 def _report(network: Network, floats: Mapping[str, str], *, weights_only: bool) -> QuantisationReport:
-    computing = [operator for operator in network.operators if _floats(network, operator)]
+    computing = [operator for operator in network.operators if computes(network, operator)]
     all_floats = [
-        FloatOperator(_name(network, operator), operator.kind, floats[_name(network, operator)])
+        FloatOperator(network.result(operator), operator.kind, floats[network.result(operator)])
         for operator in computing
-        if _name(network, operator) in floats
+        if network.result(operator) in floats
     ]
     return QuantisationReport(
         tuple(
-            _name(network, operator)
+            network.result(operator)
             for operator in computing
-            if _name(network, operator) not in floats and (operator.kind in WEIGHTED or not weights_only)
+            if network.result(operator) not in floats and (operator.kind in WEIGHTED or not weights_only)
         ),
-        tuple(operator for operator in all_floats if operator.reason != _EXCLUDED),
-        tuple(operator for operator in all_floats if operator.reason == _EXCLUDED),
+        tuple(operator for operator in all_floats if operator.reason != EXCLUDED),
+        tuple(operator for operator in all_floats if operator.reason == EXCLUDED),
     )
 
 
@@ -378,7 +290,7 @@ def _fit(network: Network, floats: Collection[str], known: Mapping[str, Range]) 
     ranges = dict(known)
     _absorb_clamps(network, floats, ranges)
     _share(network, floats, ranges)
-    used = {t for operator in network.operators if _name(network, operator) not in floats
+    used = {t for operator in network.operators if network.result(operator) not in floats
             for t in (*network.activations(operator), *operator.outputs) if network.is_float(t)}  # fmt: skip
     missing = [network.name(tensor) for tensor in sorted(used) if network.name(tensor) not in ranges]
     if missing:
@@ -397,35 +309,20 @@ def _absorb_clamps(network: Network, floats: Collection[str], ranges: dict[str, 
         dropped = False
         makers, readers = network.makers(), network.readers()
         for clamp in network.operators:
-            bounds, read = _bounds(network, clamp), network.activations(clamp)
-            if bounds is None or len(read) != 1 or read[0] in network.outputs or _name(network, clamp) in floats:
+            clamped, read = bounds(network, clamp), network.activations(clamp)
+            if clamped is None or len(read) != 1 or read[0] in network.outputs or network.result(clamp) in floats:
                 continue
             maker = makers.get(read[0])
-            if maker is None or maker.kind not in _SCALING or _name(network, maker) in floats:
+            if maker is None or maker.kind not in SCALING or network.result(maker) in floats:
                 continue
             name = network.name(clamp.outputs[0])
             if len(readers[read[0]]) != 1 or name not in ranges:
                 continue
-            ranges[name] = max(ranges[name][0], bounds[0]), min(ranges[name][1], bounds[1])
+            ranges[name] = max(ranges[name][0], clamped[0]), min(ranges[name][1], clamped[1])
             maker.outputs = list(clamp.outputs)
             network.operators.remove(clamp)
             dropped = True
             break
-
-
-def _bounds(network: Network, operator: Operator) -> tuple[float, float] | None:
-    """The range to which an operator clamps, which holds zero; None of any other."""
-    if operator.kind in _CLAMPS:
-        return _CLAMPS[operator.kind]
-    if operator.kind not in ("MAXIMUM", "MINIMUM"):
-        return None
-    constants = [values for values in map(network.constant, operator.inputs) if values is not None]
-    if len(constants) != 1 or constants[0].size != 1:
-        return None
-    bound = float(constants[0].reshape(()))
-    if operator.kind == "MAXIMUM":
-        return (bound, np.inf) if bound <= 0 else None
-    return (-np.inf, bound) if bound >= 0 else None
 
 
 def _share(network: Network, floats: Collection[str], ranges: dict[str, Range]) -> None:
@@ -433,7 +330,7 @@ def _share(network: Network, floats: Collection[str], ranges: dict[str, Range]) 
     makers, readers = network.makers(), network.readers()
     for operator in network.operators:
         read = network.activations(operator)
-        if operator.kind not in MOVERS or not read or _name(network, operator) in floats:
+        if operator.kind not in MOVERS or not read or network.result(operator) in floats:
             continue
         if operator.kind in ("CONCATENATION", "MAXIMUM", "MINIMUM", "PACK"):
             known = [ranges[network.name(t)] for t in (*read, *operator.outputs) if network.name(t) in ranges]
@@ -468,7 +365,7 @@ def _widen(
 def _pad_lowest(network: Network, floats: Collection[str], ranges: Mapping[str, Range]) -> None:
     """Makes the padding of max pools the lowest number of the range; see the module."""
     for operator in network.operators:
-        if operator.kind != "PADV2" or _name(network, operator) in floats:
+        if operator.kind != "PADV2" or network.result(operator) in floats:
             continue
         value = network.constant(operator.inputs[2])
         low = ranges[network.name(operator.inputs[0])][0]
@@ -478,25 +375,19 @@ def _pad_lowest(network: Network, floats: Collection[str], ranges: Mapping[str, 
             operator.inputs = operator.inputs[:2]
             network.set_kind(operator, "PAD", network.options("PadOptions"))
         else:
-            operator.inputs[2] = network.add_constant(f"{_name(network, operator)}:lowest", np.float32(low).reshape(1))
+            operator.inputs[2] = network.add_constant(f"{network.result(operator)}:lowest", np.float32(low).reshape(1))
 
 
-def _disguise(network: Network, floats: Collection[str]) -> dict[str, str]:
-    """Gives operators that the quantiser does not know the kind of their stand-in; returns name to kind."""
-    found = {}
+def _disguise(network: Network, floats: Collection[str]) -> dict[int, str]:
+    """Gives operators that the quantiser does not know the kind of their stand-in.
+
+    Returns:
+        What to restore: entries of the file's table of operators, with their own kind.
+    """
+    found: dict[str, int] = {}
     for operator in network.operators:
-        name = _name(network, operator)
-        if name not in floats and operator.kind in _STAND_INS:
-            found[name] = operator.kind
-            network.set_kind(operator, _STAND_INS[operator.kind])
-    return found
-
-
-def _uncover(content: bytes, disguised: Mapping[str, str]) -> bytes:
-    """The file with the kinds of its operators restored, and its weights inside of the flatbuffer."""
-    network = Network(content)
-    for operator in network.operators:
-        kind = disguised.get(_name(network, operator).removesuffix("_quantized"))
-        if kind is not None and operator.kind == _STAND_INS[kind]:
-            network.set_kind(operator, kind)
-    return network.content()
+        if network.result(operator) not in floats and operator.kind in _STAND_INS:
+            if operator.kind not in found:
+                found[operator.kind] = network.add_kind(_STAND_INS[operator.kind])
+            operator.raw.opcodeIndex = found[operator.kind]
+    return {index: kind for kind, index in found.items()}

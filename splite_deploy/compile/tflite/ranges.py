@@ -6,7 +6,7 @@ depend on their order finds it again; what has none, as the inside of a decompos
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.compile.tflite.network import MOVERS, Network, Range
+from splite_deploy.compile.tflite.plan import bounds, float_operators
 
 _TOLERANCE = 1e-3  # of the largest value: kernels sum in another order
+_MEASURED = 32
 _PADDING = 1e30  # what max pools are padded with is no value
 
 
@@ -63,7 +65,7 @@ def fingerprint(values: Sequence[NDArray[Any]]) -> Fingerprint:
 
 
 def find_ranges(content: bytes, crops: FloatArray, known: Sequence[KnownRange] = ()) -> dict[str, Range]:
-    """The range of every float activation of a float32 file, by name.
+    """The ranges that a float32 file needs in int8, by the name of the tensor.
 
     Args:
         content: The file; its input is NHWC.
@@ -71,14 +73,33 @@ def find_ranges(content: bytes, crops: FloatArray, known: Sequence[KnownRange] =
         known: Of the graph that the file was made from; may be empty.
 
     Returns:
-        The range by name: of the equal tensor where there is one, of the one that it is moved to where that alone
-        reads it, else the smallest and largest value on the crops.
+        The range of the equal tensor where there is one; of what a tensor is moved or clamped to, where that alone
+        reads it; else the smallest and largest value on the crops, at most `_MEASURED` of them.
     """
     network = Network(content)
-    made = [t for operator in network.operators for t in operator.outputs if network.is_float(t)]
+    made = [tensor for operator in network.operators for tensor in operator.outputs]
     tensors = [tensor for tensor in (*network.inputs, *made) if network.is_float(tensor)]
-    seen: dict[int, list[NDArray[Any]]] = {tensor: [] for tensor in tensors} if known else {}
-    for values in _run(content, crops[: len(known[0].fingerprint.figures)] if known else crops[:0], tensors):
+    found = _equal(network, tensors, crops, known) if known else {}
+    _carry(network, found)
+    floats = float_operators(network, ())
+    needed = {
+        tensor
+        for operator in network.operators
+        if network.result(operator) not in floats
+        for tensor in (*operator.inputs, *operator.outputs)
+    }
+    missing = [tensor for tensor in tensors if tensor not in found and tensor in needed]
+    if missing:
+        found.update(_measured(network, crops, missing))
+    return {network.name(tensor): limits for tensor, limits in found.items()}
+
+
+def _equal(
+    network: Network, tensors: Sequence[int], crops: FloatArray, known: Sequence[KnownRange]
+) -> dict[int, Range]:
+    """The tensors whose values a known tensor has too; where several have them the range holds all of theirs."""
+    seen: dict[int, list[NDArray[Any]]] = {tensor: [] for tensor in tensors}
+    for values in _run(network, crops[: len(known[0].fingerprint.figures)], tensors):
         for tensor, value in values.items():
             seen[tensor].append(value)
     by_count: dict[int, list[KnownRange]] = {}
@@ -90,46 +111,51 @@ def find_ranges(content: bytes, crops: FloatArray, known: Sequence[KnownRange] =
         equal = [one.limits for one in by_count.get(own.count, ()) if one.fingerprint.matches(own)]
         if equal:
             found[tensor] = min(low for low, _ in equal), max(high for _, high in equal)
-    _from_readers(network, found)
-    missing = [tensor for tensor in tensors if tensor not in found]
-    found.update(_measured(content, crops, missing) if missing else {})
-    return {network.name(tensor): limits for tensor, limits in found.items()}
+    return found
 
 
-def _from_readers(network: Network, found: dict[int, Range]) -> None:
-    """What one operator alone reads, to move it, needs no wider range than what that makes of it."""
+def _carry(network: Network, found: dict[int, Range]) -> None:
+    """Carries ranges through operators that only move or clamp values.
+
+    What one of them alone reads needs no wider range than what it makes of it.
+    """
     readers = network.readers()
     for operator in reversed(network.operators):
+        read, (result, *others) = network.activations(operator), operator.outputs
+        carries = operator.kind in MOVERS or bounds(network, operator) is not None
+        if not carries or len(read) != 1 or others or result not in found or read[0] in found:
+            continue
+        if len(readers[read[0]]) == 1 and read[0] not in network.outputs:
+            found[read[0]] = found[result]
+    for operator in network.operators:
         read = network.activations(operator)
-        if operator.kind in MOVERS and len(read) == 1 and len(operator.outputs) == 1 and operator.outputs[0] in found:
-            tensor = read[0]
-            if tensor not in found and len(readers[tensor]) == 1 and tensor not in network.outputs:
-                found[tensor] = found[operator.outputs[0]]
+        if operator.kind in MOVERS and len(read) == 1 and read[0] in found:
+            for tensor in operator.outputs:
+                found.setdefault(tensor, found[read[0]])
 
 
-def _measured(content: bytes, crops: FloatArray, tensors: Collection[int]) -> dict[int, Range]:
-    limits: dict[int, Range] = {}
-    for values in _run(content, crops, tensors):
+def _measured(network: Network, crops: FloatArray, tensors: Sequence[int]) -> dict[int, Range]:
+    limits = dict.fromkeys(tensors, (0.0, 0.0))
+    for values in _run(network, crops[:: -(-len(crops) // _MEASURED)], tensors):
         for tensor, value in values.items():
             inside = value[np.abs(value) < _PADDING]
-            low, high = limits.get(tensor, (0.0, 0.0))
+            low, high = limits[tensor]
             limits[tensor] = min(low, float(inside.min(initial=0.0))), max(high, float(inside.max(initial=0.0)))
     return limits
 
 
-def _run(content: bytes, crops: FloatArray, tensors: Collection[int]) -> Any:
+def _run(network: Network, crops: FloatArray, tensors: Sequence[int]) -> Iterator[dict[int, NDArray[Any]]]:
     """The values of tensors by index, crop after crop."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(
-        model_content=content,
-        num_threads=1,
-        experimental_preserve_all_tensors=True,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
+    exposed = network.copy()
+    exposed.outputs = [tensor for tensor in tensors if tensor not in network.inputs]
+    exposed.model.signatureDefs = []
+    interpreter = Interpreter(model_content=exposed.content(), num_threads=1)
     interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]["index"]
+    (source,), outputs = interpreter.get_input_details(), interpreter.get_output_details()
     for crop in crops:
-        interpreter.set_tensor(source, crop[None])
+        interpreter.set_tensor(source["index"], crop[None])
         interpreter.invoke()
-        yield {tensor: interpreter.get_tensor(tensor) for tensor in tensors}
+        values = {one: interpreter.get_tensor(out["index"]) for one, out in zip(exposed.outputs, outputs, strict=True)}
+        yield values | ({network.inputs[0]: crop[None]} if network.inputs[0] in tensors else {})
