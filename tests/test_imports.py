@@ -13,7 +13,7 @@ HOST = (
     "splite_deploy.export",
     "splite_deploy.compact",
     "splite_deploy.decoders.torch",
-    "splite_deploy.compile.tflite.onnx2tf_child",
+    "splite_deploy.compile.tflite",
 )
 BLOCKED = ("torch", "onnx", "onnx_ir", "onnxsim", "onnxscript", "tensorflow", "safetensors")
 BLOCKER = f"""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,12 +72,17 @@ class ChildFailed(CompileError):
         self.status = status
 
 
+def module_command(module: str) -> list[str]:
+    """The command that runs a module by this Python."""
+    return [sys.executable, "-m", module]
+
+
 class Child:
-    """A running ``python -m MODULE``; leaving the context kills it, and with it what it has started.
+    """A running process; leaving the context kills it, and with it what it has started.
 
     Args:
-        module: Full name of the module. It begins when its standard input ends, and reports progress on its standard
-            output, line by line.
+        command: The program and its arguments. It begins when its standard input ends, and reports progress on its
+            standard output, line by line.
         folder: The folder it runs in.
         log: Where its standard error goes.
         environment: Variables in addition to those of this process.
@@ -86,13 +91,13 @@ class Child:
         OutputError: The log cannot be written.
     """
 
-    def __init__(self, module: str, folder: Path, *, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], folder: Path, *, log: Path, environment: Mapping[str, str]) -> None:
         self._log = log
         with writing(log):
             stream = log.open("wb")
         with stream:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module],
+                command,
                 cwd=folder,
                 env={**os.environ, **environment},
                 stdin=subprocess.PIPE,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from splite_deploy.compile.child_process import Child, ChildFailed
+from splite_deploy.compile.child_process import Child, ChildFailed, module_command
 from splite_deploy.errors import CompileError, OutputError
 
 
@@ -18,7 +18,7 @@ def run(folder: Path, code: str, *, timeout_s: float = 60.0, log: Path | None = 
     """Runs the code as a module; returns what it told as progress."""
     (folder / "converter.py").write_text(code)
     told: list[str] = []
-    with Child("converter", folder, log=log or folder / "log", environment={"A": "b"}) as child:
+    with Child(module_command("converter"), folder, log=log or folder / "log", environment={"A": "b"}) as child:
         child.finish(timeout_s=timeout_s, progress=told.append)
     return told
 
@@ -77,7 +77,7 @@ def test_it_takes_too_long_and_ends_with_all_it_started(tmp_path: Path) -> None:
         "pathlib.Path('new').write_text(str(inner.pid))\npathlib.Path('new').rename('pid')\ntime.sleep(600)"
     )
     (tmp_path / "converter.py").write_text(code)
-    with Child("converter", tmp_path, log=tmp_path / "log", environment={}) as child:
+    with Child(module_command("converter"), tmp_path, log=tmp_path / "log", environment={}) as child:
         wait_for((tmp_path / "pid").exists)
         with pytest.raises(CompileError, match=r"took longer than 0\.1 s and was stopped") as caught:
             child.finish(timeout_s=0.1, progress=lambda line: None)
@@ -96,7 +96,7 @@ def test_the_caller_is_interrupted(tmp_path: Path) -> None:
 
     with (
         pytest.raises(KeyboardInterrupt),
-        Child("converter", tmp_path, log=tmp_path / "log", environment={}) as child,
+        Child(module_command("converter"), tmp_path, log=tmp_path / "log", environment={}) as child,
     ):
         child.finish(timeout_s=60, progress=interrupt)
     with pytest.raises(ProcessLookupError):
@@ -107,7 +107,7 @@ def test_it_waits_until_it_may_begin(tmp_path: Path) -> None:
     code = "import sys\nprint('ready', flush=True)\nsys.stdin.read()\nopen('begun', 'w').close()\nprint('done')"
     (tmp_path / "converter.py").write_text(code)
     told: list[str] = []
-    with Child("converter", tmp_path, log=tmp_path / "log", environment={}) as child:
+    with Child(module_command("converter"), tmp_path, log=tmp_path / "log", environment={}) as child:
         assert not (tmp_path / "begun").exists()
         child.finish(timeout_s=60, progress=told.append)
     assert told == ["ready", "done"] and (tmp_path / "begun").exists()
@@ -115,7 +115,7 @@ def test_it_waits_until_it_may_begin(tmp_path: Path) -> None:
 
 def test_one_that_is_not_needed_any_more_is_ended(tmp_path: Path) -> None:
     (tmp_path / "converter.py").write_text("import sys, os\nsys.stdin.read()\nopen('begun', 'w').close()")
-    with Child("converter", tmp_path, log=tmp_path / "log", environment={}):
+    with Child(module_command("converter"), tmp_path, log=tmp_path / "log", environment={}):
         pass
     assert not (tmp_path / "begun").exists()
 

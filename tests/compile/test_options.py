@@ -10,9 +10,8 @@ import pytest
 
 pytest.importorskip("ai_edge_litert")
 
-from splite_deploy.compile.tflite import compiler as tflite
 from splite_deploy.compile.tflite.compiler import compile_tflite
-from splite_deploy.errors import MissingDependencyError, UsageError
+from splite_deploy.errors import UsageError
 from splite_deploy.metrics.parity import limits_of
 from splite_deploy.spec import LimitSpec, load_model_toml
 
@@ -42,14 +41,6 @@ def test_options_that_do_not_fit(
         compile_tflite(tmp_path / "model.onnx", spec, tmp_path, log=tmp_path / "log", **given)
     assert hint in caught.value.hint
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_converter_that_is_not_installed(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tflite, "find_spec", lambda name: None)
-    spec, _ = load_model_toml(tiny_model)
-    with pytest.raises(MissingDependencyError, match="made with tensorflow, which is not installed") as caught:
-        compile_tflite(tmp_path / "a.onnx", spec, tmp_path, ("fp32",), calibration=CROPS, log=tmp_path / "log")
-    assert "pip install 'splite-deploy[tflite]'" in caught.value.hint
 
 
 def test_limits_grow_with_the_box_and_never_shrink(tiny_model: Path) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+onnx = pytest.importorskip("onnx")
+ir = pytest.importorskip("onnx_ir")
+ort = pytest.importorskip("onnxruntime")
 from splite_deploy.compile.tflite.pixel_shuffle import channels_last_shuffles
 
-onnx = pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime")
 helper, numpy_helper, FLOAT = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
 
 BLOCK, CHANNELS = 3, 4
@@ -43,13 +44,14 @@ def graph(*, act: str | None = "Relu", mode: str = "CRD", group: int = 1, more: 
         opset_imports=[helper.make_opsetid("", 18)],
     )
     model.ir_version = 9
-    return model
+    return ir.from_proto(model)
 
 
 def run(model: Any) -> list[NDArray[np.float32]]:
-    onnx.checker.check_model(model)
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto)
     image = np.random.default_rng(1).normal(size=(1, 8, 5, 6)).astype(np.float32)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     found: list[NDArray[np.float32]] = session.run(None, {"image": image})
     return found
 
@@ -59,12 +61,12 @@ def test_it_computes_the_same(act: str | None) -> None:
     model = graph(act=act)
     before = run(model)
     assert channels_last_shuffles(model) == 1
-    shuffle = next(node for node in model.graph.node if node.op_type == "DepthToSpace")
-    assert helper.get_node_attr_value(shuffle, "mode") == b"DCR"
+    shuffle = next(node for node in model.graph if node.op_type == "DepthToSpace")
+    assert shuffle.attributes.get_string("mode") == "DCR"
     (after,) = run(model)
     np.testing.assert_array_equal(after, before[0])
     assert channels_last_shuffles(model) == 0
-    assert {tensor.name for tensor in model.graph.initializer} == set(model.graph.node[0].input[1:])
+    assert set(model.graph.initializers.values()) == set(model.graph[0].inputs[1:])
 
 
 @pytest.mark.parametrize("tensor", ["conv", "act"])

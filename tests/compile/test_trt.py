@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 from trt_graphs import needs_rtx, with_graphs
 
 from splite_deploy.bundle import Bundle, Typing
-from splite_deploy.compile.child_process import Child
+from splite_deploy.compile.child_process import Child, module_command
 from splite_deploy.compile.tensorrt.engines import EngineOptions, compile_trt
 from splite_deploy.compile.tensorrt.job import Built, Job
 from splite_deploy.device.cuda_driver import gpu
@@ -116,7 +116,8 @@ def test_the_layers_that_were_asked_for_are_those_of_the_graph(
     graph = next(g for g in bundle.manifest.graphs if (g.precision, g.typing) == (precision, "strong"))
     file = bundle.path / graph.file
     Job(precision, {"strong": str(file)}, None, None, False, None, None, "off").write(tmp_path)
-    with Child("splite_deploy.compile.tensorrt.child", tmp_path, log=tmp_path / "log", environment={}) as child:
+    command = module_command("splite_deploy.compile.tensorrt.child")
+    with Child(command, tmp_path, log=tmp_path / "log", environment={}) as child:
         child.finish(timeout_s=100, progress=lambda line: None)
     nodes = named_nodes(load(file).graph)
     convolutions = {name: node for name, node in nodes.items() if node.op_type in ("Conv", "ConvTranspose")}

@@ -13,7 +13,7 @@ from pathlib import Path
 from splite_deploy.bundle import Artifact, Bundle, Graph, TensorSpec
 from splite_deploy.bundle.add import Addition, add_artifacts
 from splite_deploy.bundle.report import Layer
-from splite_deploy.compile.child_process import Child, ChildFailed, kept_log
+from splite_deploy.compile.child_process import Child, ChildFailed, kept_log, module_command
 from splite_deploy.compile.tensorrt.best_of import choose_build, try_builds
 from splite_deploy.compile.tensorrt.calibration import float_graph, write_inputs
 from splite_deploy.compile.tensorrt.errors import MEMORY_HINT
@@ -263,7 +263,8 @@ def _absolute(timing_cache: str | None) -> str | None:
 def _run(folder: Path, log: Path, options: EngineOptions, file: str, progress: Progress) -> None:
     """Runs the child; raises `SpliteError` however it fails."""
     environment = {"CUDA_MODULE_LOADING": "LAZY"} if options.low_memory else {}
-    with Child("splite_deploy.compile.tensorrt.child", folder, log=log, environment=environment) as child:
+    command = module_command("splite_deploy.compile.tensorrt.child")
+    with Child(command, folder, log=log, environment=environment) as child:
 
         def tell(line: str) -> None:
             share, _, step = line.partition(" ")

@@ -1,59 +1,46 @@
-"""ONNX graph to TFLite files for phones. `onnx2tf_child` does the heavy part in a process of its own.
+"""ONNX graph to TFLite files for phones: float32 by onnx2tf, half precision and int8 made from that.
 
-Loading TensorFlow takes that process a while: where there is other work to do, start a `TfliteCompiler` early.
+Loading onnx2tf takes its process a while: where there is other work to do, start a `TfliteCompiler` early.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import Artifact, TensorSpec
-from splite_deploy.compile.child_process import Child
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe, check_precision
-from splite_deploy.errors import CompileError, MissingDependencyError, UsageError
-from splite_deploy.files import sha256_of, write_file
+from splite_deploy.compile.tflite.converter import TIMEOUT_S, TfliteConverter
+from splite_deploy.compile.tflite.rewrite import with_half_weights
+from splite_deploy.errors import CompileError, UsageError
+from splite_deploy.files import write_file
 from splite_deploy.metrics.parity import limits_of
-from splite_deploy.runtime.backends.tflite_file import Contents, FileTensor, read_contents
+from splite_deploy.runtime.backends.tflite_file import Contents, FileTensor, parse_contents
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import ModelSpec, Precision
 
-TIMEOUT_S = 3600.0
-_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}  # the conversion runs on the CPU
-
 
 class TfliteCompiler:
-    """A process that loads TensorFlow while the caller does something else; for one conversion.
+    """A process that loads onnx2tf while the caller does something else; for one conversion.
 
     Args:
-        log: Receives the converters' log output.
+        log: Receives the converter's log output.
 
     Raises:
-        MissingDependencyError: TensorFlow or onnx2tf is not installed.
+        MissingDependencyError: There is no environment that converts.
+        CompileError: The one that is named cannot.
         OutputError: The log cannot be written.
     """
 
     def __init__(self, log: Path) -> None:
-        for module in ("tensorflow", "onnx2tf"):
-            if find_spec(module) is None:
-                raise MissingDependencyError(
-                    f"TFLite files are made with {module}, which is not installed.",
-                    hint="Install it, on Python 3.10 or 3.11: pip install 'splite-deploy[tflite]'.",
-                )
-        with ExitStack() as stack:
-            self._work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splite-tflite-")))
-            child = Child("splite_deploy.compile.tflite.onnx2tf_child", self._work, log=log, environment=_ENVIRONMENT)
-            self._child = stack.enter_context(child)
-            self._stack = stack.pop_all()
+        self._converter = TfliteConverter(log)
 
     def __enter__(self) -> TfliteCompiler:
         return self
@@ -61,7 +48,7 @@ class TfliteCompiler:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._converter.__exit__(kind, error, trace)
 
     def begin(
         self,
@@ -75,29 +62,28 @@ class TfliteCompiler:
     ) -> None:
         """Starts the conversion of a graph, see `compile_tflite`; `finish` waits for it."""
         crops = check_options(spec, precisions, calibration, recipe, integer_io)
-        (self._work / "model.onnx").write_bytes(graph)
         tensors = Preprocessor(spec.input, spec.input.color).normalise(crops)
-        np.save(self._work / "inputs.npy", np.ascontiguousarray(tensors.transpose(0, 2, 3, 1)))
-        self._job = _Job(spec, tuple(precisions), recipe, integer_io)
-        job = {"roles": spec.decoder.roles, "files": self._job.options()}
-        (self._work / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        self._child.begin()
+        self._job = _Job(spec, tuple(precisions), tensors, recipe, integer_io)
+        self._converter.begin(graph, tensors[:1])
 
     def finish(
         self, folder: Path, *, timeout_s: float = TIMEOUT_S, progress: Callable[[str], None] = lambda message: None
     ) -> list[Artifact]:
         """Waits for the conversion that `begin` started and places the files; see `compile_tflite`."""
         job = self._job
-        self._child.finish(timeout_s=timeout_s, progress=progress)
-        layouts = json.loads((self._work / "layouts.json").read_text(encoding="utf-8"))
+        converted = self._converter.finish(timeout_s=timeout_s, progress=progress)
+        made: dict[str, bytes] = {}
         artifacts = []
         for precision in job.precisions:
-            file = self._work / _file(precision)
-            contents = read_contents(file)
-            check_precision(contents, precision, job.recipe, file.name)
+            file = f"model.{precision}.tflite"
+            progress(f"making {file}")
+            made[file] = job.make(precision, converted.content)
+            contents = parse_contents(made[file], file)
+            check_precision(contents, precision, job.recipe, file)
             dtype = "int8" if job.integer_io and precision == "int8" else "float32"
-            artifacts.append(_artifact(file, precision, contents, layouts, dtype, job.spec, job.recipe))
-        _place(self._work, folder, [artifact.file for artifact in artifacts])
+            found = _Made(file, made[file], contents, converted.layouts, dtype)
+            artifacts.append(_artifact(found, precision, job.spec, job.recipe))
+        _place(made, folder)
         return artifacts
 
 
@@ -107,17 +93,30 @@ class _Job:
 
     spec: ModelSpec
     precisions: tuple[Precision, ...]
+    tensors: FloatArray
     recipe: Int8Recipe
     integer_io: bool
 
-    def options(self) -> dict[str, dict[str, str | bool]]:
-        """The options of every file."""
-        shared = {"recipe": self.recipe, "integer_io": self.integer_io}
-        return {_file(precision): {"precision": precision, **shared} for precision in self.precisions}
+    def make(self, precision: Precision, fp32: bytes) -> bytes:
+        """The file of a precision, from the float32 file."""
+        if precision == "fp32":
+            return fp32
+        if precision == "fp16":
+            return with_half_weights(fp32)
+        from splite_deploy.compile.tflite.quantise import quantise
+
+        return quantise(fp32, np.ascontiguousarray(self.tensors.transpose(0, 2, 3, 1)), self.recipe, self.integer_io)
 
 
-def _file(precision: Precision) -> str:
-    return f"model.{precision}.tflite"
+@dataclass(frozen=True)
+class _Made:
+    """A file in the making: what it holds, the layouts of its tensors by name, and the type of its ends."""
+
+    name: str
+    data: bytes
+    contents: Contents
+    layouts: Mapping[str, str]
+    dtype: str
 
 
 def compile_tflite(
@@ -151,7 +150,7 @@ def compile_tflite(
         recipe: How int8 is done. ``full-integer``: weights per channel and activations; ``dynamic-range``: weights
             alone, activations on the fly.
         integer_io: Makes inputs and outputs of full-integer files int8 too; otherwise they stay float32.
-        log: Receives the converters' log output.
+        log: Receives the converter's log output.
         timeout_s: After this many seconds the conversion is stopped.
         progress: Called with each step as it begins.
 
@@ -160,7 +159,7 @@ def compile_tflite(
 
     Raises:
         UsageError: The options do not fit together.
-        MissingDependencyError: TensorFlow or onnx2tf is not installed.
+        MissingDependencyError: There is no environment that converts.
         CompileError: The conversion failed, or a file is not what was requested.
         OutputError: A file cannot be written.
     """
@@ -207,49 +206,42 @@ def check_options(
     return calibration if full_integer else calibration[:1]
 
 
-def _artifact(
-    path: Path,
-    precision: Precision,
-    contents: Contents,
-    layouts: Mapping[str, str],
-    dtype: str,
-    spec: ModelSpec,
-    recipe: Int8Recipe,
-) -> Artifact:
+def _artifact(made: _Made, precision: Precision, spec: ModelSpec, recipe: Int8Recipe) -> Artifact:
+    contents = made.contents
     tensors = {**contents.inputs, **contents.outputs}
     if set(contents.inputs) != {"image"} or set(contents.outputs) != set(spec.decoder.roles):
         raise CompileError(
-            f"{path.name} has the tensors {', '.join(tensors)}, not image, {', '.join(spec.decoder.roles)}.",
-            hint="Install the versions of tensorflow and onnx2tf that the extra 'tflite' names.",
+            f"{made.name} has the tensors {', '.join(tensors)}, not image, {', '.join(spec.decoder.roles)}.",
+            hint="Report this with the graph.",
         )
-    if any(found.dtype != dtype for found in tensors.values()):
+    if any(found.dtype != made.dtype for found in tensors.values()):
         raise CompileError(
-            f"{path.name} has tensors of {', '.join(found.dtype for found in tensors.values())}, not {dtype}.",
-            hint="Install the versions of tensorflow and onnx2tf that the extra 'tflite' names.",
+            f"{made.name} has tensors of {', '.join(found.dtype for found in tensors.values())}, not {made.dtype}.",
+            hint="Report this with the graph.",
         )
 
-    def tensor(role: str, found: FileTensor, layout: str) -> TensorSpec:
-        return TensorSpec(role, found.shape, found.dtype, layout, role)
+    def tensor(role: str, found: FileTensor) -> TensorSpec:
+        return TensorSpec(role, found.shape, found.dtype, made.layouts[role], role)
 
     return Artifact(
         format="tflite",
         backend="tflite",
         precision=precision,
-        file=path.name,
-        sha256=sha256_of(path),
-        inputs=(tensor("image", contents.inputs["image"], "NHWC"),),
-        outputs=tuple(tensor(role, contents.outputs[role], layouts[role]) for role in spec.decoder.roles),
+        file=made.name,
+        sha256=hashlib.sha256(made.data).hexdigest(),
+        inputs=(tensor("image", contents.inputs["image"]),),
+        outputs=tuple(tensor(role, contents.outputs[role]) for role in spec.decoder.roles),
         limits=limits_of(precision, spec),
         target={"recipe": recipe} if precision == "int8" else {},
     )
 
 
-def _place(work: Path, folder: Path, files: Sequence[str]) -> None:
-    """Copies the files into the folder, or none of them."""
+def _place(made: Mapping[str, bytes], folder: Path) -> None:
+    """Writes the files into the folder, or none of them."""
     try:
-        for file in files:
-            write_file(folder / file, (work / file).read_bytes())
+        for file, data in made.items():
+            write_file(folder / file, data)
     except BaseException:
-        for file in files:
+        for file in made:
             (folder / file).unlink(missing_ok=True)
         raise

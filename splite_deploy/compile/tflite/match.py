@@ -13,7 +13,7 @@ from splite_deploy.errors import CompileError
 
 TOLERANCE = 1e-3
 """Share of an output's largest value: far above float rounding, far below the difference of two outputs."""
-_LAYOUTS: Mapping[int, tuple[str, ...]] = {4: ("NCHW", "NHWC"), 3: ("NKC", "NCK")}
+_LAYOUTS: Mapping[int, tuple[str, ...]] = {4: ("NCHW", "NHWC"), 3: ("NKC", "NCK"), 2: ("NK",)}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def match_outputs(outputs: Sequence[FloatArray], reference: Mapping[str, FloatAr
 
     Args:
         outputs: Of the converted network for an input, in its own order and layouts.
-        reference: Of the original network for that input, by role: NCHW, or NKC.
+        reference: Of the original network for that input, by role: NCHW, NKC or NK.
 
     Raises:
         CompileError: No output equals a role's, or more than one does.

@@ -1,80 +1,44 @@
-"""ONNX graph to ``.tflite`` files, in a process of its own. Imports tensorflow and onnx2tf.
+"""ONNX graph to a float32 ``.tflite`` file by onnx2tf, run by the Python of the environment that has onnx2tf.
 
-`splite_deploy.compile.tflite.compiler` runs it in a folder. It loads TensorFlow. When its standard
-input ends it reads there
-
-    model.onnx    the graph, with one input ``image`` (1, 3, h, w) and outputs named by their role
-    inputs.npy    (N, h, w, 3) float32 network inputs
-    job.json      roles, and the files to make with their options
-
-It writes there those files and ``layouts.json``, the layout of each output by role. Lines on standard output are
-progress; log output of the libraries goes to standard error.
+`splite_deploy.compile.tflite.converter` runs this file in a folder; that environment has neither splite_deploy nor
+torch. It loads onnx2tf, and TensorFlow where that onnx2tf works through it. When its standard input ends it reads
+there ``model.onnx``, whose batch is 1, and writes ``model.tflite``, whose tensors onnx2tf orders, names and transposes
+as it likes. Lines on standard output are progress; log output of the libraries goes to standard error.
 """
 
 from __future__ import annotations
 
-import json
+import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from splite_deploy.compile.tflite.match import Match, match_outputs
-
 SAMPLE = "calibration_image_sample_data_20x128x128x3_float32.npy"
-"""onnx2tf reads this file for its trial runs, in the folder it runs in, and downloads it where it is missing."""
-_SAVED = "saved_model"
+"""onnx2tf 1 reads this file for its trial runs, in the folder it runs in, and downloads it where it is missing."""
+_OUT = "onnx2tf"
 
 
 def main() -> None:
     """Does the job of the folder it runs in."""
+    sys.path.pop(0)  # this file's folder: its neighbours are not modules of this environment
     steps = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # from here on everything that is printed is log output
     say = _stopwatch(steps)
+    say("loading onnx2tf")
+    from onnx2tf.onnx2tf import convert  # the package itself loads it late
 
-    say("loading TensorFlow")
-    import onnx2tf  # noqa: F401
-    import onnxruntime  # noqa: F401
-    import tensorflow as tf
-
+    direct = "tflite_backend" in inspect.signature(convert).parameters
+    if not direct:
+        import tensorflow  # noqa: F401
     say("")
     sys.stdin.read()
-    say("ONNX -> TensorFlow")
-    job = json.loads(Path("job.json").read_text(encoding="utf-8"))
-    inputs = np.load("inputs.npy")
-    _write_sample(inputs)
-    model, matches = _network(inputs[:1], job["roles"])
-    shape = tuple(model.inputs[0].shape)
-
-    class Network(tf.Module):  # type: ignore[misc]
-        """The network with one input and outputs named by their role, which the signature of the files repeats."""
-
-        @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="image")])  # type: ignore[untyped-decorator]
-        def __call__(self, image: Any) -> dict[str, Any]:
-            outputs = tf.nest.flatten(model(image))
-            return {role: outputs[match.index] for role, match in matches.items()}
-
-    network = Network()
-    # A module saves the variables that it references, and the model does not reference all of onnx2tf's
-    network.captured = network.__call__.get_concrete_function().variables
-    tf.saved_model.save(network, _SAVED, signatures=network.__call__)
-    for file, options in job["files"].items():
-        say(f"TensorFlow -> {file}")
-        converter = _converter(tf, options, inputs)
-        Path(file).write_bytes(converter.convert())
-    Path("layouts.json").write_text(json.dumps({role: match.layout for role, match in matches.items()}))
+    say("ONNX -> TFLite")
+    content = _direct(convert) if direct else _through_tensorflow(convert)
+    Path("model.tflite").write_bytes(content)
     say("")
-
-
-def _write_sample(inputs: NDArray[np.float32]) -> None:
-    resized = np.stack([cv2.resize(picture, (128, 128)) for picture in inputs[:20]])
-    np.save(SAMPLE, np.resize(resized, (20, 128, 128, 3)))
 
 
 def _stopwatch(steps: TextIO) -> Callable[[str], None]:
@@ -93,53 +57,32 @@ def _stopwatch(steps: TextIO) -> Callable[[str], None]:
     return say
 
 
-def _network(crop: NDArray[np.float32], roles: list[str]) -> tuple[Any, dict[str, Match]]:
-    """The graph as a Keras model, and the role of each of its outputs."""
-    import onnx
-    import onnx2tf
-    import onnxruntime as ort
-    import tensorflow as tf
-
-    from splite_deploy.compile.tflite.pixel_shuffle import channels_last_shuffles
-
-    session = ort.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-    values = session.run(roles, {"image": np.ascontiguousarray(crop.transpose(0, 3, 1, 2))})
-    reference = dict(zip(roles, values, strict=True))
-    graph = onnx.load("model.onnx")
-    if channels_last_shuffles(graph):
-        onnx.save(graph, "model.onnx")
-    model = onnx2tf.convert(
+def _convert(convert: Callable[..., Any], **options: Any) -> Any:
+    return convert(
         input_onnx_file_path="model.onnx",
-        output_folder_path="onnx2tf",
+        output_folder_path=_OUT,
         batch_size=1,
         not_use_onnxsim=True,  # it is simplified
-        disable_model_save=True,
         non_verbose=True,
+        **options,
     )
-    outputs = [output.numpy() for output in tf.nest.flatten(model(crop))]
-    return model, match_outputs(outputs, reference)
 
 
-def _converter(tf: Any, options: Mapping[str, Any], inputs: NDArray[np.float32]) -> Any:
-    converter = tf.lite.TFLiteConverter.from_saved_model(_SAVED)
-    if options["precision"] == "fp32":
-        return converter
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if options["precision"] == "fp16":
-        converter.target_spec.supported_types = [tf.float16]
-    elif options["recipe"] == "full-integer":
+def _direct(convert: Callable[..., Any]) -> bytes:
+    _convert(convert, tflite_backend="flatbuffer_direct")
+    return Path(_OUT, "model_float32.tflite").read_bytes()
 
-        def crops() -> Iterator[list[NDArray[np.float32]]]:
-            for index in range(len(inputs)):
-                yield [inputs[index : index + 1]]
 
-        converter.representative_dataset = crops
-        converter.target_spec.supported_ops = [
-            tf.lite.OpsSet.TFLITE_BUILTINS_INT8
-        ]  # fails where an operator has no int8 kernel
-        if options["integer_io"]:
-            converter.inference_input_type = converter.inference_output_type = tf.int8
-    return converter
+def _through_tensorflow(convert: Callable[..., Any]) -> bytes:
+    import numpy as np
+    import tensorflow as tf
+
+    np.save(SAMPLE, np.random.default_rng(0).random((20, 128, 128, 3), np.float32))
+    model = _convert(convert, disable_model_save=True)
+    inputs = [tf.TensorSpec(value.shape, value.dtype) for value in model.inputs]
+    run = tf.function(lambda *values: model(values)).get_concrete_function(*inputs)
+    content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([run], model).convert()
+    return content
 
 
 if __name__ == "__main__":

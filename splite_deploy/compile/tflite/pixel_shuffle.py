@@ -8,20 +8,16 @@ its channels in the other order instead, at no cost.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import onnx
 
 _ELEMENTWISE = frozenset(
     {"Relu", "Clip", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Identity"}
 )
 
 
-def channels_last_shuffles(model: onnx.ModelProto) -> int:
+def channels_last_shuffles(model: ir.Model) -> int:
     """Turns DepthToSpace of mode CRD into mode DCR where it follows a convolution, in place.
 
     Activations may lie between the two. The graph computes the same. A shuffle is left alone where another node reads
@@ -30,61 +26,46 @@ def channels_last_shuffles(model: onnx.ModelProto) -> int:
     Returns:
         The number of shuffles that were turned.
     """
-    makers = {name: node for node in model.graph.node for name in node.output}
-    readers: dict[str, int] = {output.name: 1 for output in model.graph.output}
-    for node in model.graph.node:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     turned = 0
-    for node in model.graph.node:
-        if node.op_type != "DepthToSpace" or _text(node, "mode") != "CRD":
+    for node in model.graph:
+        if node.op_type != "DepthToSpace" or node.attributes.get_string("mode", "DCR") != "CRD":
             continue
-        conv = _convolution(node.input[0], makers, readers)
-        if conv is None or not all(name in constants for name in conv.input[1:]):
+        conv = _convolution(node.inputs[0])
+        if conv is None or not all(value is not None and value.is_initializer() for value in conv.inputs[1:]):
             continue
-        _reorder(model, conv, constants, _number(node, "blocksize"))
-        next(item for item in node.attribute if item.name == "mode").s = b"DCR"
+        _reorder(conv, node.attributes.get_int("blocksize"))
+        node.attributes["mode"] = ir.AttrString("mode", "DCR")
         turned += 1
-    read = {name for node in model.graph.node for name in node.input}
-    for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in read]:
-        model.graph.initializer.remove(tensor)
     return turned
 
 
-def _convolution(tensor: str, makers: dict[str, onnx.NodeProto], readers: dict[str, int]) -> onnx.NodeProto | None:
+def _convolution(value: ir.Value | None) -> ir.Node | None:
     """The dense convolution that alone makes a tensor's channels, if no other node reads it."""
-    while readers[tensor] == 1 and tensor in makers:
-        node = makers[tensor]
-        if node.op_type == "Conv" and _number(node, "group", 1) == 1:
+    while value is not None and len(value.uses()) == 1 and not value.is_graph_output():
+        node = value.producer()
+        if node is not None and node.op_type == "Conv" and node.attributes.get_int("group", 1) == 1:
             return node
-        if node.op_type not in _ELEMENTWISE:
+        if node is None or node.op_type not in _ELEMENTWISE:
             return None
-        tensor = node.input[0]
+        value = node.inputs[0]
     return None
 
 
-def _reorder(model: onnx.ModelProto, conv: onnx.NodeProto, constants: dict[str, onnx.TensorProto], block: int) -> None:
+def _reorder(conv: ir.Node, block: int) -> None:
     """Gives the convolution's channels the order of mode DCR; constants that other nodes read are not changed."""
-    from onnx import numpy_helper
-
-    for position, name in enumerate(conv.input):
-        if position == 0:
-            continue
-        values = numpy_helper.to_array(constants[name])
-        ordered = numpy_helper.from_array(np.ascontiguousarray(values[_order(len(values), block)]), f"{name}:DCR")
-        model.graph.initializer.append(ordered)
-        conv.input[position] = ordered.name
+    graph = conv.graph
+    assert isinstance(graph, ir.Graph)
+    for position, value in enumerate(conv.inputs[1:], 1):
+        assert value is not None and value.const_value is not None
+        values = value.const_value.numpy()
+        name = f"{value.name}:DCR:{conv.name}"
+        ordered = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(values[_order(len(values), block)])))
+        graph.register_initializer(ordered)
+        conv.replace_input_with(position, ordered)
+        if not value.uses():
+            del graph.initializers[value.name or ""]
 
 
 def _order(count: int, block: int) -> NDArray[np.int64]:
     """For each channel in mode DCR its place in mode CRD (ONNX operators, DepthToSpace)."""
     return np.arange(count).reshape(-1, block * block).T.ravel()
-
-
-def _text(node: onnx.NodeProto, name: str) -> str:
-    return next((item.s.decode() for item in node.attribute if item.name == name), "DCR")
-
-
-def _number(node: onnx.NodeProto, name: str, default: int = 0) -> int:
-    return next((int(item.i) for item in node.attribute if item.name == name), default)

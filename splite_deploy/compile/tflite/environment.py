@@ -1,0 +1,320 @@
+"""The environment of TFLite's converter: where one is found, and how one is made.
+
+onnx2tf pins numpy, onnx, protobuf and a dozen others exactly, to versions that meet neither torch's nor LiteRT's. It
+runs by the Python of an environment of its own, which has nothing of splite-deploy. onnx2tf 2 writes TFLite itself and
+needs Python 3.12 or later; for Python 3.10 and 3.11 there is onnx2tf 1, which works through TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from splite_deploy.errors import CompileError, MissingDependencyError, UsageError
+from splite_deploy.files import locked, write_file, writing
+
+SETTING = "SPLITE_TFLITE_PYTHON"
+"""Environment variable: the Python of an environment that has onnx2tf."""
+SETUP = "splite-deploy setup-tflite"
+DIRECT = ("onnx2tf==2.6.9",)
+"""The converter for Python 3.12 and later; it pins what it needs exactly. 0.7 GB."""
+TENSORFLOW = ("onnx2tf==1.29.24", "keras==3.15.1")
+"""The converter for Python 3.10 and 3.11, which pins TensorFlow 2.19 and what that needs. 3.3 GB."""
+FIRST_DIRECT = (3, 12)
+FIRST_PYTHON = (3, 10)
+
+_RECORD = "splite-tflite.json"  # written last: an environment without it is not finished
+_BEGUN = "splite-tflite.unfinished"
+_PROBE_TIMEOUT_S = 60.0
+_PROBE = """
+import json, platform
+from importlib import metadata, util
+from pathlib import Path
+def version(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+found = util.find_spec("onnx2tf")
+writes = bool(found and found.origin and (Path(found.origin).parent / "tflite_builder").is_dir())
+print(json.dumps({
+    "version": platform.python_version(),
+    "onnx2tf": version("onnx2tf") if found else "",
+    "tensorflow": version("tensorflow") if util.find_spec("tensorflow") else "",
+    "direct": writes,
+}))
+"""
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ConverterEnvironment:
+    """An environment that has onnx2tf.
+
+    Attributes:
+        python: Its interpreter.
+        version: Version of that Python.
+        onnx2tf: Version of onnx2tf.
+        tensorflow: Version of TensorFlow; empty without it.
+        direct: Whether onnx2tf writes TFLite itself; otherwise it works through TensorFlow.
+        origin: How it was found, as text.
+    """
+
+    python: Path
+    version: str
+    onnx2tf: str
+    tensorflow: str
+    direct: bool
+    origin: str
+
+    @property
+    def label(self) -> str:
+        """What it is, in words."""
+        through = "without TensorFlow" if self.direct else f"through TensorFlow {self.tensorflow}"
+        return f"onnx2tf {self.onnx2tf} {through}, Python {self.version}"
+
+
+def find_environment() -> ConverterEnvironment:
+    """Finds the environment that converts.
+
+    In this order: the one that the environment variable `SETTING` names, this Python's own, one that `SETUP` made.
+
+    Raises:
+        MissingDependencyError: There is none.
+        CompileError: The one that the variable names cannot convert.
+    """
+    if named := os.environ.get(SETTING):
+        return _named(Path(named))
+    if find_spec("onnx2tf") is not None:
+        with suppress(CompileError):
+            return look_at(Path(sys.executable), "this Python's own packages")
+    for folder in _folders():
+        if found := _read_record(folder):
+            return found
+    raise MissingDependencyError(
+        "TFLite files are made with onnx2tf, which is not installed.",
+        hint=f"Make an environment for it: {SETUP}. Or name the Python of one in {SETTING}.",
+    )
+
+
+def default_folder() -> Path:
+    """Where `make_environment` puts it: beside this Python's packages, or in the user's folder where that is closed."""
+    beside, of_user = _folders()
+    return beside if os.access(sys.prefix, os.W_OK) else of_user
+
+
+def make_environment(
+    folder: Path | None = None, python: Path | None = None, *, progress: Progress = lambda message: None
+) -> ConverterEnvironment:
+    """Makes an environment with pinned versions; an older or unfinished one of ours is made anew.
+
+    Args:
+        folder: Where; None is `default_folder`.
+        python: With which Python, 3.10 or later; None takes the first 3.12 or later that is found, else 3.10 or 3.11.
+        progress: Called with each step as it begins.
+
+    Raises:
+        UsageError: The folder holds something else, or the Python is too old.
+        MissingDependencyError: There is no Python to make it with.
+        CompileError: A step failed; its message ends with the last line that it printed.
+        OutputError: The folder cannot be written.
+    """
+    folder = (folder or default_folder()).absolute()
+    base, version = _check_base(python) if python else _find_base()
+    if folder.exists() and any(folder.iterdir()) and not any((folder / name).exists() for name in (_RECORD, _BEGUN)):
+        raise UsageError(
+            f"{folder} holds something else.", hint="Name a folder that does not exist yet, with --folder."
+        )
+    direct = version >= FIRST_DIRECT
+    packages = DIRECT if direct else TENSORFLOW
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.parent):
+        with writing(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            (folder / _BEGUN).touch()
+        shown = ".".join(map(str, version))
+        progress(f"making an environment with Python {shown} in {folder}")
+        _run([str(base), "-I", "-m", "venv", str(folder)], "Making a virtual environment", progress)
+        inside = _interpreter(folder)
+        size = "0.7 GB" if direct else "3.3 GB, with TensorFlow"
+        progress(f"installing {packages[0]} ({size})")
+        install = [str(inside), "-I", "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
+        _run([*install, *packages], f"Installing {packages[0]}", progress)
+        progress("trying it")
+        tried = "from onnx2tf.onnx2tf import convert" + ("" if direct else "; import tensorflow")
+        _run([str(inside), "-I", "-c", tried], "Loading onnx2tf", progress)
+        found = look_at(inside, f"made by {SETUP}")
+        record = {**asdict(found), "python": str(inside.relative_to(folder)), "packages": packages}
+        del record["origin"]
+        write_file(folder / _RECORD, json.dumps(record, indent=1).encode())
+        (folder / _BEGUN).unlink()
+    return found
+
+
+def _folders() -> tuple[Path, Path]:
+    """Where an environment of ours may be."""
+    shared = Path(os.environ.get("XDG_DATA_HOME", ""))
+    of_user = shared if shared.is_absolute() else Path("~/.local/share").expanduser()
+    return Path(sys.prefix) / "splite-tflite", of_user / "splite-deploy" / "tflite"
+
+
+def _named(python: Path) -> ConverterEnvironment:
+    hint = f"Unset {SETTING}, or name the Python of an environment that has onnx2tf; {SETUP} makes one."
+    try:
+        return look_at(python.expanduser().absolute(), f"named by {SETTING}")
+    except CompileError as err:
+        raise CompileError(f"{SETTING} names {python}: {err.message}", hint=hint) from err
+
+
+def look_at(python: Path, origin: str) -> ConverterEnvironment:
+    """The environment that a Python belongs to.
+
+    Args:
+        python: Its path.
+        origin: How it was found, as text.
+
+    Raises:
+        CompileError: It cannot convert.
+    """
+    hint = f"Make another environment: {SETUP}."
+    try:
+        done = subprocess.run(
+            [python, "-E", "-c", _PROBE],
+            cwd=python.parent,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT_S,
+            check=False,
+        )
+        found = json.loads(done.stdout) if done.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired, ValueError):
+        found = None
+    if found is None:
+        raise CompileError("it does not run as a Python.", hint=hint)
+    if not found["onnx2tf"]:
+        raise CompileError(f"it is Python {found['version']} without onnx2tf.", hint=hint)
+    if not found["direct"] and not found["tensorflow"]:
+        raise CompileError(f"its onnx2tf {found['onnx2tf']} needs TensorFlow, which it lacks.", hint=hint)
+    return ConverterEnvironment(python, origin=origin, **found)
+
+
+def _read_record(folder: Path) -> ConverterEnvironment | None:
+    """The finished environment in a folder."""
+    try:
+        held = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        held.pop("packages")
+        python = folder / held.pop("python")
+        return ConverterEnvironment(python, origin=f"made by {SETUP}", **held) if python.is_file() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _interpreter(folder: Path) -> Path:
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def _check_base(python: Path) -> tuple[Path, tuple[int, int]]:
+    """The Python that was asked for, and its version.
+
+    Raises:
+        UsageError: It does not run, is too old, or cannot make environments.
+    """
+    found = shutil.which(python) or str(python)
+    version = _base_version(found)
+    if version is None or version < FIRST_PYTHON:
+        what = "cannot make environments" if version is None else f"is Python {version[0]}.{version[1]}"
+        raise UsageError(
+            f"{python} {what}.",
+            hint="Name a Python 3.10 or later that has venv and pip.",
+        )
+    return Path(found), version
+
+
+def _find_base() -> tuple[Path, tuple[int, int]]:
+    """A Python that can make the environment: the first of 3.12 or later, else the first of 3.10 or 3.11.
+
+    Raises:
+        MissingDependencyError: There is none.
+    """
+    older = None
+    for candidate in _pythons():
+        version = _base_version(candidate)
+        if version is not None and version >= FIRST_DIRECT:
+            return Path(candidate), version
+        if version is not None and version >= FIRST_PYTHON:
+            older = older or (Path(candidate), version)
+    if older is None:
+        raise MissingDependencyError(
+            "No Python 3.10 or later that has venv and pip was found.",
+            hint="Install one, or name it: splite-deploy setup-tflite --python PATH.",
+        )
+    return older
+
+
+def _pythons() -> Iterator[str]:
+    """Interpreters, by path, that may or may not run: this one, those on the path, those of pyenv and of uv."""
+    yield str(getattr(sys, "_base_executable", sys.executable))
+    names = [f"python3.{minor}" for minor in (12, 13, 14, 11, 10)]
+    yield from filter(None, map(shutil.which, names))
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    uv = Path("~/.local/share/uv/python").expanduser()
+    for minor in (12, 13, 14, 11, 10):
+        for folder in (*sorted(pyenv.glob(f"3.{minor}.*")), *sorted(uv.glob(f"cpython-3.{minor}.*"))):
+            yield str(folder / "bin" / "python3")
+
+
+def _base_version(python: str) -> tuple[int, int] | None:
+    """The version of a Python that can make environments; None of one that does not run or cannot."""
+    code = "import sys, venv, ensurepip; print(*sys.version_info[:2])"
+    with suppress(OSError, subprocess.TimeoutExpired, ValueError):
+        done = subprocess.run(
+            [python, "-I", "-c", code],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT_S,
+            check=True,
+        )
+        major, minor = map(int, done.stdout.split())
+        return major, minor
+    return None
+
+
+def _run(command: list[str], doing: str, progress: Progress) -> None:
+    """Runs a step; what pip fetches is progress.
+
+    Raises:
+        CompileError: It failed.
+    """
+    last = ""
+    try:
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    last = line.strip() or last
+                    if last.startswith("Collecting "):  # pip tells much more
+                        progress(f"fetching {last.split()[1]}")
+            except BaseException:
+                process.kill()
+                raise
+    except OSError as err:
+        raise CompileError(f"{doing} failed: {err.strerror or err}.", hint="Try another --python.") from err
+    if process.returncode != 0:
+        raise CompileError(
+            f"{doing} failed: {last[:300] or 'it printed nothing'}",
+            hint="Check the connection to the package index and the space on the disk, or try another --python.",
+        )
