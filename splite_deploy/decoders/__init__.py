@@ -21,11 +21,14 @@ DECODERS: Mapping[str, type[Decoder]] = {
     cls.type: cls for cls in (SoftArgmax, SoftArgmaxWindow, SoftArgmaxDepth, Coordinates)
 }
 
+_FEW = 4096
+
 __all__ = [
     "DECODERS",
     "Coordinates",
     "Decoded",
     "Decoder",
+    "Decoding",
     "HeatmapDecoder",
     "InputSize",
     "Model",
@@ -50,13 +53,33 @@ def decode(outputs: Mapping[str, FloatArray], model: Model) -> Decoded:
     Raises:
         BackendError: An output is missing, has another shape, or holds NaN or infinity.
     """
-    check_shapes({role: array.shape for role, array in outputs.items()}, model)
-    decodes = "keypoints" in outputs
-    for role in model.decoder.decoded_roles if decodes else model.decoder.roles:
-        _check_finite(role, outputs[role])
-    if decodes:
-        return Decoded(outputs["keypoints"], outputs["scores"], outputs.get("depth"))
-    return model.decoder.decode(outputs, model.input)
+    return Decoding(model)(outputs)
+
+
+class Decoding:
+    """`decode` for one model again and again: shapes that are those of the last time are not checked anew.
+
+    Args:
+        model: See `decode`.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._roles: tuple[str, ...] = ()
+
+    def __call__(self, outputs: Mapping[str, FloatArray]) -> Decoded:
+        """See `decode`."""
+        decoder, decodes = self._model.decoder, "keypoints" in outputs
+        shapes = {role: array.shape for role, array in outputs.items()}
+        if shapes != self._shapes:
+            check_shapes(shapes, self._model)
+            self._shapes, self._roles = shapes, decoder.decoded_roles if decodes else decoder.roles
+        for role in self._roles:
+            _check_finite(role, outputs[role])
+        if decodes:
+            return Decoded(outputs["keypoints"], outputs["scores"], outputs.get("depth"))
+        return decoder.decode(outputs, self._model.input)
 
 
 def check_shapes(
@@ -100,8 +123,10 @@ def check_shapes(
 
 
 def _check_finite(role: str, values: FloatArray) -> None:
-    # One pass without a copy: a sum is finite only if every value is, unless it overflows, and then all are looked at
-    if not math.isfinite(np.add.reduce(values, axis=None)) and not np.isfinite(values).all():
+    # One pass without a copy: a sum is finite only if every value is, unless it overflows, and then all are looked at.
+    # That of squares is sooner known, but begins threads for larger arrays.
+    total = np.vdot(values, values) if values.size <= _FEW else np.add.reduce(values, axis=None)
+    if not math.isfinite(total) and not np.isfinite(values).all():
         raise BackendError(
             f"The network's output '{role}' is not finite (NaN or infinity).",
             hint="Run 'splite-deploy verify' on this bundle; in fp16 a layer may overflow.",

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Bundle
-from splite_deploy.decoders import Decoded, SoftArgmaxDepth, Unit, check_shapes, decode
+from splite_deploy.decoders import Decoded, Decoding, SoftArgmaxDepth, Unit, check_shapes
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.lift import absolute, weak_perspective
@@ -55,6 +55,7 @@ class PoseEstimator(Closing):
         self.spec = spec
         self.session = session
         self.preprocessor = Preprocessor(spec.input, color)
+        self._decode = Decoding(spec)
         self._image = session.inputs[0]
         self._roles = {tensor.name: tensor.role for tensor in session.outputs}
 
@@ -145,7 +146,7 @@ class PoseEstimator(Closing):
 
     def decode(self, outputs: dict[str, FloatArray]) -> Decoded:
         """Outputs of the session to keypoints in input pixels."""
-        return decode({self._roles[name]: array for name, array in outputs.items()}, self.spec)
+        return self._decode({self._roles[name]: array for name, array in outputs.items()})
 
     def finish(
         self,

@@ -40,12 +40,12 @@ def weak_perspective(
         (K, 3) float32, x right, y down, z away from the camera, in units; None where the palm has no extent in the
         image, so that nothing tells the scale.
     """
-    first, second = _ends(decoder.scale_bones)
-    flat, deep = keypoints[first] - keypoints[second], depth[first] - depth[second]
+    bones = _differences(decoder.scale_bones, len(keypoints))
+    flat, deep = np.dot(bones, keypoints), np.dot(bones, depth)
     across, along = float(np.vdot(flat, flat)), float(np.vdot(deep, deep))
     if across < 1e-6:
         return None
-    total = len(first) * palm**2
+    total = len(bones) * palm**2
     scale = math.sqrt(across / max(total - along, MIN_VISIBLE_SHARE * total))
     root = decoder.root_keypoint
     points = np.empty((len(keypoints), 3), np.float32)
@@ -99,6 +99,15 @@ def _ends(bones: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.intp], NDArray
     """Indices of the first and of the second keypoint of every bone."""
     first, second = np.array(bones, np.intp).T
     return first, second
+
+
+@lru_cache
+def _differences(bones: tuple[tuple[int, int], ...], keypoints: int) -> FloatArray:
+    """(B, K), by which K keypoints become the differences of the ends of B bones, exactly, and faster than by index."""
+    matrix = np.zeros((len(bones), keypoints), np.float32)
+    for bone, (first, second) in zip(matrix, bones, strict=True):
+        bone[first], bone[second] = 1, -1
+    return matrix
 
 
 def _check_intrinsics(intrinsics: ArrayLike) -> NDArray[np.float64]:

@@ -58,9 +58,9 @@ def check_box(box: ArrayLike | None, height: int, width: int) -> NDArray[np.floa
         values = np.asarray(box, np.float64)
     except (TypeError, ValueError) as err:
         raise UsageError(f"The box {box!r} is not four numbers.", hint="Pass x0, y0, x1, y1 in pixels.") from err
-    if values.shape != (4,) or not all(map(math.isfinite, values.tolist())):
+    if values.shape != (4,) or not all(map(math.isfinite, corners := values.tolist())):
         raise UsageError(f"The box {box!r} is not four finite numbers.", hint="Pass x0, y0, x1, y1 in pixels.")
-    x0, y0, x1, y1 = values.tolist()
+    x0, y0, x1, y1 = corners
     if x1 <= x0 or y1 <= y0:
         raise UsageError(
             f"The box {_shown(values)} is empty.",
@@ -111,9 +111,9 @@ def crop_matrix(box: NDArray[np.float64], spec: InputSpec) -> Matrix:
 
 
 def transform_points(points: NDArray[np.floating[Any]], matrix: Matrix) -> NDArray[np.float64]:
-    """Applies a (2, 3) matrix to points of shape (..., 2)."""
-    moved: NDArray[np.float64] = points @ matrix[:, :2].T + matrix[:, 2]
-    return moved
+    """Applies a (2, 3) matrix to points of shape (..., 2), at least one."""
+    row = np.asarray(points, np.float64).reshape(1, -1, 2)
+    return cv2.transform(row, matrix).reshape(points.shape)  # type: ignore[return-value]  # twice as fast as numpy's
 
 
 def invert(matrix: Matrix) -> Matrix:
@@ -137,11 +137,12 @@ def warp(image: Image, matrix: Matrix, height: int, width: int, pad_value: int) 
     Returns:
         (height, width, 3) uint8.
     """
-    (a, b, _), (c, d, _) = matrix.tolist()
+    (a, b, x), (c, d, y) = matrix.tolist()
     halvings = int(math.log2(max(1.0, 1.0 / math.sqrt(abs(a * d - b * c)))))
     if halvings:
-        image, matrix = _reduce(image, matrix, height, width, halvings)
-    (a, b, x), (c, d, y) = matrix.tolist()
+        image, left, top, factor = _reduce(image, matrix, height, width, halvings)
+        x, y = x + (a * left + b * top), y + (c * left + d * top)
+        a, b, c, d = a * factor, b * factor, c * factor, d * factor
     # OpenCV's origin is the centre of the first pixel
     shifted = np.array([[a, b, x + (a + b - 1) / 2], [c, d, y + (c + d - 1) / 2]])
     return cv2.warpAffine(  # type: ignore[return-value]
@@ -149,30 +150,32 @@ def warp(image: Image, matrix: Matrix, height: int, width: int, pad_value: int) 
     )
 
 
-def _reduce(image: Image, matrix: Matrix, height: int, width: int, halvings: int) -> tuple[Image, Matrix]:
+def _reduce(image: Image, matrix: Matrix, height: int, width: int, halvings: int) -> tuple[Image, int, int, int]:
     """Halves the part of ``image`` that the output sees, so often, by averaging 2 x 2 pixels.
 
-    OpenCV has fast code for that alone: averaging 3 x 3 at once takes six times as long.
+    OpenCV has fast code for that alone: averaging 3 x 3 at once takes six times as long. The corners of the output are
+    computed in Python's numbers, since arrays of so few take longer.
+
+    Returns:
+        The part, the column and the row of the image where it begins, and how many pixels of a side became one.
     """
     factor = 1 << halvings
-    corners = transform_points(np.array([[0, 0], [width, 0], [0, height], [width, height]], float), invert(matrix))
-    low = np.floor(corners.min(axis=0) - 2 * factor).astype(int).clip(0)
-    high = np.ceil(corners.max(axis=0) + 2 * factor).astype(int)
-    part = image[low[1] : max(high[1], 0), low[0] : max(high[0], 0)]
-    if part.size == 0:
-        return image, matrix
+    (a, b, x), (c, d, y) = invert(matrix).tolist()
+    a, b, c, d = a * width, b * height, c * width, d * height
+    left = max(math.floor(min(a, 0) + min(b, 0) + x - 2 * factor), 0)
+    top = max(math.floor(min(c, 0) + min(d, 0) + y - 2 * factor), 0)
+    right = max(math.ceil(max(a, 0) + max(b, 0) + x + 2 * factor), 0)
+    bottom = max(math.ceil(max(c, 0) + max(d, 0) + y + 2 * factor), 0)
+    part = image[top:bottom, left:right]
     rows, columns = part.shape[0] // factor, part.shape[1] // factor
     if rows == 0 or columns == 0:
-        return image, matrix
+        return image, 0, 0, 1
     # Only whole blocks are averaged; what is left at the far edge is less than one block.
     part = part[: rows * factor, : columns * factor]
     for _ in range(halvings):
         size = part.shape[1] // 2, part.shape[0] // 2
         part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    reduced = matrix.copy()
-    reduced[:, 2] += matrix[:, :2] @ low
-    reduced[:, :2] *= factor
-    return part, reduced
+    return part, left, top, factor
 
 
 class Preprocessor:

@@ -17,6 +17,7 @@ from splite_deploy.decoders import (
     Coordinates,
     Decoded,
     Decoder,
+    Decoding,
     HeatmapDecoder,
     SoftArgmax,
     SoftArgmaxDepth,
@@ -253,3 +254,31 @@ def test_refuses_what_is_not_finite(decoder: Decoder, role: str, where: tuple[in
     with pytest.raises(BackendError, match="not finite") as caught:
         decode(maps, model(decoder, 2, 32, 32))
     assert "splite-deploy verify" in caught.value.hint
+
+
+@pytest.mark.parametrize("side", [8, 64], ids=["few values", "many"])
+def test_large_numbers_are_finite_whatever_their_squares(side: int) -> None:
+    maps = ones(heatmap=(1, 2, side, side), depth=(1, 2, side, side))
+    maps["depth"][:] = 1e30  # whose squares are not
+    maps["heatmap"][0, :, 0, 0] = 1e3  # so that one depth counts, and not their sum
+    found = decode(maps, model(DEPTH, 2, 4 * side, 4 * side))
+    assert found.depth is not None and np.isfinite(found.depth).all()
+    maps["depth"][0, 1, -1, -1] = np.nan
+    with pytest.raises(BackendError, match="'depth' is not finite"):
+        decode(maps, model(DEPTH, 2, 4 * side, 4 * side))
+
+
+def test_one_that_decodes_again_checks_every_result() -> None:
+    spec = model(DEPTH, 2, 32, 32)
+    again, maps = Decoding(spec), ones(heatmap=(1, 2, 8, 8), depth=(1, 2, 8, 8))
+    for _ in range(2):
+        assert_decoded_close(again(maps), decode(maps, spec), atol=0)
+    with pytest.raises(BackendError, match=r"The output 'depth' has shape \(1, 2, 4, 4\)"):
+        again({**maps, "depth": maps["depth"][..., :4, :4]})
+    with pytest.raises(BackendError, match="There is no output 'depth'"):
+        again({"heatmap": maps["heatmap"]})
+    decoded = decode(maps, spec).by_role()
+    assert_decoded_close(again(decoded), decode(maps, spec), atol=0)
+    maps["heatmap"][0, 0, 0, 0] = np.inf
+    with pytest.raises(BackendError, match="'heatmap' is not finite"):
+        again(maps)

@@ -192,6 +192,20 @@ def test_one_bright_pixel_stays_where_it_is_when_doubled(row: int, column: int) 
         np.testing.assert_allclose(centroid(doubled), (2 * column + 1, 2 * row + 1), atol=1e-2)
 
 
+@pytest.mark.parametrize("degrees", [0, 30, 90, 200])
+@pytest.mark.parametrize("centre", [(400.0, 300.0), (10.0, 590.0)])
+def test_a_turned_crop_is_that_of_the_whole_halved_image(degrees: float, centre: tuple[float, float]) -> None:
+    """But for where the averaged blocks begin; nothing is left out that the crop sees."""
+    image = cv2.GaussianBlur(noise(600, 800), (9, 9), 0)
+    turn = cv2.getRotationMatrix2D(centre, degrees, 0.4)
+    turn[:, 2] += 32 - np.array(centre)
+    halved = cv2.resize(image, (400, 300), interpolation=cv2.INTER_AREA)
+    scaled = turn.copy()
+    scaled[:, :2] *= 2
+    found = warp(image, turn, 64, 64, 127).astype(int)
+    assert np.abs(found - warp(halved, scaled, 64, 64, 127)).mean() < 1.5
+
+
 SCALES = [3.0, 1.7, 1.0, 0.8, 0.51, 0.5, 0.45, 0.34, 0.26, 0.2, 0.11]
 
 

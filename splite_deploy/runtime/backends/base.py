@@ -262,6 +262,8 @@ def check_feeds(feeds: Mapping[str, Feed], inputs: tuple[TensorSpec, ...]) -> No
         )
     for spec in inputs:
         array = feeds[spec.name]
+        if isinstance(array, np.ndarray) and array.shape == spec.shape and array.dtype == spec.dtype:
+            continue  # nearly always, and sooner known than what else would fit
         if not isinstance(array, np.ndarray):
             raise BackendError(
                 f"The input '{spec.name}' is a {type(array).__name__}, not a numpy array.",
