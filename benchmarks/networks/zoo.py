@@ -26,7 +26,8 @@ from splite_deploy.spec import load_model_toml
 
 FOLDER = Path(__file__).parent
 HAND = FOLDER.parents[1] / "models" / "splite_hand" / "arch.py"
-SAMPLES = 8  # pictures that statistics are taken from
+SAMPLES = 24  # pictures that statistics are taken from
+LEAST_VARIANCE = 0.1  # of a channel, over the mean of its layer: training leaves no channel that is nearly constant
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,9 @@ def _normalise(network: nn.Module, tensors: torch.Tensor, heads: Mapping[str, fl
             norm.bias.copy_(torch.randn(norm.bias.shape) * 0.2)
         network.train()(tensors)
         network.eval()
+        for norm in norms:
+            assert norm.running_var is not None
+            norm.running_var.clamp_(min=LEAST_VARIANCE * float(norm.running_var.mean()))
         spread: dict[str, float] = {}
         for name in heads:
             head = network.get_submodule(name)

@@ -259,6 +259,7 @@ def measure_graph(
             )
         after = reference.compare(artifact.label, run.outputs, limits, hint)
         deviation = Deviation(after.parity, before.peak_switches)  # of the heatmaps that it may no longer show
+    reference.check_batch(artifact.label, run.session, limits)
     return Measured(artifact, run.session, deviation, run.layers, len(file.content))
 
 
@@ -270,7 +271,10 @@ def compare_graph(stage: str, model: ir.Model, reference: Reference, limits: Lim
     Raises:
         ParityError: It lies beyond its limits.
     """
-    return reference.compare(stage, _run_once(model, reference), limits, hint).parity
+    with _opened(model, reference.spec) as session:
+        parity = reference.compare(stage, reference.run(session), limits, hint).parity
+        reference.check_batch(stage, session, limits)
+    return parity
 
 
 def measure_tflite(file: Path, artifact: Artifact, reference: Reference, hint: str, stack: ExitStack) -> Measured:
@@ -331,7 +335,11 @@ def _int8_hint(backend: str, options: ExportOptions) -> str:
 
 def _run_once(model: ir.Model, reference: Reference) -> Outputs:
     """Outputs of a graph that is not kept, by role, N first."""
-    name = "graph.onnx"
-    artifact = Artifact("onnx", "ort", "fp32", name, "", *tensor_specs(model), reference.spec.limits, {})
-    with open_bytes(serialised(model, name), artifact, threads=1) as session:
+    with _opened(model, reference.spec) as session:
         return reference.run(session)
+
+
+def _opened(model: ir.Model, spec: ModelSpec) -> Session:
+    name = "graph.onnx"
+    artifact = Artifact("onnx", "ort", "fp32", name, "", *tensor_specs(model), spec.limits, {})
+    return open_bytes(serialised(model, name), artifact, threads=1)

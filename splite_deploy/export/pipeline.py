@@ -266,6 +266,7 @@ def _convert(
     file = GraphFile.of(FP32, simplified)
     run = TracedRun(file.content, file.artifact("fp32", spec.limits), reference, stack)
     stages.append(reference.compare("simplified", run.outputs, spec.limits, _STAGE_HINT).parity)
+    reference.check_batch("simplified", run.session, spec.limits)
     return _Converted(file, opset, run, tuple(stages))
 
 

@@ -14,7 +14,7 @@ from splite_deploy.export.quant.search import Deviation, measure_deviation
 from splite_deploy.metrics.parity import Outputs, violations
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Session
-from splite_deploy.runtime.verify import run_each
+from splite_deploy.runtime.verify import batch_violations, run_each
 from splite_deploy.spec import LimitSpec, ModelSpec
 
 
@@ -76,3 +76,21 @@ class Reference:
                 hint=hint,
             )
         return deviation
+
+    def check_batch(self, stage: str, session: Session, limits: LimitSpec) -> None:
+        """Compares several crops at once with one at a time, where the batch of a session is open.
+
+        Args:
+            stage: What the session runs, for the message.
+            session: It.
+            limits: How far the keypoints may lie.
+
+        Raises:
+            ParityError: They lie beyond the limits: the crops of a batch mix.
+        """
+        if broken := batch_violations(session, self.pixels, self.spec, limits):
+            raise ParityError(
+                f"{self.name} -> {stage} is right for one crop and wrong for several at once: {'; '.join(broken)}.",
+                hint="Look in forward() for a number that stands for the batch, such as the 1 of reshape(1, ...), and "
+                "for means over the batch; or leave out --dynamic-batch.",
+            )

@@ -25,7 +25,10 @@ from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.backends.base import Backend
 from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, transform_points
 from splite_deploy.runtime.session import OptionSet, Session, open_artifact, pick_artifact
-from splite_deploy.spec import ModelSpec, Precision
+from splite_deploy.spec import LimitSpec, ModelSpec, Precision
+
+TOGETHER = 3
+"""So many crops at once are compared with one at a time."""
 
 
 def run_each(session: Session, tensors: Feed) -> dict[str, FloatArray]:
@@ -33,6 +36,39 @@ def run_each(session: Session, tensors: Feed) -> dict[str, FloatArray]:
     name = session.inputs[0].name
     results = [dict(session.run({name: tensors[i : i + 1]})) for i in range(len(tensors))]
     return {spec.role: np.concatenate([result[spec.name] for result in results]) for spec in session.outputs}
+
+
+def batch_violations(
+    session: Session, crops: Image, spec: ModelSpec, limits: LimitSpec, largest: int = TOGETHER
+) -> list[str]:
+    """The limits that several crops at once break, compared with one at a time, each as a phrase; empty if none.
+
+    A network can be right for one crop and mix those of a batch, for example where a 1 in reshape stands for the batch.
+
+    Args:
+        session: Its batch; nothing is compared where it is fixed, or has no room for two crops.
+        crops: (N, h, w, 3) uint8; a few of them are run, and of a single one its mirror image too.
+        spec: The model.
+        limits: How far keypoints may lie.
+        largest: How many crops the session takes at once.
+    """
+    image = session.inputs[0]
+    if image.shape[0] is not None or largest < 2:
+        return []
+    chosen = crops if len(crops) > 1 else np.concatenate([crops, crops[:, :, ::-1]])
+    feed = Preprocessor(spec.input, spec.input.color).feed(chosen[:largest], image)
+    single, results = run_each(session, feed), session.run({image.name: np.ascontiguousarray(feed)})
+    together = {one.role: results[one.name] for one in session.outputs}
+    if wrong := [role for role, values in together.items() if values.shape != single[role].shape]:
+        role = wrong[0]
+        return [f"the output '{role}' has shape {together[role].shape} instead of {single[role].shape}"]
+    return violations(compare("batch", single, together, spec, ""), limits, spec)
+
+
+def largest_batch(artifact: Artifact) -> int:
+    """How many crops to compare at once: `TOGETHER`, or as many as an engine takes."""
+    *_, largest = artifact.target.get("batch", "").split(",")
+    return min(TOGETHER, int(largest)) if largest.isdigit() else TOGETHER
 
 
 @dataclass(frozen=True)
@@ -161,6 +197,7 @@ def verify(
         progress(label)
         with open_artifact(bundle, artifact, runs_it, threads=threads, options=options) as session:
             outputs = run_each(session, preprocessor.feed(inputs, session.inputs[0]))
+            mixed = batch_violations(session, golden.crops, spec, artifact.limits, largest_batch(artifact))
         on_crops = {role: values[:-2] for role, values in outputs.items()}
         on_image = {role: values[-2:] for role, values in outputs.items()}
         parity = compare(
@@ -174,6 +211,7 @@ def verify(
         deviation = _on_image(on_image, golden.image, matrix, spec)
         warnings: list[str] = []
         broken = violations(parity, artifact.limits, spec)
+        broken += [f"several crops at once: {one}" for one in mixed]
         if difference.max_levels:
             said = f"the crop of the golden image differs: {difference}; alone it moves keypoints by {deviation}"
             (warnings if deviation.within_limits else broken).append(said)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from splite_deploy.arrays import Feed
 from splite_deploy.bench.interleaved import Run, interleave
-from splite_deploy.bundle import Bundle
+from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.errors import ParityError
 from splite_deploy.metrics.parity import compare, violations
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Session
-from splite_deploy.runtime.verify import run_each
-from splite_deploy.spec import LimitSpec, ModelSpec
+from splite_deploy.runtime.verify import batch_violations, largest_batch, run_each
 
 FRAMES = 200
 
@@ -36,7 +34,7 @@ class Trial:
     violations: tuple[str, ...]
 
 
-def try_builds(sessions: Sequence[Session], bundle: Bundle, limits: LimitSpec) -> list[Trial]:
+def try_builds(sessions: Sequence[Session], bundle: Bundle, artifact: Artifact) -> list[Trial]:
     """Runs several builds of one graph on the bundle's golden crops: for their errors, and in turn for their times."""
     golden, spec = bundle.golden(), bundle.model
     feeds = [Preprocessor(spec.input, spec.input.color).feed(golden.crops, session.inputs[0]) for session in sessions]
@@ -44,7 +42,7 @@ def try_builds(sessions: Sequence[Session], bundle: Bundle, limits: LimitSpec) -
     runs = {str(number): _runner(*pair) for number, pair in enumerate(zip(sessions, feeds, strict=True))}
     samples = interleave(runs, FRAMES)
     return [
-        _trial(float(np.median(samples[str(number)])), golden.outputs, run_each(session, tensors), spec, limits)
+        _trial(float(np.median(samples[str(number)])), session, tensors, bundle, artifact)
         for number, (session, tensors) in enumerate(zip(sessions, feeds, strict=True))
     ]
 
@@ -74,12 +72,8 @@ def choose_build(trials: Sequence[Trial], file: str) -> tuple[int, str]:
     )
 
 
-def _trial(
-    p50_ms: float,
-    reference: Mapping[str, NDArray[np.float32]],
-    outputs: Mapping[str, NDArray[np.float32]],
-    spec: ModelSpec,
-    limits: LimitSpec,
-) -> Trial:
-    parity = compare("", reference, outputs, spec, "")
-    return Trial(p50_ms, parity.deviation_px.p95, tuple(violations(parity, limits, spec)))
+def _trial(p50_ms: float, session: Session, tensors: Feed, bundle: Bundle, artifact: Artifact) -> Trial:
+    golden, spec, limits = bundle.golden(), bundle.model, artifact.limits
+    parity = compare("", golden.outputs, run_each(session, tensors), spec, "")
+    mixed = batch_violations(session, golden.crops, spec, limits, largest_batch(artifact))
+    return Trial(p50_ms, parity.deviation_px.p95, (*violations(parity, limits, spec), *mixed))

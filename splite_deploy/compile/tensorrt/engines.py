@@ -182,7 +182,7 @@ def _best(
             stack.enter_context(open_bytes((one.folder / one.artifact.file).read_bytes(), one.artifact))
             for one in engines
         ]
-        trials = try_builds(sessions, bundle, engines[0].artifact.limits)
+        trials = try_builds(sessions, bundle, engines[0].artifact)
     best, words = choose_build(trials, engines[0].artifact.file)
     artifact = engines[best].artifact
     return replace(engines[best], artifact=replace(artifact, target={**artifact.target, "best_of": words}))

@@ -1,0 +1,76 @@
+"""Small networks that conversions stumbled over: each works now, or is refused with what a user can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+import case_nets
+from torch import nn  # noqa: TID253
+
+from splite_deploy.bundle import MANIFEST, Bundle
+from splite_deploy.errors import ParityError
+from splite_deploy.export import ExportOptions, export_bundle
+from splite_deploy.export.artifacts import GraphFile
+from splite_deploy.export.graph.torch_to_onnx import onnx_from_network, simplify
+from splite_deploy.runtime.verify import check, largest_batch, verify
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def export(splite: Run, tmp_path: Path) -> Run:
+    """Exports a case; the bundle is tmp_path / "net.splite"."""
+
+    def run(kind: type[nn.Module], *arguments: Any, crops: int = 12) -> Result:
+        checkpoint = case_nets.write(kind, tmp_path)
+        return splite("export", checkpoint, "-o", tmp_path / "net.splite", "--crops", crops, *arguments)
+
+    return run
+
+
+def test_crops_that_mix_in_a_batch_are_refused(export: Run, tmp_path: Path) -> None:
+    done = export(case_nets.MixedBatch, "--dynamic-batch")
+    assert done.exit_code == 1
+    assert "torch -> onnx is right for one crop and wrong for several at once: keypoint deviation p95" in done.output
+    assert "or leave out --dynamic-batch." in done.output
+    assert not (tmp_path / "net.splite").exists()
+    assert export(case_nets.MixedBatch).exit_code == 0
+
+
+def test_one_crop_is_compared_with_its_mirror_image(export: Run) -> None:
+    done = export(case_nets.MixedBatch, "--dynamic-batch", crops=1)
+    assert "wrong for several at once" in done.output
+
+
+def test_verify_compares_several_crops_at_once(tmp_path: Path) -> None:
+    """With a graph as earlier versions put it into a bundle."""
+    checkpoint = case_nets.write(case_nets.MixedBatch, tmp_path)
+    bundle = export_bundle(checkpoint, tmp_path / "net.splite", options=ExportOptions(crops=4))
+    check(verify(bundle))
+    network = case_nets.seeded(case_nets.MixedBatch)
+    graph = simplify(onnx_from_network(network, bundle.model, opset=18, dynamic_batch=True), metadata={})
+    file = GraphFile.of("model.onnx", graph)
+    (bundle.path / file.name).write_bytes(file.content)
+    artifact = file.artifact("fp32", bundle.manifest.artifacts[0].limits)
+    manifest = replace(bundle.manifest, artifacts=(artifact,))
+    (bundle.path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    with pytest.raises(ParityError, match="ort fp32 differs on this machine: several crops at once: keypoint"):
+        check(verify(Bundle.open(bundle.path)))
+
+
+def test_an_engine_is_given_no_more_crops_than_it_takes(tmp_path: Path) -> None:
+    checkpoint = case_nets.write(case_nets.Stem, tmp_path)
+    options = ExportOptions(crops=4, dynamic_batch=True)
+    artifact = export_bundle(checkpoint, tmp_path / "net.splite", options=options).manifest.artifacts[0]
+    assert largest_batch(artifact) == 3
+    assert largest_batch(replace(artifact, target={"batch": "1,1,2"})) == 2
+    assert largest_batch(replace(artifact, target={"batch": "1,2,8"})) == 3
