@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print. Data goes to standard output, log output to standard error."""
 
 from splite_deploy.cli import bench as bench
+from splite_deploy.cli import calibrate as calibrate
 from splite_deploy.cli import compact as compact
 from splite_deploy.cli import compile as compile
 from splite_deploy.cli import doctor as doctor

@@ -17,11 +17,11 @@ from splite_deploy.bundle import Artifact, Graph, TensorSpec, Typing
 from splite_deploy.bundle.report import Layer, Parity
 from splite_deploy.compile.child_process import kept_log
 from splite_deploy.errors import ExportError, SpliteError, UsageError
+from splite_deploy.export.calibrate import Calibrated
 from splite_deploy.export.failures import Failures
 from splite_deploy.export.graph.fuse import tensor_specs
 from splite_deploy.export.graph.walk import serialised
 from splite_deploy.export.options import ExportOptions
-from splite_deploy.export.quant.calibration import CalibrationSet
 from splite_deploy.export.quant.search import MAX_FACTOR, Deviation
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.variants import FP32, Variants, deployed
@@ -308,11 +308,11 @@ def deviation_hint(backend: str, precision: Precision, options: ExportOptions, l
     return _int8_hint(backend, options)
 
 
-def likely_cause(calibration: CalibrationSet | None, options: ExportOptions) -> str:
+def likely_cause(calibration: Calibrated | None) -> str:
     """What int8 most likely lacks, as a sentence; empty where it was calibrated on photographs, or not at all."""
-    if calibration is None or options.calibration is not None:
+    if calibration is None or calibration.kind not in ("rendered images", "random noise"):
         return ""
-    what = "random noise" if calibration.origin.startswith("random noise") else "rendered pictures"
+    what = "random noise" if calibration.kind == "random noise" else "rendered pictures"
     return f"It was calibrated on {what}: name photographs of what the network will see with --calibration."
 
 

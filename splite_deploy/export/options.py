@@ -8,6 +8,7 @@ from pathlib import Path
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe
 from splite_deploy.errors import UsageError
 from splite_deploy.export.quant.search import Budget
+from splite_deploy.export.quant.stored_ranges import is_ranges_file
 from splite_deploy.runtime.backends import exportable_backends, find_backend
 from splite_deploy.runtime.backends.base import Recipe
 from splite_deploy.spec import PRECISIONS, Precision
@@ -23,7 +24,8 @@ class ExportOptions:
         precisions: The precisions of each backend; the bundle's first artifact is that of the first of each.
         images: Folder of images or labels file for parity; None uses the model's own renderer.
         crops: Number of crops compared at each stage.
-        calibration: Folder of images, labels file or ``.npz`` of crops for fp16 and int8; None uses the renderer.
+        calibration: Folder of images, labels file, ``.npz`` of crops or file of ranges for fp16 and int8; None uses the
+            ranges that ``model.toml`` names, or the renderer.
         allow_random_calibration: Calibrates on random noise where there is neither ``calibration`` nor a renderer.
         max_shift_px: What int8 may move the 95th percentile of the keypoints by, input pixels; the largest shift may
             be `splite_deploy.export.quant.search.MAX_FACTOR` times as much. Layers return to float until that holds.
@@ -119,6 +121,12 @@ class ExportOptions:
         """Whether anything reads calibration images: ONNX Runtime and TensorRT below fp32, and full-integer TFLite."""
         full_integer = self.makes("tflite", "int8") and self.int8_recipe == "full-integer"
         return full_integer or any(self.makes(one, "fp16", "int8") for one in ("ort", "trt"))
+
+    @property
+    def calibration_images(self) -> Path | None:
+        """What is calibrated on where that is images, and no file of ranges."""
+        named = self.calibration
+        return None if named is None or is_ranges_file(named) else named
 
     @property
     def fuses(self) -> bool:

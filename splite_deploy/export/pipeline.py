@@ -44,15 +44,14 @@ from splite_deploy.export.artifacts import (
     tflite_compiler,
     write_graphs,
 )
+from splite_deploy.export.calibrate import Calibrated, find_ranges
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.failures import Failures, PartialExportError
 from splite_deploy.export.golden import make_golden, prepare_image
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_output_names, onnx_from_network, simplify
 from splite_deploy.export.options import ExportOptions as ExportOptions
-from splite_deploy.export.quant.calibration import CalibrationSet, load_calibration
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
 from splite_deploy.export.quant.qdq import has_qdq
-from splite_deploy.export.quant.ranges import METHOD, Ranges, calibrate
 from splite_deploy.export.recommend import recommend, saturation_note
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.source.formats import ImportedOnnx
@@ -66,7 +65,7 @@ from splite_deploy.export.variants import (
     make_variants,
     trained_variants,
 )
-from splite_deploy.files import cache_folder, writing
+from splite_deploy.files import writing
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import run_each
@@ -138,7 +137,12 @@ def export_bundle(
 
         progress("cropping images for the comparison")
         crops = make_crops(
-            options.images, options.crops, spec.input, source.host, calibration=options.calibration, progress=progress
+            options.images,
+            options.crops,
+            spec.input,
+            source.host,
+            calibration=options.calibration_images,
+            progress=progress,
         )
         image = prepare_image(crops.example, spec.input)
         pixels = np.concatenate([crops.pixels, image.crop[None]])
@@ -150,21 +154,27 @@ def export_bundle(
         with new_bundle(output, overwrite=options.overwrite) as folder:
             fp32 = _convert(source, reference, options, stack, progress)
             trained = has_qdq(fp32.file.model)  # for int8, and brings its quantisation along
-            calibration: CalibrationSet | None = None
-            ranges: Ranges | None = None
+            calibration: Calibrated | None = None
             if trained:
                 made = trained_variants(fp32.file.model, reference, options)
             else:
                 if options.calibrates:
-                    calibration = _calibrate(fp32.run, source, options, progress)
-                    tensors = calibration.tensors(spec.input)
-                    progress(f"measuring the ranges of activations on {len(tensors)} crops")
-                    ranges = calibrate(fp32.file.model, tensors, METHOD)
+                    session = fp32.run.session
+                    calibration = find_ranges(
+                        fp32.file.model,
+                        checkpoint,
+                        source,
+                        reference,
+                        options,
+                        lambda tensors: run_each(session, tensors),
+                        progress,
+                    )
                 if compiler is not None:  # works on its own while the other files are made here
                     pixels = None if calibration is None else calibration.pixels
                     compiler.begin(
                         fp32.file.content, spec, options.precisions, calibration=pixels, recipe=options.int8_recipe
                     )
+                ranges = None if calibration is None else calibration.ranges
                 made = make_variants(fp32.file.model, reference, ranges, options, progress)
             progress("writing the graphs")
             files = write_graphs(folder, made, spec, options)
@@ -176,7 +186,7 @@ def export_bundle(
                     tflite = {made.precision: made for made in compiler.finish(folder, progress=progress)}
 
             measured: list[Measured] = []
-            likely = likely_cause(calibration, options)
+            likely = likely_cause(calibration)
             for backend, precision in requested:
                 hint = deviation_hint(backend, precision, options, likely)
                 with failures.kept(f"{backend} {precision}"):
@@ -214,7 +224,7 @@ def export_bundle(
                 report_version=REPORT_VERSION,
                 opset=fp32.opset,
                 versions=_versions(options),
-                notes=(*source.notes, *(() if calibration is None else calibration.warnings), *made.notes),
+                notes=(*source.notes, *(() if calibration is None else calibration.notes), *made.notes),
                 parity=(
                     *fp32.stages,
                     *(one.deviation.parity for one in measured if one.artifact.label != FP32_LABEL or options.fuses),
@@ -270,23 +280,6 @@ def _convert(
     return _Converted(file, opset, run, tuple(stages))
 
 
-def _calibrate(
-    fp32: TracedRun, source: LoadedModel | ImportedOnnx, options: ExportOptions, progress: Progress
-) -> CalibrationSet:
-    """The images that fp16 and int8 are calibrated on."""
-    return load_calibration(
-        options.calibration,
-        source.spec,
-        source.host,
-        allow_random=options.allow_random_calibration,
-        hold_out=options.images is None,
-        evaluation=options.evaluation or options.images,
-        scorer=lambda tensors: run_each(fp32.session, tensors),
-        cache=cache_folder(),
-        progress=progress,
-    )
-
-
 def _artifacts(options: ExportOptions, trained: bool) -> list[tuple[str, Precision]]:
     """Backend and precision of every artifact, in the order requested; the fp32 graph is last where it was not."""
     requested = [(backend, precision) for backend in options.backends for precision in options.precisions]
@@ -325,16 +318,14 @@ def _engine_graphs(
     return tuple(graphs), parity
 
 
-def _calibration_record(
-    calibration: CalibrationSet | None, made: Variants, options: ExportOptions
-) -> Calibration | None:
+def _calibration_record(calibration: Calibrated | None, made: Variants, options: ExportOptions) -> Calibration | None:
     """What the report says of the calibration."""
     if calibration is None:
         return None
     methods = dict(made.methods)
     if options.makes("tflite", "int8") and options.int8_recipe == "full-integer":
         methods["tflite int8"] = "TensorFlow's own"
-    return Calibration(calibration.origin, len(calibration.pixels), calibration.sha256, methods)
+    return Calibration(calibration.origin, calibration.crops, calibration.sha256, methods)
 
 
 def _versions(options: ExportOptions) -> dict[str, str]:

@@ -23,16 +23,18 @@ class HostSpec:
     """The part of ``model.toml`` that only the developer's machine needs; it never enters a bundle.
 
     Attributes:
-        folder: Folder of ``model.toml``; ``arch`` and ``samples`` are relative to it.
+        folder: Folder of ``model.toml``; ``arch``, ``samples`` and ``calibration`` are relative to it.
         arch: ``file.py:symbol`` of a callable that builds the untrained network; empty where the network brings itself.
         arch_args: Keyword arguments of that callable.
         samples: ``file.py:symbol`` of a callable ``(count, seed)`` that yields (RGB image, xyxy box); empty if none.
+        calibration: File of ranges of activations, made by ``splite-deploy calibrate``; empty if none.
     """
 
     folder: Path
     arch: str
     arch_args: Mapping[str, Any]
     samples: str = ""
+    calibration: str = ""
 
 
 def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
@@ -51,11 +53,13 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
         raise SpecError(f"Cannot read {path}: {err}.", hint="Name a readable model.toml with --model.") from err
     except tomllib.TOMLDecodeError as err:
         raise SpecError(f"{path} is not valid TOML: {err}.", hint="Correct that line.") from err
-    arch, args, samples = data.pop("arch", ""), data.pop("arch_args", {}), data.pop("samples", "")
-    if not isinstance(arch, str) or not isinstance(args, dict) or not isinstance(samples, str):
+    arch, samples, calibration = (data.pop(key, "") for key in ("arch", "samples", "calibration"))
+    args = data.pop("arch_args", {})
+    if not all(isinstance(text, str) for text in (arch, samples, calibration)) or not isinstance(args, dict):
         raise SpecError(
-            f"{path}: arch, arch_args or samples has the wrong type.",
-            hint='Write arch and samples as "file.py:symbol", and [arch_args] as a table of keyword arguments.',
+            f"{path}: arch, arch_args, samples or calibration has the wrong type.",
+            hint='Write arch and samples as "file.py:symbol", calibration as the name of a file, and [arch_args] as a '
+            "table of keyword arguments.",
         )
     try:
         if isinstance(skeleton := data.get("skeleton"), dict):
@@ -63,4 +67,4 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
         spec = ModelSpec.from_dict(data)
     except SpecError as err:
         raise SpecError(f"{path}: {err.message}", hint=err.hint) from err
-    return spec, HostSpec(path.parent, arch, args, samples)
+    return spec, HostSpec(path.parent, arch, args, samples, calibration)

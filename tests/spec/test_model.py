@@ -287,10 +287,10 @@ def write_latin1(folder: Path) -> Path:
         (write_latin1, "Cannot read", "--model"),
         (write('name = "x"\nheight = \n'), "not valid TOML", "Correct that line"),
         (write('name = "x"\nname = "y"\n'), "not valid TOML", "Correct that line"),
-        (write("arch = 3"), "arch, arch_args or samples has the wrong type", '"file.py:symbol"'),
+        (write("arch = 3"), "arch, arch_args, samples or calibration has the wrong type", '"file.py:symbol"'),
         (
             write('arch = "arch.py:build"\narch_args = 3'),
-            "arch, arch_args or samples has the wrong type",
+            "arch, arch_args, samples or calibration has the wrong type",
             "[arch_args]",
         ),
         (write('arch = "arch.py:build"'), "The field name is missing", README),

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from splite_deploy.spec import Color, HostSpec, InputSpec, ModelSpec
 
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str], None]
+Kind = Literal["photographs", "crops", "rendered images", "random noise"]
 
 SEED = 1  # parity renders with 0: what is calibrated on is not what is compared
 _REFERENCE = 32
@@ -39,14 +40,18 @@ class CalibrationSet:
 
     Attributes:
         pixels: (N, h, w, 3) uint8 crops of the network's input size, channels in the order of the input spec.
+        kind: What they show; of an archive's ``crops`` nothing more is known.
         origin: Where they come from, for people.
         sha256: Hex key of what the network sees: the pixels, their order, and the normalisation.
-        warnings: What is weak about the set; empty if nothing.
+        checked: What was checked about the set, as text.
+        warnings: What is weak about it; empty if nothing.
     """
 
     pixels: Pixels
+    kind: Kind
     origin: str
     sha256: str
+    checked: tuple[str, ...]
     warnings: tuple[str, ...]
 
     def tensors(self, spec: InputSpec) -> NDArray[np.float32]:
@@ -59,6 +64,7 @@ class _Selected:
     """Crops of one source, unchecked; ``files`` is one per crop, or empty where they come from no image files."""
 
     pixels: Pixels
+    kind: Kind
     origin: str
     warnings: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
@@ -105,21 +111,26 @@ def load_calibration(
     selected = _select(source, spec.input, renderer, count, allow_random, hold_out, progress)
     warnings = [*selected.warnings, *lint.check_count(selected.pixels)]
     warnings += lint.check_flat(selected.pixels) + lint.check_repeats(selected.pixels)
+    checked = ["number", "flat images", "repeats"]
     if not selected.order_known:
         if scorer is None or len(selected.pixels) < lint.MIN_SCORED:
             warnings.append("the channel order of the crops was not tested; save color='rgb' or 'bgr' beside them")
         else:
             progress("testing the channel order of the calibration images")
             lint.check_channel_order(selected.pixels, spec, scorer)
+            checked.append("channel order")
     if source is not None and host.samples:
         try:
             warnings += lint.check_statistics(selected.pixels, renderer.crops(_REFERENCE))
+            checked.append("brightness and spread beside those of rendered images")
         except SpecError as err:  # nothing depends on this comparison
             warnings.append(f"the calibration images were not compared with rendered ones: {err.message}")
     if evaluation is not None:
         progress("comparing the calibration images with those of the evaluation")
         warnings += lint.check_overlap(_seen(selected, evaluation, spec.input))
-    return CalibrationSet(selected.pixels, selected.origin, content_key(selected.pixels, spec.input), tuple(warnings))
+        checked.append("overlap with the evaluation")
+    key = content_key(selected.pixels, spec.input)
+    return CalibrationSet(selected.pixels, selected.kind, selected.origin, key, tuple(checked), tuple(warnings))
 
 
 def content_key(pixels: Pixels, spec: InputSpec) -> str:
@@ -143,11 +154,11 @@ def _select(
     if source is None and renderer.name:
         pixels = renderer.crops(count)
         warning = "calibrated on rendered images; give real ones with --calibration"
-        return _Selected(pixels, f"rendered by {renderer.name} ({len(pixels)})", (warning,))
+        return _Selected(pixels, "rendered images", f"rendered by {renderer.name} ({len(pixels)})", (warning,))
     if source is None and allow_random:
         pixels = np.random.default_rng(SEED).integers(0, 256, (count, spec.height, spec.width, 3), np.uint8)
         warning = "calibrated on random noise, which excites a network as no image does: expect wrong keypoints"
-        return _Selected(pixels, f"random noise ({count})", (warning,))
+        return _Selected(pixels, "random noise", f"random noise ({count})", (warning,))
     if source is None:
         raise UsageError(
             "There are no images for the calibration.",
@@ -158,11 +169,12 @@ def _select(
     if source.suffix == ".npz":
         archive = read_crops(source, count, spec)
         origin = f"crops of {source.name} ({len(archive.pixels)}" + (f", {archive.note})" if archive.note else ")")
-        return _Selected(archive.pixels, origin, order_known=archive.declared)
+        return _Selected(archive.pixels, "crops", origin, order_known=archive.declared)
     files, origin = _files(source, "train", count, hold_out=hold_out)
     whole = sum(box is None for _, box in files)
     warning = f"{whole} calibration images have no box and were taken whole; a labels.json beside them gives boxes"
-    return _Selected(_crop_files(files, spec), origin, (warning,) if whole else (), tuple(file for file, _ in files))
+    pixels, weak = _crop_files(files, spec), (warning,) if whole else ()
+    return _Selected(pixels, "photographs", origin, weak, tuple(file for file, _ in files))
 
 
 def _files(path: Path, split: str, count: int | None = None, *, hold_out: bool = False) -> tuple[list[File], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.errors import ExportError, UsageError
-from splite_deploy.export.graph.walk import ExposedGraph, activations, check_calibration
+from splite_deploy.export.graph.walk import ExposedGraph, activations, check_calibration, constant, readers
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -21,6 +21,8 @@ METHOD: Method = "mse"
 PERCENTILE = 99.999
 _BINS = 2048
 _TINY = float(np.finfo(np.float32).tiny)
+_NO_VALUE = 1e30  # what max pools are padded with is larger, and no activation is
+_MOVERS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Concat"})
 _SHRINK = np.linspace(0.1, 1.0, 91)  # the candidates of "entropy" and "mse", as shares of the observed range
 
 Float = NDArray[np.float64]
@@ -47,6 +49,17 @@ class Ranges:
     extremes: Mapping[str, tuple[float, float]]
     means: Mapping[str, Float]
     shapes: Mapping[str, tuple[int, ...]]
+
+    def with_missing(self, other: Ranges) -> Ranges:
+        """These, and those of ``other`` for the tensors that are not among them."""
+        return replace(
+            self,
+            limits={**other.limits, **self.limits},
+            magnitudes={**other.magnitudes, **self.magnitudes},
+            extremes={**other.extremes, **self.extremes},
+            means={**other.means, **self.means},
+            shapes={**other.shapes, **self.shapes},
+        )
 
 
 def calibrate(model: ir.Model, crops: FloatArray, method: Method = "minmax") -> Ranges:
@@ -75,7 +88,7 @@ def calibrate(model: ir.Model, crops: FloatArray, method: Method = "minmax") -> 
     extremes = seen.extremes
     if method == "minmax":
         return seen
-    histograms = _histograms(exposed, crops, extremes)
+    histograms = _histograms(exposed, crops, extremes, padding_of(flowing))
     return replace(
         seen,
         method=method,
@@ -89,10 +102,16 @@ def _observe(exposed: ExposedGraph, flowing: Mapping[str, ir.Value], crops: Floa
     extremes: dict[str, tuple[float, float]] = {}
     means: dict[str, Float] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    padding = padding_of(flowing)
     for values in exposed.run(crops):
         for name, value in values.items():
             if value.dtype != np.float32 or value.size == 0:  # shapes and indices are computed in integers
                 continue
+            shapes[name] = value.shape[1:]
+            if name in padding:
+                value = without(value, padding[name])
+                if value.size == 0:
+                    continue
             low, high = float(value.min()), float(value.max())
             if not np.isfinite([low, high]).all():
                 producer = flowing[name].producer()
@@ -103,7 +122,6 @@ def _observe(exposed: ExposedGraph, flowing: Mapping[str, ir.Value], crops: Floa
                 )
             before = extremes.get(name, (low, high))
             extremes[name] = (min(low, before[0]), max(high, before[1]))
-            shapes[name] = value.shape[1:]
             if value.ndim == 4:
                 share = len(value) / len(crops) * value.mean((0, 2, 3), dtype=np.float64)
                 means[name] = means.get(name, np.zeros(())) + share
@@ -112,14 +130,53 @@ def _observe(exposed: ExposedGraph, flowing: Mapping[str, ir.Value], crops: Floa
     return Ranges("minmax", len(crops), limits, magnitudes, extremes, means, shapes)
 
 
+def padding_of(flowing: Mapping[str, ir.Value]) -> dict[str, np.float32]:
+    """What tensors are padded with that no range needs to hold, by their names.
+
+    Converters write the padding of a max pool as a Pad with minus infinity, or with the smallest float: a range that
+    held it would leave the values one level of 256. Clipped to the smallest value it still loses against every other.
+    """
+    found: dict[ir.Value, np.float32] = {}
+    for value in flowing.values():
+        node = value.producer()
+        if node is None:
+            continue
+        if node.op_type == "Pad":
+            with_value = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+            if with_value is not None and with_value.size == 1 and with_value.dtype == np.float32:
+                level = np.float32(with_value.ravel()[0])
+                if abs(level) >= _NO_VALUE or (level < 0 and _is_pooled(value)):
+                    found[value] = level
+        elif node.op_type in _MOVERS:
+            found.update((value, found[source]) for source in node.inputs if source is not None and source in found)
+    return {name: found[value] for name, value in flowing.items() if value in found}
+
+
+def without(value: NDArray[Any], padding: np.float32) -> NDArray[Any]:
+    """The values in one row, without those of `padding_of`."""
+    kept: NDArray[Any] = value[value != padding]
+    return kept
+
+
+def _is_pooled(value: ir.Value) -> bool:
+    """Whether nothing but max pools reads a value."""
+    reading = readers(value)
+    return bool(reading) and not value.is_graph_output() and all(node.op_type == "MaxPool" for node in reading)
+
+
 def _histograms(
-    exposed: ExposedGraph, crops: FloatArray, extremes: Mapping[str, tuple[float, float]]
+    exposed: ExposedGraph,
+    crops: FloatArray,
+    extremes: Mapping[str, tuple[float, float]],
+    padding: Mapping[str, np.float32],
 ) -> dict[str, Float]:
     """Counts in `_BINS` equal bins over the observed range of each tensor."""
     counts = {name: np.zeros(_BINS) for name in extremes}
     for values in exposed.run(crops):
         for name, (low, high) in extremes.items():
             value = values[name]
+            if name in padding:
+                value = without(value, padding[name])
             step = max((high - low) / _BINS, _TINY)
             cells = np.minimum((value.ravel() - np.float32(low)) / np.float32(step), _BINS - 1).astype(np.intp)
             counts[name] += np.bincount(cells, minlength=_BINS)

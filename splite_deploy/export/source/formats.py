@@ -25,8 +25,9 @@ from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.decoders import check_shapes
 from splite_deploy.errors import BackendError, CheckpointError, ExportError, first_line
 from splite_deploy.export.graph.torch_to_onnx import input_spec
-from splite_deploy.export.graph.walk import forget_types, from_proto, name_of, sizes, to_proto
+from splite_deploy.export.graph.walk import attributes, forget_types, from_proto, name_of, sizes, to_proto
 from splite_deploy.export.log_output import quiet
+from splite_deploy.export.source.weights import weights_key
 from splite_deploy.files import sha256_of
 from splite_deploy.runtime.session import open_bytes
 from splite_deploy.runtime.verify import run_each
@@ -216,6 +217,14 @@ class ImportedOnnx:
     notes: tuple[str, ...]
     name: ClassVar[str] = "onnx"
     """What the outputs of `run` are called in a report."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Key of the graph's constants, see `splite_deploy.export.source.weights.weights_key`."""
+        parts = (self.model.graph, *self.model.graph.subgraphs())
+        stored = [value.const_value for part in parts for value in part.initializers.values()]
+        stored += [value for part in parts for node in part for value in attributes(node).values()]
+        return weights_key(tensor.numpy() for tensor in stored if isinstance(tensor, ir.TensorProtocol))
 
     def run(self, tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Reference outputs of the file by role, N first, computed one crop at a time as on a device."""

@@ -26,6 +26,7 @@ from splite_deploy.export.source.formats import (
 )
 from splite_deploy.export.source.header import check_metadata
 from splite_deploy.export.source.masks import masked_notes
+from splite_deploy.export.source.weights import weights_key
 from splite_deploy.files import sha256_of
 from splite_deploy.spec import HostSpec, ModelSpec, load_model_toml
 
@@ -49,6 +50,12 @@ class LoadedModel:
     notes: tuple[str, ...]
     name: ClassVar[str] = "torch"
     """What the outputs of `run` are called in a report."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Key of the loaded weights, see `splite_deploy.export.source.weights.weights_key`."""
+        tensors = self.network.state_dict().values()
+        return weights_key(tensor.float().numpy() for tensor in tensors if tensor.is_floating_point())
 
     def run(self, tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Reference outputs by role, N first, computed one crop at a time as on a device."""

@@ -1,0 +1,207 @@
+"""Where ranges of activations come from: from images given, a file that travels with the checkpoint, or a renderer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from splite_deploy.errors import OutputError, UsageError
+from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, onnx_from_network, simplify
+from splite_deploy.export.options import ExportOptions
+from splite_deploy.export.quant.calibration import CalibrationSet, Kind, load_calibration
+from splite_deploy.export.quant.calibration_lint import Scorer
+from splite_deploy.export.quant.qdq import has_qdq
+from splite_deploy.export.quant.ranges import METHOD, Method, Ranges, calibrate
+from splite_deploy.export.quant.stored_ranges import StoredRanges, is_ranges_file, read_ranges, restore, store
+from splite_deploy.export.reference import Reference
+from splite_deploy.export.source.formats import ImportedOnnx
+from splite_deploy.export.source.load import LoadedModel, load_source
+from splite_deploy.files import cache_folder
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The ranges of an export, and where they come from.
+
+    Attributes:
+        ranges: Of the activations of the fp32 graph.
+        kind: What they were measured on.
+        origin: The same for people, in full.
+        crops: Number of images.
+        sha256: Hex key of what the network saw.
+        notes: What is weak about them or worth knowing, as text.
+        pixels: (N, h, w, 3) uint8 crops for what has to be measured in other forms of the network.
+    """
+
+    ranges: Ranges
+    kind: Kind
+    origin: str
+    crops: int
+    sha256: str
+    notes: tuple[str, ...]
+    pixels: NDArray[np.uint8]
+
+
+def find_ranges(
+    graph: ir.Model,
+    checkpoint: Path,
+    source: LoadedModel | ImportedOnnx,
+    reference: Reference,
+    options: ExportOptions,
+    scorer: Scorer,
+    progress: Progress,
+) -> Calibrated:
+    """The ranges for fp16 and int8: of ``--calibration``, else those stored with the checkpoint, else of the renderer.
+
+    Args:
+        graph: The simplified fp32 graph.
+        checkpoint: What it was made from.
+        source: That, loaded.
+        reference: Its crops are there for what a file of ranges lacks.
+        options: The requested options.
+        scorer: See `load_calibration`.
+        progress: Called with each step as it begins.
+
+    Raises:
+        SpliteError: See `load_calibration`, `read_ranges`, `StoredRanges.check` and `restore`.
+    """
+    named = options.calibration
+    stored = source.host.folder / source.host.calibration if source.host.calibration and named is None else None
+    file = named if named is not None and is_ranges_file(named) else stored
+    if file is None:
+        chosen = load_calibration(
+            named,
+            source.spec,
+            source.host,
+            allow_random=options.allow_random_calibration,
+            hold_out=options.images is None,
+            evaluation=options.evaluation or options.images,
+            scorer=scorer,
+            cache=cache_folder(),
+            progress=progress,
+        )
+        progress(f"measuring the ranges of activations on {len(chosen.pixels)} crops")
+        ranges = calibrate(graph, chosen.tensors(source.spec.input), METHOD)
+        return Calibrated(
+            ranges, chosen.kind, chosen.origin, len(chosen.pixels), chosen.sha256, chosen.warnings, chosen.pixels
+        )
+    progress(f"reading the ranges of activations from {file.name}")
+    remedy = _remedy(checkpoint, file)
+    found = read_ranges(file, remedy)
+    found.check(source.weights_sha256, source.spec.input, file, remedy)
+    ranges, notes = restore(found, graph, source.spec.input, reference.tensors, file, remedy)
+    notes = (f"calibrated with {found.origin}", *notes)
+    return Calibrated(ranges, found.kind, found.origin, found.images, found.images_sha256, notes, reference.pixels)
+
+
+@dataclass(frozen=True)
+class CalibratedFile:
+    """A file of ranges that was written.
+
+    Attributes:
+        ranges: Its content.
+        origin: Where the images come from, for people.
+        checked: What was checked about them, as text.
+        warnings: What is weak about them; empty if nothing.
+        model: The model spec that has to name it.
+        line: What that is to say, in TOML.
+        is_named: Whether it says so already.
+    """
+
+    ranges: StoredRanges
+    origin: str
+    checked: tuple[str, ...]
+    warnings: tuple[str, ...]
+    model: Path
+    line: str
+    is_named: bool
+
+
+def calibrate_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    *,
+    images: Path,
+    model: Path | None = None,
+    count: int = 128,
+    evaluation: Path | None = None,
+    method: Method = METHOD,
+    weights: str | None = None,
+    trust: bool = False,
+    overwrite: bool = False,
+    progress: Progress = lambda message: None,
+) -> CalibratedFile:
+    """Measures the ranges of a network's activations on images and writes them to a file that travels with it.
+
+    Args:
+        checkpoint: As `splite_deploy.export.export_bundle` takes it.
+        output: The file.
+        images: See ``source`` of `load_calibration`.
+        model: ``model.toml``; None is the one beside the checkpoint.
+        count: At most so many images, picked evenly.
+        evaluation: See `load_calibration`.
+        method: See `splite_deploy.export.quant.ranges.calibrate`.
+        weights: Which weights of the checkpoint.
+        trust: Loads a torch.export program or a TorchScript archive, which can run code.
+        overwrite: Replaces an existing file.
+        progress: Called with each step as it begins.
+
+    Raises:
+        SpliteError: The inputs are wrong, the images are unfit, or the file exists.
+    """
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists.", hint="Name another file, or replace it with --overwrite.")
+    progress("reading the checkpoint")
+    source = load_source(checkpoint, model, ExportOptions(weights=weights, trust=trust))
+    spec = source.spec
+    progress("making the graph")
+    raw = (
+        source.model
+        if isinstance(source, ImportedOnnx)
+        else onnx_from_network(source.network, spec, opset=MIN_OPSET, dynamic_batch=False)
+    )
+    graph = simplify(raw, metadata={})
+    if has_qdq(graph):
+        raise UsageError(
+            "This network was trained for int8 and brings its own scales: there is nothing to calibrate.",
+            hint="Export it as it is, with -p int8; or calibrate the float checkpoint.",
+        )
+    chosen = load_calibration(
+        images,
+        spec,
+        source.host,
+        count=count,
+        evaluation=evaluation,
+        scorer=source.run,
+        cache=cache_folder(),
+        progress=progress,
+    )
+    progress(f"measuring the ranges of activations on {len(chosen.pixels)} crops")
+    ranges = calibrate(graph, chosen.tensors(spec.input), method)
+    found = store(graph, ranges, chosen, source.weights_sha256, spec.input)
+    found.write(output)
+    spec_file = model or checkpoint.parent / "model.toml"
+    return _written(found, chosen, output, spec_file, source.host.calibration)
+
+
+def _written(found: StoredRanges, chosen: CalibrationSet, output: Path, model: Path, named: str) -> CalibratedFile:
+    folder, file = model.parent.resolve(), output.resolve()
+    line = f'calibration = "{Path(os.path.relpath(file, folder)).as_posix()}"'
+    is_named = named != "" and (folder / named).resolve() == file
+    return CalibratedFile(found, chosen.origin, chosen.checked, chosen.warnings, model, line, is_named)
+
+
+def _remedy(checkpoint: Path, file: Path) -> str:
+    """What to do about stored ranges that do not fit."""
+    return (
+        f"Make them again: splite-deploy calibrate {checkpoint} --images DIR -o {file} --overwrite; or name images "
+        "with --calibration, or leave calibration out of model.toml."
+    )
