@@ -12,7 +12,7 @@ SPLITE := $(BIN)/splite-deploy
 HAND := models/splite_hand
 THREADS := 1
 
-.PHONY: help demo test lint unit clean
+.PHONY: help demo test lint unit converters clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the commands
@@ -62,9 +62,15 @@ lint: $(STAMP)
 	@echo "==> Import rules (import-linter)"
 	@$(BIN)/lint-imports --no-cache | tail -n 4
 
-unit: $(STAMP)
+converters: $(STAMP)  ## Makes the environments of TFLite's converter, without TensorFlow and through it (3.3 GB)
+	@echo "==> Making the environments of TFLite's converter, where they are not there yet"
+	@$(SPLITE) setup-tflite --folder .venv-tflite
+	@$(SPLITE) setup-tflite --folder .venv-tflite-tensorflow --tensorflow || \
+		echo "warning: the tests of TFLite's converter through TensorFlow are skipped"
+
+unit: converters
 	@echo "==> Tests (pytest)"
 	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 clean:  ## Removes .venv and everything built
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-tflite .venv-tflite-tensorflow build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

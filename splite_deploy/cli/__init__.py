@@ -8,6 +8,7 @@ from splite_deploy.cli import doctor as doctor
 from splite_deploy.cli import export as export
 from splite_deploy.cli import inspect as inspect
 from splite_deploy.cli import run as run
+from splite_deploy.cli import setup_tflite as setup_tflite
 from splite_deploy.cli import verify as verify
 from splite_deploy.cli.app import main
 

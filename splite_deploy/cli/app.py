@@ -23,7 +23,7 @@ CommandFunction = Callable[..., Any]
 
 _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxsim", "onnxscript", "safetensors"), "export"),
-    **dict.fromkeys(("tensorflow", "onnx2tf"), "tflite"),
+    "ai_edge_quantizer": "tflite",
 }
 
 

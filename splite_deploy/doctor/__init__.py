@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from splite_deploy.doctor.checks import Check, Probe, check_package, import_in_child, run_self_test
+from splite_deploy.doctor.converter import check_converter
 from splite_deploy.doctor.machine import check_int8, check_temporary_folder, check_threads
 from splite_deploy.doctor.nvidia import check_nvidia
 from splite_deploy.version import __version__
@@ -26,9 +27,11 @@ __all__ = ["Check", "Diagnosis", "Stage", "diagnose"]
 
 BASE_INSTALL = "pip install splite-deploy"
 EXPORT_INSTALL = "pip install 'splite-deploy[export]'"
+TFLITE_INSTALL = "pip install 'splite-deploy[tflite]'"
 
 _BASE = ("numpy", "cv2")
 _EXPORT = ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxsim", "onnxscript", "safetensors")
+_TFLITE = ("ai_edge_litert", "ai_edge_quantizer")
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,8 @@ def diagnose(*, probe: Probe | None = None) -> Diagnosis:
         stages = [Stage("run with any backend", base)]
     export = tuple(package(module, EXPORT_INSTALL) for module in _EXPORT)
     stages.append(Stage("export", (*base, *export)))
+    to_tflite = (*(package(module, TFLITE_INSTALL) for module in _TFLITE), check_converter())
+    stages.append(Stage("export to TFLite", (*base, *export, *to_tflite)))
     return Diagnosis(
         splite_deploy=__version__,
         python=".".join(str(part) for part in sys.version_info[:3]),

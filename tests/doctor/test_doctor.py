@@ -75,7 +75,7 @@ def test_all_is_well() -> None:
     found = diagnose(probe=_no_problem)
     assert _stage(found, "run with ort").works is True
     assert found.can_run
-    assert [stage.name for stage in found.stages][-1] == "export"
+    assert [stage.name for stage in found.stages][-2:] == ["export", "export to TFLite"]
     assert [check.name for check in found.machine] == ["temporary folder", "threads", "int8"]
 
 
@@ -91,7 +91,7 @@ def test_missing_packages_give_the_command(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_broken_opencv_breaks_everything_but_the_diagnosis() -> None:
     found = diagnose(probe=lambda module: "ImportError: libGL" if module == "cv2" else "")
-    assert [stage.name for stage in found.stages] == ["run with any backend", "export"]
+    assert [stage.name for stage in found.stages] == ["run with any backend", "export", "export to TFLite"]
     assert not any(stage.works for stage in found.stages)
     assert not found.can_run
 

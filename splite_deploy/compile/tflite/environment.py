@@ -27,7 +27,7 @@ SETUP = "splite-deploy setup-tflite"
 DIRECT = ("onnx2tf==2.6.9",)
 """The converter for Python 3.12 and later; it pins what it needs exactly. 0.7 GB."""
 TENSORFLOW = ("onnx2tf==1.29.24", "keras==3.15.1")
-"""The converter for Python 3.10 and 3.11, which pins TensorFlow 2.19 and what that needs. 3.3 GB."""
+"""The converter for Python 3.10 and 3.11, which pins TensorFlow 2.19 and what that needs. 2.6 GB."""
 FIRST_DIRECT = (3, 12)
 FIRST_PYTHON = (3, 10)
 
@@ -112,42 +112,41 @@ def default_folder() -> Path:
 
 
 def make_environment(
-    folder: Path | None = None, python: Path | None = None, *, progress: Progress = lambda message: None
+    folder: Path | None = None,
+    python: Path | None = None,
+    *,
+    tensorflow: bool = False,
+    progress: Progress = lambda message: None,
 ) -> ConverterEnvironment:
-    """Makes an environment with pinned versions; an older or unfinished one of ours is made anew.
+    """Makes an environment with pinned versions, or finds that it is there; one of other versions is made anew.
 
     Args:
         folder: Where; None is `default_folder`.
         python: With which Python, 3.10 or later; None takes the first 3.12 or later that is found, else 3.10 or 3.11.
+        tensorflow: Takes the converter that works through TensorFlow, and Python 3.10 or 3.11, in any case.
         progress: Called with each step as it begins.
 
     Raises:
-        UsageError: The folder holds something else, or the Python is too old.
+        UsageError: The folder holds something else, or the Python does not fit.
         MissingDependencyError: There is no Python to make it with.
         CompileError: A step failed; its message ends with the last line that it printed.
         OutputError: The folder cannot be written.
     """
     folder = (folder or default_folder()).absolute()
-    base, version = _check_base(python) if python else _find_base()
-    if folder.exists() and any(folder.iterdir()) and not any((folder / name).exists() for name in (_RECORD, _BEGUN)):
-        raise UsageError(
-            f"{folder} holds something else.", hint="Name a folder that does not exist yet, with --folder."
-        )
+    base, version = _check_base(python, tensorflow) if python else _find_base(tensorflow)
     direct = version >= FIRST_DIRECT
-    packages = DIRECT if direct else TENSORFLOW
+    packages = list(DIRECT if direct else TENSORFLOW)
     with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder.parent):
-        with writing(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            (folder / _BEGUN).touch()
-        shown = ".".join(map(str, version))
-        progress(f"making an environment with Python {shown} in {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        there = _read_record(folder, packages)
+        if there is not None and there.version.startswith(".".join(map(str, version)) + "."):
+            return there
+        _clear(folder)
+        progress(f"making an environment with Python {version[0]}.{version[1]} in {folder}")
         _run([str(base), "-I", "-m", "venv", str(folder)], "Making a virtual environment", progress)
         inside = _interpreter(folder)
-        size = "0.7 GB" if direct else "3.3 GB, with TensorFlow"
-        progress(f"installing {packages[0]} ({size})")
+        progress(f"installing {packages[0]} ({'0.7 GB' if direct else '2.6 GB, with TensorFlow'})")
         install = [str(inside), "-I", "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
         _run([*install, *packages], f"Installing {packages[0]}", progress)
         progress("trying it")
@@ -159,6 +158,24 @@ def make_environment(
         write_file(folder / _RECORD, json.dumps(record, indent=1).encode())
         (folder / _BEGUN).unlink()
     return found
+
+
+def _clear(folder: Path) -> None:
+    """Empties the place for an environment, and marks it as unfinished.
+
+    Raises:
+        UsageError: What lies there is not ours.
+        OutputError: It cannot be written.
+    """
+    with writing(folder):
+        ours = any((folder / name).exists() for name in (_RECORD, _BEGUN))
+        if not ours and any(folder.iterdir()):
+            raise UsageError(
+                f"{folder} holds something else.", hint="Name a folder that does not exist yet, with --folder."
+            )
+        (folder / _BEGUN).touch()
+        for item in [item for item in folder.iterdir() if item.name != _BEGUN]:
+            shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
 
 
 def _folders() -> tuple[Path, Path]:
@@ -201,7 +218,7 @@ def look_at(python: Path, origin: str) -> ConverterEnvironment:
     except (OSError, subprocess.TimeoutExpired, ValueError):
         found = None
     if found is None:
-        raise CompileError("it does not run as a Python.", hint=hint)
+        raise CompileError("it does not run as a Python." if python.exists() else "there is no such file.", hint=hint)
     if not found["onnx2tf"]:
         raise CompileError(f"it is Python {found['version']} without onnx2tf.", hint=hint)
     if not found["direct"] and not found["tensorflow"]:
@@ -209,39 +226,40 @@ def look_at(python: Path, origin: str) -> ConverterEnvironment:
     return ConverterEnvironment(python, origin=origin, **found)
 
 
-def _read_record(folder: Path) -> ConverterEnvironment | None:
-    """The finished environment in a folder."""
+def _read_record(folder: Path, packages: list[str] | None = None) -> ConverterEnvironment | None:
+    """The finished environment in a folder, if any; of these packages where they are given."""
     try:
         held = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        held.pop("packages")
-        python = folder / held.pop("python")
-        return ConverterEnvironment(python, origin=f"made by {SETUP}", **held) if python.is_file() else None
+        installed, python = held.pop("packages"), folder / held.pop("python")
+        found = ConverterEnvironment(python, origin=f"made by {SETUP}", **held)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return found if python.is_file() and packages in (None, installed) else None
 
 
 def _interpreter(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def _check_base(python: Path) -> tuple[Path, tuple[int, int]]:
+def _check_base(python: Path, tensorflow: bool) -> tuple[Path, tuple[int, int]]:
     """The Python that was asked for, and its version.
 
     Raises:
-        UsageError: It does not run, is too old, or cannot make environments.
+        UsageError: It does not run, does not fit, or cannot make environments.
     """
     found = shutil.which(python) or str(python)
     version = _base_version(found)
-    if version is None or version < FIRST_PYTHON:
-        what = "cannot make environments" if version is None else f"is Python {version[0]}.{version[1]}"
+    if version is None:
         raise UsageError(
-            f"{python} {what}.",
-            hint="Name a Python 3.10 or later that has venv and pip.",
+            f"{python} cannot make environments.", hint="Name a Python 3.10 or later that has venv and pip."
         )
+    if version < FIRST_PYTHON or (tensorflow and version >= FIRST_DIRECT):
+        wanted = "Python 3.10 or 3.11" if tensorflow else "Python 3.10 or later"
+        raise UsageError(f"{python} is Python {version[0]}.{version[1]}.", hint=f"Name a {wanted}.")
     return Path(found), version
 
 
-def _find_base() -> tuple[Path, tuple[int, int]]:
+def _find_base(tensorflow: bool) -> tuple[Path, tuple[int, int]]:
     """A Python that can make the environment: the first of 3.12 or later, else the first of 3.10 or 3.11.
 
     Raises:
@@ -250,14 +268,18 @@ def _find_base() -> tuple[Path, tuple[int, int]]:
     older = None
     for candidate in _pythons():
         version = _base_version(candidate)
-        if version is not None and version >= FIRST_DIRECT:
-            return Path(candidate), version
-        if version is not None and version >= FIRST_PYTHON:
+        if version is None or version < FIRST_PYTHON:
+            continue
+        if version < FIRST_DIRECT:
             older = older or (Path(candidate), version)
+        elif not tensorflow:
+            return Path(candidate), version
+        if tensorflow and older is not None:
+            break
     if older is None:
         raise MissingDependencyError(
-            "No Python 3.10 or later that has venv and pip was found.",
-            hint="Install one, or name it: splite-deploy setup-tflite --python PATH.",
+            f"No Python 3.10 or {'3.11' if tensorflow else 'later'} that has venv and pip was found.",
+            hint=f"Install one, or name it: {SETUP} --python PATH.",
         )
     return older
 
@@ -277,7 +299,7 @@ def _pythons() -> Iterator[str]:
 def _base_version(python: str) -> tuple[int, int] | None:
     """The version of a Python that can make environments; None of one that does not run or cannot."""
     code = "import sys, venv, ensurepip; print(*sys.version_info[:2])"
-    with suppress(OSError, subprocess.TimeoutExpired, ValueError):
+    with suppress(OSError, subprocess.SubprocessError, ValueError):
         done = subprocess.run(
             [python, "-I", "-c", code],
             stdin=subprocess.DEVNULL,
@@ -308,6 +330,8 @@ def _run(command: list[str], doing: str, progress: Progress) -> None:
                     last = line.strip() or last
                     if last.startswith("Collecting "):  # pip tells much more
                         progress(f"fetching {last.split()[1]}")
+                    elif last.startswith("Installing collected packages"):
+                        progress("unpacking them")
             except BaseException:
                 process.kill()
                 raise
