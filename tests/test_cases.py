@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -74,3 +75,25 @@ def test_an_engine_is_given_no_more_crops_than_it_takes(tmp_path: Path) -> None:
     assert largest_batch(artifact) == 3
     assert largest_batch(replace(artifact, target={"batch": "1,1,2"})) == 2
     assert largest_batch(replace(artifact, target={"batch": "1,2,8"})) == 3
+
+
+def test_a_stage_that_is_not_finite_is_named_with_its_layer(export: Run, tmp_path: Path) -> None:
+    done = export(case_nets.LogSigmoid)
+    assert done.exit_code == 1
+    assert "torch -> onnx gives NaN or infinity in 'heatmap' on " in done.output
+    assert re.search(r"The first layer that gives NaN or infinity is '\w+' \(Log\)\.", done.output)
+    assert "logsigmoid(x), which stays finite as -softplus(-x)" in done.output
+    assert "verify" not in done.output
+
+
+def test_the_advised_form_of_logsigmoid_works(export: Run) -> None:
+    done = export(case_nets.MinusSoftplus)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_network_that_is_not_finite_itself(export: Run) -> None:
+    done = export(case_nets.Overflowing)
+    assert done.exit_code == 1
+    assert "The network itself gives NaN or infinity in 'heatmap' on 12 of 12 crops." in done.output
+    assert "The first layer that gives NaN or infinity is 'exp' (exp)." in done.output
+    assert "Check its weights, and mean and std in model.toml" in done.output

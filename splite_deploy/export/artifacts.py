@@ -19,6 +19,7 @@ from splite_deploy.compile.child_process import kept_log
 from splite_deploy.errors import ExportError, SpliteError, UsageError
 from splite_deploy.export.calibrate import Calibrated
 from splite_deploy.export.failures import Failures
+from splite_deploy.export.first_difference import Explain, from_graph_to_tflite, unexplained
 from splite_deploy.export.graph.fuse import tensor_specs
 from splite_deploy.export.graph.walk import serialised
 from splite_deploy.export.options import ExportOptions
@@ -223,6 +224,7 @@ def measure_graph(
     options: ExportOptions,
     hint: str,
     stack: ExitStack,
+    explain: Explain = unexplained,
 ) -> Measured:
     """Compares and profiles an artifact of ONNX Runtime, or of another backend that runs the same graphs.
 
@@ -235,6 +237,7 @@ def measure_graph(
         options: The requested options.
         hint: What to do where it moves keypoints too far.
         stack: Closes the session.
+        explain: Says of ``plain`` where it goes wrong.
 
     Raises:
         ParityError: It lies beyond its limits.
@@ -245,10 +248,10 @@ def measure_graph(
         has_run = artifact.label == FP32_LABEL
         run = simplified if has_run else TracedRun(file.content, artifact, reference, stack)
         stage = "simplified" if has_run else artifact.label
-        deviation = reference.compare(stage, run.outputs, limits, hint)
+        deviation = reference.compare(stage, run.outputs, limits, hint, explain)
     else:
         outputs = simplified.outputs if file.name == FP32 else _run_once(plain, reference)
-        before = reference.compare(artifact.label, outputs, limits, hint)
+        before = reference.compare(artifact.label, outputs, limits, hint, explain)
         run = TracedRun(file.content, artifact, reference, stack)
         by_host_px = compare(artifact.label, outputs, run.outputs, reference.spec, "").deviation_px.max
         if not by_host_px <= FUSED_PX:
@@ -263,7 +266,14 @@ def measure_graph(
     return Measured(artifact, run.session, deviation, run.layers, len(file.content))
 
 
-def compare_graph(stage: str, model: ir.Model, reference: Reference, limits: LimitSpec, hint: str) -> Parity:
+def compare_graph(
+    stage: str,
+    model: ir.Model,
+    reference: Reference,
+    limits: LimitSpec,
+    hint: str,
+    explain: Explain = unexplained,
+) -> Parity:
     """Compares a graph that is no artifact, in ONNX Runtime.
 
     What engines are built from runs here too: the arithmetic is that of TensorRT but for rounding.
@@ -272,12 +282,14 @@ def compare_graph(stage: str, model: ir.Model, reference: Reference, limits: Lim
         ParityError: It lies beyond its limits.
     """
     with _opened(model, reference.spec) as session:
-        parity = reference.compare(stage, reference.run(session), limits, hint).parity
+        parity = reference.compare(stage, reference.run(session), limits, hint, explain).parity
         reference.check_batch(stage, session, limits)
     return parity
 
 
-def measure_tflite(file: Path, artifact: Artifact, reference: Reference, hint: str, stack: ExitStack) -> Measured:
+def measure_tflite(
+    file: Path, artifact: Artifact, original: ir.Model, reference: Reference, hint: str, stack: ExitStack
+) -> Measured:
     """Compares a TFLite file and lists its layers.
 
     Raises:
@@ -286,7 +298,8 @@ def measure_tflite(file: Path, artifact: Artifact, reference: Reference, hint: s
     """
     content = file.read_bytes()
     run = TracedRun(content, artifact, reference, stack)
-    deviation = reference.compare(artifact.label, run.outputs, artifact.limits, hint)
+    explain = from_graph_to_tflite(original, content, artifact.precision)
+    deviation = reference.compare(artifact.label, run.outputs, artifact.limits, hint, explain)
     return Measured(artifact, run.session, deviation, run.layers, len(content))
 
 

@@ -9,7 +9,8 @@ reads them is named.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from splite_deploy.arrays import FloatArray
-from splite_deploy.errors import SpliteError
+from splite_deploy.errors import CompileError, SpliteError
 from splite_deploy.export.graph.walk import ExposedGraph, activations, name_of
 from splite_deploy.spec import Precision
 
@@ -53,6 +54,21 @@ class Layer:
         return f"'{self.name}' ({self.kind})"
 
 
+def unexplained(crop: FloatArray) -> str:
+    """Explains nothing."""
+    return ""
+
+
+def of_torch(network: nn.Module) -> Explain:
+    """Names the first layer of a network that gives NaN or infinity."""
+    return _explain(lambda crop: (), lambda crop: torch_layers(network, crop), "fp32")
+
+
+def of_graph(model: ir.Model) -> Explain:
+    """The same of an ONNX graph."""
+    return _explain(lambda crop: (), lambda crop: graph_layers(model, crop), "fp32")
+
+
 def from_torch(network: nn.Module, converted: ir.Model) -> Explain:
     """Explains a graph that torch's exporter made of a network."""
     return _explain(lambda crop: torch_layers(network, crop), lambda crop: graph_layers(converted, crop), "fp32")
@@ -66,6 +82,23 @@ def from_graph(original: ir.Model, converted: ir.Model, precision: Precision) ->
 def from_graph_to_tflite(original: ir.Model, content: bytes, precision: Precision) -> Explain:
     """Explains a TFLite file that was made from a graph."""
     return _explain(lambda crop: graph_layers(original, crop), lambda crop: tflite_layers(content, crop), precision)
+
+
+@contextmanager
+def explained(original: ir.Model, crop: FloatArray) -> Iterator[None]:
+    """Adds to the error of a wrong conversion to TFLite where it begins.
+
+    Args:
+        original: The graph that is converted.
+        crop: (1, 3, h, w) float32, normalised.
+    """
+    from splite_deploy.compile.tflite.match import WrongConversionError
+
+    try:
+        yield
+    except WrongConversionError as err:
+        said = from_graph_to_tflite(original, err.content, "fp32")(crop) if err.content else ""
+        raise CompileError(f"{err.message} {said}".strip(), hint=err.hint) from err
 
 
 def _explain(
@@ -238,7 +271,8 @@ def tflite_layers(content: bytes, crop: FloatArray) -> list[Layer]:
         values, scales = interpreter.get_tensor(tensor), details[tensor]["quantization_parameters"]
         if len(scales["scales"]) != 1:
             return np.asarray(values)
-        return (values.astype(np.float32) - scales["zero_points"][0]) * scales["scales"][0]
+        real: NDArray[Any] = (values.astype(np.float32) - scales["zero_points"][0]) * scales["scales"][0]
+        return real
 
     return [
         Layer(

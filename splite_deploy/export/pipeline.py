@@ -47,6 +47,7 @@ from splite_deploy.export.artifacts import (
 from splite_deploy.export.calibrate import Calibrated, find_ranges
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.failures import Failures, PartialExportError
+from splite_deploy.export.first_difference import explained, from_graph, from_torch, of_graph, of_torch
 from splite_deploy.export.golden import make_golden, prepare_image
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_output_names, onnx_from_network, simplify
 from splite_deploy.export.options import ExportOptions as ExportOptions
@@ -74,9 +75,11 @@ from splite_deploy.spec import LimitSpec, Precision
 _LIBRARIES = ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "onnxscript", "numpy", "opencv-python-headless")
 _TFLITE_LIBRARIES = ("tensorflow", "onnx2tf", "ai-edge-litert")
 _STAGE_HINT = (
-    "Look for layers in training mode or randomness in the network; if the deviation is acceptable, raise [limits] in "
-    "model.toml."
+    "Look for layers in training mode or randomness in the network, and for one that ONNX writes in another form than "
+    "torch, such as logsigmoid(x), which stays finite as -softplus(-x); if the deviation is acceptable, raise [limits] "
+    "in model.toml."
 )
+_OVERFLOW_HINT = "Check its weights, and mean and std in model.toml: the comparison has nothing to go by."
 Progress = Callable[[str], None]
 
 
@@ -182,7 +185,7 @@ def export_bundle(
             requested, tflite = _artifacts(options, trained), {}
             if compiler is not None:
                 of_tflite = [f"{name} {p}" for name, p in requested if find_backend(name).export == "tflite"]
-                with failures.kept(*of_tflite):
+                with failures.kept(*of_tflite), explained(fp32.file.model, reference.tensors[:1]):
                     tflite = {made.precision: made for made in compiler.finish(folder, progress=progress)}
 
             measured: list[Measured] = []
@@ -195,11 +198,13 @@ def export_bundle(
                         progress(f"comparing {backend} {precision}")
                         artifact = file.artifact(precision, limits[precision], backend)
                         variant = file, artifact, made.graphs[file.name]
-                        measured.append(measure_graph(*variant, fp32.run, reference, options, hint, stack))
+                        explain = from_graph(fp32.file.model, made.graphs[file.name], precision)
+                        measured.append(measure_graph(*variant, fp32.run, reference, options, hint, stack, explain))
                     elif precision in tflite:  # its conversion did not fail
                         progress(f"comparing {backend} {precision}")
                         artifact = replace(tflite[precision], backend=backend, limits=limits[precision])
-                        measured.append(measure_tflite(folder / artifact.file, artifact, reference, hint, stack))
+                        file_made, original = folder / artifact.file, fp32.file.model
+                        measured.append(measure_tflite(file_made, artifact, original, reference, hint, stack))
             graphs, graph_parity = _engine_graphs(
                 files, measured, limits, reference, options, likely, failures, progress
             )
@@ -262,20 +267,24 @@ def _convert(
         ParityError: A stage moves the keypoints by more than the limits of the model spec.
     """
     spec, stages = source.spec, []
+    own = of_graph(source.model) if isinstance(source, ImportedOnnx) else of_torch(source.network)
+    reference.check_finite("The network itself", reference.outputs, _OVERFLOW_HINT, own)
     if isinstance(source, ImportedOnnx):
         raw, opset = source.model, source.opset
     else:
         opset = MIN_OPSET if options.opset is None else options.opset
         progress("torch -> ONNX")
         raw = onnx_from_network(source.network, spec, opset=opset, dynamic_batch=options.dynamic_batch)
-        stages.append(compare_graph("onnx", raw, reference, spec.limits, _STAGE_HINT))
+        explain = from_torch(source.network, raw)
+        stages.append(compare_graph("onnx", raw, reference, spec.limits, _STAGE_HINT, explain))
     progress("ONNX -> simplified ONNX")
     metadata = {"splite_model": json.dumps(spec.to_dict()), "splite_version": __version__}
     simplified = simplify(raw, metadata=metadata)
     check_output_names(simplified, spec)
     file = GraphFile.of(FP32, simplified)
     run = TracedRun(file.content, file.artifact("fp32", spec.limits), reference, stack)
-    stages.append(reference.compare("simplified", run.outputs, spec.limits, _STAGE_HINT).parity)
+    explain = from_graph(raw, simplified, "fp32")
+    stages.append(reference.compare("simplified", run.outputs, spec.limits, _STAGE_HINT, explain).parity)
     reference.check_batch("simplified", run.session, spec.limits)
     return _Converted(file, opset, run, tuple(stages))
 

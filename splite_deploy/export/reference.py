@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.errors import ParityError
+from splite_deploy.export.first_difference import Explain, unexplained
 from splite_deploy.export.quant.search import Deviation, measure_deviation
 from splite_deploy.metrics.parity import Outputs, violations
 from splite_deploy.runtime.preprocess import Preprocessor
@@ -52,7 +53,24 @@ class Reference:
         """Outputs of a session on the inputs, by role, N first."""
         return run_each(session, self.feed(session))
 
-    def compare(self, stage: str, outputs: Outputs, limits: LimitSpec, hint: str) -> Deviation:
+    def check_finite(self, stage: str, outputs: Outputs, hint: str, explain: Explain = unexplained) -> None:
+        """Refuses outputs that hold NaN or infinity; see `compare`.
+
+        Raises:
+            ParityError: They do.
+        """
+        for role, values in outputs.items():
+            finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+            if not finite.all():
+                raise ParityError(
+                    f"{stage} gives NaN or infinity in '{role}' on {int((~finite).sum())} of {len(finite)} crops."
+                    + self._explained(explain, int(np.argmin(finite))),
+                    hint=hint,
+                )
+
+    def compare(
+        self, stage: str, outputs: Outputs, limits: LimitSpec, hint: str, explain: Explain = unexplained
+    ) -> Deviation:
         """How far outputs lie from those of the original network.
 
         Args:
@@ -60,10 +78,12 @@ class Reference:
             outputs: By role, N first; of a graph that decodes, its keypoints.
             limits: How far the keypoints may lie.
             hint: What to do about outputs beyond them.
+            explain: Says for a crop on which they are wrong where that begins.
 
         Raises:
-            ParityError: They lie beyond the limits.
+            ParityError: They lie beyond the limits, or are not finite.
         """
+        self.check_finite(f"{self.name} -> {stage}", outputs, hint, explain)
         deviation = measure_deviation(
             self.outputs, outputs, self.spec, stage=stage, reference_name=self.name, crops_from=self.crops_from
         )
@@ -72,10 +92,23 @@ class Reference:
             broken.append(f"{deviation.peak_switches} heatmap peaks lie elsewhere")
         if broken:
             raise ParityError(
-                f"{deviation.parity.label} changed the result on {deviation.parity.crops} crops: {'; '.join(broken)}.",
+                f"{deviation.parity.label} changed the result on {deviation.parity.crops} crops: {'; '.join(broken)}."
+                + self._explained(explain, self._worst(outputs)),
                 hint=hint,
             )
         return deviation
+
+    def _worst(self, outputs: Outputs) -> int:
+        """The crop on which outputs lie farthest from those of the original network; decoded ones are not compared."""
+        far = np.zeros(len(self.pixels))
+        for role, values in self.outputs.items():
+            if role in outputs and outputs[role].shape == values.shape:
+                far = np.maximum(far, np.abs(outputs[role] - values).reshape(len(far), -1).max(axis=1))
+        return int(far.argmax())
+
+    def _explained(self, explain: Explain, crop: int) -> str:
+        said = explain(self.tensors[crop : crop + 1])
+        return f" {said}" if said else ""
 
     def check_batch(self, stage: str, session: Session, limits: LimitSpec) -> None:
         """Compares several crops at once with one at a time, where the batch of a session is open.

@@ -164,6 +164,25 @@ class LogSigmoid(nn.Module):
         return functional.logsigmoid(8 * self.a(x) - 12)
 
 
+class MinusSoftplus(LogSigmoid):
+    """The same in a form that stays finite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -functional.softplus(12 - 8 * self.a(x))
+
+
+class Overflowing(nn.Module):
+    """Infinite in torch already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Conv2d(3, 4, 3, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.c(torch.exp(1000 * self.a(x)))
+        return maps
+
+
 class MixedBatch(nn.Module):
     """Right for one crop at a time; crops of a batch mix, since the 1 in reshape stands for the batch."""
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from splite_deploy.arrays import FloatArray
 from splite_deploy.compile.child_process import Child, ChildFailed
 from splite_deploy.compile.tflite.environment import find_environment
-from splite_deploy.compile.tflite.match import axes, match_outputs
+from splite_deploy.compile.tflite.match import WrongConversionError, axes, match_outputs
 from splite_deploy.compile.tflite.prepare import Prepared, prepare
 from splite_deploy.compile.tflite.rewrite import with_signature
 from splite_deploy.errors import CompileError, first_line
@@ -160,7 +160,11 @@ def recognise(content: bytes, name: str, example: NDArray[Any], expected: Mappin
             f"LiteRT cannot run what onnx2tf made: {first_line(err)}",
             hint="Report it to the authors of onnx2tf, with the graph; the other backends are not concerned.",
         ) from err
-    matches = match_outputs(values, expected)
+    try:
+        matches = match_outputs(values, expected)
+    except WrongConversionError as err:
+        err.content = content
+        raise
     tensors = {role: int(outputs[match.index]["index"]) for role, match in matches.items()}
     signed = with_signature(content, {name: int(found["index"])}, tensors)
     return Converted(signed, {name: layout, **{role: match.layout for role, match in matches.items()}})

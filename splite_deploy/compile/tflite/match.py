@@ -16,6 +16,16 @@ TOLERANCE = 1e-3
 _LAYOUTS: Mapping[int, tuple[str, ...]] = {4: ("NCHW", "NHWC"), 3: ("NKC", "NCK"), 2: ("NK",)}
 
 
+class WrongConversionError(CompileError):
+    """A converted network computes something else than the original.
+
+    Attributes:
+        content: The file, where the converter knows it.
+    """
+
+    content: bytes = b""
+
+
 @dataclass(frozen=True)
 class Match:
     """Where a role's output is.
@@ -42,7 +52,7 @@ def match_outputs(outputs: Sequence[FloatArray], reference: Mapping[str, FloatAr
         reference: Of the original network for that input, by role: NCHW, NKC or NK.
 
     Raises:
-        CompileError: No output equals a role's, or more than one does.
+        WrongConversionError: No output equals a role's, or more than one does.
     """
     found = {}
     for role, wanted in reference.items():
@@ -58,7 +68,7 @@ def match_outputs(outputs: Sequence[FloatArray], reference: Mapping[str, FloatAr
         if len(close) != 1:
             shapes = ", ".join(str(output.shape) for output in outputs)
             nearest = f"; the nearest is {min(distances.values()):.2g} away" if distances else ""
-            raise CompileError(
+            raise WrongConversionError(
                 f"{len(close) or 'None'} of the converted network's outputs ({shapes}) "
                 f"{'equals' if not close else 'equal'} '{role}', {wanted.shape} of up to {scale:.2g}{nearest}.",
                 hint="Two outputs of the network may be equal: return them separately."
