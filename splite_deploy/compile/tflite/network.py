@@ -168,17 +168,32 @@ class Network:
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 
-    def add_kind(self, kind: str) -> int:
+    def add_activation(self, name: str, shape: tuple[int, ...]) -> int:
+        """Adds a float32 tensor that an operator makes; its name must be new."""
+        tensor = _schema().TensorT()
+        tensor.name, tensor.shape, tensor.buffer, tensor.type = name.encode(), list(shape), 0, _FLOAT32
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
+
+    def insert(self, before: Operator, kind: str, inputs: list[int], output: int, options: Any) -> None:
+        """Adds an operator that runs right before another one."""
+        raw = _schema().OperatorT()
+        raw.inputs, raw.outputs, raw.opcodeIndex = inputs, [output], 0
+        operator = Operator(raw, kind)
+        self.set_kind(operator, kind, options)
+        self.operators.insert(self.operators.index(before), operator)
+
+    def add_kind(self, kind: str, version: int = 1) -> int:
         """Adds an entry to the table of operators; returns its place."""
         number = getattr(_schema().BuiltinOperator, kind)
         added = _schema().OperatorCodeT()
-        added.builtinCode, added.deprecatedBuiltinCode, added.version = number, min(number, 127), 1
+        added.builtinCode, added.deprecatedBuiltinCode, added.version = number, min(number, 127), version
         self.model.operatorCodes.append(added)
         return len(self.model.operatorCodes) - 1
 
-    def set_kind(self, operator: Operator, kind: str, options: Any) -> None:
+    def set_kind(self, operator: Operator, kind: str, options: Any, version: int = 1) -> None:
         """Makes an operator one of another kind, with options of the schema."""
-        operator.kind, operator.raw.opcodeIndex = kind, self.add_kind(kind)
+        operator.kind, operator.raw.opcodeIndex = kind, self.add_kind(kind, version)
         operator.raw.builtinOptionsType = getattr(_schema().BuiltinOptions, type(options).__name__[:-1])
         operator.raw.builtinOptions = options
 

@@ -34,7 +34,7 @@ def float_operators(network: Network, excluded: Collection[str]) -> dict[str, st
     """The operators that stay float in full-integer files, by name, with the reason.
 
     Args:
-        network: A `prepared` one.
+        network: A simplified one.
         excluded: Names of operators that the caller excludes.
     """
     makers, readers = network.makers(), network.readers()

@@ -7,7 +7,7 @@ and rewrites the float32 file so that no operator does without need:
   result vanishes: the integers of the result stand for the clamped range and saturate at its ends.
 * The padding of a max pool (-3.4e38) becomes the smallest number that the integers of its input stand for, which is
   what it means; where that is zero, as behind a ReLU, it is an ordinary padding with zeros.
-* A matrix product with constants is a fully connected layer, whose weights have a scale for each output.
+* HARD_SWISH, for which XNNPACK has no int8 kernel, becomes a product with the clamped sum that it is.
 * Tensors that are joined share one range, so that a concatenation only copies.
 
 Softmax, norms and what else has no int8 kernel worth its error stay float with the arithmetic around them. These
@@ -28,6 +28,7 @@ from splite_deploy.compile.precision import Int8Recipe
 from splite_deploy.compile.tflite.network import MOVERS, WEIGHTED, Network, Operator, Range
 from splite_deploy.compile.tflite.plan import EXCLUDED, SCALING, bounds, computes, float_operators
 from splite_deploy.compile.tflite.ranges import find_ranges
+from splite_deploy.compile.tflite.simplify import simplified
 from splite_deploy.errors import CompileError, MissingDependencyError, UsageError, first_line
 
 _STAND_INS: Mapping[str, str] = {
@@ -115,7 +116,7 @@ class Int8Quantiser:
         integer_io: bool = False,
     ) -> None:
         check_installed()
-        self._network = prepared(content)
+        self._network = simplified(content)
         self._ranges = {name: (min(low, 0.0), max(high, 0.0)) for name, (low, high) in ranges.items()}
         self._recipe, self._integer_io = recipe, integer_io
         kinds = {self._network.result(operator): operator.kind for operator in self._network.operators}
@@ -219,30 +220,6 @@ def check_installed() -> None:
         )
 
 
-def prepared(content: bytes) -> Network:
-    """A float32 file in the form that `Int8Quantiser` works on; it computes the same, and tensors keep their names."""
-    network = Network(content)
-    for operator in network.operators:
-        if operator.kind == "BATCH_MATMUL":
-            _as_fully_connected(network, operator)
-    return network
-
-
-def _as_fully_connected(network: Network, operator: Operator) -> None:
-    """Makes a matrix product with a constant matrix a fully connected layer; leaves any other as it is."""
-    weights = network.constant(operator.inputs[1])
-    options = operator.raw.builtinOptions
-    if weights is None or options is None or options.adjX or weights.size != np.prod(weights.shape[-2:]):
-        return
-    matrix = weights.reshape(weights.shape[-2:])
-    rows = np.ascontiguousarray(matrix if options.adjY else matrix.T)
-    added = network.add_constant(f"{network.name(operator.outputs[0])}:weights", rows)
-    operator.inputs = [operator.inputs[0], added, -1]
-    connected = network.options("FullyConnectedOptions")
-    connected.keepNumDims = True
-    network.set_kind(operator, "FULLY_CONNECTED", connected)
-
-
 def _groups(network: Network) -> dict[str, list[str]]:
     """Each weighted operator with what is computed from it before the next one: name of the first to all names."""
     order = {id(operator): index for index, operator in enumerate(network.operators)}
@@ -299,6 +276,7 @@ def _fit(network: Network, floats: Collection[str], known: Mapping[str, Range]) 
             hint="Calibrate with splite_deploy.compile.tflite.ranges.",
         )
     _pad_lowest(network, floats, ranges)
+    _split_hard_swish(network, floats, ranges)
     return ranges
 
 
@@ -376,6 +354,25 @@ def _pad_lowest(network: Network, floats: Collection[str], ranges: Mapping[str, 
             network.set_kind(operator, "PAD", network.options("PadOptions"))
         else:
             operator.inputs[2] = network.add_constant(f"{network.result(operator)}:lowest", np.float32(low).reshape(1))
+
+
+def _split_hard_swish(network: Network, floats: Collection[str], ranges: dict[str, Range]) -> None:
+    """Writes x * clamp(x / 6 + 1 / 2) out: three operators with XNNPACK take a tenth of the time of one without."""
+    for operator in [one for one in network.operators if one.kind == "HARD_SWISH"]:
+        (x,), name = operator.inputs, network.result(operator)
+        if name in floats:
+            continue
+        low, high = ranges[network.name(x)]
+        sixth = network.add_activation(f"{name}:sixth", network.shape(x))
+        gate = network.add_activation(f"{name}:gate", network.shape(x))
+        ranges[network.name(sixth)] = low / 6, high / 6  # the same integers
+        ranges[network.name(gate)] = 0.0, min(high / 6 + 0.5, 1.0)
+        factor = network.add_constant(f"{name}:factor", np.full((1,), 1 / 6, np.float32))
+        half = network.add_constant(f"{name}:half", np.full((1,), 0.5, np.float32))
+        network.insert(operator, "MUL", [x, factor], sixth, network.options("MulOptions"))
+        network.insert(operator, "ADD", [sixth, half], gate, network.options("AddOptions"))
+        operator.inputs = [x, gate]
+        network.set_kind(operator, "MUL", network.options("MulOptions"))
 
 
 def _disguise(network: Network, floats: Collection[str]) -> dict[int, str]:

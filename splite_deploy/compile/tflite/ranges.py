@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from splite_deploy.arrays import FloatArray
 from splite_deploy.compile.tflite.network import MOVERS, Network, Range
 from splite_deploy.compile.tflite.plan import bounds, float_operators
+from splite_deploy.compile.tflite.simplify import simplified
 
 _TOLERANCE = 1e-3  # of the largest value: kernels sum in another order
 _MEASURED = 32
@@ -65,7 +66,7 @@ def fingerprint(values: Sequence[NDArray[Any]]) -> Fingerprint:
 
 
 def find_ranges(content: bytes, crops: FloatArray, known: Sequence[KnownRange] = ()) -> dict[str, Range]:
-    """The ranges that a float32 file needs in int8, by the name of the tensor.
+    """The ranges that a float32 file needs in int8, by the name of the tensor in its simplified form.
 
     Args:
         content: The file; its input is NHWC.
@@ -76,7 +77,7 @@ def find_ranges(content: bytes, crops: FloatArray, known: Sequence[KnownRange] =
         The range of the equal tensor where there is one; of what a tensor is moved or clamped to, where that alone
         reads it; else the smallest and largest value on the crops, at most `_MEASURED` of them.
     """
-    network = Network(content)
+    network = simplified(content)
     made = [tensor for operator in network.operators for tensor in operator.outputs]
     tensors = [tensor for tensor in (*network.inputs, *made) if network.is_float(tensor)]
     found = _equal(network, tensors, crops, known) if known else {}
