@@ -7,9 +7,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 
 from splite_deploy import __version__
 from splite_deploy.bench.evaluation import evaluation_labels
@@ -70,7 +73,11 @@ from splite_deploy.files import writing
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import run_each
-from splite_deploy.spec import LimitSpec, Precision
+from splite_deploy.spec import LimitSpec, ModelSpec, Precision
+
+if TYPE_CHECKING:
+    from splite_deploy.compile.tflite.converter import Converted
+    from splite_deploy.compile.tflite.quantise import QuantisationReport
 
 _LIBRARIES = ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "onnxscript", "numpy", "opencv-python-headless")
 _TFLITE_LIBRARIES = ("tensorflow", "onnx2tf", "ai-edge-litert")
@@ -185,8 +192,12 @@ def export_bundle(
             requested, tflite = _artifacts(options, trained), {}
             if compiler is not None:
                 of_tflite = [f"{name} {p}" for name, p in requested if find_backend(name).export == "tflite"]
+                make_int8 = None
+                if calibration is not None and options.int8_recipe == "full-integer":
+                    make_int8 = partial(_tflite_int8, fp32.file.model, calibration, spec, made)
                 with failures.kept(*of_tflite), explained(fp32.file.model, reference.tensors[:1]):
-                    tflite = {made.precision: made for made in compiler.finish(folder, progress=progress)}
+                    finished = compiler.finish(folder, make_int8=make_int8, progress=progress)
+                    tflite = {artifact.precision: artifact for artifact in finished}
 
             measured: list[Measured] = []
             likely = likely_cause(calibration)
@@ -235,7 +246,7 @@ def export_bundle(
                     *(one.deviation.parity for one in measured if one.artifact.label != FP32_LABEL or options.fuses),
                     *graph_parity,
                 ),
-                calibration=_calibration_record(calibration, made, options),
+                calibration=_calibration_record(calibration, made),
                 search=made.search,
                 recommendation=recommendation,
                 layers={one.artifact.label: one.layers for one in measured if one.layers},
@@ -327,14 +338,24 @@ def _engine_graphs(
     return tuple(graphs), parity
 
 
-def _calibration_record(calibration: Calibrated | None, made: Variants, options: ExportOptions) -> Calibration | None:
+def _tflite_int8(
+    fp32: ir.Model, calibration: Calibrated, spec: ModelSpec, made: Variants, converted: Converted
+) -> tuple[bytes, QuantisationReport]:
+    """The int8 file of a TFLite file, and what it computes in, which becomes a note."""
+    from splite_deploy.export.quant.tflite_candidates import TfliteCandidates, int8_note
+
+    tensors = Preprocessor(spec.input, spec.input.color).normalise(calibration.pixels)
+    content, report = TfliteCandidates(converted, fp32, calibration.ranges, tensors).make()
+    made.methods["tflite int8"] = str(calibration.ranges.method)
+    made.notes.append(int8_note("model.int8.tflite", report))
+    return content, report
+
+
+def _calibration_record(calibration: Calibrated | None, made: Variants) -> Calibration | None:
     """What the report says of the calibration."""
     if calibration is None:
         return None
-    methods = dict(made.methods)
-    if options.makes("tflite", "int8") and options.int8_recipe == "full-integer":
-        methods["tflite int8"] = "TensorFlow's own"
-    return Calibration(calibration.origin, calibration.crops, calibration.sha256, methods)
+    return Calibration(calibration.origin, calibration.crops, calibration.sha256, dict(made.methods))
 
 
 def _versions(options: ExportOptions) -> dict[str, str]:

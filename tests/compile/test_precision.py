@@ -36,7 +36,7 @@ def test_the_histogram(file: File, types: str) -> None:
     histogram = contents_of(file).histogram()
     assert histogram["CONV_2D"] == {types: 4}
     assert histogram.get("QUANTIZE") == ({"float32->int8": 1} if file == "int8" else None)
-    conversions = {"fp16": {"float16->float32": 8}, "int8": {"int8->float32": 2}}
+    conversions = {"fp16": {"float16->float32": 4}, "int8": {"int8->float32": 2}}
     assert histogram.get("DEQUANTIZE") == conversions.get(file)
     assert list(histogram) == sorted(histogram)
 
@@ -85,12 +85,25 @@ def test_one_operator_that_stayed_float_is_named() -> None:
         check_precision(Contents({}, {}, operators), "int8", "full-integer", "a.tflite")
 
 
-def test_dynamic_range_leaves_small_weights() -> None:
-    large, small = convolution("float32", "int8", 2000), convolution("float32", "float32", 1000)
-    check_precision(Contents({}, {}, (large, small)), "int8", "dynamic-range", "a.tflite")
-    large = convolution("float32", "float32", 2000)
-    with pytest.raises(CompileError, match="CONV_2D 'of 2000'"):
-        check_precision(Contents({}, {}, (large, small)), "int8", "dynamic-range", "a.tflite")
+def test_dynamic_range_has_all_its_weights_in_int8() -> None:
+    int8, floating = convolution("float32", "int8", 2000), convolution("float32", "float32", 10)
+    check_precision(Contents({}, {}, (int8,)), "int8", "dynamic-range", "a.tflite")
+    with pytest.raises(CompileError, match="CONV_2D 'of 10'"):
+        check_precision(Contents({}, {}, (int8, floating)), "int8", "dynamic-range", "a.tflite")
+
+
+@pytest.mark.parametrize("recipe", ["full-integer", "dynamic-range"])
+def test_operators_that_are_known_to_stay_in_float_may(recipe: Int8Recipe) -> None:
+    int8, floating = (
+        convolution("int8" if recipe == "full-integer" else "float32", "int8", 2000),
+        convolution("float32", "float32", 10),
+    )
+    contents = Contents({}, {}, (int8, floating))
+    check_precision(contents, "int8", recipe, "a.tflite", {"of 10"})
+    with pytest.raises(CompileError, match="1 of its 2 operators work in another type: CONV_2D 'of 10'"):
+        check_precision(contents, "int8", recipe, "a.tflite", {"of 2000"})
+    with pytest.raises(CompileError, match="work in another type"):
+        check_precision(Contents({}, {}, (floating,)), "int8", recipe, "a.tflite", {"of 10"})
 
 
 def test_many_operators_are_counted() -> None:

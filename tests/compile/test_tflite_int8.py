@@ -220,10 +220,10 @@ def test_layers_are_excluded_one_by_one() -> None:
 
 def test_integer_io_and_dynamic_range() -> None:
     content = pooled(TfliteNetwork(1, 16, 16, 3))
-    integer = Network(quantise(content, INPUTS, "full-integer", True))
+    integer = Network(quantise(content, INPUTS, "full-integer", True)[0])
     assert [integer.graph.tensors[t].type for t in (*integer.inputs, *integer.outputs)] == [schema.TensorType.INT8] * 2
     assert not {"QUANTIZE", "DEQUANTIZE"} & {operator.kind for operator in integer.operators}
-    dynamic = quantise(content, INPUTS, "dynamic-range", False)
+    dynamic = quantise(content, INPUTS, "dynamic-range", False)[0]
     convs = [operator for operator in read_operators(dynamic) if operator.name == "CONV_2D"]
     assert {(conv.weights, conv.outputs) for conv in convs} == {("int8", ("float32",))}
     assert error(content, dynamic) < 0.03

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe, check_precision
-from splite_deploy.compile.tflite.converter import TIMEOUT_S, TfliteConverter
+from splite_deploy.compile.tflite.converter import TIMEOUT_S, Converted, TfliteConverter
+from splite_deploy.compile.tflite.match import axes
+from splite_deploy.compile.tflite.quantise import QuantisationReport, quantise
 from splite_deploy.compile.tflite.rewrite import with_half_weights
 from splite_deploy.errors import CompileError, UsageError
 from splite_deploy.files import write_file
@@ -25,6 +27,9 @@ from splite_deploy.metrics.parity import limits_of
 from splite_deploy.runtime.backends.tflite_file import Contents, FileTensor, parse_contents
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import ModelSpec, Precision
+
+MakeInt8 = Callable[[Converted], tuple[bytes, QuantisationReport]]
+"""From the float32 file to an int8 one, and what that computes in."""
 
 
 class TfliteCompiler:
@@ -67,9 +72,17 @@ class TfliteCompiler:
         self._converter.begin(graph, tensors[:1])
 
     def finish(
-        self, folder: Path, *, timeout_s: float = TIMEOUT_S, progress: Callable[[str], None] = lambda message: None
+        self,
+        folder: Path,
+        *,
+        make_int8: MakeInt8 | None = None,
+        timeout_s: float = TIMEOUT_S,
+        progress: Callable[[str], None] = lambda message: None,
     ) -> list[Artifact]:
-        """Waits for the conversion that `begin` started and places the files; see `compile_tflite`."""
+        """Waits for the conversion that `begin` started and places the files; see `compile_tflite`.
+
+        With ``make_int8`` int8 files are what that makes, and need no calibration; it has to keep to the recipe.
+        """
         job = self._job
         converted = self._converter.finish(timeout_s=timeout_s, progress=progress)
         made: dict[str, bytes] = {}
@@ -77,9 +90,9 @@ class TfliteCompiler:
         for precision in job.precisions:
             file = f"model.{precision}.tflite"
             progress(f"making {file}")
-            made[file] = job.make(precision, converted.content)
+            made[file], floats = job.make(precision, converted, make_int8)
             contents = parse_contents(made[file], file)
-            check_precision(contents, precision, job.recipe, file)
+            check_precision(contents, precision, job.recipe, file, floats)
             dtype = "int8" if job.integer_io and precision == "int8" else "float32"
             found = _Made(file, made[file], contents, converted.layouts, dtype)
             artifacts.append(_artifact(found, precision, job.spec, job.recipe))
@@ -97,15 +110,20 @@ class _Job:
     recipe: Int8Recipe
     integer_io: bool
 
-    def make(self, precision: Precision, fp32: bytes) -> bytes:
-        """The file of a precision, from the float32 file."""
+    def make(
+        self, precision: Precision, converted: Converted, make_int8: MakeInt8 | None
+    ) -> tuple[bytes, frozenset[str]]:
+        """The file of a precision, and the operators of an int8 one that stay in float, by their first result."""
         if precision == "fp32":
-            return fp32
+            return converted.content, frozenset()
         if precision == "fp16":
-            return with_half_weights(fp32)
-        from splite_deploy.compile.tflite.quantise import quantise
-
-        return quantise(fp32, np.ascontiguousarray(self.tensors.transpose(0, 2, 3, 1)), self.recipe, self.integer_io)
+            return with_half_weights(converted.content), frozenset()
+        if make_int8 is not None:
+            content, report = make_int8(converted)
+        else:
+            inputs = np.ascontiguousarray(self.tensors.transpose(axes("NCHW", converted.layouts["image"])))
+            content, report = quantise(converted.content, inputs, self.recipe, self.integer_io)
+        return content, frozenset(one.name for one in (*report.islands, *report.excluded))
 
 
 @dataclass(frozen=True)

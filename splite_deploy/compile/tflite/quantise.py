@@ -194,8 +194,10 @@ class Int8Quantiser:
         return bytes(made)
 
 
-def quantise(content: bytes, inputs: FloatArray, recipe: Int8Recipe, integer_io: bool) -> bytes:
-    """An int8 file with ranges that are measured in LiteRT.
+def quantise(
+    content: bytes, inputs: FloatArray, recipe: Int8Recipe, integer_io: bool
+) -> tuple[bytes, QuantisationReport]:
+    """An int8 file with ranges that are measured in LiteRT, and what it computes in.
 
     Args:
         content: float32 file.
@@ -208,7 +210,7 @@ def quantise(content: bytes, inputs: FloatArray, recipe: Int8Recipe, integer_io:
         CompileError: The quantiser fails.
     """
     ranges = find_ranges(content, inputs) if recipe == "full-integer" else {}
-    return Int8Quantiser(content, ranges, recipe=recipe, integer_io=integer_io).quantise()[0]
+    return Int8Quantiser(content, ranges, recipe=recipe, integer_io=integer_io).quantise()
 
 
 def check_installed() -> None:

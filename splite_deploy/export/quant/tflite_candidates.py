@@ -1,0 +1,102 @@
+"""int8 TFLite files of which any layers can stay in float, with the ranges of the ONNX graph that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import onnx_ir as ir
+
+from splite_deploy.arrays import FloatArray
+from splite_deploy.compile.tflite.converter import Converted
+from splite_deploy.compile.tflite.match import axes
+from splite_deploy.compile.tflite.quantise import Int8Quantiser, QuantisationReport
+from splite_deploy.compile.tflite.ranges import KnownRange, find_ranges, fingerprint
+from splite_deploy.export.graph.walk import ExposedGraph
+from splite_deploy.export.quant.ranges import Ranges
+from splite_deploy.metrics.parity import Outputs
+
+_COMPARED = 2  # crops by whose values tensors are recognised
+_NAMED = 6  # operators that a note names
+
+
+class TfliteCandidates:
+    """The int8 form of one TFLite file; all run in LiteRT.
+
+    Args:
+        converted: The float32 file.
+        model: The graph that it was made from.
+        ranges: Of the activations of that graph.
+        tensors: (N, 3, h, w) float32 crops, normalised: tensors are recognised on the first, and those that the graph
+            does not have are measured on all.
+    """
+
+    def __init__(self, converted: Converted, model: ir.Model, ranges: Ranges, tensors: FloatArray) -> None:
+        self._layouts = converted.layouts
+        known = known_ranges(model, ranges, tensors[:_COMPARED])
+        self._quantiser = Int8Quantiser(converted.content, find_ranges(converted.content, self._turned(tensors), known))
+
+    @property
+    def layers(self) -> Mapping[str, str]:
+        """The operators of the layers that run in int8, by the layer's name."""
+        return {layer.name: layer.kind for layer in self._quantiser.layers}
+
+    @contextmanager
+    def open(self, floats: Collection[str]) -> Iterator[Callable[[FloatArray], Outputs]]:
+        """The network with these layers in float: from crops (N, 3, h, w) to outputs by role, N first."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_content=self.make(floats)[0], num_threads=1)
+        run = interpreter.get_signature_runner()
+        (image,) = run.get_input_details()
+
+        def network(tensors: FloatArray) -> Outputs:
+            rows = [run(**{image: crop[None]}) for crop in self._turned(tensors)]
+            return {role: self._by_role(role, np.concatenate([row[role] for row in rows])) for role in rows[0]}
+
+        yield network
+
+    def make(self, floats: Collection[str] = ()) -> tuple[bytes, QuantisationReport]:
+        """The file with these layers in float, and what it computes in.
+
+        Raises:
+            CompileError: The quantiser fails.
+        """
+        return self._quantiser.quantise(floats)
+
+    def _turned(self, tensors: FloatArray) -> FloatArray:
+        """Crops in the layout of the file."""
+        return np.ascontiguousarray(tensors.transpose(axes("NCHW", self._layouts["image"])))
+
+    def _by_role(self, role: str, values: FloatArray) -> FloatArray:
+        """An output in the layout of sessions."""
+        layout = self._layouts[role]
+        target = next((one for one in ("NCHW", "NKC") if sorted(one) == sorted(layout)), layout)
+        return np.ascontiguousarray(values.transpose(axes(layout, target)))
+
+
+def known_ranges(model: ir.Model, ranges: Ranges, tensors: FloatArray) -> list[KnownRange]:
+    """The ranges of a graph's activations with what to recognise them by.
+
+    Args:
+        model: The graph.
+        ranges: Of its activations.
+        tensors: (N, 3, h, w) float32 crops, normalised.
+    """
+    exposed = ExposedGraph(model, ranges.limits)
+    rows = [values for crop in tensors for values in exposed.run(crop[None])]
+    return [KnownRange(fingerprint([row[name] for row in rows]), limits) for name, limits in ranges.limits.items()]
+
+
+def int8_note(file: str, report: QuantisationReport) -> str:
+    """What a file computes in, as text."""
+    excluded = [one.name for one in report.excluded]
+    islands = [f"{one.name} ({one.kind}: {one.reason})" for one in report.islands]
+    text = f"{file}: {len(report.int8)} operators in int8; excluded: {_listed(excluded)}"
+    return f"{text}; float for want of a kernel: {_listed(islands)}"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more if names else "none"
