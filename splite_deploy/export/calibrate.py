@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from splite_deploy.errors import OutputError, UsageError
+from splite_deploy.errors import CalibrationError, OutputError, UsageError
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, onnx_from_network, simplify
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.quant.calibration import CalibrationSet, Kind, load_calibration
@@ -53,6 +54,7 @@ class Calibrated:
 def find_ranges(
     graph: ir.Model,
     checkpoint: Path,
+    model: Path | None,
     source: LoadedModel | ImportedOnnx,
     reference: Reference,
     options: ExportOptions,
@@ -64,6 +66,7 @@ def find_ranges(
     Args:
         graph: The simplified fp32 graph.
         checkpoint: What it was made from.
+        model: Its ``model.toml``; None is the one beside the checkpoint.
         source: That, loaded.
         reference: Its crops are there for what a file of ranges lacks.
         options: The requested options.
@@ -71,12 +74,14 @@ def find_ranges(
         progress: Called with each step as it begins.
 
     Raises:
-        SpliteError: See `load_calibration`, `read_ranges`, `StoredRanges.check` and `restore`.
+        SpliteError: See `load_calibration`, `read_ranges`, `StoredRanges.check_input` and `restore`; or no file is for
+            these weights.
     """
-    named = options.calibration
-    stored = source.host.folder / source.host.calibration if source.host.calibration and named is None else None
-    file = named if named is not None and is_ranges_file(named) else stored
-    if file is None:
+    named, host = options.calibration, source.host
+    files = [host.folder / name for name in host.calibration] if named is None else []
+    if named is not None and is_ranges_file(named):
+        files = [named]
+    if not files:
         chosen = load_calibration(
             named,
             source.spec,
@@ -93,13 +98,29 @@ def find_ranges(
         return Calibrated(
             ranges, chosen.kind, chosen.origin, len(chosen.pixels), chosen.sha256, chosen.warnings, chosen.pixels
         )
-    progress(f"reading the ranges of activations from {file.name}")
-    remedy = _remedy(checkpoint, file)
-    found = read_ranges(file, remedy)
-    found.check(source.weights_sha256, source.spec.input, file, remedy)
+    progress("reading the ranges of activations")
+    remedy = _remedy(checkpoint, model)
+    file, found = _chosen(files, source.weights_sha256, remedy)
+    found.check_input(source.spec.input, file, remedy)
     ranges, notes = restore(found, graph, source.spec.input, reference.tensors, file, remedy)
     notes = (f"calibrated with {found.origin}", *notes)
     return Calibrated(ranges, found.kind, found.origin, found.images, found.images_sha256, notes, reference.pixels)
+
+
+def _chosen(files: Sequence[Path], weights: str, remedy: str) -> tuple[Path, StoredRanges]:
+    """The file that was measured for these weights.
+
+    Raises:
+        SpliteError: There is none, or a file cannot be read.
+    """
+    for file in files:
+        found = read_ranges(file, remedy)
+        if found.weights == weights:
+            return file, found
+    names = " and ".join(map(str, files))
+    raise CalibrationError(
+        f"The ranges of {names} were measured for other weights than this checkpoint's.", hint=remedy
+    )
 
 
 @dataclass(frozen=True)
@@ -192,16 +213,21 @@ def calibrate_checkpoint(
     return _written(found, chosen, output, spec_file, source.host.calibration)
 
 
-def _written(found: StoredRanges, chosen: CalibrationSet, output: Path, model: Path, named: str) -> CalibratedFile:
+def _written(
+    found: StoredRanges, chosen: CalibrationSet, output: Path, model: Path, named: tuple[str, ...]
+) -> CalibratedFile:
     folder, file = model.parent.resolve(), output.resolve()
-    line = f'calibration = "{Path(os.path.relpath(file, folder)).as_posix()}"'
-    is_named = named != "" and (folder / named).resolve() == file
+    names = [*named, Path(os.path.relpath(file, folder)).as_posix()]
+    line = f"calibration = {json.dumps(names if named else names[0])}"
+    is_named = file in {(folder / name).resolve() for name in named}
     return CalibratedFile(found, chosen.origin, chosen.checked, chosen.warnings, model, line, is_named)
 
 
-def _remedy(checkpoint: Path, file: Path) -> str:
+def _remedy(checkpoint: Path, model: Path | None) -> str:
     """What to do about stored ranges that do not fit."""
+    named = "" if model is None else f" --model {model}"
+    file = checkpoint.with_suffix(".ranges.json").name
     return (
-        f"Make them again: splite-deploy calibrate {checkpoint} --images DIR -o {file} --overwrite; or name images "
-        "with --calibration, or leave calibration out of model.toml."
+        f"Measure them: splite-deploy calibrate {checkpoint}{named} --images DIR -o {file}, and name that file as "
+        "calibration in model.toml or with --calibration. Or name images with --calibration."
     )

@@ -173,6 +173,7 @@ def export_bundle(
                     calibration = find_ranges(
                         fp32.file.model,
                         checkpoint,
+                        model,
                         source,
                         reference,
                         options,

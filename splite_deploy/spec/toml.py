@@ -27,14 +27,14 @@ class HostSpec:
         arch: ``file.py:symbol`` of a callable that builds the untrained network; empty where the network brings itself.
         arch_args: Keyword arguments of that callable.
         samples: ``file.py:symbol`` of a callable ``(count, seed)`` that yields (RGB image, xyxy box); empty if none.
-        calibration: File of ranges of activations, made by ``splite-deploy calibrate``; empty if none.
+        calibration: Files of ranges of activations, made by ``splite-deploy calibrate``, each for other weights.
     """
 
     folder: Path
     arch: str
     arch_args: Mapping[str, Any]
     samples: str = ""
-    calibration: str = ""
+    calibration: tuple[str, ...] = ()
 
 
 def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
@@ -53,13 +53,14 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
         raise SpecError(f"Cannot read {path}: {err}.", hint="Name a readable model.toml with --model.") from err
     except tomllib.TOMLDecodeError as err:
         raise SpecError(f"{path} is not valid TOML: {err}.", hint="Correct that line.") from err
-    arch, samples, calibration = (data.pop(key, "") for key in ("arch", "samples", "calibration"))
-    args = data.pop("arch_args", {})
-    if not all(isinstance(text, str) for text in (arch, samples, calibration)) or not isinstance(args, dict):
+    arch, args, samples = data.pop("arch", ""), data.pop("arch_args", {}), data.pop("samples", "")
+    named = data.pop("calibration", [])
+    files = named if isinstance(named, list) else [named]
+    if not all(isinstance(text, str) for text in (arch, samples, *files)) or not isinstance(args, dict):
         raise SpecError(
             f"{path}: arch, arch_args, samples or calibration has the wrong type.",
-            hint='Write arch and samples as "file.py:symbol", calibration as the name of a file, and [arch_args] as a '
-            "table of keyword arguments.",
+            hint='Write arch and samples as "file.py:symbol", calibration as the name of a file or a list of names, '
+            "and [arch_args] as a table of keyword arguments.",
         )
     try:
         if isinstance(skeleton := data.get("skeleton"), dict):
@@ -67,4 +68,4 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
         spec = ModelSpec.from_dict(data)
     except SpecError as err:
         raise SpecError(f"{path}: {err.message}", hint=err.hint) from err
-    return spec, HostSpec(path.parent, arch, args, samples, calibration)
+    return spec, HostSpec(path.parent, arch, args, samples, tuple(files))

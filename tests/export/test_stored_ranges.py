@@ -38,7 +38,7 @@ from splite_deploy.export.quant.stored_ranges import (
 from splite_deploy.export.source.load import load_model, load_source
 from splite_deploy.export.source.weights import weights_key
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.spec import InputSpec, ModelSpec, load_model_toml
+from splite_deploy.spec import InputSpec, load_model_toml
 
 Run = Callable[..., Result]
 AGAIN = "Make them again."
@@ -152,6 +152,28 @@ def test_only_rendered_pictures_are_blamed_for_a_failure() -> None:
     assert likely_cause(replace(made, kind="photographs")) == likely_cause(replace(made, kind="crops")) == ""
 
 
+def test_each_checkpoint_has_its_own(place: Path, photographs: Path, splite: Run) -> None:
+    model = place / "model.toml"
+    changed = onnx.load(str(place / "tiny.onnx"))
+    change_bias(changed)
+    onnx.save(changed, str(place / "other.onnx"))
+    for name in ("other", "tiny"):
+        arguments = ("--images", photographs, "-o", place / f"{name}.ranges.json", "--overwrite")
+        result = splite("calibrate", place / f"{name}.onnx", *arguments)
+        line = next(line.strip() for line in result.stdout.splitlines() if line.startswith("  calibration = "))
+        text = model.read_text()
+        model.write_text(f"{line}\n{text[text.index('name =') :]}")
+    assert load_model_toml(model)[1].calibration == ("other.ranges.json", "tiny.ranges.json")
+    assert export(place).report().calibration.origin.startswith("ranges measured on 32")  # type: ignore[union-attr]
+    result = splite("calibrate", place / "tiny.onnx", *arguments)
+    assert f"{model} names it already." in result.stdout
+
+
+def change_bias(model: Any) -> None:
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "heatmap.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(1e-3), bias.name))
+
+
 # --- what the ranges are not for ---
 
 
@@ -173,10 +195,9 @@ def refused(place: Path, kind: type[SpliteError], message: str, hint: str = "spl
 
 def test_other_weights_are_refused(stale: Path) -> None:
     model = onnx.load(str(stale / "tiny.onnx"))
-    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "heatmap.bias")
-    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(1e-3), bias.name))
+    change_bias(model)
     onnx.save(model, str(stale / "tiny.onnx"))
-    refused(stale, CalibrationError, "were measured for other weights than those of this checkpoint")
+    refused(stale, CalibrationError, "were measured for other weights than this checkpoint's")
 
 
 def test_another_preprocessing_is_refused_and_named(stale: Path) -> None:
@@ -440,11 +461,13 @@ def pooled_graph(level: float, reader: str = "MaxPool") -> ir.Model:
 # --- the model that is shipped ---
 
 
-def test_the_shipped_ranges_fit_the_shipped_weights(root: Path) -> None:
+@pytest.mark.parametrize("name", ["splite_hand", "splite_hand_dense"])
+def test_the_shipped_ranges_fit_the_shipped_weights(root: Path, name: str) -> None:
+    """Where the weights change: splite-deploy calibrate models/splite_hand/NAME.safetensors --images HAND_DIGITS."""
     folder = root / "models" / "splite_hand"
-    spec: ModelSpec
     spec, host = load_model_toml(folder / "model.toml")
-    stored = read_ranges(folder / host.calibration, AGAIN)
-    weights = load_model(folder / "splite_hand.safetensors", None, None).weights_sha256
-    stored.check(weights, spec.input, folder / host.calibration, AGAIN)
+    assert f"{name}.ranges.json" in host.calibration
+    stored = read_ranges(folder / f"{name}.ranges.json", AGAIN)
+    assert stored.weights == load_model(folder / f"{name}.safetensors", None, None).weights_sha256
+    stored.check_input(spec.input, folder, AGAIN)
     assert stored.kind == "photographs" and stored.images == 128 and stored.method == "mse"

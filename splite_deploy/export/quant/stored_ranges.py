@@ -105,22 +105,17 @@ class StoredRanges:
         """Hex SHA-256 of the content."""
         return hashlib.sha256(json.dumps(to_plain(self)).encode()).hexdigest()
 
-    def check(self, weights: str, spec: InputSpec, file: Path, again: str) -> None:
-        """Compares what the ranges were measured for with what they are to be used for.
+    def check_input(self, spec: InputSpec, file: Path, again: str) -> None:
+        """Compares the preprocessing behind which they were measured with that behind which they are to be used.
 
         Args:
-            weights: Key of the weights at hand, see `splite_deploy.export.source.weights.weights_key`.
-            spec: Their preprocessing.
+            spec: The latter.
             file: Where the ranges lie.
             again: What makes them again, as a hint.
 
         Raises:
-            CalibrationError: They are others'; the message says what differs.
+            CalibrationError: They differ; the message says in what.
         """
-        if self.weights != weights:
-            raise CalibrationError(
-                f"The ranges of {file} were measured for other weights than those of this checkpoint.", hint=again
-            )
         changed = [
             f"input.{field.name} was {before} and is {now}"
             for field in fields(InputSpec)
@@ -232,7 +227,7 @@ def restore(
     """The ranges of a graph that was made of the weights that they were measured for.
 
     Args:
-        stored: Checked by `StoredRanges.check`.
+        stored: Of these weights behind this preprocessing.
         model: float32 graph.
         spec: Its preprocessing.
         crops: (N, 3, h, w) float32, normalised: what has no stored range is measured on them.
