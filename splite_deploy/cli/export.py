@@ -97,13 +97,12 @@ PARTIAL = 3
 @click.option(
     "--fuse-input",
     is_flag=True,
-    help="Put the normalisation into the graph, which then takes uint8 crops (height, width, RGB or BGR); not for "
-    "tflite.",
+    help="Put the normalisation into the graph, which then takes uint8 crops (height, width, RGB or BGR).",
 )
 @click.option(
     "--fuse-decode",
     is_flag=True,
-    help="Put the decoder into the graph, which then gives keypoints instead of heatmaps; not for tflite.",
+    help="Put the decoder into the graph, which then gives keypoints instead of heatmaps.",
 )
 @click.option("--dynamic-batch", is_flag=True, help="Make a graph that runs several crops at once.")
 @click.option("--opset", type=int, help="ONNX operator set; 18 without it, or that of an imported ONNX graph.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Graph, TensorSpec, Typing
 from splite_deploy.bundle.report import Layer, Parity
@@ -20,12 +21,13 @@ from splite_deploy.errors import ExportError, SpliteError, UsageError
 from splite_deploy.export.calibrate import Calibrated
 from splite_deploy.export.failures import Failures
 from splite_deploy.export.first_difference import Explain, from_graph_to_tflite, unexplained
-from splite_deploy.export.graph.fuse import tensor_specs
+from splite_deploy.export.graph.fuse import decode_beside, in_network, tensor_specs
 from splite_deploy.export.graph.walk import serialised
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.quant.search import MAX_FACTOR, Deviation
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.variants import FP32, Variants, deployed
+from splite_deploy.files import write_file
 from splite_deploy.metrics.parity import Outputs, compare, limits_of
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.backends.base import ModelFile
@@ -253,17 +255,26 @@ def measure_graph(
         outputs = simplified.outputs if file.name == FP32 else _run_once(plain, reference)
         before = reference.compare(artifact.label, outputs, limits, hint, explain)
         run = TracedRun(file.content, artifact, reference, stack)
-        by_host_px = compare(artifact.label, outputs, run.outputs, reference.spec, "").deviation_px.max
-        if not by_host_px <= FUSED_PX:
-            raise ExportError(
-                f"With fused pre- and postprocessing {artifact.label} moves keypoints by {by_host_px:.3g} px; "
-                f"{FUSED_PX:g} px are allowed.",
-                hint="Leave out --fuse-input and --fuse-decode, and report this with the model.",
-            )
+        _check_fused(artifact.label, outputs, run.outputs, reference.spec)
         after = reference.compare(artifact.label, run.outputs, limits, hint)
         deviation = Deviation(after.parity, before.peak_switches)  # of the heatmaps that it may no longer show
     reference.check_batch(artifact.label, run.session, limits)
     return Measured(artifact, run.session, deviation, run.layers, len(file.content))
+
+
+def _check_fused(label: str, by_host: Outputs, fused: Outputs, spec: ModelSpec) -> None:
+    """Compares what a file computes with fused pre- and postprocessing with what the host does with its network.
+
+    Raises:
+        ExportError: They differ by more than `FUSED_PX`.
+    """
+    by_host_px = compare(label, by_host, fused, spec, "").deviation_px.max
+    if not by_host_px <= FUSED_PX:
+        raise ExportError(
+            f"With fused pre- and postprocessing {label} moves keypoints by {by_host_px:.3g} px; {FUSED_PX:g} px are "
+            "allowed.",
+            hint="Leave out --fuse-input and --fuse-decode, and report this with the model.",
+        )
 
 
 def compare_graph(
@@ -287,19 +298,65 @@ def compare_graph(
     return parity
 
 
+def begin_tflite(
+    compiler: TfliteCompiler,
+    fp32: GraphFile,
+    spec: ModelSpec,
+    calibration: NDArray[np.uint8] | None,
+    options: ExportOptions,
+) -> None:
+    """Starts the conversion of the simplified fp32 graph to TFLite files; see `TfliteCompiler.begin`."""
+    graph, beside = fp32.content, dict[str, str]()
+    if options.fuse_decode:
+        graph = serialised(decode_beside(fp32.model, spec), fp32.name)
+        beside = {role: in_network(role) for role in spec.decoder.roles}
+    recipe = options.int8_recipe
+    compiler.begin(graph, spec, options.precisions, calibration=calibration, recipe=recipe, beside=beside)
+
+
 def measure_tflite(
-    file: Path, artifact: Artifact, original: ir.Model, reference: Reference, hint: str, stack: ExitStack
+    file: Path,
+    artifact: Artifact,
+    original: ir.Model,
+    compiler: TfliteCompiler,
+    reference: Reference,
+    options: ExportOptions,
+    hint: str,
+    stack: ExitStack,
 ) -> Measured:
-    """Compares a TFLite file and lists its layers.
+    """Compares a TFLite file and lists its layers; puts pre- and postprocessing into it where that is requested.
+
+    Args:
+        file: The network alone.
+        artifact: What it is run as.
+        original: The graph that it was made from.
+        compiler: What made it.
+        reference: What is compared with.
+        options: The requested options.
+        hint: What to do where it moves keypoints too far.
+        stack: Closes the session.
 
     Raises:
         ParityError: It lies beyond its limits.
+        ExportError: Fused pre- or postprocessing computes something else than the host's.
         MissingDependencyError: LiteRT is not installed.
+        OutputError: The file cannot be written.
     """
     content = file.read_bytes()
-    run = TracedRun(content, artifact, reference, stack)
     explain = from_graph_to_tflite(original, content, artifact.precision)
-    deviation = reference.compare(artifact.label, run.outputs, artifact.limits, hint, explain)
+    if not options.fuses:
+        run = TracedRun(content, artifact, reference, stack)
+        deviation = reference.compare(artifact.label, run.outputs, artifact.limits, hint, explain)
+        return Measured(artifact, run.session, deviation, run.layers, len(content))
+    with open_bytes(content, artifact, threads=1) as session:
+        outputs = reference.run(session)
+    before = reference.compare(artifact.label, outputs, artifact.limits, hint, explain)
+    content, artifact = compiler.fused(content, artifact, normalises=options.fuse_input)
+    run = TracedRun(content, artifact, reference, stack)
+    _check_fused(artifact.label, outputs, run.outputs, reference.spec)
+    after = reference.compare(artifact.label, run.outputs, artifact.limits, hint)
+    write_file(file, content)
+    deviation = Deviation(after.parity, before.peak_switches)  # of the heatmaps that it may no longer show
     return Measured(artifact, run.session, deviation, run.layers, len(content))
 
 

@@ -99,11 +99,6 @@ class ExportOptions:
                 "TFLite files run one crop at a time: they have no dynamic batch.",
                 hint="Leave out --dynamic-batch, or export -b tflite to a bundle of its own.",
             )
-        if self.fuses and self.makes("tflite"):
-            raise UsageError(
-                "TFLite files have no fused pre- and postprocessing: their converter chooses inputs and outputs.",
-                hint="Leave out --fuse-input and --fuse-decode, or export -b tflite to a bundle of its own.",
-            )
         if not self.calibrates and (self.calibration is not None or self.allow_random_calibration):
             raise UsageError(
                 "Nothing that was requested needs calibration.",

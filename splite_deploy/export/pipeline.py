@@ -38,6 +38,7 @@ from splite_deploy.export.artifacts import (
     GraphFiles,
     Measured,
     TracedRun,
+    begin_tflite,
     compare_graph,
     deviation_hint,
     export_limits,
@@ -182,9 +183,7 @@ def export_bundle(
                     )
                 if compiler is not None:  # works on its own while the other files are made here
                     pixels = None if calibration is None else calibration.pixels
-                    compiler.begin(
-                        fp32.file.content, spec, options.precisions, calibration=pixels, recipe=options.int8_recipe
-                    )
+                    begin_tflite(compiler, fp32.file, spec, pixels, options)
                 ranges = None if calibration is None else calibration.ranges
                 made = make_variants(fp32.file.model, reference, ranges, options, progress)
             progress("writing the graphs")
@@ -212,11 +211,11 @@ def export_bundle(
                         variant = file, artifact, made.graphs[file.name]
                         explain = from_graph(fp32.file.model, made.graphs[file.name], precision)
                         measured.append(measure_graph(*variant, fp32.run, reference, options, hint, stack, explain))
-                    elif precision in tflite:  # its conversion did not fail
+                    elif compiler is not None and precision in tflite:  # its conversion did not fail
                         progress(f"comparing {backend} {precision}")
                         artifact = replace(tflite[precision], backend=backend, limits=limits[precision])
-                        file_made, original = folder / artifact.file, fp32.file.model
-                        measured.append(measure_tflite(file_made, artifact, original, reference, hint, stack))
+                        tflite_variant = folder / artifact.file, artifact, fp32.file.model, compiler
+                        measured.append(measure_tflite(*tflite_variant, reference, options, hint, stack))
             graphs, graph_parity = _engine_graphs(
                 files, measured, limits, reference, options, likely, failures, progress
             )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +18,7 @@ from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe, check_precision
 from splite_deploy.compile.tflite.converter import TIMEOUT_S, Converted, TfliteConverter
+from splite_deploy.compile.tflite.ends import network_alone, with_decoder, with_normalisation
 from splite_deploy.compile.tflite.match import axes
 from splite_deploy.compile.tflite.quantise import QuantisationReport, quantise
 from splite_deploy.compile.tflite.rewrite import with_half_weights
@@ -64,11 +65,17 @@ class TfliteCompiler:
         calibration: NDArray[np.uint8] | None,
         recipe: Int8Recipe = "full-integer",
         integer_io: bool = False,
+        beside: Mapping[str, str] | None = None,
     ) -> None:
-        """Starts the conversion of a graph, see `compile_tflite`; `finish` waits for it."""
+        """Starts the conversion of a graph, see `compile_tflite`; `finish` waits for it.
+
+        With ``beside`` the graph has its decoder beside the network: its outputs are the decoded roles and those of the
+        network, whose names these are, by role. `finish` makes files of the network alone, and `fused` puts the decoder
+        behind.
+        """
         crops = check_options(spec, precisions, calibration, recipe, integer_io)
         tensors = Preprocessor(spec.input, spec.input.color).normalise(crops)
-        self._job = _Job(spec, tuple(precisions), tensors, recipe, integer_io)
+        self._job = _Job(spec, tuple(precisions), tensors, recipe, integer_io, beside or {})
         self._converter.begin(graph, tensors[:1])
 
     def finish(
@@ -84,7 +91,8 @@ class TfliteCompiler:
         With ``make_int8`` int8 files are what that makes, and need no calibration; it has to keep to the recipe.
         """
         job = self._job
-        converted = self._converter.finish(timeout_s=timeout_s, progress=progress)
+        self._converted = self._converter.finish(timeout_s=timeout_s, progress=progress)
+        converted = _network(self._converted, job.beside) if job.beside else self._converted
         made: dict[str, bytes] = {}
         artifacts = []
         for precision in job.precisions:
@@ -99,6 +107,37 @@ class TfliteCompiler:
         _place(made, folder)
         return artifacts
 
+    def fused(self, content: bytes, artifact: Artifact, *, normalises: bool) -> tuple[bytes, Artifact]:
+        """A file that `finish` made with its ends inside, and what is to be said of it.
+
+        Args:
+            content: The file, with float32 inputs and outputs.
+            artifact: What `finish` says of it.
+            normalises: Makes it take uint8 crops. With ``beside`` of `begin` it gives keypoints, too.
+        """
+        spec, layouts = self._job.spec, dict(self._converted.layouts)
+        if self._job.beside:
+            joints = {name: role for role, name in self._job.beside.items()}
+            content = with_decoder(content, self._converted.content, joints, spec.decoder.decoded_roles)
+        if normalises:
+            planes_first = layouts["image"] == "NCHW"
+            content = with_normalisation(content, spec.input.mean, spec.input.std, planes_first=planes_first)
+            layouts["image"] = "NHWC"
+        contents = parse_contents(content, artifact.file)
+
+        def tensors(found: Mapping[str, FileTensor]) -> tuple[TensorSpec, ...]:
+            return tuple(TensorSpec(name, one.shape, one.dtype, layouts[name], name) for name, one in found.items())
+
+        digest = hashlib.sha256(content).hexdigest()
+        inputs, outputs = tensors(contents.inputs), tensors(contents.outputs)
+        return content, replace(artifact, sha256=digest, inputs=inputs, outputs=outputs)
+
+
+def _network(converted: Converted, beside: Mapping[str, str]) -> Converted:
+    """A network without the decoder beside it."""
+    layouts = {role: converted.layouts[name] for role, name in {"image": "image", **beside}.items()}
+    return Converted(network_alone(converted.content, beside), layouts)
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -109,6 +148,7 @@ class _Job:
     tensors: FloatArray
     recipe: Int8Recipe
     integer_io: bool
+    beside: Mapping[str, str]
 
     def make(
         self, precision: Precision, converted: Converted, make_int8: MakeInt8 | None

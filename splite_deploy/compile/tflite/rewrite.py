@@ -41,7 +41,7 @@ def with_signature(content: bytes, inputs: Mapping[str, int], outputs: Mapping[s
     graph.inputs, graph.outputs, graph.name = list(inputs.values()), list(outputs.values()), "main"
     signature = schema.SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = _SIGNATURE, 0
-    signature.inputs, signature.outputs = _tensor_maps(inputs), _tensor_maps(outputs)
+    signature.inputs, signature.outputs = tensor_maps(inputs), tensor_maps(outputs)
     model.signatureDefs = [signature]
     return bytes(convert_object_to_bytearray(model))
 
@@ -106,7 +106,8 @@ def _text(name: bytes | str) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
-def _tensor_maps(tensors: Mapping[str, int]) -> list[Any]:
+def tensor_maps(tensors: Mapping[str, int]) -> list[Any]:
+    """One side of a signature, from the indices of its tensors by name."""
     maps = []
     for name, index in tensors.items():
         entry = schema.TensorMapT()

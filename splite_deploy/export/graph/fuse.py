@@ -70,7 +70,27 @@ def fuse_decode(model: ir.Model, spec: ModelSpec) -> ir.Model:
     return fuse(model, spec, postprocessing=True)
 
 
-def fuse(model: ir.Model, spec: ModelSpec, *, preprocessing: bool = False, postprocessing: bool = False) -> ir.Model:
+def in_network(role: str) -> str:
+    """What an output of the network is called where another one has its name."""
+    return f"network/{role}"
+
+
+def decode_beside(model: ir.Model, spec: ModelSpec) -> ir.Model:
+    """A copy that decodes and gives what it decodes, too: the network's outputs are called as `in_network` says.
+
+    See `fuse`.
+    """
+    return fuse(model, spec, postprocessing=True, beside=True)
+
+
+def fuse(
+    model: ir.Model,
+    spec: ModelSpec,
+    *,
+    preprocessing: bool = False,
+    postprocessing: bool = False,
+    beside: bool = False,
+) -> ir.Model:
     """A copy with pre- or postprocessing inside.
 
     Args:
@@ -79,6 +99,7 @@ def fuse(model: ir.Model, spec: ModelSpec, *, preprocessing: bool = False, postp
         spec: The model; its decoder says what is computed.
         preprocessing: See `fuse_input`.
         postprocessing: See `fuse_decode`.
+        beside: See `decode_beside`.
 
     Raises:
         ExportError: The input or an output is missing, of another type or shape, or the opset is too old.
@@ -88,7 +109,8 @@ def fuse(model: ir.Model, spec: ModelSpec, *, preprocessing: bool = False, postp
     image = _image(model, spec) if preprocessing else None
     decoding = _decoding(model, spec) if postprocessing else None
     # A decoded role may be the name of another tensor: "depth" is a map before, and K numbers afterwards
-    moved = {role: f"network/{role}" for role in spec.decoder.decoded_roles if decoding is not None}
+    named = (*spec.decoder.decoded_roles, *(spec.decoder.roles if beside else ()))
+    moved = {role: in_network(role) for role in named if decoding is not None}
     made = to_proto(_renamed(model, moved))
     if image is not None:
         made = _joined(_suited(_preprocessing(spec.input, name_of(image)), model), made, {_NORMALISED: name_of(image)})
@@ -96,6 +118,12 @@ def fuse(model: ir.Model, spec: ModelSpec, *, preprocessing: bool = False, postp
         joints = {moved.get(role, role): f"{_DECODE}/{role}" for role in spec.decoder.roles}
         made = _joined(made, _suited(decoding, model), joints)
     fused = from_proto(made)
+    if beside:
+        values = {name_of(value): value for node in fused.graph for value in node.outputs}
+        for output in outputs:
+            value = values[in_network(name_of(output))]
+            value.type, value.shape = output.type, output.shape
+            fused.graph.outputs.append(value)
     if image is not None:
         _set_batch(fused.graph.inputs, image)
     if decoding is not None:

@@ -44,7 +44,8 @@ class TfliteSession(BaseSession):
     """A file loaded into LiteRT's interpreter.
 
     The file is NHWC and may have integer inputs and outputs; the session takes and gives NCHW float32, and `inputs` and
-    `outputs` say so. Integers are rounded half to even, as XNNPACK does, and clipped.
+    `outputs` say so. Integers are rounded half to even, as XNNPACK does, and clipped. A file whose artifact says that
+    it takes uint8 normalises by itself: the session takes the crops as they are.
 
     Args:
         file: The file; the names in its artifact are those of its signature. Without an artifact it tells its tensors
@@ -107,10 +108,14 @@ class TfliteSession(BaseSession):
                 hint="Compile the bundle again.",
             )
         scale, zero = found["quantization"]
+        layout = _session_layout(spec)
         return _Binding(
+            interpreter=self._interpreter,
+            index=found["index"],
             memory=self._interpreter.tensor(found["index"]),
-            axes=tuple(spec.layout.index(axis) for axis in _session_layout(spec)),
+            axes=None if layout == spec.layout else tuple(map(spec.layout.index, layout)),
             dtype=np.dtype(spec.dtype),
+            quantised=spec.dtype != "float32" and not _is_crop(spec),
             scale=np.float32(scale),
             zero=np.float32(zero),
         )
@@ -139,41 +144,48 @@ class _Binding:
     """One tensor of an interpreter.
 
     Attributes:
+        interpreter: Which one.
+        index: The tensor's number there.
         memory: Gives a view of its memory. Each is short-lived: the interpreter does not run while one is held.
-        axes: Transposes the file's layout to the session's.
+        axes: Transposes the file's layout to the session's; None where both are the same.
         dtype: Its type in the file.
-        scale: Of one integer step; unused for float32.
-        zero: The integer that stands for 0; unused for float32.
+        quantised: Whether its integers stand for the session's float32.
+        scale: Of one integer step, where it is quantised.
+        zero: The integer that stands for 0, where it is quantised.
     """
 
+    interpreter: Any
+    index: int
     memory: Callable[[], NDArray[Any]]
-    axes: tuple[int, ...]
+    axes: tuple[int, ...] | None
     dtype: np.dtype[Any]
+    quantised: bool
     scale: np.float32
     zero: np.float32
 
     def write(self, values: NDArray[Any]) -> None:
         """Copies an array of the session into the tensor."""
-        if self.dtype != np.float32:
+        if self.quantised:
             limits = np.iinfo(self.dtype)
             values = values / self.scale
             np.rint(values, out=values)
             values += self.zero
             np.clip(values, limits.min, limits.max, out=values)
             values = values.astype(self.dtype)
-        memory = self.memory()
-        if list(self.axes) == sorted(self.axes):
-            np.copyto(memory, values)
+        if self.axes is None:
+            self.interpreter.set_tensor(self.index, values)
         else:  # NCHW to NHWC; ten times faster than numpy's transpose
             import cv2
 
-            for planes, pixels in zip(values, memory, strict=True):
+            for planes, pixels in zip(values, self.memory(), strict=True):
                 cv2.merge(tuple(planes), pixels)
 
     def read(self) -> FloatArray:
         """The tensor as a new array of the session."""
         values: FloatArray
-        if self.axes == _PLANES_FIRST:  # NHWC to NCHW; three times faster than numpy's transpose
+        if self.axes is None:
+            values = self.interpreter.get_tensor(self.index).astype(np.float32, copy=False)
+        elif self.axes == _PLANES_FIRST:  # NHWC to NCHW; three times faster than numpy's transpose
             import cv2
 
             memory = self.memory()
@@ -184,7 +196,7 @@ class _Binding:
             values = planes.astype(np.float32, copy=False)
         else:
             values = self.memory().transpose(self.axes).astype(np.float32, order="C")
-        if self.dtype != np.float32:
+        if self.quantised:
             values -= self.zero
             values *= self.scale
         return values
@@ -214,7 +226,14 @@ def _specs(details: Mapping[str, Any], file: str) -> tuple[TensorSpec, ...]:
     )
 
 
+def _is_crop(spec: TensorSpec) -> bool:
+    """Whether an input takes crops as they are. Only a manifest tells roles: without one integers are numbers."""
+    return spec.role == "image" and spec.dtype == "uint8"
+
+
 def _session_layout(spec: TensorSpec) -> str:
+    if _is_crop(spec):
+        return spec.layout
     return next((layout for layout in _SESSION_LAYOUTS if sorted(layout) == sorted(spec.layout)), spec.layout)
 
 
@@ -222,7 +241,7 @@ def _in_session(spec: TensorSpec) -> TensorSpec:
     """The tensor as the session takes or gives it."""
     layout = _session_layout(spec)
     shape = tuple(spec.shape[spec.layout.index(axis)] for axis in layout)
-    return replace(spec, shape=shape, dtype="float32", layout=layout)
+    return replace(spec, shape=shape, dtype=spec.dtype if _is_crop(spec) else "float32", layout=layout)
 
 
 def _load() -> None:
