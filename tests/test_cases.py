@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 import case_nets
+from converters import use_any_converter
 from torch import nn  # noqa: TID253
 
 from splite_deploy.bundle import MANIFEST, Bundle
@@ -22,6 +23,7 @@ from splite_deploy.errors import ParityError
 from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.export.artifacts import GraphFile
 from splite_deploy.export.graph.torch_to_onnx import onnx_from_network, simplify
+from splite_deploy.export.graph.walk import constant, load
 from splite_deploy.runtime.verify import check, largest_batch, verify
 
 Run = Callable[..., Result]
@@ -36,6 +38,65 @@ def export(splite: Run, tmp_path: Path) -> Run:
         return splite("export", checkpoint, "-o", tmp_path / "net.splite", "--crops", crops, *arguments)
 
     return run
+
+
+WORKS = (
+    case_nets.Stem,
+    case_nets.Shuffle,
+    case_nets.ResidualShuffle,
+    case_nets.AlignCorners,
+    case_nets.ScalarTimes,
+    case_nets.PaddedChannels,
+    case_nets.Huge,
+)
+ALL = ("-p", "fp32", "-p", "fp16", "-p", "int8")
+
+
+@pytest.mark.parametrize("kind", WORKS)
+def test_every_precision_of_onnx_runtime_and_tensorrt(export: Run, tmp_path: Path, kind: type[nn.Module]) -> None:
+    done = export(kind, "-b", "ort", "-b", "trt", *ALL)
+    assert done.exit_code == 0, done.output
+    manifest = Bundle.open(tmp_path / "net.splite").manifest
+    assert [artifact.label for artifact in manifest.artifacts] == ["ort fp32", "ort fp16", "ort int8"]
+    assert {graph.precision for graph in manifest.graphs} == {"fp32", "fp16", "int8"}
+
+
+@pytest.mark.parametrize("kind", WORKS)
+def test_every_precision_of_tflite(
+    export: Run, tmp_path: Path, kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_any_converter(monkeypatch)
+    done = export(kind, "-b", "tflite", *ALL)
+    assert done.exit_code == 0, done.output
+    labels = {artifact.label for artifact in Bundle.open(tmp_path / "net.splite").manifest.artifacts}
+    assert labels >= {"tflite fp32", "tflite fp16", "tflite int8"}
+
+
+def test_names_of_a_given_graph_do_not_matter(splite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_any_converter(monkeypatch)
+    graph = case_nets.write_onnx(case_nets.Grouped, tmp_path)
+    done = splite("export", graph, "-o", tmp_path / "net.splite", "-b", "tflite", *ALL, "--crops", 12)
+    assert done.exit_code == 0, done.output
+
+
+def test_padding_is_no_value(export: Run, tmp_path: Path) -> None:
+    """Behind a ReLU nothing is negative, and the smallest float that pads a max pool least of all."""
+    assert export(case_nets.Stem, "-p", "int8").exit_code == 0
+    graph = load(tmp_path / "net.splite" / "model.int8.onnx").graph
+    scales = [constant(node.inputs[1]) for node in graph if node.op_type == "QuantizeLinear"]
+    assert scales
+    assert max(float(scale.max()) for scale in scales if scale is not None) < 0.1
+
+
+def test_what_float16_cannot_hold_stays_in_float32(export: Run, tmp_path: Path) -> None:
+    """No float16 lies between nodes that stay in float32."""
+    done = export(case_nets.Huge, "-p", "fp16")
+    assert done.exit_code == 0, done.output
+    assert "in float32: node_conv2d ('a.weight' reaches " in done.output
+    graph = load(tmp_path / "net.splite" / "model.fp16.onnx").graph
+    kinds = [node.op_type for node in graph]
+    assert kinds.index("Relu") - kinds.index("Conv") == 1
+    assert kinds.count("Cast") == 2
 
 
 def test_crops_that_mix_in_a_batch_are_refused(export: Run, tmp_path: Path) -> None:
