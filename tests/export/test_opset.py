@@ -70,9 +70,17 @@ def test_what_has_not_changed_but_in_name() -> None:
     split = helper.make_node("Split", ["image", "sizes"], ["a", "b"], axis=1)
     add = helper.make_node("Add", ["a", "b"], ["y"])
     same(of_nodes(split, add, sizes=np.array([2, 2])))
+    halves = helper.make_node("Split", ["image"], ["a", "b"], axis=1, num_outputs=2)
+    assert "num_outputs" not in same(of_nodes(halves, add)).graph[0].attributes
     same(of_nodes(helper.make_node("Pad", ["image", "pads"], ["y"]), pads=np.array([0, 0, 1, 1, 0, 0, 1, 1])))
     resize = helper.make_node("Resize", ["image", "", "scales"], ["y"], mode="linear", antialias=0)
     same(of_nodes(resize, scales=np.array([1, 1, 2, 2], np.float32)))
+
+
+def test_a_split_into_unequal_parts_has_no_older_form() -> None:
+    thirds = helper.make_node("Split", ["image"], ["y", "a", "b"], "thirds", axis=2, num_outputs=3)
+    with pytest.raises(ExportError, match=r"In opset 17 the graph is not valid: .*thirds.*not evenly splittable"):
+        lower_opset(of_nodes(thirds))
 
 
 @pytest.mark.parametrize("name", ["mobile", "shuffle", "se", "unet", "fuse", "pixel-shuffle", "grouped"])
@@ -118,7 +126,6 @@ def test_a_graph_of_17_stays() -> None:
 @pytest.mark.parametrize(
     ("node", "constants", "named"),
     [
-        (helper.make_node("Split", ["image"], ["y", "z"], "halve", axis=1, num_outputs=2), {}, "halve (Split)"),
         (
             helper.make_node("Resize", ["image", "", "scales"], ["y"], "shrink", mode="linear", antialias=1),
             {"scales": np.array([1, 1, 0.5, 0.5], np.float32)},
@@ -145,7 +152,7 @@ def test_what_has_no_older_form_is_named(node: Any, constants: dict[str, Any], n
     refused(
         ExportError,
         f"The node {named} does not exist in opset 17.",
-        "build with a later TensorRT",
+        "Build with a later TensorRT",
         lower_opset,
         of_nodes(node, **constants),
     )

@@ -7,9 +7,9 @@ from typing import Any
 
 import onnx  # noqa: TID253
 import onnx_ir as ir  # noqa: TID253
-import onnxsim  # noqa: TID253
 import torch  # noqa: TID253
 
+from splite_deploy.export.graph.torch_to_onnx import simplify
 from splite_deploy.export.graph.walk import from_proto
 from splite_deploy.export.log_output import quiet
 
@@ -19,6 +19,4 @@ def export_net(network: Any, side: int = 16, opset: int = 18) -> ir.Model:
     example, written = torch.zeros(1, 3, side, side), io.BytesIO()
     with quiet():
         torch.onnx.export(network, (example,), written, input_names=["image"], opset_version=opset, dynamo=False)
-        model, valid = onnxsim.simplify(onnx.load_model_from_string(written.getvalue()))
-    assert valid
-    return from_proto(model)
+    return simplify(from_proto(onnx.load_model_from_string(written.getvalue())), metadata={})

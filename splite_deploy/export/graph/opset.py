@@ -19,7 +19,7 @@ from splite_deploy.export.graph.walk import attributes, constant, set_inputs, to
 OLD_OPSET = 17
 _OLD_IR = 8  # what onnx wrote with that opset
 _FROM = 18
-_HINT = f"Export with --opset {_FROM}, or build with a later TensorRT, which reads the graph as it is."
+_HINT = "Build with a later TensorRT, which reads the graph as it is."
 
 
 def lower_opset(model: ir.Model) -> ir.Model:
@@ -33,7 +33,10 @@ def lower_opset(model: ir.Model) -> ir.Model:
     """
     found = model.opset_imports.get("", 0)
     if found not in (OLD_OPSET, _FROM):
-        raise ExportError(f"The graph is of opset {found}, which cannot be converted to {OLD_OPSET}.", hint=_HINT)
+        raise ExportError(
+            f"The graph is of opset {found}, which cannot be converted to {OLD_OPSET}.",
+            hint=f"Export with --opset {_FROM}, or build with a later TensorRT, which reads the graph as it is.",
+        )
     lowered = model.clone()
     if found == OLD_OPSET:
         return lowered
@@ -76,8 +79,9 @@ def _reduction(node: ir.Node) -> bool:
 
 
 def _split(node: ir.Node) -> bool:
-    """``num_outputs`` is new; sizes given as an input say the same."""
-    return "num_outputs" not in node.attributes
+    """``num_outputs`` is new; without it the parts are equal, or the graph is not valid."""
+    node.attributes.pop("num_outputs", None)
+    return True
 
 
 def _resize(node: ir.Node) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.decoders import check_shapes
 from splite_deploy.errors import ExportError, first_line
-from splite_deploy.export.graph.walk import from_proto, name_of, to_proto
+from splite_deploy.export.graph.walk import fold_pool_padding, from_proto, name_of, to_proto
 from splite_deploy.export.log_output import quiet, without_stdout
 from splite_deploy.export.quant.trained import has_quantisers
 from splite_deploy.spec import ModelSpec
@@ -173,7 +173,9 @@ def simplify(model: ir.Model, *, metadata: dict[str, str]) -> ir.Model:
         raise ExportError("onnxsim could not validate the simplified graph.", hint=_SIMPLIFIER)
     _set_metadata(simplified, metadata)
     _check(simplified, "The simplified graph")
-    return from_proto(simplified)
+    made = from_proto(simplified)
+    fold_pool_padding(made.graph)
+    return made
 
 
 def _set_metadata(model: onnx.ModelProto, metadata: dict[str, str]) -> None:

@@ -22,6 +22,7 @@ from splite_deploy.export.log_output import quiet
 from splite_deploy.files import whole_file, writing
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_HUGE = 1e30  # larger than any activation
 _BATCH = 8  # crops that go through a dynamic graph at once: bounds the memory that its activations take
 _RAISE_HINT = "Check the graph with onnx.checker.check_model; export it again."
 
@@ -200,6 +201,37 @@ def set_inputs(node: ir.Node, *values: ir.Value) -> None:
     node.resize_inputs(len(values))
     for index, value in enumerate(values):
         node.replace_input_with(index, value)
+
+
+def fold_pool_padding(graph: ir.Graph) -> None:
+    """Lets max pools pad themselves where a node in front of them pads with -inf or the lowest number.
+
+    Such numbers leave float16, and would ruin the range of an activation.
+    """
+    for pool in list(graph):
+        pad = None if pool.op_type != "MaxPool" or pool.inputs[0] is None else pool.inputs[0].producer()
+        added = None if pad is None or pad.op_type != "Pad" else _lowest_padding(pad)
+        given = attributes(pool)
+        if pad is None or added is None or len(readers(pad.outputs[0])) > 1 or pad.outputs[0].is_graph_output():
+            continue
+        kernel = given["kernel_shape"]
+        pads = np.add(given.get("pads", [0] * 2 * len(kernel)), added)
+        if given.get("auto_pad", "NOTSET") == "NOTSET" and (pads < np.tile(kernel, 2)).all():
+            pool.attributes.add(ir.AttrInt64s("pads", pads.tolist()))
+            pool.replace_input_with(0, pad.inputs[0])
+            graph.remove(pad, safe=True)
+    drop_unused(graph)
+
+
+def _lowest_padding(pad: ir.Node) -> NDArray[Any] | None:
+    """How much a node pads height and width with -inf or so, at the beginning and the end; None if it does not."""
+    amounts, value = constant(pad.inputs[1]), constant(pad.inputs[2]) if len(pad.inputs) > 2 else None
+    if len(pad.inputs) > 3 or amounts is None or value is None or value.item() > -_HUGE:
+        return None
+    begins, ends = np.split(amounts, 2)
+    outer = [*begins[:2], *ends[:2]]
+    usual = attributes(pad).get("mode", "constant") == "constant" and not any(outer) and (amounts >= 0).all()
+    return np.concatenate([begins[2:], ends[2:]]) if usual else None
 
 
 def drop_unused(graph: ir.Graph) -> None:

@@ -42,7 +42,10 @@ FP16_SMALLEST = 2.0**-14 * 8  # where even the largest value is less, most are s
 _SUMS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool", "ReduceL1"}
 _SQUARES = {"InstanceNormalization", "LayerNormalization", "GroupNormalization", "ReduceL2", "ReduceSumSquare"}
 _WATCHED = 32  # crops on which every node of a float16 graph is looked at; ranges come from all of them
+_ROUNDS = 5  # of taking away the pairs of nodes that run in float; the second finds none left as a rule
 _NAMED = 5  # nodes that a message names
+_TO_FLOAT = {"DequantizeLinear", "MatMulIntegerToFloat", "QGemm"}
+_RESULT_SCALE = 7  # the input of QGemm without which it gives float
 _FLOAT32, _FLOAT16 = int(ir.DataType.FLOAT), int(ir.DataType.FLOAT16)
 
 
@@ -312,37 +315,51 @@ def quantise(
 ) -> tuple[ir.Model, Int8Report]:
     """The int8 graph of a prepared one, and what it computes in; see `to_int8`."""
     all_nodes = named_nodes(prepared.graph)
-    requested = quantised_nodes(prepared.graph, ranges, consumer, excluded)
-    if not any(all_nodes[name].op_type in WEIGHTED for name in requested):
-        raise ExportError(
-            "int8 was requested, but no convolution remains to quantise.",
-            hint="Allow a larger deviation, quantise the head as well, or export fp16.",
-        )
-    made = insert_qdq(prepared, ranges, consumer, excluded, reduce_range=reduce_range)
-    if consumer == "ort":
+    requested = _requested(prepared, ranges, consumer, excluded)
+    floating = set(excluded)
+    for _ in range(_ROUNDS):
+        made = insert_qdq(prepared, ranges, consumer, floating, reduce_range=reduce_range)
+        if consumer == "trt":
+            islands = {name: node.op_type for name, node in all_nodes.items() if name not in requested}
+            nodes = Counter(node.op_type for node in made.graph)
+            _check_trt(made.graph)
+            break
         run = optimised(made)
         islands, nodes = _float_nodes(run.graph), Counter(node.op_type for node in run.graph)
-    else:
-        islands = {name: node.op_type for name, node in all_nodes.items() if name not in requested}
-        nodes = Counter(node.op_type for node in made.graph)
-        _check_trt(made.graph)
-    missed = [name for name in requested if name in islands]
-    if missed:
-        raise ExportError(
-            f"ONNX Runtime runs {_names(missed)} in float32, although int8 was requested.",
-            hint="Exclude these nodes, or report this with the graph.",
-        )
+        weighted = {name for name in requested if all_nodes[name].op_type in WEIGHTED}
+        joined = weighted.difference(map(_own_name, run.graph))  # with others, under a new name: only float nodes are
+        missed = [name for name in requested if name in islands or name in joined]
+        if not missed:
+            break
+        floating.update(missed)  # whose pairs are needless then
+        requested = _requested(prepared, ranges, consumer, floating)
     report = Int8Report(
         consumer=consumer,
         method=ranges.method,
         crops=ranges.crops,
-        quantised=tuple(requested),
+        quantised=tuple(name for name in requested if name not in islands),
         excluded=tuple(name for name in all_nodes if name in excluded),
         float_islands={name: op for name, op in islands.items() if name not in excluded},
         nodes=nodes,
         notes=("weights of 7 bits",) if reduce_range else (),
     )
     return made, report
+
+
+def _requested(prepared: ir.Model, ranges: Ranges, consumer: Consumer, floating: Collection[str]) -> list[str]:
+    """Names of the nodes that are to run in int8.
+
+    Raises:
+        ExportError: None of them has weights.
+    """
+    names, nodes = quantised_nodes(prepared.graph, ranges, consumer, floating), named_nodes(prepared.graph)
+    if not any(nodes[name].op_type in WEIGHTED for name in names):
+        raise ExportError(
+            "int8 was requested, but no layer with weights remains to quantise: those before the outputs stay in "
+            "float, and so do those that were excluded or have no int8 kernel.",
+            hint="Export -p fp16.",
+        )
+    return names
 
 
 def _float_nodes(graph: ir.Graph) -> dict[str, str]:
@@ -352,12 +369,17 @@ def _float_nodes(graph: ir.Graph) -> dict[str, str]:
     for node in graph:
         if node.op_type == "QuantizeLinear" or node.op_type.startswith("QLinear"):
             continue
-        if node.op_type == "DequantizeLinear":
+        if node.op_type in _TO_FLOAT and not (len(node.inputs) > _RESULT_SCALE and node.inputs[_RESULT_SCALE]):
             floats.update(node.outputs)
         elif any(value in floats for value in node.inputs):
             floats.update(node.outputs)
-            found[name_of(node).removeprefix("fused ")] = node.op_type
+            found[_own_name(node)] = node.op_type
     return found
+
+
+def _own_name(node: ir.Node) -> str:
+    """The name that a node of an optimised graph had before ONNX Runtime fused it with its neighbours."""
+    return name_of(node).removeprefix("fused ")
 
 
 def _check_trt(graph: ir.Graph) -> None:

@@ -14,7 +14,7 @@ Weights are int8, symmetric, with one scale per output channel, in both.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,18 +32,31 @@ from splite_deploy.export.graph.walk import (
     readers,
     replace_input,
     set_inputs,
+    sizes,
 )
 from splite_deploy.export.quant.ranges import Ranges
 
 Consumer = Literal["ort", "trt"]
 
-_KEEP_RANGE = {"DepthToSpace", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Resize"}
-_INT8 = _KEEP_RANGE | {"Conv", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Concat"}
-INT8_OPS: dict[Consumer, frozenset[str]] = {
-    "ort": frozenset(_INT8 | {"AveragePool", "GlobalAveragePool"}),
-    "trt": frozenset(_INT8 | {"AveragePool", "GlobalAveragePool", "ConvTranspose"}),
+_MOVERS = {"DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice"}
+_MOVERS |= {"Split", "Squeeze", "Transpose", "Unsqueeze"}
+_JOINING = {"Add", "Mul"}
+_COMPUTING = _JOINING | {"AveragePool", "Clip", "Concat", "Conv", "Gemm", "GlobalAveragePool", "LeakyRelu", "MatMul"}
+_COMPUTING |= {"Relu", "Sigmoid"}
+_PRODUCTS = {"Gemm", "MatMul"}  # ONNX Runtime's int8 kernels of them give float as well
+_NOT_FUSED = {"GatherND", "Pad"}  # by ONNX Runtime, which runs them in integers where they are written so
+MOVERS: dict[Consumer, frozenset[str]] = {
+    "ort": frozenset(_MOVERS | {"GatherElements", "GatherND", "ReduceMax", "ReduceMin", "Tile"}),
+    "trt": frozenset(_MOVERS),
 }
+"""Operators that move values without changing them: what they give keeps the grid of what they take."""
+INT8_OPS: dict[Consumer, frozenset[str]] = {
+    "ort": frozenset(MOVERS["ort"] | _COMPUTING),
+    "trt": frozenset(MOVERS["trt"] | _COMPUTING | {"ConvTranspose"}),
+}
+_ORDERLESS = {"DepthToSpace", "Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _ACTIVATIONS = {"Relu", "Clip"}  # vanish into the quantisation of what they follow
+_ALIKE = 0.75  # a range of this share of another may take its grid: a third of a step more costs less than requantising
 _SMALLEST = float(np.finfo(np.float32).tiny) * 2.0**24  # scales below it leave float32 when multiplied
 
 
@@ -57,7 +70,9 @@ def prepare(model: ir.Model) -> ir.Model:
     """A copy that says the same in operators which have int8 kernels; tensors keep their names.
 
     A mean over height and width becomes GlobalAveragePool. A hard sigmoid behind a convolution, clip(a x + b, 0, 1),
-    lends it a and b and becomes Clip, which a quantised convolution does for nothing.
+    lends it a and b and becomes Clip, which a quantised convolution does for nothing. So does a ReLU behind a pixel
+    shuffle or another mover, once it stands in front of it. MatMul and the bias behind it become Gemm on rows: its bias
+    has 32 bits in int8, and ONNX Runtime joins the two in any case, once they are int8 no longer.
     """
     prepared = model.clone()
     for node in prepared.graph:
@@ -65,6 +80,10 @@ def prepare(model: ir.Model) -> ir.Model:
             _pool(node)
         elif node.op_type == "HardSigmoid":
             _fold_hard_sigmoid(prepared.graph, node)
+        elif node.op_type in _ACTIVATIONS:
+            _before_movers(node)
+        elif node.op_type == "MatMul":
+            _gemm(prepared.graph, node)
     drop_unused(prepared.graph)
     forget_types(prepared.graph)
     return prepared
@@ -97,6 +116,60 @@ def _fold_hard_sigmoid(graph: ir.Graph, node: ir.Node) -> None:
     node.op_type = "Clip"
     set_inputs(node, source, added["min"], added["max"])
     node.attributes.clear()
+
+
+def _gemm(graph: ir.Graph, node: ir.Node) -> None:
+    """Makes Gemm between two reshapes of a product with a constant matrix and the bias added to it."""
+    rows, result = node.inputs[0], node.outputs[0]
+    weight, reading = constant(node.inputs[1]), readers(result)
+    if rows is None or weight is None or weight.ndim != 2 or len(reading) != 1 or reading[0].op_type != "Add":
+        return
+    add, shape = reading[0], sizes(result)
+    bias = next((value for value in add.inputs if constant(value) is not None), None)
+    array, total = constant(bias), add.outputs[0]
+    if bias is None or array is None or array.shape != weight.shape[1:] or total.is_graph_output():
+        return
+    if len(shape) < 2 or None in shape[1:] or result.is_graph_output():
+        return
+    flat = add_constant(graph, f"{node.name}:rows", np.array([-1, weight.shape[0]]))
+    back = add_constant(graph, f"{node.name}:shape", np.array([-1, *shape[1:]]))
+    take = ir.node("Reshape", [rows, flat], name=f"{node.name}:take")
+    give = ir.node("Reshape", [result, back], name=f"{node.name}:give")
+    for reader in readers(total):
+        replace_input(reader, total, give.outputs[0])
+    graph.remove(add, safe=True)
+    take.outputs[0].name, give.outputs[0].name = f"{node.name}:rows_of", f"{total.name}:shaped"
+    result.name = total.name  # whose range it has
+    node.prepend(take)
+    node.append(give)
+    node.op_type = "Gemm"
+    node.replace_input_with(0, take.outputs[0])
+    node.resize_inputs(3)
+    node.replace_input_with(2, bias)
+
+
+def _before_movers(activation: ir.Node) -> None:
+    """Puts a ReLU or Clip in front of what only moves values, where that makes no difference.
+
+    The result keeps its name; what then lies in between gets names without a range, and so the range of the result.
+    """
+    source, name = activation.inputs[0], name_of(activation.outputs[0])
+    mover = None if source is None else source.producer()
+    while mover is not None and mover.op_type in _ORDERLESS and len(mover.outputs) == 1:
+        moved, taken = mover.outputs[0], mover.inputs[0]
+        if taken is None or len(moved.uses()) > 1 or moved.is_graph_output() or activation.outputs[0].is_graph_output():
+            return
+        result, graph = activation.outputs[0], activation.graph
+        assert graph is not None
+        for reader in readers(result):
+            replace_input(reader, result, moved)
+        activation.replace_input_with(0, taken)
+        mover.replace_input_with(0, result)
+        graph.remove(activation)
+        mover.prepend(activation)
+        moved.name, name = name, f"{mover.name}:clipped"
+        result.name = name
+        mover = taken.producer()
 
 
 def has_qdq(model: ir.Model) -> bool:
@@ -206,21 +279,119 @@ def insert_qdq(
 
 def quantised_nodes(graph: ir.Graph, ranges: Ranges, consumer: Consumer, floating: Collection[str]) -> list[str]:
     """Names of the nodes that are to run in int8: of a kind that can, computing on calibrated float tensors."""
-    return [name_of(node) for node in _quantised(graph, ranges, consumer, floating)]
+    return [name_of(node) for node in _Selection(graph, _with_moved(ranges, graph, consumer), consumer, floating).found]
 
 
-def _quantised(graph: ir.Graph, ranges: Ranges, consumer: Consumer, floating: Collection[str]) -> dict[ir.Node, None]:
-    found: dict[ir.Node, None] = {}
-    for node in graph:
-        can = node.op_type in INT8_OPS[consumer] and node.outputs[0].name in ranges.limits
-        calibrated = any(value is not None and value.name in ranges.limits for value in node.inputs)
-        if node.name in floating or not can or not calibrated:
-            continue
-        source = node.inputs[0]
-        if node.op_type in _ACTIVATIONS and (source is None or source.producer() not in found):
-            continue  # it follows what it is fused with
-        found[node] = None
-    return found
+def _with_moved(ranges: Ranges, graph: ir.Graph, consumer: Consumer) -> Ranges:
+    """Ranges that hold the values, too, which `prepare` has moved."""
+    limits, magnitudes, extremes = dict(ranges.limits), dict(ranges.magnitudes), dict(ranges.extremes)
+    movers = [node for node in graph if node.op_type in MOVERS[consumer]]
+    ends = [(node.inputs[0], node.outputs[0]) for node in movers] + [
+        (node.outputs[0], node.inputs[0]) for node in reversed(movers)
+    ]
+    for known, new in ends:
+        if known is not None and new is not None and known.name in limits and new.name not in limits:
+            source, name = name_of(known), name_of(new)
+            limits[name], magnitudes[name], extremes[name] = limits[source], magnitudes[source], extremes[source]
+    return replace(ranges, limits=limits, magnitudes=magnitudes, extremes=extremes)
+
+
+class _Selection:
+    """Which nodes run in int8: those with weights, and between them what need not leave int8 for it.
+
+    A sum, gate, pool or mover in a float island, as in a normalisation, would gain nothing from two conversions and
+    lose digits: it runs in int8 only where its inputs are there already and a node with weights follows.
+
+    Attributes:
+        found: The nodes, in topological order.
+    """
+
+    def __init__(self, graph: ir.Graph, ranges: Ranges, consumer: Consumer, floating: Collection[str]) -> None:
+        self.ranges, self.consumer, self.movers = ranges, consumer, MOVERS[consumer]
+        self.can = {node for node in graph if node.name not in floating and self._has_kernel(node)}
+        self.leading: set[ir.Node] = set()
+        for node in reversed(graph):
+            if any(self._leads(reader) for value in node.outputs for reader in readers(value)):
+                self.leading.add(node)
+        self.image = set(graph.inputs)
+        self.made: set[ir.Value] = set()
+        self.found: dict[ir.Node, None] = {}
+        for node in graph:
+            if node in self.can and self._runs(node):
+                self.found[node] = None
+                moves_image = node.op_type not in WEIGHTED and all(v in self.image for v in self._activations(node))
+                (self.image if moves_image else self.made).update(node.outputs)
+
+    def _activations(self, node: ir.Node) -> list[ir.Value]:
+        return [value for value in node.inputs if value is not None and value.name in self.ranges.limits]
+
+    def _has_kernel(self, node: ir.Node) -> bool:
+        if node.op_type not in INT8_OPS[self.consumer] or node.outputs[0].name not in self.ranges.limits:
+            return False
+        given = self._activations(node)
+        if not given:
+            return False
+        if node.op_type in self.movers and node.inputs[0] is not given[0]:
+            return False  # what it moves is a constant
+        if node.op_type == "Resize":
+            kind = attributes(node).get("mode", "nearest")
+            return kind == "nearest" or (kind == "linear" and len(self.ranges.shapes[name_of(given[0])]) == 3)
+        if node.op_type == "MaxPool":
+            return len(node.outputs) == 1
+        return node.op_type != "Pad" or self._pads_within(node, name_of(given[0]))
+
+    def _pads_within(self, pad: ir.Node, source: str) -> bool:
+        """Whether the padding lies on the grid of what is padded: zero does, -3.4e38 does not."""
+        value = pad.inputs[2] if len(pad.inputs) > 2 else None
+        if attributes(pad).get("mode", "constant") != "constant" or value is None:
+            return True
+        array, (low, high) = constant(value), self.ranges.limits[source]
+        return array is not None and (not array.any() or bool((array >= low).all() and (array <= high).all()))
+
+    def _leads(self, reader: ir.Node) -> bool:
+        """Whether a reader has weights, or can stay in int8 on the way to one that has."""
+        return reader.op_type in WEIGHTED or (reader in self.can and reader in self.leading)
+
+    def _runs(self, node: ir.Node) -> bool:
+        given = self._activations(node)
+        if node.op_type in WEIGHTED:
+            return not any(map(self._is_softmax_of_int8, given))
+        if node.op_type in _ACTIVATIONS:
+            return given[0].producer() in self.found  # it follows what it is fused with
+        if node not in self.leading:
+            return False
+        if node.op_type in _JOINING and self._is_epilogue(node):
+            self.made.update(node.outputs if given[0] in self.made else ())
+            return False
+        here = [value in self.made for value in given]
+        if node.op_type == "Concat":
+            return any(here) or all(value in self.image for value in given)
+        if node.op_type in _JOINING and not any(here):
+            return False
+        return all(value in self.made or value in self.image for value in given)
+
+    def _is_epilogue(self, node: ir.Node) -> bool:
+        """Whether TensorRT computes a sum or product with a constant at the end of the layer in front of it.
+
+        It does so in float, and refuses int8 scalars.
+        """
+        return self.consumer == "trt" and any(constant(value) is not None for value in node.inputs)
+
+    def _is_softmax_of_int8(self, value: ir.Value) -> bool:
+        """Whether ONNX Runtime would run the softmax in int8, too, which loses most of its digits."""
+        softmax = self._origin(value).producer()
+        if self.consumer != "ort" or softmax is None or softmax.op_type != "Softmax" or softmax.inputs[0] is None:
+            return False
+        producer = self._origin(softmax.inputs[0]).producer()
+        return producer in self.found and producer is not None and producer.op_type not in _PRODUCTS
+
+    def _origin(self, value: ir.Value) -> ir.Value:
+        """What was computed and has only been moved since."""
+        producer = value.producer()
+        while producer is not None and producer.op_type in self.movers and producer.inputs[0] is not None:
+            value = producer.inputs[0]
+            producer = value.producer()
+        return value
 
 
 class _Inserter:
@@ -228,8 +399,9 @@ class _Inserter:
         self, model: ir.Model, ranges: Ranges, consumer: Consumer, floating: set[str], weight_max: int
     ) -> None:
         self.model = model.clone()
-        self.graph, self.ranges, self.consumer, self.weight_max = self.model.graph, ranges, consumer, weight_max
-        self.quantised = _quantised(self.graph, ranges, consumer, floating)
+        self.graph, self.consumer, self.weight_max = self.model.graph, consumer, weight_max
+        self.ranges, self.movers = _with_moved(ranges, self.graph, consumer), MOVERS[consumer]
+        self.quantised = _Selection(self.graph, self.ranges, consumer, floating).found
         self.grids: dict[ir.Value, _Grid] = {}
         self.sources = {node: node.inputs[0] for node in self.quantised}  # as they were
 
@@ -243,6 +415,10 @@ class _Inserter:
         for node in self.quantised:
             if node.graph is not None:  # not dropped
                 self._constants(node)
+        if self.consumer == "ort":
+            for node in list(self.graph):
+                if node.op_type in _NOT_FUSED:
+                    self._in_integers(node)
         drop_unused(self.graph)
         forget_types(self.graph)
         return self.model
@@ -255,10 +431,11 @@ class _Inserter:
         producer, reading = value.producer(), readers(value)
         read, made = [node for node in reading if self._is_int8(node)], self._is_int8(producer)
         alone = len(reading) == 1 and not value.is_graph_output()
-        if made and alone and read and read[0].op_type in _ACTIVATIONS:
+        moved = producer is not None and producer.op_type in self.movers
+        if made and alone and read and read[0].op_type in _ACTIVATIONS and not moved:
             return False
         if self.consumer == "ort":
-            return bool(read) or made
+            return bool(read) or (made and producer is not None and producer.op_type not in _PRODUCTS)
         if producer is not None and made and alone and read and read[0].op_type == "Add":
             return producer.op_type not in WEIGHTED or value is not self._fused_branch(read[0])
         return bool(read)
@@ -274,11 +451,55 @@ class _Inserter:
 
     def _grid(self, value: ir.Value) -> _Grid:
         producer, name = value.producer(), name_of(value)
-        if producer is not None and self._is_int8(producer) and producer.op_type in _KEEP_RANGE:
+        if producer is not None and self._is_int8(producer) and producer.op_type in self.movers:
             source = self.sources[producer]
             if source in self.grids:
                 return self.grids[source]
+        joined = self._joined_with(value)
+        if joined and self.ranges.magnitudes[name] >= _ALIKE * self.ranges.magnitudes[joined]:
+            low, high = self.ranges.limits[name]
+            first, last = self.ranges.limits[joined]
+            if high - low >= _ALIKE * (last - first):
+                name = joined
         return self._affine(*self.ranges.limits[name], self.ranges.magnitudes[name])
+
+    def _joined_with(self, value: ir.Value) -> str:
+        """The name of the concatenation that a value reaches, moved at most; empty where it reaches none."""
+        for reader in readers(value):
+            if self._is_int8(reader):
+                if reader.op_type == "Concat":
+                    return name_of(reader.outputs[0])
+                if reader.op_type in self.movers and (found := self._joined_with(reader.outputs[0])):
+                    return found
+        return ""
+
+    def _in_integers(self, mover: ir.Node) -> None:
+        """Has a mover work on the integers, where the pairs in front of it and behind it have one grid."""
+        restore = None if mover.inputs[0] is None else mover.inputs[0].producer()
+        after = readers(mover.outputs[0])
+        if restore is None or restore.op_type != "DequantizeLinear" or len(after) != 1:
+            return
+        quantise, grid = after[0], [constant(value) for value in restore.inputs[1:]]
+        if quantise.op_type != "QuantizeLinear" or mover.outputs[0].is_graph_output():
+            return
+        same = [constant(value) for value in quantise.inputs[1:]]
+        if not all(a is not None and b is not None and np.array_equal(a, b) for a, b in zip(grid, same, strict=True)):
+            return
+        step, zero = grid
+        assert step is not None and zero is not None
+        if mover.op_type == "Pad" and attributes(mover).get("mode", "constant") == "constant":
+            padding = constant(mover.inputs[2]) if len(mover.inputs) > 2 else None
+            level = np.round((0.0 if padding is None else padding.ravel()[0]) / step) + int(zero)
+            added = add_constant(self.graph, f"{mover.name}:padding", np.clip(level, 0, 255).astype(np.uint8))
+            mover.resize_inputs(max(len(mover.inputs), 3))
+            mover.replace_input_with(2, added)
+        mover.replace_input_with(0, restore.inputs[0])
+        stored = quantise.outputs[0]
+        for reader in readers(stored):
+            replace_input(reader, stored, mover.outputs[0])
+        self.graph.remove(quantise, safe=True)
+        if not restore.outputs[0].uses() and not restore.outputs[0].is_graph_output():
+            self.graph.remove(restore, safe=True)
 
     def _affine(self, low: float, high: float, magnitude: float) -> _Grid:
         if self.consumer == "trt":
@@ -331,7 +552,7 @@ class _Inserter:
     def _constants(self, node: ir.Node) -> None:
         """Quantises what a node reads from the file."""
         if node.op_type not in WEIGHTED:
-            for value in list(node.inputs) if node.op_type in ("Add", "Mul", "Concat") else ():
+            for value in list(node.inputs) if node.op_type in _JOINING | {"Concat"} else ():
                 array = constant(value)
                 if value is not None and array is not None and array.dtype == np.float32:
                     self._operand(node, value, array)

@@ -1,0 +1,119 @@
+"""Every kind of operator in every graph: float16 and int8, for ONNX Runtime and both kinds of TensorRT's builders."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+import case_nets
+import kind_nets
+import onnx_ir as ir  # noqa: TID253
+from graphs import export_net
+from trt_graphs import needs_rtx
+
+from splite_deploy.export.graph.opset import lower_opset
+from splite_deploy.export.graph.walk import optimised, run_graph, save
+from splite_deploy.export.quant.engine_graphs import rounding_to_nearest, to_int8_fp16
+from splite_deploy.export.quant.precision import to_fp16, to_int8, unsafe_in_fp16
+from splite_deploy.export.quant.ranges import calibrate
+
+Array = NDArray[np.float32]
+
+CASES = ("Stem", "Grouped", "Shuffle", "ScaleNorm", "Gelu", "ResidualShuffle", "AlignCorners", "ScalarTimes")
+CASES += ("PaddedChannels", "GroupNormed", "Huge")
+NAMES = (*CASES, *kind_nets.KINDS)
+GROUPS = {", ".join(NAMES[i : i + 6]): NAMES[i : i + 6] for i in range(0, len(NAMES), 6)}
+FLOAT16, INT8 = 0.005, 0.06  # root mean square of the error over the standard deviation of the maps
+BUILD = """
+import sys, tensorrt_rtx_bindings as trt
+logger = trt.Logger(trt.Logger.ERROR)
+for path in sys.argv[1:]:
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    parsed = parser.parse_from_file(path)
+    assert parsed, (path, [parser.get_error(i).desc() for i in range(parser.num_errors)])
+    assert builder.build_serialized_network(network, builder.create_builder_config()) is not None, path
+"""
+
+
+def crops(count: int = 8) -> Array:
+    """Smooth, as pictures are."""
+    rng = np.random.default_rng(0)
+    coarse = rng.standard_normal((count, 3, 8, 8)).astype(np.float32)
+    return np.kron(coarse, np.ones((8, 8), np.float32)) + 0.1 * rng.standard_normal((count, 3, 64, 64), np.float32)
+
+
+def graph_of(name: str, opset: int = 18) -> ir.Model:
+    network = case_nets.seeded(getattr(case_nets, name)) if name in CASES else kind_nets.seeded(name)
+    return export_net(network, kind_nets.SIDE, opset)
+
+
+def error(before: dict[str, Array], model: ir.Model) -> float:
+    """Root mean square error of the worst output, over its standard deviation."""
+    after = run_graph(rounding_to_nearest(model), crops())
+    return max(float(np.sqrt(np.square(after[k] - v).mean()) / v.std()) for k, v in before.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", GROUPS.values(), ids=GROUPS)
+def test_every_graph_of_every_kind(names: tuple[str, ...], tmp_path: Path) -> None:
+    """TensorRT-RTX, where it is installed, builds them in a process of its own: it would end this one."""
+    files = []
+    for name in names:
+        graph, x = graph_of(name), crops()
+        before, ranges = run_graph(graph, x), calibrate(graph, x)
+        made = {"fp16": to_fp16(graph, x, ranges=ranges)[0]}
+        assert error(before, made["fp16"]) < FLOAT16, name
+        softmaxes = {node.name for node in graph.graph if node.op_type == "Softmax"}
+        for consumer in ("ort", "trt"):
+            made[consumer], report = to_int8(graph, x, consumer, ranges=ranges)  # type: ignore[arg-type]
+            assert error(before, made[consumer]) < INT8, (name, consumer)
+            assert any("Conv" in node for node in report.quantised), (name, consumer)
+            assert softmaxes <= {*report.float_islands, *report.excluded}, (name, consumer)
+            assert not {*report.quantised} & {*report.float_islands, *report.excluded}, (name, consumer)
+        run = optimised(made["ort"])
+        assert not [node for node in run.graph if node.op_type == "QLinearSoftmax"], name
+        made["strong"] = to_int8_fp16(made["trt"], [node.node for node in unsafe_in_fp16(graph, ranges)])
+        assert error(before, made["strong"]) < INT8, name
+        made["old"] = lower_opset(made["trt"])
+        for kind in ("strong", "old", *(["fp16"] if name in CASES else [])):
+            files.append(tmp_path / f"{name}.{kind}.onnx")
+            save(made[kind], files[-1])
+    if not needs_rtx.args[0]:
+        done = subprocess.run([sys.executable, "-c", BUILD, *files], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+ISLANDS = {
+    "ScaleNorm": ["Clip", "Div", "Mul", "ReduceL2", "Reshape"],
+    "GroupNormed": ["InstanceNormalization", "Relu", "Reshape"],
+    "attention": ["Mul", "Softmax"],
+    "mlp": ["Add", "Div", "Erf", "LayerNormalization", "Mul", "Mul"],
+    "bicubic": ["Resize"],
+    "prelu": ["PRelu"],
+    "gather": [],
+    "padded-channels": [],
+    "partial": [],
+    "roll": [],
+    "shuffle-relu": [],
+    "strided-split": [],
+}
+
+
+@pytest.mark.parametrize("name", ISLANDS)
+def test_what_stays_in_float_for_onnx_runtime(name: str) -> None:
+    """Movers stay in int8; what stands in a float island is not quantised for nothing."""
+    made, report = to_int8(graph_of(name), crops(), "ort")
+    assert sorted(report.float_islands.values()) == ISLANDS[name]
+    run = optimised(made)
+    pairs = [node for node in run.graph if node.op_type == "QuantizeLinear"]
+    assert len(pairs) <= 1 + len(report.float_islands)  # the image, and at most one behind each
