@@ -23,6 +23,7 @@ _ARITHMETIC = frozenset({"ADD", "SUB", "MUL", "MEAN", "SUM", "SQUARED_DIFFERENCE
 """What stays float with a softmax or norm that it is part of."""
 _COPIES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "SLICE", "STRIDED_SLICE", "SPLIT",
                      "CONCATENATION", "PACK", "UNPACK", "GATHER"})  # fmt: skip
+_NO_FAST_KERNEL = "XNNPACK multiplies two activations in float alone"
 _NO_KERNEL = "it has no int8 form that keeps its values"
 _SOFTMAX = "a softmax raises rounding errors to the power of e"
 _AROUND = "it is part of a softmax or norm in float"
@@ -54,6 +55,8 @@ def float_operators(network: Network, excluded: Collection[str]) -> dict[str, st
         if operator.kind not in MOVERS | SCALING | _FUNCTIONS and computes(network, operator):
             found.setdefault(network.result(operator), _SOFTMAX if "SOFTMAX" in operator.kind else _NO_KERNEL)
             pending.append(operator)
+        elif operator.kind == "BATCH_MATMUL" and len(network.activations(operator)) == 2:
+            found.setdefault(network.result(operator), _NO_FAST_KERNEL)
     seen = {id(operator) for operator in pending}
     while pending:
         for other in neighbours(pending.pop()):

@@ -17,7 +17,7 @@ islands are named in the report.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -31,6 +31,8 @@ from splite_deploy.compile.tflite.ranges import find_ranges
 from splite_deploy.compile.tflite.simplify import simplified
 from splite_deploy.errors import CompileError, MissingDependencyError, UsageError, first_line
 
+_CARRIERS = frozenset({"TRANSPOSE", "RESHAPE", "SLICE", "STRIDED_SLICE", "GATHER", "DEPTH_TO_SPACE", "MAX_POOL_2D"})
+"""Operators that give the same whether values are clamped before or after."""
 _STAND_INS: Mapping[str, str] = {
     "DEPTH_TO_SPACE": "SPACE_TO_DEPTH",
     "SQUEEZE": "RESHAPE",
@@ -152,7 +154,7 @@ class Int8Quantiser:
             )
         if self._recipe == "dynamic-range":
             return self._run(network, floats, {}), report
-        ranges = _fit(network, floats, self._ranges)
+        ranges = _fit(network, floats.keys(), self._ranges)
         disguised = _disguise(network, floats)
         return network.with_kinds(self._run(network, floats, ranges), disguised), report
 
@@ -260,7 +262,7 @@ def _report(network: Network, floats: Mapping[str, str], *, weights_only: bool) 
     )
 
 
-def _fit(network: Network, floats: Collection[str], known: Mapping[str, Range]) -> dict[str, Range]:
+def _fit(network: Network, floats: Set[str], known: Mapping[str, Range]) -> dict[str, Range]:
     """Rewrites a network for int8 (see the module), in place; returns the ranges that it then has.
 
     Raises:
@@ -282,27 +284,30 @@ def _fit(network: Network, floats: Collection[str], known: Mapping[str, Range]) 
     return ranges
 
 
-def _absorb_clamps(network: Network, floats: Collection[str], ranges: dict[str, Range]) -> None:
-    """Drops clamps behind operators that scale their result: the range of the result is then that of the clamp."""
-    dropped = True
-    while dropped:
-        dropped = False
+def _absorb_clamps(network: Network, floats: Set[str], ranges: dict[str, Range]) -> None:
+    """Drops clamps behind operators that scale their result: the range of the result is then that of the clamp.
+
+    Operators that only move values may lie between the two.
+    """
+    for clamp in list(network.operators):
+        clamped, read = bounds(network, clamp), network.activations(clamp)
+        if clamped is None or len(read) != 1 or {network.result(clamp), network.name(read[0])} & floats:
+            continue
         makers, readers = network.makers(), network.readers()
-        for clamp in network.operators:
-            clamped, read = bounds(network, clamp), network.activations(clamp)
-            if clamped is None or len(read) != 1 or read[0] in network.outputs or network.result(clamp) in floats:
-                continue
-            maker = makers.get(read[0])
-            if maker is None or maker.kind not in SCALING or network.result(maker) in floats:
-                continue
-            name = network.name(clamp.outputs[0])
-            if len(readers[read[0]]) != 1 or name not in ranges:
-                continue
-            ranges[name] = max(ranges[name][0], clamped[0]), min(ranges[name][1], clamped[1])
-            maker.outputs = list(clamp.outputs)
-            network.operators.remove(clamp)
-            dropped = True
-            break
+        way, tensor = [clamp], read[0]
+        while len(readers[tensor]) == 1 and tensor not in network.outputs and tensor in makers:
+            way.append(makers[tensor])
+            moved = network.activations(way[-1])
+            if way[-1].kind not in _CARRIERS or len(moved) != 1:
+                break
+            tensor = moved[0]
+        maker, name = way[-1], network.result(clamp)
+        if maker.kind not in SCALING or network.result(maker) in floats or name not in ranges:
+            continue
+        joint = max(ranges[name][0], clamped[0]), min(ranges[name][1], clamped[1])
+        ranges.update({network.result(operator): joint for operator in way})
+        way[1].outputs = list(clamp.outputs)
+        network.operators.remove(clamp)
 
 
 def _share(network: Network, floats: Collection[str], ranges: dict[str, Range]) -> None:

@@ -2,8 +2,8 @@
 
 * A matrix product with constants is a fully connected layer, whose weights have a scale for each output.
 * The bias and ReLU that follow a transposed convolution, behind the slice that cuts it to its size, become its own.
-* A product with constants and the sum with others, as converters write a batch normalisation that no convolution takes,
-  are a depthwise convolution of 1 x 1.
+* A product with a constant for each channel and the sum with others, as converters write a batch normalisation that no
+  convolution takes, are a depthwise convolution of 1 x 1.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def _as_depthwise(network: Network, operator: Operator) -> None:
         return
     factor, bias = (_per_channel(network, one, shape[-1]) for one in (operator, total))
     read = network.activations(operator)
-    if factor is None or bias is None or network.shape(read[0]) != shape:
-        return
+    if factor is None or bias is None or np.ptp(factor) == 0 or network.shape(read[0]) != shape:
+        return  # one factor for all channels loses nothing, and belongs to a polynomial rather
     name = network.result(total)
     weights = network.add_constant(f"{name}:factor", factor.reshape(1, 1, 1, -1))
     operator.inputs = [read[0], weights, network.add_constant(f"{name}:bias", bias)]
