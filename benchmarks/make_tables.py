@@ -21,6 +21,7 @@ from side_by_side import (
     power_block,
     profile_block,
     solution_block,
+    topologies_block,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -244,6 +245,7 @@ SECTIONS = (
     Section("matrix", RESULT, (HOW,), matrix_block),
     Section("decoders", "decoders", (HOW,), decoders_block),
     Section("conversion", "onnx2tf-time", (HOW,), conversion_block),
+    Section("topologies", "topologies", (HOW,), topologies_block),
     Section("compare", "compare-power", (HOW,), power_block),
 )
 

@@ -63,6 +63,45 @@ def conversion_block(record: Record) -> list[str]:
     ]
 
 
+def topologies_block(files: dict[str, list[Record]]) -> list[str]:
+    """The newest record of topologies.py, the reasons of what does not work, and the counts of earlier ones."""
+    records = [record for found in files.values() for record in found]
+    newest = records[-1]
+    lines = [*cell_table(newest["cells"]), ""]
+    lines += [f"{one['label'] or 'Now'}: {cell_count(one['cells'])}." for one in records]
+    lines += ["", "What does not work says:", ""] if any(cell["reason"] for cell in newest["cells"]) else []
+    for cell in newest["cells"]:
+        if cell["reason"]:
+            lines.append(f"* {cell['name']}, {cell['backend']} {cell['precision']}: {cell['reason']}")
+    return lines
+
+
+def cell_table(cells: list[Record]) -> list[str]:
+    """Markdown: a row for each topology, a column for each artifact."""
+    columns = list(dict.fromkeys((cell["backend"], cell["precision"]) for cell in cells))
+    found = {(cell["name"], cell["backend"], cell["precision"]): cell for cell in cells}
+    lines = [f"| topology | {' | '.join(map(' '.join, columns))} |", f"|---|{'---|' * len(columns)}"]
+    for name in dict.fromkeys(cell["name"] for cell in cells):
+        row = (found.get((name, *column)) for column in columns)
+        lines.append(f"| {name} | {' | '.join('' if cell is None else cell_text(cell) for cell in row)} |")
+    return lines
+
+
+def cell_text(cell: Record) -> str:
+    """How far an artifact moves keypoints, and how many layers of int8 went back to float."""
+    if cell["reason"]:
+        return "no"
+    text = "builds" if cell["backend"] == "trt" else ""
+    if cell["p95_px"] is not None:
+        text = f"{text}, {cell['p95_px']:.3f} px".removeprefix(", ")
+    return text if cell["layers"] is None else f"{text}, {cell['floats']} of {cell['layers']} layers in float"
+
+
+def cell_count(cells: list[Record]) -> str:
+    """How many work."""
+    return f"{sum(not cell['reason'] for cell in cells)} of {len(cells)} cells work"
+
+
 @newest_of_each
 def power_block(record: Record) -> list[str]:
     """A table for the newest record of each file of compare_power.py."""

@@ -18,9 +18,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+
+from side_by_side import cell_count, cell_table, cell_text
 
 from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bundle import Bundle
@@ -42,22 +44,28 @@ class Cell:
 
     Attributes:
         topology: Its key in the zoo.
+        name: As the tables write it.
         backend: What runs it.
         precision: In what.
-        p95_px: How far it moves the keypoints, pixels of the input; None where it does not work, or is an engine.
+        p95_px: How far it (or the graph of an engine) moves keypoints, pixels of the input; None if it does not work.
         reason: Why it does not work, as the user reads it; empty where it does.
+        floats: How many layers of an int8 artifact went back to float so that it keeps its limits.
+        layers: Of so many that int8 can run; None where all of them stayed.
     """
 
     topology: str
+    name: str
     backend: str
     precision: str
     p95_px: float | None
     reason: str = ""
+    floats: int = 0
+    layers: int | None = None
 
     def __str__(self) -> str:
         if self.reason:
             return f"no: {self.reason}"
-        return "builds" if self.p95_px is None else f"{self.p95_px:.3f} px"
+        return cell_text(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -91,10 +99,12 @@ def splite(*arguments: object) -> Run:
 def cells_of(name: str, backends: Sequence[str], folder: Path, extra: Sequence[str], *, alone: bool) -> Iterator[Cell]:
     """The cells of one topology: all precisions of a backend in one run, or each alone."""
     checkpoint = write(name, folder / name)
+    titles = {key: topology.name for key, topology in {**TOPOLOGIES, **VARIANTS}.items()}
     for backend in backends:
         for precisions in ((one,) for one in CELLS[backend]) if alone else (CELLS[backend],):
             output = folder / f"{backend}-{'-'.join(precisions)}.splite"
-            yield from _exported(name, checkpoint, backend, precisions, output, extra)
+            for cell in _exported(name, checkpoint, backend, precisions, output, extra):
+                yield replace(cell, name=titles[name])
 
 
 def _exported(
@@ -103,38 +113,30 @@ def _exported(
     asked = [part for precision in precisions for part in ("-p", precision)]
     run = splite("export", checkpoint, "-o", output, "-b", backend, *asked, "--crops", CROPS, *extra)
     if not output.exists():
-        yield from (Cell(name, backend, precision, None, run.reason) for precision in precisions)
+        yield from (Cell(name, "", backend, precision, None, run.reason) for precision in precisions)
         return
     bundle = Bundle.open(output)
+    report = bundle.report()
+    failed = {
+        one.artifact: f"{one.message} {one.hint}" for one in getattr(report, "failures", ())
+    }  # not in old reports
+    measured = {one.stage: one.deviation_px.p95 for one in report.parity}
+    searches = getattr(report, "searches", ())
     for precision in precisions:
-        if backend == "trt":
-            built = splite("compile", output, "-p", precision)
-            yield Cell(name, backend, precision, None, built.reason)
-            continue
         label = f"{backend} {precision}"
-        kept = any(artifact.label == label for artifact in bundle.manifest.artifacts)
-        measured = {one.stage: one.deviation_px.p95 for one in bundle.report().parity}
-        p95_px = measured.get(label, measured["simplified"])
-        yield Cell(name, backend, precision, p95_px) if kept else Cell(name, backend, precision, None, run.reason)
-
-
-def table(cells: Sequence[Cell]) -> list[str]:
-    """Markdown: a row for each topology, a column for each artifact."""
-    columns = list(dict.fromkeys((cell.backend, cell.precision) for cell in cells))
-    found = {(cell.topology, cell.backend, cell.precision): cell for cell in cells}
-    lines = [f"| topology | {' | '.join(map(' '.join, columns))} |", f"|---|{'---|' * len(columns)}"]
-    for name in dict.fromkeys(cell.topology for cell in cells):
-        shown = []
-        for column in columns:
-            cell = found.get((name, *column))
-            shown.append("" if cell is None else "no" if cell.reason else str(cell))
-        lines.append(f"| {({**TOPOLOGIES, **VARIANTS})[name].name} | {' | '.join(shown)} |")
-    return lines
-
-
-def count(cells: Sequence[Cell]) -> str:
-    """How many work."""
-    return f"{sum(not cell.reason for cell in cells)} of {len(cells)} cells work"
+        reason = next((why for artifact, why in failed.items() if artifact.startswith(label)), "")
+        cell = Cell(name, "", backend, precision, None, reason)
+        for search in searches:
+            if search.artifact.startswith(label):
+                cell = replace(cell, floats=len(search.excluded), layers=search.layers)
+        if backend == "trt":
+            p95_px = measured.get(f"{label} graph (strongly typed)", measured.get(f"ort {precision}"))
+            told = reason or splite("compile", output, "-p", precision).reason
+            yield replace(cell, reason=told, p95_px=None if told else p95_px)
+        elif any(artifact.label == label for artifact in bundle.manifest.artifacts):
+            yield replace(cell, p95_px=measured.get(label, measured["simplified"]))
+        else:
+            yield replace(cell, reason=reason or run.reason)
 
 
 def main() -> None:
@@ -143,9 +145,13 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", choices=tuple(CELLS), default=tuple(CELLS))
     parser.add_argument("--calibration", help="calibrate and compare on this folder of images")
     parser.add_argument("--alone", action="store_true", help="export every artifact by itself")
+    parser.add_argument("--label", default="", help="what was measured, for the table")
     parser.add_argument("--json", type=Path, help="write the cells as JSON")
     parser.add_argument("--out", type=Path, help="JSON lines file to append a record to")
     options = parser.parse_args()
+    for name in options.names:
+        if name not in {**TOPOLOGIES, **VARIANTS}:
+            parser.error(f"no network is called {name}.")
     extra = ["--calibration", options.calibration] if options.calibration else []
     cells: list[Cell] = []
     began = time.perf_counter()
@@ -158,20 +164,22 @@ def main() -> None:
         if options.json is not None:
             options.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=1) + "\n", encoding="utf-8")
         if options.out is not None:
-            append_record(options.out, record(cells))
+            append_record(options.out, record(cells, options.label))
     except (SpliteError, OSError) as err:
         sys.exit(f"error: {err}")
-    print("\n".join([*table(cells), "", f"{count(cells)}; {time.perf_counter() - began:.0f} s."]))
+    shown = [asdict(cell) for cell in cells]
+    print("\n".join([*cell_table(shown), "", f"{cell_count(shown)}; {time.perf_counter() - began:.0f} s."]))
     for cell in cells:
         if cell.reason:
             print(f"\n{cell.topology} {cell.backend} {cell.precision}: {cell.reason}")
 
 
-def record(cells: Sequence[Cell]) -> dict[str, object]:
+def record(cells: Sequence[Cell], label: str) -> dict[str, object]:
     """What is kept of a run."""
     return {
         "kind": "topologies",
         "record_version": 1,
+        "label": label,
         "date_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cells": [asdict(cell) for cell in cells],
         "environment": to_plain(read_environment()),

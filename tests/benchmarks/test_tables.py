@@ -103,6 +103,14 @@ def conversion_record() -> dict[str, Any]:
     }
 
 
+def topologies_record(label: str, reason: str) -> dict[str, Any]:
+    cell = {"topology": "unet", "name": "U-Net", "backend": "ort", "precision": "fp32", "p95_px": 0.0, "reason": ""}
+    mixed = {"precision": "int8", "p95_px": 0.25, "floats": 2, "layers": 20}
+    engine = {"backend": "trt", "precision": "int8", "p95_px": None, "reason": reason}
+    cells = [{**cell, "floats": 0, "layers": None, **changes} for changes in ({}, mixed, engine)]
+    return {"kind": "topologies", "date_utc": "2026-01-01T00:00:00+00:00", "label": label, "cells": cells}
+
+
 def power_record() -> dict[str, Any]:
     return {
         "kind": "compare-power",
@@ -204,6 +212,8 @@ def test_the_page_of_the_benchmarks_has_a_table_of_each_kind(repository: Path) -
     record(repository, "decoders.jsonl", decoders_record())
     record(repository, "onnx2tf-time.jsonl", conversion_record())
     record(repository, "compare-power.jsonl", power_record())
+    record(repository, "topologies.jsonl", topologies_record("Earlier", "no kernel."))
+    record(repository, "topologies.jsonl", topologies_record("Now", "too far. Calibrate."))
     record(repository, "mediapipe-solution.jsonl", solution_record())
     record(repository, "litert-profile.jsonl", profile_record())
     write_tables(repository, check=False)
@@ -211,6 +221,10 @@ def test_the_page_of_the_benchmarks_has_a_table_of_each_kind(repository: Path) -
     assert "| argmax | 500 | 700 | 1.50 | 0.970 |" in text
     assert "heatmaps of 21 x 32 x 32 of hand.safetensors" in text
     assert "| onnx2tf -i model.onnx | 25.0 | 20.0 | 30.0 |" in text
+    assert "| U-Net | 0.000 px | 0.250 px, 2 of 20 layers in float | no |" in text
+    assert "Earlier: 2 of 3 cells work.\nNow: 2 of 3 cells work.\n" in text
+    assert "* U-Net, trt int8: too far. Calibrate.\n" in text
+    assert "no kernel" not in text
     assert "| the same file | 0 | 0 | 15 | 5 | 0.900 to 1.100 | 0.990 to 1.010 |" in text
     assert "| made 5% slower | 20 | 0 | 0 | 0 | 1.000 to 1.200 | 1.040 to 1.060 |" in text
     assert "| solution | 1.00 | 0.60 | 0.70 | 2.00 (1.90 to 2.10) | 9.00 | 2 | 1.50 | 0.970 | 6.00 |" in text
