@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass, ShapeInferencePass
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 
+from splite_deploy.compile.tflite.gelu import join_gelus
 from splite_deploy.compile.tflite.pixel_shuffle import channels_last_shuffles
 
 _PLAIN = re.compile(r"\bnode_\d+\b")
@@ -42,7 +43,9 @@ def prepare(graph: bytes) -> Prepared:
         graph: An ONNX file; a dynamic batch becomes 1.
     """
     model = ir.from_proto(onnx.load_model_from_string(graph))
-    _fix_batch(model)
+    if _fix_batch(model) or any(_is_constant(node) for node in model.graph):
+        model = _folded(model)
+    join_gelus(model)
     channels_last_shuffles(model)
     RemoveUnusedNodesPass()(model)
     ClearMetadataAndDocStringPass()(model)
@@ -54,20 +57,36 @@ def prepare(graph: bytes) -> Prepared:
     return Prepared(ir.to_proto(model).SerializeToString(), layers, kinds)
 
 
-def _fix_batch(model: ir.Model) -> None:
-    """Sets dimensions without a size to 1, and has the shapes that follow from them inferred."""
-    known = True
-    for value in model.graph.inputs:
-        if value.shape is not None and not value.shape.is_static():
-            value.shape = ir.Shape([size if isinstance(size, int) else 1 for size in value.shape])
-            known = False
-    if known:
-        return
-    for node in model.graph:
-        for value in node.outputs:
-            if value.shape is not None and not value.shape.is_static():
-                value.shape = None
-    ShapeInferencePass()(model)
+def _fix_batch(model: ir.Model) -> bool:
+    """Sets dimensions of the inputs without a size to 1, wherever they occur; whether there were any."""
+    open_dims = {
+        dim.value for value in model.graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)
+    }
+    values = [*model.graph.inputs, *(value for node in model.graph.all_nodes() for value in node.outputs)]
+    for value in values if open_dims else ():
+        if value.shape is not None:
+            named = [dim.value if isinstance(dim, ir.SymbolicDim) else dim for dim in value.shape]
+            unnamed = 1 if value.is_graph_input() else None
+            value.shape = ir.Shape(
+                [1 if dim and dim in open_dims else unnamed if dim is None else dim for dim in named]
+            )
+    return bool(open_dims)
+
+
+def _is_constant(node: ir.Node) -> bool:
+    """Whether a node computes the same for every picture, as in the TorchScript exporter's graphs.
+
+    onnx2tf converts a Pad wrongly whose amounts are computed, even from constants.
+    """
+    return all(value is None or value.const_value is not None for value in node.inputs)
+
+
+def _folded(model: ir.Model) -> ir.Model:
+    """The graph with what its constants and shapes give computed."""
+    import onnxsim
+
+    folded: onnx.ModelProto = onnxsim.simplify(ir.to_proto(model))[0]
+    return ir.from_proto(folded)
 
 
 def _rename(model: ir.Model) -> dict[str, str]:
