@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from splite_deploy.bundle import (
     MANIFEST,
     REPORT,
     REPORT_VERSION,
+    Artifact,
     Bundle,
     Graph,
     Manifest,
@@ -189,15 +191,20 @@ def export_bundle(
             progress("writing the graphs")
             files = write_graphs(folder, made, spec, options)
 
-            requested, tflite = _artifacts(options, trained), {}
+            requested, tflite = _artifacts(options, trained), dict[Precision, Artifact]()
             if compiler is not None:
-                of_tflite = [f"{name} {p}" for name, p in requested if find_backend(name).export == "tflite"]
+                of_tflite: dict[Precision, list[str]] = {}
+                for name, precision in requested:
+                    if find_backend(name).export == "tflite":
+                        of_tflite.setdefault(precision, []).append(f"{name} {precision}")
                 make_int8 = None
                 if calibration is not None and options.int8_recipe == "full-integer":
                     make_int8 = partial(_tflite_int8, fp32.file.model, calibration, spec, made)
-                with failures.kept(*of_tflite), explained(fp32.file.model, reference.tensors[:1]):
-                    finished = compiler.finish(folder, make_int8=make_int8, progress=progress)
-                    tflite = {artifact.precision: artifact for artifact in finished}
+                with failures.kept(*chain(*of_tflite.values())), explained(fp32.file.model, reference.tensors[:1]):
+                    compiler.wait(progress=progress)
+                    for precision, names in of_tflite.items():
+                        with failures.kept(*names):
+                            tflite[precision] = compiler.make(folder, precision, make_int8=make_int8, progress=progress)
 
             measured: list[Measured] = []
             likely = likely_cause(calibration)

@@ -328,8 +328,8 @@ def test_ranges_are_those_of_the_tensor_with_the_same_values() -> None:
     values = [run_tflite(_showing(content, "stem"), INPUTS[index : index + 1])[0] for index in (0, 1)]
     planes_first = [value.transpose(0, 3, 1, 2) for value in values]
     known = [
-        KnownRange(fingerprint(planes_first), (0.0, 1.25)),
-        KnownRange(fingerprint([value * 1.01 for value in planes_first]), (0.0, 99.0)),
+        KnownRange("stem", fingerprint(planes_first), (0.0, 1.25)),
+        KnownRange("other", fingerprint([value * 1.01 for value in planes_first]), (0.0, 99.0)),
     ]
     found = find_ranges(content, INPUTS, known)
     assert found["stem"] == (0.0, 1.25)
@@ -344,7 +344,7 @@ def test_a_tensor_that_one_operator_moves_needs_no_wider_range_than_what_it_is_m
     starts, sizes = net.constant([0, 1, 1, 0], np.int32), net.constant([1, 14, 14, 8], np.int32)
     content = net.content(net.conv(net.add("SLICE", [x, starts, sizes], (1, 14, 14, 8), "cut"), 4))
     values = [run_tflite(_showing(content, "cut"), INPUTS[index : index + 1])[0] for index in (0, 1)]
-    found = find_ranges(content, INPUTS, [KnownRange(fingerprint(values), (-0.5, 0.75))])
+    found = find_ranges(content, INPUTS, [KnownRange("x", fingerprint(values), (-0.5, 0.75))])
     assert found["cut"] == found["whole"] == (-0.5, 0.75)
 
 

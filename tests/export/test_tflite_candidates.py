@@ -25,7 +25,7 @@ CROPS = np.random.default_rng(2).normal(0, 1, (6, 3, 16, 16)).astype(np.float32)
 def both() -> tuple[ir.Model, Converted]:
     """Two convolutions with a ReLU between them, as ONNX and as TFLite."""
     net = TfliteNetwork(1, 16, 16, 3)
-    hidden = net.conv(net.image, 8, 3, relu=True, name="hidden")
+    hidden = net.conv(net.image, 8, 3, relu=True, name="tensor_7")
     heatmap = net.conv(hidden, 5, name="heatmap")
     content = net.content(heatmap)
     constants = [
@@ -73,16 +73,16 @@ def test_the_ranges_of_the_graph_are_those_of_the_file() -> None:
     ranges = calibrate(model, CROPS, "mse")
     content, report = TfliteCandidates(converted, model, ranges, CROPS).make()
     found = scales(content)
-    assert found["hidden"] == pytest.approx(ranges.limits["shown"][1] / 255, rel=1e-5)
+    assert found["shown"] == pytest.approx(ranges.limits["shown"][1] / 255, rel=1e-5)
     low, high = ranges.limits["out0"]
     assert found["heatmap"] == pytest.approx((high - low) / 255, rel=1e-5)
-    assert report.int8 == ("hidden", "heatmap") and report.islands == ()
+    assert report.int8 == ("shown", "heatmap") and report.islands == ()
 
 
 def test_a_candidate_gives_outputs_by_role_and_layers_return_to_float() -> None:
     model, converted = both()
     candidates = TfliteCandidates(converted, model, calibrate(model, CROPS, "mse"), CROPS)
-    assert dict(candidates.layers) == {"hidden": "CONV_2D", "heatmap": "CONV_2D"}
+    assert dict(candidates.layers) == {"shown": "CONV_2D", "heatmap": "CONV_2D"}
     reference, errors = run_graph(model, CROPS), []
     for floats in ((), ("heatmap",)):
         with candidates.open(floats) as network:
@@ -95,7 +95,7 @@ def test_a_candidate_gives_outputs_by_role_and_layers_return_to_float() -> None:
 def test_what_is_known_of_a_graph() -> None:
     model, _ = both()
     ranges = calibrate(model, CROPS, "minmax")
-    known = dict(zip(ranges.limits, known_ranges(model, ranges, CROPS[:2]), strict=True))
+    known = {one.name: one for one in known_ranges(model, ranges, CROPS[:2])}
     assert set(known) == {"image", "summed", "shown", "out0"}
     assert known["image"].fingerprint.count == 3 * 16 * 16
     np.testing.assert_allclose(known["image"].fingerprint.figures[1, 2], CROPS[1].mean(), rtol=1e-4)

@@ -82,30 +82,52 @@ class TfliteCompiler:
         self,
         folder: Path,
         *,
-        make_int8: MakeInt8 | None = None,
         timeout_s: float = TIMEOUT_S,
         progress: Callable[[str], None] = lambda message: None,
     ) -> list[Artifact]:
-        """Waits for the conversion that `begin` started and places the files; see `compile_tflite`.
-
-        With ``make_int8`` int8 files are what that makes, and need no calibration; it has to keep to the recipe.
-        """
-        job = self._job
-        self._converted = self._converter.finish(timeout_s=timeout_s, progress=progress)
-        converted = _network(self._converted, job.beside) if job.beside else self._converted
-        made: dict[str, bytes] = {}
-        artifacts = []
-        for precision in job.precisions:
-            file = f"model.{precision}.tflite"
-            progress(f"making {file}")
-            made[file], floats = job.make(precision, converted, make_int8)
-            contents = parse_contents(made[file], file)
-            check_precision(contents, precision, job.recipe, file, floats)
-            dtype = "int8" if job.integer_io and precision == "int8" else "float32"
-            found = _Made(file, made[file], contents, converted.layouts, dtype)
-            artifacts.append(_artifact(found, precision, job.spec, job.recipe))
-        _place(made, folder)
+        """Waits for the conversion that `begin` started and places the files, or none; see `compile_tflite`."""
+        self.wait(timeout_s=timeout_s, progress=progress)
+        artifacts: list[Artifact] = []
+        try:
+            for precision in self._job.precisions:
+                artifacts.append(self.make(folder, precision, progress=progress))
+        except BaseException:
+            for artifact in artifacts:
+                (folder / artifact.file).unlink(missing_ok=True)
+            raise
         return artifacts
+
+    def wait(self, *, timeout_s: float = TIMEOUT_S, progress: Callable[[str], None] = lambda message: None) -> None:
+        """Waits for the conversion that `begin` started."""
+        self._converted = self._converter.finish(timeout_s=timeout_s, progress=progress)
+
+    def make(
+        self,
+        folder: Path,
+        precision: Precision,
+        *,
+        make_int8: MakeInt8 | None = None,
+        progress: Callable[[str], None] = lambda message: None,
+    ) -> Artifact:
+        """Places the file of one precision, of a conversion that was waited for.
+
+        Args:
+            folder: Where it goes.
+            precision: One of those that `begin` was given.
+            make_int8: Makes the int8 file, which then needs no calibration; it has to keep to the recipe.
+            progress: Called with each step as it begins.
+        """
+        job, file = self._job, f"model.{precision}.tflite"
+        converted = _network(self._converted, job.beside) if job.beside else self._converted
+        progress(f"making {file}")
+        content, floats = job.make(precision, converted, make_int8)
+        contents = parse_contents(content, file)
+        check_precision(contents, precision, job.recipe, file, floats)
+        dtype = "int8" if job.integer_io and precision == "int8" else "float32"
+        made = _Made(file, content, contents, converted.layouts, dtype)
+        artifact = _artifact(made, precision, job.spec, job.recipe)
+        write_file(folder / file, content)
+        return artifact
 
     def fused(self, content: bytes, artifact: Artifact, *, normalises: bool) -> tuple[bytes, Artifact]:
         """A file that `finish` made with its ends inside, and what is to be said of it.
@@ -292,14 +314,3 @@ def _artifact(made: _Made, precision: Precision, spec: ModelSpec, recipe: Int8Re
         limits=limits_of(precision, spec),
         target={"recipe": recipe} if precision == "int8" else {},
     )
-
-
-def _place(made: Mapping[str, bytes], folder: Path) -> None:
-    """Writes the files into the folder, or none of them."""
-    try:
-        for file, data in made.items():
-            write_file(folder / file, data)
-    except BaseException:
-        for file in made:
-            (folder / file).unlink(missing_ok=True)
-        raise

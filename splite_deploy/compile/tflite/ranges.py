@@ -48,10 +48,12 @@ class KnownRange:
     """A tensor of the graph that a file was made from.
 
     Attributes:
+        name: What it is called there.
         fingerprint: Of its values on the first crops.
         limits: What its integers stand for.
     """
 
+    name: str
     fingerprint: Fingerprint
     limits: Range
 
@@ -65,6 +67,24 @@ def fingerprint(values: Sequence[NDArray[Any]]) -> Fingerprint:
     return Fingerprint(values[0].size, np.array(figures, np.float64))
 
 
+def with_known_names(content: bytes, crops: FloatArray, known: Sequence[KnownRange]) -> bytes:
+    """A float32 file whose tensors are called as those of the graph that it was made from; see `find_ranges`.
+
+    Where several tensors hold the same values the first gets the name; inputs, outputs, and what has no equal keep
+    theirs.
+    """
+    network = Network(content)
+    kept = {*network.inputs, *network.outputs}
+    taken = {network.name(tensor) for tensor in range(len(network.graph.tensors))}
+    made = [tensor for operator in network.operators for tensor in operator.outputs if network.is_float(tensor)]
+    for tensor, equal in _equal(network, made, crops, known).items():
+        name = equal[0].name
+        if tensor not in kept and name not in taken:
+            network.graph.tensors[tensor].name = name.encode()
+            taken.add(name)
+    return network.content()
+
+
 def find_ranges(content: bytes, crops: FloatArray, known: Sequence[KnownRange] = ()) -> dict[str, Range]:
     """The ranges that a float32 file needs in int8, by the name of the tensor in its simplified form.
 
@@ -74,13 +94,17 @@ def find_ranges(content: bytes, crops: FloatArray, known: Sequence[KnownRange] =
         known: Of the graph that the file was made from; may be empty.
 
     Returns:
-        The range of the equal tensor where there is one; of what a tensor is moved or clamped to, where that alone
-        reads it; else the smallest and largest value on the crops, at most `_MEASURED` of them.
+        The range of the equal tensor where there is one (of all of them, where several are equal); of what a tensor is
+        moved or clamped to, where that alone reads it; else the smallest and largest value on the crops, at most
+        `_MEASURED` of them.
     """
     network = simplified(content)
     made = [tensor for operator in network.operators for tensor in operator.outputs]
     tensors = [tensor for tensor in (*network.inputs, *made) if network.is_float(tensor)]
-    found = _equal(network, tensors, crops, known) if known else {}
+    found: dict[int, Range] = {}
+    for tensor, equal in (_equal(network, tensors, crops, known) if known else {}).items():
+        lows, highs = zip(*(one.limits for one in equal), strict=True)
+        found[tensor] = min(lows), max(highs)
     _carry(network, found)
     floats = float_operators(network, ())
     needed = {
@@ -97,8 +121,8 @@ def find_ranges(content: bytes, crops: FloatArray, known: Sequence[KnownRange] =
 
 def _equal(
     network: Network, tensors: Sequence[int], crops: FloatArray, known: Sequence[KnownRange]
-) -> dict[int, Range]:
-    """The tensors whose values a known tensor has too; where several have them the range holds all of theirs."""
+) -> dict[int, list[KnownRange]]:
+    """The known tensors that hold the same values as a tensor, by its index."""
     seen: dict[int, list[NDArray[Any]]] = {tensor: [] for tensor in tensors}
     for values in _run(network, crops[: len(known[0].fingerprint.figures)], tensors):
         for tensor, value in values.items():
@@ -106,12 +130,11 @@ def _equal(
     by_count: dict[int, list[KnownRange]] = {}
     for one in known:
         by_count.setdefault(one.fingerprint.count, []).append(one)
-    found: dict[int, Range] = {}
+    found = {}
     for tensor, rows in seen.items():
         own = fingerprint(rows)
-        equal = [one.limits for one in by_count.get(own.count, ()) if one.fingerprint.matches(own)]
-        if equal:
-            found[tensor] = min(low for low, _ in equal), max(high for _, high in equal)
+        if equal := [one for one in by_count.get(own.count, ()) if one.fingerprint.matches(own)]:
+            found[tensor] = equal
     return found
 
 

@@ -12,7 +12,7 @@ from splite_deploy.arrays import FloatArray
 from splite_deploy.compile.tflite.converter import Converted
 from splite_deploy.compile.tflite.match import axes
 from splite_deploy.compile.tflite.quantise import Int8Quantiser, QuantisationReport
-from splite_deploy.compile.tflite.ranges import KnownRange, find_ranges, fingerprint
+from splite_deploy.compile.tflite.ranges import KnownRange, find_ranges, fingerprint, with_known_names
 from splite_deploy.export.graph.walk import ExposedGraph
 from splite_deploy.export.quant.ranges import Ranges
 from splite_deploy.metrics.parity import Outputs
@@ -34,8 +34,9 @@ class TfliteCandidates:
 
     def __init__(self, converted: Converted, model: ir.Model, ranges: Ranges, tensors: FloatArray) -> None:
         self._layouts = converted.layouts
-        known = known_ranges(model, ranges, tensors[:_COMPARED])
-        self._quantiser = Int8Quantiser(converted.content, find_ranges(converted.content, self._turned(tensors), known))
+        known, crops = known_ranges(model, ranges, tensors[:_COMPARED]), self._turned(tensors)
+        content = with_known_names(converted.content, crops, known)  # for reports
+        self._quantiser = Int8Quantiser(content, find_ranges(content, crops, known))
 
     @property
     def layers(self) -> Mapping[str, str]:
@@ -86,7 +87,9 @@ def known_ranges(model: ir.Model, ranges: Ranges, tensors: FloatArray) -> list[K
     """
     exposed = ExposedGraph(model, ranges.limits)
     rows = [values for crop in tensors for values in exposed.run(crop[None])]
-    return [KnownRange(fingerprint([row[name] for row in rows]), limits) for name, limits in ranges.limits.items()]
+    return [
+        KnownRange(name, fingerprint([row[name] for row in rows]), limits) for name, limits in ranges.limits.items()
+    ]
 
 
 def int8_note(file: str, report: QuantisationReport) -> str:
