@@ -1,11 +1,16 @@
 """Fused pre- and postprocessing beside that of the host, and beside another way to write the same graphs.
 
     python benchmarks/fused.py [--against OTHER.py] [--frames 3000]
+    python benchmarks/fused.py --bundles PLAIN.splite FUSED.splite [--frames 3000]
 
 OTHER.py holds `fuse_input` and `fuse_decode` of its own, which take and return an ``onnx_ir.Model``.
 
-All run in turn in this process; graphs in ONNX Runtime on one thread. Printed are the minimum, which other work on the
-machine moves least, and the median.
+With two bundles of one network, the second with fused pre- and postprocessing, whole estimators are timed: what a call
+takes, what its session's inference alone takes, the difference, and how much of that cuts the crop. A box of 120 px is
+enlarged; one of 240 px is averaged first, which takes longer. The gain of the fused artifact is the ratio of the calls.
+
+All run in turn in this process, on one thread. Printed are the minimum, which other work on the machine moves least,
+and the median.
 """
 
 from __future__ import annotations
@@ -14,9 +19,12 @@ import argparse
 import runpy
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx  # noqa: TID253
 import onnx_ir as ir  # noqa: TID253
@@ -24,9 +32,11 @@ import onnxruntime as ort
 from onnx import helper  # noqa: TID253
 
 from splite_deploy.bench.interleaved import Run, interleave
+from splite_deploy.bundle import Bundle
 from splite_deploy.decoders import Decoder, HeatmapDecoder, SoftArgmax, SoftArgmaxDepth, SoftArgmaxWindow, decode
 from splite_deploy.export.graph.fuse import fuse_decode, fuse_input
 from splite_deploy.export.graph.walk import from_proto, to_proto
+from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 
@@ -39,6 +49,9 @@ CASES: dict[str, tuple[HeatmapDecoder, int, int, int]] = {
     "softargmax-window, 17 x 64 x 48": (SoftArgmaxWindow(4.0, 10.0, "centre", 9), 17, 64, 48),
 }
 """Decoder, keypoints, and size of the maps."""
+FRAME = 480, 640
+SIDES_PX = 120, 240
+PARTS = "call", "session", "crop"
 
 
 def model(decoder: Decoder, keypoints: int, height: int, width: int) -> ModelSpec:
@@ -88,11 +101,86 @@ def cases(parts: Parts) -> dict[str, dict[str, Run]]:
     return found
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one call of an estimator takes, milliseconds: the minimum and the median."""
+
+    call_ms: tuple[float, float]
+    session_ms: tuple[float, float]
+    crop_ms: tuple[float, float]
+
+    @property
+    def beyond_ms(self) -> tuple[float, float]:
+        """What a call takes beyond its session's inference."""
+        return self.call_ms[0] - self.session_ms[0], self.call_ms[1] - self.session_ms[1]
+
+
+def estimator_costs(plain: Bundle, fused: Bundle, side_px: int, frames: int) -> dict[str, dict[str, Cost]]:
+    """The artifacts that both bundles hold, with their ends outside and inside, on a box in the middle of a frame.
+
+    Args:
+        plain: Without fused pre- and postprocessing.
+        fused: With.
+        side_px: Of the box.
+        frames: Timed calls of each.
+    """
+    frame = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (*FRAME, 3), np.uint8), (9, 9), 0)
+    middle = FRAME[1] / 2, FRAME[0] / 2
+    box = np.array([*(c - side_px / 2 for c in middle), *(c + side_px / 2 for c in middle)])
+    there = {one.label: one for one in fused.manifest.artifacts}
+    labels = [one.label for one in plain.manifest.artifacts if one.label in there]
+    runs: dict[str, Run] = {}
+    with ExitStack() as stack:
+        for label in labels:
+            for name, bundle in (("host", plain), ("fused", fused)):
+                backend, precision = there[label].backend, there[label].precision
+                opened = stack.enter_context(PoseEstimator.open(bundle.path, backend, precision, threads=1))
+                tensor, _ = opened.prepare(frame, [box])
+                runs.update(_parts(f"{label} {name}", opened, frame, box, {opened.session.inputs[0].name: tensor}))
+        timed = interleave(runs, frames)
+
+    def cost(name: str) -> Cost:
+        figures = [(float(s.min()), float(np.median(s))) for s in (timed[f"{name} {part}"] for part in PARTS)]
+        return Cost(*figures)
+
+    return {label: {name: cost(f"{label} {name}") for name in ("host", "fused")} for label in labels}
+
+
+def _parts(name: str, opened: PoseEstimator, frame: Any, box: Any, feeds: dict[str, Any]) -> dict[str, Run]:
+    parts: tuple[Run, ...] = (
+        lambda index: opened(frame, box),
+        lambda index: opened.session.run(feeds),
+        lambda index: opened.preprocessor.crop(frame, box),
+    )
+    return {f"{name} {part}": run for part, run in zip(PARTS, parts, strict=True)}
+
+
+def print_estimators(plain: Bundle, fused: Bundle, frames: int) -> None:
+    """Prints `estimator_costs`."""
+    for side_px in SIDES_PX:
+        print(f"box of {side_px} px; minimum and median, ms")
+        for label, costs in estimator_costs(plain, fused, side_px, frames).items():
+            for name, cost in costs.items():
+                figures = (cost.call_ms, cost.session_ms, cost.beyond_ms, cost.crop_ms)
+                call, session, beyond, crop = (f"{least:.3f} {median:.3f}" for least, median in figures)
+                print(
+                    f"    {label} {name:5s}  call {call}  session {session}  beyond it {beyond}, of which crop {crop}"
+                )
+            gains = [
+                before / after for before, after in zip(costs["host"].call_ms, costs["fused"].call_ms, strict=True)
+            ]
+            print(f"    {label} fused: {gains[0]:.2f} and {gains[1]:.2f} times as fast as with both ends outside")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", type=Path, help="a Python file with fuse_input and fuse_decode")
     parser.add_argument("--frames", type=int, default=3000, help="timed runs of each (default: 3000)")
+    parser.add_argument("--bundles", type=Path, nargs=2, metavar=("PLAIN", "FUSED"), help="time whole estimators")
     options = parser.parse_args()
+    if options.bundles:
+        print_estimators(*map(Bundle.open, options.bundles), options.frames)
+        return
     parts: Parts = {"graph": (fuse_input, fuse_decode)}
     if options.against:
         other = runpy.run_path(str(options.against))

@@ -14,8 +14,9 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 import fused
-from fused import CASES, cases
+from fused import CASES, SIDES_PX, cases, estimator_costs
 
+from splite_deploy.bundle import Bundle
 from splite_deploy.export.graph.fuse import fuse_decode, fuse_input
 
 
@@ -38,3 +39,19 @@ def test_another_way_stands_beside(monkeypatch: pytest.MonkeyPatch, capsys: Any,
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == (1 + len(CASES)) * 4
     assert sum(line.startswith("    other") and "minimum" in line for line in lines) == 1 + len(CASES)
+
+
+def test_estimators_are_timed_beside_their_sessions(tiny_bundle: Path, monkeypatch: Any, capsys: Any) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    costs = estimator_costs(bundle, bundle, SIDES_PX[0], 10)
+    assert list(costs) == ["ort fp32"] and list(costs["ort fp32"]) == ["host", "fused"]
+    for cost in costs["ort fp32"].values():
+        for index in (0, 1):
+            assert cost.beyond_ms[index] == cost.call_ms[index] - cost.session_ms[index]
+            assert 0 < cost.crop_ms[index] < cost.call_ms[index]
+    bundles = ["--bundles", str(tiny_bundle), str(tiny_bundle), "--frames", "10"]
+    monkeypatch.setattr(sys, "argv", ["fused.py", *bundles])
+    runpy.run_path(fused.__file__, run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(SIDES_PX) * 4
+    assert sum("of which crop" in line for line in lines) == len(SIDES_PX) * 2
