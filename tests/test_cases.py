@@ -17,6 +17,7 @@ pytest.importorskip("onnxruntime")
 import case_nets
 from converters import use_any_converter
 from torch import nn  # noqa: TID253
+from trt_graphs import needs_rtx
 
 from splite_deploy.bundle import MANIFEST, Bundle
 from splite_deploy.errors import ParityError
@@ -48,6 +49,9 @@ WORKS = (
     case_nets.ScalarTimes,
     case_nets.PaddedChannels,
     case_nets.Huge,
+    case_nets.ScaleNorm,
+    case_nets.Gelu,
+    case_nets.GroupNormed,
 )
 ALL = ("-p", "fp32", "-p", "fp16", "-p", "int8")
 
@@ -97,6 +101,35 @@ def test_what_float16_cannot_hold_stays_in_float32(export: Run, tmp_path: Path) 
     kinds = [node.op_type for node in graph]
     assert kinds.index("Relu") - kinds.index("Conv") == 1
     assert kinds.count("Cast") == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "islands"),
+    [
+        (case_nets.ScaleNorm, ("node_linalg_vector_norm (ReduceL2)", "node_div (Div)")),
+        (case_nets.Gelu, ("node_Erf_2 (Erf)",)),
+        (case_nets.GroupNormed, ("node_InstanceNormalization_12 (InstanceNormalization)",)),
+    ],
+)
+def test_what_has_no_int8_kernel_is_a_float_island(
+    export: Run, kind: type[nn.Module], islands: tuple[str, ...]
+) -> None:
+    """The report names it, for ONNX Runtime and for TensorRT."""
+    done = export(kind, "-b", "ort", "-b", "trt", "-p", "int8")
+    assert done.exit_code == 0, done.output
+    for file in ("model.int8.onnx", "model.int8.trt.onnx"):
+        note = next(line for line in done.output.splitlines() if line.startswith(f"note: {file}: "))
+        _, _, named = note.partition("float for want of a kernel: ")
+        assert all(island in named for island in islands)
+
+
+@needs_rtx
+@pytest.mark.parametrize("kind", [case_nets.ScalarTimes, case_nets.Huge, case_nets.GroupNormed])
+def test_engines_are_built(export: Run, splite: Run, tmp_path: Path, kind: type[nn.Module]) -> None:
+    """Of a product with a scalar, of what stays in float32, of islands."""
+    assert export(kind, "-b", "trt", "-p", "fp16", "-p", "int8").exit_code == 0
+    done = splite("compile", tmp_path / "net.splite", "-p", "fp16", "-p", "int8")
+    assert done.exit_code == 0, done.output
 
 
 def test_crops_that_mix_in_a_batch_are_refused(export: Run, tmp_path: Path) -> None:
