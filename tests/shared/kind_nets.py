@@ -133,6 +133,8 @@ _AFTER: dict[str, Middle] = {
     "difference": lambda net, x: net.c(x) - x,
     "maximum": lambda net, x: torch.maximum(net.c(x), x * 0.5),
     "glu": lambda net, x: functional.glu(torch.cat([net.c(x), x], 1), 1),
+    "concatenation": lambda net, x: net.c(torch.cat([x[:, :8], 0.5 * net.c(x)[:, 8:]], 1)),
+    "concatenation-of-clipped": lambda net, x: torch.cat([functional.relu6(8 * x)[:, :8], 8 * net.c(x)[:, 8:]], 1),
     "bicubic": _resize("bicubic", False),
     "bicubic-aligned": _resize("bicubic", True),
     "bilinear": _resize("bilinear", False),

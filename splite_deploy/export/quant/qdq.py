@@ -456,12 +456,19 @@ class _Inserter:
             if source in self.grids:
                 return self.grids[source]
         joined = self._joined_with(value)
-        if joined and self.ranges.magnitudes[name] >= _ALIKE * self.ranges.magnitudes[joined]:
-            low, high = self.ranges.limits[name]
-            first, last = self.ranges.limits[joined]
-            if high - low >= _ALIKE * (last - first):
-                name = joined
+        if joined and self._may_share(name, joined, producer):
+            name = joined
         return self._affine(*self.ranges.limits[name], self.ranges.magnitudes[name])
+
+    def _may_share(self, name: str, joined: str, producer: ir.Node | None) -> bool:
+        """Whether a value loses little on the grid of the concatenation that it reaches."""
+        if self.consumer == "trt":
+            return self.ranges.magnitudes[name] >= _ALIKE * self.ranges.magnitudes[joined]
+        (low, high), (first, last) = self.ranges.limits[name], self.ranges.limits[joined]
+        clipped = producer is not None and self._is_int8(producer) and producer.op_type in _ACTIVATIONS
+        if clipped and (first, last) != (low, high):  # the ends of its own grid replace it
+            return False
+        return high - low >= _ALIKE * (last - first)
 
     def _joined_with(self, value: ir.Value) -> str:
         """The name of the concatenation that a value reaches, moved at most; empty where it reaches none."""
