@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from splite_deploy import __version__
+from splite_deploy.arrays import FloatArray
 from splite_deploy.bench.evaluation import evaluation_labels
 from splite_deploy.bundle import (
     FORMAT_VERSION,
@@ -53,12 +55,16 @@ from splite_deploy.export.artifacts import (
 from splite_deploy.export.calibrate import Calibrated, find_ranges
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.failures import Failures, PartialExportError
-from splite_deploy.export.first_difference import explained, from_graph, from_torch, of_graph, of_torch
+from splite_deploy.export.first_difference import Explain, explained, from_graph, from_torch, of_graph, of_torch
 from splite_deploy.export.golden import make_golden, prepare_image
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_output_names, onnx_from_network, simplify
+from splite_deploy.export.graph.walk import run_graph
 from splite_deploy.export.options import ExportOptions as ExportOptions
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
 from splite_deploy.export.quant.qdq import has_qdq
+from splite_deploy.export.quant.ranges import Ranges
+from splite_deploy.export.quant.trained import has_quantisers, without_quantisers
+from splite_deploy.export.quant.trained_graph import TrainedGraph, split_quantisation
 from splite_deploy.export.recommend import recommend, saturation_note
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.source.formats import ImportedOnnx
@@ -68,11 +74,12 @@ from splite_deploy.export.variants import (
     TYPINGS,
     Variants,
     artifact_file,
+    check_trained,
     engine_file,
     make_variants,
-    trained_variants,
 )
 from splite_deploy.files import writing
+from splite_deploy.metrics.parity import Outputs
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import run_each
@@ -159,47 +166,55 @@ def export_bundle(
         )
         image = prepare_image(crops.example, spec.input)
         pixels = np.concatenate([crops.pixels, image.crop[None]])
-        outputs = source.run(Preprocessor(spec.input, spec.input.color).normalise(pixels))
-        on_image = {role: values[-1:] for role, values in outputs.items()}
-        compared = {role: values[:-1] for role, values in outputs.items()}
-        reference = Reference(source.name, spec, crops.pixels, compared, crops.origin)
+        tensors = Preprocessor(spec.input, spec.input.color).normalise(pixels)
+        outputs: Outputs = source.run(tensors)
+        reference = Reference(source.name, spec, crops.pixels, _without_last(outputs), crops.origin)
 
         with new_bundle(output, overwrite=options.overwrite) as folder:
             fp32 = _convert(source, reference, options, stack, progress)
-            trained = has_qdq(fp32.file.model)  # for int8, and brings its quantisation along
+            trained: TrainedGraph | None = None
             calibration: Calibrated | None = None
-            if trained:
-                made = trained_variants(fp32.file.model, reference, options)
-            else:
-                if options.calibrates:
-                    session = fp32.run.session
-                    calibration = find_ranges(
-                        fp32.file.model,
-                        checkpoint,
-                        model,
-                        source,
-                        reference,
-                        options,
-                        lambda tensors: run_each(session, tensors),
-                        progress,
-                    )
-                if compiler is not None:  # works on its own while the other files are made here
-                    pixels = None if calibration is None else calibration.pixels
-                    begin_tflite(compiler, fp32.file, spec, pixels, options)
-                ranges = None if calibration is None else calibration.ranges
-                made = make_variants(fp32.file.model, reference, ranges, options, progress)
+            ranges: Ranges | None = None
+            seen: NDArray[np.uint8] | None = None  # the crops that the ranges are of
+            if has_qdq(fp32.file.model):  # it was trained for int8, and brings its quantisation along
+                check_trained(options)
+                trained = split_quantisation(fp32.file.model)
+                floating = GraphFile.of(FP32, trained.floating)
+                ranges, seen = trained.ranges(reference.tensors), reference.pixels
+                if options.precisions != ("int8",):  # it serves float too, and everything is compared with that
+                    outputs = _float_outputs(source, trained.floating, tensors)
+                    reference = replace(reference, outputs=_without_last(outputs))
+                    explain = from_graph(fp32.file.model, trained.floating, "fp32")
+                    fp32 = _checked(floating, "float form", fp32.opset, fp32.stages, reference, explain, stack)
+                fp32 = replace(fp32, file=floating)
+            elif options.calibrates:
+                session = fp32.run.session
+                calibration = find_ranges(
+                    fp32.file.model,
+                    checkpoint,
+                    model,
+                    source,
+                    reference,
+                    options,
+                    lambda tensors: run_each(session, tensors),
+                    progress,
+                )
+                ranges, seen = calibration.ranges, calibration.pixels
+            if compiler is not None:  # works on its own while the other files are made here
+                begin_tflite(compiler, fp32.file, spec, seen, options)
+            made = make_variants(fp32.file.model, reference, ranges, options, progress, trained)
             progress("writing the graphs")
             files = write_graphs(folder, made, spec, options)
 
-            requested, tflite = _artifacts(options, trained), dict[Precision, Artifact]()
+            requested, tflite = _artifacts(options, trained is not None), dict[Precision, Artifact]()
             if compiler is not None:
                 of_tflite: dict[Precision, list[str]] = {}
                 for name, precision in requested:
                     if find_backend(name).export == "tflite":
                         of_tflite.setdefault(precision, []).append(f"{name} {precision}")
                 make_int8 = None
-                if calibration is not None and options.int8_recipe == "full-integer":
-                    make_int8 = partial(_tflite_int8, fp32.file.model, calibration, spec, made)
+                if ranges is not None and seen is not None and options.int8_recipe == "full-integer":
+                    make_int8 = partial(_tflite_int8, fp32.file.model, ranges, seen, spec, made)
                 with failures.kept(*chain(*of_tflite.values())), explained(fp32.file.model, reference.tensors[:1]):
                     compiler.wait(progress=progress)
                     for precision, names in of_tflite.items():
@@ -231,10 +246,12 @@ def export_bundle(
 
             recommendation = None
             if len(measured) > 1 or (measured and labels):
-                note = saturation_note(options, trained, read_int8_instructions())
+                note = saturation_note(options, trained is not None, read_int8_instructions())
                 recommendation = recommend(measured, reference, labels, progress, note)
             progress("writing the bundle")
-            golden = write_golden(folder / GOLDEN, make_golden(reference, image, on_image))
+            golden = write_golden(
+                folder / GOLDEN, make_golden(reference, image, {role: values[-1:] for role, values in outputs.items()})
+            )
             manifest = Manifest(
                 format_version=FORMAT_VERSION,
                 model=spec,
@@ -299,12 +316,38 @@ def _convert(
     metadata = {"splite_model": json.dumps(spec.to_dict()), "splite_version": __version__}
     simplified = simplify(raw, metadata=metadata)
     check_output_names(simplified, spec)
-    file = GraphFile.of(FP32, simplified)
-    run = TracedRun(file.content, file.artifact("fp32", spec.limits), reference, stack)
     explain = from_graph(raw, simplified, "fp32")
-    stages.append(reference.compare("simplified", run.outputs, spec.limits, _STAGE_HINT, explain).parity)
-    reference.check_batch("simplified", run.session, spec.limits)
-    return _Converted(file, opset, run, tuple(stages))
+    return _checked(GraphFile.of(FP32, simplified), "simplified", opset, stages, reference, explain, stack)
+
+
+def _float_outputs(source: LoadedModel | ImportedOnnx, floating: ir.Model, tensors: FloatArray) -> Outputs:
+    """What a network that was trained for int8 gives without its quantisers, by role, N first."""
+    if isinstance(source, LoadedModel) and has_quantisers(source.network):
+        with without_quantisers(source.network):
+            return source.run(tensors)
+    return run_graph(floating, tensors)
+
+
+def _checked(
+    file: GraphFile,
+    stage: str,
+    opset: int,
+    stages: Sequence[Parity],
+    reference: Reference,
+    explain: Explain,
+    stack: ExitStack,
+) -> _Converted:
+    """A float32 graph, compared with the reference as the last stage of its conversion."""
+    limits = reference.spec.limits
+    run = TracedRun(file.content, file.artifact("fp32", limits), reference, stack)
+    parity = reference.compare(stage, run.outputs, limits, _STAGE_HINT, explain).parity
+    reference.check_batch(stage, run.session, limits)
+    return _Converted(file, opset, run, (*stages, parity))
+
+
+def _without_last(outputs: Outputs) -> dict[str, FloatArray]:
+    """Outputs by role of all crops but the last, which is that of the golden image."""
+    return {role: values[:-1] for role, values in outputs.items()}
 
 
 def _artifacts(options: ExportOptions, trained: bool) -> list[tuple[str, Precision]]:
@@ -346,14 +389,14 @@ def _engine_graphs(
 
 
 def _tflite_int8(
-    fp32: ir.Model, calibration: Calibrated, spec: ModelSpec, made: Variants, converted: Converted
+    fp32: ir.Model, ranges: Ranges, pixels: NDArray[np.uint8], spec: ModelSpec, made: Variants, converted: Converted
 ) -> tuple[bytes, QuantisationReport]:
     """The int8 file of a TFLite file, and what it computes in, which becomes a note."""
     from splite_deploy.export.quant.tflite_candidates import TfliteCandidates, int8_note
 
-    tensors = Preprocessor(spec.input, spec.input.color).normalise(calibration.pixels)
-    content, report = TfliteCandidates(converted, fp32, calibration.ranges, tensors).make()
-    made.methods["tflite int8"] = str(calibration.ranges.method)
+    tensors = Preprocessor(spec.input, spec.input.color).normalise(pixels)
+    content, report = TfliteCandidates(converted, fp32, ranges, tensors).make()
+    made.methods["tflite int8"] = ranges.method
     made.notes.append(int8_note("model.int8.tflite", report))
     return content, report
 

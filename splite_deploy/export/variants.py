@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import onnx_ir as ir
@@ -20,6 +20,7 @@ from splite_deploy.export.quant.precision import Fp16Report, Int8Report, to_fp16
 from splite_deploy.export.quant.qdq import Consumer
 from splite_deploy.export.quant.ranges import Ranges
 from splite_deploy.export.quant.search import search_within_budget
+from splite_deploy.export.quant.trained_graph import TrainedGraph
 from splite_deploy.export.reference import Reference
 from splite_deploy.spec import ModelSpec, Precision
 
@@ -81,7 +82,12 @@ def engine_file(precision: Precision, typing: Typing) -> str:
 
 
 def make_variants(
-    fp32: ir.Model, reference: Reference, ranges: Ranges | None, options: ExportOptions, progress: Progress
+    fp32: ir.Model,
+    reference: Reference,
+    ranges: Ranges | None,
+    options: ExportOptions,
+    progress: Progress,
+    trained: TrainedGraph | None = None,
 ) -> Variants:
     """Makes every graph that was requested, from one calibration.
 
@@ -91,6 +97,7 @@ def make_variants(
         ranges: Of the activations of ``fp32``; None where nothing below fp32 is made of it.
         options: The requested options.
         progress: Called with each step as it begins.
+        trained: Where the network was trained for int8: ``fp32`` is its float form then, ``ranges`` the trained ones.
 
     Returns:
         The graphs, and for each that could not be made the reason.
@@ -114,7 +121,9 @@ def make_variants(
         progress("int8 graph" if consumer == "ort" else "int8 graph for TensorRT")
         with made.making(*_int8_files(consumer)):
             reduce_range = options.reduce_range and consumer == "ort"  # TensorRT's sums have 32 bits
-            if options.budget is not None and made.search is None:
+            if trained is not None:
+                graph, int8 = _trained_int8(trained, reference, ranges, consumer)
+            elif options.budget is not None and made.search is None:
                 graph, found = search_within_budget(
                     fp32,
                     reference.tensors,
@@ -138,7 +147,8 @@ def make_variants(
                 )
             made.graphs[INT8[consumer]] = graph
             made.notes.append(_int8_note(INT8[consumer], int8))
-            made.methods[f"{consumer} int8"] = str(int8.method)
+            if int8.method is not None:
+                made.methods[f"{consumer} int8"] = int8.method
             if consumer == "trt":
                 with made.making(INT8_FP16):
                     unsafe = [one.node for one in unsafe_in_fp16(fp32, ranges)]
@@ -146,24 +156,18 @@ def make_variants(
     return made
 
 
-def trained_variants(network: ir.Model, reference: Reference, options: ExportOptions) -> Variants:
-    """The int8 graphs of a network that was trained for int8 and brings its own scales; see `make_variants`.
-
-    Raises:
-        UsageError: Something else than int8 was requested.
-    """
-    _check_trained(options)
-    made = Variants()
-    for consumer, file in INT8.items():
-        if not options.makes(consumer, "int8"):
-            continue
-        with made.making(*_int8_files(consumer)):
-            made.graphs[file], report = to_int8(network, reference.tensors, consumer)
-            made.notes.append(_int8_note(file, report))
-            if consumer == "trt":
-                with made.making(INT8_FP16):
-                    made.graphs[INT8_FP16] = to_int8_fp16(made.graphs[file], ())
-    return made
+def _trained_int8(
+    trained: TrainedGraph, reference: Reference, ranges: Ranges, consumer: Consumer
+) -> tuple[ir.Model, Int8Report]:
+    """The int8 graph of a network that was trained for int8: its own, or one with its scales where that cannot run."""
+    try:
+        return to_int8(trained.quantised, reference.tensors, consumer)
+    except ExportError as err:
+        graph, report = to_int8(
+            trained.floating, reference.tensors, consumer, exclude=sorted(trained.untrained), ranges=ranges
+        )
+        note = f"made anew with the trained scales, since the graph's own quantisation did not do: {err.message}"
+        return graph, replace(report, method=None, crops=0, notes=(*report.notes, note))
 
 
 def deployed(file: str, graph: ir.Model, spec: ModelSpec, options: ExportOptions) -> tuple[ir.Model, str]:
@@ -190,13 +194,8 @@ def _int8_files(consumer: Consumer) -> list[str]:
     return [INT8[consumer], INT8_FP16] if consumer == "trt" else [INT8[consumer]]
 
 
-def _check_trained(options: ExportOptions) -> None:
-    if options.precisions != ("int8",) or options.makes("tflite"):
-        raise UsageError(
-            "This network was trained for int8 and brings its own scales: it cannot become "
-            + ("a TFLite file, which has its own." if options.makes("tflite") else "another precision."),
-            hint="Export it with -b ort or -b trt, and -p int8 alone; make the rest from the float checkpoint.",
-        )
+def check_trained(options: ExportOptions) -> None:
+    """Raises `UsageError` for options that a network does not take which was trained for int8."""
     if options.budget is not None or options.calibration is not None or options.reduce_range:
         raise UsageError(
             "This network was trained for int8 and brings its own scales: nothing is calibrated or searched, and its "

@@ -23,19 +23,37 @@ Run = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
+Place = Callable[..., Path]
+
+
 @pytest.fixture
-def place(tmp_path: Path, tiny_model: Path) -> Path:
-    """Model, architecture and checkpoint; the observers were left on, as a training loop leaves them."""
+def place_of(tmp_path: Path, tiny_model: Path) -> Place:
+    """Makes model, architecture and checkpoint; the observers were left on, as a training loop leaves them."""
     from safetensors.torch import save_file
 
-    shutil.copytree(tiny_model.parent, tmp_path / "model")
-    folder = tmp_path / "model"
-    text = (folder / "model.toml").read_text(encoding="utf-8")
-    (folder / "model.toml").write_text(text.replace("arch.py:build", "arch_int8.py:build"), encoding="utf-8")
-    network = load_symbol("arch_int8.py:build", folder)()
-    network(torch.randn(4, 3, 64, 48, generator=torch.Generator().manual_seed(0)))
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "int8.safetensors")
-    return folder
+    def make(kind: str = "symmetric", gated: bool = False) -> Path:
+        folder = tmp_path / "model"
+        shutil.copytree(tiny_model.parent, folder)
+        text = (folder / "model.toml").read_text(encoding="utf-8").replace("arch.py:build", "arch_int8.py:build")
+        arguments = f'[arch_args]\nkind = "{kind}"\ngated = {str(gated).lower()}\n'
+        (folder / "model.toml").write_text(text.replace("[arch_args]\n", arguments), encoding="utf-8")
+        network = load_symbol("arch_int8.py:build", folder)(kind=kind, gated=gated)
+        network(torch.randn(4, 3, 64, 48, generator=torch.Generator().manual_seed(0)))
+        tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        save_file(tensors, folder / "int8.safetensors")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def place(place_of: Place) -> Path:
+    return place_of()
+
+
+def hops(bundle: Bundle) -> dict[str, float]:
+    """The largest keypoint deviation of each comparison, in pixels."""
+    return {hop.label: hop.deviation_px.max for hop in bundle.report().parity}
 
 
 def test_the_scales_arrive(place: Path, splite: Run, tmp_path: Path) -> None:
@@ -49,8 +67,8 @@ def test_the_scales_arrive(place: Path, splite: Run, tmp_path: Path) -> None:
     assert bundle.report().calibration is None
     assert not (output / "model.onnx").exists()
     # the reference is the network with its quantisers, so that int8 lies next to it
-    hops = {hop.label: hop.deviation_px.max for hop in bundle.report().parity}
-    assert hops["torch -> ort int8"] < 0.05 and hops["torch -> trt int8 graph (weakly typed)"] < 0.05
+    found = hops(bundle)
+    assert found["torch -> ort int8"] < 0.05 and found["torch -> trt int8 graph (weakly typed)"] < 0.05
     from safetensors.torch import load_file
 
     scale = load_file(place / "int8.safetensors")["backbone.0.weight.scale"].numpy()
@@ -63,11 +81,46 @@ def test_the_scales_arrive(place: Path, splite: Run, tmp_path: Path) -> None:
     assert refused.exit_code == 1 and "holds no ort fp32 artifact" in refused.stderr
 
 
+def test_the_checkpoint_serves_float_as_well(place: Path, splite: Run, tmp_path: Path) -> None:
+    """With another precision beside int8 everything is compared with the network without its quantisers."""
+    output = tmp_path / "all.splite"
+    requested = ("-b", "ort", "-b", "trt", "-p", "fp32", "-p", "fp16", "-p", "int8")
+    result = splite("export", place / "int8.safetensors", *requested, "-o", output)
+    assert result.exit_code == 0, result.stderr
+    bundle = Bundle.open(output)
+    assert [artifact.label for artifact in bundle.manifest.artifacts] == ["ort fp32", "ort fp16", "ort int8"]
+    found = hops(bundle)
+    assert found["torch -> float form"] < 1e-3  # torch with its quantisers switched off
+    assert 0.01 < found["torch -> ort int8"] < 0.5  # its own quantisers' rounding
+    floats = [node.op_type for node in load(output / "model.onnx").graph]
+    assert "QuantizeLinear" not in floats and "DequantizeLinear" not in floats
+    assert splite("verify", output).exit_code == 0
+
+
+@pytest.mark.parametrize(("kind", "gated"), [("fused", False), ("affine", False), ("symmetric", True)])
+def test_every_kind_of_training_becomes_int8(
+    place_of: Place, splite: Run, tmp_path: Path, kind: str, gated: bool
+) -> None:
+    """Observers fused into quantisers, zero points, which TensorRT does not take, and linear layers."""
+    output = tmp_path / "int8.splite"
+    folder = place_of(kind, gated)
+    result = splite("export", folder / "int8.safetensors", "-b", "ort", "-b", "trt", "-p", "int8", "-o", output)
+    assert result.exit_code == 0, result.stderr
+    bundle = Bundle.open(output)
+    found = hops(bundle)
+    assert found["torch -> ort int8"] < (0.6 if gated else 0.05)
+    assert found["torch -> trt int8 graph (weakly typed)"] < (0.05 if kind == "symmetric" and not gated else 0.6)
+    notes = {note.partition(":")[0]: note for note in bundle.report().notes}
+    anew = "made anew with the trained scales"
+    assert (anew in notes["model.int8.trt.onnx"]) == (kind != "symmetric")  # the fused one has zero points, too
+    if kind != "symmetric":
+        assert "(a zero point that is not 0)" in notes["model.int8.trt.onnx"]
+        assert anew not in notes["model.int8.onnx"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        ((), "brings its own scales: it cannot become another precision.", "-p int8 alone"),
-        (("-p", "int8", "-p", "fp16"), "brings its own scales: it cannot become another precision.", "-p int8 alone"),
         (("-p", "int8", "--max-shift-px", 1), "nothing is calibrated or searched", "Leave out --calibration"),
         (("-p", "int8", "--reduce-range"), "weights keep their 8 bits", "--max-shift-* and --reduce-range"),
     ],

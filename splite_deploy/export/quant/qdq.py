@@ -187,7 +187,7 @@ def with_uint8(model: ir.Model) -> ir.Model:
     made = model.clone()
     for node in list(made.graph):
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            _scalar_grid(node)
+            scalar_grid(node)
         zero = constant(node.inputs[2]) if node.op_type == "QuantizeLinear" and len(node.inputs) > 2 else None
         source, reading = node.inputs[0], readers(node.outputs[0])
         if zero is None or zero.size > 1 or source is None or source.is_initializer():
@@ -204,7 +204,7 @@ def with_uint8(model: ir.Model) -> ir.Model:
     return made
 
 
-def _scalar_grid(node: ir.Node) -> None:
+def scalar_grid(node: ir.Node) -> None:
     """Makes scales and zero points of one element scalars: torch writes lists of one, which sums refuse."""
     for value in node.inputs[1:]:
         array = constant(value)

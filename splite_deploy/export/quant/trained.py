@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 _KINDS = ("FakeQuantizeBase", "ObserverBase", "UniformQuantizationObserverBase")
+_FUSED, _PLAIN = "FusedMovingAvgObsFakeQuantize", "FakeQuantize"
 
 
 def is_quantiser(module: nn.Module) -> bool:
@@ -22,7 +24,8 @@ def has_quantisers(network: nn.Module) -> bool:
 def load_quantisers(network: nn.Module, tensors: Mapping[str, Tensor]) -> int:
     """Loads the scales, whose shapes torch's modules take over from a checkpoint, and stops the observers.
 
-    These would move the scales at every input, even in evaluation mode.
+    These would move the scales at every input, even in evaluation mode. Quantisers whose observer is fused into them
+    become plain ones, which torch can export.
 
     Args:
         network: The network.
@@ -41,4 +44,24 @@ def load_quantisers(network: nn.Module, tensors: Mapping[str, Tensor]) -> int:
             if hasattr(module, "disable_observer"):
                 module.disable_observer()
                 count += 1
+            if type(module).__name__ == _FUSED:
+                module.__class__ = next(kind for kind in type(module).__mro__ if kind.__name__ == _PLAIN)
     return count
+
+
+@contextmanager
+def without_quantisers(network: nn.Module) -> Iterator[None]:
+    """Switches the fake quantisers of a network off, so that it is the float network that was trained."""
+    switches: list[Tensor] = []
+    for module in network.modules():
+        switch = getattr(module, "fake_quant_enabled", None)
+        if is_quantiser(module) and isinstance(switch, Tensor):
+            switches.append(switch)
+    before = [switch.clone() for switch in switches]
+    for switch in switches:
+        switch.zero_()
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.copy_(value)
