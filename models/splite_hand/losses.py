@@ -13,7 +13,16 @@ from splite_deploy.decoders.torch.heatmap import HeatmapModule
 from splite_deploy.spec import ModelSpec
 
 HEATMAP_SIGMA_CELLS = 1.0
-WEIGHTS = {"position": 0.25, "heatmap": 1.0, "depth": 1.0, "soft_heatmap": 2.0, "soft_depth": 2.0}
+WEIGHTS = {
+    "position": 0.25,
+    "heatmap": 1.0,
+    "depth": 1.0,
+    "soft_heatmap": 2.0,
+    "soft_depth": 2.0,
+    "int8_heatmap": 2.0,
+    "int8_depth": 2.0,
+    "int8_position": 1.0,
+}
 """Of the terms in the sum."""
 
 
@@ -78,4 +87,32 @@ class Distillation(nn.Module):
         return {
             "soft_heatmap": (p * (log_p - log_q)).sum(2).mean(),
             "soft_depth": (p * gap).sum(2).mean(),
+        }
+
+
+class Int8Deviation(nn.Module):
+    """How far the int8 form of a network is from its float form: what an export will measure.
+
+    * int8_heatmap, int8_depth: see `Distillation`.
+    * int8_position: d + d^2 of the distance d between the soft-argmax of both, in pixels: limits are set to the 95th
+      percentile and to the largest, so that those that move far count for more.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        assert isinstance(spec.decoder, SoftArgmaxDepth)
+        self.decode = SoftArgmaxDepthModule(spec.decoder, spec.keypoint_count, spec.input)
+        self.distillation = Distillation(spec)
+
+    def forward(self, int8: tuple[Tensor, Tensor], float32: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Loss terms by name, each a scalar; both are heatmap and depth, (B, K, H, W). Both have gradients."""
+        terms = self.distillation(int8, float32)
+        moved, stayed = (
+            self.decode.expected(F.softmax(self.decode.logits(heatmap), dim=2)) for heatmap, _ in (int8, float32)
+        )
+        squared = (moved - stayed).square().sum(2)
+        return {
+            "int8_heatmap": terms["soft_heatmap"],
+            "int8_depth": terms["soft_depth"],
+            "int8_position": ((squared + 1e-6).sqrt() + squared).mean(),
         }

@@ -3,8 +3,14 @@ r"""Trains SPLite Hand on photographs and rendered hands. Runs on the developer'
     python models/splite_hand/train.py --data HAND_DIGITS --out runs/dense
     python models/splite_hand/train.py --data HAND_DIGITS --out runs/sparse --init runs/dense/splite_hand.safetensors \
         --teacher runs/dense/splite_hand.safetensors --sparsity group-lasso --prune group-norm --prune-speed-up 4
+    python models/splite_hand/train.py --data HAND_DIGITS --out runs/int8 --qat --steps 2000 --learning-rate 5e-4 \
+        --init models/splite_hand/splite_hand.safetensors --teacher models/splite_hand/splite_hand.safetensors
 
-CARD.md has the commands of the network that is shipped: dense, sparse, compacted, fine-tuned.
+CARD.md has the commands of the network that is shipped: dense, sparse, compacted, fine-tuned, fine-tuned for int8.
+
+With --qat the network is trained as float and as int8 at once (arch_int8.py): the float one by labels and teacher, the
+int8 one to say what the float one says. ``OUT/splite_hand.safetensors`` then serves both, and ``OUT/int8`` holds the
+same weights with their fake quantisers and a model.toml.
 
 An interrupted training goes on where it stopped when the same command is given again. The result is
 ``OUT/splite_hand.safetensors``, the exponential moving average of the weights after the last step: no checkpoint is
@@ -15,7 +21,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +45,14 @@ from splite_deploy.compact.importance import METHODS, Method
 from splite_deploy.compact.sparsity import KINDS, GradualPruning, Kind, LambdaSchedule, Penalty
 from splite_deploy.decoders import SoftArgmaxDepth, decode
 from splite_deploy.errors import SpliteError
+from splite_deploy.export.crops import cut
+from splite_deploy.export.quant.calibration import SEED as CALIBRATION_SEED
 from splite_deploy.export.source.checkpoint import Checkpoint, load_weights, read_checkpoint
 from splite_deploy.export.source.header import HEADER
-from splite_deploy.metrics.labels import read_labels
+from splite_deploy.export.source.load import run_network
+from splite_deploy.metrics.labels import LabelledImage, read_labels
+from splite_deploy.metrics.parity import compare
+from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.lift import weak_perspective
 from splite_deploy.runtime.preprocess import Image, Preprocessor, invert, transform_points
 from splite_deploy.spec import ModelSpec, load_model_toml
@@ -46,11 +60,20 @@ from splite_deploy.spec import ModelSpec, load_model_toml
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from arch import build
+from arch_int8 import quantise, set_quantisers
 from data import Batch, Batches, load_real, render_pool
-from losses import WEIGHTS, Distillation, PoseLoss
+from equalise import equalise
+from losses import WEIGHTS, Distillation, Int8Deviation, PoseLoss
+from synthetic import samples
 
 PRUNING_SPAN = (0.05, 0.6)
 """Shares of the steps between which channels go; the others are for what remains."""
+OBSERVED_SHARE = 0.5
+"""Share of the steps in which int8 training follows the ranges of activations; then their scales stay."""
+OBSERVED_BATCHES = 4
+SAVE_EVERY_S = 60.0
+COMPARED = 64
+"""Rendered hands on which int8 is compared with float: the same as in an export, so that --qat refuses their seed."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +97,7 @@ class Recipe:
         prune: Measure by which channels are set to zero on the way, if any.
         prune_speed_up: Dense multiply-accumulates over those that remain then.
         prune_round_to: Widths stay multiples of this.
+        qat: Whether it trains for int8, with fake quantisers and frozen statistics of its batch norms.
     """
 
     steps: int
@@ -92,6 +116,7 @@ class Recipe:
     prune: Method | None = None
     prune_speed_up: float = 2.0
     prune_round_to: int = 8
+    qat: bool = False
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
@@ -139,6 +164,7 @@ class Training:
         device: Where.
         init: Weights to start from; the network takes their widths.
         teacher: Weights to learn from.
+        observed: (N, 3, h, w) normalised crops that give activations their first ranges; for int8 training.
     """
 
     def __init__(
@@ -149,6 +175,7 @@ class Training:
         device: torch.device,
         init: Checkpoint | None = None,
         teacher: Checkpoint | None = None,
+        observed: Tensor | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.spec, self.recipe, self.device = spec, recipe, device
@@ -161,12 +188,21 @@ class Training:
             return made.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
         self.model = network(init)
+        self.names = frozenset(self.model.state_dict())
         self.teacher = network(teacher).eval() if teacher is not None else None
+        if recipe.qat:
+            assert observed is not None
+            equalise(self.model.eval(), observed.to(device))
+            quantise(self.model).to(device)
+            set_quantisers(self.model, quantising=True, observing=True)
+            with torch.no_grad():
+                self.model(observed.to(device, memory_format=torch.channels_last))
         self.average = AveragedModel(self.model, multi_avg_fn=self._blend, use_buffers=True)
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         self.loss, self.distillation = PoseLoss(spec).to(device), Distillation(spec).to(device)
+        self.int8_deviation = Int8Deviation(spec).to(device)
         self.penalty = Penalty(recipe.sparsity, self.model, example.to(device)) if recipe.sparsity else None
         self.schedule = LambdaSchedule(recipe.strength, warm_up=recipe.steps // 10)
         self.pruning: GradualPruning | None = None
@@ -190,12 +226,21 @@ class Training:
             group["lr"] = self.recipe.learning_rate * learning_rate_factor(self.step, self.recipe.steps)
         moved = Batch(*(t.to(self.device) for t in (batch.image, batch.keypoints, batch.depth)))
         image = moved.image.contiguous(memory_format=torch.channels_last)  # half again as fast on a CPU
+        quantised = None
+        if self.recipe.qat:
+            observing = self.step < OBSERVED_SHARE * self.recipe.steps
+            set_quantisers(self.model, quantising=True, observing=observing)
+            quantised = self._run(self.model, image, bfloat16=self.recipe.bfloat16)
+            set_quantisers(self.model, quantising=False, observing=False)
         heatmap, depth = self._run(self.model, image, bfloat16=self.recipe.bfloat16)
         terms = self.loss(heatmap, depth, moved)
         if self.teacher is not None:
+            # On a CPU float32 takes a dense teacher up to 17 times as long; bfloat16 is as coarse as int8
             with torch.no_grad():
-                taught = self._run(self.teacher, image, bfloat16=True)  # on a CPU float32 takes up to 17 times as long
+                taught = self._run(self.teacher, image, bfloat16=quantised is None)
             terms |= self.distillation((heatmap, depth), taught)
+        if quantised is not None:
+            terms |= self.int8_deviation(quantised, (heatmap, depth))
         total = sum(WEIGHTS[name] * value for name, value in terms.items())
         if self.penalty is not None:
             terms["sparsity"] = self.penalty()
@@ -269,9 +314,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--prune", choices=METHODS, help="set more and more channels to zero, chosen by this measure")
     parser.add_argument("--prune-speed-up", type=float, default=2.0, help="how many times fewer multiply-adds then")
     parser.add_argument("--prune-round-to", type=int, default=8, help="widths stay multiples of this")
+    parser.add_argument("--qat", action="store_true", help="train for int8: needs --init, and --data or --synthetic")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch (default: all cores)")
     parser.add_argument("--stop-after", type=int, help="stop at this step; the same command without it goes on")
-    parser.add_argument("--eval-every", type=int, default=1000, help="steps between evaluations and saved states")
+    parser.add_argument("--eval-every", type=int, default=1000, help="steps between evaluations")
     return parser.parse_args()
 
 
@@ -283,6 +329,11 @@ def main() -> None:
         init, teacher = (read_checkpoint(file) if file else None for file in (options.init, options.teacher))
     except SpliteError as err:
         sys.exit(f"error: {err}")
+    if options.qat and (init is None or options.seed in (0, CALIBRATION_SEED)):
+        sys.exit(
+            "error: --qat starts from a trained network, --init, and has a --seed of its own: "
+            f"0 and {CALIBRATION_SEED} render what an export compares and calibrates on."
+        )
     recipe = Recipe(
         init_sha256=init.sha256 if init else None,
         teacher_sha256=teacher.sha256 if teacher else None,
@@ -308,60 +359,114 @@ def main() -> None:
             options.out.parent / "cache",
             lambda done: progress.update(pool_task, completed=done),
         )
+        compared = compared_crops(spec, labels) if recipe.qat else {}
+        batches = Batches(real, pool, spec, recipe.batch, recipe.real_share, recipe.seed)
+        observed = torch.cat([batches[i].image for i in range(OBSERVED_BATCHES)]) if recipe.qat else None
         try:
-            training = Training(spec, dict(host.arch_args), recipe, device, init, teacher)
+            training = Training(spec, dict(host.arch_args), recipe, device, init, teacher, observed)
         except SpliteError as err:
             sys.exit(f"error: {err}")
         state = options.out / "state.pt"
         if state.exists():
             training.restore(state)
             console.print(f"going on from step {training.step}")
-        batches = Batches(real, pool, spec, recipe.batch, recipe.real_share, recipe.seed)
         loader = DataLoader(
             batches, batch_size=None, sampler=range(training.step, recipe.steps), num_workers=1, prefetch_factor=8
         )
         task = progress.add_task("training", total=recipe.steps, completed=training.step)
         mean: dict[str, float] = {}
+        saved_s = time.monotonic()
         for batch in loader:
             for name, value in training.train_step(batch).items():
                 mean[name] = 0.99 * mean.get(name, value) + 0.01 * value
             progress.update(task, completed=training.step)
             stopping = training.step in (recipe.steps, options.stop_after)
-            if training.step % options.eval_every == 0 or stopping:
+            evaluating = training.step % options.eval_every == 0 or stopping
+            if evaluating or time.monotonic() - saved_s > SAVE_EVERY_S:
                 save_atomically(state, lambda path: torch.save(training.state(), path))
-                report(console, options.out, training, mean, validate(training, labels))
+                saved_s = time.monotonic()
+            if evaluating:
+                figures = int8_figures(training, labels, compared) if recipe.qat else {}
+                accuracy = vars(validate(training, labels)) if labels else {}
+                report(console, options.out, training, {**mean, **figures, **accuracy})
             if stopping:
                 break
     if training.step < recipe.steps:
         return
-    accuracy = validate(training, labels)
-    weights = {name: tensor.contiguous().cpu() for name, tensor in training.average.module.state_dict().items()}
+    write_checkpoint(options.out, training, options.model, labels, init)
+
+
+def write_checkpoint(
+    out: Path, training: Training, model: Path, labels: list[LabelledImage], init: Checkpoint | None
+) -> None:
+    """Writes the averaged weights and, of int8 training, the same ones with their quantisers to ``OUT/int8``."""
+    accuracy = validate(training, labels) if labels else None
     metadata = {
         "format": "splite-checkpoint",
-        "model": spec.name,
-        "recipe": json.dumps(vars(recipe)),
+        "model": training.spec.name,
+        "recipe": json.dumps(vars(training.recipe)),
         "accuracy": json.dumps(vars(accuracy) if accuracy else {}),
         **{key: value for key, value in (init.metadata if init else {}).items() if key == HEADER},
     }
-    target = options.out / "splite_hand.safetensors"
+    network = training.average.module
+    if training.recipe.qat:
+        set_quantisers(network, quantising=True, observing=False)
+        with torch.no_grad():  # gives the averaged weights their scales
+            network(torch.zeros(1, 3, training.spec.input.height, training.spec.input.width, device=training.device))
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    target = out / "splite_hand.safetensors"
+    weights = {name: tensor for name, tensor in tensors.items() if name in training.names}
     save_atomically(target, lambda path: save_file(weights, path, metadata))
-    console.print(f"{target}: {accuracy if accuracy else 'no labels to measure on'}")
+    print(f"{target}: {accuracy if accuracy else 'no labels to measure on'}")
+    if training.recipe.qat:
+        folder = out / "int8"
+        folder.mkdir(exist_ok=True)
+        save_atomically(folder / target.name, lambda path: save_file(tensors, path, metadata))
+        here = os.path.relpath(HERE, folder)
+        text = re.sub(r'^(arch|samples) = "', rf'\1 = "{here}/', model.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        text = text.replace(f"{here}/arch.py:", f"{here}/arch_int8.py:")
+        save_atomically(folder / "model.toml", lambda path: path.write_text(text, encoding="utf-8") and None)
+        print(f"{folder / target.name}: the same with its fake quantisers")
 
 
-def validate(training: Training, labels: list) -> Accuracy | None:  # type: ignore[type-arg]
-    """Accuracy of the averaged weights, or None without labels."""
-    if not labels:
-        return None
-    return keypoint_errors(labels, TorchEstimator(training.average.module, training.spec, training.device)).summary()
+def validate(training: Training, labels: list[LabelledImage], *, int8: bool = False) -> Accuracy:
+    """Accuracy of the averaged weights, as a float or as an int8 network."""
+    network = training.average.module
+    if training.recipe.qat:
+        set_quantisers(network, quantising=int8, observing=False)
+    return keypoint_errors(labels, TorchEstimator(network, training.spec, training.device)).summary()
 
 
-def report(console: Console, out: Path, training: Training, terms: dict[str, float], accuracy: Accuracy | None) -> None:
+def compared_crops(spec: ModelSpec, labels: list[LabelledImage]) -> dict[str, NDArray[np.float32]]:
+    """(N, 3, h, w) normalised crops on which int8 is compared with float, by where they come from."""
+    pixels = {"rendered": cut(samples(COMPARED, 0), "rgb", spec.input)}
+    if labels:
+        pixels["photographs"] = cut(((read_image(one.path), one.box) for one in labels), "bgr", spec.input)
+    return {source: Preprocessor(spec.input, "rgb").normalise(crops) for source, crops in pixels.items()}
+
+
+def int8_figures(
+    training: Training, labels: list[LabelledImage], crops: dict[str, NDArray[np.float32]]
+) -> dict[str, float]:
+    """What int8 costs the averaged weights, by name."""
+    figures = {}
+    if labels:
+        accuracy = validate(training, labels, int8=True)
+        figures = {"int8_error_box_pct": accuracy.mean_error_box_pct, "int8_pa_mpjpe_mm": accuracy.pa_mpjpe_mm}
+    spec, network = training.spec, training.average.module
+    for source, tensors in crops.items():
+        outputs = []
+        for quantising in (False, True):
+            set_quantisers(network, quantising=quantising, observing=False)
+            outputs.append(run_network(network, tensors, spec))
+        deviation = compare("int8", *outputs, spec, source).deviation_px
+        figures |= {f"int8_{source}_p95_px": deviation.p95, f"int8_{source}_max_px": deviation.max}
+    return figures
+
+
+def report(console: Console, out: Path, training: Training, figures: dict[str, float]) -> None:
     """Prints a line and appends it to ``OUT/log.jsonl``."""
-    line = {
-        "step": training.step,
-        **{k: round(v, 4) for k, v in terms.items()},
-        **(vars(accuracy) if accuracy else {}),
-    }
+    line = {"step": training.step, **{key: round(value, 4) for key, value in figures.items()}}
     with (out / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
     console.print(" ".join(f"{key} {value:.4g}" for key, value in line.items()))

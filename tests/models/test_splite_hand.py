@@ -17,6 +17,7 @@ from safetensors import safe_open
 from splite_deploy.bench.evaluation import keypoint_errors
 from splite_deploy.compact import CompactOptions, compact_checkpoint
 from splite_deploy.decoders import SoftArgmaxDepth
+from splite_deploy.export.quant.trained import without_quantisers
 from splite_deploy.export.source.checkpoint import read_checkpoint
 from splite_deploy.export.source.header import HEADER
 from splite_deploy.export.source.load import load_model
@@ -30,7 +31,9 @@ if str(HAND) not in sys.path:
     sys.path.insert(0, str(HAND))
 
 import arch
+import arch_int8
 import data
+import equalise
 import losses
 import train
 from synthetic import render_hand
@@ -270,3 +273,93 @@ def test_sparse_training_compaction_and_fine_tuning(tmp_path: Path, spec: ModelS
     missing = run_training(tmp_path / "missing", 2, "--init", tmp_path / "none.safetensors")
     assert missing.returncode == 1
     assert "Cannot read the checkpoint" in missing.stderr
+
+
+def seeded(spec: ModelSpec) -> tuple[arch.SpliteHand, torch.Tensor]:
+    """A small network whose channels have very different ranges, and crops for it."""
+    torch.manual_seed(0)
+    network = arch.SpliteHand(0.5, 1.0, 21, True)
+    crops = torch.randn(4, 3, spec.input.height, spec.input.width)
+    with torch.no_grad():
+        network.train()(crops)  # gives batch norms statistics
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.mul_(torch.logspace(-0.5, 0.5, module.num_features))
+    return network.eval(), crops
+
+
+def int8_error(network: torch.nn.Module, crops: torch.Tensor) -> float:
+    """How far the outputs of an int8 form lie from the float ones, relative to these."""
+    arch_int8.quantise(network)
+    arch_int8.set_quantisers(network, quantising=True, observing=True)
+    with torch.no_grad():
+        network(crops)
+        arch_int8.set_quantisers(network, quantising=False, observing=False)
+        floats = network(crops)[0]
+        arch_int8.set_quantisers(network, quantising=True, observing=False)
+        return float((network(crops)[0] - floats).norm() / floats.norm())
+
+
+def test_equalised_channels_say_the_same_and_quantise_better(spec: ModelSpec) -> None:
+    network, crops = seeded(spec)
+    with torch.no_grad():
+        before = network(crops)
+        equalise.equalise(network, crops)
+        for ours, theirs in zip(network(crops), before, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+    assert int8_error(network, crops) < 0.6 * int8_error(seeded(spec)[0], crops)
+
+
+def test_quantisers_off_leave_the_float_network(spec: ModelSpec) -> None:
+    network, crops = seeded(spec)
+    with torch.no_grad():
+        floats = network(crops)
+        names = set(network.state_dict())
+        arch_int8.quantise(network)
+        arch_int8.set_quantisers(network, quantising=True, observing=True)
+        quantised = network(crops)
+        arch_int8.set_quantisers(network, quantising=False, observing=False)
+        for ours, theirs in zip(network(crops), floats, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))
+    assert (quantised[0] - floats[0]).abs().max() > 1e-3 * floats[0].abs().max()
+    assert names < set(network.state_dict())
+
+
+def test_the_deviation_of_int8_counts_pixels(spec: ModelSpec) -> None:
+    centres = (torch.arange(32) + 0.5) * 4
+
+    def peaked(x: float) -> tuple[torch.Tensor, torch.Tensor]:
+        squared = (centres[None, :] - x) ** 2 + (centres[:, None] - 60) ** 2
+        return (-squared / 32).expand(1, 21, -1, -1), torch.zeros(1, 21, 32, 32)
+
+    deviation = losses.Int8Deviation(spec)
+    assert deviation(peaked(60), peaked(60))["int8_position"] < 0.01
+    assert deviation(peaked(63), peaked(60))["int8_position"] == pytest.approx(3 + 9, abs=0.05)
+
+
+@pytest.mark.slow
+def test_int8_training_resumes_and_writes_both_checkpoints(tmp_path: Path, spec: ModelSpec) -> None:
+    qat = ["--qat", "--init", CHECKPOINT, "--teacher", CHECKPOINT, "--seed", 2, "--learning-rate", 1e-5]
+    cut = run_training(tmp_path / "qat", 4, *qat, "--stop-after", 2)
+    assert cut.returncode == 0, cut.stderr
+    resumed = run_training(tmp_path / "qat", 4, *qat)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from step 2" in resumed.stdout
+    log = [json.loads(line) for line in (tmp_path / "qat" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [2, 4]
+    assert {"int8_heatmap", "int8_depth", "int8_position", "int8_rendered_p95_px"} <= set(log[-1])
+
+    plain = load_model(tmp_path / "qat" / "splite_hand.safetensors", HAND / "model.toml", None)
+    trained = load_model(tmp_path / "qat" / "int8" / "splite_hand.safetensors", None, None)
+    assert not any("trained for int8" in note for note in plain.notes)
+    assert any("trained for int8" in note for note in trained.notes)
+    assert set(plain.network.state_dict()) < set(trained.network.state_dict())
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 128, 128), np.float32))
+    with torch.inference_mode(), without_quantisers(trained.network):
+        for ours, theirs in zip(trained.network(image), plain.network(image), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+    for wrong in (["--qat"], ["--qat", "--init", CHECKPOINT, "--seed", 1]):
+        refused = run_training(tmp_path / "wrong", 2, *wrong)
+        assert refused.returncode == 1
+        assert "--qat starts from a trained network, --init, and has a --seed of its own" in refused.stderr
