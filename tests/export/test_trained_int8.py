@@ -97,6 +97,33 @@ def test_the_checkpoint_serves_float_as_well(place: Path, splite: Run, tmp_path:
     assert splite("verify", output).exit_code == 0
 
 
+def test_tflite_gets_the_trained_scales(
+    place: Path, splite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The float form is converted, and its tensors have the ranges that were trained, not those of any images."""
+    pytest.importorskip("ai_edge_quantizer")
+    from ai_edge_litert.interpreter import Interpreter
+    from converters import use_any_converter
+    from safetensors.torch import load_file
+
+    use_any_converter(monkeypatch)
+    output = tmp_path / "int8.splite"
+    requested = ("-b", "ort", "-b", "tflite", "-p", "int8")
+    result = splite("export", place / "int8.safetensors", *requested, "-o", output)
+    assert result.exit_code == 0, result.stderr
+    bundle = Bundle.open(output)
+    assert [artifact.label for artifact in bundle.manifest.artifacts] == ["ort int8", "tflite int8"]
+    assert bundle.report().calibration is None
+    found = hops(bundle)
+    assert found["torch -> tflite int8"] < 0.6  # its heads are int8 too
+    details = Interpreter(model_content=(output / "model.int8.tflite").read_bytes()).get_tensor_details()
+    scales = [float(scale) for one in details for scale in one["quantization_parameters"]["scales"]]
+    tensors = load_file(place / "int8.safetensors")
+    for name in ("backbone.1.activation", "backbone.2"):  # behind a ReLU: 127 steps of the scale are 255 of a byte
+        wanted = 127 * float(tensors[f"{name}.scale"]) / 255
+        assert np.isclose(scales, wanted, rtol=1e-4).any(), name
+
+
 @pytest.mark.parametrize(("kind", "gated"), [("fused", False), ("affine", False), ("symmetric", True)])
 def test_every_kind_of_training_becomes_int8(
     place_of: Place, splite: Run, tmp_path: Path, kind: str, gated: bool
