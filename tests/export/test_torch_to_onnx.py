@@ -28,7 +28,7 @@ from splite_deploy.export.graph.torch_to_onnx import (
     onnx_from_network,
     simplify,
 )
-from splite_deploy.export.graph.walk import load, to_proto
+from splite_deploy.export.graph.walk import load, run_graph, to_proto
 from splite_deploy.export.source.checkpoint import load_symbol
 from splite_deploy.spec import ModelSpec, load_model_toml
 
@@ -243,3 +243,22 @@ def test_outputs_whose_names_are_wrong(tiny_bundle: Path, spec: ModelSpec) -> No
     with pytest.raises(ExportError, match=r"outputs are \['heatmap', 'depth'\], not \['coordinates'\]") as caught:
         check_output_names(load(tiny_bundle / "model.onnx"), dataclasses.replace(spec, decoder=Coordinates("unit")))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("dynamic_batch", [False, True])
+def test_attention_without_a_head_axis(spec: ModelSpec, dynamic_batch: bool) -> None:
+    """The exporter knows attention of four axes alone; decomposed it takes every other."""
+
+    def forward(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        n, _, h, w = image.shape
+        tokens = torch.nn.functional.avg_pool2d(image, 4).flatten(2).transpose(1, 2)
+        mixed = torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).sum(-1, keepdim=True)
+        maps = mixed.transpose(1, 2).reshape(n, 1, h // 4, w // 4).expand(-1, spec.keypoint_count, -1, -1)
+        return maps + 0.0, maps * 2.0
+
+    network = Function(forward).eval()
+    model = onnx_from_network(network, spec, opset=18, dynamic_batch=dynamic_batch)
+    crops = np.random.default_rng(0).normal(0, 1, (1, 3, spec.input.height, spec.input.width)).astype(np.float32)
+    found = run_graph(simplify(model, metadata={}), crops)
+    wanted, _ = network(torch.from_numpy(crops))
+    np.testing.assert_allclose(found["heatmap"], wanted.detach().numpy(), atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -117,19 +118,33 @@ def simplified_graph(network: nn.Module, spec: ModelSpec) -> ir.Model:
 def _exported(
     network: nn.Module, example: torch.Tensor, spec: ModelSpec, opset: int, dynamic_batch: bool
 ) -> onnx.ModelProto:
-    program = torch.onnx.export(
-        network,
-        (example,),
-        input_names=["image"],
-        output_names=list(spec.decoder.roles),
-        opset_version=opset,
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    model: onnx.ModelProto = program.model_proto
-    return model
+    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
+
+    def to_onnx(source: nn.Module | torch.export.ExportedProgram, **options: Any) -> onnx.ModelProto:
+        program = torch.onnx.export(
+            source,
+            (example,),
+            input_names=["image"],
+            output_names=list(spec.decoder.roles),
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+            **options,
+        )
+        assert program is not None
+        model: onnx.ModelProto = program.model_proto
+        return model
+
+    try:
+        return to_onnx(network, dynamic_shapes=shapes)
+    except Exception as err:  # torch raises many kinds
+        # Of some operations the exporter knows one form alone, as of attention that with a head axis: in small steps
+        # it takes all of them. The graph has more nodes then, so that this is the second choice
+        try:
+            traced = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
+            return to_onnx(traced.run_decompositions())
+        except Exception:
+            raise err from err.__cause__
 
 
 def _traced(
