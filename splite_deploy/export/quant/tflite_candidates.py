@@ -18,7 +18,7 @@ from splite_deploy.export.quant.ranges import Ranges
 from splite_deploy.metrics.parity import Outputs
 
 _COMPARED = 2  # crops by whose values tensors are recognised
-_NAMED = 6  # operators that a note names
+_NAMED = 4  # operators that a note names
 
 
 class TfliteCandidates:
@@ -93,13 +93,16 @@ def known_ranges(model: ir.Model, ranges: Ranges, tensors: FloatArray) -> list[K
 
 
 def int8_note(file: str, report: QuantisationReport) -> str:
-    """What a file computes in, as text."""
-    excluded = [one.name for one in report.excluded]
-    islands = [f"{one.name} ({one.kind}: {one.reason})" for one in report.islands]
-    text = f"{file}: {len(report.int8)} operators in int8; excluded: {_listed(excluded)}"
-    return f"{text}; float for want of a kernel: {_listed(islands)}"
+    """What a file computes in, as text: what stays in float is named by its reason."""
+    reasons: dict[str, list[str]] = {}
+    for one in (*report.islands, *report.excluded):
+        reasons.setdefault(one.reason, []).append(f"{one.name} ({one.kind})")
+    floats = [f"{_listed(names)}: {reason}" for reason, names in reasons.items()]
+    return "; ".join(
+        [f"{file}: {len(report.int8)} operators in int8; in float: {floats[0] if floats else 'none'}", *floats[1:]]
+    )
 
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more if names else "none"
+    return ", ".join(names[:_NAMED]) + more
