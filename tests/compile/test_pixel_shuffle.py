@@ -44,7 +44,7 @@ def graph(*, act: str | None = "Relu", mode: str = "CRD", group: int = 1, more: 
         opset_imports=[helper.make_opsetid("", 18)],
     )
     model.ir_version = 9
-    return ir.from_proto(model)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model))
 
 
 def run(model: Any) -> list[NDArray[np.float32]]:
@@ -60,12 +60,12 @@ def run(model: Any) -> list[NDArray[np.float32]]:
 def test_it_computes_the_same(act: str | None) -> None:
     model = graph(act=act)
     before = run(model)
-    assert channels_last_shuffles(model) == 1
+    assert channels_last_shuffles(model) == (1, 0)
     shuffle = next(node for node in model.graph if node.op_type == "DepthToSpace")
     assert shuffle.attributes.get_string("mode") == "DCR"
     (after,) = run(model)
     np.testing.assert_array_equal(after, before[0])
-    assert channels_last_shuffles(model) == 0
+    assert channels_last_shuffles(model) == (0, 0)
     assert set(model.graph.initializers.values()) == set(model.graph[0].inputs[1:])
 
 
@@ -73,7 +73,7 @@ def test_it_computes_the_same(act: str | None) -> None:
 def test_what_somebody_else_reads_keeps_its_order(tensor: str) -> None:
     model = graph(more=[helper.make_node("Neg", [tensor], ["more"])])
     before = run(model)
-    assert channels_last_shuffles(model) == 0
+    assert channels_last_shuffles(model) == (0, 1), "by a Gather instead"
     for one, other in zip(run(model), before, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -81,12 +81,19 @@ def test_what_somebody_else_reads_keeps_its_order(tensor: str) -> None:
 def test_weights_that_others_read_keep_their_order() -> None:
     model = graph(more=[helper.make_node("Conv", ["image", "w", "b"], ["more"])])
     before = run(model)
-    assert channels_last_shuffles(model) == 1
+    assert channels_last_shuffles(model) == (1, 0)
     for one, other in zip(run(model), before, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_others_stay_as_they_are() -> None:
-    assert channels_last_shuffles(graph(mode="DCR")) == 0
-    assert channels_last_shuffles(graph(group=2)) == 0
-    assert channels_last_shuffles(graph(act="Softmax")) == 0
+    assert channels_last_shuffles(graph(mode="DCR")) == (0, 0)
+
+
+@pytest.mark.parametrize("gathers", [True, False])
+@pytest.mark.parametrize("options", [{"group": 2}, {"act": "Softmax"}])
+def test_without_a_convolution_that_can_do_it_the_channels_are_put_in_order(options: Any, gathers: bool) -> None:
+    model = graph(**options)
+    before = run(model)
+    assert channels_last_shuffles(model, gathers=gathers) == (0, 1)
+    np.testing.assert_array_equal(run(model)[0], before[0])

@@ -14,7 +14,7 @@ ort = pytest.importorskip("onnxruntime")
 ir = pytest.importorskip("onnx_ir")
 pytest.importorskip("onnxsim")
 
-from splite_deploy.compile.tflite.gelu import join_gelus
+from splite_deploy.compile.tflite.operators import join_gelus
 from splite_deploy.compile.tflite.prepare import prepare
 
 helper, numpy_helper, FLOAT = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
@@ -88,6 +88,18 @@ def test_what_constants_give_is_computed() -> None:
     made = onnx.load_model_from_string(prepare(given).content)
     assert [node.op_type for node in made.graph.node] == ["Pad"]
     np.testing.assert_array_equal(run(made.SerializeToString()), run(given))
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_norms_are_spelled_out(opset: int) -> None:
+    norm = helper.make_node("ReduceL2", ["image", "axes"], ["out"], keepdims=1)
+    if opset == 17:
+        norm = helper.make_node("ReduceL2", ["image"], ["out"], keepdims=1, axes=[2, 3])
+    given = graph([norm], {"axes": np.array([2, 3])}, opset=opset)
+    content = prepare(given).content
+    kinds = [node.op_type for node in onnx.load_model_from_string(content).graph.node]
+    assert kinds == ["Mul", "ReduceSum", "Sqrt"]
+    np.testing.assert_allclose(run(content), run(given), rtol=1e-6)
 
 
 GELU = {

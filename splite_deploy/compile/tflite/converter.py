@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.compile.child_process import Child, ChildFailed
-from splite_deploy.compile.tflite.environment import find_environment
+from splite_deploy.compile.tflite.environment import SETTING, SETUP, find_environment
 from splite_deploy.compile.tflite.match import WrongConversionError, axes, match_outputs
 from splite_deploy.compile.tflite.prepare import Prepared, prepare
 from splite_deploy.compile.tflite.rewrite import with_signature
@@ -64,7 +64,7 @@ class TfliteConverter:
     """
 
     def __init__(self, log: Path) -> None:
-        environment = find_environment()
+        self._environment = environment = find_environment()
         with ExitStack() as stack:
             self._work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splite-tflite-")))
             command = [str(environment.python), "-E", str(SCRIPT)]
@@ -87,7 +87,7 @@ class TfliteConverter:
             example: What goes into that input, as ONNX Runtime takes it: outputs are recognised by the values that it
                 gives.
         """
-        self._prepared: Prepared = prepare(graph)
+        self._prepared: Prepared = prepare(graph, direct=self._environment.direct)
         (self._work / "model.onnx").write_bytes(self._prepared.content)
         self._child.begin()
         self._example, (self._input, self._expected) = example, _run_onnx(graph, example)
@@ -107,12 +107,28 @@ class TfliteConverter:
         try:
             self._child.finish(timeout_s=timeout_s, progress=progress)
         except ChildFailed as err:
-            message = self._prepared.with_given_names(err.message)
-            raise ChildFailed(message, hint=err.hint, status=err.status) from err
+            err.message = self._prepared.with_given_names(err.message)
+            if err.status > 0:
+                err.hint += f" {self._other_way()}"
+            raise
         content = (self._work / "model.tflite").read_bytes()
         _check_operators(content, self._prepared)
         progress("recognising the outputs")
-        return recognise(content, self._input, self._example, self._expected)
+        try:
+            return recognise(content, self._input, self._example, self._expected)
+        except CompileError as err:
+            err.hint += f" {self._other_way()}"
+            raise
+
+    def _other_way(self) -> str:
+        """How to try the other converter."""
+        option, other = (
+            ("--tensorflow ", "through TensorFlow") if self._environment.direct else ("", "with Python 3.12")
+        )
+        return (
+            f"onnx2tf {self._environment.onnx2tf} made it; another one converts {other}: {SETUP} {option}--folder DIR, "
+            f"then {SETTING}=DIR/bin/python."
+        )
 
 
 def convert(

@@ -17,26 +17,36 @@ _ELEMENTWISE = frozenset(
 )
 
 
-def channels_last_shuffles(model: ir.Model) -> int:
+def channels_last_shuffles(model: ir.Model, *, gathers: bool = True) -> tuple[int, int]:
     """Turns DepthToSpace of mode CRD into mode DCR where it follows a convolution, in place.
 
-    Activations may lie between the two. The graph computes the same. A shuffle is left alone where another node reads
-    one of the tensors in between, or where the convolution's weights are not constants.
+    Activations may lie between the two. The graph computes the same. Where another node reads one of the tensors in
+    between, where the convolution's weights are not constants, or where there is no convolution, as behind a residual
+    sum, a Gather puts the channels in order.
+
+    Args:
+        model: The graph.
+        gathers: Whether the converter converts a Gather of channels; otherwise a convolution puts them in order.
 
     Returns:
-        The number of shuffles that were turned.
+        The number of shuffles that cost nothing, and of those that cost an operator.
     """
-    turned = 0
-    for node in model.graph:
+    turned, gathered = 0, 0
+    for node in list(model.graph):
         if node.op_type != "DepthToSpace" or node.attributes.get_string("mode", "DCR") != "CRD":
             continue
-        conv = _convolution(node.inputs[0])
-        if conv is None or not all(value is not None and value.is_initializer() for value in conv.inputs[1:]):
+        source, block = node.inputs[0], node.attributes.get_int("blocksize")
+        conv = _convolution(source)
+        if conv is not None and all(value is not None and value.is_initializer() for value in conv.inputs[1:]):
+            _reorder(conv, block)
+            turned += 1
+        elif source is not None and source.shape is not None and isinstance(source.shape[1], int):
+            _put_in_order(node, source, _order(source.shape[1], block), gathers)
+            gathered += 1
+        else:
             continue
-        _reorder(conv, node.attributes.get_int("blocksize"))
         node.attributes["mode"] = ir.AttrString("mode", "DCR")
-        turned += 1
-    return turned
+    return turned, gathered
 
 
 def _convolution(value: ir.Value | None) -> ir.Node | None:
@@ -49,6 +59,21 @@ def _convolution(value: ir.Value | None) -> ir.Node | None:
             return None
         value = node.inputs[0]
     return None
+
+
+def _put_in_order(shuffle: ir.Node, source: ir.Value, order: NDArray[np.int64], gathers: bool) -> None:
+    """Puts the channels before a shuffle in order."""
+    graph = shuffle.graph
+    assert isinstance(graph, ir.Graph)
+    kernel = np.eye(len(order), dtype=np.float32)[order][:, :, None, None]
+    operand = ir.Value(name=f"{source.name}:order:{shuffle.name}", const_value=ir.tensor(order if gathers else kernel))
+    graph.register_initializer(operand)
+    kind, attributes = ("Gather", [ir.AttrInt64("axis", 1)]) if gathers else ("Conv", [])
+    mover = ir.Node("", kind, [source, operand], attributes, name=f"{shuffle.name}:order")
+    mover.outputs[0].name = f"{source.name}:ordered:{shuffle.name}"
+    mover.outputs[0].shape, mover.outputs[0].dtype = source.shape, source.dtype or ir.DataType.FLOAT
+    graph.insert_before(shuffle, mover)
+    shuffle.replace_input_with(0, mover.outputs[0])
 
 
 def _reorder(conv: ir.Node, block: int) -> None:

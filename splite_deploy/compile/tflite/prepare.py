@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 
-from splite_deploy.compile.tflite.gelu import join_gelus
+from splite_deploy.compile.tflite.operators import join_gelus, spell_norms
 from splite_deploy.compile.tflite.pixel_shuffle import channels_last_shuffles
 
 _PLAIN = re.compile(r"\bnode_\d+\b")
@@ -36,17 +36,19 @@ class Prepared:
         return _PLAIN.sub(lambda found: self.layers.get(found[0], found[0]), text)
 
 
-def prepare(graph: bytes) -> Prepared:
+def prepare(graph: bytes, *, direct: bool = True) -> Prepared:
     """Readies a simplified graph.
 
     Args:
         graph: An ONNX file; a dynamic batch becomes 1.
+        direct: Whether onnx2tf writes TFLite itself; through TensorFlow it fails on a Gather of channels.
     """
     model = ir.from_proto(onnx.load_model_from_string(graph))
-    if _fix_batch(model) or any(_is_constant(node) for node in model.graph):
+    if _fix_batch(model) or any(_is_constant(node) or _lacks_shape(node) for node in model.graph):
         model = _folded(model)
+    spell_norms(model)
     join_gelus(model)
-    channels_last_shuffles(model)
+    channels_last_shuffles(model, gathers=direct)
     RemoveUnusedNodesPass()(model)
     ClearMetadataAndDocStringPass()(model)
     layers = _rename(model)
@@ -81,8 +83,12 @@ def _is_constant(node: ir.Node) -> bool:
     return all(value is None or value.const_value is not None for value in node.inputs)
 
 
+def _lacks_shape(node: ir.Node) -> bool:
+    return any(value.shape is None for value in node.outputs)
+
+
 def _folded(model: ir.Model) -> ir.Model:
-    """The graph with what its constants and shapes give computed."""
+    """The graph with what its constants and shapes give computed, and with the shapes of all values."""
     import onnxsim
 
     folded: onnx.ModelProto = onnxsim.simplify(ir.to_proto(model))[0]

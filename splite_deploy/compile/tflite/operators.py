@@ -1,17 +1,54 @@
-"""Writes the exact GELU as one node, for which TFLite has an operator.
+"""Writes operators that TFLite lacks with those that it has, and joins what it has as one.
 
-torch's exporters spell it out with the error function, which TFLite lacks: converters replace that by a dozen operators
-or fail.
+torch's exporters spell the exact GELU out with the error function, which TFLite lacks: converters replace that by a
+dozen operators or fail.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import onnx_ir as ir
 
 _TOLERANCE = 1e-4  # relative, of the constants: they may have gone through float16
 _OPSET = 20  # the first with Gelu
+
+
+def spell_norms(model: ir.Model) -> int:
+    """Turns ReduceL2 into the root of a sum of squares, in place: onnx2tf 1 fails on it.
+
+    Returns:
+        The number of nodes that were replaced.
+    """
+    nodes = [node for node in model.graph if node.op_type == "ReduceL2"]
+    for norm in nodes:
+        source, result = norm.inputs[0], norm.outputs[0]
+        axes: list[ir.Value | None] = list(norm.inputs[1:])
+        if "axes" in norm.attributes:  # before opset 18; those of ReduceSum are an input since 13
+            listed = ir.tensor(np.array(norm.attributes.get_ints("axes"), np.int64))
+            value = ir.Value(name=f"{norm.name}:axes", const_value=listed)
+            model.graph.register_initializer(value)
+            axes = [value]
+        squares = ir.Node("", "Mul", [source, source], name=f"{norm.name}:squares")
+        total = ir.Node(
+            "",
+            "ReduceSum",
+            [squares.outputs[0], *axes],
+            [attribute for attribute in norm.attributes.values() if attribute.name != "axes"],
+            name=f"{norm.name}:sum",
+        )
+        root = ir.Node("", "Sqrt", [total.outputs[0]], name=norm.name)
+        made = (squares, total, root)
+        for node in made:
+            value = node.outputs[0]
+            value.name, value.dtype = f"{node.name}:out", result.dtype or ir.DataType.FLOAT
+        squares.outputs[0].shape = None if source is None else source.shape
+        total.outputs[0].shape = root.outputs[0].shape = result.shape
+        model.graph.insert_after(norm, made)
+        result.replace_all_uses_with(root.outputs[0], replace_graph_outputs=True)
+        model.graph.remove(norm, safe=True)
+    return len(nodes)
 
 
 def join_gelus(model: ir.Model) -> int:
