@@ -17,6 +17,7 @@ from records import RESULT, Record, accuracy_cells, machine, newest_of_each, new
 from side_by_side import (
     conversion_block,
     decoders_block,
+    environments_block,
     matrix_block,
     power_block,
     profile_block,
@@ -245,6 +246,7 @@ SECTIONS = (
     Section("matrix", RESULT, (HOW,), matrix_block),
     Section("decoders", "decoders", (HOW,), decoders_block),
     Section("conversion", "onnx2tf-time", (HOW,), conversion_block),
+    Section("environments", "tflite-environment", (HOW,), environments_block),
     Section("topologies", "topologies", (HOW,), topologies_block),
     Section("compare", "compare-power", (HOW,), power_block),
 )

@@ -63,6 +63,16 @@ def conversion_block(record: Record) -> list[str]:
     ]
 
 
+@newest_of_each
+def environments_block(record: Record) -> list[str]:
+    """A table for the newest record of each file of tflite_environment.py."""
+    lines = ["| environment | made in, s | CPU time, s | MB |", "|---|---|---|---|"]
+    for made in record["made"]:
+        size = made["bytes"] / 1e6
+        lines.append(f"| {made['environment']} | {made['seconds']:.0f} | {made['cpu_seconds']:.0f} | {size:.0f} |")
+    return [*lines, "", f"{machine(record['environment'])}."]
+
+
 def topologies_block(files: dict[str, list[Record]]) -> list[str]:
     """The newest record of topologies.py, the reasons of what does not work, and the counts of earlier ones."""
     records = [record for found in files.values() for record in found]

@@ -19,7 +19,7 @@ from splite_deploy.compile.tflite.converter import convert
 from splite_deploy.compile.tflite.rewrite import with_half_weights
 from splite_deploy.runtime.backends.tflite_file import read_operators
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]  # of the exporter
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the exporter
 
 KINDS = [
     case_nets.Stem,
