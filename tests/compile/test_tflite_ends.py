@@ -127,7 +127,7 @@ def test_a_network_that_takes_planes(crop: NDArray[np.uint8]) -> None:
 
 # --- the decoders, by the real converter ---
 
-K, H, W = 3, 32, 24
+K, H, W = 5, 32, 24
 DECODERS: dict[str, Decoder] = {
     "softargmax": SoftArgmax(4.0, 1.0, "udp", 3),
     "window": SoftArgmaxWindow(4.0, 10.0, "centre", 5),
