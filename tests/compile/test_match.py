@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from splite_deploy.compile.tflite.match import Match, axes, match_outputs
+from splite_deploy.compile.tflite.match import Match, WrongConversionError, axes, match_outputs
 from splite_deploy.errors import CompileError
 
 Array = NDArray[np.float32]
@@ -72,3 +72,18 @@ def test_values_that_are_not_finite_match_nothing() -> None:
     given[0, 0, 0, 0] = np.nan
     with pytest.raises(CompileError, match="None of"):
         match_outputs([given], {"heatmap": REFERENCE["heatmap"]})
+
+
+def test_of_equal_outputs_the_first_computed_is_that_of_the_first_role() -> None:
+    rng = np.random.default_rng(0)
+    points, scores = rng.random((1, 5, 2), np.float32), rng.random((1, 5), np.float32)
+    roles = {"network/coordinates": points, "keypoints": points, "scores": scores}
+    outputs = [points, scores, points + np.float32(1e-6)]
+    with pytest.raises(WrongConversionError, match="2 of the converted network's outputs"):
+        match_outputs(outputs, roles)
+    for order, (network, keypoints) in {(9, 7, 4): (2, 0), (4, 7, 9): (0, 2)}.items():
+        found = match_outputs(outputs, roles, order)
+        places = {"network/coordinates": network, "keypoints": keypoints, "scores": 1}
+        assert {role: match.index for role, match in found.items()} == places
+    with pytest.raises(WrongConversionError, match=r"None of the converted network's outputs .* equals 'keypoints'"):
+        match_outputs(outputs[:2], roles, (0, 1))

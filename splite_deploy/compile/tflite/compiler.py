@@ -69,14 +69,14 @@ class TfliteCompiler:
     ) -> None:
         """Starts the conversion of a graph, see `compile_tflite`; `finish` waits for it.
 
-        With ``beside`` the graph has its decoder beside the network: its outputs are the decoded roles and those of the
-        network, whose names these are, by role. `finish` makes files of the network alone, and `fused` puts the decoder
-        behind.
+        With ``beside`` the graph has its decoder beside the network: its outputs are those of the network, whose names
+        these are, by role, and then the decoded roles. `finish` makes files of the network alone, and `fused` puts the
+        decoder behind.
         """
         crops = check_options(spec, precisions, calibration, recipe, integer_io)
         tensors = Preprocessor(spec.input, spec.input.color).normalise(crops)
         self._job = _Job(spec, tuple(precisions), tensors, recipe, integer_io, beside or {})
-        self._converter.begin(graph, tensors[:1])
+        self._converter.begin(graph, tensors[:1], in_order=bool(beside))
 
     def finish(
         self,

@@ -7,7 +7,7 @@ likes: here its tensors are recognised by their values and get the names of the 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools.flatbuffer_utils import read_model_from_bytearray
 from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
@@ -79,14 +80,16 @@ class TfliteConverter:
     ) -> None:
         self._stack.close()
 
-    def begin(self, graph: bytes, example: NDArray[Any]) -> None:
+    def begin(self, graph: bytes, example: NDArray[Any], *, in_order: bool = False) -> None:
         """Starts the conversion of a graph; `finish` waits for it.
 
         Args:
             graph: A simplified ONNX file with one input; a dynamic batch becomes 1.
             example: What goes into that input, as ONNX Runtime takes it: outputs are recognised by the values that it
                 gives.
+            in_order: Of outputs with equal values those that come first in the graph are computed first.
         """
+        self._in_order = in_order
         self._prepared: Prepared = prepare(graph, direct=self._environment.direct)
         (self._work / "model.onnx").write_bytes(self._prepared.content)
         self._child.begin()
@@ -115,7 +118,7 @@ class TfliteConverter:
         _check_operators(content, self._prepared)
         progress("recognising the outputs")
         try:
-            return recognise(content, self._input, self._example, self._expected)
+            return recognise(content, self._input, self._example, self._expected, in_order=self._in_order)
         except CompileError as err:
             err.hint += f" {self._other_way()}"
             raise
@@ -151,7 +154,9 @@ def convert(
         return converter.finish(timeout_s=timeout_s, progress=progress)
 
 
-def recognise(content: bytes, name: str, example: NDArray[Any], expected: Mapping[str, FloatArray]) -> Converted:
+def recognise(
+    content: bytes, name: str, example: NDArray[Any], expected: Mapping[str, FloatArray], *, in_order: bool = False
+) -> Converted:
     """Gives a file a signature with the names of a graph's input and outputs.
 
     Args:
@@ -159,6 +164,7 @@ def recognise(content: bytes, name: str, example: NDArray[Any], expected: Mappin
         name: Of the graph's input.
         example: What goes into it.
         expected: The graph's outputs for that, by name.
+        in_order: See `TfliteConverter.begin`.
 
     Raises:
         CompileError: LiteRT does not run the file, or no output computes what one of the graph's computes.
@@ -177,13 +183,21 @@ def recognise(content: bytes, name: str, example: NDArray[Any], expected: Mappin
             hint="Report it to the authors of onnx2tf, with the graph; the other backends are not concerned.",
         ) from err
     try:
-        matches = match_outputs(values, expected)
+        order = _computed_at(content, [int(output["index"]) for output in outputs]) if in_order else ()
+        matches = match_outputs(values, expected, order)
     except WrongConversionError as err:
         err.content = content
         raise
     tensors = {role: int(outputs[match.index]["index"]) for role, match in matches.items()}
     signed = with_signature(content, {name: int(found["index"])}, tensors)
     return Converted(signed, {name: layout, **{role: match.layout for role, match in matches.items()}})
+
+
+def _computed_at(content: bytes, tensors: Sequence[int]) -> list[int]:
+    """The places of the operators that compute tensors; -1 for a constant."""
+    (graph,) = read_model_from_bytearray(content).subgraphs
+    places = {int(tensor): place for place, made in enumerate(graph.operators) for tensor in made.outputs}
+    return [places.get(tensor, -1) for tensor in tensors]
 
 
 def _check_operators(content: bytes, prepared: Prepared) -> None:

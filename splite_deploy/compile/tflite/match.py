@@ -44,17 +44,21 @@ def axes(layout: str, target: str) -> tuple[int, ...]:
     return tuple(layout.index(axis) for axis in target)
 
 
-def match_outputs(outputs: Sequence[FloatArray], reference: Mapping[str, FloatArray]) -> dict[str, Match]:
+def match_outputs(
+    outputs: Sequence[FloatArray], reference: Mapping[str, FloatArray], order: Sequence[int] = ()
+) -> dict[str, Match]:
     """Finds every role among the outputs by its values.
 
     Args:
         outputs: Of the converted network for an input, in its own order and layouts.
         reference: Of the original network for that input, by role: NCHW, NKC or NK.
+        order: When each output is computed. Of equal outputs the first is then that of the first role, as where a
+            decoder gives what the network before it gives; without it equal outputs are refused.
 
     Raises:
         WrongConversionError: No output equals a role's, or more than one does.
     """
-    found = {}
+    found: dict[str, Match] = {}
     for role, wanted in reference.items():
         layouts = _LAYOUTS.get(wanted.ndim, ())
         scale = float(np.abs(wanted).max())
@@ -65,6 +69,9 @@ def match_outputs(outputs: Sequence[FloatArray], reference: Mapping[str, FloatAr
                 if turned.shape == wanted.shape:
                     distances[Match(index, layout)] = float(np.abs(turned - wanted).max())
         close = [match for match, distance in distances.items() if distance <= TOLERANCE * scale]
+        if order and len({match.layout for match in close}) == 1:
+            free = [match for match in close if match not in found.values()]
+            close = sorted(free, key=lambda match: order[match.index])[:1]
         if len(close) != 1:
             shapes = ", ".join(str(output.shape) for output in outputs)
             nearest = f"; the nearest is {min(distances.values()):.2g} away" if distances else ""

@@ -76,7 +76,7 @@ def in_network(role: str) -> str:
 
 
 def decode_beside(model: ir.Model, spec: ModelSpec) -> ir.Model:
-    """A copy that decodes and gives what it decodes, too: the network's outputs are called as `in_network` says.
+    """A copy that decodes and first gives what it decodes: the network's outputs are called as `in_network` says.
 
     See `fuse`.
     """
@@ -120,10 +120,10 @@ def fuse(
     fused = from_proto(made)
     if beside:
         values = {name_of(value): value for node in fused.graph for value in node.outputs}
-        for output in outputs:
+        for index, output in enumerate(outputs):
             value = values[in_network(name_of(output))]
             value.type, value.shape = output.type, output.shape
-            fused.graph.outputs.append(value)
+            fused.graph.outputs.insert(index, value)
     if image is not None:
         _set_batch(fused.graph.inputs, image)
     if decoding is not None:
