@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 import case_nets
@@ -19,8 +20,10 @@ import onnx_ir as ir  # noqa: TID253
 from graphs import export_net
 from trt_graphs import needs_rtx
 
-from splite_deploy.export.graph.opset import lower_opset
-from splite_deploy.export.graph.walk import optimised, run_graph, save
+from splite_deploy.errors import ExportError
+from splite_deploy.export.graph.opset import lower_opset, quantisable_opset
+from splite_deploy.export.graph.walk import from_proto, optimised, run_graph, save
+from splite_deploy.export.log_output import quiet
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest, to_int8_fp16
 from splite_deploy.export.quant.precision import to_fp16, to_int8, unsafe_in_fp16
 from splite_deploy.export.quant.ranges import calibrate
@@ -117,3 +120,54 @@ def test_what_stays_in_float_for_onnx_runtime(name: str) -> None:
     run = optimised(made)
     pairs = [node for node in run.graph if node.op_type == "QuantizeLinear"]
     assert len(pairs) <= 1 + len(report.float_islands)  # the image, and at most one behind each
+
+
+def newer_graph(network: torch.nn.Module, opset: int) -> ir.Model:
+    """The graph of torch's newer exporter, the only one that writes these opsets."""
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network, (torch.zeros(1, 3, 64, 64),), input_names=["image"], opset_version=opset, dynamo=True
+        )
+    assert program is not None
+    return from_proto(program.model_proto)
+
+
+def test_the_newest_opset_in_int8() -> None:
+    """ONNX Runtime 1.23 has no QuantizeLinear of opset 23, and onnx does not know what GroupNormalization gives."""
+    graph, x = newer_graph(case_nets.seeded(case_nets.GroupNormed), 23), crops()
+    assert "GroupNormalization" in [node.op_type for node in graph.graph]
+    before = run_graph(graph, x)
+    for consumer in ("ort", "trt"):
+        made, report = to_int8(graph, x, consumer)  # type: ignore[arg-type]
+        assert made.opset_imports[""] == 21 and graph.opset_imports[""] == 23
+        assert "GroupNormalization" in {node.op_type for node in made.graph}
+        assert error(before, made) < INT8 and len(report.quantised) == 1
+    strong = to_int8_fp16(made, ())
+    assert error(before, strong) < INT8
+    assert error(before, to_fp16(graph, x)[0]) < FLOAT16
+
+
+def test_a_node_of_the_newest_opset_stays_in_it() -> None:
+    graph = newer_graph(kind_nets.seeded("heads"), 23)
+    assert "Attention" in [node.op_type for node in graph.graph]
+    assert quantisable_opset(graph).opset_imports[""] == 23
+
+
+def test_an_opset_that_onnx_runtime_does_not_know() -> None:
+    graph = graph_of("Stem")
+    graph.opset_imports[""] = 99
+    with pytest.raises(ExportError, match="refuses the graph: Fail") as raised:
+        calibrate(graph, crops())
+    assert raised.value.hint == "Export with --opset 18, or upgrade onnxruntime."
+
+
+def test_gelu_as_one_operator() -> None:
+    """As a given graph of opset 20 may have it."""
+    graph, x = export_net(case_nets.seeded(case_nets.Gelu), 64, 20), crops()
+    assert "Gelu" in [node.op_type for node in graph.graph]
+    before = run_graph(graph, x)
+    for consumer in ("ort", "trt"):
+        made, report = to_int8(graph, x, consumer)  # type: ignore[arg-type]
+        assert error(before, made) < INT8 and list(report.float_islands.values()) == ["Gelu"]
+    assert error(before, to_fp16(graph, x)[0]) < FLOAT16

@@ -1,7 +1,8 @@
-"""A graph in the older operator set that TensorRT 8.5 and 8.6 read: their parsers know 17 and nothing later.
+"""Graphs in older operator sets: in 17, which TensorRT 8.5 and 8.6 read, and in 21, for which int8 kernels exist.
 
-It does not refuse what it does not know, but reads over it: a ReduceMean of opset 18 has its axes in an input, without
-which every axis is meant. ``onnx.version_converter`` has no way back for Split, and makes invalid reductions.
+TensorRT 8's parser does not refuse what it does not know, but reads over it: a ReduceMean of opset 18 has its axes in
+an input, without which every axis is meant. ``onnx.version_converter`` has no way back for Split, and makes invalid
+reductions.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from splite_deploy.errors import ExportError, first_line
 from splite_deploy.export.graph.walk import attributes, constant, set_inputs, to_proto
 
 OLD_OPSET = 17
+INT8_OPSET = 21
 _OLD_IR = 8  # what onnx wrote with that opset
 _FROM = 18
 _HINT = "Build with a later TensorRT, which reads the graph as it is."
@@ -56,6 +58,28 @@ def lower_opset(model: ir.Model) -> ir.Model:
             f"In opset {OLD_OPSET} the graph is not valid: {first_line(err, named=True)}", hint=_HINT
         ) from err
     return lowered
+
+
+def quantisable_opset(model: ir.Model) -> ir.Model:
+    """A copy in opset 21 where that says the same; of an older one as it is.
+
+    Later opsets let QuantizeLinear and others take further types, and ONNX Runtime gets kernels for that later: 1.23
+    has none for 23. A node that is newer itself keeps the graph in its opset.
+    """
+    copy, found = model.clone(), model.opset_imports.get("", 0)
+    if found > INT8_OPSET and all(_same_form(node, found) for node in copy.graph.all_nodes() if node.domain == ""):
+        copy.opset_imports[""] = INT8_OPSET
+    return copy
+
+
+def _same_form(node: ir.Node, opset: int) -> bool:
+    """Whether a node is written alike in `INT8_OPSET`: it exists, with all that it uses."""
+    if not defs.has(node.op_type, INT8_OPSET, ""):
+        return False
+    older, newer = (defs.get_schema(node.op_type, version, "") for version in (INT8_OPSET, opset))
+    return set(node.attributes) <= set(older.attributes) and [i.name for i in older.inputs] == [
+        i.name for i in newer.inputs
+    ]
 
 
 def _unchanged(op: str) -> bool:

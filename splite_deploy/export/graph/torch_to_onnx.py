@@ -21,7 +21,7 @@ from splite_deploy.spec import ModelSpec
 
 MIN_OPSET = 18  # the lowest that torch's exporter writes without a conversion that fails on reductions
 MAX_OPSET = 23
-_SIMPLIFIER = "Install the onnxsim that constraints.txt names, or try another --opset."
+_SIMPLIFIER = "Install the onnxsim that constraints.txt names, or export with --opset 18."
 
 
 def input_spec(spec: ModelSpec, dynamic_batch: bool) -> TensorSpec:

@@ -278,8 +278,10 @@ def make_session(model: ir.Model, *, optimise: bool = True, optimised: Path | No
         with quiet():
             return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as err:  # onnxruntime has no common base class of its errors
+        unknown = "NOT_IMPLEMENTED" in str(err) or "opset" in str(err).lower()
         raise ExportError(
-            f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(err, named=True)}", hint=_RAISE_HINT
+            f"ONNX Runtime {ort.__version__} refuses the graph: {first_line(err, named=True)}",
+            hint="Export with --opset 18, or upgrade onnxruntime." if unknown else _RAISE_HINT,
         ) from err
 
 

@@ -9,6 +9,7 @@ from math import prod
 
 import numpy as np
 import onnx_ir as ir
+from onnx import shape_inference
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
@@ -149,11 +150,25 @@ def float16_form(model: ir.Model, float_nodes: Collection[str]) -> ir.Model:
     copies = named_nodes(own.graph)
     for node in floats:
         _own_constants(own.graph, copies[name_of(node)], {copies[name_of(one)] for one in floats})
-    converted = convert_float_to_float16(to_proto(own), keep_io_types=True, node_block_list=list(float_nodes))
+    typed = _with_types(own)
+    converted = convert_float_to_float16(
+        to_proto(typed), keep_io_types=True, disable_shape_infer=True, node_block_list=list(float_nodes)
+    )
     OnnxModel(converted).topological_sort()  # the converter appends its casts at the end
     made = from_proto(converted)
     _drop_float16_between(made.graph)
     return made
+
+
+def _with_types(model: ir.Model) -> ir.Model:
+    """A copy with the types of all values: the converter passes over what has none, as behind GroupNormalization."""
+    typed = from_proto(shape_inference.infer_shapes(to_proto(model)))
+    for node in typed.graph:
+        for value in node.outputs:
+            known = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
+            if value.dtype is None and known is not None:
+                value.dtype = known
+    return typed
 
 
 def _own_constants(graph: ir.Graph, node: ir.Node, floats: Collection[ir.Node]) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from splite_deploy.export.graph.opset import quantisable_opset
 from splite_deploy.export.graph.walk import (
     WEIGHTED,
     add_constant,
@@ -74,7 +75,7 @@ def prepare(model: ir.Model) -> ir.Model:
     shuffle or another mover, once it stands in front of it. MatMul and the bias behind it become Gemm on rows: its bias
     has 32 bits in int8, and ONNX Runtime joins the two in any case, once they are int8 no longer.
     """
-    prepared = model.clone()
+    prepared = quantisable_opset(model)
     for node in prepared.graph:
         if node.op_type == "ReduceMean":
             _pool(node)
