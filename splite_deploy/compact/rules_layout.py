@@ -81,12 +81,16 @@ def pad(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
     labels, pads = walk.of(node.args[0]), given["pad"]
     varying = walk.labels.varying(labels)
     constant = given.get("mode", "constant") == "constant"
-    ends = {labels.dim() - 1 - index // 2: size for index, size in enumerate(pads) if size}
+    rank = labels.dim()
+    ends = {rank - 1 - index // 2: size for index, size in enumerate(pads) if size}
     if any(axis in varying and (size < 0 or not constant) for axis, size in ends.items()):
         return walk.unknown(node)
     for axis in set(range(labels.dim())) - set(varying):
         labels = labels.narrow(axis, 0, 1)
-    channels = [size if labels.dim() - 1 - index // 2 in varying else 0 for index, size in enumerate(pads)]
+    channels = [size if rank - 1 - index // 2 in varying else 0 for index, size in enumerate(pads)]
+    if any(channels):
+        kept = f"kept the channels that meet the {sum(channels)} that {where(node)} adds"
+        walk.found.notes.append(f"{kept}: their number is in forward()")
     return torch.nn.functional.pad(labels, channels, value=FIXED).expand(node.meta["val"].shape)
 
 

@@ -97,6 +97,14 @@ def test_what_holds_channels_is_named(between: Callable[[Tensor], Tensor], width
         halved(between, width)
 
 
+def test_channels_that_meet_padded_ones_are_named() -> None:
+    network = case_nets.seeded(case_nets.PaddedChannels)
+    with pytest.raises(
+        ExportError, match=r"Kept the channels that meet the 16 that the network's \w*pad\w* adds: their"
+    ):
+        compact(network, torch.randn(2, 3, 64, 64), CompactOptions("l1", speed_up=20, round_to=8))
+
+
 def test_a_goal_that_cannot_be_reached_says_what_holds_channels() -> None:
     class Mixed(nn.Module):
         def __init__(self) -> None:
