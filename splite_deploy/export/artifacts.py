@@ -163,12 +163,13 @@ class Measured:
 
 @contextmanager
 def tflite_compiler(options: ExportOptions, failures: Failures) -> Iterator[TfliteCompiler | None]:
-    """A process that loads TensorFlow from now on; None where no TFLite file is requested.
+    """A process that loads the converter from now on; None where no TFLite file is requested.
 
     Its log is kept where a conversion fails; the failure's hint names it.
 
     Raises:
-        MissingDependencyError: TensorFlow or onnx2tf is not installed.
+        MissingDependencyError: There is no environment that converts.
+        CompileError: The one that is named cannot.
     """
     if not options.makes("tflite"):
         yield None

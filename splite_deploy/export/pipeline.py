@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     from splite_deploy.compile.tflite.quantise import QuantisationReport
 
 _LIBRARIES = ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "onnxscript", "numpy", "opencv-python-headless")
-_TFLITE_LIBRARIES = ("tensorflow", "onnx2tf", "ai-edge-litert")
+_TFLITE_LIBRARIES = ("ai-edge-litert", "ai-edge-quantizer")
 _STAGE_HINT = (
     "Look for layers in training mode or randomness in the network, and for one that ONNX writes in another form than "
     "torch, such as logsigmoid(x), which stays finite as -softplus(-x); if the deviation is acceptable, raise [limits] "
@@ -263,7 +263,7 @@ def export_bundle(
             report = Report(
                 report_version=REPORT_VERSION,
                 opset=fp32.opset,
-                versions=_versions(options),
+                versions={**_versions(options), **({} if compiler is None else compiler.versions)},
                 notes=(*source.notes, *(() if calibration is None else calibration.notes), *made.notes),
                 parity=(
                     *fp32.stages,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,18 @@ pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from converters import use_any_converter
+
 from splite_deploy.bench.profile import float_layers
 from splite_deploy.bundle import Bundle
 from splite_deploy.compact.inspection import inspect_bundle
+from splite_deploy.compile.tflite import environment
 from splite_deploy.errors import UsageError
 from splite_deploy.export import ExportOptions
 from splite_deploy.export.graph.walk import constant, load
 from splite_deploy.metrics.parity import limits_of
 from splite_deploy.runtime.verify import verify
 
-MISSING = [name for name in ("tensorflow", "onnx2tf", "ai_edge_litert") if find_spec(name) is None]
 Run = Callable[..., Result]
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -351,15 +352,24 @@ def test_labels_in_three_dimensions_give_millimetres(export: Run, output: Path, 
 # --- TFLite ---
 
 
-@pytest.mark.skipif("tensorflow" not in MISSING, reason="tensorflow is installed here")
-def test_tflite_without_tensorflow(export: Run, output: Path) -> None:
+@pytest.fixture
+def converter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that converts to TFLite."""
+    pytest.importorskip("ai_edge_quantizer")
+    use_any_converter(monkeypatch)
+
+
+def test_tflite_without_a_converter(export: Run, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(environment.SETTING, raising=False)
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    monkeypatch.setattr(environment, "_folders", lambda: (tmp_path / "beside", tmp_path / "of-user"))
     result = export("-b", "tflite")
-    assert result.exit_code == 1 and "TFLite files are made with tensorflow" in result.stderr
-    assert "splite-deploy[tflite]" in result.stderr and list(output.parent.iterdir()) == []
+    assert result.exit_code == 1 and "TFLite files are made with onnx2tf" in result.stderr
+    assert "splite-deploy setup-tflite" in result.stderr and list(output.parent.iterdir()) == []
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (the extra 'tflite')")
+@pytest.mark.usefixtures("converter")
 def test_both_backends_in_one_run(export: Run, output: Path) -> None:
     result = export("-b", "ort", "-b", "tflite", "-p", "fp32", "-p", "int8")
     assert result.exit_code == 0, result.stderr
@@ -368,12 +378,12 @@ def test_both_backends_in_one_run(export: Run, output: Path) -> None:
     recommendation, calibration = bundle.report().recommendation, bundle.report().calibration
     assert recommendation is not None and len(recommendation.rows) == 4
     assert calibration is not None and set(calibration.methods) == {"ort int8", "tflite int8"}
-    assert {"tensorflow", "onnx2tf"} <= set(bundle.report().versions)
+    assert {"onnx2tf", "ai-edge-litert", "ai-edge-quantizer"} <= set(bundle.report().versions)
     assert not any(result.violations for result in verify(bundle))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (the extra 'tflite')")
+@pytest.mark.usefixtures("converter")
 def test_a_budget_that_tflite_breaks_says_where_the_search_is(export: Run, hostile: Path, output: Path) -> None:
     result = export("-b", "tflite", "-p", "int8", "--max-shift-px", 0.2, graph=hostile)
     assert result.exit_code == 3 and "onnx -> tflite int8 changed the result" in result.stderr

@@ -48,6 +48,11 @@ class TfliteCompiler:
     def __init__(self, log: Path) -> None:
         self._converter = TfliteConverter(log)
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the packages that convert, by their name."""
+        return self._converter.versions
+
     def __enter__(self) -> TfliteCompiler:
         return self
 

@@ -72,6 +72,12 @@ class TfliteConverter:
             self._child = stack.enter_context(Child(command, self._work, log=log, environment=_ENVIRONMENT))
             self._stack = stack.pop_all()
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the packages that convert, by their name."""
+        found = {"onnx2tf": self._environment.onnx2tf, "tensorflow": self._environment.tensorflow}
+        return {name: version for name, version in found.items() if version}
+
     def __enter__(self) -> TfliteConverter:
         return self
 
