@@ -111,10 +111,10 @@ def edges_and_steps(decoder: HeatmapDecoder, height: int, width: int) -> tuple[F
     return np.array([columns.edge, rows.edge], np.float32), np.array([columns.step, rows.step], np.float32)
 
 
-def cells_of(keypoints: FloatArray, decoder: HeatmapDecoder, height: int, width: int) -> NDArray[np.int64]:
-    """The cell (column, row) that each keypoint (N, K, 2), in input pixels, lies in."""
+def cells_of(keypoints: FloatArray, decoder: HeatmapDecoder, height: int, width: int) -> FloatArray:
+    """The cell (column, row) that each keypoint (N, K, 2), in input pixels, lies in: whole numbers."""
     edges, steps = edges_and_steps(decoder, height, width)
-    cells: NDArray[np.int64] = np.floor((keypoints - edges) / steps).astype(np.int64)
+    cells: FloatArray = np.floor((keypoints - edges) / steps)
     return cells
 
 
@@ -128,7 +128,12 @@ def softmax(heatmap: FloatArray, beta: float) -> FloatArray:
     return weights
 
 
-def near(centre: NDArray[np.integer[Any]], size: int, window: int) -> NDArray[np.bool_]:
-    """(N, K, size): which of ``size`` cells lie within ``window // 2`` of ``centre`` (N, K)."""
-    cells: NDArray[np.bool_] = np.abs(np.arange(size) - centre[..., None]) <= window // 2
+def near(centre: NDArray[Any], size: int, window: int) -> NDArray[np.bool_]:
+    """(..., size): which of ``size`` cells lie within ``window // 2`` of each ``centre`` (...), a whole number."""
+    cells: NDArray[np.bool_] = np.abs(_numbers(size) - centre[..., None]) <= window // 2
     return cells
+
+
+@lru_cache
+def _numbers(count: int) -> FloatArray:
+    return np.arange(count, dtype=np.float32)
