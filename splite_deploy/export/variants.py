@@ -17,7 +17,7 @@ from splite_deploy.export.graph.opset import lower_opset
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.quant.engine_graphs import to_int8_fp16
 from splite_deploy.export.quant.precision import Fp16Report, Int8Report, to_fp16, to_int8, unsafe_in_fp16
-from splite_deploy.export.quant.qdq import Consumer
+from splite_deploy.export.quant.qdq import INT8_OPS, Consumer
 from splite_deploy.export.quant.ranges import Ranges
 from splite_deploy.export.quant.search import search_within_budget
 from splite_deploy.export.quant.trained_graph import TrainedGraph
@@ -210,9 +210,13 @@ def _fp16_note(report: Fp16Report) -> str:
 
 
 def _int8_note(file: str, report: Int8Report) -> str:
-    islands = [f"{name} ({op})" for name, op in report.float_islands.items()]
+    kernels, islands = INT8_OPS[report.consumer], report.float_islands.items()
+    lacking = [f"{name} ({op})" for name, op in islands if op not in kernels]
+    beside = [f"{name} ({op})" for name, op in islands if op in kernels]
     text = f"{file}: {len(report.quantised)} nodes in int8; excluded: {_listed(report.excluded)}"
-    return "; ".join([f"{text}; float for want of a kernel: {_listed(islands)}", *report.notes])
+    text = f"{text}; float for want of a kernel: {_listed(lacking)}"
+    also = [f"in float beside them: {_listed(beside)}"] if beside else []
+    return "; ".join([text, *also, *report.notes])
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:

@@ -205,7 +205,7 @@ def test_the_first_node_with_infinity_is_named() -> None:
     quietly = calibrate(graph, crops(2, 8))
     with pytest.raises(ExportError, match=r"the node first \(Conv\) is the first to give NaN or infinity") as raised:
         to_fp16(graph, np.full((1, 3, 8, 8), 100, np.float32), ranges=quietly)
-    assert "more crops" in raised.value.hint
+    assert "more images with --calibration" in raised.value.hint
 
 
 # --- int8

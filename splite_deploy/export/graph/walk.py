@@ -299,7 +299,8 @@ def run_batches(session: ort.InferenceSession, crops: FloatArray) -> Iterator[di
     names = [output.name for output in session.get_outputs()]
     if size > 1 and isinstance(source.shape[0], int) and len(crops) % size:
         raise ExportError(
-            f"The graph takes {size} crops at once; {len(crops)} is not a multiple of that.", hint="Give a multiple."
+            f"The graph takes {size} crops at once; {len(crops)} is not a multiple of that.",
+            hint="Export the graph for a batch of 1, or for any.",
         )
     for start in range(0, len(crops), size):
         try:

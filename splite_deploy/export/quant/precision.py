@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx import shape_inference
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
@@ -47,6 +49,7 @@ _ROUNDS = 5  # of taking away the pairs of nodes that run in float; the second f
 _NAMED = 5  # nodes that a message names
 _TO_FLOAT = {"DequantizeLinear", "MatMulIntegerToFloat", "QGemm"}
 _RESULT_SCALE = 7  # the input of QGemm without which it gives float
+_EXPONENT = np.uint16(0x7C00)  # of float16
 _FLOAT32, _FLOAT16 = int(ir.DataType.FLOAT), int(ir.DataType.FLOAT16)
 
 
@@ -131,14 +134,14 @@ def to_fp16(model: ir.Model, crops: FloatArray, *, ranges: Ranges | None = None)
             converted = float16_form(model, [k.node for k in excluded])
     except Exception as err:  # the converter raises many kinds
         raise ExportError(
-            f"The graph cannot be made float16: {first_line(err, named=True)}", hint="Export it in float32."
+            f"The graph cannot be made float16: {first_line(err, named=True)}", hint="Leave out -p fp16."
         ) from err
     float16, float32 = _types(converted, crops[evenly(len(crops), _WATCHED)])
     if not float16:
         raise ExportError(
             "float16 was requested, but every node stays in float32: "
             + "; ".join(f"{k.node} ({k.reason})" for k in excluded[:_NAMED]),
-            hint="Export float32, or scale the network's activations down.",
+            hint="Leave out -p fp16, or scale the network's activations.",
         )
     return converted, Fp16Report(float16, float32, tuple(excluded))
 
@@ -259,14 +262,22 @@ def _types(model: ir.Model, crops: FloatArray) -> tuple[Counter[str], Counter[st
     for index, values in enumerate(ExposedGraph(model, made_by).run(crops)):
         for name, value in values.items():
             node = made_by[name]
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
+            if value.dtype.kind == "f" and not _is_finite(value):
                 raise ExportError(
                     f"In float16 the node {node.name} ({node.op_type}) is the first to give NaN or infinity.",
-                    hint="Calibrate with more crops, so that the node is seen to need float32, or export float32.",
+                    hint="Calibrate on more images with --calibration, so that it stays in float32. Else leave out "
+                    "-p fp16.",
                 )
             if index == 0 and node.op_type != "Cast" and value.dtype in (np.float16, np.float32):
                 (float16 if value.dtype == np.float16 else float32)[node.op_type] += 1
     return float16, float32
+
+
+def _is_finite(value: NDArray[Any]) -> bool:
+    """Whether no value is NaN or infinite: these have all bits of the exponent, which is quick to see in float16."""
+    if value.dtype == np.float16:
+        return not ((value.view(np.uint16) & _EXPONENT) == _EXPONENT).any()
+    return bool(np.isfinite(value).all())
 
 
 def to_int8(
