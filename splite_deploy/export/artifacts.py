@@ -24,11 +24,11 @@ from splite_deploy.export.first_difference import Explain, from_graph_to_tflite,
 from splite_deploy.export.graph.fuse import decode_beside, in_network, tensor_specs
 from splite_deploy.export.graph.walk import serialised
 from splite_deploy.export.options import ExportOptions
-from splite_deploy.export.quant.search import MAX_FACTOR, Deviation
+from splite_deploy.export.quant.search import MAX_FACTOR
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.variants import FP32, Variants, deployed
 from splite_deploy.files import write_file
-from splite_deploy.metrics.parity import Outputs, compare, limits_of
+from splite_deploy.metrics.parity import Deviation, Outputs, compare, limits_of
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.backends.base import ModelFile
 from splite_deploy.runtime.session import Session, open_bytes, open_traced

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.errors import ParityError
 from splite_deploy.export.first_difference import Explain, unexplained
-from splite_deploy.export.quant.search import Deviation, measure_deviation
-from splite_deploy.metrics.parity import Outputs, violations
+from splite_deploy.metrics.parity import Deviation, Outputs, measure_deviation, violations
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Session
 from splite_deploy.runtime.verify import batch_violations, run_each

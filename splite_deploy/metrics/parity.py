@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,25 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import Parity, Percentiles
-from splite_deploy.decoders import decode
+from splite_deploy.decoders import HeatmapDecoder, decode
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
 Outputs = Mapping[str, FloatArray]
+SWITCH_CELLS = 2
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far int8 keypoints lie from the reference.
+
+    Attributes:
+        parity: Percentiles of the deviation in pixels, and of the depth.
+        peak_switches: Keypoints whose largest heatmap cell lies more than `SWITCH_CELLS` cells, in x or y, from the
+            reference's: they jumped to another mode. 0 for decoders without a heatmap.
+    """
+
+    parity: Parity
+    peak_switches: int
 
 
 def compare(
@@ -50,6 +66,36 @@ def compare(
     )
 
 
+def measure_deviation(
+    reference: Outputs,
+    candidate: Outputs,
+    spec: ModelSpec,
+    *,
+    stage: str = "",
+    reference_name: str = "",
+    crops_from: str = "",
+) -> Deviation:
+    """How far keypoints moved.
+
+    Args:
+        reference: Outputs by role, N first.
+        candidate: The same, or the keypoints of a graph that decodes.
+        spec: The model.
+        stage: What gave ``candidate``, for the report.
+        reference_name: What gave ``reference``, for the report.
+        crops_from: Where the inputs came from, for the report.
+
+    Raises:
+        BackendError: An output is not finite.
+    """
+    parity = compare(stage, reference, candidate, spec, crops_from, reference_name=reference_name)
+    switches = 0
+    if isinstance(spec.decoder, HeatmapDecoder) and "heatmap" in candidate:
+        cells = [_peaks(outputs["heatmap"]) for outputs in (reference, candidate)]
+        switches = int((np.abs(cells[0] - cells[1]).max(axis=-1) > SWITCH_CELLS).sum())
+    return Deviation(parity, switches)
+
+
 def violations(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[str]:
     """The limits that a comparison breaks, each as a phrase; empty if none."""
     found = []
@@ -83,3 +129,9 @@ def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
 def percentiles(values: NDArray[np.floating[Any]]) -> Percentiles:
     """50th and 95th percentile and maximum."""
     return Percentiles(*(float(v) for v in (*np.percentile(values, [50, 95]), values.max())))
+
+
+def _peaks(heatmap: FloatArray) -> np.typing.NDArray[np.intp]:
+    """(N, K, 2) row and column of the largest cell."""
+    flat = heatmap.reshape(*heatmap.shape[:2], -1).argmax(axis=2)
+    return np.stack(np.divmod(flat, heatmap.shape[3]), axis=-1)

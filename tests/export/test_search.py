@@ -20,8 +20,8 @@ from splite_deploy.export.graph.walk import from_proto, run_graph
 from splite_deploy.export.quant import search
 from splite_deploy.export.quant.precision import to_int8
 from splite_deploy.export.quant.ranges import calibrate
-from splite_deploy.export.quant.search import Budget, measure_deviation, search_within_budget
-from splite_deploy.metrics.parity import compare, violations
+from splite_deploy.export.quant.search import Budget, search_within_budget
+from splite_deploy.metrics.parity import compare, measure_deviation, violations
 from splite_deploy.spec import ModelSpec, load_model_toml
 
 Array = NDArray[np.float32]
@@ -177,7 +177,7 @@ def test_budgets_are_checked(spec: ModelSpec) -> None:
 
 def test_the_maximum_may_be_six_times_the_budget(spec: ModelSpec) -> None:
     from splite_deploy.bundle import Parity, Percentiles
-    from splite_deploy.export.quant.search import Deviation
+    from splite_deploy.metrics.parity import Deviation
 
     parity = Parity("torch", "a", 1, "", {}, Percentiles(0.1, 0.5, 5.9), Percentiles(0.0, 1.0, 9.0), "mm")
     assert Budget(deviation_px=1.0).used(Deviation(parity, 0)) == pytest.approx(5.9 / 6)

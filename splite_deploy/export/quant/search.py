@@ -11,8 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from splite_deploy.arrays import FloatArray
-from splite_deploy.bundle.report import ExcludedLayer, Parity
-from splite_deploy.decoders import HeatmapDecoder
+from splite_deploy.bundle.report import ExcludedLayer
 from splite_deploy.errors import ExportError, ParityError, UsageError
 from splite_deploy.export.graph.walk import (
     WEIGHTED,
@@ -25,29 +24,14 @@ from splite_deploy.export.graph.walk import (
 from splite_deploy.export.quant.precision import Int8Report, excluded_nodes, quantise
 from splite_deploy.export.quant.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes
 from splite_deploy.export.quant.ranges import Method, Ranges, calibrate
-from splite_deploy.metrics.parity import Outputs, compare
+from splite_deploy.metrics.parity import Deviation, Outputs, measure_deviation
 from splite_deploy.spec import ModelSpec
 
 MAX_FACTOR = 6.0
 """The largest deviation may be this many times the budget of the 95th percentile: one ambiguous keypoint in a thousand
 must not send a whole network back to float."""
-SWITCH_CELLS = 2
 _LATENCY_RUNS = 15
 _SAFE = 0.95  # of the budget: kernels of the device sum in another order
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """How far int8 keypoints lie from the reference.
-
-    Attributes:
-        parity: Percentiles of the deviation in pixels, and of the depth.
-        peak_switches: Keypoints whose largest heatmap cell lies more than `SWITCH_CELLS` cells, in x or y, from the
-            reference's: they jumped to another mode. 0 for decoders without a heatmap.
-    """
-
-    parity: Parity
-    peak_switches: int
 
 
 @dataclass(frozen=True)
@@ -106,36 +90,6 @@ class SearchResult:
     final: Deviation
     plain_latency_ms: float
     excluded: tuple[ExcludedLayer, ...]
-
-
-def measure_deviation(
-    reference: Outputs,
-    candidate: Outputs,
-    spec: ModelSpec,
-    *,
-    stage: str = "",
-    reference_name: str = "",
-    crops_from: str = "",
-) -> Deviation:
-    """How far keypoints moved.
-
-    Args:
-        reference: Outputs by role, N first.
-        candidate: The same, or the keypoints of a graph that decodes.
-        spec: The model.
-        stage: What gave ``candidate``, for the report.
-        reference_name: What gave ``reference``, for the report.
-        crops_from: Where the inputs came from, for the report.
-
-    Raises:
-        BackendError: An output is not finite.
-    """
-    parity = compare(stage, reference, candidate, spec, crops_from, reference_name=reference_name)
-    switches = 0
-    if isinstance(spec.decoder, HeatmapDecoder) and "heatmap" in candidate:
-        cells = [_peaks(outputs["heatmap"]) for outputs in (reference, candidate)]
-        switches = int((np.abs(cells[0] - cells[1]).max(axis=-1) > SWITCH_CELLS).sum())
-    return Deviation(parity, switches)
 
 
 def search_within_budget(
@@ -267,9 +221,3 @@ def _hopeless(deviation: Deviation, budget: Budget) -> ParityError:
         f"With only one layer in int8 the budget is still exceeded: {', '.join(wanted)}.",
         hint="Allow a larger deviation, calibrate with more crops, train with fake quantisation, or export fp16.",
     )
-
-
-def _peaks(heatmap: FloatArray) -> np.typing.NDArray[np.intp]:
-    """(N, K, 2) row and column of the largest cell."""
-    flat = heatmap.reshape(*heatmap.shape[:2], -1).argmax(axis=2)
-    return np.stack(np.divmod(flat, heatmap.shape[3]), axis=-1)
