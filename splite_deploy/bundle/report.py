@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from splite_deploy.errors import BundleError, SpecError
+from splite_deploy.spec import LimitSpec
 from splite_deploy.spec.plain import compact_json, structure, to_plain
 
 REPORT = "report.json"
@@ -101,39 +102,54 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ExcludedLayer:
-    """A layer that was excluded from quantisation, in the order in which they were.
+    """A layer that was excluded from quantisation.
 
     Attributes:
         layer: Name of its first node.
         op: Operator of that node.
-        isolated_p95_px: Keypoint deviation where this layer alone runs in int8.
-        accumulated_p95_px: That of the int8 graph without this layer and those before it.
-        latency_ms: Median latency of that graph in ONNX Runtime on one thread of the machine that exported.
+        isolated_p95_px: Keypoint deviation where this layer alone runs in int8, on a part of the crops.
     """
 
     layer: str
     op: str
     isolated_p95_px: float
-    accumulated_p95_px: float
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """An int8 network some of whose layers may be in float.
+
+    Attributes:
+        deviation_px: Deviation of the keypoints, pixels of the network's input.
+        depth: Deviation of the depth, in ``depth_unit``; None for models without depth.
+        depth_unit: See `Parity.depth_unit`.
+        latency_ms: Shortest latency on one thread of the machine that exported; for TensorRT's graphs in ONNX Runtime.
+    """
+
+    deviation_px: Percentiles
+    depth: Percentiles | None
+    depth_unit: str
     latency_ms: float
 
 
 @dataclass(frozen=True)
-class BudgetSearch:
-    """What holding the error budget took.
+class LayerSearch:
+    """The search for the layers that have to be in float so that an int8 artifact keeps its limits.
 
     Attributes:
-        max_shift_px: What the 95th percentile of the keypoint deviation may reach, input pixels; None: not limited.
-        max_shift_mm: The same for the depth, millimetres.
-        plain_p95_px: Keypoint deviation with every layer in int8 but the head.
-        plain_latency_ms: Its latency; see `ExcludedLayer.latency_ms`.
-        excluded: The layers excluded from quantisation; empty where the budget was kept without.
+        artifact: Label of the artifact, or of the graph for engines.
+        layers: Number of layers that int8 can run.
+        limits: How far keypoints may lie; ``depth_p95`` in the unit of the model's decoder.
+        plain: With all of these layers in int8.
+        mixed: What the artifact is.
+        excluded: The layers that went back to float, the costliest first.
     """
 
-    max_shift_px: float | None
-    max_shift_mm: float | None
-    plain_p95_px: float
-    plain_latency_ms: float
+    artifact: str
+    layers: int
+    limits: LimitSpec
+    plain: Mixture
+    mixed: Mixture
     excluded: tuple[ExcludedLayer, ...]
 
 
@@ -241,7 +257,7 @@ class Report:
         notes: What was done to the checkpoint and the graphs and is worth knowing, as text.
         parity: How far each stage of the conversion moved the keypoints.
         calibration: What fp16 and int8 were calibrated on; None where nothing was.
-        search: The search for layers that int8 must leave in float; None where no error budget was given.
+        searches: The searches for layers that int8 must leave in float; none where int8 kept its limits without.
         recommendation: The artifacts side by side; None where there is one alone.
         layers: What each artifact is made of as it runs, by its label, in the order of execution; those of ``ort`` and
             ``tflite`` as `splite_deploy.bench.profile` finds them on the machine that exported.
@@ -254,7 +270,7 @@ class Report:
     notes: tuple[str, ...]
     parity: tuple[Parity, ...]
     calibration: Calibration | None = None
-    search: BudgetSearch | None = None
+    searches: tuple[LayerSearch, ...] = ()
     recommendation: Recommendation | None = None
     layers: Mapping[str, tuple[Layer, ...]] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()

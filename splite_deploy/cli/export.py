@@ -63,8 +63,8 @@ PARTIAL = 3
 @click.option(
     "--max-shift-px",
     type=float,
-    help="How far int8 may move the keypoints (95th percentile, pixels of the input; one may move six times as far). "
-    "Where it moves them further, the layers with the largest share are excluded from quantisation. Not for TFLite.",
+    help="How far int8 may move the keypoints (95th percentile, pixels of the input; one may move six times as far), "
+    "instead of half a percent of the box. Where it moves them further, the layers that cost most go back to float.",
 )
 @click.option("--max-shift-mm", type=float, help="The same for the depth, in millimetres.")
 @click.option(
@@ -143,7 +143,7 @@ def export(checkpoint: Path, output: Path, model: Path | None, json_file: Path |
     except ParityError as err:
         raise ParityError(err.message, hint=f"Nothing was written. {err.hint}") from err
     report = bundle.report()
-    names = ("parity", "calibration", "search", "recommendation", "failures")
+    names = ("parity", "calibration", "searches", "recommendation", "failures")
     put_json(json_file, {name: to_plain(getattr(report, name)) for name in names})
     if json_file != STDOUT:
         _show(bundle, report)
@@ -154,7 +154,7 @@ def export(checkpoint: Path, output: Path, model: Path | None, json_file: Path |
 
 def _show(bundle: Bundle, report: Report) -> None:
     """Prints what was measured, and what to type next."""
-    from splite_deploy.cli.tables.bundle import measured_tables
+    from splite_deploy.cli.tables.bundle import measured_tables, search_line
     from splite_deploy.cli.tables.layers import types_tables
 
     output = bundle.path
@@ -162,6 +162,8 @@ def _show(bundle: Bundle, report: Report) -> None:
         click.echo(f"note: {note}", err=True)
     several = len(bundle.manifest.artifacts) > 1
     show(*measured_tables(report, bundle.model), *(types_tables(bundle.manifest, report) if several else ()))
+    for search in report.searches:
+        click.echo(search_line(search))
     size = sum(file.stat().st_size for file in output.iterdir())
     click.echo(f"{output}: {size / 1e6:.2f} MB. Next:")
     if bundle.manifest.graphs:

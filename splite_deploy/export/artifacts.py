@@ -24,11 +24,10 @@ from splite_deploy.export.first_difference import Explain, from_graph_to_tflite,
 from splite_deploy.export.graph.fuse import decode_beside, in_network, tensor_specs
 from splite_deploy.export.graph.walk import serialised
 from splite_deploy.export.options import ExportOptions
-from splite_deploy.export.quant.search import MAX_FACTOR
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.variants import FP32, Variants, deployed
 from splite_deploy.files import write_file
-from splite_deploy.metrics.parity import Deviation, Outputs, compare, limits_of
+from splite_deploy.metrics.parity import MAX_FACTOR, Deviation, Outputs, compare, limits_of
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.backends.base import ModelFile
 from splite_deploy.runtime.session import Session, open_bytes, open_traced
@@ -361,22 +360,20 @@ def measure_tflite(
     return Measured(artifact, run.session, deviation, run.layers, len(content))
 
 
-def deviation_hint(backend: str, precision: Precision, options: ExportOptions, likely: str = "") -> str:
+def deviation_hint(backend: str, precision: Precision, likely: str = "") -> str:
     """What to do about an artifact that moves keypoints too far.
 
     Args:
         backend: Its backend.
         precision: Its precision.
-        options: The requested options.
-        likely: What may be the reason, as text; see `likely_cause`.
+        likely: What int8 most likely lacks; see `likely_cause`.
     """
-    if precision == "int8" and likely:
-        return f"{likely} {_int8_hint(backend, options)}"
     if precision == "fp32":
         return f"If the deviation is acceptable raise [limits] in model.toml; otherwise leave out -b {backend}."
     if precision == "fp16":
         return "Calibrate on more images with --calibration, or leave out -p fp16."
-    return _int8_hint(backend, options)
+    first = f"{likely} Or" if likely else "Calibrate on more images with --calibration,"
+    return f"{first} allow a larger shift with --max-shift-px (--max-shift-mm for the depth), or export -p fp16."
 
 
 def likely_cause(calibration: Calibrated | None) -> str:
@@ -385,23 +382,6 @@ def likely_cause(calibration: Calibrated | None) -> str:
         return ""
     what = "random noise" if calibration.kind == "random noise" else "rendered pictures"
     return f"It was calibrated on {what}: name photographs of what the network will see with --calibration."
-
-
-def _int8_hint(backend: str, options: ExportOptions) -> str:
-    tflite = find_backend(backend).export == "tflite"
-    if tflite and options.budget is not None:
-        return (
-            "The search for the layers that int8 ruins exists for -b ort and -b trt only: leave out -b tflite, allow a "
-            "larger shift, calibrate on more images with --calibration, or export -p fp16."
-        )
-    if options.budget is not None:
-        return "Give both --max-shift-px and --max-shift-mm, allow a larger shift, or export -p fp16."
-    if tflite:
-        return "Calibrate on more images with --calibration, or export -p fp16."
-    return (
-        "Give --max-shift-px, which excludes the costliest layers from quantisation, calibrate on more images with "
-        "--calibration, or export -p fp16."
-    )
 
 
 def _run_once(model: ir.Model, reference: Reference) -> Outputs:

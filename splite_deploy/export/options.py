@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe
 from splite_deploy.errors import UsageError
-from splite_deploy.export.quant.search import Budget
 from splite_deploy.export.quant.stored_ranges import is_ranges_file
 from splite_deploy.runtime.backends import exportable_backends, find_backend
 from splite_deploy.runtime.backends.base import Recipe
@@ -28,8 +28,9 @@ class ExportOptions:
             ranges that ``model.toml`` names, or the renderer.
         allow_random_calibration: Calibrates on random noise where there is neither ``calibration`` nor a renderer.
         max_shift_px: What int8 may move the 95th percentile of the keypoints by, input pixels; the largest shift may
-            be `splite_deploy.export.quant.search.MAX_FACTOR` times as much. Layers return to float until that holds.
-        max_shift_mm: The same for the depth, millimetres.
+            be `splite_deploy.metrics.parity.MAX_FACTOR` times as much. Layers return to float until that holds. None
+            takes the limits of `splite_deploy.metrics.parity.limits_of`.
+        max_shift_mm: What int8 may move the 95th percentile of the depth by, millimetres.
         reduce_range: int8 weights of 7 bits for ONNX Runtime, whose sums saturate with 8 on x86 CPUs without VNNI or
             AMX; costs accuracy.
         int8_recipe: How int8 is done in TFLite; see `splite_deploy.compile.tflite.compiler.compile_tflite`.
@@ -80,7 +81,10 @@ class ExportOptions:
                     f"The requested {what} are: {', '.join(given) or 'none'}.",
                     hint=f"Choose from {', '.join(known)}, each once.",
                 )
-        if self.budget is not None and "int8" not in self.precisions:
+        for budget in (self.max_shift_px, self.max_shift_mm):
+            if budget is not None and not 0 < budget < math.inf:
+                raise UsageError("An error budget is a positive number.", hint="Give pixels, millimetres, or both.")
+        if self.has_budget and "int8" not in self.precisions:
             raise UsageError(
                 "An error budget is for int8, which was not requested.", hint="Add -p int8, or leave out --max-shift-*."
             )
@@ -106,10 +110,9 @@ class ExportOptions:
             )
 
     @property
-    def budget(self) -> Budget | None:
-        """The error budget of int8, if one was given."""
-        given = self.max_shift_px is not None or self.max_shift_mm is not None
-        return Budget(self.max_shift_px, self.max_shift_mm) if given else None
+    def has_budget(self) -> bool:
+        """Whether int8 is to keep other limits than the model's."""
+        return self.max_shift_px is not None or self.max_shift_mm is not None
 
     @property
     def calibrates(self) -> bool:

@@ -63,6 +63,7 @@ from splite_deploy.export.options import ExportOptions as ExportOptions
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
 from splite_deploy.export.quant.qdq import has_qdq
 from splite_deploy.export.quant.ranges import Ranges
+from splite_deploy.export.quant.search import Goal
 from splite_deploy.export.quant.trained import has_quantisers, without_quantisers
 from splite_deploy.export.quant.trained_graph import TrainedGraph, split_quantisation
 from splite_deploy.export.recommend import recommend, saturation_note
@@ -76,6 +77,7 @@ from splite_deploy.export.variants import (
     artifact_file,
     check_trained,
     engine_file,
+    graph_label,
     make_variants,
 )
 from splite_deploy.files import writing
@@ -202,7 +204,10 @@ def export_bundle(
                 ranges, seen = calibration.ranges, calibration.pixels
             if compiler is not None:  # works on its own while the other files are made here
                 begin_tflite(compiler, fp32.file, spec, seen, options)
-            made = make_variants(fp32.file.model, reference, ranges, options, progress, trained)
+            likely = likely_cause(calibration)
+            int8_limits = export_limits("int8", spec, options)
+            goal = Goal(reference, int8_limits, deviation_hint("ort", "int8", likely), progress)
+            made = make_variants(fp32.file.model, ranges, goal, options, trained)
             progress("writing the graphs")
             files = write_graphs(folder, made, spec, options)
 
@@ -222,9 +227,8 @@ def export_bundle(
                             tflite[precision] = compiler.make(folder, precision, make_int8=make_int8, progress=progress)
 
             measured: list[Measured] = []
-            likely = likely_cause(calibration)
             for backend, precision in requested:
-                hint = deviation_hint(backend, precision, options, likely)
+                hint = deviation_hint(backend, precision, likely)
                 with failures.kept(f"{backend} {precision}"):
                     if find_backend(backend).export != "tflite":
                         file = files[artifact_file(precision)]
@@ -271,7 +275,7 @@ def export_bundle(
                     *graph_parity,
                 ),
                 calibration=_calibration_record(calibration, made),
-                search=made.search,
+                searches=tuple(made.searches),
                 recommendation=recommendation,
                 layers={one.artifact.label: one.layers for one in measured if one.layers},
                 failures=tuple(failures.found),
@@ -374,13 +378,13 @@ def _engine_graphs(
     compared = {one.artifact.file for one in measured}
     for precision in options.precisions:
         for typing in TYPINGS:
-            label = f"trt {precision} graph ({typing}ly typed)"
+            label = graph_label(precision, typing)
             with failures.kept(label):
                 file = files[engine_file(precision, typing)]
                 graph = file.engine_graph(precision, typing, limits[precision])
                 if file.name not in compared:
                     progress(f"comparing {label}")
-                    hint = deviation_hint("trt", precision, options, likely)
+                    hint = deviation_hint("trt", precision, likely)
                     model = rounding_to_nearest(file.model)
                     parity.append(compare_graph(label, model, reference, graph.limits, hint))
                     compared.add(file.name)

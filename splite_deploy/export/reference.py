@@ -52,6 +52,12 @@ class Reference:
         """Outputs of a session on the inputs, by role, N first."""
         return run_each(session, self.feed(session))
 
+    def measure(self, stage: str, outputs: Outputs) -> Deviation:
+        """How far outputs lie from those of the original network; see `compare`."""
+        return measure_deviation(
+            self.outputs, outputs, self.spec, stage=stage, reference_name=self.name, crops_from=self.crops_from
+        )
+
     def check_finite(self, stage: str, outputs: Outputs, hint: str, explain: Explain = unexplained) -> None:
         """Refuses outputs that hold NaN or infinity; see `compare`.
 
@@ -83,9 +89,7 @@ class Reference:
             ParityError: They lie beyond the limits, or are not finite.
         """
         self.check_finite(f"{self.name} -> {stage}", outputs, hint, explain)
-        deviation = measure_deviation(
-            self.outputs, outputs, self.spec, stage=stage, reference_name=self.name, crops_from=self.crops_from
-        )
+        deviation = self.measure(stage, outputs)
         broken = violations(deviation.parity, limits, self.spec)
         if deviation.peak_switches and broken:
             broken.append(f"{deviation.peak_switches} heatmap peaks lie elsewhere")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -10,16 +10,17 @@ from typing import get_args
 import onnx_ir as ir
 
 from splite_deploy.bundle import Typing
-from splite_deploy.bundle.report import BudgetSearch
+from splite_deploy.bundle.report import LayerSearch
 from splite_deploy.errors import ExportError, OutputError, SpliteError, UsageError
 from splite_deploy.export.graph.fuse import fuse
 from splite_deploy.export.graph.opset import lower_opset
 from splite_deploy.export.options import ExportOptions
-from splite_deploy.export.quant.engine_graphs import to_int8_fp16
+from splite_deploy.export.quant.candidates import OnnxCandidates
+from splite_deploy.export.quant.engine_graphs import rounding_to_nearest, to_int8_fp16
 from splite_deploy.export.quant.precision import Fp16Report, Int8Report, to_fp16, to_int8, unsafe_in_fp16
 from splite_deploy.export.quant.qdq import INT8_OPS, Consumer
 from splite_deploy.export.quant.ranges import Ranges
-from splite_deploy.export.quant.search import search_within_budget
+from splite_deploy.export.quant.search import Found, Goal, keep_limits
 from splite_deploy.export.quant.trained_graph import TrainedGraph
 from splite_deploy.export.reference import Reference
 from splite_deploy.spec import ModelSpec, Precision
@@ -32,7 +33,6 @@ OLD_OPSET = "model.trt.onnx"
 """The fp32 graph for builders that are weakly typed: these know no opset after 17."""
 TYPINGS: tuple[Typing, ...] = ("weak", "strong")
 _NAMED = 6  # nodes that a note names
-Progress = Callable[[str], None]
 
 
 @dataclass
@@ -43,14 +43,14 @@ class Variants:
         graphs: By the name of their file; networks as they were converted, without fused pre- and postprocessing.
         notes: What is worth knowing about them, as text.
         methods: How the ranges of activations were chosen, by what they were chosen for.
-        search: The search under an error budget; None without one.
+        searches: The searches for layers that int8 must leave in float.
         failed: Why a graph could not be made, by the name of its file.
     """
 
     graphs: dict[str, ir.Model] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     methods: dict[str, str] = field(default_factory=dict)
-    search: BudgetSearch | None = None
+    searches: list[LayerSearch] = field(default_factory=list)
     failed: dict[str, SpliteError] = field(default_factory=dict)
 
     @contextmanager
@@ -62,6 +62,11 @@ class Variants:
             raise
         except SpliteError as err:
             self.failed.update(dict.fromkeys(files, err))
+
+    def keep(self, found: Found) -> tuple[str, ...]:
+        """Records what a search found; returns the layers that stay in float."""
+        self.searches += [] if found.record is None else [found.record]
+        return found.floats
 
 
 def artifact_file(precision: Precision) -> str:
@@ -81,28 +86,31 @@ def engine_file(precision: Precision, typing: Typing) -> str:
     return FP16 if precision == "fp16" else FP32
 
 
+def graph_label(precision: Precision, typing: Typing) -> str:
+    """What a graph for engines is called in tables and messages."""
+    return f"trt {precision} graph ({typing}ly typed)"
+
+
 def make_variants(
     fp32: ir.Model,
-    reference: Reference,
     ranges: Ranges | None,
+    goal: Goal,
     options: ExportOptions,
-    progress: Progress,
     trained: TrainedGraph | None = None,
 ) -> Variants:
     """Makes every graph that was requested, from one calibration.
 
     Args:
         fp32: The simplified fp32 graph.
-        reference: What the error budget is measured against; float16 nodes are watched on its crops.
         ranges: Of the activations of ``fp32``; None where nothing below fp32 is made of it.
+        goal: What int8 has to keep; float16 nodes are watched on its crops.
         options: The requested options.
-        progress: Called with each step as it begins.
         trained: Where the network was trained for int8: ``fp32`` is its float form then, ``ranges`` the trained ones.
 
     Returns:
         The graphs, and for each that could not be made the reason.
     """
-    made = Variants({FP32: fp32})
+    made, progress = Variants({FP32: fp32}), goal.progress
     if options.makes("trt", "fp32", "fp16"):
         made.graphs[OLD_OPSET] = fp32
     consumers: tuple[Consumer, ...] = get_args(Consumer)
@@ -113,46 +121,31 @@ def make_variants(
     if fp16_for:
         progress("float16 graph")
         with made.making(FP16):
-            made.graphs[FP16], fp16 = to_fp16(fp32, reference.tensors, ranges=ranges)
+            made.graphs[FP16], fp16 = to_fp16(fp32, goal.reference.tensors, ranges=ranges)
             made.notes.append(_fp16_note(fp16))
             made.methods.update({f"{name} fp16": "extremes" for name in fp16_for})
-    excluded: tuple[str, ...] = ()
     for consumer in int8_for:
         progress("int8 graph" if consumer == "ort" else "int8 graph for TensorRT")
         with made.making(*_int8_files(consumer)):
             reduce_range = options.reduce_range and consumer == "ort"  # TensorRT's sums have 32 bits
+            floats: tuple[str, ...] = ()
             if trained is not None:
-                graph, int8 = _trained_int8(trained, reference, ranges, consumer)
-            elif options.budget is not None and made.search is None:
-                graph, found = search_within_budget(
-                    fp32,
-                    reference.tensors,
-                    reference.outputs,
-                    reference.spec,
-                    options.budget,
-                    consumer,
-                    reduce_range=reduce_range,
-                    ranges=ranges,
-                    progress=progress,
-                )
-                int8 = found.int8
-                limits = options.budget.deviation_px, options.budget.depth_mm
-                made.search = BudgetSearch(
-                    *limits, found.plain.parity.deviation_px.p95, found.plain_latency_ms, found.excluded
-                )
-                excluded = int8.excluded
+                made.graphs[INT8[consumer]], int8 = _trained_int8(trained, goal.reference, ranges, consumer)
             else:
-                graph, int8 = to_int8(
-                    fp32, reference.tensors, consumer, exclude=excluded, reduce_range=reduce_range, ranges=ranges
-                )
-            made.graphs[INT8[consumer]] = graph
+                candidates = OnnxCandidates(fp32, ranges, consumer, reduce_range=reduce_range)
+                label = "ort int8" if consumer == "ort" else graph_label("int8", "weak")
+                floats = made.keep(keep_limits(candidates, goal, label))
+                made.graphs[INT8[consumer]], int8 = candidates.make(floats)
             made.notes.append(_int8_note(INT8[consumer], int8))
             if int8.method is not None:
                 made.methods[f"{consumer} int8"] = int8.method
             if consumer == "trt":
                 with made.making(INT8_FP16):
-                    unsafe = [one.node for one in unsafe_in_fp16(fp32, ranges)]
-                    made.graphs[INT8_FP16] = to_int8_fp16(graph, unsafe)
+                    if trained is not None:
+                        unsafe = [one.node for one in unsafe_in_fp16(fp32, ranges)]
+                        made.graphs[INT8_FP16] = to_int8_fp16(made.graphs[INT8[consumer]], unsafe)
+                    else:
+                        made.graphs[INT8_FP16] = _int8_fp16(fp32, ranges, goal, floats, made)
     return made
 
 
@@ -168,6 +161,18 @@ def _trained_int8(
         )
         note = f"made anew with the trained scales, since the graph's own quantisation did not do: {err.message}"
         return graph, replace(report, method=None, crops=0, notes=(*report.notes, note))
+
+
+def _int8_fp16(fp32: ir.Model, ranges: Ranges, goal: Goal, floats: Collection[str], made: Variants) -> ir.Model:
+    """The strongly typed graph, which has float16 around int8 and may need more layers in float than the other."""
+    unsafe = [one.node for one in unsafe_in_fp16(fp32, ranges)]
+
+    def halved(graph: ir.Model) -> ir.Model:
+        return rounding_to_nearest(to_int8_fp16(graph, unsafe))
+
+    candidates = OnnxCandidates(fp32, ranges, "trt", finish=halved)
+    floats = made.keep(keep_limits(candidates, goal, graph_label("int8", "strong"), start=floats))
+    return to_int8_fp16(candidates.make(floats)[0], unsafe)
 
 
 def deployed(file: str, graph: ir.Model, spec: ModelSpec, options: ExportOptions) -> tuple[ir.Model, str]:
@@ -196,7 +201,7 @@ def _int8_files(consumer: Consumer) -> list[str]:
 
 def check_trained(options: ExportOptions) -> None:
     """Raises `UsageError` for options that a network does not take which was trained for int8."""
-    if options.budget is not None or options.calibration is not None or options.reduce_range:
+    if options.has_budget or options.calibration is not None or options.reduce_range:
         raise UsageError(
             "This network was trained for int8 and brings its own scales: nothing is calibrated or searched, and its "
             "weights keep their 8 bits.",

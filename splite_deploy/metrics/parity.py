@@ -16,6 +16,9 @@ from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
 Outputs = Mapping[str, FloatArray]
 SWITCH_CELLS = 2
+MAX_FACTOR = 6.0
+"""Below fp32 the largest deviation may be this many times the limit of the 95th percentile: one ambiguous keypoint in a
+thousand must not rule out a precision."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,27 @@ def measure_deviation(
 
 def violations(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[str]:
     """The limits that a comparison breaks, each as a phrase; empty if none."""
-    found = []
-    if not parity.deviation_px.p95 <= limits.shift_p95_px:
-        found.append(f"keypoint deviation p95 {parity.deviation_px.p95:.4g} px (limit {limits.shift_p95_px:g})")
-    if not parity.deviation_px.max <= limits.shift_max_px:
-        found.append(f"keypoint deviation max {parity.deviation_px.max:.4g} px (limit {limits.shift_max_px:g})")
+    return [
+        f"{what} {value:.4g} {unit} (limit {limit:.4g})"
+        for what, value, limit, unit in _limited(parity, limits, spec)
+        if not value <= limit
+    ]
+
+
+def share_used(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> float:
+    """The largest share of a limit that a comparison uses; over 1 it breaks that limit."""
+    return max(value / limit for _, value, limit, _ in _limited(parity, limits, spec))
+
+
+def _limited(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[tuple[str, float, float, str]]:
+    """What is limited, each with its value, its limit, and the unit of both."""
+    found = [
+        ("keypoint deviation p95", parity.deviation_px.p95, limits.shift_p95_px, "px"),
+        ("keypoint deviation max", parity.deviation_px.max, limits.shift_max_px, "px"),
+    ]
     if parity.depth is not None:
         limit = spec.depth_limit(limits) * (spec.mm_per_unit() or 1.0)
-        if not parity.depth.p95 <= limit:
-            found.append(f"depth deviation p95 {parity.depth.p95:.4g} {parity.depth_unit} (limit {limit:.4g})")
+        found.append(("depth deviation p95", parity.depth.p95, limit, parity.depth_unit))
     return found
 
 
@@ -121,7 +136,7 @@ def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
     side = max(spec.input.height, spec.input.width) / spec.input.box_padding
     return LimitSpec(
         shift_p95_px=max(spec.limits.shift_p95_px, 0.005 * side * part),
-        shift_max_px=max(spec.limits.shift_max_px, 0.03 * side * part),
+        shift_max_px=max(spec.limits.shift_max_px, MAX_FACTOR * 0.005 * side * part),
         depth_p95=max(spec.depth_limit(spec.limits), 0.05 * spec.units_per_palm() * part),
     )
 

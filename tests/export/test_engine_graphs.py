@@ -113,8 +113,8 @@ def test_engines_alone_leave_the_graph_for_onnx_runtime(export: Run, output: Pat
     assert export("-b", "trt", "-p", "int8", "--max-shift-px", 0.01, "--json", "-").exit_code == 0
     assert [artifact.label for artifact in Bundle.open(output).manifest.artifacts] == ["ort fp32"]
     report = Bundle.open(output).report()
-    assert report.search is not None and report.recommendation is None
-    returned = {row.layer for row in report.search.excluded}
+    assert report.searches and report.recommendation is None
+    returned = {row.layer for row in report.searches[0].excluded}
     note = next(note for note in report.notes if note.startswith("model.int8.trt.onnx"))
     assert returned and all(layer in note.partition("excluded: ")[2] for layer in returned)
 

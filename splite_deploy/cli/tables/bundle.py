@@ -11,7 +11,7 @@ from rich.table import Table
 
 from splite_deploy.bench.profile import types_histogram
 from splite_deploy.bundle import REPORT, Artifact, Bundle, Failure, Parity, Report, TensorSpec
-from splite_deploy.bundle.report import BudgetSearch, Recommendation
+from splite_deploy.bundle.report import LayerSearch, Recommendation
 from splite_deploy.runtime.backends.trt.module import FLAVOURS
 from splite_deploy.spec import ModelSpec
 
@@ -78,27 +78,52 @@ def bundle_tables(bundle: Bundle, report: Report) -> list[RenderableType]:
 def measured_tables(report: Report, spec: ModelSpec) -> list[RenderableType]:
     """What the export measured: differences, layers excluded from quantisation, and which artifact to ship."""
     tables = [parity_table([(parity, ()) for parity in report.parity], spec)]
-    tables += [] if report.search is None else [_search_table(report.search)]
+    for search in report.searches:
+        tables += _search_tables(search, spec)
     tables += [] if report.recommendation is None else _recommendation_tables(report.recommendation)
     return tables
 
 
-def _search_table(search: BudgetSearch) -> RenderableType:
-    """The layers excluded from quantisation, in the order of the search."""
-    limits = ((search.max_shift_px, "px"), (search.max_shift_mm, "mm"))
-    requested = " and ".join(f"{limit:g} {unit}" for limit, unit in limits if limit is not None)
-    if not search.excluded:
-        return f"int8 keeps the budget of {requested} with every layer quantised."
-    table = Table(title=f"int8: layers excluded from quantisation until the deviation was below {requested} (p95)")
-    for heading in ("layer", "kind"):
-        table.add_column(heading)
-    for heading in ("this layer alone, p95 px", "remaining, p95 px", "latency p50 ms"):
+def _search_tables(search: LayerSearch, spec: ModelSpec) -> list[RenderableType]:
+    """What the search for layers in float found: before and after it, and the layers with their costs."""
+    depth_limit = spec.depth_limit(search.limits) * (spec.mm_per_unit() or 1.0)
+    unit = search.plain.depth_unit
+    table = Table(title=escape(f"{search.artifact}: layers in float, so that it keeps its limits"))
+    table.add_column("")
+    for heading in ("deviation p95 px", "max px", *([f"depth p95 {unit}"] if unit else ()), "latency min ms"):
         table.add_column(heading, justify="right")
-    table.add_row("every layer in int8", "", "", f"{search.plain_p95_px:.3g}", f"{search.plain_latency_ms:.3f}")
+    count = len(search.excluded)
+    for name, one in (
+        (f"all {search.layers} layers in int8", search.plain),
+        (f"{count} of them back in float", search.mixed),
+    ):
+        figures = [one.deviation_px.p95, one.deviation_px.max, *([one.depth.p95] if one.depth is not None else ())]
+        table.add_row(name, *(f"{value:.3g}" for value in figures), f"{one.latency_ms:.3f}")
+    limits = [search.limits.shift_p95_px, search.limits.shift_max_px, *([depth_limit] if unit else ())]
+    table.add_row("limits", *(f"{value:.3g}" for value in limits), "")
+    layers = Table(
+        title=escape(f"{search.artifact}: layers that went back to float, the costliest first"),
+        caption="Cost: keypoint deviation p95 with this layer alone in int8, on a part of the crops.",
+    )
+    for heading in ("layer", "kind"):
+        layers.add_column(heading)
+    layers.add_column("cost px", justify="right")
     for row in search.excluded:
-        deviations = f"{row.isolated_p95_px:.3g}", f"{row.accumulated_p95_px:.3g}"
-        table.add_row(escape(row.layer), row.op, *deviations, f"{row.latency_ms:.3f}")
-    return table
+        layers.add_row(escape(row.layer), row.op, f"{row.isolated_p95_px:.3g}")
+    return [table, layers]
+
+
+def search_line(search: LayerSearch) -> str:
+    """What the search for layers in float found, as a sentence."""
+    plain, mixed = search.plain, search.mixed
+    text = (
+        f"{search.artifact}: {len(search.excluded)} of {search.layers} layers went back to float, so that keypoints "
+        f"move by {mixed.deviation_px.p95:.3g} px (p95; {plain.deviation_px.p95:.3g} with all in int8, limit "
+        f"{search.limits.shift_p95_px:.3g}), at most by {mixed.deviation_px.max:.3g} px ({plain.deviation_px.max:.3g}, "
+        f"limit {search.limits.shift_max_px:.3g}); it takes {mixed.latency_ms:.3f} ms instead of "
+        f"{plain.latency_ms:.3f} here"
+    )
+    return f"{text} in ONNX Runtime." if search.artifact.startswith("trt") else f"{text}."
 
 
 def _recommendation_tables(recommendation: Recommendation) -> list[RenderableType]:

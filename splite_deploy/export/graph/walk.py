@@ -314,7 +314,12 @@ def run_batches(session: ort.InferenceSession, crops: FloatArray) -> Iterator[di
 
 def run_graph(model: ir.Model, crops: FloatArray) -> dict[str, FloatArray]:
     """Outputs by name, N first, of a graph as ONNX Runtime runs it on a CPU."""
-    rows = list(run_batches(make_session(model), crops))
+    return run_session(make_session(model), crops)
+
+
+def run_session(session: ort.InferenceSession, crops: FloatArray) -> dict[str, FloatArray]:
+    """Outputs by name, N first."""
+    rows = list(run_batches(session, crops))
     return {name: np.concatenate([row[name] for row in rows]).astype(np.float32) for name in rows[0]}
 
 

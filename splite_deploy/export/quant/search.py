@@ -1,223 +1,196 @@
-"""Mixed precision under an error budget: the layers that move keypoints most go back to float until it holds."""
+"""Mixed precision: where plain int8 breaks its limits, the layers that cost most go back to float until they hold."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import numpy as np
-import onnx_ir as ir
 
 from splite_deploy.arrays import FloatArray
-from splite_deploy.bundle.report import ExcludedLayer
-from splite_deploy.errors import ExportError, ParityError, UsageError
-from splite_deploy.export.graph.walk import (
-    WEIGHTED,
-    check_calibration,
-    layers,
-    make_session,
-    named_nodes,
-    run_graph,
+from splite_deploy.bench.interleaved import Run, interleave
+from splite_deploy.bundle.report import ExcludedLayer, LayerSearch, Mixture, Parity
+from splite_deploy.decoders import decode
+from splite_deploy.errors import ParityError
+from splite_deploy.export.crops import evenly
+from splite_deploy.export.reference import Reference
+from splite_deploy.metrics.parity import MAX_FACTOR, Outputs, share_used, violations
+from splite_deploy.spec import LimitSpec
+
+Network = Callable[[FloatArray], Outputs]
+"""From normalised crops (N, 3, h, w) to outputs by role, N first."""
+Progress = Callable[[str], None]
+
+_SAFE = 0.95  # of the limits: kernels of the device sum in another order
+_ORDERING = (
+    16  # crops that tell what a layer costs: with four times as many the search ends with as many layers in float
 )
-from splite_deploy.export.quant.precision import Int8Report, excluded_nodes, quantise
-from splite_deploy.export.quant.qdq import Consumer, has_qdq, insert_qdq, prepare, quantised_nodes
-from splite_deploy.export.quant.ranges import Method, Ranges, calibrate
-from splite_deploy.metrics.parity import Deviation, Outputs, measure_deviation
-from splite_deploy.spec import ModelSpec
-
-MAX_FACTOR = 6.0
-"""The largest deviation may be this many times the budget of the 95th percentile: one ambiguous keypoint in a thousand
-must not send a whole network back to float."""
+_SPARED = 8  # layers of the least cost that are tried in int8 again
 _LATENCY_RUNS = 15
-_SAFE = 0.95  # of the budget: kernels of the device sum in another order
+
+
+class Candidates(Protocol):
+    """An int8 network of which any layers can stay in float."""
+
+    @property
+    def layers(self) -> Mapping[str, str]:
+        """The operators of the layers that run in int8, by the layer's name, in the order of execution."""
+
+    def open(self, floats: Collection[str]) -> AbstractContextManager[Network]:
+        """The network with these layers in float."""
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What int8 may cost: the 95th percentile may reach the budget, the maximum `MAX_FACTOR` times as much.
-
-    Attributes:
-        deviation_px: Keypoint deviation, input pixels; None does not look at it.
-        depth_mm: Depth deviation, millimetres; None does not look at it.
-    """
-
-    deviation_px: float | None = None
-    depth_mm: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [value for value in (self.deviation_px, self.depth_mm) if value is not None]
-        if not given or not all(0 < value < np.inf for value in given):
-            raise UsageError("An error budget is a positive number.", hint="Give pixels, millimetres, or both.")
-
-    def used(self, deviation: Deviation) -> float:
-        """The share of the budget that is used; over 1 it is broken.
-
-        Raises:
-            UsageError: Millimetres were given for a model whose depth has none.
-        """
-        parity, shares = deviation.parity, []
-        if self.deviation_px is not None:
-            shares += [
-                parity.deviation_px.p95 / self.deviation_px,
-                parity.deviation_px.max / self.deviation_px / MAX_FACTOR,
-            ]
-        if self.depth_mm is not None:
-            if parity.depth is None or parity.depth_unit != "mm":
-                raise UsageError(
-                    "The model has no depth in millimetres, which this budget is for.",
-                    hint="Give a budget in pixels, or palm_mm in model.toml.",
-                )
-            shares += [parity.depth.p95 / self.depth_mm, parity.depth.max / self.depth_mm / MAX_FACTOR]
-        return max(shares)
-
-
-@dataclass(frozen=True)
-class SearchResult:
+class Found:
     """What the search found.
 
     Attributes:
-        int8: What the graph that was found computes in.
-        plain: Deviation with every layer in int8.
-        final: Deviation of the graph that was found.
-        plain_latency_ms: Median latency with every layer in int8; see `ExcludedLayer.latency_ms`.
-        excluded: The layers excluded from quantisation; empty where the budget was kept without.
+        floats: Names of the layers that stay in float; none where int8 keeps its limits without.
+        record: How it came to that; None where nothing was searched.
     """
 
-    int8: Int8Report
-    plain: Deviation
-    final: Deviation
-    plain_latency_ms: float
-    excluded: tuple[ExcludedLayer, ...]
+    floats: tuple[str, ...] = ()
+    record: LayerSearch | None = None
 
 
-def search_within_budget(
-    model: ir.Model,
-    crops: FloatArray,
-    reference: Outputs,
-    spec: ModelSpec,
-    budget: Budget,
-    consumer: Consumer,
-    *,
-    method: Method = "mse",
-    quantise_head: bool = False,
-    reduce_range: bool = False,
-    ranges: Ranges | None = None,
-    progress: Callable[[str], None] = lambda message: None,
-) -> tuple[ir.Model, SearchResult]:
-    """Makes the int8 graph with the fewest float layers that a greedy search finds within the budget.
+@dataclass(frozen=True)
+class Goal:
+    """What an int8 network has to keep.
 
-    Each layer is first quantised alone; the layers then return to float in the order of what that cost. Both
-    consumers' graphs are measured in ONNX Runtime, whose int8 arithmetic is that of TensorRT but for rounding.
+    Attributes:
+        reference: What it is compared with, and on what crops.
+        limits: How far the keypoints may lie.
+        hint: What to do where no mixture keeps them.
+        progress: Called with each step as it begins.
+    """
+
+    reference: Reference
+    limits: LimitSpec
+    hint: str = ""
+    progress: Progress = lambda message: None
+
+
+def keep_limits(candidates: Candidates, goal: Goal, label: str, start: Collection[str] = ()) -> Found:
+    """The layers that have to stay in float so that an int8 network keeps its limits; as few as a greedy search finds.
+
+    Each layer runs once as the only one in int8: the mean deviation of the keypoints tells what it costs. The number of
+    the costliest layers that have to be in float is found by halves, and of these the cheapest are tried in int8 again.
 
     Args:
-        model: float32 graph whose outputs are named by their role.
-        crops: (N, 3, H, W) float32, normalised; the deviation is measured on them.
-        reference: float32 outputs on ``crops`` by role, N first.
-        spec: The model; its decoder turns outputs into keypoints.
-        budget: What may be lost.
-        consumer: Who will run the graph.
-        method: See `splite_deploy.export.quant.ranges.calibrate`.
-        quantise_head: Starts with the head in int8, too.
-        reduce_range: See `splite_deploy.export.quant.qdq.insert_qdq`.
-        ranges: Of `calibrate` on the same graph; by custom from other crops than ``crops``.
-        progress: Called with each step as it begins.
-
-    Returns:
-        The graph, and what the search found.
+        candidates: The network.
+        goal: What to keep.
+        label: Of the artifact.
+        start: Layers that are in float from the start.
 
     Raises:
-        UsageError: The model gives nothing that the budget is for.
-        ExportError: The graph is quantised already, or cannot be.
-        ParityError: The budget breaks even where a single layer is left in int8.
+        ParityError: The limits break even where a single layer is left in int8; the message has the figures.
+        BackendError: An output is not finite.
     """
-    check_calibration(model, crops)
-    if has_qdq(model):
-        raise ExportError(
-            "The graph brings its own quantisation, which no search can undo.",
-            hint="Search on the float32 graph, or leave the budget out.",
-        )
-    ranges = ranges or calibrate(model, crops, method)
-    search = _Search(prepare(model), ranges, consumer, reduce_range, crops, reference, spec)
-    excluded = set(excluded_nodes(search.prepared.graph, (), quantise_head))
-    progress("every layer in int8")
-    plain, plain_ms = search.deviation(excluded), search.latency_ms(excluded)
-    final, rows = plain, []
-    if budget.used(plain) > _SAFE:
-        quantised = search.layers(excluded)
-        alone = {}
-        for index, layer in enumerate(quantised, 1):
-            progress(f"layer {index} of {len(quantised)} in int8 alone: {layer}")
-            alone[layer] = search.deviation(set(search.nodes).difference(quantised[layer]))
-        for layer in sorted(quantised, key=lambda name: -budget.used(alone[name])):
-            excluded |= set(quantised[layer])
-            if not search.layers(excluded):
-                raise _hopeless(final, budget)
-            progress(f"excluded from quantisation: {layer}")
-            final = search.deviation(excluded)
-            rows.append(
-                ExcludedLayer(
-                    layer=layer,
-                    op=search.nodes[layer].op_type,
-                    isolated_p95_px=alone[layer].parity.deviation_px.p95,
-                    accumulated_p95_px=final.parity.deviation_px.p95,
-                    latency_ms=search.latency_ms(excluded),
-                )
-            )
-            if budget.used(final) <= _SAFE:
-                break
-    made, report = quantise(search.prepared, ranges, consumer, excluded, reduce_range)
-    return made, SearchResult(report, plain, final, plain_ms, tuple(rows))
+    search = _Search(candidates, goal, tuple(start))
+    if search.share(()) <= 1:
+        return Found(search.start)
+    kinds = candidates.layers
+    layers = [name for name in kinds if name not in search.start]
+    goal.progress(f"{label} breaks its limits: measuring what each of {len(layers)} layers costs")
+    costs = {name: search.cost(name) for name in layers}
+    order = sorted(layers, key=lambda name: -costs[name][0])
+
+    def keeps(floats: Sequence[str]) -> bool:
+        return search.share(floats) <= _SAFE
+
+    goal.progress(f"{label}: finding how many of them have to be in float")
+    broken, count = 0, 1
+    while count < len(order) - 1 and not keeps(order[:count]):
+        broken, count = count, 2 * count
+    count = min(count, len(order) - 1)
+    if count < 1 or not keeps(order[:count]):
+        raise ParityError(search.hopeless(label, order[:count]), hint=goal.hint)
+    while count - broken > 1:
+        middle = (broken + count) // 2
+        broken, count = (broken, middle) if keeps(order[:middle]) else (middle, count)
+    floats = order[:count]
+    goal.progress(f"{label}: trying the cheapest of {count} in int8 again")
+    for name in reversed(floats[1:][-_SPARED:]):
+        fewer = [other for other in floats if other != name]
+        if keeps(fewer):
+            floats = fewer
+    plain, mixed = search.mixtures((), floats)
+    excluded = tuple(ExcludedLayer(name, kinds[name], costs[name][1]) for name in floats)
+    return Found((*search.start, *floats), LayerSearch(label, len(kinds), goal.limits, plain, mixed, excluded))
 
 
 @dataclass(frozen=True)
 class _Search:
-    prepared: ir.Model
-    ranges: Ranges
-    consumer: Consumer
-    reduce_range: bool
-    crops: FloatArray
-    reference: Outputs
-    spec: ModelSpec
+    candidates: Candidates
+    goal: Goal
+    start: tuple[str, ...]
+    tried: dict[frozenset[str], Parity] = field(default_factory=dict)
 
-    @cached_property
-    def nodes(self) -> dict[str, ir.Node]:
-        return named_nodes(self.prepared.graph)
+    @property
+    def reference(self) -> Reference:
+        return self.goal.reference
 
-    @cached_property
-    def all_layers(self) -> dict[str, list[str]]:
-        return layers(self.prepared.graph)
+    def parity(self, floats: Sequence[str]) -> Parity:
+        """How far the keypoints lie with these layers in float; each mixture is run once."""
+        key = frozenset(floats)
+        if key not in self.tried:
+            with self.candidates.open([*self.start, *floats]) as network:
+                self.tried[key] = self.reference.measure("", network(self.reference.tensors)).parity
+        return self.tried[key]
 
-    def layers(self, excluded: set[str]) -> dict[str, list[str]]:
-        """Layers whose weights are in int8."""
-        requested = quantised_nodes(self.prepared.graph, self.ranges, self.consumer, excluded)
-        weighted = {name for name in requested if self.nodes[name].op_type in WEIGHTED}
-        return {first: names for first, names in self.all_layers.items() if first in weighted}
+    def share(self, floats: Sequence[str]) -> float:
+        return share_used(self.parity(floats), self.goal.limits, self.reference.spec)
 
-    def deviation(self, excluded: set[str]) -> Deviation:
-        made = insert_qdq(self.prepared, self.ranges, self.consumer, excluded, reduce_range=self.reduce_range)
-        return measure_deviation(self.reference, run_graph(made, self.crops), self.spec)
+    def cost(self, layer: str) -> tuple[float, float]:
+        """What a layer costs that alone is in int8: a figure to compare by, and the deviation's p95 in pixels.
 
-    def latency_ms(self, excluded: set[str]) -> float:
-        made = insert_qdq(self.prepared, self.ranges, "ort", excluded, reduce_range=self.reduce_range)
-        session = make_session(made)
-        feeds = {session.get_inputs()[0].name: self.crops[:1]}
-        times = []
-        for _ in range(_LATENCY_RUNS + 3):
-            start = time.perf_counter()
-            session.run(None, feeds)
-            times.append(time.perf_counter() - start)
-        return 1000 * float(np.median(times[3:]))
+        The maximum and even p95 of a few crops hang on single ambiguous keypoints; the mean does not.
+        """
+        reference, limits = self.reference, self.goal.limits
+        some = evenly(len(reference.tensors), _ORDERING)
+        with self.candidates.open([name for name in self.candidates.layers if name != layer]) as network:
+            after = decode(network(reference.tensors[some]), reference.spec)
+        before = decode({role: values[some] for role, values in reference.outputs.items()}, reference.spec)
+        moved_px = np.linalg.norm((after.keypoints - before.keypoints).astype(np.float64), axis=-1)
+        figure = float(moved_px.mean()) / limits.shift_p95_px
+        if before.depth is not None and after.depth is not None:
+            figure += float(np.abs(after.depth - before.depth).mean()) / reference.spec.depth_limit(limits)
+        return figure, float(np.percentile(moved_px, 95))
+
+    def mixtures(self, *floats_of_each: Sequence[str]) -> list[Mixture]:
+        """What is recorded of several mixtures, timed with one crop in turn."""
+        one = self.reference.tensors[:1]
+        runs: dict[str, Run] = {}
+        with ExitStack() as stack:
+            for index, floats in enumerate(floats_of_each):
+                network = stack.enter_context(self.candidates.open([*self.start, *floats]))
+                runs[str(index)] = partial(_run, network, one)
+            taken_ms = interleave(runs, _LATENCY_RUNS, warmup_frames=3)
+        found = []
+        for index, floats in enumerate(floats_of_each):
+            parity = self.parity(floats)
+            shortest_ms = float(taken_ms[str(index)].min())
+            found.append(Mixture(parity.deviation_px, parity.depth, parity.depth_unit, shortest_ms))
+        return found
+
+    def hopeless(self, label: str, floats: Sequence[str]) -> str:
+        """Which limits break although next to nothing is in int8, and by how much."""
+        parity, limits = self.parity(floats), self.goal.limits
+        broken = violations(parity, limits, self.reference.spec) or [f"less than {1 - _SAFE:.0%} of a limit is left"]
+        count = len(self.candidates.layers)
+        told = (
+            f"{label} breaks its limits on {parity.crops} crops with only one of {count} layers in int8: "
+            f"{'; '.join(broken)}."
+        )
+        exceeded = parity.deviation_px.max > limits.shift_max_px
+        if exceeded and math.isclose(limits.shift_max_px, MAX_FACTOR * limits.shift_p95_px):
+            told += f" The maximum may be {MAX_FACTOR:g} times the limit of p95."
+        return told
 
 
-def _hopeless(deviation: Deviation, budget: Budget) -> ParityError:
-    parity, wanted = deviation.parity, []
-    if budget.deviation_px is not None:
-        wanted.append(f"keypoint deviation p95 {parity.deviation_px.p95:.3g} px (budget {budget.deviation_px:g})")
-    if budget.depth_mm is not None and parity.depth is not None:
-        wanted.append(f"depth deviation p95 {parity.depth.p95:.3g} mm (budget {budget.depth_mm:g})")
-    return ParityError(
-        f"With only one layer in int8 the budget is still exceeded: {', '.join(wanted)}.",
-        hint="Allow a larger deviation, calibrate with more crops, train with fake quantisation, or export fp16.",
-    )
+def _run(network: Network, crop: FloatArray, index: int) -> Outputs:
+    return network(crop)
