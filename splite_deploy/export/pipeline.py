@@ -63,7 +63,7 @@ from splite_deploy.export.options import ExportOptions as ExportOptions
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
 from splite_deploy.export.quant.qdq import has_qdq
 from splite_deploy.export.quant.ranges import Ranges
-from splite_deploy.export.quant.search import Goal
+from splite_deploy.export.quant.search import Goal, keep_limits
 from splite_deploy.export.quant.trained import has_quantisers, without_quantisers
 from splite_deploy.export.quant.trained_graph import TrainedGraph, split_quantisation
 from splite_deploy.export.recommend import recommend, saturation_note
@@ -85,7 +85,7 @@ from splite_deploy.metrics.parity import Outputs
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import run_each
-from splite_deploy.spec import LimitSpec, ModelSpec, Precision
+from splite_deploy.spec import LimitSpec, Precision
 
 if TYPE_CHECKING:
     from splite_deploy.compile.tflite.converter import Converted
@@ -219,7 +219,8 @@ def export_bundle(
                         of_tflite.setdefault(precision, []).append(f"{name} {precision}")
                 make_int8 = None
                 if ranges is not None and seen is not None and options.int8_recipe == "full-integer":
-                    make_int8 = partial(_tflite_int8, fp32.file.model, ranges, seen, spec, made)
+                    searches = trained is None
+                    make_int8 = partial(_tflite_int8, fp32.file.model, ranges, seen, goal, made, searches)
                 with failures.kept(*chain(*of_tflite.values())), explained(fp32.file.model, reference.tensors[:1]):
                     compiler.wait(progress=progress)
                     for precision, names in of_tflite.items():
@@ -393,13 +394,24 @@ def _engine_graphs(
 
 
 def _tflite_int8(
-    fp32: ir.Model, ranges: Ranges, pixels: NDArray[np.uint8], spec: ModelSpec, made: Variants, converted: Converted
+    fp32: ir.Model,
+    ranges: Ranges,
+    pixels: NDArray[np.uint8],
+    goal: Goal,
+    made: Variants,
+    searches: bool,
+    converted: Converted,
 ) -> tuple[bytes, QuantisationReport]:
-    """The int8 file of a TFLite file, and what it computes in, which becomes a note."""
+    """The int8 file of a TFLite file, and what it computes in, which becomes a note.
+
+    Raises:
+        ParityError: Layers return to float, and it breaks its limits still.
+    """
     from splite_deploy.export.quant.tflite_candidates import TfliteCandidates, int8_note
 
-    tensors = Preprocessor(spec.input, spec.input.color).normalise(pixels)
-    content, report = TfliteCandidates(converted, fp32, ranges, tensors).make()
+    image = goal.reference.spec.input
+    candidates = TfliteCandidates(converted, fp32, ranges, Preprocessor(image, image.color).normalise(pixels))
+    content, report = candidates.make(made.keep(keep_limits(candidates, goal, "tflite int8")) if searches else ())
     made.methods["tflite int8"] = ranges.method
     made.notes.append(int8_note("model.int8.tflite", report))
     return content, report
