@@ -52,6 +52,8 @@ WORKS = (
     case_nets.ScaleNorm,
     case_nets.Gelu,
     case_nets.GroupNormed,
+    case_nets.Bicubic,
+    case_nets.Coordinates,
 )
 ALL = ("-p", "fp32", "-p", "fp16", "-p", "int8")
 

@@ -114,6 +114,33 @@ class AlignCorners(nn.Module):
         return maps
 
 
+class Bicubic(nn.Module):
+    """Bicubic enlargement, which converters write as products with constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Conv2d(3, 8, 3, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.avg_pool2d(torch.relu(self.a(x)), 2)
+        maps: Tensor = self.c(functional.interpolate(x, scale_factor=2, mode="bicubic"))
+        return maps
+
+
+class Coordinates(nn.Module):
+    """What a ReLU gives beside negative constants: one scale for both does not clip the first any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3, 4, 1), nn.Conv2d(9, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x))
+        column = torch.linspace(-1, 1, 16).view(1, 1, 1, 16).expand(x.shape[0], 1, 16, 16)
+        maps: Tensor = self.c(self.b(torch.cat([x, column], 1)))
+        return maps
+
+
 class ScalarTimes(nn.Module):
     """A product with a scalar constant between two convolutions."""
 

@@ -26,6 +26,7 @@ _COPIES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "SLICE", 
 _NO_FAST_KERNEL = "XNNPACK multiplies two activations in float alone"
 _NO_KERNEL = "it has no int8 form that keeps its values"
 _SOFTMAX = "a softmax raises rounding errors to the power of e"
+_WEIGHTS_FIRST = "its weights come first, which no int8 kernel takes"
 _AROUND = "it is part of a softmax or norm in float"
 _BETWEEN = "it lies between operators in float"
 EXCLUDED = "excluded from quantisation"
@@ -57,6 +58,8 @@ def float_operators(network: Network, excluded: Collection[str]) -> dict[str, st
             pending.append(operator)
         elif operator.kind == "BATCH_MATMUL" and len(network.activations(operator)) == 2:
             found.setdefault(network.result(operator), _NO_FAST_KERNEL)
+        elif operator.kind == "BATCH_MATMUL" and network.constant(operator.inputs[0]) is not None:
+            found.setdefault(network.result(operator), _WEIGHTS_FIRST)  # as resizing by bicubic weights is written
     seen = {id(operator) for operator in pending}
     while pending:
         for other in neighbours(pending.pop()):

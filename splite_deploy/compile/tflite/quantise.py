@@ -269,8 +269,8 @@ def _fit(network: Network, floats: Set[str], known: Mapping[str, Range]) -> dict
         CompileError: The range of a tensor is not known.
     """
     ranges = dict(known)
-    _absorb_clamps(network, floats, ranges)
-    _share(network, floats, ranges)
+    absorbed = _absorb_clamps(network, floats, ranges)
+    _share(network, floats, ranges, absorbed)
     used = {t for operator in network.operators if network.result(operator) not in floats
             for t in (*network.activations(operator), *operator.outputs) if network.is_float(t)}  # fmt: skip
     missing = [network.name(tensor) for tensor in sorted(used) if network.name(tensor) not in ranges]
@@ -284,11 +284,12 @@ def _fit(network: Network, floats: Set[str], known: Mapping[str, Range]) -> dict
     return ranges
 
 
-def _absorb_clamps(network: Network, floats: Set[str], ranges: dict[str, Range]) -> None:
+def _absorb_clamps(network: Network, floats: Set[str], ranges: dict[str, Range]) -> set[str]:
     """Drops clamps behind operators that scale their result: the range of the result is then that of the clamp.
 
-    Operators that only move values may lie between the two.
+    Operators that only move values may lie between the two. Returns the tensors whose range now clamps.
     """
+    absorbed: set[str] = set()
     for clamp in list(network.operators):
         clamped, read = bounds(network, clamp), network.activations(clamp)
         if clamped is None or len(read) != 1 or {network.result(clamp), network.name(read[0])} & floats:
@@ -306,11 +307,13 @@ def _absorb_clamps(network: Network, floats: Set[str], ranges: dict[str, Range])
             continue
         joint = max(ranges[name][0], clamped[0]), min(ranges[name][1], clamped[1])
         ranges.update({network.result(operator): joint for operator in way})
+        absorbed.update(map(network.result, way))
         way[1].outputs = list(clamp.outputs)
         network.operators.remove(clamp)
+    return absorbed
 
 
-def _share(network: Network, floats: Collection[str], ranges: dict[str, Range]) -> None:
+def _share(network: Network, floats: Collection[str], ranges: dict[str, Range], absorbed: Set[str]) -> None:
     """Gives what is joined one range, and carries ranges through operators that only move values, both ways."""
     makers, readers = network.makers(), network.readers()
     for operator in network.operators:
@@ -324,7 +327,7 @@ def _share(network: Network, floats: Collection[str], ranges: dict[str, Range]) 
             joint = min(low for low, _ in known), max(high for _, high in known)
             ranges.update(dict.fromkeys(map(network.name, operator.outputs), joint))
             for tensor in read:
-                _widen(network, tensor, joint, makers, readers, ranges)
+                _widen(network, tensor, joint, makers, readers, ranges, absorbed)
         elif network.name(read[0]) in ranges:
             ranges.update(dict.fromkeys(map(network.name, operator.outputs), ranges[network.name(read[0])]))
 
@@ -336,9 +339,10 @@ def _widen(
     makers: Mapping[int, Operator],
     readers: Mapping[int, Sequence[Operator]],
     ranges: dict[str, Range],
+    absorbed: Set[str],
 ) -> None:
-    """Gives a tensor a wider range where nobody else reads it, and what it is moved from."""
-    while len(readers[tensor]) == 1 and tensor not in network.outputs:
+    """Gives a tensor a wider range where nobody else reads it and it does not clamp, and what it is moved from."""
+    while len(readers[tensor]) == 1 and tensor not in network.outputs and network.name(tensor) not in absorbed:
         ranges[network.name(tensor)] = joint
         maker = makers.get(tensor)
         read = [] if maker is None else network.activations(maker)
