@@ -23,15 +23,23 @@ from arch import build as build_float
 _INT8 = {"quant_min": -128, "quant_max": 127, "dtype": torch.qint8}
 
 
+class _Largest(ao.MovingAveragePerChannelMinMaxObserver):  # type: ignore[misc]
+    """Steps of the largest over 127; torch's own, for -128 to 127, are over 127.5."""
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        scale, zero_point = super().calculate_qparams()
+        return scale * (127.5 / 127), zero_point
+
+
 def _activation() -> ao.FakeQuantize:
     """One scale per tensor, from the moving average of each batch's extremes."""
     return ao.FakeQuantize(ao.MovingAverageMinMaxObserver, qscheme=torch.per_tensor_symmetric, **_INT8)
 
 
 def _weight() -> ao.FakeQuantize:
-    """One scale per output channel, always that of the weights as they are."""
-    observer = ao.MovingAveragePerChannelMinMaxObserver
-    return ao.FakeQuantize(observer, qscheme=torch.per_channel_symmetric, ch_axis=0, averaging_constant=1.0, **_INT8)
+    """One scale per output channel, always that of the weights as they are: the largest over 127, as in an export."""
+    scheme = torch.per_channel_symmetric
+    return ao.FakeQuantize(_Largest, qscheme=scheme, ch_axis=0, averaging_constant=1.0, **_INT8)
 
 
 class QuantisedConv(nn.Sequential):
@@ -144,3 +152,28 @@ def set_quantisers(network: nn.Module, *, quantising: bool, observing: bool) -> 
         if isinstance(module, ao.FakeQuantize):
             module.enable_fake_quant(quantising)
             module.enable_observer(quantising if module.is_per_channel else observing)
+
+
+@torch.no_grad()
+def round_weights(network: nn.Module) -> None:
+    """Rounds the weights of a network with quantisers to the steps of their int8 form.
+
+    The float network is then the one whose weights int8 has: the two differ by the rounding of activations alone.
+    """
+    for module in network.modules():
+        if isinstance(module, QuantisedConv):
+            conv, norm = module[0], module[1]
+            assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None
+            gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+            _round(conv.weight, gain)
+        elif isinstance(module, QuantisedGate):
+            _round(module.reduce.weight, torch.ones(1, dtype=torch.float64))
+            _round(module.expand.weight, torch.ones(1, dtype=torch.float64))
+
+
+def _round(weight: Tensor, gain: Tensor) -> None:
+    """Rounds a weight that is multiplied by ``gain``, for each output channel or for all, before it is quantised."""
+    gain = gain.to(weight.device).reshape(-1, 1, 1, 1)
+    folded = weight.double() * gain
+    step = (folded.abs().amax((1, 2, 3), keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).eps)
+    weight.copy_(torch.where(gain == 0, weight.double(), torch.round(folded / step) * step / gain))

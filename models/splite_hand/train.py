@@ -9,8 +9,9 @@ r"""Trains SPLite Hand on photographs and rendered hands. Runs on the developer'
 CARD.md has the commands of the network that is shipped: dense, sparse, compacted, fine-tuned, fine-tuned for int8.
 
 With --qat the network is trained as float and as int8 at once (arch_int8.py): the float one by labels and teacher, the
-int8 one to say what the float one says. ``OUT/splite_hand.safetensors`` then serves both, and ``OUT/int8`` holds the
-same weights with their fake quantisers and a model.toml.
+int8 one to say what the float one says. In the end weights are rounded to the steps of int8, which float then has as
+``OUT/splite_hand.safetensors`` serves both, and ``OUT/int8`` holds the same weights with their fake quantisers and a
+model.toml.
 
 An interrupted training goes on where it stopped when the same command is given again. The result is
 ``OUT/splite_hand.safetensors``, the exponential moving average of the weights after the last step: no checkpoint is
@@ -60,7 +61,7 @@ from splite_deploy.spec import ModelSpec, load_model_toml
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from arch import build
-from arch_int8 import quantise, set_quantisers
+from arch_int8 import quantise, round_weights, set_quantisers
 from data import Batch, Batches, load_real, render_pool
 from equalise import equalise
 from losses import WEIGHTS, Distillation, Int8Deviation, PoseLoss
@@ -400,6 +401,9 @@ def write_checkpoint(
     out: Path, training: Training, model: Path, labels: list[LabelledImage], init: Checkpoint | None
 ) -> None:
     """Writes the averaged weights and, of int8 training, the same ones with their quantisers to ``OUT/int8``."""
+    network = training.average.module
+    if training.recipe.qat:
+        round_weights(network)
     accuracy = validate(training, labels) if labels else None
     metadata = {
         "format": "splite-checkpoint",
@@ -408,10 +412,9 @@ def write_checkpoint(
         "accuracy": json.dumps(vars(accuracy) if accuracy else {}),
         **{key: value for key, value in (init.metadata if init else {}).items() if key == HEADER},
     }
-    network = training.average.module
     if training.recipe.qat:
         set_quantisers(network, quantising=True, observing=False)
-        with torch.no_grad():  # gives the averaged weights their scales
+        with torch.no_grad():  # gives the rounded weights their scales
             network(torch.zeros(1, 3, training.spec.input.height, training.spec.input.width, device=training.device))
     tensors = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
     target = out / "splite_hand.safetensors"
@@ -425,6 +428,7 @@ def write_checkpoint(
         here = os.path.relpath(HERE, folder)
         text = re.sub(r'^(arch|samples) = "', rf'\1 = "{here}/', model.read_text(encoding="utf-8"), flags=re.MULTILINE)
         text = text.replace(f"{here}/arch.py:", f"{here}/arch_int8.py:")
+        text = re.sub(r"^calibration = .*\n", "", text, flags=re.MULTILINE)  # it brings its own ranges
         save_atomically(folder / "model.toml", lambda path: path.write_text(text, encoding="utf-8") and None)
         print(f"{folder / target.name}: the same with its fake quantisers")
 

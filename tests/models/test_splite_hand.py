@@ -27,6 +27,7 @@ from splite_deploy.spec import ModelSpec, load_model_toml
 HAND = Path(__file__).parents[2] / "models" / "splite_hand"
 CHECKPOINT = HAND / "splite_hand.safetensors"
 DENSE = HAND / "splite_hand_dense.safetensors"
+INT8 = HAND / "int8" / "splite_hand.safetensors"
 if str(HAND) not in sys.path:
     sys.path.insert(0, str(HAND))
 
@@ -323,6 +324,38 @@ def test_quantisers_off_leave_the_float_network(spec: ModelSpec) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))
     assert (quantised[0] - floats[0]).abs().max() > 1e-3 * floats[0].abs().max()
     assert names < set(network.state_dict())
+
+
+def test_rounded_weights_are_those_of_int8(spec: ModelSpec) -> None:
+    network, crops = seeded(spec)
+    arch_int8.quantise(network)
+    with torch.no_grad():
+        before = [parameter.clone() for parameter in network.parameters()]
+        arch_int8.round_weights(network)
+        arch_int8.set_quantisers(network, quantising=True, observing=True)
+        network(crops)
+        for module in network.modules():  # the weights are quantised, the activations are not
+            if isinstance(module, arch_int8.ao.FakeQuantize):
+                module.enable_fake_quant(module.is_per_channel)
+        int8 = network(crops)[0]
+        arch_int8.set_quantisers(network, quantising=False, observing=False)
+        floats = network(crops)[0]
+    assert (int8 - floats).norm() < 1e-5 * floats.norm()
+    moved = [(a - b).norm() / b.norm() for a, b in zip(network.parameters(), before, strict=True) if b.dim() == 4]
+    assert 0 < max(moved) < 0.02
+
+
+def test_the_checkpoint_for_int8_serves_float_and_int8(hand_digits: Path, spec: ModelSpec) -> None:
+    labels = read_labels(hand_digits, split="val")
+    loaded = load_model(INT8, None, None)
+    assert loaded.spec == spec
+    estimator = train.TorchEstimator(loaded.network, spec, torch.device("cpu"))
+    int8 = keypoint_errors(labels, estimator).summary()
+    with without_quantisers(loaded.network):
+        floats = keypoint_errors(labels, estimator).summary()
+    assert floats.mean_error_box_pct < 1.56 and floats.pa_mpjpe_mm < 5.97
+    assert int8 != floats
+    assert abs(int8.pa_mpjpe_mm - floats.pa_mpjpe_mm) <= 0.05
 
 
 def test_the_deviation_of_int8_counts_pixels(spec: ModelSpec) -> None:
