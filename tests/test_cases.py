@@ -54,6 +54,7 @@ WORKS = (
     case_nets.GroupNormed,
     case_nets.Bicubic,
     case_nets.Coordinates,
+    case_nets.Attention,
 )
 ALL = ("-p", "fp32", "-p", "fp16", "-p", "int8")
 

@@ -141,6 +141,23 @@ class Coordinates(nn.Module):
         return maps
 
 
+class Attention(nn.Module):
+    """Attention without a head axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.c = nn.Conv2d(3, 8, 3, 4, 1), nn.Conv2d(8, 4, 1)
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x))
+        n, c, h, w = x.shape
+        tokens = x.flatten(2).transpose(1, 2)
+        mixed = functional.scaled_dot_product_attention(self.q(tokens), self.k(tokens), self.v(tokens))
+        maps: Tensor = self.c((tokens + mixed).transpose(1, 2).reshape(n, c, h, w))
+        return maps
+
+
 class ScalarTimes(nn.Module):
     """A product with a scalar constant between two convolutions."""
 

@@ -653,7 +653,11 @@ def _expected(error: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray
 
 
 def _channel_axis(node: ir.Node, weight: NDArray[Any]) -> int | None:
-    """The axis of the output channels; None for grouped transposed convolutions, which spread them over two."""
+    """The axis of the output channels.
+
+    None for grouped transposed convolutions, which spread them over two, and for matrices behind other axes, of which
+    ONNX Runtime's kernel takes one scale.
+    """
     given = attributes(node)
     if node.op_type == "Conv":
         return 0
@@ -661,4 +665,4 @@ def _channel_axis(node: ir.Node, weight: NDArray[Any]) -> int | None:
         return 1 if given.get("group", 1) == 1 else None
     if node.op_type == "Gemm":
         return 0 if given.get("transB", 0) else 1
-    return weight.ndim - 1
+    return 1 if weight.ndim == 2 else None
