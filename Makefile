@@ -65,7 +65,8 @@ lint: $(STAMP)
 converters: $(STAMP)  ## Makes the environments of TFLite's converter, without TensorFlow and through it (3.3 GB)
 	@echo "==> Making the environments of TFLite's converter, where they are not there yet"
 	@$(SPLITE) setup-tflite --folder .venv-tflite
-	@$(SPLITE) setup-tflite --folder .venv-tflite-tensorflow --tensorflow || \
+	@! grep -qs '"direct": true' .venv-tflite/splite-tflite.json || \
+		$(SPLITE) setup-tflite --folder .venv-tflite-tensorflow --tensorflow || \
 		echo "warning: the tests of TFLite's converter through TensorFlow are skipped"
 
 unit: converters
