@@ -184,7 +184,9 @@ class RecommendationRow:
         precision: Its precision.
         size_bytes: Size of its file.
         p50_ms: Median of model-only inference, one crop, one thread.
-        speed_up: Latency of the same backend's fp32 over its own; None where there is no such artifact.
+        min_ms: The shortest, which other work on the machine disturbs least.
+        steady: Whether the medians of its last windows agreed, as those of `bench` have to.
+        speed_up: Shortest latency of the same backend's fp32 over its own; None where there is no such artifact.
         deviation_px: Deviation of the keypoints from the reference, pixels of the network's input.
         depth: Deviation of the depth, in ``depth_unit``; None for models without depth.
         depth_unit: See `Parity.depth_unit`.
@@ -197,6 +199,8 @@ class RecommendationRow:
     precision: str
     size_bytes: int
     p50_ms: float
+    min_ms: float
+    steady: bool
     speed_up: float | None
     deviation_px: Percentiles
     depth: Percentiles | None

@@ -74,7 +74,7 @@ from splite_deploy.export.quant.ranges import Ranges
 from splite_deploy.export.quant.search import Goal, keep_limits
 from splite_deploy.export.quant.trained import has_quantisers, without_quantisers
 from splite_deploy.export.quant.trained_graph import TrainedGraph, split_quantisation
-from splite_deploy.export.recommend import recommend, saturation_note
+from splite_deploy.export.recommend import device_notes, recommend
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.source.formats import ImportedOnnx
 from splite_deploy.export.source.load import LoadedModel, load_source
@@ -262,8 +262,9 @@ def export_bundle(
 
             recommendation = None
             if len(measured) > 1 or (measured and labels):
-                note = saturation_note(options, trained is not None, read_int8_instructions())
-                recommendation = recommend(measured, reference, labels, progress, note)
+                layers = {one.artifact.label: one.layers for one in measured}
+                notes = device_notes(layers, options, trained is not None, read_int8_instructions())
+                recommendation = recommend(measured, reference, labels, progress, output.name, notes)
             progress("writing the bundle")
             golden = write_golden(
                 folder / GOLDEN, make_golden(reference, image, {role: values[-1:] for role, values in outputs.items()})

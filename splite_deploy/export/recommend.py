@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from splite_deploy.arrays import Feed
 from splite_deploy.bench.evaluation import Estimate, Points, errors_of_each
 from splite_deploy.bench.interleaved import Run, interleave
-from splite_deploy.bundle.report import Accuracy, Recommendation, RecommendationRow
+from splite_deploy.bench.loop import Options
+from splite_deploy.bench.windows import agree
+from splite_deploy.bundle.report import Accuracy, Layer, Recommendation, RecommendationRow
 from splite_deploy.device.int8 import Int8Instructions
 from splite_deploy.export.artifacts import Measured
 from splite_deploy.export.options import ExportOptions
@@ -26,9 +29,27 @@ from splite_deploy.spec import PRECISIONS
 GAIN = 1.05
 """A lower precision has to be so many times as fast: less is noise on most machines, and accuracy is lost for sure."""
 FRAMES = 200
-SECONDS = 2.0
-"""All artifacts together take about so long to time, however slow they are."""
+SECONDS = 1.5
+"""All artifacts together take about so long to time, however slow they are; twice as long where they are unsteady."""
+_WINDOWS, _TOLERANCE = Options().windows, Options().tolerance
+_MOST_WINDOWS = 2 * _WINDOWS
 _PROBES = 5
+_DEPTHWISE = "DEPTHWISE_CONV_2D"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long an inference takes.
+
+    Attributes:
+        p50_ms: The median.
+        min_ms: The shortest.
+        steady: Whether the medians of the last windows agreed.
+    """
+
+    p50_ms: float
+    min_ms: float
+    steady: bool
 
 
 def recommend(
@@ -36,7 +57,8 @@ def recommend(
     reference: Reference,
     labels: Sequence[LabelledImage],
     progress: Callable[[str], None],
-    note: str = "",
+    bundle: str,
+    notes: Sequence[str] = (),
 ) -> Recommendation:
     """Times every artifact in one run, in turn, on one thread, and says which to ship.
 
@@ -45,7 +67,8 @@ def recommend(
         reference: What they were compared with; its inputs are what is timed.
         labels: What to evaluate on; none measures no accuracy.
         progress: Called with each step as it begins.
-        note: What else is worth knowing before one is shipped, as text.
+        bundle: Name of the bundle, for the commands that decide on the device.
+        notes: What else is worth knowing before one is shipped, as text.
 
     Raises:
         SpliteError: An artifact cannot be run, or an image not be read.
@@ -53,7 +76,7 @@ def recommend(
     spec = reference.spec
     sessions = {one.artifact.label: one.session for one in measured}
     progress("timing all artifacts in turn, one thread")
-    p50_ms = time_sessions(sessions, {label: reference.feed(session) for label, session in sessions.items()})
+    timings = time_sessions(sessions, {label: reference.feed(session) for label, session in sessions.items()})
     accuracy: dict[str, Accuracy] = {}
     if labels:
         progress(f"evaluating all artifacts on {len(labels)} labelled images")
@@ -62,14 +85,16 @@ def recommend(
     rows = []
     for one in measured:
         artifact, parity = one.artifact, one.deviation.parity
-        fp32_ms = p50_ms.get(f"{artifact.backend} fp32")
+        timing, fp32 = timings[artifact.label], timings.get(f"{artifact.backend} fp32")
         rows.append(
             RecommendationRow(
                 backend=artifact.backend,
                 precision=artifact.precision,
                 size_bytes=one.size_bytes,
-                p50_ms=p50_ms[artifact.label],
-                speed_up=None if fp32_ms is None else fp32_ms / p50_ms[artifact.label],
+                p50_ms=timing.p50_ms,
+                min_ms=timing.min_ms,
+                steady=timing.steady,
+                speed_up=None if fp32 is None else fp32.min_ms / timing.min_ms,
                 deviation_px=parity.deviation_px,
                 depth=parity.depth,
                 depth_unit=parity.depth_unit,
@@ -83,9 +108,46 @@ def recommend(
     ship, reason = choose(rows)
     return Recommendation(
         tuple(rows),
-        f"timed on one thread of this machine's CPU; {compared}{evaluated}",
+        f"timed on one thread of this machine's CPU, all in turn; {compared}{evaluated}",
         ship,
-        f"{reason} {note}".rstrip(),
+        " ".join([reason, *notes, decide_on_device(rows, ship, bundle)]),
+    )
+
+
+def device_notes(
+    layers: Mapping[str, Sequence[Layer]], options: ExportOptions, trained: bool, cpu: Int8Instructions
+) -> list[str]:
+    """Where other CPUs compute something else than this one, or gain something else; none where nothing is known.
+
+    Args:
+        layers: What each artifact is made of, by its label.
+        options: What was requested.
+        trained: Whether the network was trained for int8, with weights of 8 bits.
+        cpu: Of this machine.
+    """
+    notes = [saturation_note(options, trained, cpu)] if "ort int8" in layers else []
+    if "ort fp16" in layers and (cpu.x86 or not cpu.known):
+        notes.append(
+            "ONNX Runtime computes fp16 in half precision on ARM CPUs with FEAT_FP16, and in float32 on this one: "
+            "expect there some four times the deviation, and check it with 'splite-deploy verify'."
+        )
+    if "tflite int8" in layers and not (cpu.known and not cpu.x86 and cpu.names):
+        notes.append(
+            "ARM CPUs without dot products (Cortex-A53, A72) save nothing by int8 in LiteRT; those with them (A55, A76 "
+            "and later) need half the instructions of fp32."
+        )
+        notes.append(_depthwise_note(layers["tflite int8"]))
+    return [note for note in notes if note]
+
+
+def _depthwise_note(layers: Sequence[Layer]) -> str:
+    """How many of the int8 layers have no kernel with dot products; empty where none."""
+    convolutions = [layer for layer in layers if layer.kind.endswith("CONV_2D") and "int8" in layer.types]
+    depthwise = sum(layer.kind == _DEPTHWISE for layer in convolutions)
+    if not depthwise:
+        return ""
+    return (
+        f"{depthwise} of its {len(convolutions)} convolutions in int8 are depthwise, which gain nothing there either."
     )
 
 
@@ -105,8 +167,10 @@ def saturation_note(options: ExportOptions, trained: bool, cpu: Int8Instructions
     return f"Sums of int8 can saturate in ONNX Runtime on an x86 CPU without VNNI and AMX: {advice}."
 
 
-def time_sessions(sessions: Mapping[str, Session], feeds: Mapping[str, Feed]) -> dict[str, float]:
-    """Median milliseconds of one inference of each, timed in blocks of changing order.
+def time_sessions(sessions: Mapping[str, Session], feeds: Mapping[str, Feed]) -> dict[str, Timing]:
+    """How long one inference of each takes, in blocks of changing order, until the medians of the last windows agree.
+
+    Windows that do not agree are all counted: to choose among them would make the figures look better than they are.
 
     Args:
         sessions: By label.
@@ -118,39 +182,73 @@ def time_sessions(sessions: Mapping[str, Session], feeds: Mapping[str, Feed]) ->
         for index in range(_PROBES):
             run(index)
     one_each_s = (perf_counter() - began) / _PROBES
-    frames = int(np.clip(SECONDS / one_each_s, 10, FRAMES))
-    samples = interleave(runs, frames, warmup_frames=frames // 10)
-    return {label: float(np.median(taken)) for label, taken in samples.items()}
+    frames = int(np.clip(SECONDS / one_each_s / _WINDOWS, 4, FRAMES))
+    windows: dict[str, list[NDArray[np.float64]]] = {label: [] for label in runs}
+
+    def steady(label: str) -> bool:
+        last = windows[label][-_WINDOWS:]
+        return len(last) == _WINDOWS and agree([float(np.median(window)) for window in last], _TOLERANCE)
+
+    for number in range(_MOST_WINDOWS):
+        for label, samples in interleave(runs, frames, warmup_frames=0 if number else frames // 4).items():
+            windows[label].append(samples)
+        if all(map(steady, runs)):
+            break
+    timings = {}
+    for label, found in windows.items():
+        taken_ms = np.concatenate([window.ravel() for window in (found[-_WINDOWS:] if steady(label) else found)])
+        timings[label] = Timing(float(np.median(taken_ms)), float(taken_ms.min()), steady(label))
+    return timings
 
 
 def choose(rows: Sequence[RecommendationRow]) -> tuple[str | None, str]:
     """The artifact to ship, None if every one is over its limits, and why.
 
     It is the fastest within its limits; a lower precision has to be at least `GAIN` times as fast as the best of the
-    precisions above it.
+    precisions above it. The shortest latencies are compared: other work on the machine can only lengthen one.
     """
     best: RecommendationRow | None = None
     against = []
     for precision in PRECISIONS:
         held = [row for row in rows if row.precision == precision]
         against += [f"{row.label} is over its limits" for row in held if not row.within_limits]
-        fastest = min((row for row in held if row.within_limits), key=lambda row: row.p50_ms, default=None)
+        fastest = min((row for row in held if row.within_limits), key=lambda row: row.min_ms, default=None)
         if fastest is None:
             continue
-        if best is None or best.p50_ms >= GAIN * fastest.p50_ms:
+        if best is None or best.min_ms >= GAIN * fastest.min_ms:
             best = fastest
         else:
             against.append(
-                f"{precision.upper()} does not pay here: {fastest.label} takes {fastest.p50_ms:.3f} ms, and "
-                f"{best.label} {best.p50_ms:.3f} ms; it would have to be {GAIN - 1:.0%} faster"
+                f"{precision.upper()} does not pay here: {fastest.label} takes {fastest.min_ms:.3f} ms, and "
+                f"{best.label} {best.min_ms:.3f} ms; it would have to be {GAIN - 1:.0%} faster"
             )
-    where = "This speaks of this machine's CPU alone: decide on the device with 'splite-deploy bench'."
     if best is None:
-        return None, f"Ship none of them: {'; '.join(against)}. {where}"
-    gain = f", {best.speed_up:.2f} times as fast as {best.backend} fp32" if (best.speed_up or 0) >= GAIN else ""
+        return None, f"Ship none of them: {'; '.join(against)}."
+    disturbed = [row.label for row in rows if not row.steady]
+    gain = ""
+    if (best.speed_up or 0) >= GAIN and not {best.label, f"{best.backend} fp32"} & set(disturbed):
+        gain = f", {best.speed_up:.2f} times as fast as {best.backend} fp32"
     others = "".join(f" {text[0].upper()}{text[1:]}." for text in against)
-    chosen = f"Ship {best.label}: the fastest here within its limits, {best.p50_ms:.3f} ms{gain}."
-    return best.label, f"{chosen}{others} {where}"
+    if disturbed:
+        others += (
+            f" Other work disturbed the timing of {', '.join(disturbed)}: how many times as fast one is cannot be "
+            "said; export again on a machine at rest."
+        )
+    return best.label, f"Ship {best.label}: the fastest here within its limits, {best.min_ms:.3f} ms{gain}.{others}"
+
+
+def decide_on_device(rows: Sequence[RecommendationRow], ship: str | None, bundle: str) -> str:
+    """The commands that decide on the device, between the artifact to ship and the fastest of another precision."""
+    where = "This speaks of this machine's CPU alone."
+    best = next((row for row in rows if row.label == ship), None)
+    if best is None:
+        return where
+    rivals = [row for row in rows if row.within_limits and row.precision != best.precision] or [
+        row for row in rows if row.within_limits and row is not best
+    ]
+    compared = [best, *sorted(rivals, key=lambda row: row.min_ms)[:1]]
+    commands = (f"'splite-deploy bench {bundle} -b {row.backend} -p {row.precision}'" for row in compared)
+    return f"{where} Decide on the device: {' and '.join(commands)}."
 
 
 def _run(session: Session, tensors: Feed) -> Run:

@@ -130,7 +130,7 @@ def _recommendation_tables(recommendation: Recommendation) -> list[RenderableTyp
     """The artifacts side by side, their accuracy where it was measured, and the recommendation."""
     first = recommendation.rows[0]
     table = Table(title="artifacts side by side", caption=escape(recommendation.measured))
-    headings = ["MB", "p50 ms", "speed-up", "deviation p50 px", "p95 px", "max px"]
+    headings = ["MB", "p50 ms", "min ms", "speed-up", "deviation p50 px", "p95 px", "max px"]
     headings += [f"depth p95 {first.depth_unit}"] if first.depth is not None else []
     accuracy = Table(title="accuracy on the labels")
     for one, names in (
@@ -143,7 +143,11 @@ def _recommendation_tables(recommendation: Recommendation) -> list[RenderableTyp
     for row in recommendation.rows:
         deviation, found = row.deviation_px, row.accuracy
         label = f"[bold]{row.label}[/]" if row.label == recommendation.ship else row.label
-        cells = [f"{row.size_bytes / 1e6:.2f}", f"{row.p50_ms:.3f}"]
+        cells = [
+            f"{row.size_bytes / 1e6:.2f}",
+            f"{row.p50_ms:.3f}{'' if row.steady else ' (unsteady)'}",
+            f"{row.min_ms:.3f}",
+        ]
         cells += ["" if row.speed_up is None else f"{row.speed_up:.2f}"]
         cells += [f"{value:.2g}" for value in (deviation.p50, deviation.p95, deviation.max)]
         cells += [f"{row.depth.p95:.2g}"] if row.depth is not None else []
