@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 
 from splite_deploy.bundle import Parity, Percentiles
-from splite_deploy.errors import ParityError
+from splite_deploy.errors import CompileError, ParityError
 from splite_deploy.export.graph.walk import from_proto, run_graph
 from splite_deploy.export.quant.candidates import OnnxCandidates
 from splite_deploy.export.quant.precision import to_int8
@@ -244,3 +244,21 @@ def test_each_mixture_is_compared_once(goal: Callable[..., Goal]) -> None:
     assert Counter(opened)[frozenset()] == Counter(opened)[frozenset(found.floats)] == 2  # to compare, and to time
     assert len(opened) <= 1 + 22 + 12 + 8 + 2  # plain, each layer alone, by halves, spared, timed
     assert max(Counter(opened).values()) == 2
+
+
+def test_a_layer_that_is_in_float_wherever_its_neighbours_are_costs_nothing(goal: Callable[..., Goal]) -> None:
+    """TFLite's compiler makes no file in which it would be the only one in int8."""
+    graph, x = pose_graph(layers=6), smooth()
+    candidates = OnnxCandidates(graph, calibrate(graph, x), "ort")
+
+    class Joined:
+        layers = candidates.layers
+
+        def open(self, floats: Collection[str]) -> AbstractContextManager[Network]:
+            if not set(self.layers) - set(floats) - {"conv2"}:
+                raise CompileError("no convolution remains to quantise.")
+            return candidates.open(floats)
+
+    half = deviation(goal(graph, x, 100.0), candidates.make(())[0]).deviation_px.p95 / 2
+    found = keep_limits(Joined(), goal(graph, x, half), "int8")
+    assert found.floats and "conv2" not in found.floats

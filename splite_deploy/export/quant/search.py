@@ -15,7 +15,7 @@ from splite_deploy.arrays import FloatArray
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bundle.report import ExcludedLayer, LayerSearch, Mixture, Parity
 from splite_deploy.decoders import decode
-from splite_deploy.errors import ParityError
+from splite_deploy.errors import CompileError, ParityError
 from splite_deploy.export.crops import evenly
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.parity import MAX_FACTOR, Outputs, share_used, violations
@@ -143,7 +143,11 @@ class _Search:
         return self.tried[key]
 
     def share(self, floats: Sequence[str]) -> float:
-        return share_used(self.parity(floats), self.goal.limits, self.reference.spec)
+        """What of the limits such a mixture uses; infinity where nothing of it is in int8."""
+        try:
+            return share_used(self.parity(floats), self.goal.limits, self.reference.spec)
+        except CompileError:
+            return math.inf
 
     def cost(self, layer: str) -> tuple[float, float]:
         """What a layer costs that alone is in int8: a figure to compare by, and the deviation's p95 in pixels.
@@ -152,8 +156,11 @@ class _Search:
         """
         reference, limits = self.reference, self.goal.limits
         some = evenly(len(reference.tensors), _ORDERING)
-        with self.candidates.open([name for name in self.candidates.layers if name != layer]) as network:
-            after = decode(network(reference.tensors[some]), reference.spec)
+        try:
+            with self.candidates.open([name for name in self.candidates.layers if name != layer]) as network:
+                after = decode(network(reference.tensors[some]), reference.spec)
+        except CompileError:  # alone it is in float too, as a part of an attention is whose neighbours are
+            return 0.0, 0.0
         before = decode({role: values[some] for role, values in reference.outputs.items()}, reference.spec)
         moved_px = np.linalg.norm((after.keypoints - before.keypoints).astype(np.float64), axis=-1)
         figure = float(moved_px.mean()) / limits.shift_p95_px
