@@ -96,6 +96,7 @@ from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import LimitSpec, Precision
 
 if TYPE_CHECKING:
+    from splite_deploy.compile.tflite.compiler import TfliteCompiler
     from splite_deploy.compile.tflite.converter import Converted
     from splite_deploy.compile.tflite.quantise import QuantisationReport
 
@@ -125,6 +126,29 @@ class _Converted:
     opset: int
     run: TracedRun
     stages: tuple[Parity, ...]
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """What every artifact is made from, and what it is compared with.
+
+    Attributes:
+        fp32: The graph.
+        reference: What is compared with.
+        golden: Outputs of the golden image, by role.
+        trained: The graph with its quantisation, of a network that was trained for int8; None for others.
+        calibration: What the ranges were measured on; None where nothing was calibrated.
+        ranges: Ranges of the activations; None where nothing needs them.
+        pixels: Crops that the ranges are of; None without them.
+    """
+
+    fp32: _Converted
+    reference: Reference
+    golden: Outputs
+    trained: TrainedGraph | None = None
+    calibration: Calibrated | None = None
+    ranges: Ranges | None = None
+    pixels: NDArray[np.uint8] | None = None
 
 
 def export_bundle(
@@ -175,69 +199,30 @@ def export_bundle(
             progress=progress,
         )
         image = prepare_image(crops.example, spec.input)
-        pixels = np.concatenate([crops.pixels, image.crop[None]])
-        tensors = Preprocessor(spec.input, spec.input.color).normalise(pixels)
+        tensors = Preprocessor(spec.input, spec.input.color).normalise(np.concatenate([crops.pixels, image.crop[None]]))
         outputs: Outputs = source.run(tensors)
         reference = Reference(source.name, spec, crops.pixels, _without_last(outputs), crops.origin)
 
         with new_bundle(output, overwrite=options.overwrite) as folder:
-            fp32 = _convert(source, reference, options, stack, progress)
-            trained: TrainedGraph | None = None
-            calibration: Calibrated | None = None
-            ranges: Ranges | None = None
-            seen: NDArray[np.uint8] | None = None  # the crops that the ranges are of
-            if has_qdq(fp32.file.model):  # it was trained for int8, and brings its quantisation along
-                check_trained(options)
-                trained = split_quantisation(fp32.file.model)
-                floating = GraphFile.of(FP32, trained.floating)
-                ranges, seen = trained.ranges(reference.tensors), reference.pixels
-                floats = _float_outputs(source, trained.floating, tensors)
-                of_floats = replace(reference, outputs=_without_last(floats))
-                float_form = _checked(
-                    floating, "float form", fp32.opset, fp32.stages, of_floats, spec.limits, unexplained, stack
-                )
-                if options.precisions == ("int8",):  # compared with what was trained
-                    fp32 = replace(float_form, run=fp32.run)
-                else:  # it serves float too, and everything is compared with that
-                    outputs, reference, fp32 = floats, of_floats, float_form
+            basis = _Basis(_convert(source, reference, options, stack, progress), reference, _last(outputs))
+            if has_qdq(basis.fp32.file.model):
+                basis = _of_trained(basis, source, tensors, options, stack)
             elif options.calibrates:
-                session = fp32.run.session
-                calibration = find_ranges(
-                    fp32.file.model,
-                    checkpoint,
-                    model,
-                    source,
-                    reference,
-                    options,
-                    lambda tensors: run_each(session, tensors),
-                    progress,
-                )
-                ranges, seen = calibration.ranges, calibration.pixels
+                basis = _calibrated(basis, checkpoint, model, source, options, progress)
+            fp32, reference, calibration = basis.fp32, basis.reference, basis.calibration
             if compiler is not None:  # works on its own while the other files are made here
-                begin_tflite(compiler, fp32.file, spec, seen, options)
+                begin_tflite(compiler, fp32.file, spec, basis.pixels, options)
             likely = likely_cause(calibration)
             int8_limits = export_limits("int8", spec, options)
             goal = Goal(reference, int8_limits, deviation_hint("ort", "int8", likely), progress)
-            made = make_variants(fp32.file.model, ranges, goal, options, trained)
+            made = make_variants(fp32.file.model, basis.ranges, goal, options, basis.trained)
             progress("writing the graphs")
             files = write_graphs(folder, made, spec, options)
 
-            requested, tflite = _artifacts(options, trained is not None), dict[Precision, Artifact]()
+            requested = _artifacts(options, basis.trained is not None)
+            tflite: dict[Precision, Artifact] = {}
             if compiler is not None:
-                of_tflite: dict[Precision, list[str]] = {}
-                for name, precision in requested:
-                    if find_backend(name).export == "tflite":
-                        of_tflite.setdefault(precision, []).append(f"{name} {precision}")
-                make_int8 = None
-                if ranges is not None and seen is not None and options.int8_recipe == "full-integer":
-                    searches = trained is None
-                    make_int8 = partial(_tflite_int8, fp32.file.model, ranges, seen, goal, made, searches)
-                with failures.kept(*chain(*of_tflite.values())), explained(fp32.file.model, reference.tensors[:1]):
-                    compiler.wait(progress=progress)
-                    for precision, names in of_tflite.items():
-                        with failures.kept(*names):
-                            tflite[precision] = compiler.make(folder, precision, make_int8=make_int8, progress=progress)
-
+                tflite = _make_tflite(compiler, requested, folder, basis, goal, made, options, failures, progress)
             measured: list[Measured] = []
             for backend, precision in requested:
                 hint = deviation_hint(backend, precision, likely)
@@ -263,12 +248,10 @@ def export_bundle(
             recommendation = None
             if len(measured) > 1 or (measured and labels):
                 layers = {one.artifact.label: one.layers for one in measured}
-                notes = device_notes(layers, options, trained is not None, read_int8_instructions())
+                notes = device_notes(layers, options, basis.trained is not None, read_int8_instructions())
                 recommendation = recommend(measured, reference, labels, progress, output.name, notes)
             progress("writing the bundle")
-            golden = write_golden(
-                folder / GOLDEN, make_golden(reference, image, {role: values[-1:] for role, values in outputs.items()})
-            )
+            golden = write_golden(folder / GOLDEN, make_golden(reference, image, basis.golden))
             manifest = Manifest(
                 format_version=FORMAT_VERSION,
                 model=spec,
@@ -341,6 +324,64 @@ def _convert(
     return _checked(GraphFile.of(FP32, simplified), "simplified", opset, stages, reference, limits, explain, stack)
 
 
+def _of_trained(
+    basis: _Basis, source: LoadedModel | ImportedOnnx, tensors: FloatArray, options: ExportOptions, stack: ExitStack
+) -> _Basis:
+    """The basis of a network that was trained for int8, and brings its quantisation along.
+
+    int8 alone is compared with what was trained. With other precisions beside it the network without its quantisers is
+    what everything is compared with.
+
+    Args:
+        basis: With the graph that holds the quantisation.
+        source: The network.
+        tensors: Crops of the comparison and, last, that of the golden image; normalised.
+        options: How to export.
+        stack: Closes the session.
+
+    Raises:
+        UsageError: The options do not fit such a network.
+        ExportError: The quantisation cannot be parted from the graph.
+        ParityError: Without it the graph computes something else than the network without its quantisers.
+    """
+    check_trained(options)
+    quantised, reference = basis.fp32, basis.reference
+    trained = split_quantisation(quantised.file.model)
+    floats = _float_outputs(source, trained.floating, tensors)
+    of_floats = replace(reference, outputs=_without_last(floats))
+    file, limits = GraphFile.of(FP32, trained.floating), source.spec.limits
+    stages = quantised.stages
+    form = _checked(file, "float form", quantised.opset, stages, of_floats, limits, unexplained, stack)
+    found = trained.ranges(reference.tensors)
+    basis = replace(basis, trained=trained, ranges=found, pixels=reference.pixels)
+    if options.precisions == ("int8",):
+        return replace(basis, fp32=replace(form, run=quantised.run))
+    return replace(basis, fp32=form, reference=of_floats, golden=_last(floats))
+
+
+def _calibrated(
+    basis: _Basis,
+    checkpoint: Path,
+    model: Path | None,
+    source: LoadedModel | ImportedOnnx,
+    options: ExportOptions,
+    progress: Progress,
+) -> _Basis:
+    """The basis with ranges of the activations; see `splite_deploy.export.calibrate.find_ranges`."""
+    graph, session = basis.fp32.file.model, basis.fp32.run.session
+    found = find_ranges(
+        graph,
+        checkpoint,
+        model,
+        source,
+        basis.reference,
+        options,
+        lambda tensors: run_each(session, tensors),
+        progress,
+    )
+    return replace(basis, calibration=found, ranges=found.ranges, pixels=found.pixels)
+
+
 def _float_outputs(source: LoadedModel | ImportedOnnx, floating: ir.Model, tensors: FloatArray) -> Outputs:
     """What a network that was trained for int8 gives without its quantisers, by role, N first."""
     if isinstance(source, LoadedModel) and has_quantisers(source.network):
@@ -369,6 +410,11 @@ def _checked(
 def _without_last(outputs: Outputs) -> dict[str, FloatArray]:
     """Outputs by role of all crops but the last, which is that of the golden image."""
     return {role: values[:-1] for role, values in outputs.items()}
+
+
+def _last(outputs: Outputs) -> dict[str, FloatArray]:
+    """Outputs by role of the last crop."""
+    return {role: values[-1:] for role, values in outputs.items()}
 
 
 def _artifacts(options: ExportOptions, trained: bool) -> list[tuple[str, Precision]]:
@@ -407,6 +453,34 @@ def _engine_graphs(
                     compared.add(file.name)
                 graphs.append(graph)
     return tuple(graphs), parity
+
+
+def _make_tflite(
+    compiler: TfliteCompiler,
+    requested: Sequence[tuple[str, Precision]],
+    folder: Path,
+    basis: _Basis,
+    goal: Goal,
+    made: Variants,
+    options: ExportOptions,
+    failures: Failures,
+    progress: Progress,
+) -> dict[Precision, Artifact]:
+    """Waits for the conversion and writes the TFLite files that were requested; those that fail are missing."""
+    wanted: dict[Precision, list[str]] = {}
+    for backend, precision in requested:
+        if find_backend(backend).export == "tflite":
+            wanted.setdefault(precision, []).append(f"{backend} {precision}")
+    graph, make_int8 = basis.fp32.file.model, None
+    if basis.ranges is not None and basis.pixels is not None and options.int8_recipe == "full-integer":
+        make_int8 = partial(_tflite_int8, graph, basis.ranges, basis.pixels, goal, made, basis.trained is None)
+    found: dict[Precision, Artifact] = {}
+    with failures.kept(*chain(*wanted.values())), explained(graph, basis.reference.tensors[:1]):
+        compiler.wait(progress=progress)
+        for precision, labels in wanted.items():
+            with failures.kept(*labels):
+                found[precision] = compiler.make(folder, precision, make_int8=make_int8, progress=progress)
+    return found
 
 
 def _tflite_int8(
