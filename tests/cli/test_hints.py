@@ -1,0 +1,64 @@
+"""Options that messages advise exist: what a hint tells to type is compared with what the commands take."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from splite_deploy.cli import main
+from splite_deploy.spec import PRECISIONS
+
+PACKAGE = Path(__file__).parents[2] / "splite_deploy"
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![\w-]*=)")
+COMMAND = re.compile(r"(?:'|: )splite-deploy ([a-z][a-z0-9-]*)")
+ELSEWHERE = {"--force-reinstall", "--gpus", "--no-deps", "--runtime"}
+"""Options of pip and docker that hints name."""
+
+
+def options(command: click.Command) -> set[str]:
+    return {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+
+
+def texts(node: ast.AST) -> str:
+    """The text of an expression, with the parts that are computed left out."""
+    return "".join(one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str))
+
+
+def hints(file: Path) -> Iterator[tuple[int, str]]:
+    """Lines and texts of hints: arguments of that name, constants, and what functions give that are named so."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield from ((node.lineno, texts(one.value)) for one in node.keywords if one.arg == "hint")
+        elif isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            if any("hint" in name.lower() for name in names):
+                yield node.lineno, texts(node.value)
+        elif isinstance(node, ast.FunctionDef) and ("hint" in node.name or node.name in ("likely_cause", "choose")):
+            yield from ((one.lineno, texts(one)) for one in ast.walk(node) if isinstance(one, ast.Return))
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_hints_are_found() -> None:
+    found = [text for file in FILES for _, text in hints(file)]
+    assert len(found) > 200 and sum("--" in text for text in found) > 50
+    assert any("--max-shift-px (--max-shift-mm for the depth)" in text for text in found)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(PACKAGE).as_posix())
+def test_what_a_hint_advises_exists(file: Path) -> None:
+    every = set[str]().union(*(options(command) for command in main.commands.values()))
+    exporting = file.is_relative_to(PACKAGE / "export") or file == PACKAGE / "cli" / "export.py"
+    for line, text in hints(file):
+        commands = COMMAND.findall(text)
+        assert set(commands) <= set(main.commands), f"{file}:{line}: {text}"
+        own = options(main.commands["export"]) if exporting and not commands else every
+        shared = {name for name in OPTION.findall(text) if not any(known.startswith(f"{name}-") for known in own)}
+        assert shared <= own | ELSEWHERE, f"{file}:{line}: {shared - own}"
+        assert set(re.findall(r"-p (fp\w+|int\w+)", text)) <= set(PRECISIONS), f"{file}:{line}: {text}"
