@@ -184,8 +184,6 @@ class RecommendationRow:
         precision: Its precision.
         size_bytes: Size of its file.
         p50_ms: Median of model-only inference, one crop, one thread.
-        min_ms: The shortest, which other work on the machine disturbs least.
-        steady: Whether the medians of its last windows agreed, as those of `bench` have to.
         speed_up: Shortest latency of the same backend's fp32 over its own; None where there is no such artifact.
         deviation_px: Deviation of the keypoints from the reference, pixels of the network's input.
         depth: Deviation of the depth, in ``depth_unit``; None for models without depth.
@@ -193,14 +191,14 @@ class RecommendationRow:
         peak_switches: Keypoints whose heatmap has its peak elsewhere than the reference's.
         within_limits: Whether it keeps its limits.
         accuracy: On the labelled set given; None without.
+        min_ms: The shortest inference, which other work on the machine disturbs least; None in reports of version 0.2.
+        steady: Whether the medians of its last windows agreed, as those of `bench` have to; None in these, too.
     """
 
     backend: str
     precision: str
     size_bytes: int
     p50_ms: float
-    min_ms: float
-    steady: bool
     speed_up: float | None
     deviation_px: Percentiles
     depth: Percentiles | None
@@ -208,11 +206,18 @@ class RecommendationRow:
     peak_switches: int
     within_limits: bool
     accuracy: Accuracy | None = None
+    min_ms: float | None = None
+    steady: bool | None = None
 
     @property
     def label(self) -> str:
         """For example ``ort int8``."""
         return f"{self.backend} {self.precision}"
+
+    @property
+    def shortest_ms(self) -> float:
+        """What artifacts are compared by: ``min_ms``, or the median where that is not known."""
+        return self.p50_ms if self.min_ms is None else self.min_ms
 
 
 @dataclass(frozen=True)

@@ -212,15 +212,15 @@ def choose(rows: Sequence[RecommendationRow]) -> tuple[str | None, str]:
     for precision in PRECISIONS:
         held = [row for row in rows if row.precision == precision]
         against += [f"{row.label} is over its limits" for row in held if not row.within_limits]
-        fastest = min((row for row in held if row.within_limits), key=lambda row: row.min_ms, default=None)
+        fastest = min((row for row in held if row.within_limits), key=lambda row: row.shortest_ms, default=None)
         if fastest is None:
             continue
-        if best is None or best.min_ms >= GAIN * fastest.min_ms:
+        if best is None or best.shortest_ms >= GAIN * fastest.shortest_ms:
             best = fastest
         else:
             against.append(
-                f"{precision.upper()} does not pay here: {fastest.label} takes {fastest.min_ms:.3f} ms, and "
-                f"{best.label} {best.min_ms:.3f} ms; it would have to be {GAIN - 1:.0%} faster"
+                f"{precision.upper()} does not pay here: {fastest.label} takes {fastest.shortest_ms:.3f} ms, and "
+                f"{best.label} {best.shortest_ms:.3f} ms; it would have to be {GAIN - 1:.0%} faster"
             )
     if best is None:
         return None, f"Ship none of them: {'; '.join(against)}."
@@ -234,7 +234,10 @@ def choose(rows: Sequence[RecommendationRow]) -> tuple[str | None, str]:
             f" Other work disturbed the timing of {', '.join(disturbed)}: how many times as fast one is cannot be "
             "said; export again on a machine at rest."
         )
-    return best.label, f"Ship {best.label}: the fastest here within its limits, {best.min_ms:.3f} ms{gain}.{others}"
+    return (
+        best.label,
+        f"Ship {best.label}: the fastest here within its limits, {best.shortest_ms:.3f} ms{gain}.{others}",
+    )
 
 
 def decide_on_device(rows: Sequence[RecommendationRow], ship: str | None, bundle: str) -> str:
@@ -246,7 +249,7 @@ def decide_on_device(rows: Sequence[RecommendationRow], ship: str | None, bundle
     rivals = [row for row in rows if row.within_limits and row.precision != best.precision] or [
         row for row in rows if row.within_limits and row is not best
     ]
-    compared = [best, *sorted(rivals, key=lambda row: row.min_ms)[:1]]
+    compared = [best, *sorted(rivals, key=lambda row: row.shortest_ms)[:1]]
     commands = (f"'splite-deploy bench {bundle} -b {row.backend} -p {row.precision}'" for row in compared)
     return f"{where} Decide on the device: {' and '.join(commands)}."
 

@@ -251,6 +251,19 @@ def test_keys_that_a_report_has_not_yet_are_ignored(bundle: Path) -> None:
     assert Bundle.open(bundle).report() == REPORTED
 
 
+def test_a_recommendation_of_version_0_2_is_read(bundle: Path) -> None:
+    none = {"p50": 0.0, "p95": 0.0, "max": 0.0}
+    row = {"backend": "ort", "precision": "int8", "size_bytes": 1, "p50_ms": 2.0, "speed_up": None, "depth": None}
+    row |= {"deviation_px": none, "depth_unit": "", "peak_switches": 0, "within_limits": True, "accuracy": None}
+    data = json.loads((bundle / REPORT).read_text(encoding="utf-8"))
+    data |= {"search": None, "recommendation": {"rows": [row], "measured": "", "ship": "ort int8", "reason": ""}}
+    (bundle / REPORT).write_text(json.dumps(data), encoding="utf-8")
+    recommendation = Bundle.open(bundle).report().recommendation
+    assert recommendation is not None
+    (read,) = recommendation.rows
+    assert (read.min_ms, read.steady, read.shortest_ms) == (None, None, 2.0)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

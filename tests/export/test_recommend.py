@@ -26,10 +26,8 @@ from splite_deploy.export.recommend import choose, decide_on_device, device_note
 def row(label: str, p50_ms: float, speed_up: float | None = None, **changed: Any) -> RecommendationRow:
     backend, _, precision = label.partition(" ")
     none = Percentiles(0.0, 0.0, 0.0)
-    made = RecommendationRow(
-        backend, precision, 1000, p50_ms, p50_ms, True, speed_up, none, None, "", 0, within_limits=True
-    )
-    return replace(made, **changed)
+    made = RecommendationRow(backend, precision, 1000, p50_ms, speed_up, none, None, "", 0, within_limits=True)
+    return replace(made, **{"min_ms": p50_ms, "steady": True, **changed})
 
 
 def test_int8_that_gains_nothing_is_not_shipped() -> None:

@@ -145,8 +145,8 @@ def _recommendation_tables(recommendation: Recommendation) -> list[RenderableTyp
         label = f"[bold]{row.label}[/]" if row.label == recommendation.ship else row.label
         cells = [
             f"{row.size_bytes / 1e6:.2f}",
-            f"{row.p50_ms:.3f}{'' if row.steady else ' (unsteady)'}",
-            f"{row.min_ms:.3f}",
+            f"{row.p50_ms:.3f}{' (unsteady)' if row.steady is False else ''}",
+            "" if row.min_ms is None else f"{row.min_ms:.3f}",
         ]
         cells += ["" if row.speed_up is None else f"{row.speed_up:.2f}"]
         cells += [f"{value:.2g}" for value in (deviation.p50, deviation.p95, deviation.max)]
