@@ -59,6 +59,19 @@ class Failures:
             self._first = self._first or err
             self.found += [Failure(label, _stage(err), err.message, err.hint) for label in artifacts]
 
+    def check(self, source: str) -> None:
+        """Refuses to go on with what is made from an artifact that failed.
+
+        Args:
+            source: Its label.
+
+        Raises:
+            ExportError: It failed.
+        """
+        for failure in self.found:
+            if failure.artifact == source:
+                raise ExportError(f"It is made from {source}, which failed.", hint=failure.hint)
+
     def raise_first(self) -> None:
         """Raises the first error, if there was one: nothing passed."""
         if self._first is not None:

@@ -224,7 +224,7 @@ def export_bundle(
             if compiler is not None:
                 tflite = _make_tflite(compiler, requested, folder, basis, goal, made, options, failures, progress)
             measured: list[Measured] = []
-            for backend, precision in requested:
+            for backend, precision in sorted(requested, key=lambda one: one[1] != "fp32"):  # others are made from it
                 hint = deviation_hint(backend, precision, likely)
                 with failures.kept(f"{backend} {precision}"):
                     if find_backend(backend).export != "tflite":
@@ -235,10 +235,12 @@ def export_bundle(
                         explain = from_graph(fp32.file.model, made.graphs[file.name], precision)
                         measured.append(measure_graph(*variant, fp32.run, reference, options, hint, stack, explain))
                     elif compiler is not None and precision in tflite:  # its conversion did not fail
+                        failures.check(f"{backend} fp32")
                         progress(f"comparing {backend} {precision}")
                         artifact = replace(tflite[precision], backend=backend, limits=limits[precision])
                         tflite_variant = folder / artifact.file, artifact, fp32.file.model, compiler
                         measured.append(measure_tflite(*tflite_variant, reference, options, hint, stack))
+            measured.sort(key=lambda one: requested.index((one.artifact.backend, one.artifact.precision)))
             graphs, graph_parity = _engine_graphs(
                 files, measured, limits, reference, options, likely, failures, progress
             )

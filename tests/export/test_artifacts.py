@@ -20,11 +20,11 @@ pytest.importorskip("onnxruntime")
 from converters import use_any_converter
 
 from splite_deploy.bench.profile import float_layers
-from splite_deploy.bundle import Bundle
+from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.compact.inspection import inspect_bundle
 from splite_deploy.compile.tflite import environment
-from splite_deploy.errors import UsageError
-from splite_deploy.export import ExportOptions
+from splite_deploy.errors import ParityError, UsageError
+from splite_deploy.export import ExportOptions, pipeline
 from splite_deploy.export.graph.walk import constant, load
 from splite_deploy.metrics.parity import limits_of
 from splite_deploy.runtime.verify import verify
@@ -419,3 +419,27 @@ def test_layers_of_tflite_return_to_float_within_a_budget(export: Run, hostile: 
     assert search.plain.deviation_px.p95 > 0.2 >= search.mixed.deviation_px.p95
     floats = {layer.name for layer in bundle.report().layers["tflite int8"] if layer.types == "float32"}
     assert {layer.layer for layer in search.excluded} <= floats
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("converter")
+def test_a_float_file_that_is_wrong_discards_what_is_made_from_it(
+    export: Run, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = pipeline.measure_tflite
+
+    def fail(path: Path, artifact: Artifact, *others: Any) -> Any:
+        if artifact.precision == "fp32":
+            raise ParityError("0.19 px off", hint="report it")
+        return measure(path, artifact, *others)
+
+    monkeypatch.setattr(pipeline, "measure_tflite", fail)
+    result = export("-b", "tflite", "-p", "int8", "-p", "fp32")
+    assert result.exit_code == 3, result.output
+    bundle = Bundle.open(output)
+    assert [one.label for one in bundle.manifest.artifacts] == ["ort fp32"]
+    assert [(one.artifact, one.message) for one in bundle.report().failures] == [
+        ("tflite fp32", "0.19 px off"),
+        ("tflite int8", "It is made from tflite fp32, which failed."),
+    ]
+    assert not list(output.glob("*.tflite"))

@@ -175,6 +175,35 @@ def test_nothing_is_half_written(
     assert list(output.parent.iterdir()) == []
 
 
+BROKEN_CONVERTER = """#!/bin/sh
+case "$2" in
+-c) echo '{"version": "3.12.0", "onnx2tf": "2.6.9", "tensorflow": "", "direct": true}' ;;
+*) cat >/dev/null; echo "ValueError: no such layer" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_a_converter_of_tflite_that_fails_keeps_the_rest(
+    export: Run, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(BROKEN_CONVERTER, encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setenv("SPLITE_TFLITE_PYTHON", str(python))
+    result = export("-b", "tflite", "-b", "ort", "-p", "fp32", "-p", "fp16")
+    assert result.exit_code == 3, result.output
+    bundle = Bundle.open(output)
+    assert [one.label for one in bundle.manifest.artifacts] == ["ort fp32", "ort fp16"]
+    first, second = bundle.report().failures
+    assert (first.artifact, second.artifact) == ("tflite fp32", "tflite fp16")
+    assert first.stage == "conversion" and "no such layer" in first.message
+    assert f"error: tflite fp32, tflite fp16 failed: {first.message}" in result.stderr  # once for both
+    assert result.stderr.splitlines()[-1] == "tflite fp32 was to run by default; instead ort fp32 runs."
+    log = Path(first.hint.partition("Its log is ")[2].split(". ")[0])
+    assert "no such layer" in log.read_text(encoding="utf-8")  # it stays, since the hint names it
+    log.unlink()
+
+
 # --- the parts ---
 
 
@@ -194,6 +223,10 @@ def test_failures_are_recorded_for_every_artifact_that_they_concern() -> None:
         (["a", "b"], "too far"),
         (["c"], "no"),
     ]
+    failures.check("d")
+    with pytest.raises(ExportError, match="It is made from b, which failed") as caught:
+        failures.check("b")
+    assert caught.value.hint == "nearer"
     with pytest.raises(ParityError, match="too far"):
         failures.raise_first()
     with pytest.raises(ExportError, match="no"), Failures(all_or_nothing=True).kept("c"):

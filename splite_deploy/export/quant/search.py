@@ -26,9 +26,7 @@ Network = Callable[[FloatArray], Outputs]
 Progress = Callable[[str], None]
 
 _SAFE = 0.95  # of the limits: kernels of the device sum in another order
-_ORDERING = (
-    16  # crops that tell what a layer costs: with four times as many the search ends with as many layers in float
-)
+_ORDERING = 16  # crops that tell what a layer costs: with four times as many no fewer layers end in float
 _SPARED = 8  # layers of the least cost that are tried in int8 again
 _LATENCY_RUNS = 15
 
