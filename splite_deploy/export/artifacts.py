@@ -371,7 +371,10 @@ def deviation_hint(backend: str, precision: Precision, likely: str = "") -> str:
     if precision == "fp32":
         return f"If the deviation is acceptable raise [limits] in model.toml; otherwise leave out -b {backend}."
     if precision == "fp16":
-        return "Calibrate on more images with --calibration, or leave out -p fp16."
+        return (
+            "Numbers of 11 bits lose so much in this network: leave out -p fp16, or raise [limits] in model.toml if "
+            "the deviation is acceptable."
+        )
     first = f"{likely} Or" if likely else "Calibrate on more images with --calibration,"
     return f"{first} allow a larger shift with --max-shift-px (--max-shift-mm for the depth), or export -p fp16."
 

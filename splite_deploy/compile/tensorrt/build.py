@@ -71,8 +71,9 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
     requested = _requested(network, job, mode)
     if job.precision != "fp32" and not requested:
         raise CompileError(
-            f"{job.precision} was requested, but no layer of {graph.name} computes in it.",
-            hint=f"Export it again: splite-deploy export CHECKPOINT -b trt -p {job.precision} -o NAME.splite.",
+            f"{job.precision} was requested, but no layer with weights of {graph.name} computes in it.",
+            hint="'splite-deploy inspect' lists the layers that export returned to float so that keypoints keep their "
+            "limits: compile another precision, or export with a larger --max-shift-px.",
         )
     config = builder.create_builder_config()
     flags = _configure(trt, builder, config, job, mode, tensorrt.label)
