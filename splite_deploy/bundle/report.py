@@ -138,7 +138,7 @@ class LayerSearch:
 
     Attributes:
         artifact: Label of the artifact, or of the graph for engines.
-        layers: Number of layers that int8 can run.
+        layers: Number of layers in int8 when the search began; it begins with what another typing mode has in float.
         limits: How far keypoints may lie; ``depth_p95`` in the unit of the model's decoder.
         plain: With all of these layers in int8.
         mixed: What the artifact is.

@@ -188,6 +188,7 @@ def test_a_search_may_start_with_layers_in_float(goal: Callable[..., Goal]) -> N
     tighter = keep_limits(candidates, goal(graph, x, 0.7 * half), "int8", first.floats)
     assert tighter.floats[: len(first.floats)] == first.floats and len(tighter.floats) > len(first.floats)
     assert tighter.record is not None and len(tighter.record.excluded) == len(tighter.floats) - len(first.floats)
+    assert tighter.record.layers == 8 - len(first.floats)
 
 
 def test_calibration_on_black_crops_is_detected(spec: ModelSpec) -> None:

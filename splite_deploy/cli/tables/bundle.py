@@ -118,7 +118,7 @@ def search_line(search: LayerSearch) -> str:
     plain, mixed = search.plain, search.mixed
     text = (
         f"{search.artifact}: {len(search.excluded)} of {search.layers} layers went back to float, so that keypoints "
-        f"move by {mixed.deviation_px.p95:.3g} px (p95; {plain.deviation_px.p95:.3g} with all in int8, limit "
+        f"move by {mixed.deviation_px.p95:.3g} px (p95; {plain.deviation_px.p95:.3g} with all of them in int8, limit "
         f"{search.limits.shift_p95_px:.3g}), at most by {mixed.deviation_px.max:.3g} px ({plain.deviation_px.max:.3g}, "
         f"limit {search.limits.shift_max_px:.3g}); it takes {mixed.latency_ms:.3f} ms instead of "
         f"{plain.latency_ms:.3f} here"

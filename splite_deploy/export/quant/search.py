@@ -118,7 +118,7 @@ def keep_limits(candidates: Candidates, goal: Goal, label: str, start: Collectio
             floats = fewer
     plain, mixed = search.mixtures((), floats)
     excluded = tuple(ExcludedLayer(name, kinds[name], costs[name][1]) for name in floats)
-    return Found((*search.start, *floats), LayerSearch(label, len(kinds), goal.limits, plain, mixed, excluded))
+    return Found((*search.start, *floats), LayerSearch(label, len(layers), goal.limits, plain, mixed, excluded))
 
 
 @dataclass(frozen=True)
