@@ -157,7 +157,7 @@ def test_three_precisions_end_to_end(export: Run, splite: Run, output: Path, lab
 def test_the_table_and_the_line_are_printed(export: Run, output: Path) -> None:
     result = export("-p", "int8")
     assert result.exit_code == 0, result.stderr
-    for expected in ("onnx -> ort int8", "side by side", "peak switches", "Ship ort ", "this machine's CPU alone"):
+    for expected in ("onnx -> ort int8", "side by side", "min ms", "switches", "Ship ort ", "this machine's CPU alone"):
         assert expected in " ".join(result.stdout.split())
     layers = Bundle.open(output).report().layers["ort int8"]
     islands = f"ort int8: {len(float_layers(layers))} of {len(layers)} layers work in float, "
