@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from splite_deploy.cli.app import FilePath, main
-from splite_deploy.cli.console import working
+from splite_deploy.cli.app import FilePath, json_option, main
+from splite_deploy.cli.console import STDOUT, put_json, working
 
 
 @main.command("setup-tflite", short_help="Make the environment that converts to TFLite.")
@@ -29,16 +30,21 @@ from splite_deploy.cli.console import working
     help="Take the converter that works through TensorFlow, with Python 3.10 or 3.11: for networks that the other one "
     "converts wrongly.",
 )
-def setup_tflite(python: Path | None, folder: Path | None, tensorflow: bool) -> None:
+@json_option("Write what was made as JSON.")
+def setup_tflite(python: Path | None, folder: Path | None, tensorflow: bool, json_file: Path | None) -> None:
     """Makes the environment that 'export -b tflite' converts with.
 
     The converter, onnx2tf, needs other versions of numpy, onnx and protobuf than the rest. From Python 3.12 on it takes
     0.7 GB; with Python 3.10 or 3.11 it works through TensorFlow, 2.6 GB. Where it is there already nothing is done.
     """
     from splite_deploy.compile.tflite.environment import SETTING, default_folder, make_environment
+    from splite_deploy.spec.plain import to_plain
 
     with working("setup-tflite") as progress:
         made = make_environment(folder, python, tensorflow=tensorflow, progress=progress)
+    put_json(json_file, to_plain({**asdict(made), "python": str(made.python)}))
+    if json_file == STDOUT:
+        return
     click.echo(f"{made.label}: {made.python}")
     if folder is not None and folder.absolute() != default_folder():
         click.echo(f"It is used where {SETTING}={made.python} is set.")

@@ -149,7 +149,7 @@ def _graphs(bundle: Bundle, precision: Precision, options: EngineOptions) -> lis
     if not found:
         available = ", ".join(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs)) or "none"
         raise UsageError(
-            f"The bundle {bundle.path} holds no graph for a {precision} engine.",
+            f"The bundle {bundle.path} holds no graph for {precision} engines.",
             hint=f"Export it with: -b trt -p {precision}; where that failed, 'splite-deploy inspect' says why. "
             f"It holds graphs for: {available}.",
         )
