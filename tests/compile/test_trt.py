@@ -159,7 +159,7 @@ def test_a_precision_that_the_graph_does_not_have(bundle: Bundle) -> None:
     for precision in ("fp16", "int8"):
         wrong = replace(fp32, precision=precision, typing="strong")
         mixed = Bundle(bundle.path, replace(bundle.manifest, graphs=(wrong,)))
-        with pytest.raises(CompileError, match=f"{precision} was requested, but no layer of model.trt.onnx"):
+        with pytest.raises(CompileError, match=f"{precision} was requested, but no layer with weights of model.trt"):
             compile_trt(mixed, [precision])
     assert not list(bundle.path.glob("*.engine"))
 
