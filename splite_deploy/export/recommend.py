@@ -29,7 +29,7 @@ from splite_deploy.spec import PRECISIONS
 GAIN = 1.05
 """A lower precision has to be so many times as fast: less is noise on most machines, and accuracy is lost for sure."""
 FRAMES = 200
-SECONDS = 1.5
+SECONDS = 0.9
 """All artifacts together take about so long to time, however slow they are; twice as long where they are unsteady."""
 _WINDOWS, _TOLERANCE = Options().windows, Options().tolerance
 _MOST_WINDOWS = 2 * _WINDOWS
