@@ -59,7 +59,7 @@ def conversion_block(record: Record) -> list[str]:
     return [
         *lines,
         "",
-        f"{where}; {record['model']}, onnx2tf {record['onnx2tf']}, {count} conversions of each in turn.",
+        f"{where}; {record['model']}, {record['onnx2tf']}, {count} conversions of each in turn.",
     ]
 
 
