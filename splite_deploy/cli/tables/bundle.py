@@ -116,14 +116,12 @@ def _search_tables(search: LayerSearch, spec: ModelSpec) -> list[RenderableType]
 def search_line(search: LayerSearch) -> str:
     """What the search for layers in float found, as a sentence."""
     plain, mixed = search.plain, search.mixed
-    text = (
+    return (
         f"{search.artifact}: {len(search.excluded)} of {search.layers} layers went back to float, so that keypoints "
         f"move by {mixed.deviation_px.p95:.3g} px (p95; {plain.deviation_px.p95:.3g} with all of them in int8, limit "
         f"{search.limits.shift_p95_px:.3g}), at most by {mixed.deviation_px.max:.3g} px ({plain.deviation_px.max:.3g}, "
-        f"limit {search.limits.shift_max_px:.3g}); it takes {mixed.latency_ms:.3f} ms instead of "
-        f"{plain.latency_ms:.3f} here"
+        f"limit {search.limits.shift_max_px:.3g})."
     )
-    return f"{text} in ONNX Runtime." if search.artifact.startswith("trt") else f"{text}."
 
 
 def _recommendation_tables(recommendation: Recommendation) -> list[RenderableType]:
