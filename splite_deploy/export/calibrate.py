@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from splite_deploy.errors import CalibrationError, OutputError, UsageError
-from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, onnx_from_network, simplify
+from splite_deploy.export.graph.torch_to_onnx import simplified_graph, simplify
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.quant.calibration import CalibrationSet, Kind, load_calibration
 from splite_deploy.export.quant.calibration_lint import Scorer
@@ -184,12 +184,10 @@ def calibrate_checkpoint(
     source = load_source(checkpoint, model, ExportOptions(weights=weights, trust=trust))
     spec = source.spec
     progress("making the graph")
-    raw = (
-        source.model
-        if isinstance(source, ImportedOnnx)
-        else onnx_from_network(source.network, spec, opset=MIN_OPSET, dynamic_batch=False)
-    )
-    graph = simplify(raw, metadata={})
+    if isinstance(source, ImportedOnnx):
+        graph = simplify(source.model, metadata={})
+    else:
+        graph = simplified_graph(source.network, spec)
     if has_qdq(graph):
         raise UsageError(
             "This network was trained for int8 and brings its own scales: there is nothing to calibrate.",

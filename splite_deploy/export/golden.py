@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Golden, GoldenImage
 from splite_deploy.decoders import decode
-from splite_deploy.export.crops import Example
+from splite_deploy.export.crops import Example, evenly
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.parity import Outputs
 from splite_deploy.runtime.preprocess import (
@@ -84,6 +84,11 @@ def prepare_image(example: Example, spec: InputSpec) -> PreparedImage:
     return PreparedImage(pixels, example.color, moved, crop, matrix)
 
 
+def golden_crops(reference: Reference) -> NDArray[np.int64]:
+    """Which crops of the reference are golden."""
+    return evenly(len(reference.pixels), CROPS)
+
+
 def make_golden(reference: Reference, image: PreparedImage, outputs: Outputs) -> Golden:
     """Evenly picked crops of the reference, at most `CROPS`, and the golden image.
 
@@ -92,8 +97,7 @@ def make_golden(reference: Reference, image: PreparedImage, outputs: Outputs) ->
         image: The golden image.
         outputs: Of the original network on its crop, by role; N is 1.
     """
-    count = len(reference.pixels)
-    chosen = np.linspace(0, count - 1, min(CROPS, count)).round().astype(int)
+    chosen = golden_crops(reference)
     picked = {role: values[chosen] for role, values in reference.outputs.items()}
     decoded = decode(outputs, reference.spec)
     keypoints = transform_points(decoded.keypoints[0], invert(image.matrix)).astype(np.float32)

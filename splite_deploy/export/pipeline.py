@@ -53,7 +53,7 @@ from splite_deploy.export.artifacts import (
     write_graphs,
 )
 from splite_deploy.export.calibrate import Calibrated, find_ranges
-from splite_deploy.export.crops import evenly, make_crops
+from splite_deploy.export.crops import make_crops
 from splite_deploy.export.failures import Failures, PartialExportError
 from splite_deploy.export.first_difference import (
     Explain,
@@ -64,7 +64,7 @@ from splite_deploy.export.first_difference import (
     of_torch,
     unexplained,
 )
-from splite_deploy.export.golden import CROPS, make_golden, prepare_image
+from splite_deploy.export.golden import golden_crops, make_golden, prepare_image
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_output_names, onnx_from_network, simplify
 from splite_deploy.export.graph.walk import run_graph
 from splite_deploy.export.options import ExportOptions as ExportOptions
@@ -296,7 +296,7 @@ def _with_room_on_golden(one: Measured, reference: Reference) -> Artifact:
 
     ``verify`` asks with them whether another machine computes what this one did.
     """
-    some, artifact = evenly(len(reference.pixels), CROPS), one.artifact
+    some, artifact = golden_crops(reference), one.artifact
     golden = replace(
         reference,
         pixels=reference.pixels[some],
