@@ -27,7 +27,7 @@ from splite_deploy.bench.evaluation import KeypointErrors
 from splite_deploy.bench.interleaved import interleave
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
-from splite_deploy.decoders.heatmap import HeatmapDecoder, softmax
+from splite_deploy.decoders.heatmap import SoftHeatmapDecoder, softmax
 from splite_deploy.decoders.softargmax import softargmax
 from splite_deploy.errors import SpliteError
 from splite_deploy.metrics.accuracy import box_side, keypoint_error
@@ -97,7 +97,7 @@ def marginals(maps: Maps) -> Points:
     return np.stack([maps[0].sum(axis=1).argmax(axis=1), maps[0].sum(axis=2).argmax(axis=1)], -1) + 0.5
 
 
-def decoders(spec: HeatmapDecoder) -> dict[str, Decode]:
+def decoders(spec: SoftHeatmapDecoder) -> dict[str, Decode]:
     """All of them, from logits; the softmax that most need is contained."""
 
     def of_weights(decode: Decode) -> Decode:
@@ -116,7 +116,7 @@ def decoders(spec: HeatmapDecoder) -> dict[str, Decode]:
 def compare(bundle: Bundle, labels: list[LabelledImage], frames: int) -> dict[str, Any]:
     """The record of one run."""
     spec = bundle.model.decoder
-    assert isinstance(spec, HeatmapDecoder) and spec.alignment == "corner"
+    assert isinstance(spec, SoftHeatmapDecoder) and spec.alignment == "corner"
     chosen = decoders(spec)
     environment, date_utc = read_environment(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     maps: list[Maps] = []

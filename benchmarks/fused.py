@@ -44,9 +44,9 @@ Fuse = Callable[[ir.Model, ModelSpec], ir.Model]
 Parts = dict[str, tuple[Fuse, Fuse]]
 """`fuse_input` and `fuse_decode` by the name of who wrote them."""
 CASES: dict[str, tuple[HeatmapDecoder, int, int, int]] = {
-    "softargmax-depth, 21 x 32 x 32": (SoftArgmaxDepth(4.0, 1.0, "corner", 5, 9, "palm", ((0, 9),)), 21, 32, 32),
-    "softargmax, udp, 17 x 64 x 48": (SoftArgmax(4.0, 1.0, "udp", 5), 17, 64, 48),
-    "softargmax-window, 17 x 64 x 48": (SoftArgmaxWindow(4.0, 10.0, "centre", 9), 17, 64, 48),
+    "softargmax-depth, 21 x 32 x 32": (SoftArgmaxDepth(4.0, "corner", 1.0, 5, 9, "palm", ((0, 9),)), 21, 32, 32),
+    "softargmax, udp, 17 x 64 x 48": (SoftArgmax(4.0, "udp", 1.0, 5), 17, 64, 48),
+    "softargmax-window, 17 x 64 x 48": (SoftArgmaxWindow(4.0, "centre", 10.0, 9), 17, 64, 48),
 }
 """Decoder, keypoints, and size of the maps."""
 FRAME = 480, 640

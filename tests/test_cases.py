@@ -156,7 +156,7 @@ def test_verify_compares_several_crops_at_once(tmp_path: Path) -> None:
     check(verify(bundle))
     network = case_nets.seeded(case_nets.MixedBatch)
     graph = simplify(onnx_from_network(network, bundle.model, opset=18, dynamic_batch=True), metadata={})
-    file = GraphFile.of("model.onnx", graph)
+    file = GraphFile.of("model.onnx", graph, bundle.model.decoder)
     (bundle.path / file.name).write_bytes(file.content)
     artifact = file.artifact("fp32", bundle.manifest.artifacts[0].limits)
     manifest = replace(bundle.manifest, artifacts=(artifact,))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from splite_deploy.decoders import SoftArgmaxDepth
 from splite_deploy.decoders.torch import SoftArgmaxDepthModule
-from splite_deploy.decoders.torch.heatmap import HeatmapModule
+from splite_deploy.decoders.torch.heatmap import SoftHeatmapModule
 from splite_deploy.spec import ModelSpec
 
 HEATMAP_SIGMA_CELLS = 1.0
@@ -77,7 +77,7 @@ class Distillation(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         assert isinstance(spec.decoder, SoftArgmaxDepth)
-        self.maps = HeatmapModule(spec.decoder, spec.keypoint_count, spec.input)
+        self.maps = SoftHeatmapModule(spec.decoder, spec.keypoint_count, spec.input)
 
     def forward(self, student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Loss terms by name, each a scalar; both are heatmap and depth, (B, K, H, W)."""

@@ -32,7 +32,7 @@ def manifest_schema() -> dict[str, Any]:
             field.update(_SHA256)
         elif name == "file":
             field["pattern"] = r"^[^/\\]+$"
-        elif name in ("offset", "stride", "beta", "height", "width", "box_padding"):
+        elif name in ("offset", "stride", "beta", "height", "width", "box_padding") and "type" in field:
             field["minimum" if name == "offset" else "exclusiveMinimum"] = 0
     return schema
 

@@ -54,7 +54,10 @@ def measure_latency(
     """
     networks = {"dense": dense, "compacted": compacted}
     progress("exporting both to ONNX")
-    files = [GraphFile.of(f"{name}.onnx", simplified_graph(network, spec)) for name, network in networks.items()]
+    files = [
+        GraphFile.of(f"{name}.onnx", simplified_graph(network, spec), spec.decoder)
+        for name, network in networks.items()
+    ]
     progress("timing both on one thread")
     with ExitStack() as stack:
         sessions = [

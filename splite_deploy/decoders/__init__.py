@@ -11,7 +11,7 @@ import numpy as np
 from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders.base import Decoded, Decoder, InputSize, Model, Sizes
 from splite_deploy.decoders.coordinates import Coordinates
-from splite_deploy.decoders.heatmap import HeatmapDecoder
+from splite_deploy.decoders.heatmap import HeatmapDecoder, SoftHeatmapDecoder
 from splite_deploy.decoders.softargmax import SoftArgmax
 from splite_deploy.decoders.softargmax_depth import SoftArgmaxDepth, Unit
 from splite_deploy.decoders.softargmax_window import SoftArgmaxWindow
@@ -36,6 +36,7 @@ __all__ = [
     "SoftArgmax",
     "SoftArgmaxDepth",
     "SoftArgmaxWindow",
+    "SoftHeatmapDecoder",
     "Unit",
     "check_shapes",
     "decode",

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from splite_deploy.arrays import FloatArray
 
 Sizes = tuple[int | tuple[int, ...], ...]
@@ -53,13 +56,22 @@ class Decoder(ABC):
 
     Attributes:
         type: Its name there.
-        layouts: What the network gives, in this order: its role, and its axes as manifests write them (``NCHW``).
-        decoded_layouts: The same of a graph that decodes.
     """
 
     type: ClassVar[str]
-    layouts: ClassVar[Mapping[str, str]]
-    decoded_layouts: ClassVar[Mapping[str, str]] = {"keypoints": "NKC", "scores": "NK"}
+
+    @property
+    @abstractmethod
+    def layouts(self) -> Mapping[str, str]:
+        """What the network gives, in this order: its role, and its axes as manifests write them (``NCHW``).
+
+        A class attribute will do where parameters do not matter.
+        """
+
+    @property
+    def decoded_layouts(self) -> Mapping[str, str]:
+        """The same of a graph that decodes."""
+        return {"keypoints": "NKC", "scores": "NK"}
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -90,6 +102,16 @@ class Decoder(ABC):
         Raises:
             SpecError: One does not fit so many keypoints or an input of this size.
         """
+
+    def peaks(self, outputs: Mapping[str, FloatArray]) -> NDArray[np.intp] | None:
+        """(N, K, A) indices along A axes, in cells, of what is largest for each keypoint, or None where nothing is.
+
+        Where they jump, a conversion has made a keypoint choose another mode.
+
+        Args:
+            outputs: See `decode`.
+        """
+        return None
 
     @abstractmethod
     def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:

@@ -1,4 +1,4 @@
-"""What the decoders of heatmaps share: where the cells lie, and the softmax over them.
+"""What the decoders of heatmaps share: where the cells lie, which of them is the largest, and the softmax over them.
 
 Pixels are continuous: the origin is the corner of the input's first pixel, whose centre is (.5, .5). N crops, K
 keypoints, H, W size of a heatmap.
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,22 +34,23 @@ _HINT += ". With the wrong one all keypoints are off, by 1.5 px at stride 4, and
 
 @dataclass(frozen=True)
 class HeatmapDecoder(Decoder):
-    """What all soft-argmax decoders have.
+    """What all decoders of heatmaps have.
 
     Attributes:
         stride: Input pixels per heatmap cell: the input's size by the heatmap's.
-        beta: Inverse temperature of the softmax; must be the one of training.
         alignment: Where the centre of cell i lies, see `Axis.of`; must be the one of training.
     """
 
-    layouts: ClassVar[Mapping[str, str]] = {"heatmap": "NCHW"}
     stride: float
-    beta: float
     alignment: Alignment = field(metadata={"hint": _HINT})
 
     def __post_init__(self) -> None:
         require(0 < self.stride < math.inf, "decoder.stride must be positive")
-        require(0 < self.beta < math.inf, "decoder.beta must be positive")
+
+    @property
+    def layouts(self) -> Mapping[str, str]:
+        """One map for each keypoint."""
+        return {"heatmap": "NCHW"}
 
     def shapes(self, keypoints: int, size: InputSize) -> Mapping[str, Sizes]:
         """Maps of one size: K channels, and one cell for each stride."""
@@ -61,6 +62,29 @@ class HeatmapDecoder(Decoder):
         for name, pixels in (("height", size.height), ("width", size.width)):
             off = abs(round(pixels / self.stride) * self.stride - pixels)
             require(off < 0.01, f"decoder.stride {self.stride:g} does not divide input.{name} {pixels}")
+
+    def heatmap(self, outputs: Mapping[str, FloatArray]) -> FloatArray:
+        """(N, K, H, W): what is largest at the keypoints, among the outputs by role."""
+        return outputs["heatmap"]
+
+    def peaks(self, outputs: Mapping[str, FloatArray]) -> NDArray[np.intp]:
+        """(N, K, 2) row and column of the largest cell."""
+        return np.stack(largest_cells(self.heatmap(outputs)), -1)
+
+
+@dataclass(frozen=True)
+class SoftHeatmapDecoder(HeatmapDecoder):
+    """What those with a softmax have, too.
+
+    Attributes:
+        beta: Inverse temperature of the softmax; must be the one of training.
+    """
+
+    beta: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.beta < math.inf, "decoder.beta must be positive")
 
 
 @dataclass(frozen=True)
@@ -116,6 +140,11 @@ def cells_of(keypoints: FloatArray, decoder: HeatmapDecoder, height: int, width:
     edges, steps = edges_and_steps(decoder, height, width)
     cells: FloatArray = np.floor((keypoints - edges) / steps)
     return cells
+
+
+def largest_cells(heatmap: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns, (N, K) each, of the largest cells of maps (N, K, H, W): the first of several, row by row."""
+    return np.divmod(heatmap.reshape(*heatmap.shape[:2], -1).argmax(axis=2), heatmap.shape[3])
 
 
 def softmax(heatmap: FloatArray, beta: float) -> FloatArray:

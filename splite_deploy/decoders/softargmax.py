@@ -10,12 +10,12 @@ import numpy as np
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders.base import Decoded, InputSize
-from splite_deploy.decoders.heatmap import HeatmapDecoder, cell_centres, cells_of, near, softmax
+from splite_deploy.decoders.heatmap import SoftHeatmapDecoder, cell_centres, cells_of, near, softmax
 from splite_deploy.errors import require
 
 
 @dataclass(frozen=True)
-class SoftArgmax(HeatmapDecoder):
+class SoftArgmax(SoftHeatmapDecoder):
     """The expected cell centre under softmax(beta * heatmap).
 
     Attributes:
@@ -37,7 +37,7 @@ class SoftArgmax(HeatmapDecoder):
         return Decoded(keypoints, window_mass(weights, keypoints, self), None)
 
 
-def softargmax(heatmap: FloatArray, decoder: HeatmapDecoder) -> tuple[FloatArray, FloatArray]:
+def softargmax(heatmap: FloatArray, decoder: SoftHeatmapDecoder) -> tuple[FloatArray, FloatArray]:
     """Expected cell centre under softmax(beta * heatmap), over the whole map.
 
     Args:

@@ -10,13 +10,13 @@ import numpy as np
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders.base import Decoded, InputSize
-from splite_deploy.decoders.heatmap import HeatmapDecoder, near
+from splite_deploy.decoders.heatmap import SoftHeatmapDecoder, largest_cells, near
 from splite_deploy.decoders.softargmax import softargmax
 from splite_deploy.errors import require
 
 
 @dataclass(frozen=True)
-class SoftArgmaxWindow(HeatmapDecoder):
+class SoftArgmaxWindow(SoftHeatmapDecoder):
     """The expected cell centre inside a square window around the largest cell, clipped at the border of the map.
 
     The score is the value of the peak, clipped to [0, 1].
@@ -35,8 +35,8 @@ class SoftArgmaxWindow(HeatmapDecoder):
     def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
         """Keypoints and scores from ``heatmap`` (N, K, H, W)."""
         heatmap = outputs["heatmap"]
-        n, k, height, width = heatmap.shape
-        rows, columns = np.divmod(heatmap.reshape(n, k, -1).argmax(axis=2), width)
+        height, width = heatmap.shape[2:]
+        rows, columns = largest_cells(heatmap)
         inside = near(rows, height, self.window)[..., :, None] & near(columns, width, self.window)[..., None, :]
         masked = np.where(inside, heatmap, -np.inf).astype(np.float32)
         scores = np.clip(heatmap.max(axis=(2, 3)), 0.0, 1.0)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from splite_deploy.bundle import Artifact, Graph, TensorSpec, Typing
 from splite_deploy.bundle.report import Layer, Parity
 from splite_deploy.compile.child_process import kept_log
+from splite_deploy.decoders import Decoder
 from splite_deploy.errors import ExportError, SpliteError, UsageError
 from splite_deploy.export.calibrate import Calibrated
 from splite_deploy.export.failures import Failures
@@ -65,13 +66,13 @@ class GraphFile:
     outputs: tuple[TensorSpec, ...]
 
     @classmethod
-    def of(cls, name: str, model: ir.Model) -> GraphFile:
+    def of(cls, name: str, model: ir.Model, decoder: Decoder) -> GraphFile:
         """The file of a graph; nothing is written.
 
         Raises:
             ExportError: The graph is invalid.
         """
-        return cls(name, model, serialised(model, name), *tensor_specs(model))
+        return cls(name, model, serialised(model, name), *tensor_specs(model, decoder))
 
     @cached_property
     def sha256(self) -> str:
@@ -211,7 +212,7 @@ def write_graphs(folder: Path, made: Variants, spec: ModelSpec, options: ExportO
     for name, graph in made.graphs.items():
         with made.making(name):
             model, note = deployed(name, graph, spec, options)
-            files[name] = GraphFile.of(name, model)
+            files[name] = GraphFile.of(name, model, spec.decoder)
             made.notes += [note] if note else []
             (folder / name).write_bytes(files[name].content)  # a new bundle's folder vanishes where that fails
     return GraphFiles(files, made.failed)
@@ -395,5 +396,5 @@ def _run_once(model: ir.Model, reference: Reference) -> Outputs:
 
 def _opened(model: ir.Model, spec: ModelSpec) -> Session:
     name = "graph.onnx"
-    artifact = Artifact("onnx", "ort", "fp32", name, "", *tensor_specs(model), spec.limits, {})
+    artifact = Artifact("onnx", "ort", "fp32", name, "", *tensor_specs(model, spec.decoder), spec.limits, {})
     return open_bytes(serialised(model, name), artifact, threads=1)

@@ -344,7 +344,8 @@ def _convert(
     simplified = simplify(raw, metadata=metadata)
     check_output_names(simplified, spec)
     explain = from_graph(raw, simplified, "fp32")
-    return _checked(GraphFile.of(FP32, simplified), "simplified", opset, stages, reference, limits, explain, stack)
+    file = GraphFile.of(FP32, simplified, spec.decoder)
+    return _checked(file, "simplified", opset, stages, reference, limits, explain, stack)
 
 
 def _of_trained(
@@ -372,7 +373,7 @@ def _of_trained(
     trained = split_quantisation(quantised.file.model)
     floats = _float_outputs(source, trained.floating, tensors)
     of_floats = replace(reference, outputs=_without_last(floats))
-    file, limits = GraphFile.of(FP32, trained.floating), source.spec.limits
+    file, limits = GraphFile.of(FP32, trained.floating, source.spec.decoder), source.spec.limits
     stages = quantised.stages
     form = _checked(file, "float form", quantised.opset, stages, of_floats, limits, unexplained, stack)
     found = trained.ranges(reference.tensors)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import Parity, Percentiles
-from splite_deploy.decoders import HeatmapDecoder, decode
+from splite_deploy.decoders import decode
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
 Outputs = Mapping[str, FloatArray]
@@ -27,8 +27,8 @@ class Deviation:
 
     Attributes:
         parity: Percentiles of the deviation in pixels, and of the depth.
-        peak_switches: Keypoints whose largest heatmap cell lies more than `SWITCH_CELLS` cells, in x or y, from the
-            reference's: they jumped to another mode. 0 for decoders without a heatmap.
+        peak_switches: Keypoints whose largest cell lies more than `SWITCH_CELLS` cells, along any axis, from the
+            reference's: they jumped to another mode. 0 where the decoder looks for no largest cell.
     """
 
     parity: Parity
@@ -93,9 +93,10 @@ def measure_deviation(
     """
     parity = compare(stage, reference, candidate, spec, crops_from, reference_name=reference_name)
     switches = 0
-    if isinstance(spec.decoder, HeatmapDecoder) and "heatmap" in candidate:
-        cells = [_peaks(outputs["heatmap"]) for outputs in (reference, candidate)]
-        switches = int((np.abs(cells[0] - cells[1]).max(axis=-1) > SWITCH_CELLS).sum())
+    if "keypoints" not in candidate:
+        before, after = spec.decoder.peaks(reference), spec.decoder.peaks(candidate)
+        if before is not None and after is not None:
+            switches = int((np.abs(after - before).max(axis=-1) > SWITCH_CELLS).sum())
     return Deviation(parity, switches)
 
 
@@ -144,9 +145,3 @@ def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
 def percentiles(values: NDArray[np.floating[Any]]) -> Percentiles:
     """50th and 95th percentile and maximum."""
     return Percentiles(*(float(v) for v in (*np.percentile(values, [50, 95]), values.max())))
-
-
-def _peaks(heatmap: FloatArray) -> np.typing.NDArray[np.intp]:
-    """(N, K, 2) row and column of the largest cell."""
-    flat = heatmap.reshape(*heatmap.shape[:2], -1).argmax(axis=2)
-    return np.stack(np.divmod(flat, heatmap.shape[3]), axis=-1)

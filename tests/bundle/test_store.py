@@ -46,7 +46,7 @@ GRAPH = "model.onnx"
 SPEC = ModelSpec(
     name="hand",
     input=InputSpec(8, 4, "rgb", (120.0, 115.0, 105.0), (58.0, 57.0, 57.0), 1.25, 127),
-    decoder=SoftArgmaxDepth(4.0, 1.0, "corner", 3, root_keypoint=0, unit="palm", scale_bones=((0, 1),)),
+    decoder=SoftArgmaxDepth(4.0, "corner", 1.0, 3, root_keypoint=0, unit="palm", scale_bones=((0, 1),)),
     skeleton=SkeletonSpec(("wrist", "tip"), ((0, 1),)),
     palm_mm=90.0,
 )

@@ -53,7 +53,7 @@ class Converted:
     def parity(self, artifact: Artifact, crops: Crops) -> Parity:
         """How far a file lies from the graph."""
         tensors = Preprocessor(self.spec.input, self.spec.input.color).normalise(crops)
-        file = GraphFile.of(self.graph.name, load(self.graph))
+        file = GraphFile.of(self.graph.name, load(self.graph), self.spec.decoder)
         reference = run_each(open_bytes(file.content, file.artifact("fp32", self.spec.limits), threads=1), tensors)
         session = open_bytes((self.folder / artifact.file).read_bytes(), artifact, threads=1)
         return compare(artifact.label, reference, run_each(session, tensors), self.spec, "renderer")

@@ -129,9 +129,9 @@ def test_a_network_that_takes_planes(crop: NDArray[np.uint8]) -> None:
 
 K, H, W = 5, 32, 24
 DECODERS: dict[str, Decoder] = {
-    "softargmax": SoftArgmax(4.0, 1.0, "udp", 3),
-    "window": SoftArgmaxWindow(4.0, 10.0, "centre", 5),
-    "depth": SoftArgmaxDepth(4.0, 2.0, "corner", 3, 1, "palm", ((0, 1),)),
+    "softargmax": SoftArgmax(4.0, "udp", 1.0, 3),
+    "window": SoftArgmaxWindow(4.0, "centre", 10.0, 5),
+    "depth": SoftArgmaxDepth(4.0, "corner", 2.0, 3, 1, "palm", ((0, 1),)),
     "coordinates": Coordinates("unit"),
     "keypoints": Coordinates("pixel"),  # which are the network's output as it is
 }

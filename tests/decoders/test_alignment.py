@@ -102,11 +102,11 @@ Run = Callable[[Maps, ModelSpec], dict[str, Maps]]
 
 
 def window(alignment: Alignment) -> HeatmapDecoder:
-    return SoftArgmaxWindow(STRIDE, 10.0, alignment, window=13)
+    return SoftArgmaxWindow(STRIDE, alignment, 10.0, window=13)
 
 
 def plain(alignment: Alignment) -> HeatmapDecoder:
-    return SoftArgmax(STRIDE, 1.0, alignment, score_window=5)
+    return SoftArgmax(STRIDE, alignment, 1.0, score_window=5)
 
 
 def logits(mu: Points) -> Maps:
@@ -174,7 +174,7 @@ def test_a_pixel_and_its_cell_have_one_centre() -> None:
     def read(alignment: Alignment, row: int, column: int) -> list[float]:
         maps = np.zeros((1, JOINTS, ROWS, COLUMNS), np.float32)
         maps[..., row, column] = 1
-        decoder = SoftArgmaxWindow(STRIDE, 10.0, alignment, window=1)
+        decoder = SoftArgmaxWindow(STRIDE, alignment, 10.0, window=1)
         return [float(v) for v in decode({"heatmap": maps}, model(decoder)).keypoints[0, 0]]
 
     assert read("centre", 3, 7) == [7 * STRIDE + 0.5, 3 * STRIDE + 0.5]
@@ -190,7 +190,7 @@ def test_depths_are_read_at_the_same_cells() -> None:
     maps = {role: values.astype(np.float32) for role, values in maps.items()}
     depths = []
     for alignment in ("corner", "centre", "udp"):
-        decoder = SoftArgmaxDepth(STRIDE, 2.0, alignment, 5, root_keypoint=0, unit="palm", scale_bones=((0, 1),))  # type: ignore[arg-type]
+        decoder = SoftArgmaxDepth(STRIDE, alignment, 2.0, 5, root_keypoint=0, unit="palm", scale_bones=((0, 1),))  # type: ignore[arg-type]
         depths.append(decode(maps, model(decoder)).depth)
     np.testing.assert_array_equal(depths[0], depths[1])
     np.testing.assert_array_equal(depths[0], depths[2])

@@ -31,7 +31,7 @@ Array = NDArray[np.float32]
 
 GLOBAL = SoftArgmax(stride=4.0, beta=1.0, alignment="corner", score_window=5)
 WINDOW = SoftArgmaxWindow(stride=4.0, beta=10.0, alignment="corner", window=5)
-DEPTH = SoftArgmaxDepth(4.0, 1.0, "corner", score_window=5, root_keypoint=1, unit="palm", scale_bones=((0, 1),))
+DEPTH = SoftArgmaxDepth(4.0, "corner", 1.0, score_window=5, root_keypoint=1, unit="palm", scale_bones=((0, 1),))
 UNIT = Coordinates("unit")
 HEATMAP_DECODERS = pytest.mark.parametrize("decoder", [GLOBAL, WINDOW, DEPTH], ids=lambda d: str(d.type))
 seeds = st.integers(0, 2**32 - 1)

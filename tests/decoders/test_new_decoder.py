@@ -131,9 +131,11 @@ def test_outputs_are_read_and_checked(kind: str, spec: ModelSpec) -> None:
 def test_its_module_becomes_the_graph(kind: str, spec: ModelSpec) -> None:
     shapes: dict[str, tuple[int, ...]] = KINDS[kind][3]
     plain = through({role: ("n", *shape[1:]) for role, shape in shapes.items()})
-    assert [tensor.layout for tensor in tensor_specs(plain)[1]] == list(spec.decoder.layouts.values())
+    assert [tensor.layout for tensor in tensor_specs(plain, spec.decoder)[1]] == list(spec.decoder.layouts.values())
     fused = fuse_decode(plain, spec)
-    assert [tensor.layout for tensor in tensor_specs(fused)[1]] == list(spec.decoder.decoded_layouts.values())
+    assert [tensor.layout for tensor in tensor_specs(fused, spec.decoder)[1]] == list(
+        spec.decoder.decoded_layouts.values()
+    )
 
     rng = np.random.default_rng(1)
     outputs = {role: 5 * rng.normal(size=(4, *shape[1:])).astype(np.float32) for role, shape in shapes.items()}

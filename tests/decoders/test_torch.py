@@ -28,7 +28,7 @@ def test_vector(case: dict[str, Any]) -> None:
 
 def test_losses_can_follow_the_gradient() -> None:
     """Ascending along the gradient of a coordinate and of a depth moves both, and as far as it says."""
-    decoder = SoftArgmaxDepth(4.0, 1.5, "udp", 3, root_keypoint=0, unit="palm", scale_bones=((0, 1),))
+    decoder = SoftArgmaxDepth(4.0, "udp", 1.5, 3, root_keypoint=0, unit="palm", scale_bones=((0, 1),))
     grey = (127.5, 127.5, 127.5)
     spec = ModelSpec(
         "test", InputSpec(24, 32, "rgb", grey, grey, 1.25, 127), decoder, SkeletonSpec(("a", "b"), ()), palm_mm=88.0
@@ -50,7 +50,7 @@ def test_losses_can_follow_the_gradient() -> None:
 def test_constants_stay_out_of_checkpoints_and_follow_the_device() -> None:
     size = InputSpec(24, 32, "rgb", (0, 0, 0), (64, 64, 64), 1, 0)
     for decoder in (
-        SoftArgmaxDepth(4.0, 1.0, "centre", 3, root_keypoint=0, unit="palm", scale_bones=((0, 1),)),
+        SoftArgmaxDepth(4.0, "centre", 1.0, 3, root_keypoint=0, unit="palm", scale_bones=((0, 1),)),
         Coordinates("unit"),
     ):
         module = make_module(decoder, 2, size)

@@ -70,7 +70,7 @@ def test_real_outputs_decode_as_on_the_host(bundle: Bundle) -> None:
     tensors = Preprocessor(spec.input, spec.input.color).normalise(crops_of(bundle))
     plain = load(bundle.path / "model.onnx")
     fused = fuse_decode(plain, spec)
-    for size in (1,) if tensor_specs(plain)[0][0].shape[0] == 1 else (1, 3):
+    for size in (1,) if tensor_specs(plain, spec.decoder)[0][0].shape[0] == 1 else (1, 3):
         for start in range(0, len(tensors) - size + 1, size):
             batch = tensors[start : start + size]
             same(run(fused, image=batch), decode(run(plain, image=batch), spec), spec.decoder.stride)  # type: ignore[union-attr]
@@ -195,8 +195,8 @@ def test_the_manifest_says_so(bundle: Bundle, batch: str) -> None:
     plain = load(bundle.path / "model.onnx")
     size = 1 if batch == "fixed" else None
     artifact = bundle.find()
-    assert tensor_specs(plain) == (artifact.inputs, artifact.outputs)
-    inputs, outputs = tensor_specs(fuse_decode(fuse_input(plain, bundle.model), bundle.model))
+    assert tensor_specs(plain, bundle.model.decoder) == (artifact.inputs, artifact.outputs)
+    inputs, outputs = tensor_specs(fuse_decode(fuse_input(plain, bundle.model), bundle.model), bundle.model.decoder)
     assert inputs == (TensorSpec("image", (size, 64, 48, 3), "uint8", "NHWC", "image"),)
     assert outputs == (
         TensorSpec("keypoints", (size, 5, 2), "float32", "NKC", "keypoints"),

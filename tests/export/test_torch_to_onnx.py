@@ -223,7 +223,7 @@ def test_outputs_that_do_not_fit(spec: ModelSpec, function: Callable[[Any], Any]
 def test_outputs_that_fit(spec: ModelSpec) -> None:
     check_outputs(Function(lambda x: (maps(x), maps(x))), spec)
     check_outputs(Function(lambda x: [maps(x), maps(x)]), spec)
-    check_outputs(Function(maps), dataclasses.replace(spec, decoder=SoftArgmax(4.0, 1.0, "corner", 3)))
+    check_outputs(Function(maps), dataclasses.replace(spec, decoder=SoftArgmax(4.0, "corner", 1.0, 3)))
 
 
 @pytest.mark.parametrize(("columns", "fits"), [(2, True), (3, True), (1, False), (4, False)])

@@ -263,7 +263,7 @@ def test_2d_and_depth_give_the_3d_back(hands: list[Any], bones: tuple[tuple[int,
     from splite_deploy.decoders import SoftArgmaxDepth
     from splite_deploy.runtime.lift import absolute
 
-    decoder = SoftArgmaxDepth(4.0, 1.0, "corner", score_window=5, root_keypoint=9, unit="palm", scale_bones=bones)
+    decoder = SoftArgmaxDepth(4.0, "corner", 1.0, score_window=5, root_keypoint=9, unit="palm", scale_bones=bones)
     compared = 0
     for hand in hands:
         points = hand.keypoints_3d_mm.astype(np.float64)

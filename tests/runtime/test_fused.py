@@ -42,7 +42,7 @@ def fused_bundle(source: Path, target: Path, parts: str, edit: Callable[[Any], N
     for part in parts.split():
         model = {"input": fuse_input, "decode": fuse_decode}[part](model, bundle.model)
     save(model, file)
-    inputs, outputs = tensor_specs(model)
+    inputs, outputs = tensor_specs(model, bundle.model.decoder)
     artifact = dataclasses.replace(bundle.find(), sha256=sha256_of(file), inputs=inputs, outputs=outputs)
     manifest = dataclasses.replace(bundle.manifest, artifacts=(artifact,))
     (target / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

@@ -17,7 +17,7 @@ from splite_deploy.errors import UsageError
 from splite_deploy.runtime.lift import absolute, weak_perspective
 
 Points = NDArray[np.float64]
-ONE = SoftArgmaxDepth(4.0, 1.0, "corner", score_window=5, root_keypoint=9, unit="palm", scale_bones=((0, 9),))
+ONE = SoftArgmaxDepth(4.0, "corner", 1.0, score_window=5, root_keypoint=9, unit="palm", scale_bones=((0, 9),))
 FOUR = replace(ONE, scale_bones=((0, 5), (0, 9), (0, 13), (0, 17)))
 BONES = pytest.mark.parametrize("decoder", [ONE, FOUR], ids=["one bone", "four bones"])
 UNITS = pytest.mark.parametrize("unit", ["palm", "mm"])

@@ -31,7 +31,7 @@ def with_graphs(bundle: Path, copy: Path, given: Sequence[Given]) -> Bundle:
     for precision, typings, file in given:
         if file.parent != folder:
             shutil.copyfile(file, folder / file.name)
-        inputs, outputs = tensor_specs(load(folder / file.name))
+        inputs, outputs = tensor_specs(load(folder / file.name), manifest.model.decoder)
         graphs += [
             Graph(precision, typing, file.name, sha256_of(folder / file.name), inputs, outputs, manifest.model.limits)  # type: ignore[arg-type]
             for typing in typings

@@ -163,7 +163,7 @@ README = "models/README.md"
         ("nmae", "x", "Unknown field nmae", "The fields here are: name, input"),
         ("input.sdt", [1, 1, 1], "Unknown field input.sdt", FIELDS),
         ("input.palm_mm", 88.0, "Unknown field input.palm_mm", FIELDS),
-        ("decoder.window", 5, "Unknown field decoder.window", "stride, beta, alignment, score_window"),
+        ("decoder.window", 5, "Unknown field decoder.window", "stride, alignment, beta, score_window"),
         ("limits.shift", 1.0, "Unknown field limits.shift", "shift_p95_px"),
         # wrong type
         ("name", 3, "name is 3", "a text in quotes"),

@@ -8,11 +8,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from splite_deploy.decoders.base import InputSize
-from splite_deploy.decoders.heatmap import HeatmapDecoder, cell_centres, edges_and_steps
+from splite_deploy.decoders.heatmap import HeatmapDecoder, SoftHeatmapDecoder, cell_centres, edges_and_steps
 
 
 class HeatmapModule(nn.Module):
-    """The cells of K heatmaps of one size: softmax over them, expected centre, and which lie in a window.
+    """The cells of K heatmaps of one size: where they are, and which lie in a window.
 
     Args:
         decoder: Its parameters.
@@ -28,9 +28,9 @@ class HeatmapModule(nn.Module):
 
     def __init__(self, decoder: HeatmapDecoder, keypoints: int, size: InputSize) -> None:
         super().__init__()
-        _, height, width = decoder.shapes(keypoints, size)["heatmap"]
+        _, height, width = next(iter(decoder.shapes(keypoints, size).values()))
         assert isinstance(height, int) and isinstance(width, int)
-        self.beta, self.keypoints, self.height, self.width = decoder.beta, keypoints, height, width
+        self.keypoints, self.height, self.width = keypoints, height, width
         edges, steps = edges_and_steps(decoder, height, width)
         self._has_edges = bool(edges.any())
         self._constant("centres", cell_centres(decoder, height, width))
@@ -46,11 +46,6 @@ class HeatmapModule(nn.Module):
     def flat(self, maps: Tensor) -> Tensor:
         """Maps (N, K, H, W) as (N, K, H * W)."""
         return maps.reshape(-1, self.keypoints, self.height * self.width)
-
-    def logits(self, heatmap: Tensor) -> Tensor:
-        """What the softmax is taken of, (N, K, H * W)."""
-        flat = self.flat(heatmap)
-        return flat if self.beta == 1 else flat * self.beta
 
     def expected(self, weights: Tensor) -> Tensor:
         """Expected cell centre (N, K, 2) in input pixels under weights (N, K, H * W)."""
@@ -71,3 +66,22 @@ class HeatmapModule(nn.Module):
         """The parts (N, K, W) and (N, K, H) of what `near` gives."""
         columns, rows = torch.split(near, [self.width, self.height], dim=-1)
         return columns, rows
+
+
+class SoftHeatmapModule(HeatmapModule):
+    """The same with a softmax over the cells.
+
+    Args:
+        decoder: Its parameters.
+        keypoints: Their number K.
+        size: Of the network's input.
+    """
+
+    def __init__(self, decoder: SoftHeatmapDecoder, keypoints: int, size: InputSize) -> None:
+        super().__init__(decoder, keypoints, size)
+        self.beta = decoder.beta
+
+    def logits(self, heatmap: Tensor) -> Tensor:
+        """What the softmax is taken of, (N, K, H * W)."""
+        flat = self.flat(heatmap)
+        return flat if self.beta == 1 else flat * self.beta

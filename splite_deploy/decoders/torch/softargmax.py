@@ -7,10 +7,10 @@ from torch import Tensor
 
 from splite_deploy.decoders.base import InputSize
 from splite_deploy.decoders.softargmax import SoftArgmax
-from splite_deploy.decoders.torch.heatmap import HeatmapModule
+from splite_deploy.decoders.torch.heatmap import SoftHeatmapModule
 
 
-class SoftArgmaxModule(HeatmapModule):
+class SoftArgmaxModule(SoftHeatmapModule):
     """Keypoints (N, K, 2) in input pixels and scores (N, K) from a heatmap (N, K, H, W) of logits."""
 
     def __init__(self, decoder: SoftArgmax, keypoints: int, size: InputSize) -> None:

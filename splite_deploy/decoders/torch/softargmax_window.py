@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from splite_deploy.decoders.base import InputSize
 from splite_deploy.decoders.softargmax_window import SoftArgmaxWindow
-from splite_deploy.decoders.torch.heatmap import HeatmapModule
+from splite_deploy.decoders.torch.heatmap import SoftHeatmapModule
 
 
-class SoftArgmaxWindowModule(HeatmapModule):
+class SoftArgmaxWindowModule(SoftHeatmapModule):
     """Keypoints (N, K, 2) in input pixels and scores (N, K) from a heatmap (N, K, H, W)."""
 
     _cells: Tensor

@@ -18,7 +18,7 @@ from onnx import compose, helper, version_converter
 from torch import Tensor, nn
 
 from splite_deploy.bundle import TensorSpec
-from splite_deploy.decoders import DECODERS, Decoder, check_shapes
+from splite_deploy.decoders import Decoder, check_shapes
 from splite_deploy.decoders.torch import make_module
 from splite_deploy.errors import ExportError, first_line
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET
@@ -254,25 +254,20 @@ def _set_batch(values: Iterable[ir.Value], of: ir.Value) -> None:
             value.shape = ir.Shape([of.shape[0], *value.shape[1:]])
 
 
-def tensor_specs(model: ir.Model) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def tensor_specs(model: ir.Model, decoder: Decoder) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs of a graph of `export`, with or without fused pre- and postprocessing, for the manifest.
 
-    A uint8 input is NHWC; outputs are named by their roles.
+    A uint8 input is NHWC; outputs are named by the roles of the decoder, which knows their layouts.
     """
     return (
         tuple(_spec(v, "NHWC" if v.dtype == ir.DataType.UINT8 else "NCHW", "image") for v in _inputs(model)),
-        tuple(_spec(v, _layout(v), name_of(v)) for v in model.graph.outputs),
+        tuple(_spec(v, _layout(v, decoder), name_of(v)) for v in model.graph.outputs),
     )
 
 
-def _layout(value: ir.Value) -> str:
-    """The layout of an output, which is named by its role: what the decoder that has it says; empty if none does."""
-    layouts = (
-        layouts[name_of(value)]
-        for decoder in DECODERS.values()
-        for layouts in (decoder.layouts, decoder.decoded_layouts)
-        if value.name in layouts
-    )
+def _layout(value: ir.Value, decoder: Decoder) -> str:
+    """The layout of an output, which is named by its role; empty if the decoder has none for it."""
+    layouts = [found[name_of(value)] for found in (decoder.layouts, decoder.decoded_layouts) if value.name in found]
     fitting = (layout for layout in layouts if len(layout) == len(sizes(value)))  # "depth" is a map, or K numbers
     return next(fitting, "")
 
