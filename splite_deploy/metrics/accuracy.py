@@ -96,7 +96,7 @@ def oks(
         predicted: Pixels.
         truth: Pixels.
         area: (N,) of each object, square pixels.
-        sigmas: (K,), such as those of `splite_deploy.spec.presets.COCO17`.
+        sigmas: (K,), such as those of `splite_deploy.spec.presets.oks_sigmas`.
     """
     falloff = 2 * area[:, None] * np.square(2 * np.asarray(sigmas, np.float64))
     similarity: DoubleArray = np.exp(-np.square(keypoint_error(predicted, truth)) / falloff).mean(axis=1)
