@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 from splite_deploy.bench.environment import read_environment
 from splite_deploy.bench.evaluation import evaluate, evaluation_labels
@@ -119,7 +120,7 @@ def run_bench(
     keypoints = len(opened.model.skeleton.keypoint_names)
     labels = None if extras.labels is None else evaluation_labels(extras.labels, keypoints)
     if inputs is None:
-        inputs, color = golden_inputs(opened), opened.model.input.color
+        inputs, color = golden_inputs(opened), opened.model.input.picture_color
         inputs_from = "golden crops of the bundle"
     sizes = [check_image(image).shape for image, _ in inputs]
     chosen, artifact = pick_artifact(opened, backend, precision)
@@ -307,10 +308,10 @@ def golden_inputs(bundle: Bundle) -> list[Input]:
     """The golden crops as images, each with the box that cuts out the whole of it.
 
     The preprocessing pads a box before it cuts; shrunk by that padding, the box of the whole crop gives it
-    back pixel by pixel. The images have the channel order of the model.
+    back pixel by pixel. The images have the channel order of the model; grey crops get three equal channels.
     """
     spec = bundle.model.input
     margin_x = spec.width / 2 * (1 - 1 / spec.box_padding)
     margin_y = spec.height / 2 * (1 - 1 / spec.box_padding)
     box = (margin_x, margin_y, spec.width - margin_x, spec.height - margin_y)
-    return [(crop, box) for crop in bundle.golden().crops]
+    return [(crop if spec.channels == 3 else np.repeat(crop, 3, 2), box) for crop in bundle.golden().crops]

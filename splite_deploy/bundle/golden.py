@@ -33,7 +33,7 @@ class GoldenImage:
         pixels: (H, W, 3) uint8; tensor ``image``.
         color: Channel order of ``pixels``.
         box: (4,) float64 x0, y0, x1, y1 in pixels of the image.
-        crop: (h, w, 3) uint8, as the machine that exported cut it, channels in the order of the input spec; tensor
+        crop: (h, w, C) uint8, as the machine that exported cut it, channels in the order of the input spec; tensor
             ``image.crop``.
         keypoints: (K, 2) float32 of the reference on that crop, in pixels of the image; tensor ``image.keypoints``.
         scores: (K,) float32; tensor ``image.scores``.
@@ -54,7 +54,7 @@ class Golden:
     """Reference inputs and outputs of N crops.
 
     Attributes:
-        crops: (N, h, w, 3) uint8, channels in the order of the input spec; tensor ``crops``.
+        crops: (N, h, w, C) uint8, channels in the order of the input spec; tensor ``crops``.
         outputs: fp32 outputs of the original network by role, N first; tensors ``output.ROLE``.
         decoded: What they decode to, in pixels of the crop; tensors ``keypoints``, ``scores`` and, where there is one,
             ``depth``.

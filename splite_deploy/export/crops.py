@@ -54,7 +54,7 @@ class Crops:
     """Crops as the runtime makes them.
 
     Attributes:
-        pixels: (N, h, w, 3) uint8, channels in the order of the input spec.
+        pixels: (N, h, w, C) uint8, channels in the order of the input spec.
         origin: Where they came from, as text.
         example: What the first one was cut of.
     """
@@ -231,13 +231,13 @@ class Renderer:
         return self.host.samples.partition(":")[0]
 
     def crops(self, count: int) -> NDArray[np.uint8]:
-        """(count, h, w, 3), fewer where the renderer ends early.
+        """(count, h, w, C), fewer where the renderer ends early.
 
         Raises:
             SpecError: See `rendered`.
         """
         file = None if self.cache is None else self.cache / f"rendered-{self._key(count)}.npz"
-        stored = None if file is None else _stored(file, (count, self.spec.height, self.spec.width, 3))
+        stored = None if file is None else _stored(file, (count, self.spec.height, self.spec.width, self.spec.channels))
         if stored is not None:
             return stored
         self.progress(f"rendering {count} images for the {self.purpose}")
@@ -274,7 +274,7 @@ def _store(file: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def cut(boxed: Iterable[Boxed], color: Color, spec: InputSpec) -> NDArray[np.uint8]:
-    """Crops as the runtime makes them, (N, h, w, 3); N may be 0.
+    """Crops as the runtime makes them, (N, h, w, C); N may be 0.
 
     Args:
         boxed: Images with their boxes; None is the whole image.
@@ -286,7 +286,7 @@ def cut(boxed: Iterable[Boxed], color: Color, spec: InputSpec) -> NDArray[np.uin
     for image, box in boxed:
         image = check_image(image)
         crops.append(preprocessor.crop(image, check_box(box, image.shape[0], image.shape[1]))[0])
-    return np.array(crops, np.uint8).reshape(-1, spec.height, spec.width, 3)
+    return np.array(crops, np.uint8).reshape(-1, spec.height, spec.width, spec.channels)
 
 
 def _crops(boxed: Iterator[Boxed], color: Color, spec: InputSpec, origin: str) -> Crops:

@@ -47,7 +47,7 @@ class PreparedImage:
         pixels: (H, W, 3) uint8.
         color: Channel order of ``pixels``.
         box: (4,) float64 xyxy, pixels of the image.
-        crop: (h, w, 3) uint8, channels in the order of the input spec.
+        crop: (h, w, C) uint8, channels in the order of the input spec.
         matrix: (2, 3), pixels of the image to pixels of the crop.
     """
 

@@ -35,7 +35,7 @@ class ExportOptions:
             AMX; costs accuracy.
         int8_recipe: How int8 is done in TFLite; see `splite_deploy.compile.tflite.compiler.compile_tflite`.
         evaluation: Labels file, or its folder, for the accuracy of every artifact; its split ``val`` if there is one.
-        fuse_input: The graphs take uint8 crops (N, h, w, 3) and normalise them.
+        fuse_input: The graphs take uint8 crops (N, h, w, C) and normalise them.
         fuse_decode: The graphs give keypoints instead of heatmaps.
         dynamic_batch: Leaves the batch size of the graph open.
         opset: ONNX operator set; None is 18, or that of an imported ONNX graph.

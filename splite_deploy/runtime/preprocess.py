@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.errors import UsageError
-from splite_deploy.spec import Color, InputSpec
+from splite_deploy.spec import InputColor, InputSpec
 
 Image = NDArray[np.uint8]
 AnyImage = NDArray[Any] | None
@@ -183,12 +183,16 @@ class Preprocessor:
 
     Args:
         spec: The input.
-        color: Channel order of the images it will be given.
+        color: Channel order of the images it will be given. That of the spec is enough for crops that are cut already;
+            images have three channels, also where the spec says ``gray``.
     """
 
-    def __init__(self, spec: InputSpec, color: Color) -> None:
+    def __init__(self, spec: InputSpec, color: InputColor) -> None:
         self.spec = spec
-        self._swap = color != spec.color
+        self._conversion = None
+        if color != spec.color:
+            grey = cv2.COLOR_RGB2GRAY if color == "rgb" else cv2.COLOR_BGR2GRAY
+            self._conversion = grey if spec.color == "gray" else cv2.COLOR_BGR2RGB
         self._scale = (1.0 / np.array(spec.std)).astype(np.float32)
         self._offset = (-np.array(spec.mean) / np.array(spec.std)).astype(np.float32)
 
@@ -196,31 +200,31 @@ class Preprocessor:
         """One crop in the channel order of the spec.
 
         Returns:
-            (h, w, 3) uint8 crop and the (2, 3) matrix from image to crop.
+            (h, w, C) uint8 crop, C of `InputSpec.channels`, and the (2, 3) matrix from image to crop.
         """
         matrix = crop_matrix(box, self.spec)
         crop = warp(image, matrix, self.spec.height, self.spec.width, self.spec.pad_value)
-        if self._swap:
-            crop = cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
-        return crop, matrix
+        if self._conversion is not None:
+            crop = cv2.cvtColor(crop, self._conversion)  # type: ignore[assignment]
+        return crop if crop.ndim == 3 else crop[..., None], matrix
 
     def feed(self, crops: Sequence[Image] | NDArray[np.uint8], image: TensorSpec) -> NDArray[Any]:
-        """N crops of (h, w, 3) uint8 as a session takes them.
+        """N crops of (h, w, C) uint8 as a session takes them.
 
         Args:
             crops: Of `crop`.
             image: The input of the session. Where it is uint8 the graph normalises, and takes the crops as they are.
 
         Returns:
-            (N, h, w, 3) uint8, or (N, 3, h, w) float32.
+            (N, h, w, C) uint8, or (N, C, h, w) float32.
         """
         if image.dtype != "uint8":
             return self.normalise(crops)
         return crops[0][None] if len(crops) == 1 else np.stack(list(crops))
 
     def normalise(self, crops: Sequence[Image] | NDArray[np.uint8]) -> FloatArray:
-        """N crops of (h, w, 3) uint8 to (N, 3, h, w) float32."""
-        tensor = np.empty((len(crops), 3, self.spec.height, self.spec.width), np.float32)
+        """N crops of (h, w, C) uint8 to (N, C, h, w) float32."""
+        tensor = np.empty((len(crops), *self.spec.planes), np.float32)
         for index, crop in enumerate(crops):
             for channel, pixels in enumerate(cv2.split(crop)):
                 plane = tensor[index, channel]

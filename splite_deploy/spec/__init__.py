@@ -3,6 +3,7 @@
 from splite_deploy.spec.model import (
     PRECISIONS,
     Color,
+    InputColor,
     InputSpec,
     LimitSpec,
     ModelSpec,
@@ -10,15 +11,20 @@ from splite_deploy.spec.model import (
     SkeletonSpec,
 )
 from splite_deploy.spec.toml import HostSpec, load_model_toml
+from splite_deploy.spec.view import InputView, OutputView, View
 
 __all__ = [
     "PRECISIONS",
     "Color",
     "HostSpec",
+    "InputColor",
     "InputSpec",
+    "InputView",
     "LimitSpec",
     "ModelSpec",
+    "OutputView",
     "Precision",
     "SkeletonSpec",
+    "View",
     "load_model_toml",
 ]

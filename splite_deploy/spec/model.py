@@ -21,6 +21,9 @@ from splite_deploy.spec.plain import Unknown, structure, to_plain
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Color = Literal["rgb", "bgr"]
+"""Channel order of a picture."""
+InputColor = Literal["rgb", "bgr", "gray"]
+"""Channels that a network takes: three in this order, or one."""
 _DEPTH_P95_PALMS = 0.001
 
 
@@ -31,28 +34,48 @@ class InputSpec:
     Attributes:
         height: Height of the input in pixels.
         width: Width of the input in pixels.
-        color: Channel order that the network was trained with.
+        color: Channels that the network was trained with; ``gray`` is one, 0.299 R + 0.587 G + 0.114 B.
         mean: Subtracted from each channel, on the 0-255 scale, in the order of ``color``.
-        std: Divides each channel afterwards, on the 0-255 scale.
+        std: Divides each channel afterwards, on the 0-255 scale; 1 with a mean of 0 leaves pixels as they are.
         box_padding: Factor on the box before it is cropped; 1.25 leaves an eighth of its side on each side.
         pad_value: Grey value (0-255) of what lies outside the image.
     """
 
     height: int
     width: int
-    color: Color
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    color: InputColor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     box_padding: float
     pad_value: int
 
     def __post_init__(self) -> None:
         require(self.height > 0 and self.width > 0, "input.height and input.width must be positive")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            said = f"input.{name} is {list(values)}; input.color '{self.color}' takes {self.channels} of them"
+            require(len(values) == self.channels, said)
         require(all(0 <= m <= 255 for m in self.mean), "input.mean is on the 0-255 scale")
         require(all(s > 0 for s in self.std), "input.std must be positive, on the 0-255 scale")
-        require(max(self.std) > 1, "input.std looks like the 0-1 scale; multiply mean and std by 255")
+        unit_scale = max(self.std) < 1 or (max(self.std) == 1 and 0 < max(self.mean) <= 1)
+        advice = "multiply mean and std by 255; mean 0 and std 1 leave pixels at 0-255, mean 0 and std 255 make 0-1"
+        require(not unit_scale, f"input.std looks like the 0-1 scale; {advice}")
         require(self.box_padding > 0, "input.box_padding must be positive (1.0 adds nothing)")
         require(0 <= self.pad_value <= 255, "input.pad_value must lie in 0-255")
+
+    @property
+    def channels(self) -> int:
+        """1 for a grey image, else 3."""
+        return 1 if self.color == "gray" else 3
+
+    @property
+    def picture_color(self) -> Color:
+        """Channel order of a picture that is made of a crop; that of a grey one has three equal channels."""
+        return "bgr" if self.color == "gray" else self.color
+
+    @property
+    def planes(self) -> tuple[int, int, int]:
+        """(C, h, w) of one image as the network takes it."""
+        return self.channels, self.height, self.width
 
 
 @dataclass(frozen=True)

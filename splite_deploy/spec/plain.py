@@ -17,6 +17,8 @@ from splite_deploy.errors import FIELDS_DOC, SpecError
 
 T = TypeVar("T")
 Unknown = Literal["refuse", "ignore"]
+_HELD_AS: Mapping[Any, Any] = {tuple: list | tuple}
+"""What plain data holds for a type that it has not."""
 
 
 def structure(cls: type[T], data: Mapping[str, Any], where: str, *, unknown: Unknown = "refuse") -> T:
@@ -104,7 +106,7 @@ def _union(hint: Any, args: tuple[Any, ...], unknown: Unknown) -> Callable[[Any]
         if value is None and type(None) in args:
             return None
         for option, make in options.items():
-            if len(options) == 1 or isinstance(value, option):
+            if len(options) == 1 or isinstance(value, _HELD_AS.get(get_origin(option), option)):
                 return make(value)
         raise _wrong_type(value, hint)
 
@@ -186,7 +188,11 @@ def _describe(hint: Any) -> str:
         return names[hint]
     if get_origin(hint) is tuple:
         args = get_args(hint)
-        return "a list" if args[-1] is Ellipsis else f"a list of {len(args)} values"
+        if args[-1] is Ellipsis:
+            return f"a list, each entry {_describe(args[0])}"
+        return f"a list of {len(args)} values"
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in get_args(hint) if option is not type(None))
     return "a table"
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from splite_deploy.errors import SpecError
 from splite_deploy.spec.model import ModelSpec
 from splite_deploy.spec.presets import expand_preset
+from splite_deploy.spec.view import View, view_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,6 +29,7 @@ class HostSpec:
         arch_args: Keyword arguments of that callable.
         samples: ``file.py:symbol`` of a callable ``(count, seed)`` that yields (RGB image, xyxy box); empty if none.
         calibration: Files of ranges of activations, made by ``splite-deploy calibrate``, each for other weights.
+        view: How the network really takes the image and gives its outputs. Export bakes it into the graphs of a bundle.
     """
 
     folder: Path
@@ -35,6 +37,7 @@ class HostSpec:
     arch_args: Mapping[str, Any]
     samples: str = ""
     calibration: tuple[str, ...] = ()
+    view: View = field(default_factory=View)
 
 
 def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
@@ -44,7 +47,7 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
         SpecError: The file is missing, is no TOML, or a field is wrong; the message names it.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin a file with a mark
     except FileNotFoundError as err:
         raise SpecError(
             f"No model spec at {path}.", hint="Put model.toml beside the checkpoint, or name it with --model."
@@ -62,10 +65,12 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
             hint='Write arch and samples as "file.py:symbol", calibration as the name of a file or a list of names, '
             "and [arch_args] as a table of keyword arguments.",
         )
+    tables: dict[str, Any] = {name: data.pop(name) for name in ("inputs", "outputs") if name in data}
     try:
         if isinstance(skeleton := data.get("skeleton"), dict):
             data["skeleton"] = expand_preset(skeleton)
-        spec = ModelSpec.from_dict(data)
+        spec, view = ModelSpec.from_dict(data), view_of(tables)
+        view.check(spec.decoder, spec.input.channels)
     except SpecError as err:
         raise SpecError(f"{path}: {err.message}", hint=err.hint) from err
-    return spec, HostSpec(path.parent, arch, args, samples, tuple(files))
+    return spec, HostSpec(path.parent, arch, args, samples, tuple(files), view)

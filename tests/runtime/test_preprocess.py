@@ -22,7 +22,7 @@ from splite_deploy.runtime.preprocess import (
     transform_points,
     warp,
 )
-from splite_deploy.spec import InputSpec
+from splite_deploy.spec import Color, InputSpec
 
 Image = NDArray[np.uint8]
 SPEC = InputSpec(
@@ -362,3 +362,23 @@ def test_check_box_takes_a_box_that_touches_the_image(box: Any, expected: list[f
     checked = check_box(box, height=80, width=100)
     assert checked.dtype == np.float64
     np.testing.assert_array_equal(checked, expected)
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_a_grey_network_gets_one_channel_of_luminance(color: Color) -> None:
+    spec = InputSpec(32, 24, "gray", (100.0,), (50.0,), 1.0, 0)
+    image = np.random.default_rng(3).integers(0, 256, (32, 24, 3), np.uint8)
+    crop, _ = Preprocessor(spec, color).crop(image, np.array([0.0, 0.0, 24.0, 32.0]))
+    red, blue = (0, 2) if color == "rgb" else (2, 0)
+    luminance = 0.299 * image[..., red] + 0.587 * image[..., 1] + 0.114 * image[..., blue]
+    assert crop.shape == (32, 24, 1)
+    assert np.abs(crop[..., 0] - luminance).max() <= 0.51
+    tensor = Preprocessor(spec, "gray").normalise([crop, crop])
+    assert tensor.shape == (2, 1, 32, 24)
+    np.testing.assert_allclose(tensor[1, 0], (crop[..., 0] - 100.0) / 50.0, atol=1e-5)
+
+
+def test_raw_pixels_are_left_as_they_are() -> None:
+    spec = InputSpec(4, 4, "rgb", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, 0)
+    crop = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    np.testing.assert_array_equal(Preprocessor(spec, "rgb").normalise([crop])[0], crop.transpose(2, 0, 1))

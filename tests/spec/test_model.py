@@ -178,16 +178,16 @@ README = "models/README.md"
         ("input.box_padding", float("nan"), "input.box_padding is nan", "a finite number"),
         ("input.mean", [1, 2, float("inf")], "input.mean[2] is inf", "a finite number"),
         ("input.mean", [1, False, 3], "input.mean[1] is False", "a finite number"),
-        ("input.mean", 127.5, "input.mean is 127.5", "a list of 3 values"),
-        ("input.std", "abc", "input.std is 'abc'", "a list of 3 values"),
+        ("input.mean", 127.5, "input.mean is 127.5", "a list, each entry a finite number"),
+        ("input.std", "abc", "input.std is 'abc'", "a list, each entry a finite number"),
         ("palm_mm", "88", "palm_mm is '88'", "a finite number"),
         ("palm_mm", True, "palm_mm is True", "a finite number"),
         ("skeleton.keypoint_names", "wrist", "skeleton.keypoint_names is 'wrist'", "a list"),
         ("skeleton.keypoint_names", ["a", 1, "b"], "skeleton.keypoint_names[1] is 1", "a text in quotes"),
         ("decoder.root_keypoint", 1.0, "decoder.root_keypoint is 1.0", "a whole number"),
         # wrong length
-        ("input.mean", [127.5], "input.mean is [127.5]", "a list of 3 values"),
-        ("input.std", [64.0] * 4, "input.std is [64.0, 64.0, 64.0, 64.0]", "a list of 3 values"),
+        ("input.mean", [127.5], "input.mean is [127.5]; input.color 'rgb' takes 3 of them", README),
+        ("input.std", [64.0] * 4, "input.std is [64.0, 64.0, 64.0, 64.0]", README),
         ("decoder.scale_bones", [[0, 1], [0, 1, 2]], "decoder.scale_bones[1] is [0, 1, 2]", "a list of 2 values"),
         ("decoder.scale_bones", [0, 1], "decoder.scale_bones[0] is 0", "a list of 2 values"),
         ("skeleton.edges", [[0]], "skeleton.edges[0] is [0]", "a list of 2 values"),
@@ -208,6 +208,7 @@ README = "models/README.md"
         ("input.width", 0, "input.width must be positive", README),
         ("input.mean", [300, 0, 0], "input.mean is on the 0-255 scale", README),
         ("input.std", [0.229, 0.224, 0.225], "input.std looks like the 0-1 scale; multiply", README),
+        ("input.color", "gray", "input.mean is [123.7, 116.0, 103.5]; input.color 'gray' takes 1 of them", README),
         ("input.std", [58, 0, 57], "input.std must be positive", README),
         ("input.box_padding", 0, "input.box_padding must be positive", README),
         ("input.pad_value", 256, "input.pad_value must lie in 0-255", README),
@@ -307,3 +308,32 @@ def test_load_model_toml_tells_what_is_wrong(
     assert message in caught.value.message
     assert hint in caught.value.hint
     assert str(caught.value) == f"{caught.value.message}\n{caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "allowed"),
+    [
+        ([0, 0, 0], [1, 1, 1], True),  # pixels as they are
+        ([104, 117, 123], [1, 1, 1], True),
+        ([0, 0, 0], [255, 255, 255], True),  # 0 to 1
+        ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], False),
+        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], False),
+        ([0.5, 0.5, 0.5], [1, 1, 1], False),
+        ([0, 0, 0], [0.5, 0.5, 0.5], False),
+    ],
+)
+def test_raw_pixels_are_no_mistake_and_the_unit_scale_is(mean: list[float], std: list[float], allowed: bool) -> None:
+    data = changed("input.mean", mean)
+    data["input"]["std"] = std
+    if allowed:
+        assert ModelSpec.from_dict(data).input.mean == tuple(map(float, mean))
+        return
+    with pytest.raises(SpecError, match=r"looks like the 0-1 scale; multiply mean and std by 255; mean 0 and std 1"):
+        ModelSpec.from_dict(data)
+
+
+def test_a_grey_image_has_one_channel() -> None:
+    data = changed("input.color", "gray")
+    data["input"] |= {"mean": [127.5], "std": [127.5]}
+    spec = ModelSpec.from_dict(data).input
+    assert (spec.channels, spec.planes, spec.picture_color) == (1, (1, 128, 96), "bgr")

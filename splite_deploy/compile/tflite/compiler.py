@@ -225,7 +225,7 @@ def compile_tflite(
     `splite_deploy.metrics.parity.compare`; a file's `Artifact.limits` say how far they may.
 
     Args:
-        graph: Simplified fp32 ONNX with input ``image`` (1, 3, h, w) and outputs named by their role; a dynamic batch
+        graph: Simplified fp32 ONNX with input ``image`` (1, C, h, w) and outputs named by their role; a dynamic batch
             becomes 1.
         spec: The model.
         folder: Where the files go; all of them or none.

@@ -70,7 +70,7 @@ def with_decoder(content: bytes, whole: bytes, joints: Mapping[str, str], output
 
 
 def with_normalisation(content: bytes, mean: Sequence[float], std: Sequence[float], *, planes_first: bool) -> bytes:
-    """A file that takes uint8 crops (1, h, w, 3) and normalises them: (pixel - mean) / std by channel, in float32.
+    """A file that takes uint8 crops (1, h, w, C) and normalises them: (pixel - mean) / std by channel, in float32.
 
     XNNPACK runs DEQUANTIZE and arithmetic at the speed of memory, but requantises no uint8 to int8, which is why int8
     files too go through float32 here. Constants are as wide as the crop: along three channels alone it takes as long as
@@ -107,7 +107,7 @@ def with_normalisation(content: bytes, mean: Sequence[float], std: Sequence[floa
         return output
 
     def constant(name: str, values: NDArray[np.float64]) -> int:
-        wide = np.broadcast_to(values.astype(np.float32), (1, 1, shape[2], 3))
+        wide = np.broadcast_to(values.astype(np.float32), (1, 1, *shape[2:]))
         return _add_tensor(model, f"normalise/{name}", wide.shape, wide)
 
     crop = _add_tensor(model, _IMAGE, shape)

@@ -31,7 +31,7 @@ _NORMALISED = "fused_input/normalised"
 
 
 class Normalise(nn.Module):
-    """uint8 crops (N, h, w, 3) to (N, 3, h, w) float32: (pixel - mean) / std by channel.
+    """uint8 crops (N, h, w, C) to (N, C, h, w) float32: (pixel - mean) / std by channel.
 
     The cast comes first, since TensorRT does nothing else with uint8. The batch normalisation stays a layer of its own:
     folded into a convolution's bias the mean would be wrong along the border, where zero padding stands for pixels of
@@ -40,13 +40,13 @@ class Normalise(nn.Module):
 
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
-        self.normalise = nn.BatchNorm2d(3, eps=0.0)
+        self.normalise = nn.BatchNorm2d(spec.channels, eps=0.0)
         self.normalise.load_state_dict(
             {
                 "weight": 1 / torch.tensor(spec.std, dtype=torch.float64),
-                "bias": torch.zeros(3),
+                "bias": torch.zeros(spec.channels),
                 "running_mean": torch.tensor(spec.mean),
-                "running_var": torch.ones(3),
+                "running_var": torch.ones(spec.channels),
                 "num_batches_tracked": torch.tensor(0),
             }
         )
@@ -58,7 +58,7 @@ class Normalise(nn.Module):
 
 
 def fuse_input(model: ir.Model, spec: ModelSpec) -> ir.Model:
-    """A copy that takes uint8 crops (N, h, w, 3) and normalises them itself; see `fuse`."""
+    """A copy that takes uint8 crops (N, h, w, C) and normalises them itself; see `fuse`."""
     return fuse(model, spec, preprocessing=True)
 
 
@@ -94,7 +94,7 @@ def fuse(
     """A copy with pre- or postprocessing inside.
 
     Args:
-        model: A graph with one float32 input (N, 3, h, w) for preprocessing, and with float32 outputs that are named by
+        model: A graph with one float32 input (N, C, h, w) for preprocessing, and with float32 outputs that are named by
             their roles for postprocessing.
         spec: The model; its decoder says what is computed.
         preprocessing: See `fuse_input`.
@@ -133,7 +133,7 @@ def fuse(
 
 def _image(model: ir.Model, spec: ModelSpec) -> ir.Value:
     """The input that takes a normalised image."""
-    inputs, wanted = _inputs(model), (3, spec.input.height, spec.input.width)
+    inputs, wanted = _inputs(model), spec.input.planes
     if len(inputs) != 1 or inputs[0].dtype != ir.DataType.FLOAT or sizes(inputs[0])[1:] != wanted:
         raise ExportError(
             f"The graph's inputs are {_describe(inputs)}, not one float32 (N, {', '.join(map(str, wanted))}).",
@@ -161,7 +161,7 @@ def _decoding(model: ir.Model, spec: ModelSpec) -> onnx.ModelProto:
 @lru_cache(maxsize=8)
 def _preprocessing(spec: InputSpec, image: str) -> onnx.ModelProto:
     """The graph of `Normalise`, from ``image`` to ``fused_input/normalised``."""
-    crops = torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8)
+    crops = torch.zeros(1, spec.height, spec.width, spec.channels, dtype=torch.uint8)
     return _exported(Normalise(spec).eval(), (crops,), [image], [_NORMALISED], _INPUT)
 
 

@@ -27,7 +27,7 @@ _SIMPLIFIER = "Install the onnxsim that constraints.txt names, or export with --
 def input_spec(spec: ModelSpec, dynamic_batch: bool) -> TensorSpec:
     """The input tensor of the graph."""
     batch = None if dynamic_batch else 1
-    return TensorSpec("image", (batch, 3, spec.input.height, spec.input.width), "float32", "NCHW", "image")
+    return TensorSpec("image", (batch, *spec.input.planes), "float32", "NCHW", "image")
 
 
 def check_outputs(network: nn.Module, spec: ModelSpec) -> None:
@@ -36,7 +36,7 @@ def check_outputs(network: nn.Module, spec: ModelSpec) -> None:
     Raises:
         ExportError: The number or the shape of the outputs is another.
     """
-    example = torch.zeros(1, 3, spec.input.height, spec.input.width)
+    example = torch.zeros(1, *spec.input.planes)
     try:
         with torch.inference_mode():
             outputs = network(example)
@@ -90,7 +90,7 @@ def onnx_from_network(network: nn.Module, spec: ModelSpec, *, opset: int, dynami
     is_script = isinstance(network, torch.jit.ScriptModule)
     convert = _traced if is_script or has_quantisers(network) else _exported
     # An example batch of 1 would make torch take 1 for a constant
-    example = torch.zeros(2 if dynamic_batch else 1, 3, spec.input.height, spec.input.width)
+    example = torch.zeros(2 if dynamic_batch else 1, *spec.input.planes)
     try:
         with quiet():
             model = convert(network, example, spec, opset, dynamic_batch)

@@ -24,7 +24,7 @@ from splite_deploy.files import sha256_of
 from splite_deploy.metrics.labels import prefer_split
 from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.spec import Color, HostSpec, InputSpec, ModelSpec
+from splite_deploy.spec import HostSpec, InputColor, InputSpec, ModelSpec
 
 Pixels = NDArray[np.uint8]
 Progress = Callable[[str], None]
@@ -39,7 +39,7 @@ class CalibrationSet:
     """Crops to calibrate on, checked.
 
     Attributes:
-        pixels: (N, h, w, 3) uint8 crops of the network's input size, channels in the order of the input spec.
+        pixels: (N, h, w, C) uint8 crops of the network's input size, channels in the order of the input spec.
         kind: What they show; of an archive's ``crops`` nothing more is known.
         origin: Where they come from, for people.
         sha256: Hex key of what the network sees: the pixels, their order, and the normalisation.
@@ -97,7 +97,7 @@ def load_calibration(
         hold_out: Leaves out what `splite_deploy.export.crops.divide` keeps for the comparison.
         evaluation: Folder or labels file of the evaluation; of its split ``val``, or of all of it where there is none,
             no image should be calibrated on.
-        scorer: Runs the fp32 network, (N, 3, h, w) to outputs by role; it tells the channel order of an archive that
+        scorer: Runs the fp32 network, (N, C, h, w) to outputs by role; it tells the channel order of an archive that
             does not name it.
         cache: Folder of rendered images, see `splite_deploy.files.cache_folder`; None keeps none.
         progress: Called with each step as it begins.
@@ -112,7 +112,7 @@ def load_calibration(
     warnings = [*selected.warnings, *lint.check_count(selected.pixels)]
     warnings += lint.check_flat(selected.pixels) + lint.check_repeats(selected.pixels)
     checked = ["number", "flat images", "repeats"]
-    if not selected.order_known:
+    if not selected.order_known and spec.input.color != "gray":
         if scorer is None or len(selected.pixels) < lint.MIN_SCORED:
             warnings.append("the channel order of the crops was not tested; save color='rgb' or 'bgr' beside them")
         else:
@@ -156,7 +156,7 @@ def _select(
         warning = "calibrated on rendered images; give real ones with --calibration"
         return _Selected(pixels, "rendered images", f"rendered by {renderer.name} ({len(pixels)})", (warning,))
     if source is None and allow_random:
-        pixels = np.random.default_rng(SEED).integers(0, 256, (count, spec.height, spec.width, 3), np.uint8)
+        pixels = np.random.default_rng(SEED).integers(0, 256, (count, spec.height, spec.width, spec.channels), np.uint8)
         warning = "calibrated on random noise, which excites a network as no image does: expect wrong keypoints"
         return _Selected(pixels, "random noise", f"random noise ({count})", (warning,))
     if source is None:
@@ -221,7 +221,7 @@ class Archive:
     """Crops of an archive.
 
     Attributes:
-        pixels: (N, h, w, 3) uint8, channels in the order of the input spec, as far as the archive can be trusted.
+        pixels: (N, h, w, C) uint8, channels in the order of the input spec, as far as the archive can be trusted.
         declared: Whether the archive names its channel order.
         note: What was done to them, for people; empty if nothing.
     """
@@ -234,9 +234,9 @@ class Archive:
 def read_crops(path: Path, count: int, spec: InputSpec) -> Archive:
     """At most ``count`` crops of an archive, evenly picked.
 
-    The archive holds (N, h, w, 3) or (N, 3, h, w) of the network's input size as ``crops``, ``images`` or the only
-    array, and, optionally, ``color`` (``rgb`` or ``bgr``). uint8 is 0-255 pixels. A floating type is the network's
-    input as it is, so it is taken only where it is exactly what the spec's mean and std make of 8-bit pixels.
+    The archive holds (N, h, w, C) or (N, C, h, w) of the network's input size as ``crops``, ``images`` or the only
+    array, and, optionally, ``color`` (``rgb``, ``bgr`` or ``gray``). uint8 is 0-255 pixels. A floating type is the
+    network's input as it is, so it is taken only where it is exactly what the spec's mean and std make of 8-bit pixels.
 
     Raises:
         UsageError: The archive cannot be read, or has another content.
@@ -247,6 +247,11 @@ def read_crops(path: Path, count: int, spec: InputSpec) -> Archive:
     name, array = _only_array(path, stored)
     what = f"'{name}' of {path.name}"
     array = _channels_last(what, array, spec)
+    if color is not None and (color == "gray") != (spec.color == "gray"):
+        raise UsageError(
+            f"{what} is of the color {color}; the network's input is {spec.color}.",
+            hint="Save crops with the channels of the network's input.",
+        )
     picked = array[evenly(len(array), count)]
     if picked.dtype == np.uint8:
         pixels, swap = _bytes_in_range(what, picked), color not in (None, spec.color)
@@ -262,12 +267,12 @@ def read_crops(path: Path, count: int, spec: InputSpec) -> Archive:
     return Archive(pixels, color is not None, f"converted from {color} to {spec.color}" if swap else "")
 
 
-def _color(path: Path, stored: NDArray[Any] | None) -> Color | None:
+def _color(path: Path, stored: NDArray[Any] | None) -> InputColor | None:
     if stored is None:
         return None
     text = stored.item() if stored.size == 1 else stored.tolist()
     text = text.decode("latin-1") if isinstance(text, bytes) else text
-    colors: tuple[Color, ...] = get_args(Color)
+    colors: tuple[InputColor, ...] = get_args(InputColor)
     for color in colors:
         if isinstance(text, str) and text.lower() == color:
             return color
@@ -290,12 +295,12 @@ def _only_array(path: Path, stored: dict[str, NDArray[Any]]) -> tuple[str, NDArr
 def _channels_last(what: str, array: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise UsageError(f"{what} is of type {array.dtype}.", hint="Save it as uint8, 0-255.")
-    if array.shape[1:] == (spec.height, spec.width, 3):
+    if array.shape[1:] == (spec.height, spec.width, spec.channels):
         return array
-    if array.shape[1:] == (3, spec.height, spec.width):
+    if array.shape[1:] == spec.planes:
         return array.transpose(0, 2, 3, 1)
     raise UsageError(
-        f"{what} has shape {array.shape}; the network takes (N, {spec.height}, {spec.width}, 3).",
+        f"{what} has shape {array.shape}; the network takes (N, {spec.height}, {spec.width}, {spec.channels}).",
         hint="Give a folder of images or a labels.json instead: they are cropped here as in the runtime.",
     )
 

@@ -1,7 +1,7 @@
 """What is wrong with a calibration set, found before it silently ruins an INT8 network.
 
 Each rule returns warnings where the set is weak and raises `CalibrationError` where the network would be wrong. Crops
-are (N, h, w, 3) uint8 in the channel order of the input spec; grey levels are 0-255. The figures beside the thresholds
+are (N, h, w, C) uint8 in the channel order of the input spec; grey levels are 0-255. The figures beside the thresholds
 were measured on crops of the hand-digits photographs (1732) and on hands that ``models/splite_hand`` renders (128).
 """
 
@@ -73,7 +73,7 @@ def check_flat(pixels: Pixels) -> list[str]:
     Raises:
         CalibrationError: More than half of them are flat.
     """
-    spread = pixels.reshape(len(pixels), -1, 3).std(axis=1).max(axis=1)
+    spread = pixels.reshape(len(pixels), -1, pixels.shape[3]).std(axis=1).max(axis=1)
     flat = int((spread < FLAT_LEVELS).sum())
     said = f"{flat} of {len(pixels)} calibration images are flat (a spread below {FLAT_LEVELS:g} of 255 grey levels)"
     if 2 * flat > len(pixels):
@@ -84,7 +84,8 @@ def check_flat(pixels: Pixels) -> list[str]:
 def signatures(pixels: Pixels) -> NDArray[np.float64]:
     """(N, 256): each crop as 16 x 16 grey levels, which recompression, resizing and the channel order leave alone."""
     small = [cv2.resize(crop, (_SIGNATURE, _SIGNATURE), interpolation=cv2.INTER_AREA) for crop in pixels]
-    grey: NDArray[np.float64] = np.array(small, np.float64).reshape(len(pixels), -1, 3) @ _GREY
+    levels = np.array(small, np.float64).reshape(len(pixels), _SIGNATURE**2, -1)
+    grey: NDArray[np.float64] = levels[..., 0] if levels.shape[2] == 1 else levels @ _GREY
     return grey
 
 
@@ -149,7 +150,7 @@ def check_channel_order(pixels: Pixels, spec: ModelSpec, scorer: Scorer) -> None
 
 def check_statistics(pixels: Pixels, reference: Pixels) -> list[str]:
     """Compares brightness and spread with those of the model's own renderer; a hint, since good sets can differ."""
-    found, expected = (crops.reshape(-1, 3).astype(np.float32) for crops in (pixels, reference))
+    found, expected = (crops.reshape(-1, crops.shape[3]).astype(np.float32) for crops in (pixels, reference))
     mean, spread, mean_0, spread_0 = found.mean(0), found.std(0), expected.mean(0), expected.std(0)
     shift = np.abs(mean - mean_0) / np.maximum(spread_0, 1.0)
     ratio = np.maximum(spread, 1.0) / np.maximum(spread_0, 1.0)

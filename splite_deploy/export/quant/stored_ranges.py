@@ -308,13 +308,13 @@ def fingerprints(model: ir.Model, spec: InputSpec) -> dict[str, Fingerprint]:
 
 
 def probes(spec: InputSpec) -> FloatArray:
-    """(2, 3, h, w) normalised patches of colour with some noise, which no version of numpy makes differently.
+    """(2, C, h, w) normalised patches of colour with some noise, which no version of numpy makes differently.
 
     The stream of ``RandomState`` is frozen. Patches excite a network more than noise alone does.
     """
     random = np.random.RandomState(0)
-    coarse = random.randint(0, 256, (_PROBES, _GRID, _GRID, 3))
-    noise = random.randint(-16, 17, (_PROBES, spec.height, spec.width, 3))
+    coarse = random.randint(0, 256, (_PROBES, _GRID, _GRID, spec.channels))
+    noise = random.randint(-16, 17, (_PROBES, spec.height, spec.width, spec.channels))
     rows, columns = (np.arange(size) * _GRID // size for size in (spec.height, spec.width))
     pixels = np.clip(coarse[:, rows][:, :, columns] + noise, 0, 255).astype(np.uint8)
     return Preprocessor(spec, spec.color).normalise(pixels)

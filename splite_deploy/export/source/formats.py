@@ -151,7 +151,7 @@ def _check_input(program: torch.export.ExportedProgram, spec: ModelSpec, dynamic
             hint="Export a network that takes one tensor, the image.",
         )
     (value,) = values
-    wanted = (1, 3, spec.input.height, spec.input.width)
+    wanted = (1, *spec.input.planes)
     open_sizes = [not isinstance(size, int) for size in value.shape]
     fits = len(open_sizes) == 4 and all(
         is_open or size == want for is_open, size, want in zip(open_sizes, value.shape, wanted, strict=True)
@@ -318,7 +318,7 @@ def _image(graph: ir.Graph, spec: ModelSpec, dynamic_batch: bool) -> ir.Value:
         )
     image = inputs[0]
     kind, shape = _dtype(image), sizes(image)
-    wanted = (1, 3, spec.input.height, spec.input.width)
+    wanted = (1, *spec.input.planes)
     fits = len(shape) == 4 and all(size in (None, want) for size, want in zip(shape, wanted, strict=True))
     if not fits or kind != "float32":
         hint = "Check the input's size in model.toml, or export the graph again."
@@ -390,7 +390,7 @@ def _run(content: bytes, artifact: Artifact, tensors: NDArray[np.float32]) -> di
 
 def _try(content: bytes, artifact: Artifact, spec: ModelSpec, dynamic_batch: bool) -> dict[str, tuple[int | None, ...]]:
     """Runs the graph once; returns its outputs' sizes, of which only the first may be open."""
-    image = np.zeros((2 if dynamic_batch else 1, 3, spec.input.height, spec.input.width), np.float32)
+    image = np.zeros((2 if dynamic_batch else 1, *spec.input.planes), np.float32)
     with open_bytes(content, artifact) as session:
         try:
             values = session.run({artifact.inputs[0].name: image})

@@ -84,7 +84,7 @@ def load_model(checkpoint: Path, model: Path | None, weights: str | None) -> Loa
     spec, host = load_model_toml(model or checkpoint.parent / "model.toml")
     made_for = check_metadata(stored.metadata, spec, checkpoint)
     network = build_architecture(host)
-    notes = load_weights(network, stored, torch.zeros(1, 3, spec.input.height, spec.input.width))
+    notes = load_weights(network, stored, torch.zeros(1, *spec.input.planes))
     check_outputs(network, spec)
     return LoadedModel(network, spec, host, stored.sha256, (*stored.notes, *made_for, *notes))
 

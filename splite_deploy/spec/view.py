@@ -1,0 +1,350 @@
+"""The view of a network: how what it really takes and gives becomes what preprocessing makes and the decoder reads.
+
+``[inputs]`` and ``[outputs]`` of ``model.toml`` hold it. Canonical are float32 tensors in the axes of
+`splite_deploy.decoders.Decoder.layouts`, with the image in NCHW. Whatever applies a view, in numpy, in torch or in a
+graph, follows the steps of `InputView.steps` and `OutputView.steps`, so that all of them do the same.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from splite_deploy.decoders import Decoder, InputSize
+from splite_deploy.errors import FIELDS_DOC, SpecError, SpliteError, require
+from splite_deploy.spec.plain import Unknown, structure, to_plain
+
+Dtype = Literal["float32", "float16", "uint8", "int8", "int32"]
+Column = Literal["x", "y", "z", "score", "visibility", "presence", "_"]
+Activation = Literal["none", "sigmoid"]
+Source = str | int | tuple[str | int, ...]
+"""Of an output: its name, its index (a negative one counts from the end), or a path of keys and indices to it through
+nested dictionaries and lists."""
+
+IMAGE = "NCHW"
+"""The canonical layout of the image."""
+_GROUP = re.compile(r"1|[A-Z]|\([A-Z]{2,}\)")
+_IGNORED = "_"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What brings one tensor of a network into its canonical form, or the image into a network's form, in this order.
+
+    Attributes:
+        reshape: Sizes behind the batch.
+        axes: Permutation of the axes that follows.
+        slices: Begin and end along each axis behind the batch, after that; empty where nothing is cut.
+        columns: Which columns of the last axis are kept, in their new order; None keeps them as they are.
+        activation: What is applied last.
+        activated: Which of the kept columns it is applied to; None for the whole tensor.
+    """
+
+    reshape: tuple[int, ...]
+    axes: tuple[int, ...]
+    slices: tuple[tuple[int, int], ...] = ()
+    columns: tuple[int, ...] | None = None
+    activation: Activation = "none"
+    activated: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class InputView:
+    """How the network takes the image.
+
+    Attributes:
+        source: Name or index of its input; absent it is the only one.
+        layout: Its axes: ``NCHW``, ``NHWC``, or, of one channel, ``NHW``.
+        dtype: Its type. For an integer one the normalised values are rounded to the nearest whole number, half to
+            even, and clipped to its range.
+    """
+
+    source: str | int | None = None
+    layout: str = IMAGE
+    dtype: Dtype = "float32"
+
+    def steps(self, shape: tuple[int, ...]) -> Steps:
+        """From the canonical image of (C, h, w), batch left out, to the network's axes."""
+        given = dict(zip(IMAGE[1:], shape, strict=True))
+        groups = _groups(self.layout)
+        letters = [letter for group in groups for letter in group if letter.isalpha()]
+        dropped = [letter for letter in IMAGE if letter not in letters]  # of size one, so that they may go to the end
+        axes = tuple(IMAGE.index(letter) for letter in [*letters, *dropped])
+        sizes = (1 if group == "1" else math.prod(given[letter] for letter in group) for group in groups[1:])
+        return Steps(tuple(sizes), axes)
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What the network takes for an image of (C, h, w), batch left out."""
+        return self.steps(shape).reshape
+
+    @property
+    def is_canonical(self) -> bool:
+        """Whether the network takes what preprocessing makes."""
+        return self.layout == IMAGE and self.dtype == "float32"
+
+
+@dataclass(frozen=True)
+class OutputView:
+    """Which output of the network a role is, and how it lies there.
+
+    Attributes:
+        source: See `Source`; absent it is the output that has the role's name, else the one in the role's place.
+        layout: Its axes in the network's order: the letters of the canonical layout, ``1`` for an axis of one, brackets
+            around axes that are joined to one. Canonical axes of size one may be missing. Absent it is the canonical
+            layout.
+        slice: Begin and end along canonical axes, cut before anything is compared; an end may be negative.
+        columns: What the columns C of coordinates are; ``_`` for one that is ignored. Absent they are those that the
+            decoder reads.
+        activation: Applied to the output that was cut; of coordinates to the column ``score`` alone.
+    """
+
+    source: Source | None = None
+    layout: str | None = None
+    slice: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    columns: tuple[Column, ...] = ()
+    activation: Activation = "none"
+
+    def check(self, role: str, decoder: Decoder) -> None:
+        """Compares it with the decoder that reads it.
+
+        Raises:
+            SpecError: The layout, the slice or the columns do not fit the canonical layout of the role.
+        """
+        canonical, where = decoder.layouts[role], f"outputs.{role}"
+        layout = canonical if self.layout is None else self.layout
+        _check_layout(layout, canonical, f"{where}.layout")
+        axes = canonical[1:]
+        for axis, (begin, end) in self.slice.items():
+            require(axis in axes and len(axis) == 1, f"{where}.slice cuts {axis!r}; the axes are {', '.join(axes)}")
+            held = begin >= 0 and (end < 0 or begin < end)
+            require(held, f"{where}.slice of {axis} from {begin} to {end} holds nothing")
+        open_axes = {axis for axis in axes if axis in self.slice and not (axis == axes[-1] and self.columns)}
+        for group in _groups(layout):
+            both = sorted(open_axes.intersection(group))
+            require(len(both) < 2, f"{where}.layout joins {' and '.join(both)}, and slice cuts both")
+        if not self.columns:
+            return
+        require(has_columns(decoder, role), f"{where}.columns is for coordinates; the decoder reads {canonical}")
+        named = [name for name in self.columns if name != _IGNORED]
+        require(len(set(named)) == len(named), f"{where}.columns has a name twice")
+        wanted = wanted_columns(decoder, self.columns)
+        missing = [name for name in wanted if name not in named]
+        if missing:
+            raise SpecError(
+                f"Model spec: {where}.columns are {', '.join(self.columns)}; the decoder '{decoder.type}' reads "
+                f"{', '.join(wanted)}.",
+                hint=f"Name every column in the network's order, '{missing[0]}' among them, and '_' for those that "
+                "nobody reads; a visibility or presence in 0 to 1 that shall be the score is called 'score'.",
+            )
+
+    def steps(
+        self,
+        role: str,
+        decoder: Decoder,
+        keypoints: int,
+        size: InputSize,
+        shape: tuple[int, ...],
+        error: type[SpliteError],
+    ) -> Steps:
+        """What brings an output of a certain shape into the canonical form of its role.
+
+        Args:
+            role: Its role.
+            decoder: The decoder that reads it.
+            keypoints: Their number K.
+            size: Of the network's input.
+            shape: What the network gives, batch left out.
+            error: What to raise.
+
+        Raises:
+            error: The shape does not fit the layout.
+        """
+        canonical = decoder.layouts[role]
+        layout = canonical if self.layout is None else self.layout
+        groups = _groups(layout)[1:]
+        known = self._known(role, decoder, keypoints, size)
+        found: dict[str, int] = {}
+        fits = len(groups) == len(shape)
+        for group, measured in zip(groups, shape, strict=False):
+            letters = [letter for letter in group if letter.isalpha()]
+            if len(letters) == 1:
+                found[letters[0]] = measured
+                continue
+            rest = math.prod(known.get(letter, 1) for letter in letters)
+            unknown = [letter for letter in letters if letter not in known]
+            fits = fits and (measured % rest == 0 if unknown else measured == rest)
+            found.update({letter: known.get(letter, measured // max(rest, 1)) for letter in letters})
+        columns = found.get(canonical[-1], 0)
+        if not fits or (self.columns and columns != len(self.columns)):
+            sizes = ", ".join(f"{letter} = {known[letter]}" for letter in canonical[1:] if letter in known)
+            raise error(
+                f"The output that is the '{role}' has shape (N, {', '.join(map(str, shape))}), which is not "
+                f"{layout}{f' with {sizes}' if sizes else ''}.",
+                hint=f"Write its axes in the network's order as layout of [outputs.{role}] in model.toml, with 1 for "
+                f"an axis of one and brackets around joined ones; {FIELDS_DOC}.",
+            )
+        letters = [letter for group in groups for letter in group if letter.isalpha()]
+        absent = [letter for letter in canonical[1:] if letter not in letters]
+        order = ["N", *letters, *absent]
+        split = tuple(found.get(letter, 1) for letter in order[1:])
+        slices = tuple(self.slice[axis] if axis in self.slice else (0, found.get(axis, 1)) for axis in canonical[1:])
+        wanted = wanted_columns(decoder, self.columns) if self.columns else ()
+        return Steps(
+            reshape=split,
+            axes=tuple(order.index(axis) for axis in canonical),
+            slices=slices if self.slice else (),
+            columns=tuple(self.columns.index(name) for name in wanted) if wanted != self.columns else None,
+            activation=self.activation,
+            activated=tuple(i for i, name in enumerate(wanted) if name == "score") if wanted else None,
+        )
+
+    def _known(self, role: str, decoder: Decoder, keypoints: int, size: InputSize) -> dict[str, int]:
+        """What the axes of the role measure before anything is cut, as far as the model says."""
+        canonical, sizes = decoder.layouts[role], decoder.shapes(keypoints, size)[role]
+        known = {
+            axis: measured for axis, measured in zip(canonical[1:], sizes, strict=True) if isinstance(measured, int)
+        }
+        if self.columns:
+            known[canonical[-1]] = len(self.columns)
+        return {axis: measured for axis, measured in known.items() if axis not in self.slice or self._counts(axis)}
+
+    def _counts(self, axis: str) -> bool:
+        """Whether ``columns`` tells how many there are along an axis."""
+        return axis == "C" and bool(self.columns)
+
+
+@dataclass(frozen=True)
+class View:
+    """How a network takes the image and gives what the decoder reads.
+
+    Attributes:
+        input: The image.
+        outputs: By role of the decoder; the outputs of a role that is missing here lie as the decoder reads them.
+    """
+
+    input: InputView = field(default_factory=InputView)
+    outputs: Mapping[str, OutputView] = field(default_factory=dict)
+
+    @property
+    def is_canonical(self) -> bool:
+        """Whether it changes nothing and chooses nothing."""
+        return self == View()
+
+    def output(self, role: str) -> OutputView:
+        """Of one role."""
+        return self.outputs.get(role, OutputView())
+
+    def check(self, decoder: Decoder, channels: int) -> None:
+        """Compares it with the model.
+
+        Raises:
+            SpecError: A layout, a slice or columns do not fit, or the decoder reads no such role.
+        """
+        _check_layout(self.input.layout, IMAGE, "inputs.image.layout", {"C"} if channels == 1 else set())
+        for role, one in self.outputs.items():
+            if role not in decoder.layouts:
+                raise SpecError(
+                    f"Model spec: [outputs.{role}] is no output that the decoder '{decoder.type}' reads.",
+                    hint=f"It reads: {', '.join(decoder.layouts)}.",
+                )
+            one.check(role, decoder)
+        named = [role for role, one in self.outputs.items() if one.source is not None]
+        rest = [role for role in decoder.layouts if role not in named]
+        if named and rest:
+            raise SpecError(
+                f"Model spec: [outputs.{named[0]}] names its source, and [outputs.{rest[0]}] does not.",
+                hint="Name the source of every output that the decoder reads, or of none; then their names or their "
+                "order count.",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` reads back to an equal view."""
+        return to_plain(self)  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, unknown: Unknown = "refuse") -> View:
+        """Reads a view from plain data.
+
+        Raises:
+            SpecError: A key is unknown or of the wrong type; the message names it.
+        """
+        return structure(cls, data, "view", unknown=unknown)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """``[inputs]`` of ``model.toml``."""
+
+    image: InputView = field(default_factory=InputView)
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The tables of ``model.toml`` that are the view."""
+
+    inputs: _Inputs = field(default_factory=_Inputs)
+    outputs: Mapping[str, OutputView] = field(default_factory=dict)
+
+
+def view_of(tables: Mapping[str, Any]) -> View:
+    """The view that ``inputs`` and ``outputs`` of ``model.toml`` say, of which both may be missing.
+
+    Raises:
+        SpecError: A key is unknown or of the wrong type; the message names it.
+    """
+    read = structure(_Tables, tables, "")
+    return View(read.inputs.image, read.outputs)
+
+
+def has_columns(decoder: Decoder, role: str) -> bool:
+    """Whether the last axis of a role are columns that have names."""
+    return decoder.layouts[role] == "NKC"
+
+
+def wanted_columns(decoder: Decoder, given: tuple[Column, ...] = ()) -> tuple[Column, ...]:
+    """The columns of coordinates that a decoder reads, in its order.
+
+    Args:
+        decoder: It may name its ``columns``; otherwise it reads x and y, and a score where there is one.
+        given: What the network gives.
+    """
+    own: tuple[Column, ...] = getattr(decoder, "columns", ())
+    return own or (("x", "y", "score") if "score" in given else ("x", "y"))
+
+
+def _groups(layout: str) -> list[str]:
+    """The axes of a layout in the network's order, each as its letters; ``1`` is an axis of one."""
+    return [part.strip("()") for part in _GROUP.findall(layout)]
+
+
+def _check_layout(layout: str, canonical: str, where: str, optional: set[str] | None = None) -> None:
+    """Refuses a layout that is not made of the letters of the canonical one.
+
+    Args:
+        layout: The layout.
+        canonical: The letters.
+        where: Names the field.
+        optional: Letters that may be missing; None for all but the batch.
+    """
+    groups = _groups(layout)
+    letters = [letter for group in groups for letter in group if letter.isalpha()]
+    needed = set("N") if optional is None else set(canonical) - optional
+    fits = (
+        "".join(_GROUP.findall(layout)) == layout
+        and groups[:1] == ["N"]
+        and len(set(letters)) == len(letters)
+        and needed <= set(letters) <= set(canonical)
+    )
+    if not fits:
+        raise SpecError(
+            f"Model spec: {where} is {layout!r}.",
+            hint=f"Write N first, then the letters of {canonical}, each once and in the network's order, with 1 for an "
+            f'axis of one and brackets around joined axes, as in "N({canonical[1:3]}){canonical[3:]}"; {FIELDS_DOC}.',
+        )
+
+
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+"""The types that a network may take the image in."""
