@@ -160,7 +160,12 @@ def _held(bundle: Bundle) -> str:
 
 
 def configured(
-    backend: Backend, options: OptionSet = (), *, threads: int | None = None, stage_timing: bool = False
+    backend: Backend,
+    options: OptionSet = (),
+    *,
+    threads: int | None = None,
+    stage_timing: bool = False,
+    reference: bool = False,
 ) -> BackendOptions:
     """The options of a backend among those given.
 
@@ -169,6 +174,7 @@ def configured(
         options: See `OptionSet`.
         threads: CPU threads; a backend that computes elsewhere takes no notice.
         stage_timing: Whether stages are timed where the backend can.
+        reference: Whether it computes with its plainest kernels, see `Backend.reference`.
 
     Raises:
         UsageError: The options are for another backend, or name a number of threads twice or one below 1.
@@ -194,6 +200,8 @@ def configured(
         changes["threads"] = threads
     if stage_timing and "stage_timing" in has:
         changes["stage_timing"] = True
+    if reference:
+        changes["reference"] = True
     return replace(chosen, **changes)
 
 

@@ -62,8 +62,9 @@ class ModelFile:
 class BackendOptions:
     """How a backend works. Each derives its own, with `option` for every field; they go to other processes as JSON.
 
-    Two fields mean the same wherever a backend has them: ``threads``, CPU threads (None is the backend's default), and
-    ``stage_timing``, whether `splite_deploy.runtime.session.StageTimed.stage_ms` measures.
+    Three fields mean the same wherever a backend has them: ``threads``, CPU threads (None is the backend's default);
+    ``stage_timing``, whether `splite_deploy.runtime.session.StageTimed.stage_ms` measures; and ``reference``, whether
+    it computes with its plainest kernels, which say what a file means where faster ones are in doubt.
     """
 
 
@@ -126,6 +127,7 @@ class Backend:
         export: How ``export`` makes something for it; None where it makes nothing.
         distributions: Distributions whose version belongs to a result, by the name that it has there: the first of each
             that is installed counts.
+        reference: What it computes with where its option ``reference`` is set, in words; empty where it has none.
         needs_nvidia: Whether it runs on an NVIDIA GPU alone.
         self_test: ``module:function`` that `splite-deploy doctor` calls in a process of its own: it returns what is
             wrong with the device that the backend needs, or nothing. Empty where importing it tells all.
@@ -147,6 +149,7 @@ class Backend:
     layers_from: str = ""
     export: Recipe | None = None
     distributions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reference: str = ""
     needs_nvidia: bool = False
     self_test: str = ""
     problem: str = ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from string import ascii_lowercase
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.bundle.report import Layer
-from splite_deploy.errors import BackendError, first_line
+from splite_deploy.errors import BackendError, SpliteError, first_line
 from splite_deploy.runtime.backends.base import (
     Backend,
     BackendOptions,
@@ -27,6 +28,10 @@ from splite_deploy.runtime.backends.base import (
 _SESSION_LAYOUTS = ("NCHW", "NKC")
 """Layouts of a session's tensors; the file's are the same axes in any order."""
 _PLANES_FIRST = (0, 3, 1, 2)
+_CUSTOM_HINT = (
+    "Export the network from its checkpoint or ONNX graph with -b tflite, or convert it again with operators that "
+    "TensorFlow Lite defines (tf.lite.OpsSet.TFLITE_BUILTINS alone)."
+)
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,11 @@ class TfliteOptions(BackendOptions):
 
     Attributes:
         threads: CPU threads; None is its default, one.
+        reference: Computes with LiteRT's reference kernels, without XNNPACK: many times slower, and what a file means.
     """
 
     threads: int | None = option(None, "CPU threads; one without it.", type=int)
+    reference: bool = option(False, "Compute with the reference kernels.")
 
 
 class TfliteSession(BaseSession):
@@ -47,9 +54,12 @@ class TfliteSession(BaseSession):
     `outputs` say so. Integers are rounded half to even, as XNNPACK does, and clipped. A file whose artifact says that
     it takes uint8 normalises by itself: the session takes the crops as they are.
 
+    A file without an artifact tells its tensors itself, in its own layout, by their names in its signature where it has
+    one. Integers that stand for float numbers by a scale are float32 in the session, and so are float16; integers
+    without a scale are taken as they are. A size that the file leaves open is None, and what is fed settles it.
+
     Args:
-        file: The file; the names in its artifact are those of its signature. Without an artifact it tells its tensors
-            itself.
+        file: The file; the names in its artifact are those of its signature.
         options: How it works.
 
     Raises:
@@ -57,35 +67,36 @@ class TfliteSession(BaseSession):
     """
 
     def __init__(self, file: ModelFile, options: TfliteOptions) -> None:
-        import ai_edge_litert
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        try:
-            self._interpreter = Interpreter(model_content=file.data, num_threads=options.threads)
-            self._interpreter.allocate_tensors()
-            if file.artifact is None:  # it may have no signature
-                inputs = {details["name"]: details for details in self._interpreter.get_input_details()}
-                outputs = {details["name"]: details for details in self._interpreter.get_output_details()}
-            else:
-                signature = self._interpreter.get_signature_runner()
-                inputs, outputs = signature.get_input_details(), signature.get_output_details()
-        except Exception as err:  # LiteRT raises ValueError and RuntimeError, and what its own code trips over
-            raise BackendError(
-                f"LiteRT {ai_edge_litert.__version__} cannot load {file.name}: {first_line(err)}",
-                hint="Upgrade ai-edge-litert, or compile the bundle again.",
-            ) from err
+        self._file = file
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        kernels = OpResolverType.BUILTIN_REF if options.reference else OpResolverType.AUTO
+        with _loading(file):
+            self._interpreter = Interpreter(
+                model_content=file.data, num_threads=options.threads, experimental_op_resolver_type=kernels
+            )
+            called = _called(self._interpreter)
+            inputs = _by_name(self._interpreter.get_input_details(), called)
+            outputs = _by_name(self._interpreter.get_output_details(), called)
         in_file = file.artifact or IoSignature(_specs(inputs, file.name), _specs(outputs, file.name))
+        self._inputs = {spec.name: self._bind(spec, inputs, file.name) for spec in in_file.inputs}
+        self._outputs = {spec.name: self._bind(spec, outputs, file.name) for spec in in_file.outputs}
         super().__init__(
             replace(
                 in_file,
-                inputs=tuple(_in_session(spec) for spec in in_file.inputs),
+                inputs=tuple(_in_session(spec, self._inputs[spec.name].as_it_is) for spec in in_file.inputs),
                 outputs=tuple(_in_session(spec) for spec in in_file.outputs),
             )
         )
-        self._inputs = {spec.name: self._bind(spec, inputs, file.name) for spec in in_file.inputs}
-        self._outputs = {spec.name: self._bind(spec, outputs, file.name) for spec in in_file.outputs}
+        self._open = any(None in _sizes(details) for details in inputs.values())
+        if not self._open:
+            with _loading(file):
+                self._interpreter.allocate_tensors()
 
     def _infer(self, feeds: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        if self._open:
+            self._resize({name: binding.in_file(feeds[name]) for name, binding in self._inputs.items()})
         for name, binding in self._inputs.items():
             binding.write(feeds[name])
         try:
@@ -94,6 +105,16 @@ class TfliteSession(BaseSession):
             raise BackendError(f"LiteRT failed: {first_line(err)}", hint="Run 'splite-deploy verify'.") from err
         return {name: binding.read() for name, binding in self._outputs.items()}
 
+    def _resize(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Gives the inputs these sizes and allocates all tensors anew, unless they are the last ones."""
+        if shapes == self._shapes:
+            return
+        with _loading(self._file):
+            for name, shape in shapes.items():
+                self._interpreter.resize_tensor_input(self._inputs[name].index, shape, strict=True)
+            self._interpreter.allocate_tensors()
+        self._shapes = dict(shapes)
+
     def _release(self) -> None:
         self._inputs.clear()  # they hold the interpreter too
         self._outputs.clear()
@@ -101,8 +122,8 @@ class TfliteSession(BaseSession):
 
     def _bind(self, spec: TensorSpec, details: Mapping[str, Any], file: str) -> _Binding:
         found = details.get(spec.name)
-        if found is None or tuple(found["shape"]) != spec.shape or found["dtype"] != np.dtype(spec.dtype):
-            held = ", ".join(f"{name} {d['dtype'].__name__} {tuple(d['shape'])}" for name, d in details.items())
+        if found is None or not _fits(spec, found) or found["dtype"] != np.dtype(spec.dtype):
+            held = ", ".join(f"{name} {d['dtype'].__name__} {_sizes(d)}" for name, d in details.items())
             raise BackendError(
                 f"{file} has the tensors {held}; the manifest says {spec.name} {spec.dtype} {spec.shape}.",
                 hint="Compile the bundle again.",
@@ -115,7 +136,7 @@ class TfliteSession(BaseSession):
             memory=self._interpreter.tensor(found["index"]),
             axes=None if layout == spec.layout else tuple(map(spec.layout.index, layout)),
             dtype=np.dtype(spec.dtype),
-            quantised=spec.dtype != "float32" and not _is_crop(spec),
+            quantised=_is_quantised(found) and not _is_crop(spec),
             scale=np.float32(scale),
             zero=np.float32(zero),
         )
@@ -124,17 +145,13 @@ class TfliteSession(BaseSession):
 class TracedTfliteSession(TfliteSession):
     """A file that tells its operators, without times; those that unpack weights while it is loaded are left out."""
 
-    def __init__(self, file: ModelFile, options: TfliteOptions) -> None:
-        super().__init__(file, options)
-        self._file = file
-
     def layers(self) -> tuple[Layer, ...]:
         """See `TracedSession.layers`."""
-        from splite_deploy.runtime.backends.tflite_file import parse_contents
+        from splite_deploy.runtime.backends.tflite_file import read_foreign
 
         return tuple(
             Layer(op.result, op.name, layer_types(op.computed or op.inputs, op.outputs, op.weights), None)
-            for op in parse_contents(self._file.data, self._file.name).operators
+            for op in read_foreign(self._file.data, self._file.name).operators
             if not op.unpacks_weights
         )
 
@@ -163,6 +180,17 @@ class _Binding:
     scale: np.float32
     zero: np.float32
 
+    @property
+    def as_it_is(self) -> bool:
+        """Whether an array of the session has the tensor's own type: a crop, and whatever stands for itself."""
+        return self.dtype.kind in "iub" and not self.quantised
+
+    def in_file(self, values: NDArray[Any]) -> tuple[int, ...]:
+        """The shape that an array of the session has in the file."""
+        return (
+            values.shape if self.axes is None else tuple(values.shape[self.axes.index(i)] for i in range(values.ndim))
+        )
+
     def write(self, values: NDArray[Any]) -> None:
         """Copies an array of the session into the tensor."""
         if self.quantised:
@@ -173,7 +201,7 @@ class _Binding:
             np.clip(values, limits.min, limits.max, out=values)
             values = values.astype(self.dtype)
         if self.axes is None:
-            self.interpreter.set_tensor(self.index, values)
+            self.interpreter.set_tensor(self.index, values.astype(self.dtype, copy=False))
         else:  # NCHW to NHWC; ten times faster than numpy's transpose
             import cv2
 
@@ -202,22 +230,92 @@ class _Binding:
         return values
 
 
+@contextmanager
+def _loading(file: ModelFile) -> Iterator[None]:
+    """Tells what LiteRT trips over while it loads a file.
+
+    Raises:
+        BackendError: It does.
+    """
+    try:
+        yield
+    except SpliteError:
+        raise
+    except Exception as err:  # LiteRT raises ValueError and RuntimeError, and what its own code trips over
+        import ai_edge_litert
+
+        from splite_deploy.runtime.backends.tflite_file import read_foreign
+
+        what = f"LiteRT {ai_edge_litert.__version__} cannot load {file.name}: {first_line(err)}"
+        hint = "Upgrade ai-edge-litert, or compile the bundle again."
+        with suppress(BackendError):
+            if custom := [name for name in read_foreign(file.data, file.name).custom if name in what + str(err)]:
+                version = ai_edge_litert.__version__
+                what = (
+                    f"{file.name} has operators of its maker's own, which LiteRT {version} lacks: {', '.join(custom)}."
+                )
+                hint = _CUSTOM_HINT
+        raise BackendError(what, hint=hint) from err
+
+
+def _called(interpreter: Any) -> dict[int, str]:
+    """Names in the signature by the number of their tensor; none where the file has no signature, or several."""
+    if len(interpreter.get_signature_list()) != 1:
+        return {}
+    signature = interpreter.get_signature_runner()
+    found = {**signature.get_input_details(), **signature.get_output_details()}
+    return {details["index"]: name for name, details in found.items()}
+
+
+def _by_name(details: Sequence[Mapping[str, Any]], called: Mapping[int, str]) -> dict[str, Mapping[str, Any]]:
+    """Tensors by their name, in the file's order."""
+    names = unique([called.get(one["index"], one["name"]) for one in details])
+    return dict(zip(names, details, strict=True))
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """Names of which none is there twice, and none empty: a file may have such, and a session tells tensors by them."""
+    found: list[str] = []
+    for number, name in enumerate(names):
+        found.append(f"{name}[{number}]" if not name or name in found else name)
+    return found
+
+
+def _sizes(details: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """Sizes of a tensor; None where the file leaves one open."""
+    shape, signature = details["shape"], details["shape_signature"]
+    known = signature if len(signature) == len(shape) else shape
+    return tuple(None if size < 0 else int(size) for size in known)
+
+
+def _fits(spec: TensorSpec, details: Mapping[str, Any]) -> bool:
+    """Whether a tensor of the file has, or can be given, the sizes of a manifest."""
+    sizes = _sizes(details)
+    return len(sizes) == len(spec.shape) and all(
+        have in (None, want) for have, want in zip(sizes, spec.shape, strict=True)
+    )
+
+
+def _is_quantised(details: Mapping[str, Any]) -> bool:
+    return bool(np.dtype(details["dtype"]).kind in "iu" and details["quantization"][0])
+
+
 def _specs(details: Mapping[str, Any], file: str) -> tuple[TensorSpec, ...]:
     """Tensors as the interpreter tells them; their axes have no meaning here and are lettered in the file's order.
 
     Raises:
-        BackendError: One is neither float32 nor a quantised integer.
+        BackendError: One holds no numbers.
     """
     for name, found in details.items():
-        if found["dtype"] != np.float32 and not found["quantization"][0]:
+        if np.dtype(found["dtype"]).kind not in "fiub":
             raise BackendError(
-                f"{file} has the tensor {name} of {found['dtype'].__name__}, which does not stand for float numbers.",
+                f"{file} has the tensor {name} of {found['dtype'].__name__}, which holds no numbers.",
                 hint="Time it with LiteRT's own benchmark_model.",
             )
     return tuple(
         TensorSpec(
             name=name,
-            shape=tuple(map(int, found["shape"])),
+            shape=_sizes(found),
             dtype=found["dtype"].__name__,
             layout=ascii_lowercase[: len(found["shape"])],
             role="",
@@ -237,11 +335,16 @@ def _session_layout(spec: TensorSpec) -> str:
     return next((layout for layout in _SESSION_LAYOUTS if sorted(layout) == sorted(spec.layout)), spec.layout)
 
 
-def _in_session(spec: TensorSpec) -> TensorSpec:
-    """The tensor as the session takes or gives it."""
+def _in_session(spec: TensorSpec, as_it_is: bool = False) -> TensorSpec:
+    """The tensor as the session takes or gives it.
+
+    Args:
+        spec: The tensor in the file.
+        as_it_is: Whether the session takes the file's type.
+    """
     layout = _session_layout(spec)
     shape = tuple(spec.shape[spec.layout.index(axis)] for axis in layout)
-    return replace(spec, shape=shape, dtype=spec.dtype if _is_crop(spec) else "float32", layout=layout)
+    return replace(spec, shape=shape, dtype=spec.dtype if as_it_is else "float32", layout=layout)
 
 
 def _load() -> None:
@@ -262,5 +365,6 @@ BACKEND = Backend(
     open_traced=TracedTfliteSession,
     layers_from="as they lie in the file; its Python package times no operators.",
     export="tflite",
+    reference="LiteRT's reference kernels",
     distributions={"tflite": ("ai-edge-litert", "tflite-runtime", "tensorflow")},
 )

@@ -43,9 +43,11 @@ class OrtOptions(BackendOptions):
 
     Attributes:
         threads: CPU threads; None is its default, one per core.
+        reference: Runs the graph as it is, without rewriting it: slower, and as close to the file as it can be.
     """
 
     threads: int | None = option(None, "CPU threads; one per core without it.", type=int)
+    reference: bool = option(False, "Run the graph as it is, without optimising it.")
 
 
 class OrtSession(BaseSession):
@@ -67,6 +69,8 @@ class OrtSession(BaseSession):
         settings.intra_op_num_threads = options.threads or 0
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
+        if options.reference:
+            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if trace is not None:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(trace)
@@ -178,4 +182,5 @@ BACKEND = Backend(
     layers_from="as it fused and converted them; median times on one thread of the CPU that exported.",
     export="ort",
     distributions={"onnxruntime": ("onnxruntime", "onnxruntime-gpu")},
+    reference="ONNX Runtime without its optimisations",
 )

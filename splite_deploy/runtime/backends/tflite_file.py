@@ -1,20 +1,28 @@
-"""What a ``.tflite`` file computes with, read back from it: its tensors, its operators and the types they work in."""
+"""What a ``.tflite`` file computes with, read back from it: its tensors, its operators and the types they work in.
+
+The file is read as data, by the accessors that the FlatBuffers compiler made of LiteRT's schema; none of its code runs.
+"""
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
-from splite_deploy.errors import CompileError
+from splite_deploy.errors import BackendError, CompileError
 
+_IDENTIFIER = b"TFL3"
 _TYPES = {value: name.lower() for name, value in vars(schema.TensorType).items() if name.isupper()}
 _OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL", "CONV_3D")
+_UNPACKING = ("DEQUANTIZE", "DENSIFY")
+"""Operators that turn constants into what others read, once, while a file is loaded."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Operator:
     @property
     def unpacks_weights(self) -> bool:
         """Whether it does no more than that, once, while the file is loaded."""
-        return self.name == "DEQUANTIZE" and not self.computed
+        return self.name in _UNPACKING and not self.computed
 
     @property
     def types(self) -> str:
@@ -62,6 +70,44 @@ class FileTensor:
 
     shape: tuple[int, ...]
     dtype: str
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or an output of a file of any maker.
+
+    Attributes:
+        name: Its name in the file.
+        called: Its name in the file's signature; empty where the file has none.
+        shape: Its sizes; None where the file leaves one open.
+        dtype: numpy name of its type.
+        scale: What a step of its integers stands for; None where they stand for themselves, or it is float.
+        zero_point: The integer that stands for 0; None without a scale.
+    """
+
+    name: str
+    called: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    scale: float | None
+    zero_point: int | None
+
+
+@dataclass(frozen=True)
+class ForeignContents:
+    """A file of any maker without its weights: its first graph, which is what an interpreter runs.
+
+    Attributes:
+        inputs: Its inputs, in the file's order.
+        outputs: Its outputs, likewise.
+        operators: In the order in which they run.
+        custom: Names of the operators that LiteRT does not define, sorted.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+    custom: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -97,7 +143,7 @@ def read_contents(path: Path) -> Contents:
 
 def parse_contents(data: bytes, name: str) -> Contents:
     """The same from memory; the name is for messages."""
-    if data[4:8] != b"TFL3":
+    if data[4:8] != _IDENTIFIER:
         raise CompileError(f"{name} is not a TFLite file.", hint="Compile the bundle again.")
     model = schema.Model.GetRootAs(data)
     if model.SignatureDefsLength() != 1:
@@ -119,6 +165,80 @@ def read_operators(data: bytes) -> tuple[Operator, ...]:
     return tuple(_operators(model, model.Subgraphs(0)))
 
 
+def read_foreign(data: bytes, name: str) -> ForeignContents:
+    """Reads a file of any maker: without a signature, or with several.
+
+    Args:
+        data: The file.
+        name: Its name, for messages.
+
+    Raises:
+        BackendError: It is no TFLite file, or a damaged one.
+    """
+    with _reading(data, name):
+        model = schema.Model.GetRootAs(data)
+        graph = model.Subgraphs(0)
+        called: dict[int, str] = {}
+        for number in range(model.SignatureDefsLength() if model.SignatureDefsLength() == 1 else 0):
+            signature = model.SignatureDefs(number)
+            entries = [signature.Inputs(i) for i in range(signature.InputsLength())]
+            entries += [signature.Outputs(i) for i in range(signature.OutputsLength())]
+            if signature.SubgraphIndex() == 0:
+                called = {entry.TensorIndex(): entry.Name().decode() for entry in entries}
+        operators = tuple(_operators(model, graph))
+        codes = [model.OperatorCodes(index) for index in range(model.OperatorCodesLength())]
+        custom = {_name(code) for code in codes if _number(code) == schema.BuiltinOperator.CUSTOM}
+        return ForeignContents(
+            tuple(_foreign(graph, index, called) for index in graph.InputsAsNumpy().tolist()),
+            tuple(_foreign(graph, index, called) for index in graph.OutputsAsNumpy().tolist()),
+            operators,
+            tuple(sorted(custom)),
+        )
+
+
+@contextmanager
+def _reading(data: bytes, name: str) -> Iterator[None]:
+    """Tells what a file that is not what it should be trips its reader over.
+
+    Raises:
+        BackendError: It is no TFLite file, or a damaged one.
+    """
+    hint = "Name a file that TensorFlow Lite's converter or another tool wrote as a .tflite file."
+    if data[4:8] != _IDENTIFIER:
+        kind = "an ONNX graph?" if data[:1] == b"\x08" else "it does not begin as one"
+        raise BackendError(f"{name} is not a TFLite file: {kind}.", hint=hint)
+    try:
+        yield
+    except (
+        struct.error,
+        AttributeError,
+        TypeError,
+        KeyError,
+        IndexError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+    ) as err:
+        # What numbers that point beyond the file, or at nothing, end in: the accessors check none of them.
+        raise BackendError(
+            f"{name} is a damaged TFLite file: its content ends, or points beyond its end.",
+            hint="Copy or convert it again.",
+        ) from err
+
+
+def _foreign(graph: Any, index: int, called: Mapping[int, str]) -> Tensor:
+    tensor = graph.Tensors(index)
+    sizes = [] if tensor.ShapeIsNone() else tensor.ShapeAsNumpy().tolist()
+    if not tensor.ShapeSignatureIsNone() and tensor.ShapeSignatureLength() == len(sizes):
+        sizes = tensor.ShapeSignatureAsNumpy().tolist()
+    dtype, steps = _TYPES[tensor.Type()], tensor.Quantization()
+    scale, zero = None, None
+    if steps is not None and steps.ScaleLength() == 1 and steps.Scale(0) > 0 and "int" in dtype:
+        scale, zero = float(steps.Scale(0)), int(steps.ZeroPoint(0)) if steps.ZeroPointLength() else 0
+    shape = tuple(None if size < 0 else size for size in sizes)
+    return Tensor((tensor.Name() or b"").decode(), called.get(index, ""), shape, dtype, scale, zero)
+
+
 def _tensor(graph: Any, entry: Any) -> tuple[str, FileTensor]:
     tensor = graph.Tensors(entry.TensorIndex())
     return entry.Name().decode(), FileTensor(tuple(tensor.ShapeAsNumpy().tolist()), _TYPES[tensor.Type()])
@@ -135,7 +255,7 @@ def _operators(model: Any, graph: Any) -> Iterator[Operator]:
         inputs = [i for i in operator.InputsAsNumpy().tolist() if i >= 0]
         outputs = operator.OutputsAsNumpy().tolist()
         name = _name(model.OperatorCodes(operator.OpcodeIndex()))
-        if name == "DEQUANTIZE" and inputs[0] in stored:
+        if name in _UNPACKING and inputs[0] in stored:
             stored[outputs[0]] = stored[inputs[0]]
         weighted = name in _WEIGHTED and inputs[1] in stored
         count = 1
@@ -153,6 +273,13 @@ def _operators(model: Any, graph: Any) -> Iterator[Operator]:
 
 
 def _name(code: Any) -> str:
-    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the old field holds one byte
-    name: str = code.CustomCode().decode() if _OPERATORS[number] == "CUSTOM" else _OPERATORS[number]
-    return name
+    number = _number(code)
+    if number == schema.BuiltinOperator.CUSTOM:
+        return str(code.CustomCode().decode())
+    known: str = _OPERATORS.get(number, f"operator {number}")  # of a later LiteRT than the one installed
+    return known
+
+
+def _number(code: Any) -> int:
+    number: int = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the old field holds one byte
+    return number
