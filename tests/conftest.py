@@ -84,7 +84,7 @@ def tiny_checkpoint(made_once: MadeOnce) -> Path:
     """Weights of tests/tiny as safetensors."""
     pytest.importorskip("torch")
     safetensors_torch = pytest.importorskip("safetensors.torch")
-    from splite_deploy.export.source.checkpoint import load_symbol
+    from splite_deploy.export.source.symbol import load_symbol
 
     build = load_symbol("arch.py:build", TINY)  # by its path: the models have an arch.py too
 

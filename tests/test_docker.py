@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from splite_deploy.device.jetson import JETPACKS, PYTHON_FROM, dotted
-from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.export.source.symbol import load_symbol
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILES = sorted(ROOT.glob("docker/*/Dockerfile*"))

@@ -48,7 +48,7 @@ def test_every_device_module_loads_without_training_frameworks(root: Path) -> No
 
 
 def test_the_blocker_blocks() -> None:
-    done = run_python("import splite_deploy.export")
+    done = run_python("import splite_deploy.export.pipeline")
     assert done.returncode != 0
     assert "blocked" in done.stderr
 

@@ -259,7 +259,7 @@ def demo(
 
 @pytest.mark.slow
 def test_make_demo_ends_with_keypoints_on_the_fingers(root: Path, tmp_path: Path) -> None:
-    from splite_deploy.export.source.checkpoint import load_symbol
+    from splite_deploy.export.source.symbol import load_symbol
 
     printed, keypoints = demo(root, tmp_path, environment=PATIENT)
     for expected in ("torch -> simplified", "torch -> ort fp32", "End to end", "overlay.png", "--help"):

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from splite_deploy.export.crops import crops_from_renderer
-from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import load_model_toml
 

@@ -21,11 +21,11 @@ from splite_deploy.decoders import Decoder
 from splite_deploy.errors import ExportError, SpliteError, UsageError
 from splite_deploy.export.calibrate import Calibrated
 from splite_deploy.export.failures import Failures
-from splite_deploy.export.first_difference import Explain, from_graph_to_tflite, unexplained
+from splite_deploy.export.first_difference import from_graph_to_tflite
 from splite_deploy.export.graph.fuse import decode_beside, in_network, tensor_specs
 from splite_deploy.export.graph.walk import serialised
 from splite_deploy.export.options import ExportOptions
-from splite_deploy.export.reference import Reference
+from splite_deploy.export.reference import Explain, Reference, unexplained
 from splite_deploy.export.variants import FP32, Variants, deployed
 from splite_deploy.files import write_file
 from splite_deploy.metrics.parity import MAX_FACTOR, Deviation, Outputs, compare, limits_of

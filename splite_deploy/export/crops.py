@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.errors import OutputError, SpecError, UsageError
 from splite_deploy.export.npz import read_npz
-from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.files import cache_folder, sha256_of, write_file
 from splite_deploy.metrics.labels import LabelledImage, prefer_split
 from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image

@@ -23,10 +23,9 @@ from torch import nn
 from splite_deploy.arrays import FloatArray
 from splite_deploy.errors import CompileError, SpliteError
 from splite_deploy.export.graph.walk import ExposedGraph, activations, name_of
+from splite_deploy.export.reference import Explain
 from splite_deploy.spec import Precision
 
-Explain = Callable[[FloatArray], str]
-"""From a crop (1, 3, h, w) on which a conversion is wrong to a sentence on where, or nothing."""
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.15}
 """How far values may lie from each other, as a share of their range."""
 _FEW = 8  # so few values are equal by chance
@@ -52,11 +51,6 @@ class Layer:
 
     def __str__(self) -> str:
         return f"'{self.name}' ({self.kind})"
-
-
-def unexplained(crop: FloatArray) -> str:
-    """Explains nothing."""
-    return ""
 
 
 def of_torch(network: nn.Module) -> Explain:

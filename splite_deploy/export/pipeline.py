@@ -56,13 +56,11 @@ from splite_deploy.export.calibrate import Calibrated, find_ranges
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.failures import Failures, PartialExportError
 from splite_deploy.export.first_difference import (
-    Explain,
     explained,
     from_graph,
     from_torch,
     of_graph,
     of_torch,
-    unexplained,
 )
 from splite_deploy.export.golden import golden_crops, make_golden, prepare_image
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_output_names, onnx_from_network, simplify
@@ -75,7 +73,7 @@ from splite_deploy.export.quant.search import Goal, keep_limits
 from splite_deploy.export.quant.trained import has_quantisers, without_quantisers
 from splite_deploy.export.quant.trained_graph import TrainedGraph, split_quantisation
 from splite_deploy.export.recommend import device_notes, recommend
-from splite_deploy.export.reference import Reference
+from splite_deploy.export.reference import Explain, Reference, unexplained
 from splite_deploy.export.source.formats import ImportedOnnx
 from splite_deploy.export.source.load import LoadedModel, load_source
 from splite_deploy.export.variants import (

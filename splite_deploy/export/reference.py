@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,12 +11,19 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.errors import ParityError
-from splite_deploy.export.first_difference import Explain, unexplained
 from splite_deploy.metrics.parity import Deviation, Outputs, measure_deviation, violations
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Session
 from splite_deploy.runtime.verify import batch_violations, run_each
 from splite_deploy.spec import LimitSpec, ModelSpec
+
+Explain = Callable[[FloatArray], str]
+"""From a crop (1, 3, h, w) on which a conversion is wrong to a sentence on where, or nothing."""
+
+
+def unexplained(crop: FloatArray) -> str:
+    """Explains nothing."""
+    return ""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import tradeoff
 
 from splite_deploy.compact import CompactOptions, compact_checkpoint
 from splite_deploy.errors import UsageError
-from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.files import sha256_of
 
 

@@ -24,7 +24,7 @@ from splite_deploy.export.artifacts import GraphFile
 from splite_deploy.export.crops import crops_from_renderer
 from splite_deploy.export.graph.torch_to_onnx import simplified_graph
 from splite_deploy.export.graph.walk import load, save
-from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.parity import compare, limits_of, violations
 from splite_deploy.runtime.backends.tflite_file import read_contents

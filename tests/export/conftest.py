@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def tiny(tiny_model: Path) -> Any:
     """The tiny network with its weights."""
     pytest.importorskip("torch")
-    from splite_deploy.export.source.checkpoint import load_symbol
+    from splite_deploy.export.source.symbol import load_symbol
 
     return load_symbol("arch.py:build", tiny_model.parent)().eval()
 

@@ -24,8 +24,8 @@ from exports import golden_is_of, refused
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import CheckpointError, ExportError, SpecError, SpliteError, UsageError
-from splite_deploy.export.source.checkpoint import load_symbol
 from splite_deploy.export.source.formats import format_of
+from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.files import sha256_of
 
 IMAGE = torch.zeros(1, 3, 64, 48)

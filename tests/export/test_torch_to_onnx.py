@@ -29,7 +29,7 @@ from splite_deploy.export.graph.torch_to_onnx import (
     simplify,
 )
 from splite_deploy.export.graph.walk import load, run_graph, to_proto
-from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.spec import ModelSpec, load_model_toml
 
 MAPS = (1, 5, 16, 12)

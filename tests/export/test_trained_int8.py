@@ -16,7 +16,7 @@ pytest.importorskip("onnxruntime")
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.export.graph.walk import constant, load
-from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.export.source.symbol import load_symbol
 
 Run = Callable[..., Result]
 

@@ -24,10 +24,11 @@ from exports import golden_is_of, refused
 from splite_deploy.bundle import Bundle
 from splite_deploy.compact import CompactOptions, compact
 from splite_deploy.errors import CheckpointError
-from splite_deploy.export.source.checkpoint import load_symbol, load_weights, read_checkpoint
+from splite_deploy.export.source.checkpoint import load_weights, read_checkpoint
 from splite_deploy.export.source.header import FORMAT_VERSION, HEADER, compacted_metadata
 from splite_deploy.export.source.load import load_model
 from splite_deploy.export.source.masks import count_zeros
+from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.spec import load_model_toml
 
 IMAGE = torch.zeros(1, 3, 64, 48)

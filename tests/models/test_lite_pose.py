@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.export.source.symbol import load_symbol
 
 LITE = Path(__file__).parents[2] / "models" / "lite_pose"
 build = load_symbol("arch.py:build", LITE)

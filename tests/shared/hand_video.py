@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.export.source.symbol import load_symbol
 
 HEIGHT, WIDTH = 360, 480
 FRAMES, AWAY, ROUND = 110, range(80, 90), 90

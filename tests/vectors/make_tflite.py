@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from splite_deploy.compile.tflite.compiler import compile_tflite
 from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.export.crops import crops_from_renderer
-from splite_deploy.export.source.checkpoint import load_symbol
+from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.spec import load_model_toml
 
 HERE = Path(__file__).parent
