@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from splite_deploy.errors import BundleError, SpecError
-from splite_deploy.spec import Color, LimitSpec, ModelSpec, Precision
+from splite_deploy.spec import Color, LimitSpec, ModelSpec, Precision, View
 from splite_deploy.spec.plain import compact_json, structure, to_plain
 
 Typing = Literal["weak", "strong"]
@@ -37,7 +37,7 @@ class TensorSpec:
         dtype: numpy name of its type.
         layout: For example ``NCHW``.
         role: What it is to the decoder: ``image``, ``heatmap``, ``depth`` or ``coordinates``; where the graph decodes
-            ``keypoints``, ``scores`` and, one number each, ``depth``.
+            ``keypoints``, ``scores`` and, one number each, ``depth``. Empty where a view says it.
     """
 
     name: str
@@ -61,6 +61,8 @@ class Artifact:
         outputs: Its output tensors, in the graph's order.
         limits: How far its keypoints may lie from the reference.
         target: What it was built for (GPU, versions); empty for a portable file.
+        view: How its tensors become what preprocessing makes and the decoder reads, where the file was not made by
+            export and stays as it is; the roles of its tensors are empty then. None where they are that already.
     """
 
     format: str
@@ -72,6 +74,7 @@ class Artifact:
     outputs: tuple[TensorSpec, ...]
     limits: LimitSpec
     target: Mapping[str, str]
+    view: View | None = None
 
     @property
     def label(self) -> str:

@@ -32,6 +32,8 @@ def manifest_schema() -> dict[str, Any]:
             field.update(_SHA256)
         elif name == "file":
             field["pattern"] = r"^[^/\\]+$"
+        elif name in ("mean", "std"):
+            field.update(minItems=1, maxItems=3)
         elif name in ("offset", "stride", "beta", "height", "width", "box_padding") and "type" in field:
             field["minimum" if name == "offset" else "exclusiveMinimum"] = 0
     return schema

@@ -19,7 +19,8 @@ from splite_deploy.errors import UsageError
 from splite_deploy.runtime.backends import BUILT_IN, all_backends, find_backend
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, ModelFile
 from splite_deploy.runtime.backends.onnx_file import refuse_external_data
-from splite_deploy.spec import Precision
+from splite_deploy.runtime.view import TracedViewedSession, ViewedSession
+from splite_deploy.spec import ModelSpec, Precision
 
 _Self = TypeVar("_Self")
 OptionSet = BackendOptions | Collection[BackendOptions]
@@ -251,6 +252,7 @@ def open_bytes(
     artifact: Artifact,
     *,
     backend: str | None = None,
+    model: ModelSpec | None = None,
     threads: int | None = None,
     options: OptionSet = (),
 ) -> Session:
@@ -260,6 +262,7 @@ def open_bytes(
         data: The content of its file.
         artifact: Its description. The file it names is for messages: it need not exist.
         backend: What runs it; None is the backend that it was made for.
+        model: What it belongs to; an artifact with a view needs it.
         threads: CPU threads; None is the backend's own default.
         options: How the backend works.
 
@@ -270,7 +273,8 @@ def open_bytes(
     """
     chosen = find_backend(backend or artifact.backend)
     settings = configured(chosen, options, threads=threads)
-    return _load(chosen, ModelFile(data, artifact.file, artifact.format, artifact), settings)
+    file = ModelFile(data, artifact.file, artifact.format, artifact, view=artifact.view, model=model)
+    return _load(chosen, file, settings)
 
 
 def open_traced(
@@ -293,7 +297,8 @@ def open_traced(
         able = [one.name for one in all_backends().values() if one.open_traced is not None]
         raise UsageError(f"The backend '{backend.name}' has no profile.", hint=f"These do: {', '.join(able)}.")
     _check(backend, file)
-    return backend.open_traced(file, configured(backend, options, threads=threads))
+    session = backend.open_traced(file, configured(backend, options, threads=threads))
+    return session if file.view is None else TracedViewedSession(session, file.view, _model_of(file))
 
 
 def open_file(path: Path, backend: str = "auto", *, threads: int | None = None, options: OptionSet = ()) -> Session:
@@ -359,7 +364,14 @@ def backend_of(path: Path, backend: str = "auto") -> Backend:
 
 def _load(backend: Backend, file: ModelFile, options: BackendOptions) -> Session:
     _check(backend, file)
-    return backend.open(file, options)
+    session = backend.open(file, options)
+    return session if file.view is None else ViewedSession(session, file.view, _model_of(file))
+
+
+def _model_of(file: ModelFile) -> ModelSpec:
+    if file.model is None:
+        raise UsageError(f"{file.name} has a view, which needs its model.", hint="Give the model that it belongs to.")
+    return file.model
 
 
 def _check(backend: Backend, file: ModelFile) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -297,6 +297,112 @@ def view_of(tables: Mapping[str, Any]) -> View:
     """
     read = structure(_Tables, tables, "")
     return View(read.inputs.image, read.outputs)
+
+
+def choose(outputs: Any, view: View, decoder: Decoder, error: type[SpliteError]) -> tuple[dict[str, Any], bool]:
+    """The outputs of a network that are the decoder's, by role.
+
+    Args:
+        outputs: One tensor, or tensors in a dictionary, a list or an object with attributes, which may be nested. A
+            tensor is what has a ``shape``.
+        view: Names their sources. Where it does not they are those that have the roles' names, else their order counts.
+        decoder: Whose roles.
+        error: What to raise.
+
+    Returns:
+        The tensors, and whether they were matched by their order alone.
+
+    Raises:
+        error: One is missing, or there are more or fewer than the decoder reads and none is named.
+    """
+    roles = decoder.roles
+    sources = {role: source for role in roles if (source := view.output(role).source) is not None}
+    if sources:
+        return {role: _follow(outputs, source, role, error) for role, source in sources.items()}, False
+    held = _held(outputs)
+    if set(roles) <= set(held) and all(_is_tensor(held[role]) for role in roles):
+        return {role: held[role] for role in roles}, False
+    advice = "Say in model.toml which of them it is: [outputs.{}] with source = {}."
+    if shared := [role for role in roles if role in held]:
+        raise error(
+            f"The network's outputs are {_said(outputs)}: only {', '.join(shared)} is named by its role.",
+            hint=advice.format(next(role for role in roles if role not in held), '"NAME", an index or a path'),
+        )
+    if len(held) != len(roles) or not all(map(_is_tensor, held.values())):
+        raise error(
+            f"The network gives {_said(outputs)}; the decoder '{decoder.type}' reads {len(roles)}: {', '.join(roles)}.",
+            hint=advice.format(roles[0], _example(outputs)),
+        )
+    return dict(zip(roles, held.values(), strict=True)), True
+
+
+def _follow(outputs: Any, source: Source, role: str, error: type[SpliteError]) -> Any:
+    """The tensor that a source leads to."""
+    value, path = outputs, (source,) if isinstance(source, str | int) else source
+    for depth, step in enumerate(path):
+        held = _held(value)
+        names = list(held)
+        if isinstance(step, int) and -len(names) <= step < len(names):
+            value = held[names[step]]
+        elif step in held:
+            value = held[step]
+        else:
+            where = "The network" if depth == 0 else f"{_path(path[:depth])} of the network"
+            raise error(
+                f"{where} gives {_said(value)}; there is no {_path((step,))}, which [outputs.{role}] names.",
+                hint=f"Correct source in [outputs.{role}] of model.toml.",
+            )
+    if not _is_tensor(value):
+        raise error(
+            f"The source of [outputs.{role}], {_path(path)}, is no tensor: it holds {_said(value)}.",
+            hint=f"Go on with the path, as in source = {_example(value, path)}.",
+        )
+    return value
+
+
+def _held(value: Any) -> dict[Any, Any]:
+    """What a value holds, by name or place; a tensor holds itself."""
+    if _is_tensor(value):
+        return {0: value}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "_asdict"):  # a named tuple
+        return dict(value._asdict())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return dict(enumerate(value))
+    found = {name: held for name, held in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
+    # mmengine's data elements keep their fields under a leading underscore and give them as properties
+    keys = getattr(value, "keys", None)
+    return {name: getattr(value, name) for name in keys()} if not found and callable(keys) else found
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "shape")
+
+
+def _said(value: Any) -> str:
+    """What a network gave, as text."""
+    held = _held(value)
+    if not held:
+        return f"a {type(value).__name__} without outputs"
+    if _is_tensor(value):
+        return "1 output"
+    names = ", ".join(map(str, held)) if any(isinstance(name, str) for name in held) else ""
+    return f"{len(held)} output{'s'[: len(held) != 1]}" + (f": {names}" if names else "")
+
+
+def _path(steps: Sequence[str | int]) -> str:
+    return " of ".join(f"'{step}'" if isinstance(step, str) else f"output {step}" for step in reversed(steps))
+
+
+def _example(value: Any, path: Sequence[str | int] = ()) -> str:
+    """A source that leads to the last tensor of a value, as TOML."""
+    steps: list[str | int] = list(path)
+    while not _is_tensor(value) and (held := _held(value)):
+        name, value = list(held.items())[-1]
+        steps.append(name if isinstance(name, str) else -1)
+    shown = [f'"{step}"' if isinstance(step, str) else str(step) for step in steps]
+    return shown[0] if len(shown) == 1 else f"[{', '.join(shown)}]"
 
 
 def has_columns(decoder: Decoder, role: str) -> bool:

@@ -19,6 +19,7 @@ from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
 from splite_deploy.errors import BackendError, MissingDependencyError
 from splite_deploy.runtime.closing import Closing
+from splite_deploy.spec import ModelSpec, View
 
 if TYPE_CHECKING:
     from splite_deploy.runtime.session import Session, TracedSession
@@ -40,6 +41,8 @@ class ModelFile:
         format: What kind of file it is, see `Artifact.format`.
         artifact: What the manifest says of it; None for a file without a bundle, which has to tell by itself.
         bundle: Whose artifact it is; None for a file without a bundle and for one that is still being made.
+        view: How its tensors become what the decoder reads; None where they are that already, or nobody decodes.
+        model: What it belongs to; a view needs it.
     """
 
     data: bytes
@@ -47,6 +50,8 @@ class ModelFile:
     format: str
     artifact: Artifact | None = None
     bundle: Bundle | None = None
+    view: View | None = None
+    model: ModelSpec | None = None
 
     @classmethod
     def of(cls, bundle: Bundle, artifact: Artifact) -> ModelFile:
@@ -55,7 +60,7 @@ class ModelFile:
         Raises:
             BundleError: It is missing, unreadable, or not what the manifest describes.
         """
-        return cls(bundle.read(artifact), artifact.file, artifact.format, artifact, bundle)
+        return cls(bundle.read(artifact), artifact.file, artifact.format, artifact, bundle, artifact.view, bundle.model)
 
 
 @dataclass(frozen=True)

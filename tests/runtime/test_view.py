@@ -1,0 +1,169 @@
+"""The view of a network in numpy, and the session that applies it around a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from splite_deploy.bundle import TensorSpec
+from splite_deploy.errors import BackendError
+from splite_deploy.runtime.backends.base import BaseSession, IoSignature
+from splite_deploy.runtime.view import ViewedSession, apply_view, network_input
+from splite_deploy.spec import InputView, ModelSpec, OutputView, View
+from splite_deploy.spec.view import choose
+from tests.shared.view_vectors import INPUTS, OUTPUTS, expected, given, input_view_of, model_of, view_of
+
+POINTS = next(case for case in OUTPUTS if case["name"] == "flat pairs")
+
+
+@pytest.mark.parametrize("case", OUTPUTS, ids=lambda case: case["name"])
+def test_outputs(case: dict[str, Any]) -> None:
+    found = apply_view(view_of(case), {"any": given(case)}, model_of(case))[case["role"]]
+    assert found.dtype == np.float32
+    assert found.flags.c_contiguous
+    np.testing.assert_allclose(found, expected(case), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", INPUTS, ids=lambda case: case["name"])
+def test_inputs(case: dict[str, Any]) -> None:
+    view = input_view_of(case)
+    found = network_input(view, given(case))
+    assert found.dtype == view.dtype
+    assert found.flags.c_contiguous
+    wanted = expected(case)
+    np.testing.assert_allclose(found, wanted.astype(view.dtype), rtol=0, atol=1e-6 if view.dtype == "float32" else 0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int32", "uint8"])
+def test_outputs_of_any_type_become_float32(dtype: str) -> None:
+    values = np.arange(12).reshape(2, 6).astype(dtype)
+    found = apply_view(view_of(POINTS), {"any": values}, model_of(POINTS))["coordinates"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found.reshape(2, 6), values)
+
+
+class Named:
+    """An object with attributes, as frameworks return."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__.update(fields)
+
+
+class Element:
+    """As mmengine's data elements: fields behind underscores, given as properties."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__.update({f"_{name}": value for name, value in fields.items()})
+
+    def keys(self) -> list[str]:
+        return [name.removeprefix("_") for name in self.__dict__]
+
+    def __getattr__(self, name: str) -> Any:
+        if f"_{name}" not in self.__dict__:
+            raise AttributeError(name)
+        return self.__dict__[f"_{name}"]
+
+
+A, B = np.zeros((1, 3, 2)), np.ones((1, 3, 2))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "source"),
+    [
+        (B, None),
+        ([B], None),
+        ({"coordinates": B, "extra": A}, None),
+        ({"other": B}, None),
+        ([A, B], -1),
+        ([A, B], 1),
+        ((A, [A, B]), (1, -1)),
+        ({"a": A, "preds": [A, B]}, ("preds", -1)),
+        ({"a": A, "preds": B}, 1),
+        (Named(loss=A, points=B), "points"),
+        (Named(stages=[A, B]), ("stages", 1)),
+        (Element(heatmaps=A, points=B), "points"),
+        ([Element(points=B)], (0, "points")),
+    ],
+)
+def test_sources_lead_through_dictionaries_lists_and_objects(outputs: Any, source: Any) -> None:
+    view = View(outputs={} if source is None else {"coordinates": OutputView(source)})
+    assert choose(outputs, view, model_of(POINTS).decoder, BackendError)[0]["coordinates"] is B
+
+
+@pytest.mark.parametrize(
+    ("outputs", "source", "message", "hint"),
+    [
+        ([A, B], None, "The network gives 2 outputs; the decoder 'coordinates' reads 1", "with source = -1."),
+        ({"p": [A, B]}, None, "The network gives 1 output: p; the decoder", 'with source = ["p", -1].'),
+        ([A], 3, "The network gives 1 output; there is no output 3, which [outputs.coordinates]", "Correct source"),
+        ({"a": A}, "b", "The network gives 1 output: a; there is no 'b', which", "Correct source"),
+        ({"a": [A]}, ("a", 1), "'a' of the network gives 1 output; there is no output 1", "Correct source"),
+        ({"a": [A, B]}, "a", "The source of [outputs.coordinates], 'a', is no tensor", 'as in source = ["a", -1]'),
+        ([], None, "The network gives a list without outputs", "[outputs.coordinates]"),
+    ],
+)
+def test_a_source_that_leads_nowhere_is_told(outputs: Any, source: Any, message: str, hint: str) -> None:
+    view = View(outputs={} if source is None else {"coordinates": OutputView(source)})
+    with pytest.raises(BackendError) as caught:
+        choose(outputs, view, model_of(POINTS).decoder, BackendError)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+class Network(BaseSession):
+    """A network of uint8 pixels, channels last, with an output of twice the keypoints' first pixel and an extra one."""
+
+    def __init__(self, dtype: str = "uint8", shape: tuple[int | None, ...] = (None, 4, 5, 3)) -> None:
+        inputs = (TensorSpec("pixels", shape, dtype, "abcd", ""),)
+        outputs = (TensorSpec("extra", (None, 1), "float32", "ab", ""), TensorSpec("p", (None, 6), "float32", "ab", ""))
+        super().__init__(IoSignature(inputs, outputs))
+        self.given: list[NDArray[Any]] = []
+
+    def _infer(self, feeds: Any) -> dict[str, NDArray[np.float32]]:
+        image = feeds["pixels"]
+        self.given.append(image)
+        flat = image.reshape(len(image), -1)[:, :6].astype(np.float32)
+        return {"extra": flat[:, :1], "p": flat}
+
+    def _release(self) -> None:
+        pass
+
+
+VIEW = View(InputView(layout="NHWC", dtype="uint8"), {"coordinates": OutputView("p", "N(KC)")})
+
+
+def small_model() -> ModelSpec:
+    return model_of({**POINTS, "height": 4, "width": 5})
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_session_takes_and_gives_canonical_tensors(dtype: str) -> None:
+    network = Network(dtype)
+    image = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3)).astype(np.float32)
+    with ViewedSession(network, VIEW, small_model()) as session:
+        assert session.inputs == (TensorSpec("image", (None, 3, 4, 5), "float32", "NCHW", "image"),)
+        assert session.outputs == (TensorSpec("coordinates", (None, 3, 2), "float32", "NKC", "coordinates"),)
+        found = session.run({"image": np.ascontiguousarray(image.transpose(0, 3, 1, 2))})
+    assert network.given[0].dtype == dtype
+    np.testing.assert_array_equal(network.given[0], image)
+    np.testing.assert_array_equal(found["coordinates"], image.reshape(2, -1)[:, :6].reshape(2, 3, 2))
+    with pytest.raises(BackendError, match="is closed"):
+        network.run({})
+
+
+def test_an_input_of_another_size_or_type_is_told() -> None:
+    with pytest.raises(BackendError) as caught:
+        ViewedSession(Network(shape=(1, 3, 4, 5)), VIEW, small_model())
+    assert "'pixels' is uint8 1x3x4x5; model.toml says uint8 Nx4x5x3" in caught.value.message
+    assert "layout and dtype in [inputs.image]" in caught.value.hint
+    with pytest.raises(BackendError, match=r"'pixels' is int32 Nx4x5x3; model.toml says uint8 Nx4x5x3"):
+        ViewedSession(Network(dtype="int32"), VIEW, small_model())
+
+
+def test_an_output_that_does_not_fit_is_told_when_the_session_opens() -> None:
+    view = View(VIEW.input, {"coordinates": OutputView("extra", "N(KC)")})
+    with pytest.raises(BackendError, match=r"shape \(N, 1\), which is not N\(KC\) with K = 3"):
+        ViewedSession(Network(), view, small_model())
