@@ -20,11 +20,11 @@ from splite_deploy.bench.evaluation import keypoint_errors
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import SpliteError
 from splite_deploy.export import ExportOptions, export_bundle
-from splite_deploy.export.crops import cut
 from splite_deploy.export.failures import PartialExportError
 from splite_deploy.metrics.labels import LabelledImage, read_labels
 from splite_deploy.metrics.parity import Outputs, compare
 from splite_deploy.runtime import PoseEstimator
+from splite_deploy.runtime.crops import cut
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import open_session

@@ -46,13 +46,13 @@ from splite_deploy.compact.importance import METHODS, Method
 from splite_deploy.compact.sparsity import KINDS, GradualPruning, Kind, LambdaSchedule, Penalty
 from splite_deploy.decoders import SoftArgmaxDepth, decode
 from splite_deploy.errors import SpliteError
-from splite_deploy.export.crops import cut
 from splite_deploy.export.quant.calibration import SEED as CALIBRATION_SEED
 from splite_deploy.export.source.checkpoint import Checkpoint, load_weights, read_checkpoint
 from splite_deploy.export.source.header import HEADER
 from splite_deploy.export.source.load import run_network
 from splite_deploy.metrics.labels import LabelledImage, read_labels
 from splite_deploy.metrics.parity import compare
+from splite_deploy.runtime.crops import cut
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.lift import weak_perspective
 from splite_deploy.runtime.preprocess import Image, Preprocessor, invert, transform_points

@@ -6,10 +6,10 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +22,15 @@ from splite_deploy.export.npz import read_npz
 from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.files import cache_folder, sha256_of, write_file
 from splite_deploy.metrics.labels import LabelledImage, prefer_split
-from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image
-from splite_deploy.runtime.preprocess import Image, Preprocessor, check_box, check_image
-from splite_deploy.spec import Color, HostSpec, InputSpec
+from splite_deploy.runtime.crops import Boxed, Crops, Example, crops_from_images, crops_of, cut, no_images, read_boxed
+from splite_deploy.runtime.io.images import boxed_images, is_folder
+from splite_deploy.spec import HostSpec, InputSpec
 
-Boxed = tuple[Image, NDArray[np.floating[Any]] | None]
 File = tuple[Path, NDArray[np.float64] | None]
 
 _SEED = 0  # the calibration renders with another: what is calibrated on is not what is compared
 HELD_OUT = 4
 """One image in so many is compared on and not calibrated on, where the source is not divided already."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """An image that a crop was cut of.
-
-    Attributes:
-        image: (H, W, 3) uint8.
-        color: Channel order of ``image``.
-        box: (4,) xyxy in pixels of the image; None is the whole image.
-    """
-
-    image: Image
-    color: Color
-    box: NDArray[np.floating[Any]] | None
-
-
-@dataclass(frozen=True)
-class Crops:
-    """Crops as the runtime makes them.
-
-    Attributes:
-        pixels: (N, h, w, C) uint8, channels in the order of the input spec.
-        origin: Where they came from, as text.
-        example: What the first one was cut of.
-    """
-
-    pixels: NDArray[np.uint8]
-    origin: str
-    example: Example
 
 
 def make_crops(
@@ -95,7 +64,7 @@ def make_crops(
         if rest:
             picked = [rest[i] for i in evenly(len(rest), count)]
             name = calibration.parent.name if calibration.suffix == ".json" else calibration.name
-            return _crops(_read(picked), "bgr", spec, f"{len(picked)} images of {name}, {part}")
+            return crops_of(read_boxed(picked), "bgr", spec, f"{len(picked)} images of {name}, {part}")
     return crops_from_renderer(host, count, spec, cache=cache_folder(), progress=progress)
 
 
@@ -136,20 +105,6 @@ def _files(samples: list[LabelledImage]) -> list[File]:
     return [(sample.path, sample.box) for sample in samples]
 
 
-def _read(files: Iterable[File]) -> Iterator[Boxed]:
-    return ((read_image(file), box) for file, box in files)
-
-
-def crops_from_images(path: Path, count: int, spec: InputSpec) -> Crops:
-    """Crops of a folder of images (each one whole), or of a labels file (by its boxes), evenly picked.
-
-    Raises:
-        UsageError: There are no images, or one of them cannot be read.
-    """
-    items, origin = boxed_images(path, count)
-    return _crops(_read(items), "bgr", spec, origin)
-
-
 def crops_from_renderer(
     host: HostSpec,
     count: int,
@@ -180,7 +135,7 @@ def crops_from_renderer(
     pixels = Renderer(host, spec, _SEED, "comparison", cache, progress).crops(count)
     for image, box in rendered(host, 1, seed=_SEED):
         return Crops(pixels, origin, Example(image, "rgb", box))
-    raise _no_images()
+    raise no_images()
 
 
 def evenly(total: int, count: int) -> NDArray[np.int64]:
@@ -271,32 +226,3 @@ def _store(file: Path, pixels: NDArray[np.uint8]) -> None:
     archive = io.BytesIO()
     np.savez(archive, pixels=pixels)
     write_file(file, archive.getvalue())
-
-
-def cut(boxed: Iterable[Boxed], color: Color, spec: InputSpec) -> NDArray[np.uint8]:
-    """Crops as the runtime makes them, (N, h, w, C); N may be 0.
-
-    Args:
-        boxed: Images with their boxes; None is the whole image.
-        color: Channel order of the images.
-        spec: The input.
-    """
-    preprocessor = Preprocessor(spec, color)
-    crops = []
-    for image, box in boxed:
-        image = check_image(image)
-        crops.append(preprocessor.crop(image, check_box(box, image.shape[0], image.shape[1]))[0])
-    return np.array(crops, np.uint8).reshape(-1, spec.height, spec.width, spec.channels)
-
-
-def _crops(boxed: Iterator[Boxed], color: Color, spec: InputSpec, origin: str) -> Crops:
-    first = next(boxed, None)
-    if first is None:
-        raise _no_images()
-    image, box = first
-    pixels = cut(chain([(image, box)], boxed), color, spec)
-    return Crops(pixels, origin, Example(image, color, box))
-
-
-def _no_images() -> UsageError:
-    return UsageError("There are no images on which to compare the conversions.", hint="Give some with --images DIR.")

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Golden, GoldenImage
 from splite_deploy.decoders import decode
-from splite_deploy.export.crops import Example, evenly
+from splite_deploy.export.crops import evenly
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.parity import Outputs
+from splite_deploy.runtime.crops import Example
 from splite_deploy.runtime.preprocess import (
     Image,
     Matrix,

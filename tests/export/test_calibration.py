@@ -21,10 +21,11 @@ torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from splite_deploy.errors import CalibrationError, SpecError, SpliteError, UsageError
-from splite_deploy.export.crops import crops_from_images, crops_from_renderer
+from splite_deploy.export.crops import crops_from_renderer
 from splite_deploy.export.quant.calibration import content_key, load_calibration, read_crops
 from splite_deploy.export.source.checkpoint import build_architecture, load_symbol, load_weights, read_checkpoint
 from splite_deploy.metrics.labels import read_labels
+from splite_deploy.runtime.crops import crops_from_images
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import HostSpec, InputSpec, ModelSpec, load_model_toml
 

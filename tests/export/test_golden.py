@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import Bundle
-from splite_deploy.export.crops import Example
 from splite_deploy.export.golden import LONGEST_PX, MARGIN_PX, SHRINK, prepare_image
+from splite_deploy.runtime.crops import Example
 from splite_deploy.runtime.preprocess import Preprocessor, check_box, invert, transform_points
 from splite_deploy.spec import InputSpec
 

@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import CalibrationError, SpecError, UsageError
-from splite_deploy.export.crops import File, Renderer, check_source, cut, divide, evenly
+from splite_deploy.export.crops import File, Renderer, check_source, divide, evenly
 from splite_deploy.export.npz import read_npz
 from splite_deploy.export.quant import calibration_lint as lint
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.labels import prefer_split
+from splite_deploy.runtime.crops import cut
 from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import HostSpec, InputColor, InputSpec, ModelSpec

@@ -1,0 +1,105 @@
+"""Crops as the runtime makes them, of the user's images: what conversions and kernels are compared on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.errors import UsageError
+from splite_deploy.runtime.io.images import boxed_images, read_image
+from splite_deploy.runtime.preprocess import Image, Preprocessor, check_box, check_image
+from splite_deploy.spec import Color, InputSpec
+
+Boxed = tuple[Image, NDArray[np.floating[Any]] | None]
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image that a crop was cut of.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        color: Channel order of ``image``.
+        box: (4,) xyxy in pixels of the image; None is the whole image.
+    """
+
+    image: Image
+    color: Color
+    box: NDArray[np.floating[Any]] | None
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Crops as the runtime makes them.
+
+    Attributes:
+        pixels: (N, h, w, C) uint8, channels in the order of the input spec.
+        origin: Where they came from, as text.
+        example: What the first one was cut of.
+    """
+
+    pixels: NDArray[np.uint8]
+    origin: str
+    example: Example
+
+
+def crops_from_images(path: Path, count: int, spec: InputSpec) -> Crops:
+    """Crops of a folder of images (each one whole), or of a labels file (by its boxes), evenly picked.
+
+    Raises:
+        UsageError: There are no images, or one of them cannot be read.
+    """
+    items, origin = boxed_images(path, count)
+    return crops_of(read_boxed(items), "bgr", spec, origin)
+
+
+def read_boxed(files: Iterable[tuple[Path, NDArray[np.float64] | None]]) -> Iterator[Boxed]:
+    """Image files with their boxes, read one by one as BGR."""
+    return ((read_image(file), box) for file, box in files)
+
+
+def cut(boxed: Iterable[Boxed], color: Color, spec: InputSpec) -> NDArray[np.uint8]:
+    """Crops as the runtime makes them, (N, h, w, C); N may be 0.
+
+    Args:
+        boxed: Images with their boxes; None is the whole image.
+        color: Channel order of the images.
+        spec: The input.
+    """
+    preprocessor = Preprocessor(spec, color)
+    crops = []
+    for image, box in boxed:
+        image = check_image(image)
+        crops.append(preprocessor.crop(image, check_box(box, image.shape[0], image.shape[1]))[0])
+    return np.array(crops, np.uint8).reshape(-1, spec.height, spec.width, spec.channels)
+
+
+def crops_of(boxed: Iterator[Boxed], color: Color, spec: InputSpec, origin: str) -> Crops:
+    """Crops of images.
+
+    Args:
+        boxed: Images with their boxes; None is the whole image.
+        color: Channel order of the images.
+        spec: The input.
+        origin: Where they come from, as text.
+
+    Raises:
+        UsageError: There is none.
+    """
+    first = next(boxed, None)
+    if first is None:
+        raise no_images()
+    image, box = first
+    pixels = cut(chain([(image, box)], boxed), color, spec)
+    return Crops(pixels, origin, Example(image, color, box))
+
+
+def no_images() -> UsageError:
+    """What to say where there are none."""
+    return UsageError("There are no images on which to compare the conversions.", hint="Give some with --images DIR.")
