@@ -7,23 +7,21 @@ precision.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 
 import onnx
 import onnx_ir as ir
 import torch
-from onnx import compose, helper, version_converter
 from torch import Tensor, nn
 
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.decoders import Decoder, check_shapes
 from splite_deploy.decoders.torch import make_module
-from splite_deploy.errors import ExportError, first_line
+from splite_deploy.errors import ExportError
+from splite_deploy.export.graph.compose import graph_of, joined, renamed, set_batch, suited
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET
 from splite_deploy.export.graph.walk import from_proto, name_of, sizes, to_proto
-from splite_deploy.export.log_output import quiet
 from splite_deploy.spec import InputSpec, ModelSpec
 
 _INPUT, _DECODE = "fused_input", "fused_decode"
@@ -111,12 +109,12 @@ def fuse(
     # A decoded role may be the name of another tensor: "depth" is a map before, and K numbers afterwards
     named = (*spec.decoder.decoded_roles, *(spec.decoder.roles if beside else ()))
     moved = {role: in_network(role) for role in named if decoding is not None}
-    made = to_proto(_renamed(model, moved))
+    made = to_proto(renamed(model, moved))
     if image is not None:
-        made = _joined(_suited(_preprocessing(spec.input, name_of(image)), model), made, {_NORMALISED: name_of(image)})
+        made = joined(suited(_preprocessing(spec.input, name_of(image)), model), made, {_NORMALISED: name_of(image)})
     if decoding is not None:
         joints = {moved.get(role, role): f"{_DECODE}/{role}" for role in spec.decoder.roles}
-        made = _joined(made, _suited(decoding, model), joints)
+        made = joined(made, suited(decoding, model), joints)
     fused = from_proto(made)
     if beside:
         values = {name_of(value): value for node in fused.graph for value in node.outputs}
@@ -125,9 +123,9 @@ def fuse(
             value.type, value.shape = output.type, output.shape
             fused.graph.outputs.insert(index, value)
     if image is not None:
-        _set_batch(fused.graph.inputs, image)
+        set_batch(fused.graph.inputs, image)
     if decoding is not None:
-        _set_batch(fused.graph.outputs, outputs[0])
+        set_batch(fused.graph.outputs, outputs[0])
     return fused
 
 
@@ -162,7 +160,7 @@ def _decoding(model: ir.Model, spec: ModelSpec) -> onnx.ModelProto:
 def _preprocessing(spec: InputSpec, image: str) -> onnx.ModelProto:
     """The graph of `Normalise`, from ``image`` to ``fused_input/normalised``."""
     crops = torch.zeros(1, spec.height, spec.width, spec.channels, dtype=torch.uint8)
-    return _exported(Normalise(spec).eval(), (crops,), [image], [_NORMALISED], _INPUT)
+    return graph_of(Normalise(spec).eval(), (crops,), [image], [_NORMALISED], _INPUT)
 
 
 @lru_cache(maxsize=8)
@@ -172,35 +170,7 @@ def _postprocessing(
     """The graph of a decoder, from ``fused_decode/ROLE`` to the decoded roles."""
     example = tuple(torch.zeros(1, *shape) for shape in shapes)
     inputs = [f"{_DECODE}/{role}" for role in decoder.roles]
-    return _exported(make_module(decoder, keypoints, size), example, inputs, decoder.decoded_roles, _DECODE)
-
-
-def _exported(
-    module: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], prefix: str
-) -> onnx.ModelProto:
-    """A module's graph with an open batch; nodes, tensors and constants have names of their own.
-
-    torch's older exporter makes it: of such modules the same nodes as the newer one, in 10 ms and not in a second.
-    """
-    buffer = io.BytesIO()
-    with quiet():
-        torch.onnx.export(
-            module,
-            example,
-            buffer,  # type: ignore[arg-type]  # which the older exporter takes
-            input_names=list(inputs),
-            output_names=list(outputs),
-            opset_version=MIN_OPSET,
-            dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)},
-            dynamo=False,
-        )
-    model = onnx.load_from_string(buffer.getvalue())
-    for node in [node for node in model.graph.node if node.op_type == "Constant"]:
-        constant = model.graph.initializer.add()
-        constant.CopyFrom(helper.get_node_attr_value(node, "value"))
-        constant.name = node.output[0]
-        model.graph.node.remove(node)
-    return compose.add_prefix(model, prefix, rename_inputs=False, rename_outputs=False)
+    return graph_of(make_module(decoder, keypoints, size), example, inputs, decoder.decoded_roles, _DECODE)
 
 
 def _check_opset(model: ir.Model) -> None:
@@ -209,49 +179,6 @@ def _check_opset(model: ir.Model) -> None:
             f"Fused pre- and postprocessing is written in opset {MIN_OPSET} or later; this graph has {opset}.",
             hint=f"Export with --opset {MIN_OPSET}.",
         )
-
-
-def _suited(piece: onnx.ModelProto, model: ir.Model) -> onnx.ModelProto:
-    """A copy of pre- or postprocessing in the opset and the IR version of the graph that it is for."""
-    made: onnx.ModelProto = version_converter.convert_version(piece, model.opset_imports[""])
-    made.ir_version = model.ir_version
-    return made
-
-
-def _renamed(model: ir.Model, names: Mapping[str, str]) -> ir.Model:
-    """A copy in which some activations have other names."""
-    made = model.clone()
-    for node in made.graph:
-        for value in node.outputs:
-            value.name = names.get(name_of(value), value.name)
-    return made
-
-
-def _joined(first: onnx.ModelProto, second: onnx.ModelProto, joints: Mapping[str, str]) -> onnx.ModelProto:
-    """Two graphs as one, where outputs of the first, by name, are inputs of the second; the names of both differ.
-
-    Raises:
-        ExportError: The whole is not valid.
-    """
-    try:
-        made = compose.merge_models(first, second, list(joints.items()), name="network", doc_string="")
-    except (ValueError, onnx.checker.ValidationError) as err:
-        raise ExportError(
-            f"With fused pre- or postprocessing the graph would not be valid ONNX: {first_line(err, named=True)}",
-            hint="Report this.",
-        ) from err
-    opsets = {item.domain: item for item in (*first.opset_import, *second.opset_import)}
-    del made.opset_import[:]
-    made.opset_import.extend(opsets.values())
-    del made.graph.value_info[:]  # batches have other names in the two
-    return made
-
-
-def _set_batch(values: Iterable[ir.Value], of: ir.Value) -> None:
-    """Gives tensors the batch of another one."""
-    for value in values:
-        if value.shape is not None and of.shape is not None:
-            value.shape = ir.Shape([of.shape[0], *value.shape[1:]])
 
 
 def tensor_specs(model: ir.Model, decoder: Decoder) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
