@@ -25,20 +25,17 @@ import json
 import os
 import re
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
 
 from splite_deploy.bench.evaluation import keypoint_errors
 from splite_deploy.bundle.report import Accuracy
@@ -60,19 +57,20 @@ from splite_deploy.spec import ModelSpec, load_model_toml
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent / "common"))
 from arch import build
 from arch_int8 import quantise, round_weights, set_quantisers
 from data import Batch, Batches, load_real, render_pool
 from equalise import equalise
 from losses import WEIGHTS, Distillation, Int8Deviation, PoseLoss
 from synthetic import samples
+from training_loop import Resumable, make_progress, run, save_atomically
 
 PRUNING_SPAN = (0.05, 0.6)
 """Shares of the steps between which channels go; the others are for what remains."""
 OBSERVED_SHARE = 0.5
 """Share of the steps in which int8 training follows the ranges of activations; then their scales stay."""
 OBSERVED_BATCHES = 4
-SAVE_EVERY_S = 60.0
 COMPARED = 64
 """Rendered hands on which int8 is compared with float: the same as in an export, so that --qat refuses their seed."""
 
@@ -120,14 +118,6 @@ class Recipe:
     qat: bool = False
 
 
-def learning_rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up over the first 5 %, then half a cosine to zero."""
-    warm = max(1, steps // 20)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))
-
-
 class TorchEstimator:
     """The runtime's path with the torch network in the session's place."""
 
@@ -148,14 +138,7 @@ class TorchEstimator:
         return keypoints, weak_perspective(found.keypoints[0], found.depth[0], self.spec.decoder, 1.0)
 
 
-def save_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls ``write(temporary path)`` and renames, so that an interruption leaves the old file."""
-    temporary = path.with_suffix(path.suffix + ".part")
-    write(temporary)
-    temporary.replace(path)
-
-
-class Training:
+class Training(Resumable[Batch]):
     """Network, averaged network and optimiser, with a state that can be saved and restored.
 
     Args:
@@ -179,7 +162,7 @@ class Training:
         observed: Tensor | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
-        self.spec, self.recipe, self.device = spec, recipe, device
+        self.spec = spec
         example = torch.zeros(1, 3, spec.input.height, spec.input.width)
 
         def network(weights: Checkpoint | None) -> nn.Module:
@@ -188,20 +171,17 @@ class Training:
                 load_weights(made, weights, example)
             return made.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-        self.model = network(init)
-        self.names = frozenset(self.model.state_dict())
+        model = network(init)
+        self.names = frozenset(model.state_dict())
         self.teacher = network(teacher).eval() if teacher is not None else None
         if recipe.qat:
             assert observed is not None
-            equalise(self.model.eval(), observed.to(device))
-            quantise(self.model).to(device)
-            set_quantisers(self.model, quantising=True, observing=True)
+            equalise(model.eval(), observed.to(device))
+            quantise(model).to(device)
+            set_quantisers(model, quantising=True, observing=True)
             with torch.no_grad():
-                self.model(observed.to(device, memory_format=torch.channels_last))
-        self.average = AveragedModel(self.model, multi_avg_fn=self._blend, use_buffers=True)
-        self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+                model(observed.to(device, memory_format=torch.channels_last))
+        super().__init__(model, recipe, device)
         self.loss, self.distillation = PoseLoss(spec).to(device), Distillation(spec).to(device)
         self.int8_deviation = Int8Deviation(spec).to(device)
         self.penalty = Penalty(recipe.sparsity, self.model, example.to(device)) if recipe.sparsity else None
@@ -218,13 +198,10 @@ class Training:
                 end=end,
                 round_to=recipe.prune_round_to,
             )
-        self.step = 0
 
     def train_step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step; returns the loss terms."""
-        self.model.train()
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate * learning_rate_factor(self.step, self.recipe.steps)
+        self.begin_step()
         moved = Batch(*(t.to(self.device) for t in (batch.image, batch.keypoints, batch.depth)))
         image = moved.image.contiguous(memory_format=torch.channels_last)  # half again as fast on a CPU
         quantised = None
@@ -246,13 +223,7 @@ class Training:
         if self.penalty is not None:
             terms["sparsity"] = self.penalty()
             total = total + self.schedule.at(self.step) * terms["sparsity"]
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        if self.pruning is not None:
-            self.pruning.observe()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        self.optimiser.step()
-        self.average.update_parameters(self.model)
+        self.optimise(total, self.pruning.observe if self.pruning is not None else lambda: None)
         if self.pruning is not None:
             self.pruning.apply(self.step, self.average.module)
         self.step += 1
@@ -263,31 +234,16 @@ class Training:
             heatmap, depth = network(image)
         return heatmap.float(), depth.float()
 
-    def _blend(self, averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        """Exponential moving average whose memory grows from a few steps, so that it forgets the first weights."""
-        decay = min(self.recipe.ema_decay, (1 + int(count)) / (10 + int(count)))
-        for old, new in zip(averaged, current, strict=True):
-            if old.is_floating_point():
-                old.lerp_(new, 1 - decay)
-            else:
-                old.copy_(new)
-
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """Everything a resumed training needs."""
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimiser")}
-        pruning = self.pruning.state_dict() if self.pruning is not None else {}
-        return {**parts, "step": self.step, "recipe": vars(self.recipe), "pruning": pruning}
+        return {**super().state(), "pruning": self.pruning.state_dict() if self.pruning is not None else {}}
 
-    def restore(self, file: Path) -> None:
+    def restore(self, file: Path) -> Mapping[str, Any]:
         """Goes back to a saved state; refuses one of another recipe."""
-        state = torch.load(file, map_location=self.device, weights_only=True)
-        if state["recipe"] != vars(self.recipe):
-            sys.exit(f"{file} belongs to another recipe:\n  {state['recipe']}\nGive another --out, or delete it.")
-        for name in ("model", "average", "optimiser"):
-            getattr(self, name).load_state_dict(state[name])
+        state = super().restore(file)
         if self.pruning is not None:
             self.pruning.load_state_dict(state["pruning"])
-        self.step = state["step"]
+        return state
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -343,9 +299,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     spec, host = load_model_toml(options.model)
     options.out.mkdir(parents=True, exist_ok=True)
-    console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with make_progress(Console()) as progress:
         real, labels = [], []
         if options.data:
             train = read_labels(options.data, split="train")
@@ -367,32 +321,17 @@ def main() -> None:
             training = Training(spec, dict(host.arch_args), recipe, device, init, teacher, observed)
         except SpliteError as err:
             sys.exit(f"error: {err}")
-        state = options.out / "state.pt"
-        if state.exists():
-            training.restore(state)
-            console.print(f"going on from step {training.step}")
-        loader = DataLoader(
-            batches, batch_size=None, sampler=range(training.step, recipe.steps), num_workers=1, prefetch_factor=8
+
+        def evaluate() -> dict[str, float]:
+            figures = int8_figures(training, labels, compared) if recipe.qat else {}
+            return figures | (vars(validate(training, labels)) if labels else {})
+
+        done = run(
+            *(training, batches, options.out, progress, evaluate),
+            eval_every=options.eval_every,
+            stop_after=options.stop_after,
         )
-        task = progress.add_task("training", total=recipe.steps, completed=training.step)
-        mean: dict[str, float] = {}
-        saved_s = time.monotonic()
-        for batch in loader:
-            for name, value in training.train_step(batch).items():
-                mean[name] = 0.99 * mean.get(name, value) + 0.01 * value
-            progress.update(task, completed=training.step)
-            stopping = training.step in (recipe.steps, options.stop_after)
-            evaluating = training.step % options.eval_every == 0 or stopping
-            if evaluating or time.monotonic() - saved_s > SAVE_EVERY_S:
-                save_atomically(state, lambda path: torch.save(training.state(), path))
-                saved_s = time.monotonic()
-            if evaluating:
-                figures = int8_figures(training, labels, compared) if recipe.qat else {}
-                accuracy = vars(validate(training, labels)) if labels else {}
-                report(console, options.out, training, {**mean, **figures, **accuracy})
-            if stopping:
-                break
-    if training.step < recipe.steps:
+    if not done:
         return
     write_checkpoint(options.out, training, options.model, labels, init)
 
@@ -429,7 +368,7 @@ def write_checkpoint(
         text = re.sub(r'^(arch|samples) = "', rf'\1 = "{here}/', model.read_text(encoding="utf-8"), flags=re.MULTILINE)
         text = text.replace(f"{here}/arch.py:", f"{here}/arch_int8.py:")
         text = re.sub(r"^calibration = .*\n", "", text, flags=re.MULTILINE)  # it brings its own ranges
-        save_atomically(folder / "model.toml", lambda path: path.write_text(text, encoding="utf-8") and None)
+        save_atomically(folder / "model.toml", lambda path: path.write_text(text, encoding="utf-8"))
         print(f"{folder / target.name}: the same with its fake quantisers")
 
 
@@ -466,14 +405,6 @@ def int8_figures(
         deviation = compare("int8", *outputs, spec, source).deviation_px
         figures |= {f"int8_{source}_p95_px": deviation.p95, f"int8_{source}_max_px": deviation.max}
     return figures
-
-
-def report(console: Console, out: Path, training: Training, figures: dict[str, float]) -> None:
-    """Prints a line and appends it to ``OUT/log.jsonl``."""
-    line = {"step": training.step, **{key: round(value, 4) for key, value in figures.items()}}
-    with (out / "log.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps(line) + "\n")
-    console.print(" ".join(f"{key} {value:.4g}" for key, value in line.items()))
 
 
 if __name__ == "__main__":

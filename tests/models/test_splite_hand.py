@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from torch.ao import quantization as ao
 
 from splite_deploy.bench.evaluation import keypoint_errors
 from splite_deploy.compact import CompactOptions, compact_checkpoint
@@ -335,7 +336,7 @@ def test_rounded_weights_are_those_of_int8(spec: ModelSpec) -> None:
         arch_int8.set_quantisers(network, quantising=True, observing=True)
         network(crops)
         for module in network.modules():  # the weights are quantised, the activations are not
-            if isinstance(module, arch_int8.ao.FakeQuantize):
+            if isinstance(module, ao.FakeQuantize):
                 module.enable_fake_quant(module.is_per_channel)
         int8 = network(crops)[0]
         arch_int8.set_quantisers(network, quantising=False, observing=False)
