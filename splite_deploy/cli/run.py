@@ -10,6 +10,7 @@ import click
 
 from splite_deploy.cli.app import FilePath, backend_options, json_option, main, tuning_options
 from splite_deploy.cli.console import STDOUT, progress_bar, put_json
+from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.errors import UsageError
 from splite_deploy.files import writing
 from splite_deploy.spec import Precision
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 
 @main.command(short_help="Find the keypoints in images, a video or a camera.")
-@click.argument("bundle", type=FilePath)
+@click.argument("bundle", metavar="BUNDLE|FILE", type=FilePath)
 @click.argument("source")
+@model_option
 @click.option(
     "--box",
     "boxes",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 def run(
     bundle: Path,
     source: str,
+    model: Path | None,
     boxes: tuple[str, ...],
     intrinsics: str | None,
     bone_length_mm: float | None,
@@ -57,7 +60,7 @@ def run(
     json_file: Path | None,
     save: Path | None,
 ) -> None:
-    """Finds the keypoints in SOURCE.
+    """Finds the keypoints in SOURCE, with a bundle, or with a file (.onnx, .tflite, .engine) and its model.toml.
 
     SOURCE is an image, a folder of images, a video (.mp4, .avi, ...), a USB camera (0), a Jetson's camera (csi://0) or
     a GStreamer pipeline that ends in appsink.
@@ -84,7 +87,13 @@ def run(
     if intrinsics is not None:
         fx, fy, cx, cy = four_numbers("intrinsics", intrinsics, "fx,fy,cx,cy")
         options["intrinsics"] = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
-    with PoseEstimator.open(bundle, backend or "auto", precision, threads, options=tuning) as estimator:
+    if is_network_file(bundle):
+        reject_bundle_options(bundle, {"--precision": precision})
+        opened = PoseEstimator.open_file(bundle, model, backend or "auto", threads, options=tuning)
+    else:
+        reject_model(bundle, model)
+        opened = PoseEstimator.open(bundle, backend or "auto", precision, threads, options=tuning)
+    with opened as estimator:
         if video:
             from splite_deploy.cli.run_video import run_video
 

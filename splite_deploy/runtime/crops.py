@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +18,8 @@ from splite_deploy.runtime.preprocess import Image, Preprocessor, check_box, che
 from splite_deploy.spec import Color, InputSpec
 
 Boxed = tuple[Image, NDArray[np.floating[Any]] | None]
+_GRIDS = (3, 7, 17, 41)
+"""Cells along a side of the layers of a random picture, the coarsest first and strongest."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,37 @@ def crops_from_images(path: Path, count: int, spec: InputSpec) -> Crops:
     """
     items, origin = boxed_images(path, count)
     return crops_of(read_boxed(items), "bgr", spec, origin)
+
+
+def crops_without_images(count: int, spec: InputSpec) -> Crops:
+    """Crops of random pictures, where there are no photographs.
+
+    They exercise every kernel of a network and show nothing that it was trained for: two runtimes can be compared on
+    them, while two precisions differ on them by what nobody will see in use.
+
+    Args:
+        count: How many.
+        spec: The input.
+    """
+    pictures = random_pictures(count, max(spec.height, spec.width))
+    return crops_of(((picture, None) for picture in pictures), "bgr", spec, f"{count} random pictures")
+
+
+def random_pictures(count: int, size: int) -> list[Image]:
+    """Clouds of colours, always the same ones.
+
+    Args:
+        count: How many.
+        size: Side in pixels.
+    """
+    rng, made = np.random.default_rng(0), []
+    for _ in range(count):
+        picture = np.zeros((size, size, 3), np.float32)
+        for layer, cells in enumerate(_GRIDS):
+            coarse = rng.normal(0, 70 / (layer + 1), (cells, cells, 3)).astype(np.float32)
+            picture += cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+        made.append(np.clip(picture + 128, 0, 255).astype(np.uint8))
+    return made
 
 
 def read_boxed(files: Iterable[tuple[Path, NDArray[np.float64] | None]]) -> Iterator[Boxed]:

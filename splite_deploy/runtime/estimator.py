@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,8 +25,8 @@ from splite_deploy.runtime.preprocess import (
     invert,
     transform_points,
 )
-from splite_deploy.runtime.session import OptionSet, Session, open_session
-from splite_deploy.spec import Color, ModelSpec, Precision
+from splite_deploy.runtime.session import OptionSet, Session, backend_of, open_file, open_session
+from splite_deploy.spec import MODEL_TOML, Color, ModelSpec, Precision, load_model_toml
 
 
 class PoseEstimator(Closing):
@@ -88,6 +89,38 @@ class PoseEstimator(Closing):
         """
         bundle = Bundle.open(path)
         return cls(bundle.model, open_session(bundle, backend, precision, threads=threads, options=options), color)
+
+    @classmethod
+    def open_file(
+        cls,
+        path: str | PathLike[str],
+        model: str | PathLike[str] | None = None,
+        backend: str = "auto",
+        threads: int | None = None,
+        color: Color = "bgr",
+        options: OptionSet = (),
+    ) -> PoseEstimator:
+        """Opens a file without a bundle, of any maker: nothing has compared it with the network that it was made from.
+
+        Args:
+            path: An ``.onnx`` or ``.tflite`` file, or an engine.
+            model: Its ``model.toml``; None is the one beside it.
+            backend: A backend's name, or ``auto`` for the first that is installed and runs such files.
+            threads: As for `open`.
+            color: As for `open`.
+            options: As for `open`.
+
+        Raises:
+            SpecError: There is no ``model.toml``, or it is wrong.
+            UsageError: No backend runs such a file, it does not exist, or the options do not fit.
+            MissingDependencyError: The backend's package is not installed.
+            BackendError: The backend cannot load the file, or it is not what ``model.toml`` says.
+        """
+        file = Path(path)
+        backend_of(file, backend)  # raises; what cannot be run needs no model.toml
+        spec, host = load_model_toml(file.with_name(MODEL_TOML) if model is None else Path(model))
+        session = open_file(file, backend, threads=threads, options=options, view=host.view, model=spec)
+        return cls(spec, session, color)
 
     def __call__(
         self,

@@ -20,7 +20,7 @@ from splite_deploy.runtime.backends import BUILT_IN, all_backends, find_backend
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, ModelFile
 from splite_deploy.runtime.backends.onnx_file import refuse_external_data
 from splite_deploy.runtime.view import TracedViewedSession, ViewedSession
-from splite_deploy.spec import ModelSpec, Precision
+from splite_deploy.spec import ModelSpec, Precision, View
 
 _Self = TypeVar("_Self")
 OptionSet = BackendOptions | Collection[BackendOptions]
@@ -301,22 +301,32 @@ def open_traced(
     return session if file.view is None else TracedViewedSession(session, file.view, _model_of(file))
 
 
-def open_file(path: Path, backend: str = "auto", *, threads: int | None = None, options: OptionSet = ()) -> Session:
+def open_file(
+    path: Path,
+    backend: str = "auto",
+    *,
+    threads: int | None = None,
+    options: OptionSet = (),
+    view: View | None = None,
+    model: ModelSpec | None = None,
+) -> Session:
     """Loads a file without a bundle into its backend.
 
-    Its inputs and outputs have the file's own layout. Where the file takes integers for quantised numbers, the session
-    takes float32 and quantises.
+    Without a view its inputs and outputs have the file's own layout. Where the file takes integers for quantised
+    numbers, the session takes float32 and quantises.
 
     Args:
         path: The file.
         backend: See `backend_of`.
         threads: CPU threads; None is the backend's default.
         options: How the backend works.
+        view: How its tensors lie, see `ViewedSession`: the session takes the image and gives the decoder's outputs.
+        model: The model; a view needs it.
 
     Raises:
         UsageError: No backend runs such a file, or it does not exist, or the options do not fit.
         MissingDependencyError: The backend's dependency is not installed.
-        BackendError: The backend cannot load the file.
+        BackendError: The backend cannot load the file, or the file is not what the view says.
     """
     chosen = backend_of(path, backend)
     settings = configured(chosen, options, threads=threads)
@@ -324,7 +334,8 @@ def open_file(path: Path, backend: str = "auto", *, threads: int | None = None, 
         data = path.read_bytes()
     except OSError as err:
         raise UsageError(f"{path} cannot be read: {err.strerror or err}.", hint="Check its permissions.") from err
-    return _load(chosen, ModelFile(data, path.name, chosen.suffixes[path.suffix.lower()]), settings)
+    file = ModelFile(data, path.name, chosen.suffixes[path.suffix.lower()], view=view, model=model)
+    return _load(chosen, file, settings)
 
 
 def file_suffixes() -> list[str]:

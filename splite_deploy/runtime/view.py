@@ -157,10 +157,14 @@ class ViewedSession(BaseSession):
         if not fits or found.dtype not in ("float32", self._view.input.dtype):
             shown = "x".join("N" if size is None else str(size) for size in found.shape)
             said = "x".join(map(str, wanted))
+            hint = "Correct layout and dtype in [inputs.image] of model.toml, or the size in [input]."
+            channels, *size = self._model.input.planes
+            if found.shape[1:] == (*size, channels) and self._view.input.layout == IMAGE:
+                hint = 'Write layout = "NHWC" into [inputs.image] of model.toml.'
             raise BackendError(
                 f"The network's input '{found.name}' is {found.dtype} {shown}; model.toml says "
                 f"{self._view.input.dtype} Nx{said}.",
-                hint="Correct layout and dtype in [inputs.image] of model.toml, or the size in [input].",
+                hint=hint,
             )
         return found
 

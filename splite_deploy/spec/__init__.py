@@ -10,10 +10,11 @@ from splite_deploy.spec.model import (
     Precision,
     SkeletonSpec,
 )
-from splite_deploy.spec.toml import HostSpec, load_model_toml
+from splite_deploy.spec.toml import MODEL_TOML, HostSpec, load_model_toml
 from splite_deploy.spec.view import InputView, OutputView, View
 
 __all__ = [
+    "MODEL_TOML",
     "PRECISIONS",
     "Color",
     "HostSpec",

@@ -18,6 +18,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+MODEL_TOML = "model.toml"
+"""What the file is called that is looked for beside a checkpoint or another file of a network."""
+
 
 @dataclass(frozen=True)
 class HostSpec:

@@ -7,20 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("ai_edge_litert")
+
+from foreign_tflite import foreign
+
 from splite_deploy.errors import BackendError, UsageError
 from splite_deploy.runtime.backends.litert import TfliteOptions
 from splite_deploy.runtime.backends.onnx_file import read_onnx
 from splite_deploy.runtime.backends.ort import OrtOptions
 from splite_deploy.runtime.file_facts import describe_file
 from splite_deploy.runtime.session import open_file
-
-VECTORS = Path(__file__).parents[1] / "vectors"
-
-
-def foreign(name: str) -> Path:
-    """A file of tests/vectors/make_foreign_tflite.py."""
-    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
-    return VECTORS / f"foreign.{name}.tflite"
 
 
 @pytest.fixture
@@ -132,7 +128,6 @@ def test_operators_that_only_the_maker_has(name: str, operator: str) -> None:
 
 
 def test_what_is_no_tflite_file(tmp_path: Path) -> None:
-    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
     file = tmp_path / "net.tflite"
     whole = foreign("float32").read_bytes()
     for content, said in (

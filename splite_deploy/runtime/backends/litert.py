@@ -56,7 +56,8 @@ class TfliteSession(BaseSession):
 
     A file without an artifact tells its tensors itself, in its own layout, by their names in its signature where it has
     one. Integers that stand for float numbers by a scale are float32 in the session, and so are float16; integers
-    without a scale are taken as they are. A size that the file leaves open is None, and what is fed settles it.
+    without a scale, and those that a view calls so, are taken as they are. A size that the file leaves open is None,
+    and what is fed settles it.
 
     Args:
         file: The file; the names in its artifact are those of its signature.
@@ -80,7 +81,8 @@ class TfliteSession(BaseSession):
             inputs = _by_name(self._interpreter.get_input_details(), called)
             outputs = _by_name(self._interpreter.get_output_details(), called)
         in_file = file.artifact or IoSignature(_specs(inputs, file.name), _specs(outputs, file.name))
-        self._inputs = {spec.name: self._bind(spec, inputs, file.name) for spec in in_file.inputs}
+        levels = file.view is not None and np.dtype(file.view.input.dtype).kind in "iu"
+        self._inputs = {spec.name: self._bind(spec, inputs, file.name, levels) for spec in in_file.inputs}
         self._outputs = {spec.name: self._bind(spec, outputs, file.name) for spec in in_file.outputs}
         super().__init__(
             replace(
@@ -120,7 +122,18 @@ class TfliteSession(BaseSession):
         self._outputs.clear()
         del self._interpreter
 
-    def _bind(self, spec: TensorSpec, details: Mapping[str, Any], file: str) -> _Binding:
+    def _bind(self, spec: TensorSpec, details: Mapping[str, Any], file: str, levels: bool = False) -> _Binding:
+        """What reads and writes a tensor.
+
+        Args:
+            spec: The tensor in the file.
+            details: The file's tensors by name.
+            file: Its name, for messages.
+            levels: Whether integers are given as the file holds them, whatever they stand for.
+
+        Raises:
+            BackendError: The file has no such tensor.
+        """
         found = details.get(spec.name)
         if found is None or not _fits(spec, found) or found["dtype"] != np.dtype(spec.dtype):
             held = ", ".join(f"{name} {d['dtype'].__name__} {_sizes(d)}" for name, d in details.items())
@@ -136,7 +149,7 @@ class TfliteSession(BaseSession):
             memory=self._interpreter.tensor(found["index"]),
             axes=None if layout == spec.layout else tuple(map(spec.layout.index, layout)),
             dtype=np.dtype(spec.dtype),
-            quantised=_is_quantised(found) and not _is_crop(spec),
+            quantised=_is_quantised(found) and not _is_crop(spec) and not levels,
             scale=np.float32(scale),
             zero=np.float32(zero),
         )
