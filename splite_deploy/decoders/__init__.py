@@ -9,22 +9,26 @@ from operator import contains
 import numpy as np
 
 from splite_deploy.arrays import FloatArray
-from splite_deploy.decoders.base import Decoded, Decoder, InputSize, Model, Sizes
+from splite_deploy.decoders.anchors import Anchors
+from splite_deploy.decoders.base import Decoded, Decoder, InputSize, Model, People, Sizes
 from splite_deploy.decoders.coordinates import Coordinates
 from splite_deploy.decoders.heatmap import HeatmapDecoder, SoftHeatmapDecoder
+from splite_deploy.decoders.people import PeopleDecoder
 from splite_deploy.decoders.softargmax import SoftArgmax
 from splite_deploy.decoders.softargmax_depth import SoftArgmaxDepth, Unit
 from splite_deploy.decoders.softargmax_window import SoftArgmaxWindow
+from splite_deploy.decoders.yolo_pose import YoloPose
 from splite_deploy.errors import BackendError, SpliteError
 
 DECODERS: Mapping[str, type[Decoder]] = {
-    cls.type: cls for cls in (SoftArgmax, SoftArgmaxWindow, SoftArgmaxDepth, Coordinates)
+    cls.type: cls for cls in (SoftArgmax, SoftArgmaxWindow, SoftArgmaxDepth, Coordinates, YoloPose, Anchors)
 }
 
 _FEW = 4096
 
 __all__ = [
     "DECODERS",
+    "Anchors",
     "Coordinates",
     "Decoded",
     "Decoder",
@@ -32,12 +36,15 @@ __all__ = [
     "HeatmapDecoder",
     "InputSize",
     "Model",
+    "People",
+    "PeopleDecoder",
     "Sizes",
     "SoftArgmax",
     "SoftArgmaxDepth",
     "SoftArgmaxWindow",
     "SoftHeatmapDecoder",
     "Unit",
+    "YoloPose",
     "check_shapes",
     "decode",
 ]
@@ -71,7 +78,14 @@ class Decoding:
 
     def __call__(self, outputs: Mapping[str, FloatArray]) -> Decoded:
         """See `decode`."""
-        decoder, decodes = self._model.decoder, "keypoints" in outputs
+        return self._read(outputs, best=False)
+
+    def best(self, outputs: Mapping[str, FloatArray]) -> Decoded:
+        """The same with one person for each crop, the best one, where a crop may show several."""
+        return self._read(outputs, best=True)
+
+    def _read(self, outputs: Mapping[str, FloatArray], *, best: bool) -> Decoded:
+        decoder, decodes = self._model.decoder, self._model.decoder.decodes(outputs)
         shapes = {role: array.shape for role, array in outputs.items()}
         if shapes != self._shapes:
             check_shapes(shapes, self._model)
@@ -79,8 +93,8 @@ class Decoding:
         for role in self._roles:
             _check_finite(role, outputs[role])
         if decodes:
-            return Decoded(outputs["keypoints"], outputs["scores"], outputs.get("depth"))
-        return decoder.decode(outputs, self._model.input)
+            return decoder.read(outputs, best=best)
+        return (decoder.best if best else decoder.decode)(outputs, self._model.input)
 
 
 def check_shapes(
@@ -102,7 +116,7 @@ def check_shapes(
         error: An output is missing or has another shape, or the batch of two outputs differs.
     """
     decoder, count = model.decoder, model.keypoint_count
-    decodes = "keypoints" in shapes
+    decodes = decoder.decodes(shapes)
     wanted = decoder.decoded_shapes(count) if decodes else decoder.shapes(count, model.input)
     if missing := [role for role in wanted if role not in shapes]:
         raise error(
@@ -112,15 +126,27 @@ def check_shapes(
     batch = shapes[decoder.decoded_roles[0] if decodes else decoder.roles[0]][:1] if crops is None else (crops,)
     for role, sizes in wanted.items():
         shape = shapes[role]
-        choices = [batch, *(size if isinstance(size, tuple) else (size,) for size in sizes)]
+        choices = [batch, *_choices(sizes, shape[1:])]
         if len(shape) != len(choices) or not all(map(contains, choices, shape)):
-            said = ", ".join(" or ".join("N" if size is None else str(size) for size in choice) for choice in choices)
+            said = ", ".join(["N" if batch[0] is None else str(batch[0]), *map(_said, sizes)])
             hint = "Check the order of the network's outputs, and keypoint_names, the input's size and the decoder's "
             raise error(
                 f"The output '{role}' has shape {shape}; the spec says ({said}), for {count} keypoints and an input of "
                 f"{model.input.height} x {model.input.width}.",
                 hint="Export the bundle again with --fuse-decode." if decodes else hint + "stride in model.toml.",
             )
+
+
+def _choices(sizes: Sizes, shape: tuple[int | None, ...]) -> list[tuple[int | None, ...]]:
+    """What each axis may measure; where any size will do, that which it has."""
+    has: dict[int, int | None] = {axis: size for axis, size in enumerate(shape) if size is not None}
+    each = ((has.get(axis),) if size is None else size for axis, size in enumerate(sizes))
+    return [size if isinstance(size, tuple) else (size,) for size in each]
+
+
+def _said(size: int | tuple[int, ...] | None) -> str:
+    """What an axis may measure, for messages."""
+    return "any number" if size is None else str(size) if isinstance(size, int) else " or ".join(map(str, size))
 
 
 def _check_finite(role: str, values: FloatArray) -> None:

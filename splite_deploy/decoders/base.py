@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -12,23 +12,40 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 
-Sizes = tuple[int | tuple[int, ...], ...]
-"""What the axes of an array measure; several numbers where each of them will do."""
+Sizes = tuple[int | tuple[int, ...] | None, ...]
+"""What the axes of an array measure; several numbers where each of them will do, None where any will."""
+
+
+@dataclass(frozen=True)
+class People:
+    """Where P people were found in N crops, by crop and in each by falling score.
+
+    Attributes:
+        crops: (P,) the number of the crop.
+        boxes: (P, 4) float32, x0, y0, x1, y1 in input pixels.
+        scores: (P,) float32 in [0, 1].
+    """
+
+    crops: NDArray[np.intp]
+    boxes: FloatArray
+    scores: FloatArray
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Keypoints of N crops.
+    """Keypoints of N crops, or of the P people in them.
 
     Attributes:
-        keypoints: (N, K, 2) float32, (x, y) in input pixels.
-        scores: (N, K) float32 in [0, 1]; the rule is the decoder's.
+        keypoints: (N, K, 2) float32, (x, y) in input pixels; (P, K, 2) of people.
+        scores: (N, K) float32 in [0, 1]; the rule is the decoder's; (P, K) of people.
         depth: (N, K) float32 relative to the root keypoint, in the decoder's unit, or None.
+        people: Whose keypoints they are, where a crop may show any number of people; None where each shows one.
     """
 
     keypoints: FloatArray
     scores: FloatArray
     depth: FloatArray | None
+    people: People | None = None
 
     def by_role(self) -> dict[str, FloatArray]:
         """The arrays by role, as a graph that decodes gives them."""
@@ -121,6 +138,27 @@ class Decoder(ABC):
             outputs: By role, finite and of shapes that fit.
             size: Of the network's input.
         """
+
+    def best(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
+        """Keypoints of N crops, of each those of one person alone: N rows; see `decode`."""
+        return self.decode(outputs, size)
+
+    def by_role(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Mapping[str, FloatArray]:
+        """What a graph that decodes gives, by role; see `decode`."""
+        return self.decode(outputs, size).by_role()
+
+    def read(self, decoded: Mapping[str, FloatArray], *, best: bool = False) -> Decoded:
+        """What a graph that decodes has given.
+
+        Args:
+            decoded: By role, finite and of shapes that fit.
+            best: See `best`.
+        """
+        return Decoded(decoded["keypoints"], decoded["scores"], decoded.get("depth"))
+
+    def decodes(self, roles: Collection[str]) -> bool:
+        """Whether outputs of these roles are those of a graph that decodes."""
+        return self.decoded_roles[0] in roles
 
 
 class Model(Protocol):

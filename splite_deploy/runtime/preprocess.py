@@ -93,6 +93,9 @@ def crop_matrix(box: NDArray[np.float64], spec: InputSpec) -> Matrix:
       centres of the outermost pixels. It is smaller by one part in W, and lies s / 2 pixels further left and up in the
       middle.
 
+    With ``letterbox = "corner"`` the box, enlarged by ``box_padding``, begins where the input begins, and what it lacks
+    of the input's aspect is added at its right or below it; otherwise its centre is that of the input.
+
     Args:
         box: (4,) xyxy, valid.
         spec: The input.
@@ -102,6 +105,10 @@ def crop_matrix(box: NDArray[np.float64], spec: InputSpec) -> Matrix:
     """
     x0, y0, x1, y1 = box.tolist()
     scale = min(spec.width / (x1 - x0), spec.height / (y1 - y0)) / spec.box_padding
+    if spec.letterbox == "corner":
+        grow = (spec.box_padding - 1) / 2
+        left, top = x0 - grow * (x1 - x0), y0 - grow * (y1 - y0)
+        return np.array([[scale, 0.0, -scale * left], [0.0, scale, -scale * top]])
     return np.array(
         [
             [scale, 0.0, spec.width / 2 - scale * (x0 + x1) / 2],

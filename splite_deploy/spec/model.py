@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from splite_deploy.decoders import DECODERS, Decoder, SoftArgmaxDepth
+from splite_deploy.decoders import DECODERS, Decoder, PeopleDecoder, SoftArgmaxDepth
 from splite_deploy.errors import FIELDS_DOC, SpecError, require
 from splite_deploy.spec.plain import Unknown, structure, to_plain
 
@@ -39,6 +39,9 @@ class InputSpec:
         std: Divides each channel afterwards, on the 0-255 scale; 1 with a mean of 0 leaves pixels as they are.
         box_padding: Factor on the box before it is cropped; 1.25 leaves an eighth of its side on each side.
         pad_value: Grey value (0-255) of what lies outside the image.
+        letterbox: For networks that are given whole images: where an image lies in the input, which keeps its aspect
+            and is as large as it can be: in the ``centre``, or at the ``corner`` at the top left. Absent: networks that
+            are given boxes.
     """
 
     height: int
@@ -48,6 +51,7 @@ class InputSpec:
     std: tuple[float, ...]
     box_padding: float
     pad_value: int
+    letterbox: Literal["centre", "corner"] | None = None
 
     def __post_init__(self) -> None:
         require(self.height > 0 and self.width > 0, "input.height and input.width must be positive")
@@ -144,6 +148,10 @@ class ModelSpec:
         require(self.name != "" and self.name.replace("-", "").replace("_", "").isalnum(), "name must be a word")
         require(self.palm_mm is None or self.palm_mm > 0, "palm_mm must be positive")
         self.decoder.check(self.keypoint_count, self.input)
+        if isinstance(self.decoder, PeopleDecoder):
+            said = f"input.letterbox is missing: the decoder '{self.decoder.type}' finds people in whole images, and it"
+            where = 'says where they lie in the input: "centre" (the YOLO family, MediaPipe) or "corner" (YOLOX, RTMO)'
+            require(self.input.letterbox is not None, f"{said} {where}")
         if isinstance(self.decoder, SoftArgmaxDepth) and self.decoder.unit == "mm":
             require(self.palm_mm is not None, "a depth in mm needs palm_mm, which tells the scale of x and y")
         object.__setattr__(self, "limits", dataclasses.replace(self.limits, depth_p95=self.depth_limit(self.limits)))

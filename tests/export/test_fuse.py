@@ -10,7 +10,17 @@ import numpy as np
 import onnx  # noqa: TID253
 import onnx_ir as ir  # noqa: TID253
 import pytest
-from decode_vectors import CASES, assert_expected, case_named, outputs_of, spec_of
+from decode_vectors import (
+    CASES,
+    PEOPLE,
+    PEOPLE_CASES,
+    assert_expected,
+    case_named,
+    outputs_of,
+    people_outputs,
+    people_spec,
+    spec_of,
+)
 from exports import refused
 from numpy.typing import NDArray
 from onnx import version_converter  # noqa: TID253
@@ -62,6 +72,18 @@ def test_vector(case: dict[str, Any], batch: str) -> None:
     model = through({role: (crops, *array.shape[1:]) for role, array in arrays.items()})
     found = run_through(fuse_decode(model, spec_of(case)), arrays)
     assert_expected(found, case)
+
+
+@pytest.mark.parametrize("batch", ["fixed", "dynamic"])
+@pytest.mark.parametrize("case", PEOPLE_CASES, ids=lambda case: str(case["name"]))
+def test_people_vector(case: dict[str, Any], batch: str) -> None:
+    arrays, spec = people_outputs(case), people_spec(case)
+    crops = len(next(iter(arrays.values()))) if batch == "fixed" else "batch"
+    model = through({role: (crops, *array.shape[1:]) for role, array in arrays.items()})
+    fused = fuse_decode(model, spec)
+    assert [(one.role, one.layout) for one in tensor_specs(fused, spec.decoder)[1]] == [("candidates", "NAC")]
+    found = run_through(fused, arrays)
+    np.testing.assert_allclose(found["candidates"], case["expected"]["candidates"], rtol=0, atol=PEOPLE["tolerance"])
 
 
 @BATCHES

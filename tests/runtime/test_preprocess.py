@@ -382,3 +382,18 @@ def test_raw_pixels_are_left_as_they_are() -> None:
     spec = InputSpec(4, 4, "rgb", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, 0)
     crop = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     np.testing.assert_array_equal(Preprocessor(spec, "rgb").normalise([crop])[0], crop.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(("letterbox", "left", "top"), [("centre", 0.0, 12.0), ("corner", 0.0, 0.0)])
+def test_a_whole_image_keeps_its_aspect(letterbox: Any, left: float, top: float) -> None:
+    spec = replace(SPEC, height=48, width=48, box_padding=1.0, letterbox=letterbox)
+    matrix = crop_matrix(np.array([0.0, 0.0, 96.0, 48.0]), spec)
+    np.testing.assert_allclose(
+        transform_points(np.array([[0.0, 0.0], [96.0, 48.0]]), matrix), [[left, top], [48, top + 24]]
+    )
+
+
+def test_a_corner_is_that_of_the_padded_box() -> None:
+    spec = replace(SPEC, height=48, width=48, box_padding=1.5, letterbox="corner")
+    matrix = crop_matrix(np.array([10.0, 20.0, 42.0, 52.0]), spec)
+    np.testing.assert_allclose(transform_points(np.array([[2.0, 12.0], [50.0, 60.0]]), matrix), [[0, 0], [48, 48]])

@@ -16,6 +16,9 @@ FOLDER = Path(__file__).parents[1] / "vectors"
 DOCUMENT: dict[str, Any] = json.loads((FOLDER / "decode.json").read_text(encoding="utf-8"))
 CASES: list[dict[str, Any]] = DOCUMENT["cases"]
 GENERATOR: dict[str, Any] = runpy.run_path(str(FOLDER / "make_decode.py"))
+PEOPLE: dict[str, Any] = json.loads((FOLDER / "people.json").read_text(encoding="utf-8"))
+PEOPLE_CASES: list[dict[str, Any]] = PEOPLE["cases"]
+PEOPLE_GENERATOR: dict[str, Any] = runpy.run_path(str(FOLDER / "make_people.py"))
 
 
 def case_named(name: str) -> dict[str, Any]:
@@ -47,6 +50,27 @@ def outputs_of(case: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
         values = GENERATOR["maps"](case[role], shape) if len(shape) == 4 else np.reshape(case[role]["values"], shape)
         arrays[role] = np.array(values, np.float32)
     return arrays
+
+
+def people_spec(case: dict[str, Any]) -> ModelSpec:
+    """The model that a case of several people is of."""
+    grey = [127.5, 127.5, 127.5]
+    image = {**case["input"], "color": "rgb", "mean": grey, "std": grey, "box_padding": 1.0, "pad_value": 114}
+    names = [f"k{i}" for i in range(case["keypoints"])]
+    return ModelSpec.from_dict(
+        {
+            "name": "people",
+            "input": {**image, "letterbox": "centre"},
+            "decoder": case["decoder"],
+            "skeleton": {"keypoint_names": names, "edges": []},
+        }
+    )
+
+
+def people_outputs(case: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
+    """What the network of a case of several people gives, by role."""
+    outputs = case["outputs"].items()
+    return {role: np.array(one["values"], np.float32).reshape(one["shape"]) for role, one in outputs}
 
 
 def assert_expected(found: dict[str, Any], case: dict[str, Any]) -> None:

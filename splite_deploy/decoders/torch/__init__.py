@@ -10,25 +10,40 @@ from typing import Any
 
 from torch import nn
 
-from splite_deploy.decoders import Coordinates, Decoder, InputSize, SoftArgmax, SoftArgmaxDepth, SoftArgmaxWindow
+from splite_deploy.decoders import (
+    Anchors,
+    Coordinates,
+    Decoder,
+    InputSize,
+    SoftArgmax,
+    SoftArgmaxDepth,
+    SoftArgmaxWindow,
+    YoloPose,
+)
+from splite_deploy.decoders.torch.anchors import AnchorsModule
 from splite_deploy.decoders.torch.coordinates import CoordinatesModule
 from splite_deploy.decoders.torch.softargmax import SoftArgmaxModule
 from splite_deploy.decoders.torch.softargmax_depth import SoftArgmaxDepthModule
 from splite_deploy.decoders.torch.softargmax_window import SoftArgmaxWindowModule
+from splite_deploy.decoders.torch.yolo_pose import YoloPoseModule
 
 MODULES: Mapping[type[Decoder], Callable[[Any, int, InputSize], nn.Module]] = {
     SoftArgmax: SoftArgmaxModule,
     SoftArgmaxWindow: SoftArgmaxWindowModule,
     SoftArgmaxDepth: SoftArgmaxDepthModule,
     Coordinates: CoordinatesModule,
+    YoloPose: YoloPoseModule,
+    Anchors: AnchorsModule,
 }
 
 __all__ = [
     "MODULES",
+    "AnchorsModule",
     "CoordinatesModule",
     "SoftArgmaxDepthModule",
     "SoftArgmaxModule",
     "SoftArgmaxWindowModule",
+    "YoloPoseModule",
     "make_module",
 ]
 

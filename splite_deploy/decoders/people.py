@@ -1,0 +1,158 @@
+"""What the decoders of single-stage networks share: candidates, and which of them are people.
+
+Such a network is given a whole picture and gives many candidates, each with a box, a score and K keypoints. Those of a
+score above a threshold are taken greedily, the highest first, and those that overlap one that was taken are left out
+(non-maximum suppression). N crops, A candidates, M of them chosen.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.arrays import FloatArray
+from splite_deploy.decoders.base import Decoded, Decoder, InputSize, People, Sizes
+from splite_deploy.errors import require
+
+BOX, SCORE, KEYPOINTS = slice(0, 4), 4, 5
+"""Columns of a candidate: its box x0, y0, x1, y1 in input pixels, its score, then x, y and score of each keypoint."""
+Rows = Callable[[int, NDArray[np.intp]], FloatArray]
+"""Of a crop's number and (M,) numbers of candidates: these candidates, (M, 5 + 3 K), see `BOX`."""
+
+
+@dataclass(frozen=True)
+class PeopleDecoder(Decoder):
+    """What all decoders of several people have.
+
+    Attributes:
+        min_score: What the score of a person has to reach, 0 to 1.
+        overlap: Of two candidates whose boxes overlap by more than this share (intersection over union) only one is a
+            person.
+        max_people: Of more people in a picture these many, those of the highest scores, are given.
+    """
+
+    suppression: ClassVar[Literal["greedy", "weighted", "none"]] = "greedy"
+    min_score: float
+    overlap: float
+    max_people: int
+
+    def __post_init__(self) -> None:
+        require(0 < self.min_score < 1, "decoder.min_score must lie between 0 and 1")
+        require(0 < self.overlap <= 1, "decoder.overlap must lie between 0 and 1")
+        require(self.max_people > 0, "decoder.max_people must be positive")
+
+    @property
+    def decoded_layouts(self) -> Mapping[str, str]:
+        """A graph that decodes gives all candidates: how many of them are people is not known beforehand."""
+        return {"candidates": "NAC"}
+
+    def decoded_shapes(self, keypoints: int) -> Mapping[str, Sizes]:
+        """Any number of candidates."""
+        return {"candidates": (None, KEYPOINTS + 3 * keypoints)}
+
+    @property
+    def numbered(self) -> bool:
+        """Whether a candidate's number says where in the input it lies; else the network has sorted them by score."""
+        return self.way() != "none"
+
+    def way(self) -> Literal["greedy", "weighted", "none"]:
+        """How candidates that overlap become one: ``none`` where the network has seen to that."""
+        return self.suppression
+
+    @abstractmethod
+    def scored(self, outputs: Mapping[str, FloatArray], size: InputSize) -> tuple[FloatArray, Rows]:
+        """Scores (N, A) of all candidates, and the candidates themselves as they are asked for.
+
+        Args:
+            outputs: By role, finite and of shapes that fit.
+            size: Of the network's input.
+        """
+
+    def candidates(self, outputs: Mapping[str, FloatArray], size: InputSize) -> FloatArray:
+        """All candidates (N, A, 5 + 3 K), see `BOX`; a graph that decodes gives these."""
+        scores, rows = self.scored(outputs, size)
+        every = np.arange(scores.shape[1])
+        return np.stack([rows(crop, every) for crop in range(len(scores))])
+
+    def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
+        """The people of all crops."""
+        return self._people(*self.scored(outputs, size))
+
+    def best(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
+        """The candidate of the highest score of every crop, whatever that score is: one row for each crop."""
+        return self._people(*self.scored(outputs, size), best=True)
+
+    def by_role(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Mapping[str, FloatArray]:
+        """All candidates, see `candidates`."""
+        return {"candidates": self.candidates(outputs, size)}
+
+    def read(self, decoded: Mapping[str, FloatArray], *, best: bool = False) -> Decoded:
+        """The people among the candidates of a graph that decodes; see `decode` and `best`."""
+        candidates = decoded["candidates"]
+        return self._people(candidates[..., SCORE], lambda crop, which: candidates[crop, which], best=best)
+
+    def _people(self, scores: FloatArray, rows: Rows, *, best: bool = False) -> Decoded:
+        found = []
+        for crop, its_scores in enumerate(scores):
+            least = min(self.min_score, float(its_scores.max())) if best else self.min_score
+            which = np.flatnonzero(its_scores >= least)
+            found.append(suppress(rows(crop, which), self.overlap, 1 if best else self.max_people, self.way()))
+        return people_of(found)
+
+
+def people_of(rows: list[FloatArray]) -> Decoded:
+    """Candidates (M, 5 + 3 K) of each crop, which are people, as what is decoded."""
+    joined = np.concatenate(rows)
+    crops = np.repeat(np.arange(len(rows)), [len(one) for one in rows])
+    keypoints = joined[:, KEYPOINTS:].reshape(len(joined), (joined.shape[1] - KEYPOINTS) // 3, 3)
+    people = People(crops, np.ascontiguousarray(joined[:, BOX]), np.ascontiguousarray(joined[:, SCORE]))
+    return Decoded(np.ascontiguousarray(keypoints[..., :2]), np.clip(keypoints[..., 2], 0.0, 1.0), None, people=people)
+
+
+def suppress(rows: FloatArray, overlap: float, most: int, way: Literal["greedy", "weighted", "none"]) -> FloatArray:
+    """The people among candidates, at most ``most``, by falling score.
+
+    Args:
+        rows: (M, 5 + 3 K), see `BOX`.
+        overlap: Share by which boxes of two people may overlap.
+        most: How many people.
+        way: ``greedy``: of those that overlap the one of the highest score, as torchvision's ``nms`` and the YOLO
+            family choose. ``weighted``: of these the mean box and the mean keypoints, weighted by score, with the
+            highest score, as MediaPipe's ``WeightedNonMaxSuppression`` has it. ``none``: all of them.
+    """
+    rows = rows[np.argsort(-rows[:, SCORE], kind="stable")]
+    if way == "none":
+        return rows[:most]
+    taken: list[FloatArray] = []
+    while len(rows) and len(taken) < most:
+        near = overlaps(rows[:1, BOX], rows[:, BOX])[0] > overlap
+        near[0] = True  # a box without an area overlaps nothing, not even itself
+        person = rows[0]
+        if way == "weighted":
+            person = np.average(rows[near], axis=0, weights=rows[near, SCORE]).astype(np.float32)
+            person[SCORE] = rows[0, SCORE]
+        taken.append(person)
+        rows = rows[~near]
+    return np.stack(taken) if taken else rows
+
+
+def overlaps(first: FloatArray, second: FloatArray) -> FloatArray:
+    """(P, Q) shares by which boxes (P, 4) and (Q, 4), xyxy, overlap: intersection over union; 0 without an area."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=-1)
+    areas = [np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=-1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None] - shared
+    share: FloatArray = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return share
+
+
+def sigmoid(values: FloatArray) -> FloatArray:
+    """1 / (1 + exp(-x)), which does not overflow."""
+    halves: FloatArray = 0.5 * (1 + np.tanh(0.5 * values))
+    return halves
