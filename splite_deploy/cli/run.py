@@ -68,6 +68,9 @@ def run(
     The result is JSON: for each image its name, size and poses, one for each --box (box, keypoints in pixels, scores,
     3D keypoints with their unit and origin). One object for an image, a list for a folder; for a video or camera one
     line for each frame, where "found" tells whether the hand or person was found. A camera runs until Ctrl-C.
+
+    A network that finds people itself (decoder yolo-pose or anchors) gives a pose for each of them, with the box that
+    it found and its "box_score"; with --box it looks inside that box alone, in every frame of a video.
     """
     from splite_deploy.runtime import PoseEstimator
     from splite_deploy.runtime.io.camera import is_video
@@ -94,6 +97,8 @@ def run(
         reject_model(bundle, model)
         opened = PoseEstimator.open(bundle, backend or "auto", precision, threads, options=tuning)
     with opened as estimator:
+        if estimator.finds_people and any(value is not None for value in options.values()):
+            raise UsageError("This model gives no depth.", hint="Leave out --intrinsics and --bone-length-mm.")
         if video:
             from splite_deploy.cli.run_video import run_video
 
@@ -121,7 +126,9 @@ def _run_image(
     from splite_deploy.runtime.io.images import read_image, write_image
 
     image = read_image(file)
-    poses: list[Pose] = [estimator(image, box, **options) for box in boxes]
+    poses: list[Pose] = []
+    for box in boxes:
+        poses += estimator.detect(image, box) if estimator.finds_people else [estimator(image, box, **options)]
     if save is not None:
         with writing(save):
             save.parent.mkdir(parents=True, exist_ok=True)

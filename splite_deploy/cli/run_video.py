@@ -33,10 +33,13 @@ def run_video(
 ) -> None:
     """Follows one hand or person through a video file, or a camera until it is interrupted or stops.
 
+    A network that finds people itself is asked in every frame, and nobody is followed.
+
     Args:
         estimator: Of the model.
         source: See `open_camera`.
-        start: xyxy box in pixels in which to look at first, and again whenever it is lost; None is the whole frame.
+        start: xyxy box in pixels in which to look at first, and again whenever it is lost; None is the whole frame. A
+            network that finds people always looks there.
         options: Of `PoseEstimator.__call__`, without ``box``.
         json_file: Where the JSON lines go; `STDOUT` for standard output.
         save: Where the video with the skeleton goes, if anywhere.
@@ -58,12 +61,16 @@ def run_video(
         index = -1
         try:
             for index, (time_s, frame) in enumerate(_timed(camera)):
-                pose = track(frame, **options)
+                if estimator.finds_people:
+                    poses = estimator.detect(frame, start)
+                    found = bool(poses)
+                else:
+                    poses, found = [track(frame, **options)], track.found
                 height, width = frame.shape[:2]
                 place = {"video": name, "frame": index, "time_s": round(time_s, 4), "width": width, "height": height}
-                put_line({**place, "found": track.found, "poses": [pose.to_dict()]})
+                put_line({**place, "found": found, "poses": [pose.to_dict() for pose in poses]})
                 if put_frame is not None:
-                    put_frame(overlay(frame, [pose] if track.found else [], estimator.spec.skeleton))
+                    put_frame(overlay(frame, poses if found else [], estimator.spec.skeleton))
         except KeyboardInterrupt:
             if not camera.live or index < 0:
                 raise

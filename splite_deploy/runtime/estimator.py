@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Bundle
-from splite_deploy.decoders import Decoded, Decoding, SoftArgmaxDepth, Unit, check_shapes
+from splite_deploy.decoders import Decoded, Decoding, PeopleDecoder, SoftArgmaxDepth, Unit, check_shapes
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.lift import absolute, weak_perspective
@@ -132,6 +132,9 @@ class PoseEstimator(Closing):
     ) -> Pose:
         """Keypoints in one box.
 
+        A network that finds several people looks inside the box, and the person of the highest score there is given,
+        however low that is: `Pose.box_score` tells. `detect` gives all of them.
+
         Args:
             image: (H, W, 3) uint8, as ``cv2.imread`` gives it; its None, where there is no image, is refused.
             box: xyxy in pixels; None is the whole image.
@@ -149,11 +152,37 @@ class PoseEstimator(Closing):
                 hint="Give both, or neither for 3D relative to the root keypoint.",
             )
         tensor, frames = self.prepare(image, [box])
-        decoded = self.decode(self.session.run({self._image.name: tensor}))
+        decoded = self._decode.best(self._by_role(self.session.run({self._image.name: tensor})))
         return self.finish(decoded, frames, intrinsics, bone_length_mm)[0]
+
+    def detect(self, image: AnyImage, box: ArrayLike | None = None) -> list[Pose]:
+        """All people whose score reaches the threshold of the model, by falling score; an empty list for none.
+
+        Args:
+            image: See `__call__`.
+            box: xyxy in pixels in which to look; None is the whole image.
+
+        Raises:
+            UsageError: The image or the box cannot be used, or the model finds one hand or person in each box.
+            BackendError: See `__call__`.
+        """
+        if not self.finds_people:
+            raise UsageError(
+                f"The model '{self.spec.name}' finds one hand or person in each box, and no boxes.",
+                hint="Call the estimator itself, with the image and a box.",
+            )
+        tensor, frames = self.prepare(image, [box])
+        return self.finish(self.decode(self.session.run({self._image.name: tensor})), frames)
+
+    @property
+    def finds_people(self) -> bool:
+        """Whether the network finds any number of people in an image; see `detect`."""
+        return isinstance(self.spec.decoder, PeopleDecoder)
 
     def batch(self, image: AnyImage, boxes: Sequence[ArrayLike]) -> list[Pose]:
         """Keypoints in several boxes of one image, by one inference; the bundle needs a dynamic batch.
+
+        A network that finds several people gives for each box the person of the highest score.
 
         Raises:
             UsageError: The image or a box cannot be used.
@@ -162,7 +191,8 @@ class PoseEstimator(Closing):
         if len(boxes) == 0:
             return []
         tensor, frames = self.prepare(image, boxes)
-        return self.finish(self.decode(self.session.run({self._image.name: tensor})), frames)
+        decoded = self._decode.best(self._by_role(self.session.run({self._image.name: tensor})))
+        return self.finish(decoded, frames)
 
     def prepare(
         self, image: AnyImage, boxes: Sequence[ArrayLike | None]
@@ -178,8 +208,11 @@ class PoseEstimator(Closing):
         return self.preprocessor.feed(crops, self._image), frames
 
     def decode(self, outputs: dict[str, FloatArray]) -> Decoded:
-        """Outputs of the session to keypoints in input pixels."""
-        return self._decode({self._roles[name]: array for name, array in outputs.items()})
+        """Outputs of the session to keypoints in input pixels; of a network that finds people, of all of them."""
+        return self._decode(self._by_role(outputs))
+
+    def _by_role(self, outputs: dict[str, FloatArray]) -> dict[str, FloatArray]:
+        return {self._roles[name]: array for name, array in outputs.items()}
 
     def finish(
         self,
@@ -188,12 +221,18 @@ class PoseEstimator(Closing):
         intrinsics: ArrayLike | None = None,
         bone_length_mm: float | None = None,
     ) -> list[Pose]:
-        """Maps keypoints back to the image and lifts them to 3D."""
-        poses = []
-        for index, (box, matrix) in enumerate(frames):
+        """Maps keypoints back to the image and lifts them to 3D: a pose of each box, or of each person found."""
+        people, poses = decoded.people, []
+        for index, crop in enumerate(range(len(frames)) if people is None else people.crops):
+            box, matrix = frames[crop]
             keypoints = transform_points(decoded.keypoints[index], invert(matrix)).astype(np.float32)
-            lifted = self._lift(keypoints, decoded, index, intrinsics, bone_length_mm)
-            poses.append(Pose(keypoints, decoded.scores[index], box.astype(np.float32), *lifted))
+            points_3d, unit, origin = self._lift(keypoints, decoded, index, intrinsics, bone_length_mm)
+            score = None
+            if people is not None:
+                box = transform_points(people.boxes[index].reshape(2, 2), invert(matrix)).reshape(4)
+                score = float(people.scores[index])
+            found = keypoints, decoded.scores[index], box.astype(np.float32)
+            poses.append(Pose(*found, points_3d, unit, origin, score))
         return poses
 
     def _lift(

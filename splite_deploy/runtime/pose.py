@@ -22,13 +22,15 @@ class Pose:
         keypoints: (K, 2) float32, (x, y) in pixels of the source image, origin at the corner of its first pixel.
         scores: (K,) float32 in [0, 1]; the rule is the decoder's. For soft-argmax it says how concentrated the
             heatmap is and is no calibrated probability.
-        box: (4,) float32 xyxy, the requested box, in pixels of the source image.
+        box: (4,) float32 xyxy in pixels of the source image: the requested box, or, of a network that finds people
+            itself, the box that it found.
         keypoints_3d: (K, 3) float32, x right, y down, z away from the camera, or None. Absolute, in camera
             coordinates, where intrinsics and a bone length were given, else relative to the root keypoint; ``origin``
             says which.
         unit: Unit of ``keypoints_3d``: ``palm`` or ``mm``; None without 3D.
         origin: What ``keypoints_3d`` are relative to: ``root`` (then the root keypoint is at 0) or ``camera`` (then
             ``unit`` is ``mm`` and every z is positive); None without 3D.
+        box_score: Score of the person in [0, 1] where the network found the box; None where it was requested.
     """
 
     keypoints: FloatArray
@@ -37,6 +39,7 @@ class Pose:
     keypoints_3d: FloatArray | None = None
     unit: Unit | None = None
     origin: Origin | None = None
+    box_score: float | None = None
 
     def __eq__(self, other: object) -> bool:
         """Whether all values are equal."""
@@ -57,6 +60,7 @@ class Pose:
             "keypoints_3d": None if self.keypoints_3d is None else _rounded(self.keypoints_3d, 4),
             "unit": self.unit,
             "origin": self.origin,
+            "box_score": None if self.box_score is None else round(self.box_score, 4),
         }
 
 

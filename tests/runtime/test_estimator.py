@@ -114,7 +114,7 @@ def test_shapes_and_types(estimator: PoseEstimator, image: NDArray[np.uint8]) ->
 def test_a_result_is_plain_data(estimator: PoseEstimator, image: NDArray[np.uint8]) -> None:
     pose = estimator(image, BOXES[0])
     data = pose.to_dict()
-    assert set(data) == {"box", "keypoints", "scores", "keypoints_3d", "unit", "origin"}
+    assert set(data) == {"box", "keypoints", "scores", "keypoints_3d", "unit", "origin", "box_score"}
     np.testing.assert_allclose(data["keypoints"], pose.keypoints, atol=5.1e-4)
     assert data["box"] == BOXES[0] and isinstance(data["scores"][0], float)
     assert (data["unit"], data["origin"]) == ("palm", "root")

@@ -19,6 +19,7 @@ def pose(**changed: Any) -> Pose:
         "keypoints_3d": np.array([[0, 0, 0], [0.5, 0.25, 1.0]], np.float32),
         "unit": "palm",
         "origin": "root",
+        "box_score": None,
     }
     return Pose(**{**values, **changed})
 
@@ -72,4 +73,5 @@ def test_plain_data_says_the_unit_and_the_origin() -> None:
         "keypoints_3d": [[0, 0, 0], [0.5, 0.25, 1]],
         "unit": "palm",
         "origin": "root",
+        "box_score": None,
     }

@@ -19,7 +19,8 @@ MIN_SIDE_PX = 480
 def overlay(image: AnyImage, poses: Sequence[Pose], skeleton: SkeletonSpec) -> Image:
     """Draws skeletons on a copy of ``image`` (BGR); small images are enlarged by a whole factor.
 
-    Every chain of the skeleton has its own hue; a keypoint of low score is drawn hollow.
+    Every chain of the skeleton has its own hue; a keypoint of low score is drawn hollow. A box that the network found
+    is drawn around its person.
 
     Raises:
         UsageError: The image is no (H, W, 3) uint8 array.
@@ -38,6 +39,10 @@ def _draw(canvas: Image, pose: Pose, skeleton: SkeletonSpec, factor: int) -> Non
     # OpenCV's pixel centres are at integers; it takes fixed-point coordinates with `shift` fractional bits
     fixed = np.round((pose.keypoints.astype(np.float64) * factor - 0.5) * (1 << shift))
     points = fixed.clip(-(1 << 30), 1 << 30).astype(int).tolist()  # OpenCV's are 32-bit
+    if pose.box_score is not None:
+        box = np.round((pose.box.reshape(2, 2).astype(np.float64) * factor - 0.5) * (1 << shift))
+        low, high = box.clip(-(1 << 30), 1 << 30).astype(int).tolist()
+        cv2.rectangle(canvas, low, high, (255, 255, 255), max(1, thickness // 2), cv2.LINE_AA, shift)
     colours = _chain_colours(skeleton)
     for a, b in skeleton.edges:
         cv2.line(canvas, points[a], points[b], colours[b], thickness, cv2.LINE_AA, shift)
