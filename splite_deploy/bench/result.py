@@ -140,7 +140,8 @@ class ImageError:
     Attributes:
         image: Its path, relative to the labels file.
         box: Its xyxy box, pixels.
-        error_box_pct: Mean keypoint error in percent of the longer side of the tight box of the labels.
+        error_box_pct: Mean keypoint error in percent of the longer side of the tight box of the labels, or of
+            their box where a keypoint is not labelled.
     """
 
     image: str
@@ -156,13 +157,14 @@ class Evaluation:
         labels_from: Where the labels come from, as text.
         images: Number of labelled hands or persons.
         epe_px: Mean keypoint error, pixels of the image.
-        epe_box_pct: The same in percent of the longer side of the tight box of the labels.
+        epe_box_pct: The same in percent of the longer side of the tight box of the labels, of COCO's box where a
+            keypoint is not labelled.
         pck_05: Share of keypoints within 5 % of that side.
         pck_auc: Area under that share for limits from 0 to 20 % of the side, over 20 %.
         mpjpe_mm: Mean per-keypoint 3D error relative to the root keypoint, millimetres; what a model gives in palms is
             scaled by the palm of the label. None where labels or model have no third dimension.
         pa_mpjpe_mm: The same after a similarity alignment of each sample; None without a third dimension.
-        oks_ap: COCO's average precision by object keypoint similarity, 0 to 1; None but for COCO's 17 keypoints.
+        oks_ap: COCO's average precision by object keypoint similarity, 0 to 1; None for skeletons without sigmas.
         worst: The images with the largest error, largest first.
         median: The images around the median error.
     """

@@ -34,6 +34,7 @@ from splite_deploy.bundle import Bundle
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
 from splite_deploy.files import sha256_of
+from splite_deploy.metrics.labels import read_ignored
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.preprocess import check_image
 from splite_deploy.runtime.session import OptionSet, backend_of, configured, open_artifact, open_file, pick_artifact
@@ -55,7 +56,8 @@ class Extras:
         duration_s: Run without a pause for so many seconds, with the sensors read; 0 does not.
         streams: Run so many estimators at once; 1 does not.
         streams_s: How long they run, and one of them alone before, seconds.
-        labels: Evaluate on this ``labels.json`` or its folder, on the split ``val`` where it has one.
+        labels: Evaluate on this ``labels.json`` or its folder, the split ``val`` where it has one, or COCO file.
+        flip_test: Evaluate on the mean of each crop and its mirror image.
     """
 
     cold_start: bool = True
@@ -64,6 +66,7 @@ class Extras:
     streams: int = 1
     streams_s: float = 2.0
     labels: Path | None = None
+    flip_test: bool = False
 
 
 def run_bench(
@@ -140,7 +143,14 @@ def run_bench(
             if labels is not None and extras.labels is not None:
                 folder = extras.labels if extras.labels.is_dir() else extras.labels.parent
                 rgb = PoseEstimator(opened.model, estimator.session, "rgb")
-                accuracy = evaluate(rgb, labels, f"{len(labels)} labels of {folder.resolve().name}", folder)
+                accuracy = evaluate(
+                    rgb,
+                    labels,
+                    f"{len(labels)} labels of {folder.resolve().name}",
+                    folder,
+                    ignored=read_ignored(extras.labels),
+                    flip_test=extras.flip_test,
+                )
         streams = None
         if extras.streams > 1:
             streams = run_streams(open_estimator, inputs, extras.streams, batch=batch, seconds=extras.streams_s)

@@ -165,7 +165,15 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
 )
 @click.option("--streams", type=click.IntRange(1), default=1, help="Afterwards run this many at once.")
 @click.option(
-    "--eval", "labels", type=FilePath, help="Afterwards measure the accuracy on this labels.json or its folder."
+    "--eval",
+    "labels",
+    type=FilePath,
+    help="Afterwards measure the accuracy on this labels.json, its folder, or COCO's JSON of keypoints.",
+)
+@click.option(
+    "--flip-test",
+    is_flag=True,
+    help="With --eval: run each crop and its mirror image, and take the mean, as many published accuracies do.",
 )
 @json_option("Append the result as one line of JSON.")
 @output_options
@@ -185,6 +193,7 @@ def bench(
     duration_s: float,
     streams: int,
     labels: Path | None,
+    flip_test: bool,
     json_file: Path | None,
     csv: Path | None,
     markdown: Path | None,
@@ -216,6 +225,8 @@ def bench(
             raise UsageError("--compare measures nothing.", hint=f"Leave out {target}, or --compare.")
         _compare_files(compare, output)
         return
+    if flip_test and labels is None:
+        raise UsageError("--flip-test belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
     if target is None:
         raise UsageError("There is nothing to measure.", hint="Name a bundle or a file, or two with --compare.")
     source = click.get_current_context().get_parameter_source("min_s")
@@ -229,7 +240,7 @@ def bench(
         "warmup": warmup,
         "batch": batch,
         "options": tuning,
-        "extras": Extras(duration_s=duration_s, streams=streams, labels=labels),
+        "extras": Extras(duration_s=duration_s, streams=streams, labels=labels, flip_test=flip_test),
     }
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -51,9 +51,9 @@ PARTIAL = 3
 @click.option(
     "--calibration",
     type=FilePath,
-    help="Images from which int8 and fp16 learn the range of values: a folder, a labels.json with boxes, or an .npz of "
-    "crops. Without it the model's own renderer makes some. Without --images a part of them serves for the comparison "
-    "instead: the split 'val', or every fourth image.",
+    help="Images from which int8 and fp16 learn the range of values: a folder, a labels.json or COCO JSON with boxes, "
+    "or an .npz of crops. Without it the model's own renderer makes some. Without --images a part of them serves for "
+    "the comparison instead: the split 'val', or every fourth image.",
 )
 @click.option(
     "--allow-random-calibration",
@@ -84,8 +84,13 @@ PARTIAL = 3
     "--eval",
     "evaluation",
     type=FilePath,
-    help="A labels.json, or its folder, on which to measure the accuracy of every artifact (its split 'val' if it has "
-    "one).",
+    help="A labels.json, its folder, or COCO's JSON of keypoints, on which to measure the accuracy of every artifact "
+    "(its split 'val' if it has one).",
+)
+@click.option(
+    "--flip-test",
+    is_flag=True,
+    help="With --eval: run each crop and its mirror image, and take the mean, as many published accuracies do.",
 )
 @click.option(
     "--images",

@@ -21,7 +21,7 @@ from splite_deploy.errors import OutputError, SpecError, UsageError
 from splite_deploy.export.npz import read_npz
 from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.files import cache_folder, sha256_of, write_file
-from splite_deploy.metrics.labels import LabelledImage, prefer_split
+from splite_deploy.metrics.labels import BoxedImage, prefer_split, read_boxes
 from splite_deploy.runtime.crops import Boxed, Crops, Example, crops_from_images, crops_of, cut, no_images, read_boxed
 from splite_deploy.runtime.io.images import boxed_images, is_folder
 from splite_deploy.spec import HostSpec, InputSpec
@@ -79,17 +79,18 @@ def divide(source: Path) -> tuple[list[File], list[File], str]:
     """
     check_source(source)
     if source.suffix == ".json" or (source / "labels.json").is_file():
-        samples, has_train = prefer_split(source, "train")
-        compared, has_val = prefer_split(source, "val")
+        samples, has_train = prefer_split(read_boxes, source, "train")
+        compared, has_val = prefer_split(read_boxes, source, "val")
         if has_train and has_val:
             return _files(samples), _files(compared), "split 'val'"
         files = _files(samples)
     else:
         files, _ = boxed_images(source)
-    if len(files) < 2 * HELD_OUT:
+    images = list(dict.fromkeys(file for file, _ in files))
+    if len(images) < 2 * HELD_OUT:
         return files, [], ""
-    rest = files[HELD_OUT - 1 :: HELD_OUT]
-    return [file for index, file in enumerate(files, 1) if index % HELD_OUT], rest, "held out"
+    spare = set(images[HELD_OUT - 1 :: HELD_OUT])  # an image with all its boxes
+    return [one for one in files if one[0] not in spare], [one for one in files if one[0] in spare], "held out"
 
 
 def check_source(path: Path) -> None:
@@ -101,7 +102,7 @@ def check_source(path: Path) -> None:
         )
 
 
-def _files(samples: list[LabelledImage]) -> list[File]:
+def _files(samples: list[BoxedImage]) -> list[File]:
     return [(sample.path, sample.box) for sample in samples]
 
 

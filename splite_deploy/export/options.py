@@ -35,6 +35,7 @@ class ExportOptions:
             AMX; costs accuracy.
         int8_recipe: How int8 is done in TFLite; see `splite_deploy.compile.tflite.compiler.compile_tflite`.
         evaluation: Labels file, or its folder, for the accuracy of every artifact; its split ``val`` if there is one.
+        flip_test: Evaluates on the mean of each crop and its mirror image.
         fuse_input: The graphs take uint8 crops (N, h, w, C) and normalise them.
         fuse_decode: The graphs give keypoints instead of heatmaps.
         dynamic_batch: Leaves the batch size of the graph open.
@@ -59,6 +60,7 @@ class ExportOptions:
     reduce_range: bool = False
     int8_recipe: Int8Recipe = "full-integer"
     evaluation: Path | None = None
+    flip_test: bool = False
     fuse_input: bool = False
     fuse_decode: bool = False
     dynamic_batch: bool = False
@@ -81,6 +83,8 @@ class ExportOptions:
                     f"The requested {what} are: {', '.join(given) or 'none'}.",
                     hint=f"Choose from {', '.join(known)}, each once.",
                 )
+        if self.flip_test and self.evaluation is None:
+            raise UsageError("A flip test belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
         for budget in (self.max_shift_px, self.max_shift_mm):
             if budget is not None and not 0 < budget < math.inf:
                 raise UsageError("An error budget is a positive number.", hint="Give pixels, millimetres, or both.")

@@ -250,7 +250,9 @@ def export_bundle(
             if len(measured) > 1 or (measured and labels):
                 layers = {one.artifact.label: one.layers for one in measured}
                 notes = device_notes(layers, options, basis.trained is not None, read_int8_instructions())
-                recommendation = recommend(measured, reference, labels, progress, output.name, notes)
+                recommendation = recommend(
+                    measured, reference, labels, progress, output.name, notes, flip_test=options.flip_test
+                )
             progress("writing the bundle")
             golden = write_golden(folder / GOLDEN, make_golden(reference, image, basis.golden))
             manifest = Manifest(

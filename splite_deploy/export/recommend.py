@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import Feed
 from splite_deploy.bench.evaluation import Estimate, Points, errors_of_each
+from splite_deploy.bench.flip_test import flip_tested
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.loop import Options
 from splite_deploy.bench.windows import agree
@@ -22,6 +23,7 @@ from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.labels import LabelledImage
 from splite_deploy.metrics.parity import violations
 from splite_deploy.runtime.estimator import PoseEstimator
+from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.runtime.session import Session
 from splite_deploy.spec import PRECISIONS
@@ -59,6 +61,8 @@ def recommend(
     progress: Callable[[str], None],
     bundle: str,
     notes: Sequence[str] = (),
+    *,
+    flip_test: bool = False,
 ) -> Recommendation:
     """Times every artifact in one run, in turn, on one thread, and says which to ship.
 
@@ -69,6 +73,7 @@ def recommend(
         progress: Called with each step as it begins.
         bundle: Name of the bundle, for the commands that decide on the device.
         notes: What else is worth knowing before one is shipped, as text.
+        flip_test: Whether the mirrored crop is evaluated, too; see `splite_deploy.bench.flip_test`.
 
     Raises:
         SpliteError: An artifact cannot be run, or an image not be read.
@@ -80,7 +85,8 @@ def recommend(
     accuracy: dict[str, Accuracy] = {}
     if labels:
         progress(f"evaluating all artifacts on {len(labels)} labelled images")
-        estimates = {label: _estimate(PoseEstimator(spec, session, "rgb")) for label, session in sessions.items()}
+        estimators = {label: PoseEstimator(spec, session, "rgb") for label, session in sessions.items()}
+        estimates = {label: _estimate(flip_tested(one) if flip_test else one) for label, one in estimators.items()}
         accuracy = {label: errors.summary() for label, errors in errors_of_each(labels, estimates).items()}
     rows = []
     for one in measured:
@@ -105,6 +111,7 @@ def recommend(
         )
     compared = f"compared on {len(reference.tensors)} crops ({reference.crops_from})"
     evaluated = f"; evaluated on {len(labels)} labelled images" if labels else ""
+    evaluated += " and their mirror images" if labels and flip_test else ""
     ship, reason = choose(rows)
     return Recommendation(
         tuple(rows),
@@ -264,7 +271,7 @@ def _run(session: Session, tensors: Feed) -> Run:
     return run
 
 
-def _estimate(estimator: PoseEstimator) -> Estimate:
+def _estimate(estimator: Callable[[Image, NDArray[np.float64]], Pose]) -> Estimate:
     def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Points, Points | None]:
         pose = estimator(image, box)
         return pose.keypoints, pose.keypoints_3d

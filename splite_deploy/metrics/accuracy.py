@@ -6,6 +6,7 @@ Shapes: N samples, K keypoints. Every error is a Euclidean distance.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -82,47 +83,115 @@ def bone_length(points: NDArray[np.floating[Any]], bones: ArrayLike) -> DoubleAr
 
 
 COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))
+_MOST = 20
+"""So many predictions of an image count, the surest (COCO, "Keypoint Evaluation")."""
 
 
 def oks(
-    predicted: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]], area: DoubleArray, sigmas: ArrayLike
+    predicted: NDArray[np.floating[Any]],
+    truth: NDArray[np.floating[Any]],
+    area: ArrayLike,
+    sigmas: ArrayLike,
+    labelled: NDArray[np.bool_] | None = None,
 ) -> DoubleArray:
-    """Object keypoint similarity (N,) of (N, K, 2) keypoints, all of them labelled (COCO, "Keypoint Evaluation").
+    """Object keypoint similarity (N,) of (N, K, 2) keypoints (COCO, "Keypoint Evaluation").
 
-    The mean over keypoints of exp(-d^2 / (2 s^2 k^2)), with the distance d, s^2 the area of the object and k twice the
-    sigma.
+    The mean over labelled keypoints of exp(-d^2 / (2 s^2 k^2)), with the distance d, s^2 the area of the object and k
+    twice the sigma.
 
     Args:
         predicted: Pixels.
-        truth: Pixels.
+        truth: Pixels; what broadcasts with ``predicted`` will do.
         area: (N,) of each object, square pixels.
         sigmas: (K,), such as those of `splite_deploy.spec.presets.oks_sigmas`.
+        labelled: (N, K) which keypoints are labelled, at least one of each object; None where all are.
     """
-    falloff = 2 * area[:, None] * np.square(2 * np.asarray(sigmas, np.float64))
-    similarity: DoubleArray = np.exp(-np.square(keypoint_error(predicted, truth)) / falloff).mean(axis=1)
-    return similarity
+    falloff = 2 * np.asarray(area, np.float64)[..., None] * np.square(2 * np.asarray(sigmas, np.float64))
+    similarity = np.exp(-np.square(keypoint_error(predicted, truth)) / falloff)
+    weights = np.ones_like(similarity) if labelled is None else np.broadcast_to(labelled, similarity.shape)
+    mean: DoubleArray = np.average(similarity, axis=-1, weights=weights)
+    return mean
 
 
-def average_precision(
-    similarity: DoubleArray, scores: DoubleArray, thresholds: Sequence[float] = COCO_THRESHOLDS
-) -> float:
-    """COCO's average precision where every object has one prediction of its own, made in its labelled box.
-
-    For each threshold predictions count as right from that `oks` on; precision is taken at 101 recalls from 0 to 1, as
-    the best at that recall or beyond, and averaged; then the mean over the thresholds.
+def oks_outside(
+    predicted: NDArray[np.floating[Any]], box: NDArray[np.float64], area: float, sigmas: ArrayLike
+) -> DoubleArray:
+    """The similarity (N,) with an object of which no keypoint is labelled: distances are those from its box, doubled.
 
     Args:
-        similarity: (N,) `oks` of each prediction with its object.
-        scores: (N,) confidence; the surest come first, equal ones in their order.
+        predicted: (N, K, 2) pixels.
+        box: (4,) xyxy of the object, pixels.
+        area: Of the object, square pixels.
+        sigmas: (K,).
+    """
+    size = box[2:] - box[:2]
+    nearest = np.clip(predicted, box[:2] - size, box[2:] + size)
+    return oks(predicted, nearest, area, sigmas)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The predictions and the objects of one image.
+
+    Attributes:
+        similarity: (P, G) `oks` of each prediction with each object.
+        scores: (P,) confidence of the predictions.
+        ignored: (G,) objects that nobody has to find: a prediction that matches one counts neither way.
+        crowd: (G,) those among them that any number of predictions may match.
+    """
+
+    similarity: DoubleArray
+    scores: DoubleArray
+    ignored: NDArray[np.bool_]
+    crowd: NDArray[np.bool_]
+
+    @classmethod
+    def of_one(cls, similarity: float, score: float) -> Scene:
+        """One prediction of one object."""
+        no = np.zeros(1, bool)
+        return cls(np.array([[similarity]]), np.array([score]), no, no)
+
+
+def average_precision(scenes: Sequence[Scene], thresholds: Sequence[float] = COCO_THRESHOLDS) -> float:
+    """COCO's average precision, as pycocotools' COCOeval computes it for keypoints of all sizes.
+
+    In each image the surest prediction chooses first, the object that it resembles most of those that are left; below
+    the threshold it is wrong. Precision is taken at 101 recalls from 0 to 1, as the best at that recall or beyond, and
+    averaged; then the mean over the thresholds.
+
+    Args:
+        scenes: One for each image; equally sure predictions come in their order.
         thresholds: Of the similarity.
     """
-    order = np.argsort(-scores, kind="stable")
+    objects = sum(int((~scene.ignored).sum()) for scene in scenes)
+    if not objects:
+        return 0.0
     recalls = np.linspace(0, 1, 101)
     found = []
     for threshold in thresholds:
-        right = np.cumsum(similarity[order] >= threshold)
-        recall, precision = right / len(order), right / np.arange(1, len(order) + 1)
+        matches = [_matches(scene, threshold) for scene in scenes]
+        scores = np.concatenate([scores for scores, _, _ in matches])
+        right, counts = (np.concatenate([match[i] for match in matches]) for i in (1, 2))
+        order = np.argsort(-scores, kind="stable")
+        right, counts = right[order], counts[order]
+        true, false = np.cumsum(right & counts), np.cumsum(~right & counts)
+        recall, precision = true / objects, true / np.maximum(true + false, 1)
         best = np.maximum.accumulate(precision[::-1])[::-1]
         at = np.searchsorted(recall, recalls, side="left")
         found.append(np.append(best, 0.0)[at].mean())
     return float(np.mean(found))
+
+
+def _matches(scene: Scene, threshold: float) -> tuple[DoubleArray, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Scores of the predictions, the surest first; which matched; which count."""
+    order = np.argsort(-scene.scores, kind="stable")[:_MOST]
+    free = np.ones(len(scene.ignored), bool)
+    right, counts = np.zeros(len(order), bool), np.ones(len(order), bool)
+    for place, index in enumerate(order):
+        similar = np.where((free | scene.crowd) & (scene.similarity[index] >= threshold), scene.similarity[index], -1.0)
+        wanted = np.where(scene.ignored, -1.0, similar)
+        candidates = wanted if (wanted >= 0).any() else similar  # an object that counts goes before one that does not
+        if (candidates >= 0).any():
+            last = len(candidates) - 1 - int(np.argmax(candidates[::-1]))  # the last of equals, as there
+            free[last], right[place], counts[place] = False, True, not scene.ignored[last]
+    return scene.scores[order], right, counts

@@ -1,8 +1,10 @@
-"""Labelled image sets: a ``labels.json`` beside its images. Standard library and numpy only.
+"""Labelled image sets: a ``labels.json`` beside its images, or COCO's JSON. Standard library and numpy only.
 
-Format: an object with ``samples``, a list of objects with ``image`` (path relative to the file), ``keypoints`` (K
-pairs x, y in pixels, origin at the top-left corner of the top-left pixel) and, optionally, ``world_mm`` (K triples in
-millimetres), ``split`` and anything else. The box of a sample is its ``box`` (xyxy) or the tight box of its keypoints.
+`docs/labels.md` describes the files. A ``labels.json`` is an object with ``samples``, a list of objects with ``image``
+(path relative to the file), ``keypoints`` (K pairs x, y in pixels, origin at the top-left corner of the top-left pixel;
+or K triples, whose third number is 0 where the keypoint is not labelled) and, optionally, ``world_mm`` (K triples in
+millimetres), ``split`` and anything else. The box of a sample is its ``box`` (xyxy) or the tight box of its keypoints;
+where boxes are enough, keypoints may be left out. `splite_deploy.metrics.coco` describes the other format.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import UsageError
+from splite_deploy.metrics.coco import CocoObject, is_coco, read_coco
 
 _EXAMPLE = 'A sample looks like {"image": "a.jpg", "keypoints": [[x, y], ...]}.'
+_FORMATS = 'It must be JSON with a list "samples", or COCO\'s with "images" and "annotations".'
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,61 @@ class LabelledImage:
 
     Attributes:
         path: The image file.
-        keypoints: (K, 2) float64 pixels.
+        keypoints: (K, 2) float64 pixels; anything where it is not labelled.
         box: (4,) float64 xyxy pixels.
         world_mm: (K, 3) float64 millimetres, or None.
+        labelled: (K,) which keypoints are labelled; None where all are.
+        area_px2: Area of the hand or body in the image, or None where it is not known.
+        image_id: Number of the image in a COCO file, or None.
+        crowd: Whether it stands for a crowd, in which nobody is told apart.
     """
 
     path: Path
     keypoints: NDArray[np.float64]
     box: NDArray[np.float64]
     world_mm: NDArray[np.float64] | None
+    labelled: NDArray[np.bool_] | None = None
+    area_px2: float | None = None
+    image_id: int | None = None
+    crowd: bool = False
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(K,) which keypoints are labelled."""
+        return np.ones(len(self.keypoints), bool) if self.labelled is None else self.labelled
+
+    @property
+    def side_px(self) -> float:
+        """What errors are a share of: the longer side of the tight box, or of ``box`` if a keypoint is not labelled."""
+        x0, y0, x1, y1 = (tight_box(self.keypoints) if self.mask.all() else self.box).tolist()
+        return float(max(x1 - x0, y1 - y0))
+
+
+@dataclass(frozen=True)
+class BoxedImage:
+    """A box in an image.
+
+    Attributes:
+        path: The image file.
+        box: (4,) float64 xyxy pixels.
+        score: How sure a detector was, 0 to 1; None for a label.
+        image_id: Number of the image in a COCO file, or None.
+    """
+
+    path: Path
+    box: NDArray[np.float64]
+    score: float | None = None
+    image_id: int | None = None
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One entry of a file: a box, which may have keypoints; ``ignored`` where nothing is expected to be found in it."""
+
+    boxed: BoxedImage
+    labelled: LabelledImage | None
+    split: str | None = None
+    ignored: bool = False
 
 
 def tight_box(keypoints: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -46,69 +96,152 @@ def tight_box(keypoints: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def read_labels(path: Path, *, split: str | None = None) -> list[LabelledImage]:
-    """Reads a labels file.
+    """Reads the labelled keypoints of a labels file, without crowds and objects of which no keypoint is labelled.
 
     Args:
-        path: ``labels.json``, or a folder that holds one.
+        path: ``labels.json``, a COCO file, or a folder that holds a ``labels.json``.
         split: Keeps the samples whose ``split`` is this; all of them where None.
 
     Raises:
         UsageError: The file is missing or malformed, or no sample is left.
     """
-    file = path / "labels.json" if path.is_dir() else path
-    labelled = [one for one, its_split in _read(file) if split in (None, its_split)]
+    file, samples = _of_split(path, split)
+    labelled = [one.labelled for one in samples if one.labelled is not None and not one.ignored]
     if not labelled:
-        which = f" in split '{split}'" if split is not None else ""
-        raise UsageError(f"{file} holds no sample{which}.", hint=_EXAMPLE)
+        raise UsageError(
+            f"{file} holds boxes without keypoints.", hint="Accuracy needs keypoints; boxes alone serve --calibration."
+        )
     return labelled
 
 
-def _read(file: Path) -> tuple[tuple[LabelledImage, str | None], ...]:
-    """All samples with their splits; a file that was read before and has not changed is not read again."""
+def read_ignored(path: Path) -> list[LabelledImage]:
+    """The objects of a COCO file that nobody has to find: crowds, and those without labelled keypoints.
+
+    Raises:
+        UsageError: The file is missing or malformed.
+    """
+    return [one.labelled for one in _of_split(path, None)[1] if one.ignored and one.labelled is not None]
+
+
+def read_boxes(path: Path, *, split: str | None = None) -> list[BoxedImage]:
+    """The same boxes, and those that have no keypoints at all, such as a detector's.
+
+    Raises:
+        UsageError: The file is missing or malformed, or no sample is left.
+    """
+    file, samples = _of_split(path, split)
+    boxes = [one.boxed for one in samples if not one.ignored]
+    if not boxes:
+        raise UsageError(f"{file} holds no box that is no crowd.", hint=_EXAMPLE)
+    return boxes
+
+
+def _of_split(path: Path, split: str | None) -> tuple[Path, list[_Sample]]:
+    file = path / "labels.json" if path.is_dir() else path
+    samples = [one for one in _read(file) if split in (None, one.split)]
+    if not samples:
+        which = f" in split '{split}'" if split is not None else ""
+        raise UsageError(f"{file} holds no sample{which}.", hint=_EXAMPLE)
+    return file, samples
+
+
+def _read(file: Path) -> tuple[_Sample, ...]:
+    """All samples; a file that was read before and has not changed is not read again."""
     try:
         state = file.stat()
     except OSError as err:
-        raise UsageError(f"Cannot read {file}: {err.strerror}.", hint="Name a labels.json or its folder.") from err
+        raise UsageError(
+            f"Cannot read {file}: {err.strerror}.", hint="Name a labels.json or its folder, or a COCO file."
+        ) from err
     return _parse(file, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=4)
-def _parse(file: Path, _mtime_ns: int, _size: int) -> tuple[tuple[LabelledImage, str | None], ...]:
+def _parse(file: Path, _mtime_ns: int, _size: int) -> tuple[_Sample, ...]:
     try:
-        samples = json.loads(file.read_text(encoding="utf-8"))["samples"]
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if is_coco(data):
+            return tuple(map(_from_coco, read_coco(data, file)))
+        samples = data["samples"]
         if not isinstance(samples, list):
             raise TypeError("samples is not a list")
     except OSError as err:
-        raise UsageError(f"Cannot read {file}: {err.strerror}.", hint="Name a labels.json or its folder.") from err
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as err:
         raise UsageError(
-            f"{file} is not a labels file: {err!r}.", hint='It must be JSON with a list "samples".'
+            f"Cannot read {file}: {err.strerror}.", hint="Name a labels.json or its folder, or a COCO file."
         ) from err
-    labelled = []
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as err:
+        raise UsageError(f"{file} is not a labels file: {err!r}.", hint=_FORMATS) from err
+    found = []
     for index, sample in enumerate(samples):
         try:
-            keypoints = np.array(sample["keypoints"], np.float64)
-            box = np.array(sample["box"], np.float64) if "box" in sample else tight_box(keypoints)
-            world = np.array(sample["world_mm"], np.float64) if "world_mm" in sample else None
-            shapes_fit = keypoints.ndim == 2 and keypoints.shape[1] == 2 and box.shape == (4,)
-            if not shapes_fit or (world is not None and world.shape != (len(keypoints), 3)):
-                raise ValueError("wrong number of values")
-            if not np.isfinite(keypoints).all() or not np.isfinite(box).all():
-                raise ValueError("a coordinate is null or not finite")
-            image = LabelledImage(file.parent / sample["image"], keypoints, box, world)
-            labelled.append((image, sample.get("split")))
+            found.append(_sample(sample, file.parent))
         except (AttributeError, KeyError, ValueError, TypeError) as err:
             raise UsageError(f"{file}: sample {index} is malformed ({err!r}).", hint=_EXAMPLE) from err
-    return tuple(labelled)
+    return tuple(found)
 
 
-def prefer_split(path: Path, split: str) -> tuple[list[LabelledImage], bool]:
+def _sample(sample: Any, folder: Path) -> _Sample:
+    path, split = folder / sample["image"], sample.get("split")
+    if "keypoints" not in sample and "box" in sample:
+        return _Sample(BoxedImage(path, _box(sample["box"])), None, split)
+    values = np.array(sample["keypoints"], np.float64)
+    if values.ndim != 2 or values.shape[1] not in (2, 3):
+        raise ValueError("wrong number of values")
+    keypoints, labelled = values[:, :2], values[:, 2] > 0 if values.shape[1] == 3 else None
+    if not np.isfinite(values).all():
+        raise ValueError("a coordinate is null or not finite")
+    if labelled is not None and not labelled.any():
+        raise ValueError("no keypoint is labelled")
+    box = _box(sample["box"]) if "box" in sample else tight_box(keypoints if labelled is None else keypoints[labelled])
+    world = np.array(sample["world_mm"], np.float64) if "world_mm" in sample else None
+    if world is not None and world.shape != (len(keypoints), 3):
+        raise ValueError("wrong number of values")
+    return _Sample(BoxedImage(path, box), LabelledImage(path, keypoints, box, world, labelled), split)
+
+
+def _box(values: Any) -> NDArray[np.float64]:
+    box = np.array(values, np.float64)
+    if box.shape != (4,):
+        raise ValueError("wrong number of values")
+    if not np.isfinite(box).all():
+        raise ValueError("a coordinate is null or not finite")
+    return box
+
+
+def _from_coco(one: CocoObject) -> _Sample:
+    score = None if one.score == 1.0 else one.score
+    boxed = BoxedImage(one.path, one.box, score, one.image_id)
+    if one.keypoints is None or one.labelled is None:
+        return _Sample(boxed, None, ignored=one.crowd)
+    labelled = LabelledImage(
+        one.path, one.keypoints, one.box, None, one.labelled, one.area_px2, one.image_id, one.crowd
+    )
+    return _Sample(boxed, labelled, ignored=one.crowd or not one.labelled.any())
+
+
+_Label = TypeVar("_Label")
+
+
+class _Read(Protocol[_Label]):
+    """`read_labels` or `read_boxes`."""
+
+    def __call__(self, path: Path, *, split: str | None = None) -> list[_Label]:
+        """The samples of a file, or those of one split."""
+        ...
+
+
+def prefer_split(read: _Read[_Label], path: Path, split: str) -> tuple[list[_Label], bool]:
     """The samples of a split, or all of them where the file has no such split; and whether it has it.
 
+    Args:
+        read: `read_labels` or `read_boxes`.
+        path: What it reads.
+        split: Name of the split.
+
     Raises:
-        UsageError: See `read_labels`.
+        UsageError: See ``read``.
     """
-    samples = read_labels(path)  # first: a malformed file fails here
+    samples = read(path)  # first: a malformed file fails here
     with suppress(UsageError):
-        return read_labels(path, split=split), True
+        return read(path, split=split), True
     return samples, False

@@ -8,21 +8,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.metrics.accuracy import (
+    Scene,
     average_precision,
     bone_length,
     box_side,
     keypoint_error,
     mpjpe,
     oks,
+    oks_outside,
     pa_mpjpe,
     pck,
     pck_auc,
     procrustes_align,
 )
 from splite_deploy.spec.presets import COCO17
+from tests.shared.coco import coco_ap
 
 Points = NDArray[np.float64]
 seeds = st.integers(0, 2**32 - 1)
@@ -228,14 +231,64 @@ def test_average_precision_is_that_of_the_coco_api() -> None:
     area, scores = np.round(rng.uniform(1500, 6000, 12), 1), np.round(rng.uniform(0, 1, 12), 3)
     similarity = oks(predicted, truth, area, COCO17.oks_sigmas)
     assert similarity[[0, 9]] == pytest.approx([0.986122743511207, 0.1687437632181037])
-    assert average_precision(similarity, scores) == pytest.approx(0.29047619, abs=1e-8)
-    assert average_precision(similarity, scores, [0.5]) == pytest.approx(0.49351721, abs=1e-8)
-    assert average_precision(similarity, scores, [0.75]) == pytest.approx(0.26815182, abs=1e-8)
+    assert average_precision(singles(similarity, scores)) == pytest.approx(0.29047619, abs=1e-8)
+    assert average_precision(singles(similarity, scores), [0.5]) == pytest.approx(0.49351721, abs=1e-8)
+    assert average_precision(singles(similarity, scores), [0.75]) == pytest.approx(0.26815182, abs=1e-8)
+
+
+def singles(similarity: ArrayLike, scores: ArrayLike) -> list[Scene]:
+    """Images with one person and one prediction each."""
+    pairs = zip(np.asarray(similarity, float).tolist(), np.asarray(scores, float).tolist(), strict=True)
+    return [Scene.of_one(one, score) for one, score in pairs]
 
 
 def test_average_precision_by_hand() -> None:
     right = np.array([0.9, 0.1])
-    assert average_precision(right, np.array([1.0, 0.5]), [0.5]) == pytest.approx(51 / 101)  # recalls 0 to 0.5 at 1
-    assert average_precision(right, np.array([0.5, 1.0]), [0.5]) == pytest.approx(51 / 101 / 2)  # the wrong one first
-    assert average_precision(np.ones(3), np.zeros(3)) == 1
-    assert average_precision(np.zeros(3), np.ones(3)) == 0
+    assert average_precision(singles(right, [1.0, 0.5]), [0.5]) == pytest.approx(51 / 101)  # recalls 0 to 0.5 at 1
+    assert average_precision(singles(right, [0.5, 1.0]), [0.5]) == pytest.approx(51 / 101 / 2)  # the wrong one first
+    assert average_precision(singles([1, 1, 1], [0, 0, 0])) == 1
+    assert average_precision(singles([0, 0, 0], [1, 1, 1])) == 0
+    assert average_precision([]) == 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_average_precision_of_crowded_images_is_that_of_pycocotools(seed: int) -> None:
+    """Persons near each other, keypoints without labels, crowds, and persons that nobody labelled."""
+    rng = np.random.default_rng(seed)
+    annotations, results, scenes = [], [], []
+    for image in range(5):
+        centre, boxes = rng.uniform(80, 120, 2), []
+        people = rng.integers(2, 6)
+        for number in range(people):
+            points = np.round(centre + rng.normal(0, 30, (17, 2)) + rng.normal(0, 12, 2), 1)
+            shown = rng.random(17) < 0.8
+            crowd, blind = number == 0 and image % 2 == 0, number == 1 and image == 3
+            shown &= not blind
+            low, high = points.min(axis=0), points.max(axis=0)
+            bbox = [*low.tolist(), *(high - low).tolist()]
+            flat = np.column_stack([points, 2 * shown]).ravel().tolist()
+            area = float(np.round(np.prod(high - low) * 0.6, 1))
+            facts = {"image_id": image, "category_id": 1, "iscrowd": int(crowd), "num_keypoints": int(shown.sum())}
+            annotations.append({"id": len(annotations) + 1, "keypoints": flat, "bbox": bbox, "area": area, **facts})
+            boxes.append((points, shown, np.concatenate([low, high]), area, crowd))
+        found = [points + rng.normal(0, 1, points.shape) * rng.choice([1, 4, 9, 15]) for points, *_ in boxes]
+        found += [rng.uniform(50, 150, (17, 2))]
+        scores = np.round(rng.random(len(found)), 2)
+        for points, score in zip(found, scores, strict=True):
+            flat = np.column_stack([points, np.ones(17)]).ravel().tolist()
+            results.append({"image_id": image, "category_id": 1, "keypoints": flat, "score": float(score)})
+        stacked, columns = np.stack(found), []
+        for points, shown, box, area, _ in boxes:
+            if shown.any():
+                columns.append(oks(stacked, points, np.full(len(found), area), COCO17.oks_sigmas, shown))
+            else:
+                columns.append(oks_outside(stacked, box, area, COCO17.oks_sigmas))
+        crowds = np.array([crowd for *_, crowd in boxes])
+        ignored = crowds | ~np.array([shown.any() for _, shown, *_ in boxes])
+        order = np.argsort(ignored, kind="stable")
+        similarity = np.stack(columns, axis=1)[:, order]
+        scenes.append(Scene(similarity, scores, ignored[order], crowds[order]))
+    truth = {"images": [{"id": i} for i in range(5)], "annotations": annotations, "categories": [{"id": 1}]}
+    expected = coco_ap(truth, results)
+    assert 0.05 < expected < 0.9
+    assert average_precision(scenes) == pytest.approx(expected, abs=1e-9)

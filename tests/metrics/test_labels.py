@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from splite_deploy.errors import UsageError
-from splite_deploy.metrics.labels import read_labels, tight_box
+from splite_deploy.metrics.labels import read_boxes, read_labels, tight_box
 
 POINTS = [[10.5, 40.0], [30.0, 20.25], [20.0, 30.0]]
 WORLD = [[0.0, 0, 400], [1, 2, 410], [3, 4, 420]]
@@ -98,7 +98,7 @@ def test_a_split_without_samples_is_named(tmp_path: Path) -> None:
         {**SAMPLE, "split": "train", "image": 3},
         {**SAMPLE, "split": "train", "keypoints": []},
         {**SAMPLE, "split": "train", "keypoints": [1, 2, 3]},
-        {**SAMPLE, "split": "train", "keypoints": [[1, 2, 3]]},
+        {**SAMPLE, "split": "train", "keypoints": [[1, 2, 3, 4]]},
         {**SAMPLE, "split": "train", "keypoints": [[1, 2], [3]]},
         {**SAMPLE, "split": "train", "keypoints": [["x", "y"]]},
         {**SAMPLE, "split": "train", "keypoints": [[1, None]]},
@@ -116,3 +116,26 @@ def test_a_malformed_sample_is_counted(tmp_path: Path, sample: Any, split: str |
         read_labels(tmp_path, split=split)
     assert "sample 1 is malformed" in caught.value.message
     assert '"keypoints": [[x, y], ...]' in caught.value.hint
+
+
+def test_the_example_of_the_page_is_read(root: Path, tmp_path: Path) -> None:
+    example = (root / "docs" / "labels.md").read_text(encoding="utf-8").split("```json\n")[1].split("```")[0]
+    write(tmp_path, example)
+    (one,), boxes = read_labels(tmp_path), read_boxes(tmp_path)
+    assert one.path == tmp_path / "images/a.jpg" and len(one.keypoints) == 2
+    assert [box.box.tolist() for box in boxes] == [[790.25, 401.5, 812.5, 430.0], [100, 80, 420, 400]]
+
+
+def test_keypoints_without_a_label_are_marked(tmp_path: Path) -> None:
+    write(tmp_path, {"samples": [{"image": "a.jpg", "keypoints": [[1, 2, 1], [0, 0, 0], [5, 9, 2]]}]})
+    (one,) = read_labels(tmp_path)
+    np.testing.assert_array_equal(one.mask, [True, False, True])
+    np.testing.assert_array_equal(one.box, [1, 2, 5, 9])
+    assert one.side_px == 7
+
+
+def test_boxes_alone_measure_no_accuracy(tmp_path: Path) -> None:
+    write(tmp_path, {"samples": [{"image": "a.jpg", "box": [1, 2, 5, 9]}]})
+    assert read_boxes(tmp_path)[0].box.tolist() == [1, 2, 5, 9]
+    with pytest.raises(UsageError, match="holds boxes without keypoints"):
+        read_labels(tmp_path)

@@ -21,7 +21,7 @@ from splite_deploy.export.crops import File, Renderer, check_source, divide, eve
 from splite_deploy.export.npz import read_npz
 from splite_deploy.export.quant import calibration_lint as lint
 from splite_deploy.files import sha256_of
-from splite_deploy.metrics.labels import prefer_split
+from splite_deploy.metrics.labels import prefer_split, read_boxes
 from splite_deploy.runtime.crops import cut
 from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image
 from splite_deploy.runtime.preprocess import Preprocessor
@@ -186,7 +186,7 @@ def _files(path: Path, split: str, count: int | None = None, *, hold_out: bool =
         found, _ = boxed_images(path)
         part = ""
     else:
-        samples, has_split = prefer_split(path, split)
+        samples, has_split = prefer_split(read_boxes, path, split)
         found = [(one.path, one.box) for one in samples]
         part = f", split '{split}'" if has_split else f", no split '{split}' there"
     if hold_out:

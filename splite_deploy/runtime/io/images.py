@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.errors import OutputError, UsageError
 from splite_deploy.files import write_file
-from splite_deploy.metrics.labels import prefer_split, read_labels
+from splite_deploy.metrics.labels import prefer_split, read_boxes
 from splite_deploy.runtime.preprocess import AnyImage, Image, check_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -68,7 +68,7 @@ def boxed_images(
     items: list[tuple[Path, NDArray[np.float64] | None]]
     part = ""
     if path.suffix == ".json" or (is_folder(path) and (path / "labels.json").is_file()):
-        samples, alone = (read_labels(path), False) if split is None else prefer_split(path, split)
+        samples, alone = (read_boxes(path), False) if split is None else prefer_split(read_boxes, path, split)
         items, kind = [(item.path, item.box) for item in samples], "labelled images"
         part = f", split '{split}'" if alone else ""
     elif is_folder(path):

@@ -1,0 +1,203 @@
+"""COCO's JSON of keypoints and detections, read and written. Standard library and numpy only.
+
+The format: cocodataset.org, "Data format" and "Results format"; that of COCO-WholeBody adds feet, face and hands in
+fields of their own. Boxes are x, y, width and height from the corner of the first pixel. Keypoints are numbers of
+pixels, so that a keypoint at (0, 0) lies in the centre of the first pixel, at (.5, .5) here: half a pixel is added as
+they are read and taken off as they are written, as Detectron2 does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.errors import UsageError
+
+_WHOLE_BODY = ("foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
+_HALF = 0.5
+_HINT = (
+    'COCO\'s JSON is an object with "images" and "annotations" (person_keypoints_val2017.json), or a list of results '
+    'with "image_id" and "bbox".'
+)
+
+
+@dataclass(frozen=True)
+class CocoObject:
+    """One annotation or result.
+
+    Attributes:
+        path: The image file.
+        image_id: COCO's number of the image.
+        box: (4,) float64 xyxy pixels.
+        keypoints: (K, 2) float64 pixels of continuous coordinates; None where it is a box alone.
+        labelled: (K,) which keypoints are labelled, COCO's v > 0; None without keypoints.
+        area_px2: Area of the object, or of its box where the file gives none.
+        score: Of a result; 1 for an annotation.
+        crowd: Whether the box holds a crowd, in which nobody is told apart.
+    """
+
+    path: Path
+    image_id: int
+    box: NDArray[np.float64]
+    keypoints: NDArray[np.float64] | None
+    labelled: NDArray[np.bool_] | None
+    area_px2: float
+    score: float
+    crowd: bool
+
+
+def is_coco(data: object) -> bool:
+    """Whether parsed JSON looks like COCO's: an object with images, or a list of results."""
+    if isinstance(data, Mapping):
+        return "images" in data and "annotations" in data
+    return isinstance(data, Sequence) and bool(data) and isinstance(data[0], Mapping) and "image_id" in data[0]
+
+
+def read_coco(data: Any, file: Path) -> list[CocoObject]:
+    """The objects of a file, in its order.
+
+    Of several categories only those with keypoints are taken, else ``person``, else all.
+
+    Args:
+        data: Parsed JSON, see `is_coco`.
+        file: Where it comes from; the images are looked for beside it, see `image_folder`.
+
+    Raises:
+        UsageError: The file is malformed, or its images are not found.
+    """
+    results = not isinstance(data, Mapping)
+    objects = data if results else data["annotations"]
+    index = -1
+    try:
+        names = {} if results else {int(image["id"]): str(image["file_name"]) for image in data["images"]}
+        categories = None if results else _categories(data.get("categories") or [])
+        found = []
+        folder: Path | None = None
+        for one in objects:
+            index += 1
+            if categories is not None and one.get("category_id") not in categories:
+                continue
+            image_id = int(one["image_id"])
+            # Results name no files; those of COCO are named by twelve digits of the image's number
+            name = names[image_id] if not results else str(one.get("file_name", f"{image_id:012d}.jpg"))
+            folder = image_folder(file, name) if folder is None else folder
+            found.append(_object(one, folder / name, image_id))
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        what = "result" if results else "annotation"
+        raise UsageError(f"{file}: {what} {index} is malformed ({err!r}).", hint=_HINT) from err
+    return found
+
+
+def _categories(categories: Sequence[Mapping[str, Any]]) -> set[int] | None:
+    if len(categories) < 2:
+        return None
+    wanted = [one for one in categories if one.get("keypoints")]
+    wanted = wanted or [one for one in categories if one.get("name") == "person"] or list(categories)
+    return {int(one["id"]) for one in wanted}
+
+
+def _object(one: Mapping[str, Any], path: Path, image_id: int) -> CocoObject:
+    keypoints = labelled = None
+    flat = list(one.get("keypoints") or ())
+    if flat:
+        if all(field in one for field in _WHOLE_BODY):
+            flat += [value for field in _WHOLE_BODY for value in one[field]]
+        triples = np.array(flat, np.float64).reshape(-1, 3)
+        keypoints, labelled = triples[:, :2] + _HALF, triples[:, 2] > 0
+        if not np.isfinite(keypoints).all():
+            raise ValueError("a coordinate is null or not finite")
+    if "bbox" in one:
+        x, y, width, height = (float(value) for value in one["bbox"])
+        box = np.array([x, y, x + width, y + height])
+    elif keypoints is not None and labelled is not None and labelled.any():
+        box = np.concatenate([keypoints[labelled].min(axis=0), keypoints[labelled].max(axis=0)])
+    else:
+        raise KeyError("bbox")
+    if not np.isfinite(box).all():
+        raise ValueError("the box is null or not finite")
+    area = float(one.get("area", (box[2] - box[0]) * (box[3] - box[1])))
+    score, crowd = float(one.get("score", 1.0)), bool(one.get("iscrowd", 0))
+    return CocoObject(path, image_id, box, keypoints, labelled, area, score, crowd)
+
+
+def image_folder(file: Path, name: str) -> Path:
+    """The folder that the names of images are relative to, found by one of them.
+
+    Looked for: the folder of the file, ``images`` there, the folder above and ``images`` there, and in each of them the
+    folder of the split, ``val2017`` for ``person_keypoints_val2017.json``.
+
+    Raises:
+        UsageError: The image is in none of them.
+    """
+    split = re.split(r"[_.]", file.stem)[-1]
+    near = [file.parent, file.parent / "images", file.parent.parent, file.parent.parent / "images"]
+    folders = [folder / part for folder in near for part in ("", split)]
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder
+    raise UsageError(
+        f"The image {name} of {file} was not found.",
+        hint=f"Put the images beside the file, into 'images' beside it, or into '../{split}' as COCO does.",
+    )
+
+
+def result(
+    image_id: int,
+    keypoints: NDArray[np.floating[Any]],
+    scores: NDArray[np.floating[Any]],
+    box: NDArray[np.floating[Any]],
+    box_score: float | None,
+) -> dict[str, Any]:
+    """One entry of COCO's results of keypoints, which pycocotools reads by ``loadRes``.
+
+    Args:
+        image_id: COCO's number of the image.
+        keypoints: (K, 2) pixels of continuous coordinates.
+        scores: (K,) in [0, 1].
+        box: (4,) xyxy pixels.
+        box_score: How sure the box is; its product with the mean of ``scores`` is the score of the result, as in
+            Xiao et al. 2018 (arXiv 1804.06208), with no threshold on keypoints. None for a box that was given.
+    """
+    triples = np.concatenate([keypoints.astype(np.float64) - _HALF, scores.astype(np.float64)[:, None]], axis=1)
+    x0, y0, x1, y1 = (float(value) for value in box)
+    return {
+        "image_id": image_id,
+        "category_id": 1,
+        "keypoints": [round(value, 4) for value in triples.ravel().tolist()],
+        "score": round(float(scores.mean()) * (1.0 if box_score is None else box_score), 6),
+        "bbox": [round(value, 3) for value in (x0, y0, x1 - x0, y1 - y0)],
+    }
+
+
+def dataset(
+    images: Sequence[Mapping[str, Any]],
+    results: Sequence[Mapping[str, Any]],
+    name: str,
+    keypoint_names: Sequence[str],
+    edges: Sequence[tuple[int, int]],
+) -> dict[str, Any]:
+    """Results as a data set of their own, with their images, which `read_coco` and annotation tools read.
+
+    Args:
+        images: ``id``, ``file_name``, ``width`` and ``height`` of each.
+        results: Of `result`.
+        name: Of the one category.
+        keypoint_names: K names.
+        edges: Pairs of keypoints that are drawn.
+    """
+    annotations = []
+    for number, one in enumerate(results, 1):
+        triples = np.array(one["keypoints"]).reshape(-1, 3)
+        triples[:, 2] = 2  # a result has a place for each keypoint; COCO's v says so
+        _, _, width, height = one["bbox"]
+        count = {"num_keypoints": len(triples), "area": round(width * height, 3), "iscrowd": 0}
+        annotations.append({"id": number, **one, "keypoints": triples.ravel().tolist(), **count})
+    skeleton = [[a + 1, b + 1] for a, b in edges]  # counted from 1
+    category = {"id": 1, "name": name, "keypoints": list(keypoint_names), "skeleton": skeleton}
+    return {"images": list(images), "annotations": annotations, "categories": [category]}
