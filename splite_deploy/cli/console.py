@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -18,6 +18,8 @@ from splite_deploy.files import write_file
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+
+_Item = TypeVar("_Item")
 
 STDOUT = Path("-")
 """What names standard output where a file is expected."""
@@ -90,7 +92,7 @@ def working(title: str) -> Iterator[Callable[[str], None]]:
         done()
 
 
-def progress_bar(items: list[Path], what: str) -> Iterator[Path]:
+def progress_bar(items: list[_Item], what: str) -> Iterator[_Item]:
     """A progress bar on standard error; none for a single item."""
     if len(items) == 1:
         yield items[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,37 @@ from splite_deploy.spec import Precision
 if TYPE_CHECKING:
     from splite_deploy.runtime import Pose, PoseEstimator
     from splite_deploy.runtime.backends.base import BackendOptions
+    from splite_deploy.spec import ModelSpec
+
+
+FORMATS = ("json", "coco")
+
+
+@dataclass
+class Picture:
+    """An image, where to look in it, and what was found there.
+
+    Attributes:
+        file: The image file.
+        boxes: xyxy boxes in pixels; None is the whole image.
+        image_id: Number of the image in a COCO file; None where it is of none.
+        box_scores: How sure a detector was of each box; None where it was given without.
+        size: Height and width in pixels, when it has been read.
+        poses: One for each box.
+    """
+
+    file: Path
+    boxes: list[Sequence[float] | None]
+    image_id: int | None = None
+    box_scores: list[float | None] = field(default_factory=list)
+    size: tuple[int, int] = (0, 0)
+    poses: list[Pose] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is printed of it."""
+        height, width = self.size
+        poses = [pose.to_dict() for pose in self.poses]
+        return {"image": self.file.name, "width": width, "height": height, "poses": poses}
 
 
 @main.command(short_help="Find the keypoints in images, a video or a camera.")
@@ -40,6 +72,15 @@ if TYPE_CHECKING:
 @click.option("--bone-length-mm", type=float, help="Length in mm of the palm, or of the scale bone in the model spec.")
 @backend_options
 @tuning_options
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="json",
+    show_default=True,
+    help="Of the result for images. coco: for boxes of a COCO file COCO's results, which pycocotools scores; for other "
+    "images a COCO data set.",
+)
 @json_option("Write the keypoints to FILE instead of printing them.")
 @click.option(
     "--save",
@@ -57,31 +98,39 @@ def run(
     precision: Precision | None,
     threads: int | None,
     tuning: tuple[BackendOptions, ...],
+    form: str,
     json_file: Path | None,
     save: Path | None,
 ) -> None:
     """Finds the keypoints in SOURCE, with a bundle, or with a file (.onnx, .tflite, .engine) and its model.toml.
 
-    SOURCE is an image, a folder of images, a video (.mp4, .avi, ...), a USB camera (0), a Jetson's camera (csi://0) or
+    SOURCE is an image, a folder of images, the boxes of a labels.json or of COCO's JSON (keypoints, or a detector's
+    results), a video (.mp4, .avi, ...), a USB camera (0), a Jetson's camera (csi://0) or
     a GStreamer pipeline that ends in appsink.
 
     The result is JSON: for each image its name, size and poses, one for each --box (box, keypoints in pixels, scores,
-    3D keypoints with their unit and origin). One object for an image, a list for a folder; for a video or camera one
-    line for each frame, where "found" tells whether the hand or person was found. A camera runs until Ctrl-C.
+    3D keypoints with their unit and origin). One object for an image, a list for a folder or labels; for a video or
+    camera one line for each frame, where "found" tells whether the hand or person was found. A camera runs until
+    Ctrl-C.
 
     A network that finds people itself (decoder yolo-pose or anchors) gives a pose for each of them, with the box that
     it found and its "box_score"; with --box it looks inside that box alone, in every frame of a video.
     """
     from splite_deploy.runtime import PoseEstimator
     from splite_deploy.runtime.io.camera import is_video
-    from splite_deploy.runtime.io.images import image_files, is_folder
+    from splite_deploy.runtime.io.images import is_folder
 
     json_file = STDOUT if json_file is None else json_file
     video, path = is_video(source), Path(source)
-    folder = not video and is_folder(path)
+    labels = not video and path.suffix.lower() == ".json"
+    folder = labels or (not video and is_folder(path))
+    if video and form != "json":
+        raise UsageError("COCO's format is for images, not for a video.", hint="Leave out --format.")
+    if labels and boxes:
+        raise UsageError(f"{path} has boxes of its own, and --box was given.", hint="Leave out --box.")
     if folder and save is not None and save.suffix:
-        raise UsageError(f"--save {save} names a file, but {path} is a folder.", hint="Name a folder with --save.")
-    files = image_files(path) if folder else [path]
+        what = "has many images" if labels else "is a folder"
+        raise UsageError(f"--save {save} names a file, but {path} {what}.", hint="Name a folder with --save.")
     corners = [four_numbers("box", box, "x0,y0,x1,y1") for box in boxes]
     if video and len(corners) > 1:
         message = f"A video is followed from one box, and --box was given {len(corners)} times."
@@ -104,37 +153,74 @@ def run(
 
             run_video(estimator, source, corners[0] if corners else None, options, json_file, save)
         else:
-            results = []
-            for file in progress_bar(files, "images"):
-                target = (save / f"{file.stem}.png" if folder else save) if save is not None else None
-                results.append(_run_image(estimator, file, corners or [None], options, target))
-            put_json(json_file, results if folder else results[0])
+            if labels:
+                pictures = _labelled(path, whole=estimator.finds_people)
+            else:
+                pictures = _pictures(path, folder, [*corners] or [None])
+            for picture in progress_bar(pictures, "images"):
+                target = (save / f"{picture.file.stem}.png" if folder else save) if save is not None else None
+                _run_image(estimator, picture, options, target)
+            if form == "coco":
+                put_json(json_file, _coco(pictures, estimator.spec))
+            else:
+                put_json(json_file, [one.to_dict() for one in pictures] if folder else pictures[0].to_dict())
     if json_file != STDOUT:
         click.echo(f"keypoints: {json_file}", err=True)
     if save is not None:
         click.echo(f"{'video' if video else 'pictures' if folder else 'picture'}: {save}", err=True)
 
 
-def _run_image(
-    estimator: PoseEstimator,
-    file: Path,
-    boxes: Sequence[Sequence[float] | None],
-    options: dict[str, Any],
-    save: Path | None,
-) -> dict[str, Any]:
+def _pictures(path: Path, folder: bool, boxes: list[Sequence[float] | None]) -> list[Picture]:
+    from splite_deploy.runtime.io.images import image_files
+
+    return [Picture(file, boxes) for file in (image_files(path) if folder else [path])]
+
+
+def _labelled(path: Path, *, whole: bool) -> list[Picture]:
+    """The images of a labels file, each with all its boxes, or once and whole."""
+    from splite_deploy.metrics.labels import read_boxes
+
+    found: dict[Path, Picture] = {}
+    for one in read_boxes(path):
+        picture = found.setdefault(one.path, Picture(one.path, [None] if whole else [], one.image_id))
+        if not whole:
+            picture.boxes.append(one.box.tolist())
+            picture.box_scores.append(one.score)
+    return list(found.values())
+
+
+def _run_image(estimator: PoseEstimator, picture: Picture, options: dict[str, Any], save: Path | None) -> None:
     from splite_deploy.runtime.io.draw import overlay
     from splite_deploy.runtime.io.images import read_image, write_image
 
-    image = read_image(file)
-    poses: list[Pose] = []
-    for box in boxes:
-        poses += estimator.detect(image, box) if estimator.finds_people else [estimator(image, box, **options)]
+    image = read_image(picture.file)
+    height, width = image.shape[:2]
+    picture.size = height, width
+    for box in picture.boxes:
+        found = estimator.detect(image, box) if estimator.finds_people else [estimator(image, box, **options)]
+        picture.poses += found
     if save is not None:
         with writing(save):
             save.parent.mkdir(parents=True, exist_ok=True)
-        write_image(save, overlay(image, poses, estimator.spec.skeleton))
-    height, width = image.shape[:2]
-    return {"image": file.name, "width": width, "height": height, "poses": [pose.to_dict() for pose in poses]}
+        write_image(save, overlay(image, picture.poses, estimator.spec.skeleton))
+
+
+def _coco(pictures: Sequence[Picture], spec: ModelSpec) -> Any:
+    """COCO's results where the images have COCO's numbers, else a data set that numbers them from 1."""
+    from splite_deploy.metrics.coco import dataset, result
+
+    results, images = [], []
+    for number, picture in enumerate(pictures, 1):
+        image_id = number if picture.image_id is None else picture.image_id
+        height, width = picture.size
+        images.append({"id": image_id, "file_name": picture.file.name, "width": width, "height": height})
+        scores = picture.box_scores or [None] * len(picture.poses)
+        for pose, score in zip(picture.poses, scores, strict=True):
+            sure = score if pose.box_score is None else pose.box_score
+            results.append(result(image_id, pose.keypoints, pose.scores, pose.box, sure))
+    if pictures and all(picture.image_id is not None for picture in pictures):
+        return results
+    return dataset(images, results, spec.name, spec.skeleton.keypoint_names, spec.skeleton.edges)
 
 
 def four_numbers(name: str, text: str, form: str) -> list[float]:
