@@ -9,6 +9,8 @@ import click
 
 from splite_deploy.cli.app import BackendName, FilePath, json_option, main, threads_option, tuning_options
 from splite_deploy.cli.console import STDOUT, put_json, show, working
+from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
+from splite_deploy.errors import UsageError
 from splite_deploy.runtime.backends import all_backends
 from splite_deploy.spec import PRECISIONS, Precision
 
@@ -16,8 +18,20 @@ if TYPE_CHECKING:
     from splite_deploy.runtime.backends.base import BackendOptions
 
 
-@main.command(short_help="Check a bundle on this machine.")
-@click.argument("bundle", type=FilePath)
+@main.command(short_help="Check a bundle or a file on this machine.")
+@click.argument("bundle", metavar="BUNDLE|FILE", type=FilePath)
+@model_option
+@click.option(
+    "--images",
+    type=FilePath,
+    help="For a file without a bundle: photographs to compare on, a folder or a labels.json; random pictures without.",
+)
+@click.option(
+    "--reference",
+    type=FilePath,
+    help="For a file without a bundle: another file of the same network to compare with, such as the float one.",
+)
+@click.option("--reference-model", type=FilePath, help="The model spec of --reference; that of the file without it.")
 @click.option(
     "--backend",
     "-b",
@@ -39,6 +53,10 @@ if TYPE_CHECKING:
 @json_option("Write the differences as JSON.")
 def verify(
     bundle: Path,
+    model: Path | None,
+    images: Path | None,
+    reference: Path | None,
+    reference_model: Path | None,
     backends: tuple[str, ...],
     precisions: tuple[Precision, ...],
     threads: int | None,
@@ -53,7 +71,23 @@ def verify(
     Preprocessing is compared separately: this machine's crop of a golden image with the recorded one, because versions
     of OpenCV round differently. The exit status is 1 if an artifact differs by more than its limits, or if the crop
     alone moves keypoints too far.
+
+    A file without a bundle (.onnx, .tflite) is compared with its runtime's own reference kernels, and with another file
+    of the same network: an int8 file with the float one, a converted file with its original. Keypoints may move as far
+    as the file's precision allows.
     """
+    if is_network_file(bundle):
+        reject_bundle_options(bundle, {"--precision": precisions or None})
+        names = (reference, reference_model)
+        _verify_file(bundle, model, images, names, backends or ("auto",), threads, tuning, json_file)
+        return
+    reject_model(bundle, model)
+    for name, value in (("--images", images), ("--reference", reference), ("--reference-model", reference_model)):
+        if value is not None:
+            raise UsageError(
+                f"{name} is for a file without a bundle; {bundle} is a bundle, which holds what it is compared with.",
+                hint=f"Leave {name} out.",
+            )
     from splite_deploy.bundle import Bundle
     from splite_deploy.cli.tables.bundle import image_table, parity_table
     from splite_deploy.runtime.verify import check
@@ -70,3 +104,45 @@ def verify(
     for warning in dict.fromkeys(f"{one.label}: {text}" for one in results for text in one.warnings):
         click.echo(f"warning: {warning}", err=True)
     check(results)
+
+
+def _verify_file(
+    path: Path,
+    model: Path | None,
+    images: Path | None,
+    reference: tuple[Path | None, Path | None],
+    backends: tuple[str, ...],
+    threads: int | None,
+    tuning: tuple[BackendOptions, ...],
+    json_file: Path | None,
+) -> None:
+    """Verifies a file without a bundle by each backend.
+
+    Raises:
+        UsageError: A model spec is for a reference that is not there.
+        ParityError: A limit is broken.
+    """
+    from splite_deploy.cli.tables.bundle import parity_table
+    from splite_deploy.runtime.verify_file import NetworkFile, check_file, verify_file
+    from splite_deploy.spec.plain import to_plain
+
+    other, its_model = reference
+    if its_model is not None and other is None:
+        raise UsageError("--reference-model is the model spec of --reference, which is not given.", hint="Give both.")
+    file = NetworkFile.read(path, model)
+    beside = None
+    if other is not None:
+        beside = NetworkFile.read(other, its_model) if its_model else NetworkFile(other, file.spec, file.host)
+    with working("verify") as progress:
+        results = [
+            result
+            for backend in backends
+            for result in verify_file(
+                file, backend, images=images, reference=beside, threads=threads, options=tuning, progress=progress
+            )
+        ]
+    put_json(json_file, [to_plain(result) for result in results])
+    if json_file != STDOUT:
+        show(*(parity_table([(result.parity, result.violations)], file.spec) for result in results))
+        click.echo(f"{path.name} is {results[0].precision}: {results[0].numbers}.")
+    check_file(results)

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from splite_deploy.runtime.verify import Verification
 
 _TYPING_MODES = {"weak": "weakly typed: flags decide", "strong": "strongly typed: the graph decides"}
+_REFERENCES = {
+    "torch": "the torch network",
+    "onnx": "the imported ONNX graph",
+    "tflite": "the imported TFLite file",
+}
 _APART = ("flavour", "tensorrt", "typing", "build_s")  # facts that have columns of their own, or are part of one
 
 
@@ -30,8 +35,8 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
         spec: The model.
     """
     first = rows[0][0]
-    reference = "torch network" if first.reference == "torch" else "imported ONNX graph"
-    title = f"{spec.name}: difference to the {reference} on {first.crops} crops ({first.crops_from})"
+    reference = _REFERENCES.get(first.reference, first.reference)
+    title = f"{spec.name}: difference to {reference} on {first.crops} crops ({first.crops_from})"
     table = Table(title=escape(title))
     table.add_column("step", no_wrap=True)
     for heading in ("tensor max abs", "deviation p50 px", "p95 px", "max px"):

@@ -1,0 +1,221 @@
+"""Checks a file without a bundle on this machine: nothing was recorded of it, so that other kernels are what it meets.
+
+What a file means its runtime's plainest kernels say; the fast ones may not move keypoints from that by more than the
+file's precision does. Another file of the same network, above all a float one, tells what its quantisation costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from splite_deploy.bundle import Parity
+from splite_deploy.decoders import decode
+from splite_deploy.errors import BackendError, ParityError, SpecError, UsageError
+from splite_deploy.metrics.parity import Outputs, compare, limits_of, violations
+from splite_deploy.runtime.backends.base import Backend
+from splite_deploy.runtime.crops import Crops, crops_from_images, crops_without_images
+from splite_deploy.runtime.file_facts import FileFacts, describe_file
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.session import OptionSet, Session, backend_of, configured, open_file
+from splite_deploy.runtime.verify import batch_violations, run_each
+from splite_deploy.spec import MODEL_TOML, PRECISIONS, HostSpec, LimitSpec, ModelSpec, Precision, load_model_toml
+
+CROPS = 24
+"""Crops that are compared at most; reference kernels take a hundred times as long as others."""
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """A file of a network and what ``model.toml`` says of it.
+
+    Attributes:
+        path: The file.
+        spec: The model.
+        host: How its tensors lie, among other things.
+    """
+
+    path: Path
+    spec: ModelSpec
+    host: HostSpec
+
+    @classmethod
+    def read(cls, path: Path, model: Path | None = None) -> NetworkFile:
+        """Reads the model spec of a file; None is the ``model.toml`` beside it.
+
+        Raises:
+            UsageError: The file does not exist, or no backend runs such files.
+            MissingDependencyError: The backend that does is not installed.
+            SpecError: There is no model spec, or it is wrong.
+        """
+        backend_of(path)
+        return cls(path, *load_model_toml(model or path.with_name(MODEL_TOML)))
+
+    @cached_property
+    def facts(self) -> FileFacts:
+        """What the file says of itself; see `describe_file`."""
+        return describe_file(self.path)
+
+    def open(
+        self, backend: Backend, *, threads: int | None = None, options: OptionSet = (), reference: bool = False
+    ) -> Session:
+        """Loads it; with ``reference`` for the backend's plainest kernels. See `open_file`."""
+        settings = configured(backend, options, threads=threads, reference=reference)
+        return open_file(self.path, backend.name, options=settings, view=self.host.view, model=self.spec)
+
+    def run(self, session: Session, crops: Crops) -> Outputs:
+        """What a session makes of crops: by role, N first."""
+        preprocessor = Preprocessor(self.spec.input, self.spec.input.picture_color)
+        return run_each(session, preprocessor.feed(crops.pixels, session.inputs[0]))
+
+
+@dataclass(frozen=True)
+class FileComparison:
+    """How far a file's keypoints lie from what it is compared with.
+
+    Attributes:
+        file: Its name.
+        backend: What ran it.
+        precision: What it was recognised as.
+        numbers: How its weights are stored and what it computes in.
+        parity: How far.
+        limits: How far they may lie.
+        violations: The limits that it breaks; empty if it passed.
+    """
+
+    file: str
+    backend: str
+    precision: Precision
+    numbers: str
+    parity: Parity
+    limits: LimitSpec
+    violations: tuple[str, ...]
+
+
+def compared_crops(images: Path | None, spec: ModelSpec, count: int = CROPS) -> Crops:
+    """Crops of the user's images, or of random pictures where there are none; `Crops.origin` says which."""
+    return crops_without_images(count, spec.input) if images is None else crops_from_images(images, count, spec.input)
+
+
+def verify_file(
+    file: NetworkFile,
+    backend: str = "auto",
+    *,
+    images: Path | None = None,
+    reference: NetworkFile | None = None,
+    threads: int | None = None,
+    options: OptionSet = (),
+    progress: Progress = lambda message: None,
+) -> list[FileComparison]:
+    """Compares a file with its runtime's reference kernels, and with another file of the same network.
+
+    Args:
+        file: The file.
+        backend: What runs it; see `splite_deploy.runtime.session.backend_of`.
+        images: A folder of images or a labels file; None takes random pictures.
+        reference: The other file; None compares kernels alone.
+        threads: CPU threads.
+        options: How the backend works.
+        progress: Called with each step as it begins.
+
+    Returns:
+        One result for each comparison, whether it passed or not; see `check_file`.
+
+    Raises:
+        UsageError: There is nothing to compare with, or the images do not serve.
+        MissingDependencyError: A backend is not installed.
+        BackendError: A file cannot be loaded or run, or is not what its ``model.toml`` says.
+    """
+    chosen = backend_of(file.path, backend)
+    spec, facts = file.spec, file.facts
+    if reference is None and not chosen.reference:
+        raise UsageError(
+            f"{chosen.label} has no reference kernels with which {file.path.name} could be compared.",
+            hint="Name another file of the same network with --reference, for example the graph that it was made from.",
+        )
+    if reference is not None:
+        _check_comparable(file, reference, images)
+    progress("cropping images")
+    crops = compared_crops(images, spec)
+    progress(f"running {file.path.name}")
+    with file.open(chosen, threads=threads, options=options) as session:
+        found = file.run(session, crops)
+        mixed = batch_violations(session, crops.pixels, spec, limits_of(facts.precision, spec))
+    results = []
+    if chosen.reference:
+        progress(f"running {file.path.name} by {chosen.reference}")
+        with file.open(chosen, reference=True, options=options) as session:
+            plain = file.run(session, crops)
+        results.append(_compared(file, chosen, chosen.reference, plain, found, crops, facts.precision, mixed))
+    if reference is not None:
+        progress(f"running {reference.path.name}")
+        other = backend_of(reference.path)
+        with _opened_reference(reference, other) as session:
+            expected = reference.run(session, crops)
+        before, after = decode(expected, reference.spec).by_role(), decode(found, spec).by_role()
+        lowest = max(facts.precision, reference.facts.precision, key=PRECISIONS.index)
+        results.append(_compared(file, chosen, reference.path.name, before, after, crops, lowest, ()))
+    return results
+
+
+def _check_comparable(file: NetworkFile, reference: NetworkFile, images: Path | None) -> None:
+    """Refuses two files whose keypoints say nothing of each other.
+
+    Raises:
+        UsageError: They take other crops, or differ in precision and there are no images.
+    """
+    ours, theirs = file.spec, reference.spec
+    wanted, found = ((spec.keypoint_count, *spec.input.planes, spec.input.box_padding) for spec in (ours, theirs))
+    if wanted != found or ours.input.color != theirs.input.color:
+        raise UsageError(
+            f"{file.path.name} and {reference.path.name} are no two forms of one network: keypoints, channels, height, "
+            f"width and box padding are {wanted} and {found}.",
+            hint="Name a file of the same network with --reference.",
+        )
+    rough = [one.path.name for one in (file, reference) if one.facts.precision != "fp32"]
+    if images is None and rough:
+        raise UsageError(
+            f"How far {rough[0]} lies from the other file can only be seen on what the network is made for.",
+            hint="Name photographs with --images: a folder, or a labels.json with boxes.",
+        )
+
+
+def _opened_reference(reference: NetworkFile, backend: Backend) -> Session:
+    """Opens the other file, and says whose model spec was taken where that does not fit."""
+    try:
+        return reference.open(backend, reference=bool(backend.reference))
+    except (BackendError, SpecError) as err:
+        hint = f"{err.hint} Where its tensors lie in another way, name its own spec with --reference-model."
+        raise type(err)(f"{reference.path.name}: {err.message}", hint=hint) from err
+
+
+def _compared(
+    file: NetworkFile,
+    backend: Backend,
+    name: str,
+    reference: Outputs,
+    found: Outputs,
+    crops: Crops,
+    precision: Precision,
+    mixed: Sequence[str],
+) -> FileComparison:
+    limits = limits_of(precision, file.spec)
+    parity = compare(file.path.name, reference, found, file.spec, crops.origin, reference_name=name)
+    broken = [*violations(parity, limits, file.spec), *(f"several crops at once: {one}" for one in mixed)]
+    facts = file.facts
+    return FileComparison(file.path.name, backend.name, facts.precision, facts.numbers, parity, limits, tuple(broken))
+
+
+def check_file(results: Sequence[FileComparison]) -> None:
+    """Raises `ParityError` if a comparison broke its limits."""
+    for result in results:
+        if result.violations:
+            raise ParityError(
+                f"{result.file} differs from {result.parity.reference} on {result.parity.crops_from}: "
+                f"{'; '.join(result.violations)}.",
+                hint="Compare on photographs of what it is made for, with --images; if the deviation is acceptable, "
+                "raise [limits] in model.toml.",
+            )
