@@ -6,7 +6,7 @@ Labels made by a network are that network's opinion.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from splite_deploy.bench.flip_test import flip_tested
 from splite_deploy.bench.result import Evaluation, ImageError
 from splite_deploy.bundle.report import Accuracy
 from splite_deploy.decoders import Decoder, SoftArgmaxDepth
+from splite_deploy.decoders.people import overlaps
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.accuracy import (
     Scene,
@@ -32,9 +33,11 @@ from splite_deploy.metrics.accuracy import (
     pck,
     pck_auc,
 )
+from splite_deploy.metrics.coco import result_score
 from splite_deploy.metrics.labels import LabelledImage, prefer_split, read_labels
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.io.images import read_image
+from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.spec.presets import COCO17, oks_sigmas
 
@@ -48,6 +51,7 @@ SHOWN = 4
 AREA_OF_BOX = 0.53
 """Part of its box that a person covers, as mmpose takes it for data sets without outlines; COCO has outlines."""
 _WHOLE_BODY = 133
+_FOUND = 0.5
 
 
 @dataclass(frozen=True)
@@ -115,25 +119,41 @@ def errors_of_each(labels: Sequence[LabelledImage], estimates: Mapping[str, Esti
     Raises:
         UsageError: An image cannot be read.
     """
-    found: dict[str, list[Points]] = {name: [] for name in estimates}
-    found_3d: dict[str, list[tuple[Points, Points]]] = {name: [] for name in estimates}
-    for labelled in labels:
-        image: Image = cv2.cvtColor(read_image(labelled.path), cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
+    found: dict[str, list[tuple[Points, Points | None]]] = {name: [] for name in estimates}
+    for labelled, image in _images(labels):
         for name, estimate in estimates.items():
-            keypoints, keypoints_3d = estimate(image, labelled.box)
-            found[name].append(keypoints)
-            if keypoints_3d is not None and labelled.world_mm is not None:
-                found_3d[name].append((keypoints_3d, labelled.world_mm))
+            found[name].append(estimate(image, labelled.box))
+    return {name: _errors(labels, *zip(*points, strict=True)) for name, points in found.items()}
+
+
+def _images(labels: Sequence[LabelledImage]) -> Iterator[tuple[LabelledImage, Image]]:
+    """Each label with its image, RGB; that of several labels in turn is read once."""
+    path, image = None, None
+    for labelled in labels:
+        if image is None or labelled.path != path:
+            path, image = labelled.path, _read_rgb(labelled.path)
+        yield labelled, image
+
+
+def _read_rgb(path: Path) -> Image:
+    return cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+
+def _errors(
+    labels: Sequence[LabelledImage], found: Sequence[Points], found_3d: Sequence[Points | None]
+) -> KeypointErrors:
     truth = np.stack([labelled.keypoints for labelled in labels])
     sides = np.array([labelled.side_px for labelled in labels])[:, None]
     mask = np.stack([labelled.mask for labelled in labels])
-    return {
-        name: KeypointErrors(
-            box_share=np.where(mask, keypoint_error(np.stack(found[name]), truth) / sides, np.nan),
-            pa_mpjpe_mm=pa_mpjpe(*map(np.stack, zip(*found_3d[name], strict=True))) if found_3d[name] else None,
-        )
-        for name in estimates
-    }
+    pairs = [
+        (points, labelled.world_mm)
+        for points, labelled in zip(found_3d, labels, strict=True)
+        if points is not None and labelled.world_mm is not None
+    ]
+    return KeypointErrors(
+        box_share=np.where(mask, keypoint_error(np.stack(found), truth) / sides, np.nan),
+        pa_mpjpe_mm=pa_mpjpe(*map(np.stack, zip(*pairs, strict=True))) if pairs else None,
+    )
 
 
 def evaluate(
@@ -147,6 +167,9 @@ def evaluate(
 ) -> Evaluation:
     """Runs an estimator for RGB images on every labelled image, in the box of its label.
 
+    A network that finds people itself is given whole images. Its errors are those of the people whose box overlaps that
+    of a label by half; the average precision counts those who were missed, and those who are not there.
+
     Args:
         estimator: Takes RGB.
         labels: Of its own skeleton.
@@ -156,22 +179,33 @@ def evaluate(
         flip_test: Whether the mirrored crop is run, too; see `splite_deploy.bench.flip_test`.
 
     Raises:
-        UsageError: An image cannot be read.
+        UsageError: An image cannot be read, a flip test was requested of a network that finds people, or none was
+            found.
         BackendError: The backend failed.
     """
-    found: list[Points] = []
-    scores: list[float] = []
-    points_3d: list[Points | None] = []
-    estimate_pose = flip_tested(estimator) if flip_test else estimator
-
-    def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Points, Points | None]:
-        pose = estimate_pose(image, box)
-        found.append(pose.keypoints)
-        scores.append(float(pose.scores.mean()))
-        points_3d.append(pose.keypoints_3d)
-        return pose.keypoints, pose.keypoints_3d
-
-    errors = keypoint_errors(labels, estimate)
+    all_labels = labels
+    if flip_test and estimator.finds_people:
+        raise UsageError(
+            "A flip test is for networks that look into a box, and this one finds people itself.",
+            hint="Leave out --flip-test.",
+        )
+    everybody: dict[Path, list[Pose]] = {}
+    if estimator.finds_people:
+        everybody = {path: estimator.detect(_read_rgb(path)) for path in dict.fromkeys(one.path for one in labels)}
+        pairs = _pairs(labels, everybody)
+        labels_from += f", of which {len(pairs)} were found"
+        if not pairs:
+            raise UsageError(
+                f"None of the {len(labels)} labelled people was found.",
+                hint="Lower min_score of [decoder], and check the [input] of the model spec.",
+            )
+        labels, poses = [labelled for labelled, _ in pairs], [pose for _, pose in pairs]
+    else:
+        estimate = flip_tested(estimator) if flip_test else estimator
+        poses = [estimate(image, labelled.box) for labelled, image in _images(labels)]
+        for labelled, pose in zip(labels, poses, strict=True):
+            everybody.setdefault(labelled.path, []).append(pose)
+    errors = _errors(labels, [pose.keypoints for pose in poses], [pose.keypoints_3d for pose in poses])
     summary = errors.summary()
     sides = np.array([labelled.side_px for labelled in labels])
     of_image = np.nanmean(errors.box_share, axis=1)
@@ -189,12 +223,31 @@ def evaluate(
         epe_box_pct=summary.mean_error_box_pct,
         pck_05=summary.pck_05,
         pck_auc=pck_auc(errors.labelled, AUC_LIMIT),
-        mpjpe_mm=_mpjpe_mm(points_3d, labels, estimator.spec.decoder),
+        mpjpe_mm=_mpjpe_mm([pose.keypoints_3d for pose in poses], labels, estimator.spec.decoder),
         pa_mpjpe_mm=summary.pa_mpjpe_mm,
-        oks_ap=_oks_ap(found, scores, labels, ignored, sigmas) if sigmas else None,
+        oks_ap=_oks_ap(everybody, all_labels, ignored, sigmas) if sigmas else None,
         worst=shown(order[:SHOWN]),
         median=shown(order[middle : middle + SHOWN]),
     )
+
+
+def _pairs(labels: Sequence[LabelledImage], people: Mapping[Path, Sequence[Pose]]) -> list[tuple[LabelledImage, Pose]]:
+    """Labels with the people that were found there: the largest overlap of boxes first, each of both once."""
+    of_image: dict[Path, list[LabelledImage]] = {}
+    for labelled in labels:
+        of_image.setdefault(labelled.path, []).append(labelled)
+    pairs = []
+    for path, here in of_image.items():
+        poses = people[path]
+        if not poses:
+            continue
+        boxes = (np.stack([one.box for one in group]).astype(np.float32) for group in (here, poses))
+        shares = overlaps(*boxes)
+        while shares.max() >= _FOUND:
+            row, column = np.unravel_index(int(shares.argmax()), shares.shape)
+            pairs.append((here[int(row)], poses[int(column)]))
+            shares[row], shares[:, column] = 0, 0
+    return pairs
 
 
 def _mpjpe_mm(points_3d: Sequence[Points | None], labels: Sequence[LabelledImage], decoder: Decoder) -> float | None:
@@ -212,29 +265,24 @@ def _mpjpe_mm(points_3d: Sequence[Points | None], labels: Sequence[LabelledImage
 
 
 def _oks_ap(
-    found: Sequence[Points],
-    scores: Sequence[float],
+    found: Mapping[Path, Sequence[Pose]],
     labels: Sequence[LabelledImage],
     ignored: Sequence[LabelledImage],
     sigmas: Sequence[float],
 ) -> float:
-    of_image: dict[Path, list[int]] = {}
-    for index, labelled in enumerate(labels):
-        of_image.setdefault(labelled.path, []).append(index)
-    beside: dict[Path, list[LabelledImage]] = {}
-    for one in ignored:
-        beside.setdefault(one.path, []).append(one)
+    objects: dict[Path, list[tuple[LabelledImage, bool]]] = {path: [] for path in found}
+    for group, is_ignored in ((labels, False), (ignored, True)):
+        for one in group:
+            if one.path in objects:
+                objects[one.path].append((one, is_ignored))
     scenes = []
-    for path, indices in of_image.items():
-        predicted = np.stack([found[index] for index in indices])
-        objects = [*(labels[index] for index in indices), *beside.get(path, ())]
-        columns = [_similarity(predicted, one, sigmas) for one in objects]
-        no = [False] * len(indices)
+    for path, poses in found.items():
+        predicted = np.stack([pose.keypoints for pose in poses]) if poses else np.empty((0, len(sigmas), 2))
         scene = Scene(
-            similarity=np.stack(columns, axis=1),
-            scores=np.array([scores[index] for index in indices]),
-            ignored=np.array([*no, *(True for _ in beside.get(path, ()))]),
-            crowd=np.array([*no, *(one.crowd for one in beside.get(path, ()))]),
+            similarity=np.stack([_similarity(predicted, one, sigmas) for one, _ in objects[path]], axis=1),
+            scores=np.array([result_score(pose.scores, pose.box_score) for pose in poses]),
+            ignored=np.array([is_ignored for _, is_ignored in objects[path]]),
+            crowd=np.array([one.crowd for one, _ in objects[path]]),
         )
         scenes.append(scene)
     return average_precision(scenes)

@@ -147,6 +147,18 @@ def image_folder(file: Path, name: str) -> Path:
     )
 
 
+def result_score(scores: NDArray[np.floating[Any]], box_score: float | None) -> float:
+    """How sure a result is: the mean of its keypoints' scores, times that of its box.
+
+    As in Xiao et al. 2018 (arXiv 1804.06208), without a threshold on keypoints.
+
+    Args:
+        scores: (K,) of the keypoints, in [0, 1].
+        box_score: Of the box; None where it was given.
+    """
+    return float(scores.mean()) * (1.0 if box_score is None else box_score)
+
+
 def result(
     image_id: int,
     keypoints: NDArray[np.floating[Any]],
@@ -161,8 +173,7 @@ def result(
         keypoints: (K, 2) pixels of continuous coordinates.
         scores: (K,) in [0, 1].
         box: (4,) xyxy pixels.
-        box_score: How sure the box is; its product with the mean of ``scores`` is the score of the result, as in
-            Xiao et al. 2018 (arXiv 1804.06208), with no threshold on keypoints. None for a box that was given.
+        box_score: See `result_score`.
     """
     triples = np.concatenate([keypoints.astype(np.float64) - _HALF, scores.astype(np.float64)[:, None]], axis=1)
     x0, y0, x1, y1 = (float(value) for value in box)
@@ -170,7 +181,7 @@ def result(
         "image_id": image_id,
         "category_id": 1,
         "keypoints": [round(value, 4) for value in triples.ravel().tolist()],
-        "score": round(float(scores.mean()) * (1.0 if box_score is None else box_score), 6),
+        "score": round(result_score(scores, box_score), 6),
         "bbox": [round(value, 3) for value in (x0, y0, x1 - x0, y1 - y0)],
     }
 

@@ -231,7 +231,7 @@ class PoseEstimator(Closing):
             if people is not None:
                 box = transform_points(people.boxes[index].reshape(2, 2), invert(matrix)).reshape(4)
                 score = float(people.scores[index])
-            found = keypoints, decoded.scores[index], box.astype(np.float32)
+            found = keypoints, decoded.scores[index].copy(), box.astype(np.float32)
             poses.append(Pose(*found, points_3d, unit, origin, score))
         return poses
 

@@ -104,6 +104,8 @@ def test_a_single_image_is_worst_and_median(tmp_path: Path) -> None:
 class Estimate3D:
     """What `evaluate` needs of an estimator, with given 3D points in palms."""
 
+    finds_people = False
+
     def __init__(self, points_3d: NDArray[np.float64] | None, unit: Any) -> None:
         decoder = SoftArgmaxDepth(
             stride=4,

@@ -1,0 +1,108 @@
+"""Accuracy of a network that finds people itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from splite_deploy.bench.evaluation import evaluate
+from splite_deploy.bundle import TensorSpec
+from splite_deploy.decoders import YoloPose
+from splite_deploy.errors import UsageError
+from splite_deploy.metrics.labels import read_labels
+from splite_deploy.runtime.estimator import PoseEstimator
+from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
+from splite_deploy.spec.presets import COCO17
+from tests.shared.coco import coco_ap
+
+SIZE = 96
+
+
+class Scripted:
+    """A network that finds the people of a list: picture i, of which all pixels are i, shows the people of list i."""
+
+    def __init__(self, people: list[NDArray[np.float64]]) -> None:
+        self.people = people
+        self.inputs = (TensorSpec("image", (1, 3, SIZE, SIZE), "float32", "NCHW", "image"),)
+        self.outputs = (TensorSpec("people", (1, None, 5 + 1 + 51), "float32", "NAC", "people"),)
+
+    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        return {"people": self.people[round(float(feeds["image"][0, 0, 5, 5]))][None].astype(np.float32)}
+
+    def close(self) -> None:
+        pass
+
+
+def estimator(people: list[NDArray[np.float64]]) -> PoseEstimator:
+    decoder = YoloPose(
+        min_score=0.3, overlap=0.7, max_people=20, form="final", visibility=True, boxes="xyxy", scale="pixel"
+    )
+    spec = ModelSpec(
+        name="scripted",
+        input=InputSpec(SIZE, SIZE, "rgb", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, 0, letterbox="centre"),
+        decoder=decoder,
+        skeleton=SkeletonSpec(COCO17.keypoint_names, COCO17.edges, COCO17.flip_pairs),
+    )
+    return PoseEstimator(spec, Scripted(people), "rgb")
+
+
+def row(points: NDArray[np.float64], score: float) -> NDArray[np.float64]:
+    """A person as the network gives it: box, score, class, keypoints with visibility."""
+    triples = np.column_stack([points, np.full(17, 0.8)])
+    return np.concatenate([points.min(axis=0), points.max(axis=0), [score, 0], triples.ravel()])
+
+
+def write(folder: Path, pictures: list[list[NDArray[np.float64]]]) -> Path:
+    images, annotations = [], []
+    for number, people in enumerate(pictures):
+        cv2.imwrite(str(folder / f"{number}.png"), np.full((SIZE, SIZE, 3), number, np.uint8))
+        images.append({"id": number, "file_name": f"{number}.png"})
+        for points in people:
+            low, high = points.min(axis=0), points.max(axis=0)
+            flat = np.column_stack([points - 0.5, np.full(17, 2)]).ravel().tolist()
+            facts = {"image_id": number, "category_id": 1, "iscrowd": 0, "num_keypoints": 17, "keypoints": flat}
+            area = float(np.prod(high - low))
+            annotations.append(
+                {"id": len(annotations) + 1, "bbox": [*low.tolist(), *(high - low).tolist()], "area": area, **facts}
+            )
+    file = folder / "people.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1}]}))
+    return file
+
+
+def test_the_missed_and_the_imagined_cost_precision_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    pictures = [[rng.uniform(0, 40, (17, 2)), 50 + rng.uniform(0, 40, (17, 2))] for _ in range(3)]
+    found, results = [], []
+    for number, people in enumerate(pictures):
+        rows = [row(points + np.array([0.5, 0]), 0.9 - 0.1 * place) for place, points in enumerate(people)]
+        if number == 1:
+            rows = [rows[1]]  # one is missed
+        if number == 2:
+            rows.append(row(rng.uniform(0, 95, (17, 2)), 0.95))  # nobody is there
+        found.append(np.stack(rows))
+        for one in rows:
+            triples = (one[6:].reshape(17, 3) - [0.5, 0.5, 0]).ravel().tolist()
+            results.append({"image_id": number, "category_id": 1, "keypoints": triples, "score": float(one[4] * 0.8)})
+    file = write(tmp_path, pictures)
+    accuracy = evaluate(estimator(found), read_labels(file), "six people", tmp_path)
+    assert accuracy.labels_from == "six people, of which 5 were found"
+    assert (accuracy.images, accuracy.epe_px) == (5, pytest.approx(0.5, abs=1e-4))
+    assert accuracy.oks_ap == pytest.approx(coco_ap(json.loads(file.read_text()), results), abs=1e-6)
+    assert accuracy.oks_ap is not None and 0.3 < accuracy.oks_ap < 0.95
+
+
+def test_nobody_found_is_no_accuracy(tmp_path: Path) -> None:
+    points = np.random.default_rng(1).uniform(0, 40, (17, 2))
+    file = write(tmp_path, [[points]])
+    with pytest.raises(UsageError, match="None of the 1 labelled people was found") as caught:
+        evaluate(estimator([row(points + 50, 0.9)[None]]), read_labels(file), "one", tmp_path)
+    assert "Lower min_score" in caught.value.hint
+    with pytest.raises(UsageError, match="flip test is for networks that look into a box"):
+        evaluate(estimator([row(points, 0.9)[None]]), read_labels(file), "one", tmp_path, flip_test=True)
