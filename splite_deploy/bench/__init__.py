@@ -7,7 +7,7 @@ from splite_deploy.bench.loop import EstimatorSubject, Input, Measurement, Netwo
 from splite_deploy.bench.records import append_record, append_result, read_results
 from splite_deploy.bench.report.text import environment_table, table
 from splite_deploy.bench.result import SCHEMA_VERSION, BenchResult
-from splite_deploy.bench.run import Extras, golden_inputs, run_bench, run_file
+from splite_deploy.bench.run import Extras, golden_inputs, run_bench, run_file, run_network_file
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.device.environment import Environment
 
@@ -31,5 +31,6 @@ __all__ = [
     "read_results",
     "run_bench",
     "run_file",
+    "run_network_file",
     "table",
 ]

@@ -7,6 +7,9 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
@@ -14,6 +17,7 @@ from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.backends.base import Backend, ModelFile
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import OptionSet, open_traced
+from splite_deploy.spec import ModelSpec
 
 RUNS = 50
 LIMIT_S = 0.15
@@ -68,12 +72,42 @@ def profile_artifact(
         BundleError: Its file is missing or damaged.
         CompileError: The file is not what its backend reads.
     """
-    chosen = backend or find_backend(artifact.backend)
+    chosen, content = backend or find_backend(artifact.backend), ModelFile.of(bundle, artifact)
+    crops = bundle.golden().crops
+    return profile_file(chosen, content, bundle.model, crops, runs=runs, threads=threads, options=options)
+
+
+def profile_file(
+    backend: Backend,
+    file: ModelFile,
+    model: ModelSpec,
+    crops: NDArray[np.uint8],
+    *,
+    runs: int = RUNS,
+    threads: int | None = None,
+    options: OptionSet = (),
+) -> tuple[Layer, ...]:
+    """The same of a file that was read.
+
+    Args:
+        backend: What runs it.
+        file: The file.
+        model: Its model.
+        crops: (N, h, w, C) what it is run on in turn.
+        runs: See `profile_artifact`.
+        threads: See `profile_artifact`.
+        options: How the backend works.
+
+    Raises:
+        UsageError: See `profile_artifact`.
+        MissingDependencyError: See `profile_artifact`.
+        BackendError: See `profile_artifact`.
+        CompileError: See `profile_artifact`.
+    """
     if runs < 1:
         raise UsageError(f"{runs} runs cannot be timed.", hint="Give 1 or more.")
-    spec = bundle.model.input
-    with open_traced(chosen, ModelFile.of(bundle, artifact), threads=threads, options=options) as session:
-        tensors = Preprocessor(spec, spec.color).feed(bundle.golden().crops, session.inputs[0])
+    with open_traced(backend, file, threads=threads, options=options) as session:
+        tensors = Preprocessor(model.input, model.input.picture_color).feed(crops, session.inputs[0])
         began = time.perf_counter()
         for run in range(runs):
             start = run % len(tensors)

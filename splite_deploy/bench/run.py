@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from os import PathLike
@@ -26,7 +26,7 @@ from splite_deploy.bench.loop import (
     measure,
 )
 from splite_deploy.bench.process import bound_to, cold_start
-from splite_deploy.bench.profile import profile_artifact
+from splite_deploy.bench.profile import profile_artifact, profile_file
 from splite_deploy.bench.result import SCHEMA_VERSION, BenchResult, Sustained, Windows
 from splite_deploy.bench.streams import run_streams
 from splite_deploy.bench.sustained import sustain
@@ -35,20 +35,24 @@ from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.labels import read_ignored
+from splite_deploy.runtime.crops import cut, random_pictures
 from splite_deploy.runtime.estimator import PoseEstimator
+from splite_deploy.runtime.network_file import NetworkFile
 from splite_deploy.runtime.preprocess import check_image
 from splite_deploy.runtime.session import OptionSet, backend_of, configured, open_artifact, open_file, pick_artifact
-from splite_deploy.spec import Color, Precision
+from splite_deploy.spec import Color, ModelSpec, Precision
 
 SAMPLES = 2000
 """Of each stage at most so many times are kept in a result."""
+RANDOM_PICTURES = 8
+"""Where neither images nor golden crops are at hand."""
 FRAMES, MIN_S = 300, 2.5
 """Unless the caller says otherwise, at least so many frames are timed, and for at least so many seconds."""
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What else to measure of an artifact of a bundle; of a file alone only ``cold_start`` and ``duration_s``.
+    """What else to measure; of a file without a model spec only ``cold_start`` and ``duration_s``.
 
     Attributes:
         cold_start: Start-up times and memory of a process of its own; takes a second or two.
@@ -120,12 +124,9 @@ def run_bench(
     loop = _loop_options(frames, warmup, warmup_min_s, min_s, batch)
     extras = extras or Extras()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    keypoints = len(opened.model.skeleton.keypoint_names)
-    labels = None if extras.labels is None else evaluation_labels(extras.labels, keypoints)
     if inputs is None:
         inputs, color = golden_inputs(opened), opened.model.input.picture_color
         inputs_from = "golden crops of the bundle"
-    sizes = [check_image(image).shape for image, _ in inputs]
     chosen, artifact = pick_artifact(opened, backend, precision)
     settings = configured(chosen, options, threads=threads)
     timed = configured(chosen, settings, stage_timing=True)
@@ -135,32 +136,13 @@ def run_bench(
 
     conditions = _conditions(threads, affinity)
     with bound_to(affinity, threads):
-        with open_estimator() as estimator:
-            subject = EstimatorSubject(estimator, inputs, batch)
-            measurement = measure(subject, loop, progress=progress)
-            sustained = _sustained(subject, extras, progress)
-            accuracy = None
-            if labels is not None and extras.labels is not None:
-                folder = extras.labels if extras.labels.is_dir() else extras.labels.parent
-                rgb = PoseEstimator(opened.model, estimator.session, "rgb")
-                accuracy = evaluate(
-                    rgb,
-                    labels,
-                    f"{len(labels)} labels of {folder.resolve().name}",
-                    folder,
-                    ignored=read_ignored(extras.labels),
-                    flip_test=extras.flip_test,
-                )
-        streams = None
-        if extras.streams > 1:
-            streams = run_streams(open_estimator, inputs, extras.streams, batch=batch, seconds=extras.streams_s)
+        figures = _end_to_end(open_estimator, opened.model, inputs, loop, extras, progress)
         layers: tuple[Layer, ...] = ()
         if extras.layers and chosen.open_traced is not None:
             layers = profile_artifact(opened, artifact, backend=chosen, threads=None, options=settings)
         startup, memory = None, None
         if extras.cold_start:
             startup, memory = cold_start(opened.path, chosen, artifact.precision, settings, batch)
-    height_px, width_px = max(sizes, key=lambda shape: shape[0] * shape[1])[:2]
     return BenchResult(
         bundle=opened.path.resolve().name,
         model=opened.model.name,
@@ -170,18 +152,95 @@ def run_bench(
         precision=artifact.precision,
         batch=batch,
         inputs_from=inputs_from,
-        inputs_count=len(inputs),
-        image_width_px=width_px,
-        image_height_px=height_px,
         model_bytes=(opened.path / artifact.file).stat().st_size,
         startup=startup,
         memory=memory,
-        sustained=sustained,
-        streams=streams,
-        accuracy=accuracy,
         layers=layers,
         **conditions,
-        **_figures(measurement, loop),
+        **figures,
+    )
+
+
+def run_network_file(
+    file: NetworkFile,
+    *,
+    backend: str = "auto",
+    threads: int | None = None,
+    affinity: Sequence[int] | None = None,
+    frames: int | None = None,
+    warmup: int = 50,
+    warmup_min_s: float = 0.5,
+    min_s: float | None = None,
+    batch: int = 1,
+    inputs: Sequence[Input] | None = None,
+    inputs_from: str = "images given by the caller",
+    color: Color = "bgr",
+    options: OptionSet = (),
+    extras: Extras | None = None,
+    progress: Progress | None = None,
+) -> BenchResult:
+    """Measures a file without a bundle end to end, by its ``model.toml``.
+
+    Args:
+        file: The file.
+        backend: A backend's name, or ``auto``: the first that is installed and whose files have this suffix.
+        threads: As for `run_bench`.
+        affinity: As for `run_bench`.
+        frames: As for `run_bench`.
+        warmup: As for `run_bench`.
+        warmup_min_s: As for `run_bench`.
+        min_s: As for `run_bench`.
+        batch: As for `run_bench`.
+        inputs: Images with boxes; None takes random pictures as small as the input of the network, see `run_bench`.
+        inputs_from: As for `run_bench`.
+        color: As for `run_bench`.
+        options: As for `run_bench`.
+        extras: As for `run_bench`.
+        progress: As for `run_bench`.
+
+    Raises:
+        UsageError: An option or input cannot be used.
+        MissingDependencyError: The backend's package is not installed.
+        BackendError: The backend cannot load or run the file, or it is not what ``model.toml`` says.
+    """
+    loop = _loop_options(frames, warmup, warmup_min_s, min_s, batch)
+    extras, spec = extras or Extras(), file.spec
+    if inputs is None:
+        pictures = random_pictures(RANDOM_PICTURES, max(spec.input.height, spec.input.width))
+        inputs, color, inputs_from = [(picture, None) for picture in pictures], "bgr", "random pictures"
+    chosen = backend_of(file.path, backend)
+    settings = configured(chosen, options, threads=threads)
+    timed = configured(chosen, settings, stage_timing=True)
+
+    def open_estimator() -> PoseEstimator:
+        return PoseEstimator(spec, file.open(chosen, options=timed), color)
+
+    conditions = _conditions(threads, affinity)
+    with bound_to(affinity, threads):
+        figures = _end_to_end(open_estimator, spec, inputs, loop, extras, progress)
+        layers: tuple[Layer, ...] = ()
+        if extras.layers and chosen.open_traced is not None:
+            few = [(image, None if box is None else np.asarray(box, float)) for image, box in inputs[:RANDOM_PICTURES]]
+            crops = cut(few, color, spec.input)
+            layers = profile_file(chosen, file.content(chosen), spec, crops, options=settings)
+        startup, memory = None, None
+        if extras.cold_start:
+            startup, memory = cold_start(file.path, chosen, None, settings, batch)
+    return BenchResult(
+        bundle="",
+        model=spec.name,
+        artifact_file=file.path.name,
+        artifact_sha256=sha256_of(file.path),
+        backend=chosen.name,
+        precision=None,
+        batch=batch,
+        inputs_from=inputs_from,
+        model_bytes=file.path.stat().st_size,
+        startup=startup,
+        memory=memory,
+        layers=layers,
+        **conditions,
+        **figures,
     )
 
 
@@ -201,7 +260,7 @@ def run_file(
     extras: Extras | None = None,
     progress: Progress | None = None,
 ) -> BenchResult:
-    """Measures the network alone of a file without a bundle: a graph, a TFLite file or an engine.
+    """Measures the network alone of a file without a bundle, of which no model spec is needed.
 
     Args:
         path: The file.
@@ -215,7 +274,7 @@ def run_file(
         batch: First size of inputs whose file leaves it open.
         tensors: A ``.npz`` of inputs, used in turn, see `feeds_from_file`; None takes random numbers.
         options: How the backend works.
-        extras: What else to measure; streams and labels need a bundle.
+        extras: What else to measure; streams and labels need a model spec.
         progress: As for `run_bench`.
 
     Raises:
@@ -228,7 +287,7 @@ def run_file(
     if extras.streams > 1 or extras.labels is not None:
         raise UsageError(
             f"{path.name} is a file without a bundle: there is no model spec to crop and decode by.",
-            hint="Name the bundle, or leave out --streams and --eval.",
+            hint="Name the bundle, or the file's model.toml with --model, or leave out --streams and --eval.",
         )
     chosen = backend_of(path, backend)
     settings = configured(chosen, options, threads=threads)
@@ -261,6 +320,48 @@ def run_file(
         **conditions,
         **_figures(measurement, loop),
     )
+
+
+def _end_to_end(
+    open_estimator: Callable[[], PoseEstimator],
+    model: ModelSpec,
+    inputs: Sequence[Input],
+    loop: Options,
+    extras: Extras,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """The part of a result that comes of an estimator on images."""
+    labels = None if extras.labels is None else evaluation_labels(extras.labels, model.keypoint_count)
+    sizes = [check_image(image).shape for image, _ in inputs]
+    with open_estimator() as estimator:
+        subject = EstimatorSubject(estimator, inputs, loop.batch)
+        measurement = measure(subject, loop, progress=progress)
+        sustained = _sustained(subject, extras, progress)
+        accuracy = None
+        if labels is not None and extras.labels is not None:
+            folder = extras.labels if extras.labels.is_dir() else extras.labels.parent
+            rgb = PoseEstimator(model, estimator.session, "rgb")
+            accuracy = evaluate(
+                rgb,
+                labels,
+                f"{len(labels)} labels of {folder.resolve().name}",
+                folder,
+                ignored=read_ignored(extras.labels),
+                flip_test=extras.flip_test,
+            )
+    streams = None
+    if extras.streams > 1:
+        streams = run_streams(open_estimator, inputs, extras.streams, batch=loop.batch, seconds=extras.streams_s)
+    height_px, width_px = max(sizes, key=lambda shape: shape[0] * shape[1])[:2]
+    return {
+        "inputs_count": len(inputs),
+        "image_width_px": width_px,
+        "image_height_px": height_px,
+        "sustained": sustained,
+        "streams": streams,
+        "accuracy": accuracy,
+        **_figures(measurement, loop),
+    }
 
 
 def _loop_options(frames: int | None, warmup: int, warmup_min_s: float, min_s: float | None, batch: int) -> Options:

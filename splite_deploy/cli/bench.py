@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from splite_deploy.cli.app import CommandFunction, FilePath, backend_options, json_option, main, tuning_options
 from splite_deploy.cli.console import STDOUT, show
+from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.errors import UsageError
 from splite_deploy.files import write_file
 from splite_deploy.spec import Precision
@@ -130,6 +131,7 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
 
 @main.command(short_help="Time a bundle or a file, stage by stage.")
 @click.argument("target", metavar="BUNDLE|FILE", type=FilePath, required=False)
+@model_option
 @backend_options
 @tuning_options
 @click.option(
@@ -179,6 +181,7 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
 @output_options
 def bench(
     target: Path | None,
+    model: Path | None,
     backend: str | None,
     precision: Precision | None,
     threads: int | None,
@@ -207,7 +210,8 @@ def bench(
     three windows; more windows follow until the p50 of three in a row agree within 3 %. If they never do, the result is
     called unstable.
 
-    A file (.onnx, .tflite, .engine) is timed without a bundle: the model alone, on random numbers or on --inputs.
+    A file (.onnx, .tflite, .engine) is timed without a bundle: end to end by its model.toml, on --images or random
+    pictures; where there is none the model alone, on random numbers or on --inputs.
 
     --compare shows whether one of two recorded runs is faster. The exit status is 1 if a limit of --fail-if is
     exceeded.
@@ -216,8 +220,6 @@ def bench(
     from rich.progress import Progress
 
     from splite_deploy.bench import Extras, append_result, environment_table, table
-    from splite_deploy.runtime.io.images import is_folder
-    from splite_deploy.runtime.session import file_suffixes
 
     output = Output.requested(csv, markdown, html, fail_if)
     if compare is not None:
@@ -249,10 +251,11 @@ def bench(
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        if target.suffix.lower() in file_suffixes() and not is_folder(target):
-            _reject_bundle_options(target, {"--precision": precision, "--images": images})
-            result = _bench_file(target, backend, inputs, common, progress)
+        if is_network_file(target):
+            reject_bundle_options(target, {"--precision": precision})
+            result = _bench_file(target, model, backend, inputs, images, common, progress)
         else:
+            reject_model(target, model)
             if inputs is not None:
                 raise UsageError("--inputs are for a file without a bundle.", hint="Name images with --images.")
             result = _bench_bundle(target, backend, precision, images, common, progress)
@@ -266,7 +269,7 @@ def bench(
     if html is not None and labels is not None and result.accuracy is not None:
         from splite_deploy.bench.report.pictures import draw_pictures
 
-        pictures = {0: draw_pictures(result, target, labels)}
+        pictures = {0: draw_pictures(result, target, labels, model)}
     output.finish([result], pictures)
 
 
@@ -279,34 +282,51 @@ def _bench_bundle(
     progress: Callable[[int, int], None],
 ) -> BenchResult:
     from splite_deploy.bench import run_bench
+
+    given = _given(images)
+    return run_bench(bundle, backend=backend or "auto", precision=precision, progress=progress, **common, **given)
+
+
+def _given(images: Path | None) -> dict[str, Any]:
+    """The user's images as arguments of a measurement; none where there are no images."""
     from splite_deploy.runtime.io.images import boxed_images, read_image
 
-    given: dict[str, Any] = {}
-    if images is not None:
-        boxed, origin = boxed_images(images, BENCH_IMAGES)
-        given = {"inputs": [(read_image(file), box) for file, box in boxed], "inputs_from": origin}
-    return run_bench(bundle, backend=backend or "auto", precision=precision, progress=progress, **common, **given)
+    if images is None:
+        return {}
+    boxed, origin = boxed_images(images, BENCH_IMAGES)
+    return {"inputs": [(read_image(file), box) for file, box in boxed], "inputs_from": origin}
 
 
 def _bench_file(
     file: Path,
+    model: Path | None,
     backend: str | None,
     inputs: Path | None,
+    images: Path | None,
     common: dict[str, Any],
     progress: Callable[[int, int], None],
 ) -> BenchResult:
-    from splite_deploy.bench import run_file
+    """Times a file: end to end where there is a model spec, else its network alone.
 
-    return run_file(file, backend=backend or "auto", tensors=inputs, progress=progress, **common)
+    Raises:
+        UsageError: Tensors are given beside images or a model spec, or images without a model spec.
+    """
+    from splite_deploy.bench import run_file, run_network_file
+    from splite_deploy.runtime.network_file import NetworkFile
+    from splite_deploy.spec import MODEL_TOML
 
-
-def _reject_bundle_options(file: Path, options: dict[str, object]) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise UsageError(
-                f"{name} is for bundles; {file.name} is a file without a model spec.",
-                hint=f"Leave {name} out, or name the bundle.",
-            )
+    if inputs is not None:
+        for name, value in (("--model", model), ("--images", images)):
+            if value is not None:
+                raise UsageError(
+                    f"--inputs are tensors of the network alone, and {name} is for a measurement end to end.",
+                    hint="Leave one of them out.",
+                )
+    end_to_end = model is not None or images is not None or file.with_name(MODEL_TOML).is_file()
+    if inputs is not None or not end_to_end:
+        return run_file(file, backend=backend or "auto", tensors=inputs, progress=progress, **common)
+    network, given = NetworkFile.read(file, model, backend or "auto"), _given(images)
+    return run_network_file(network, backend=backend or "auto", progress=progress, **common, **given)
 
 
 def _compare_files(files: tuple[Path, Path], output: Output) -> None:

@@ -23,13 +23,12 @@ def is_network_file(path: Path) -> bool:
     return path.suffix.lower() in file_suffixes() and not is_folder(path)
 
 
-def reject_bundle_options(file: Path, options: Mapping[str, object], *, without: str = "bundle") -> None:
+def reject_bundle_options(file: Path, options: Mapping[str, object]) -> None:
     """Refuses options that a file alone has no use for.
 
     Args:
         file: The file.
         options: Their values by their name; None where they were not given.
-        without: What the file lacks.
 
     Raises:
         UsageError: One was given.
@@ -37,7 +36,7 @@ def reject_bundle_options(file: Path, options: Mapping[str, object], *, without:
     for name, value in options.items():
         if value is not None:
             raise UsageError(
-                f"{name} is for bundles; {file.name} is a file without a {without}.",
+                f"{name} is for bundles; {file.name} is a file without a bundle.",
                 hint=f"Leave {name} out, or name the bundle.",
             )
 

@@ -123,7 +123,8 @@ def _verify_file(
         ParityError: A limit is broken.
     """
     from splite_deploy.cli.tables.bundle import parity_table
-    from splite_deploy.runtime.verify_file import NetworkFile, check_file, verify_file
+    from splite_deploy.runtime.network_file import NetworkFile
+    from splite_deploy.runtime.verify_file import check_file, verify_file
     from splite_deploy.spec.plain import to_plain
 
     other, its_model = reference

@@ -15,6 +15,7 @@ from splite_deploy.decoders import Decoded, Decoding, PeopleDecoder, SoftArgmaxD
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.lift import absolute, weak_perspective
+from splite_deploy.runtime.network_file import NetworkFile
 from splite_deploy.runtime.pose import Origin, Pose
 from splite_deploy.runtime.preprocess import (
     AnyImage,
@@ -25,8 +26,8 @@ from splite_deploy.runtime.preprocess import (
     invert,
     transform_points,
 )
-from splite_deploy.runtime.session import OptionSet, Session, backend_of, open_file, open_session
-from splite_deploy.spec import MODEL_TOML, Color, ModelSpec, Precision, load_model_toml
+from splite_deploy.runtime.session import OptionSet, Session, backend_of, open_session
+from splite_deploy.spec import Color, ModelSpec, Precision
 
 
 class PoseEstimator(Closing):
@@ -116,11 +117,9 @@ class PoseEstimator(Closing):
             MissingDependencyError: The backend's package is not installed.
             BackendError: The backend cannot load the file, or it is not what ``model.toml`` says.
         """
-        file = Path(path)
-        backend_of(file, backend)  # raises; what cannot be run needs no model.toml
-        spec, host = load_model_toml(file.with_name(MODEL_TOML) if model is None else Path(model))
-        session = open_file(file, backend, threads=threads, options=options, view=host.view, model=spec)
-        return cls(spec, session, color)
+        file = NetworkFile.read(Path(path), None if model is None else Path(model), backend)
+        session = file.open(backend_of(file.path, backend), threads=threads, options=options)
+        return cls(file.spec, session, color)
 
     def __call__(
         self,

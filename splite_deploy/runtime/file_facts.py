@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splite_deploy.bundle import TensorSpec
-from splite_deploy.errors import MissingDependencyError, UsageError
+from splite_deploy.errors import MissingDependencyError
 from splite_deploy.runtime.backends.litert import unique
 from splite_deploy.runtime.backends.onnx_file import OnnxContents, read_onnx
-from splite_deploy.runtime.session import backend_of, configured, open_file
+from splite_deploy.runtime.session import backend_of, configured, open_model_file, read_file
 from splite_deploy.spec import Precision
 
 _INTEGERS = ("int8", "uint8", "int16", "int4", "int2")
@@ -90,16 +90,13 @@ def describe_file(path: Path) -> FileFacts:
         BackendError: It is not what its name says, or its backend cannot load it.
     """
     chosen = backend_of(path)
-    kind = chosen.suffixes[path.suffix.lower()]
-    try:
-        data = path.read_bytes()
-    except OSError as err:
-        raise UsageError(f"{path} cannot be read: {err.strerror or err}.", hint="Check its permissions.") from err
+    file = read_file(path, chosen)
+    kind, data = file.format, file.data
     if kind == "tflite":
         return describe_tflite(data, path.name)
     contents = read_onnx(data, path.name) if kind == "onnx" else OnnxContents("", None, {}, {})
     options = configured(chosen, reference=bool(chosen.reference))  # nothing is optimised for a look
-    with open_file(path, chosen.name, options=options) as session:
+    with open_model_file(chosen, file, options=options) as session:
         inputs, outputs = _as_told(session.inputs), _as_told(session.outputs)
     precision, numbers = _of_onnx(contents) if kind == "onnx" else ("fp32", "not told")
     return FileFacts(

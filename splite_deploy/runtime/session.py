@@ -329,13 +329,33 @@ def open_file(
         BackendError: The backend cannot load the file, or the file is not what the view says.
     """
     chosen = backend_of(path, backend)
-    settings = configured(chosen, options, threads=threads)
+    return open_model_file(chosen, read_file(path, chosen, view=view, model=model), threads=threads, options=options)
+
+
+def read_file(path: Path, backend: Backend, *, view: View | None = None, model: ModelSpec | None = None) -> ModelFile:
+    """Reads a file without a bundle.
+
+    Args:
+        path: The file.
+        backend: Of `backend_of`.
+        view: See `open_file`.
+        model: See `open_file`.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
     try:
         data = path.read_bytes()
     except OSError as err:
         raise UsageError(f"{path} cannot be read: {err.strerror or err}.", hint="Check its permissions.") from err
-    file = ModelFile(data, path.name, chosen.suffixes[path.suffix.lower()], view=view, model=model)
-    return _load(chosen, file, settings)
+    return ModelFile(data, path.name, backend.suffixes[path.suffix.lower()], view=view, model=model)
+
+
+def open_model_file(
+    backend: Backend, file: ModelFile, *, threads: int | None = None, options: OptionSet = ()
+) -> Session:
+    """Loads a file that was read; see `open_file`."""
+    return _load(backend, file, configured(backend, options, threads=threads))
 
 
 def file_suffixes() -> list[str]:

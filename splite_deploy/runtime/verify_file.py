@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from splite_deploy.bundle import Parity
@@ -17,59 +16,15 @@ from splite_deploy.errors import BackendError, ParityError, SpecError, UsageErro
 from splite_deploy.metrics.parity import Outputs, compare, limits_of, violations
 from splite_deploy.runtime.backends.base import Backend
 from splite_deploy.runtime.crops import Crops, crops_from_images, crops_without_images
-from splite_deploy.runtime.file_facts import FileFacts, describe_file
+from splite_deploy.runtime.network_file import NetworkFile
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import OptionSet, Session, backend_of, configured, open_file
+from splite_deploy.runtime.session import OptionSet, Session, backend_of
 from splite_deploy.runtime.verify import batch_violations, run_each
-from splite_deploy.spec import MODEL_TOML, PRECISIONS, HostSpec, LimitSpec, ModelSpec, Precision, load_model_toml
+from splite_deploy.spec import PRECISIONS, LimitSpec, ModelSpec, Precision
 
 CROPS = 24
 """Crops that are compared at most; reference kernels take a hundred times as long as others."""
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class NetworkFile:
-    """A file of a network and what ``model.toml`` says of it.
-
-    Attributes:
-        path: The file.
-        spec: The model.
-        host: How its tensors lie, among other things.
-    """
-
-    path: Path
-    spec: ModelSpec
-    host: HostSpec
-
-    @classmethod
-    def read(cls, path: Path, model: Path | None = None) -> NetworkFile:
-        """Reads the model spec of a file; None is the ``model.toml`` beside it.
-
-        Raises:
-            UsageError: The file does not exist, or no backend runs such files.
-            MissingDependencyError: The backend that does is not installed.
-            SpecError: There is no model spec, or it is wrong.
-        """
-        backend_of(path)
-        return cls(path, *load_model_toml(model or path.with_name(MODEL_TOML)))
-
-    @cached_property
-    def facts(self) -> FileFacts:
-        """What the file says of itself; see `describe_file`."""
-        return describe_file(self.path)
-
-    def open(
-        self, backend: Backend, *, threads: int | None = None, options: OptionSet = (), reference: bool = False
-    ) -> Session:
-        """Loads it; with ``reference`` for the backend's plainest kernels. See `open_file`."""
-        settings = configured(backend, options, threads=threads, reference=reference)
-        return open_file(self.path, backend.name, options=settings, view=self.host.view, model=self.spec)
-
-    def run(self, session: Session, crops: Crops) -> Outputs:
-        """What a session makes of crops: by role, N first."""
-        preprocessor = Preprocessor(self.spec.input, self.spec.input.picture_color)
-        return run_each(session, preprocessor.feed(crops.pixels, session.inputs[0]))
 
 
 @dataclass(frozen=True)
@@ -142,23 +97,29 @@ def verify_file(
     crops = compared_crops(images, spec)
     progress(f"running {file.path.name}")
     with file.open(chosen, threads=threads, options=options) as session:
-        found = file.run(session, crops)
+        found = _run(file, session, crops)
         mixed = batch_violations(session, crops.pixels, spec, limits_of(facts.precision, spec))
     results = []
     if chosen.reference:
         progress(f"running {file.path.name} by {chosen.reference}")
         with file.open(chosen, reference=True, options=options) as session:
-            plain = file.run(session, crops)
+            plain = _run(file, session, crops)
         results.append(_compared(file, chosen, chosen.reference, plain, found, crops, facts.precision, mixed))
     if reference is not None:
         progress(f"running {reference.path.name}")
         other = backend_of(reference.path)
         with _opened_reference(reference, other) as session:
-            expected = reference.run(session, crops)
+            expected = _run(reference, session, crops)
         before, after = decode(expected, reference.spec).by_role(), decode(found, spec).by_role()
         lowest = max(facts.precision, reference.facts.precision, key=PRECISIONS.index)
         results.append(_compared(file, chosen, reference.path.name, before, after, crops, lowest, ()))
     return results
+
+
+def _run(file: NetworkFile, session: Session, crops: Crops) -> Outputs:
+    """What a session of a file makes of crops: by role, N first."""
+    preprocessor = Preprocessor(file.spec.input, file.spec.input.picture_color)
+    return run_each(session, preprocessor.feed(crops.pixels, session.inputs[0]))
 
 
 def _check_comparable(file: NetworkFile, reference: NetworkFile, images: Path | None) -> None:

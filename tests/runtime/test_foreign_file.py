@@ -84,7 +84,9 @@ def test_a_bare_graph_runs_like_its_bundle(tiny_bundle: Path, tiny_model: Path, 
 
 
 def test_what_the_file_and_its_model_toml_lack(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"No model spec at .*model\.toml") as caught:
+    with pytest.raises(
+        SpecError, match=r"No model spec of foreign\.float32\.tflite: there is no .*model\.toml"
+    ) as caught:
         PoseEstimator.open_file(foreign("float32"))
     assert "--model" in caught.value.hint
     with pytest.raises(UsageError, match="There is no file"):

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 from click.testing import Result
 
@@ -17,7 +16,8 @@ from foreign_tflite import COORDINATES, READ_POINTS, with_model
 
 from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.runtime.crops import random_pictures
-from splite_deploy.runtime.verify_file import NetworkFile, check_file, verify_file
+from splite_deploy.runtime.network_file import NetworkFile
+from splite_deploy.runtime.verify_file import check_file, verify_file
 
 Splite = Callable[..., Result]
 
@@ -127,14 +127,3 @@ def test_the_command_tells_what_was_compared_and_on_what(
         done = splite("verify", tiny_bundle, name, pictures)
         assert done.exit_code == 1
         assert f"{name} is for a file without a bundle" in done.stderr
-
-
-def test_the_other_kernels_are_really_other(files: dict[str, Path]) -> None:
-    file = NetworkFile.read(files["float32"])
-    from splite_deploy.runtime.session import backend_of
-    from splite_deploy.runtime.verify_file import compared_crops
-
-    backend, crops = backend_of(file.path), compared_crops(None, file.spec, 2)
-    with file.open(backend) as fast, file.open(backend, reference=True) as plain:
-        one, other = file.run(fast, crops), file.run(plain, crops)
-    assert not np.array_equal(one["heatmap"], other["heatmap"])

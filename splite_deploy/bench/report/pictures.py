@@ -40,13 +40,14 @@ class Picture:
     jpeg: bytes
 
 
-def draw_pictures(result: BenchResult, bundle: Path, labels: Path) -> list[Picture]:
+def draw_pictures(result: BenchResult, target: Path, labels: Path, model: Path | None = None) -> list[Picture]:
     """Runs the measured artifact again on the images that its accuracy names, and draws what it finds.
 
     Args:
         result: A result with accuracy.
-        bundle: The bundle that was measured.
+        target: The bundle, or the file without one, that was measured.
         labels: The labels file, or its folder, that it was evaluated on.
+        model: The model spec of a file without a bundle; None is the one beside it.
 
     Raises:
         UsageError: The result has no accuracy, or an image is not there any more.
@@ -56,7 +57,11 @@ def draw_pictures(result: BenchResult, bundle: Path, labels: Path) -> list[Pictu
     if result.accuracy is None:
         raise UsageError(f"The result of {result.label} has no accuracy.", hint="Measure it with --eval LABELS.")
     folder = labels if labels.is_dir() else labels.parent
-    with PoseEstimator.open(bundle, result.backend, result.precision, result.threads) as estimator:
+    if result.bundle:
+        opened = PoseEstimator.open(target, result.backend, result.precision, result.threads)
+    else:
+        opened = PoseEstimator.open_file(target, model, result.backend, result.threads)
+    with opened as estimator:
         return list(_draw(estimator, result, folder))
 
 
