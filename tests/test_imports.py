@@ -14,6 +14,7 @@ HOST = (
     "splite_deploy.compact",
     "splite_deploy.decoders.torch",
     "splite_deploy.compile.tflite",
+    "splite_deploy.init.torch_network",
 )
 BLOCKED = ("torch", "onnx", "onnx_ir", "onnxsim", "onnxscript", "tensorflow", "safetensors")
 BLOCKER = f"""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from splite_deploy.cli.app import FilePath, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, put_text, show, working
+from splite_deploy.cli.init import description_options, told_of, trust_option
 from splite_deploy.errors import BundleError, UsageError
+from splite_deploy.runtime.session import file_suffixes
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
-"""Suffixes of checkpoints; `inspect` treats all other paths as bundles."""
+"""Suffixes of checkpoints; `inspect` treats paths as bundles that are neither these nor files of a network."""
+PROGRAM_SUFFIXES = (".pt2", ".ts", ".torchscript")
+"""Suffixes of files of torch that bring their own code."""
 
 
-@main.command(short_help="Show the content of a bundle or checkpoint, and its costly channel widths.")
+@main.command(short_help="Show the content of a bundle, checkpoint or file, and its costly channel widths.")
 @click.argument("path", type=FilePath)
 @click.option("--model", type=FilePath, help="The model spec of a checkpoint; model.toml beside it without it.")
 @click.option("--weights", help="Key of the weights to use, where a checkpoint holds several.")
@@ -26,11 +31,22 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
 @click.option(
     "--layers", is_flag=True, help="List every layer of a bundle's artifacts instead of counting them by kind."
 )
-@json_option("Write the manifest of a bundle, or all about a checkpoint, as JSON.")
+@description_options
+@trust_option
+@json_option("Write the manifest of a bundle, or all about a checkpoint or a file, as JSON.")
 def inspect(
-    path: Path, model: Path | None, weights: str | None, measure: bool, layers: bool, json_file: Path | None
+    path: Path,
+    model: Path | None,
+    weights: str | None,
+    measure: bool,
+    layers: bool,
+    json_file: Path | None,
+    **options: Any,
 ) -> None:
-    """Shows the content of a bundle or a checkpoint, and which channel widths cost more than they need to.
+    """Shows the content of a bundle, a checkpoint or a file, and which channel widths cost more than they need to.
+
+    An .onnx or a .tflite file is run on a few pictures, and so are weights with --arch and a program with --trust: what
+    goes in, what comes out, and what it may be, as 'init' writes it into a model.toml.
 
     FP16 and INT8 hardware works on channels in blocks of 8, 16 or 32 and pads the rest. The cost of the padding is
     predicted for those targets; with --measure the layers are timed on this CPU in fp32. Without a model spec only the
@@ -42,6 +58,21 @@ def inspect(
     from splite_deploy.cli.tables.checkpoint import checkpoint_tables, width_tables
     from splite_deploy.cli.tables.layers import histogram_tables, layer_tables
 
+    is_file = path.is_file() and path.suffix.lower() in (*file_suffixes(), *PROGRAM_SUFFIXES)
+    if is_file or options["arch"]:
+        if model or measure or layers:
+            raise UsageError(
+                f"--model, --measure and --layers are for bundles and checkpoints, and {path} is run as it is.",
+                hint="Leave them out.",
+            )
+        _of_network(path, json_file, {**options, "weights": weights})
+        return
+    if given := [name for name in ("like", "skeleton", "size", "arch_args", "images", "trust") if options[name]]:
+        option = {"size": "--input", "arch_args": "--arch-arg"}.get(given[0], f"--{given[0]}")
+        raise UsageError(
+            f"{option} is for a network that is run, and {path} is not.",
+            hint="Leave it out, or name for weights what builds their network with --arch.",
+        )
     if path.suffix.lower() in CHECKPOINT_SUFFIXES:
         if layers:
             raise UsageError(f"--layers is for a bundle, and {path} is a checkpoint.", hint="Leave it out.")
@@ -72,3 +103,15 @@ def inspect(
         tables = width_tables(bundle, timed=measure, progress=progress)
     made_of = (layer_tables if layers else histogram_tables)(bundle.manifest, measured)
     show(*bundle_tables(bundle, measured), *made_of, *tables)
+
+
+def _of_network(path: Path, json_file: Path | None, options: dict[str, Any]) -> None:
+    """Shows a network that can be run."""
+    from splite_deploy.cli.tables.described import described_tables, file_tables
+    from splite_deploy.init.command import describe
+
+    with working("inspect") as progress:
+        described = describe(path, path.parent, told_of(options), progress=progress)
+    put_json(json_file, described.to_plain())
+    if json_file != STDOUT:
+        show(*file_tables(described.facts), *described_tables(described))

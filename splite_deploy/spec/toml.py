@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ else:
 
 MODEL_TOML = "model.toml"
 """What the file is called that is looked for beside a checkpoint or another file of a network."""
+
+UNKNOWN = "?"
+"""What ``splite-deploy init`` writes for a field that is for the user to fill in."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,14 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
         raise SpecError(f"Cannot read {path}: {err}.", hint="Name a readable model.toml with --model.") from err
     except tomllib.TOMLDecodeError as err:
         raise SpecError(f"{path} is not valid TOML: {err}.", hint="Correct that line.") from err
+    if missing := list(unknown_fields(data)):
+        is_one = len(missing) == 1
+        raise SpecError(
+            f'{path} has {len(missing)} field{"" if is_one else "s"} to be filled in, written as "{UNKNOWN}": '
+            f"{', '.join(missing)}.",
+            hint=f"The comment at {'it' if is_one else 'each'} says what to choose from. Where the network is of a "
+            "known family, 'splite-deploy init' fills in all of them with --like.",
+        )
     arch, args, samples = data.pop("arch", ""), data.pop("arch_args", {}), data.pop("samples", "")
     named = data.pop("calibration", [])
     files = named if isinstance(named, list) else [named]
@@ -77,3 +88,20 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
     except SpecError as err:
         raise SpecError(f"{path}: {err.message}", hint=err.hint) from err
     return spec, HostSpec(path.parent, arch, args, samples, tuple(files), view)
+
+
+def unknown_fields(table: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Dotted names of the fields of a file that are still to be filled in."""
+    for key, value in table.items():
+        if value == UNKNOWN:
+            yield f"{where}{key}"
+        elif isinstance(value, Mapping):
+            yield from unknown_fields(value, f"{where}{key}.")
+
+
+def parse_value(text: str) -> Any:
+    """A value as TOML writes it; text that is none stands for itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -319,7 +319,7 @@ def choose(outputs: Any, view: View, decoder: Decoder, error: type[SpliteError])
     sources = {role: source for role in roles if (source := view.output(role).source) is not None}
     if sources:
         return {role: _follow(outputs, source, role, error) for role, source in sources.items()}, False
-    held = _held(outputs)
+    held = parts_of(outputs)
     if set(roles) <= set(held) and all(_is_tensor(held[role]) for role in roles):
         return {role: held[role] for role in roles}, False
     advice = "Say in model.toml which of them it is: [outputs.{}] with source = {}."
@@ -340,7 +340,7 @@ def _follow(outputs: Any, source: Source, role: str, error: type[SpliteError]) -
     """The tensor that a source leads to."""
     value, path = outputs, (source,) if isinstance(source, str | int) else source
     for depth, step in enumerate(path):
-        held = _held(value)
+        held = parts_of(value)
         names = list(held)
         if isinstance(step, int) and -len(names) <= step < len(names):
             value = held[names[step]]
@@ -360,7 +360,7 @@ def _follow(outputs: Any, source: Source, role: str, error: type[SpliteError]) -
     return value
 
 
-def _held(value: Any) -> dict[Any, Any]:
+def parts_of(value: Any) -> dict[Any, Any]:
     """What a value holds, by name or place; a tensor holds itself."""
     if _is_tensor(value):
         return {0: value}
@@ -382,7 +382,7 @@ def _is_tensor(value: Any) -> bool:
 
 def _said(value: Any) -> str:
     """What a network gave, as text."""
-    held = _held(value)
+    held = parts_of(value)
     if not held:
         return f"a {type(value).__name__} without outputs"
     if _is_tensor(value):
@@ -398,7 +398,7 @@ def _path(steps: Sequence[str | int]) -> str:
 def _example(value: Any, path: Sequence[str | int] = ()) -> str:
     """A source that leads to the last tensor of a value, as TOML."""
     steps: list[str | int] = list(path)
-    while not _is_tensor(value) and (held := _held(value)):
+    while not _is_tensor(value) and (held := parts_of(value)):
         name, value = list(held.items())[-1]
         steps.append(name if isinstance(name, str) else -1)
     shown = [f'"{step}"' if isinstance(step, str) else str(step) for step in steps]

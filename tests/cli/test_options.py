@@ -33,7 +33,19 @@ def values(option: click.Option) -> list[str]:
 
 
 def test_every_command_is_asked() -> None:
-    known = ["bench", "calibrate", "compact", "compile", "doctor", "export", "inspect", "run", "setup-tflite", "verify"]
+    known = [
+        "bench",
+        "calibrate",
+        "compact",
+        "compile",
+        "doctor",
+        "export",
+        "init",
+        "inspect",
+        "run",
+        "setup-tflite",
+        "verify",
+    ]
     assert known == sorted(main.commands)
     for command in main.commands.values():
         assert isinstance(command, Command)

@@ -1,0 +1,135 @@
+"""Opens whatever holds a network, so that it can be run and its inputs and outputs be looked at.
+
+A ``.tflite`` and an ``.onnx`` file are run by their backend, without torch, onnx and TensorFlow. The forms of torch are
+run by torch, in `splite_deploy.init.torch_network`, which is imported where one is given.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.arrays import FloatArray
+from splite_deploy.errors import UsageError
+from splite_deploy.runtime.file_facts import FileFacts, TensorFacts, describe_file
+from splite_deploy.runtime.session import file_suffixes, open_file
+from splite_deploy.spec.view import Source
+
+_FORMS = {"onnx": "an ONNX graph", "tflite": "a TFLite file"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a source is to be opened.
+
+    Attributes:
+        arch: ``file.py:symbol`` of the architecture, relative to the working folder; empty where the source brings one.
+        arch_args: Keyword arguments of that callable.
+        trust: Whether a program may be loaded, which can run code.
+        weights: Key of the weights where a checkpoint holds several.
+    """
+
+    arch: str = ""
+    arch_args: Mapping[str, Any] = field(default_factory=dict)
+    trust: bool = False
+    weights: str | None = None
+
+
+class Network(ABC):
+    """A network that can be run.
+
+    Attributes:
+        form: What holds it, as text.
+        taken: Its inputs, as far as they are known.
+        facts: What the file says of itself, where a backend runs it.
+        notes: What was done while loading, as text.
+    """
+
+    form: str
+    taken: tuple[TensorFacts, ...]
+    facts: FileFacts | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def image(self) -> TensorFacts:
+        """The input that takes the image.
+
+        Raises:
+            UsageError: There are several inputs, or none.
+        """
+        if len(self.taken) != 1:
+            names = "; ".join(map(str, self.taken)) or "none"
+            raise UsageError(
+                f"The network takes {len(self.taken)} inputs: {names}.",
+                hint="Give one that takes one input, the image.",
+            )
+        return self.taken[0]
+
+    @abstractmethod
+    def run(self, tensor: NDArray[Any]) -> list[tuple[Source, FloatArray]]:
+        """All outputs for one input, in the network's order, with what ``source`` of model.toml calls each.
+
+        Args:
+            tensor: In the network's layout and type, batch of one.
+
+        Raises:
+            SpliteError: The network refuses it.
+        """
+
+
+class FileNetwork(Network):
+    """A file that a backend runs.
+
+    Args:
+        path: The file.
+
+    Raises:
+        SpliteError: The backend cannot load it, or is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.facts = describe_file(path)
+        self.form = _FORMS.get(self.facts.format, f"a file of the format {self.facts.format}")
+        self._session = open_file(path, threads=1)
+        self.taken = tuple(
+            TensorFacts(spec.name, spec.shape, spec.dtype, fact.scale, fact.zero_point)
+            for spec, fact in zip(self._session.inputs, self.facts.inputs, strict=True)
+        )
+
+    def run(self, tensor: NDArray[Any]) -> list[tuple[Source, FloatArray]]:
+        """See `Network.run`."""
+        given = self._session.run({self.image.name: tensor})
+        return [(name, np.array(values, np.float32)) for name, values in given.items()]
+
+
+def open_network(path: Path, asked: Asked) -> Network | None:
+    """Opens a source.
+
+    Args:
+        path: A file that a backend runs, a checkpoint, a torch.export program or a TorchScript archive.
+        asked: How.
+
+    Returns:
+        None where there are weights alone and no architecture: nothing can be run.
+
+    Raises:
+        SpliteError: Everything that can be wrong with the file.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"There is no file {path}.",
+            hint="Name a checkpoint, an .onnx or a .tflite file, a torch.export program or a TorchScript archive.",
+        )
+    if path.suffix.lower() in file_suffixes():
+        if asked.arch:
+            raise UsageError(f"{path} brings its own architecture.", hint="Leave out --arch.")
+        return FileNetwork(path)
+    from splite_deploy.init.torch_network import open_torch
+
+    return open_torch(path, asked)

@@ -1,0 +1,464 @@
+"""Tells from the shapes and values of a network's outputs what they are, and how a decoder has to read them.
+
+Pure numpy: nothing here knows a framework or a file. A reading is a guess with its reasons in words. What shapes and
+values cannot tell (where the cells of a heatmap lie, what a third column means) is left to whoever wrote the training.
+P inputs were run, each alone; (H, W) is the size of the network's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.arrays import FloatArray
+from splite_deploy.spec.presets import SKELETONS
+from splite_deploy.spec.view import Column, OutputView, Source
+
+Kind = Literal["heatmap", "depth", "offset", "simcc", "volume", "coordinates", "yolo-pose", "anchors"]
+"""What a network gives: ``depth`` is a heatmap with a map of depths."""
+Values = Literal["peaks", "logits", "sigmoid", "distribution"]
+"""What the cells of a heatmap hold: unit peaks over a background of about zero, any numbers, numbers that a sigmoid has
+put between 0 and 1, or shares that sum to one."""
+
+KEYPOINTS = tuple(sorted({len(preset.keypoint_names) for preset in SKELETONS.values()} | {39, 478, 468}))
+"""Numbers of keypoints that published networks have; 39 are BlazePose's with its auxiliary points."""
+_BINS = 64
+"""Depth bins of published volumes (Sun et al. 2018, Moon et al. 2019)."""
+_YOLO_STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32))
+_SSD_STRIDES = ((8, 16, 16, 16), (8, 16, 32, 32, 32), (16, 32, 32, 32), (8, 16), (16,))
+"""Layers of MediaPipe's palm and short-range face detection, of its pose detection, and of its full-range faces."""
+_YOLO_BINS = 16
+
+
+@dataclass(frozen=True)
+class Given:
+    """One output of a network.
+
+    Attributes:
+        source: What calls it: a name, an index, or a path into nested lists and dictionaries.
+        values: (P, ...) what it gave for P inputs, batch of one each.
+    """
+
+    source: Source
+    values: FloatArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes behind the batch."""
+        return self.values.shape[1:]
+
+    @property
+    def name(self) -> str:
+        """As text."""
+        if isinstance(self.source, tuple):
+            return "".join(f"[{part!r}]" for part in self.source)
+        return f"output {self.source}" if isinstance(self.source, int) else f"'{self.source}'"
+
+    def __str__(self) -> str:
+        low, high = float(self.values.min()), float(self.values.max())
+        return f"{self.name}: (N, {', '.join(map(str, self.shape))}), values from {low:.3g} to {high:.3g}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the outputs of a network are.
+
+    Attributes:
+        kind: What it gives.
+        keypoints: Their number K.
+        outputs: How each role of the decoder is read; the source is always named.
+        fields: What was found of the decoder's fields: stride, split ratio, scale, and so on.
+        values: What a heatmap holds; None for other outputs.
+        because: Why, sentence by sentence.
+        unused: Outputs that nothing reads.
+    """
+
+    kind: Kind
+    keypoints: int
+    outputs: Mapping[str, OutputView]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    values: Values | None = None
+    because: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the user has said.
+
+    Attributes:
+        keypoints: Their number, of ``--skeleton``.
+        kind: What the family of ``--like`` gives.
+    """
+
+    keypoints: int | None = None
+    kind: Kind | None = None
+
+
+NO_HINTS = Hints()
+
+Reader = Callable[[Sequence[Given], tuple[int, int], Hints], Reading | None]
+
+
+def recognise(given: Sequence[Given], size: tuple[int, int], hints: Hints = NO_HINTS) -> Reading | None:
+    """Reads the outputs of a network; None where they are like nothing known.
+
+    Args:
+        given: All its outputs, in its order.
+        size: (H, W) of its input.
+        hints: What the user has said.
+    """
+    readers: dict[Kind, Reader] = {
+        "simcc": _simcc,
+        "anchors": _anchors,
+        "yolo-pose": _yolo,
+        "coordinates": _coordinates,
+        "volume": _volume,
+        "heatmap": _heatmap,
+    }
+    if hints.kind in readers:
+        readers = {hints.kind: readers[hints.kind], **readers}
+    for read in readers.values():
+        found = read(given, size, hints)
+        if found is not None:
+            used = [view.source for view in found.outputs.values()]
+            unused = tuple(one.name for one in given if one.source not in used)
+            return replace(found, unused=unused)
+    return None
+
+
+# --- heatmaps ---
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """An output that may be maps.
+
+    Attributes:
+        given: The output.
+        layout: ``NCHW`` or ``NHWC``.
+        channels: Their number.
+        stride: Input pixels per cell.
+    """
+
+    given: Given
+    layout: str
+    channels: int
+    stride: float
+
+    @property
+    def planes(self) -> FloatArray:
+        """(P, C, H, W)."""
+        return self.given.values if self.layout == "NCHW" else np.moveaxis(self.given.values, -1, 1)
+
+
+def _maps(given: Given, size: tuple[int, int], keypoints: int | None) -> _Maps | None:
+    if len(given.shape) != 3:
+        return None
+    found = []
+    for layout, (channels, height, width) in (
+        ("NCHW", given.shape),
+        ("NHWC", (given.shape[2], given.shape[0], given.shape[1])),
+    ):
+        stride = size[0] / max(height, 1)
+        even = abs(size[1] / max(width, 1) - stride) < 0.01 * stride
+        if even and stride >= 1 and min(height, width) > 3 and channels > 1:
+            found.append(_Maps(given, layout, channels, stride))
+    exact = [one for one in found if one.channels == keypoints]
+    return next(iter([*exact, *found]), None)
+
+
+def _heatmap(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Reading | None:
+    maps = [one for one in (_maps(each, size, hints.keypoints) for each in given) if one is not None]
+    if not maps:
+        return None
+    # the finest maps are the last stage's; of equal ones the last comes last
+    finest = min(one.stride for one in maps)
+    same = [one for one in maps if one.stride == finest]
+    pair = _pair(same)
+    chosen = pair[0] if pair else same[-1]
+    if not pair and (named := [one for one in same if "heat" in str(one.given.source).lower()]):
+        chosen = named[-1]
+    held = value_range(chosen.planes)
+    because = [f"{chosen.given.name}: maps of {chosen.stride:g} input pixels per cell, {_WHAT[held]}"]
+    keypoints, view = _cut(chosen.channels, "C", hints, because)
+    fields: dict[str, Any] = {"stride": chosen.stride}
+    views = {"heatmap": replace(view, source=chosen.given.source, layout=_unless(chosen.layout, "NCHW"))}
+    kind: Kind = "heatmap"
+    if pair:
+        kind, other = pair[2], pair[1]
+        role = "depth" if kind == "depth" else "offset"
+        views[role] = OutputView(other.given.source, _unless(other.layout, "NCHW"))
+        because.append(f"{other.given.name}: the {_PAIRED[kind]}")
+    elif len(same) > 1:
+        because.append(
+            f"{len(same)} outputs are maps of one size, as of stages that follow one another; the last counts"
+        )
+    return Reading(kind, keypoints, views, fields, held, tuple(because))
+
+
+_WHAT: Mapping[Values, str] = {
+    "peaks": "small numbers around 0 as of training to unit peaks",
+    "logits": "numbers of any size as of training with a softmax",
+    "sigmoid": "numbers between 0 and 1 as behind a sigmoid",
+    "distribution": "shares that sum to one",
+}
+_PAIRED = {"depth": "depths, by its name", "offset": "offset vectors, two maps for each keypoint"}
+
+
+def _pair(maps: Sequence[_Maps]) -> tuple[_Maps, _Maps, Literal["depth", "offset"]] | None:
+    """A heatmap and what belongs to it: offsets (twice as many maps), or depths (by their name)."""
+    for one in maps:
+        for other in maps:
+            if other.channels == 2 * one.channels and one.channels in KEYPOINTS:
+                return one, other, "offset"
+            if other is not one and other.channels == one.channels and "depth" in str(other.given.source).lower():
+                return one, other, "depth"
+    return None
+
+
+def value_range(planes: FloatArray) -> Values:
+    """What maps (P, C, H, W) hold."""
+    low, high = float(planes.min()), float(planes.max())
+    sums = planes.sum(axis=(2, 3))
+    if low >= 0 and np.abs(sums - 1).max() < 0.01:
+        return "distribution"
+    if low < -1 or high > 2:
+        return "logits"
+    return "sigmoid" if low > 0 and high < 1 else "peaks"
+
+
+def _volume(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Reading | None:
+    for one in given:
+        if len(one.shape) == 4:
+            keypoints, bins, height, width = one.shape
+            stride = size[0] / height
+            if bins > 4 and min(height, width) > 3 and abs(size[1] / width - stride) < 0.01 * stride:
+                return _read_volume(one, keypoints, bins, stride, "N(KD)HW")
+        maps = _maps(one, size, hints.keypoints)
+        if maps is not None and maps.channels >= 8 * _BINS and maps.channels % _BINS == 0:
+            keypoints = maps.channels // _BINS
+            if hints.keypoints in (None, keypoints) and maps.channels not in KEYPOINTS:
+                return _read_volume(one, keypoints, _BINS, maps.stride, maps.layout)
+    return None
+
+
+def _read_volume(one: Given, keypoints: int, bins: int, stride: float, layout: str) -> Reading:
+    view = OutputView(one.source, _unless(layout, "NCHW"))
+    said = f"{one.name}: a volume of {bins} depth bins for each of {keypoints} keypoints"
+    return Reading("volume", keypoints, {"volume": view}, {"stride": stride, "bins": bins}, None, (said,))
+
+
+# --- one-dimensional pairs ---
+
+
+def _simcc(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Reading | None:
+    rows = [one for one in given if len(one.shape) == 2]
+    for x in rows:
+        for y in rows:
+            ratio = x.shape[1] / size[1]
+            fits = x is not y and x.shape[0] == y.shape[0] and abs(y.shape[1] / size[0] - ratio) < 1e-6
+            if not fits or ratio < 1 or ratio * 2 % 1:
+                continue
+            first, second = (y, x) if size[0] == size[1] and _is_called(y, "x") and not _is_called(x, "x") else (x, y)
+            because = [
+                f"{first.name} and {second.name}: bins along x and y, {ratio:g} for each input pixel",
+                *(
+                    ("the input is square: which of the two is x follows from name and order",)
+                    if size[0] == size[1]
+                    else ()
+                ),
+            ]
+            keypoints, view = _cut(first.shape[0], "K", hints, because)
+            views = {role: replace(view, source=one.source) for role, one in (("simcc_x", first), ("simcc_y", second))}
+            return Reading("simcc", keypoints, views, {"split_ratio": ratio}, None, tuple(because))
+    return None
+
+
+def _is_called(one: Given, axis: str) -> bool:
+    return str(one.source).lower().rstrip("0123456789_:").endswith(axis)
+
+
+# --- several people ---
+
+
+def _cells(size: tuple[int, int], strides: Sequence[int]) -> int:
+    return sum(ceil(size[0] / stride) * ceil(size[1] / stride) for stride in strides)
+
+
+def _anchors(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Reading | None:
+    for boxes in given:
+        for logits in given:
+            if len(boxes.shape) != 2 or len(logits.shape) != 2 or logits.shape != (boxes.shape[0], 1):
+                continue
+            columns = boxes.shape[1] - 4
+            if columns < 2 or columns % 2:
+                continue
+            strides = next((one for one in _SSD_STRIDES if 2 * _cells(size, one) == boxes.shape[0]), None)
+            said = f"{boxes.name} and {logits.name}: offsets and scores of {boxes.shape[0]} anchors"
+            fields: dict[str, Any] = {} if strides is None else {"strides": strides}
+            views = {"boxes": OutputView(boxes.source), "logits": OutputView(logits.source)}
+            return Reading("anchors", columns // 2, views, {**fields, "scale": float(size[0])}, None, (said,))
+    return None
+
+
+def _yolo(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Reading | None:
+    for one in given:
+        if len(one.shape) != 2:
+            continue
+        for transposed, (channels, count) in ((False, one.shape), (True, one.shape[::-1])):
+            for strides in _YOLO_STRIDES:
+                for anchors in (1, 3):
+                    if count == anchors * _cells(size, strides):
+                        found = _yolo_of(one, channels, count, strides, anchors, hints, transposed=transposed)
+                        if found is not None:
+                            return found
+        rows, columns = one.shape
+        keypoints = (columns - 6) // 3
+        if columns == 6 + 3 * keypoints and keypoints in _wanted(hints) and 20 <= rows <= 1000:
+            said = f"{one.name}: at most {rows} people, each with box, score, class and {keypoints} keypoints"
+            fields = {"form": "final", "visibility": True, "boxes": "xyxy", "scale": _scale(one.values[..., :4])}
+            return Reading("yolo-pose", keypoints, {"people": OutputView(one.source)}, fields, None, (said,))
+    return None
+
+
+def _yolo_of(
+    one: Given,
+    channels: int,
+    count: int,
+    strides: Sequence[int],
+    anchors: int,
+    hints: Hints,
+    *,
+    transposed: bool,
+) -> Reading | None:
+    """The candidates of one output, (channels, count) or transposed."""
+    view = OutputView(one.source, "NAC" if transposed else None)
+    values = np.moveaxis(one.values, 2, 1) if transposed else one.values
+    for before, visibility in ((5, 3), (6, 3), (4 * _YOLO_BINS + 1, 3), (5, 2), (4 * _YOLO_BINS + 1, 2)):
+        keypoints = (channels - before) // (3 if visibility == 3 else 2)
+        if before + visibility * keypoints != channels or keypoints not in _wanted(hints):
+            continue
+        scores = values[:, 4:before] if before < 9 else values[:, before - 1 : before]
+        said = f"{one.name}: {count} candidates of {channels} columns"
+        fields: dict[str, Any] = {"visibility": visibility == 3}
+        if before < 9 and scores.min() >= 0 and scores.max() <= 1:
+            scale = _scale(values[:, :4])
+            fields |= {"form": "decoded", "boxes": "xywh", "scale": scale, "objectness": before == 6}
+            said += f", boxes in {'pixels' if scale == 'pixel' else 'shares of the input'}, scores between 0 and 1"
+        elif anchors == 1 and before != 6:
+            bins = _YOLO_BINS if before > 9 else 1
+            fields |= {"form": "anchor-free", "strides": tuple(map(float, strides)), "heads": "one", "bins": bins}
+            said += ", as the convolutions of the head give them"
+        else:
+            return None
+        return Reading("yolo-pose", keypoints, {"people": view}, fields, None, (said,))
+    return None
+
+
+def _wanted(hints: Hints) -> tuple[int, ...]:
+    return KEYPOINTS if hints.keypoints is None else (hints.keypoints,)
+
+
+# --- coordinates ---
+
+
+def _coordinates(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Reading | None:
+    found = [reading for reading in (_points(one, size, hints) for one in given) if reading is not None]
+    return found[0] if found else None
+
+
+def _points(one: Given, size: tuple[int, int], hints: Hints) -> Reading | None:
+    """One output as coordinates: (K, C), (1, K, C), (C, K), or flat."""
+    shape, wanted = one.shape, _wanted(hints)
+    squeezed = tuple(axis for axis in shape if axis != 1)
+    said: list[str] = []
+    if len(squeezed) == 2 and len(shape) <= 3:
+        if 2 <= squeezed[1] <= 5 and squeezed[0] > 2 and squeezed[1] <= squeezed[0]:
+            axes, (keypoints, columns) = "KC", squeezed
+        elif 2 <= squeezed[0] <= 5 and squeezed[1] in wanted:
+            axes, (columns, keypoints) = "CK", squeezed
+        else:
+            return None
+        letters = iter(axes)
+        layout = "N" + "".join("1" if axis == 1 else next(letters) for axis in shape)
+    elif len(squeezed) == 1:
+        fits = [(squeezed[0] // c, c) for c in (3, 2, 5, 4) if squeezed[0] % c == 0 and squeezed[0] // c in wanted]
+        if not fits:
+            return None
+        keypoints, columns = next(
+            (pair for pair in fits if pair[0] != 14), fits[0]
+        )  # 42 are two of 21, not three of 14
+        layout = "N(KC)" + "1" * (len(shape) - 1)
+        if len(shape) > 1:
+            layout = "N" + "".join("1" if axis == 1 else "(KC)" for axis in shape)
+        if len(fits) > 1:
+            others = " or ".join(f"{k} keypoints of {c}" for k, c in fits if k != keypoints)
+            said.append(f"{squeezed[0]} numbers are taken for {keypoints} keypoints of {columns}; they may be {others}")
+    else:
+        return None
+    table = _table(one.values, layout, keypoints, columns)
+    scale = _scale(table[..., :2])
+    names, what = _columns(table)
+    said.insert(0, f"{one.name}: {keypoints} keypoints of {columns} numbers, {_SCALES[scale]}{what}")
+    count, view = _cut(keypoints, "K", hints, said)
+    activation: Literal["none", "sigmoid"] = "none"
+    if "score" in names:
+        scores = table[..., names.index("score")]
+        activation = "none" if scores.min() >= 0 and scores.max() <= 1 else "sigmoid"
+    view = replace(view, source=one.source, layout=_unless(layout, "NKC"), columns=names, activation=activation)
+    return Reading("coordinates", count, {"coordinates": view}, {"scale": scale}, None, tuple(said))
+
+
+_SCALES = {"unit": "x and y as shares of the input", "pixel": "x and y in input pixels"}
+
+
+def _table(values: FloatArray, layout: str, keypoints: int, columns: int) -> FloatArray:
+    """(P, K, C)."""
+    if "CK" in layout.replace("1", ""):
+        return np.moveaxis(values.reshape(-1, columns, keypoints), 1, 2)
+    return values.reshape(-1, keypoints, columns)
+
+
+def _columns(table: FloatArray) -> tuple[tuple[Column, ...], str]:
+    """What the columns are, and in words what those behind x and y are."""
+    names: list[Column] = ["x", "y"]
+    columns = table.shape[2]
+    if columns == 2:
+        return ("x", "y"), ""
+    third = table[..., 2]
+    if columns == 3:
+        if third.min() >= 0 and third.max() <= 1:
+            return (*names, "score"), ", and a score (the third lies between 0 and 1)"
+        return (*names, "_"), ", and a third outside of 0 to 1, which is no score (a depth?)"
+    if columns == 4:
+        return (*names, "_", "score"), ", z and a score"
+    return (*names, "_", "score", "_"), ", z, visibility and presence, as of BlazePose"
+
+
+def _scale(values: NDArray[np.floating[Any]]) -> Literal["unit", "pixel"]:
+    """Shares of the input lie about 0 to 1; pixels reach far beyond."""
+    return "unit" if float(np.abs(values).max()) <= 2.0 else "pixel"
+
+
+def _cut(count: int, axis: str, hints: Hints, because: list[str]) -> tuple[int, OutputView]:
+    """How many keypoints are read of so many, and the slice that takes them."""
+    wanted = hints.keypoints
+    if wanted is None and count == 39:
+        wanted = 33
+    if wanted is None or wanted == count:
+        return count, OutputView()
+    if wanted > count:
+        because.append(f"the skeleton has {wanted} keypoints, and the network gives {count}")
+        return count, OutputView()
+    because.append(f"of {count} the first {wanted} are the keypoints")
+    return wanted, OutputView(slice={axis: (0, wanted)})
+
+
+def _unless(layout: str, canonical: str) -> str | None:
+    return None if layout == canonical else layout

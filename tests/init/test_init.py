@@ -1,0 +1,228 @@
+"""The command init: what it learns of a network, what it writes, and what it leaves to be filled in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from splite_deploy.errors import SpecError
+from splite_deploy.spec import load_model_toml
+
+pytest.importorskip("torch")
+
+import torch  # noqa: TID253
+from strange_nets import mediapipe_hand, movenet, yolo
+from torch import Tensor, nn  # noqa: TID253
+
+from splite_deploy.export.log_output import quiet
+from splite_deploy.export.source.symbol import load_symbol
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+TINY = Path(__file__).parents[1] / "tiny"
+FOREIGN = Path(__file__).parents[1] / "vectors" / "foreign.float32.tflite"
+Splite = Callable[..., Result]
+FILLED = (
+    *("--color", "rgb", "--mean", "123.675,116.28,103.53", "--std", "58.395,57.12,57.375"),
+    *("--box-padding", 1.25, "--pad-value", 0, "--alignment", "centre"),
+)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.pt"
+    torch.save({"state_dict": load_symbol("arch.py:build", TINY)().state_dict()}, file)
+    return file
+
+
+def written(file: Path) -> dict[str, Any]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def test_weights_with_their_architecture(weights: Path, splite: Splite) -> None:
+    arch = ("--arch", f"{TINY}/arch.py:build", "--arch-arg", "channels=8", "--arch-arg", "keypoints=5")
+    result = splite("init", weights, *arch, "--input", "64x48")
+    assert result.exit_code == 0, result.output
+    model = weights.parent / "model.toml"
+    found = written(model)
+    assert found["input"]["height"] == 64 and found["input"]["width"] == 48
+    assert found["decoder"] == {
+        "type": "softargmax-window",
+        "stride": 4.0,
+        "beta": 20.0,
+        "alignment": "?",
+        "window": 9,
+    }
+    assert found["arch_args"] == {"channels": 8, "keypoints": 5}
+    assert (model.parent / found["arch"].partition(":")[0]).resolve() == TINY / "arch.py"
+    assert found["outputs"]["heatmap"]["source"] == -1  # two maps without names: stages, as far as anyone can see
+    told = "input.color, input.mean, input.std, input.box_padding, input.pad_value, decoder.alignment"
+    assert f'Fill in what is written as "?" there: {told}. Then:' in result.output
+    assert f"splite-deploy export {weights} --model {model} -o tiny.splite" in result.output
+    with pytest.raises(SpecError) as caught:
+        load_model_toml(model)
+    assert caught.value.message == f'{model} has 6 fields to be filled in, written as "?": {told}.'
+    assert "--like" in caught.value.hint
+
+
+def test_what_is_filled_in_loads(weights: Path, splite: Splite) -> None:
+    arch = ("--arch", f"{TINY}/arch.py:build")
+    result = splite("init", weights, *arch, "--input", "64x48", *FILLED)
+    assert result.exit_code == 0, result.output
+    assert "Next:" in result.output and "Fill in" not in result.output
+    spec, host = load_model_toml(weights.parent / "model.toml")
+    assert spec.name == "tiny" and spec.keypoint_count == 5 and spec.skeleton.keypoint_names[4] == "point4"
+    assert host.view.output("heatmap").source == -1
+
+
+def test_a_file_is_never_replaced_unasked(weights: Path, splite: Splite) -> None:
+    model = weights.parent / "model.toml"
+    model.write_text("mine", encoding="utf-8")
+    arch = ("--arch", f"{TINY}/arch.py:build", "--input", "64x48")
+    result = splite("init", weights, *arch)
+    assert result.exit_code == 1 and f"{model} exists." in result.output and "--overwrite" in result.output
+    assert model.read_text(encoding="utf-8") == "mine"
+    assert splite("init", weights, *arch, "--overwrite").exit_code == 0
+    assert written(model)["name"] == "tiny"
+
+
+def test_weights_alone_tell_what_their_shapes_tell(weights: Path, splite: Splite) -> None:
+    result = splite("init", weights, "--json", "-")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert "arch" in told["unknown"] and "decoder.stride" in told["unknown"] and told["found"] is None
+    found = written(weights.parent / "model.toml")
+    assert len(found["skeleton"]["keypoint_names"]) == 5
+    assert "layer 'depth.weight' has 5 outputs: as many heatmaps" in told["text"]
+
+
+def test_movenet(tmp_path: Path, splite: Splite) -> None:
+    result = splite("init", movenet(tmp_path / "lightning.onnx"), "--like", "movenet")
+    assert result.exit_code == 0, result.output
+    spec, host = load_model_toml(tmp_path / "model.toml")
+    assert (host.view.input.layout, host.view.input.dtype) == ("NHWC", "int32")
+    view = host.view.output("coordinates")
+    assert (view.layout, view.columns) == ("N1KC", ("y", "x", "score"))
+    assert spec.input.mean == (0, 0, 0) and spec.input.std == (1, 1, 1) and spec.input.box_padding == 1
+    assert spec.skeleton.keypoint_names[0] == "nose" and (spec.input.height, spec.input.width) == (64, 64)
+    text = (tmp_path / "model.toml").read_text(encoding="utf-8")
+    assert "# of movenet" in text and "tfhub.dev/google/movenet" in text
+
+
+def test_mediapipe_hand(tmp_path: Path, splite: Splite) -> None:
+    result = splite("init", mediapipe_hand(tmp_path / "hand.onnx"), "--like", "mediapipe-hand")
+    assert result.exit_code == 0, result.output
+    spec, host = load_model_toml(tmp_path / "model.toml")
+    view = host.view.output("coordinates")
+    assert (view.source, view.layout, view.columns) == ("Identity", "N(KC)", ("x", "y", "_"))
+    assert spec.skeleton.keypoint_names[8] == "index_tip" and spec.input.std == (255, 255, 255)
+    assert "not read" in result.output and "'Identity_1'" in result.output
+
+
+def test_candidates(tmp_path: Path, splite: Splite) -> None:
+    result = splite("init", yolo(tmp_path / "yolo.onnx"), "--like", "yolo-pose")
+    assert result.exit_code == 0, result.output
+    spec, _ = load_model_toml(tmp_path / "model.toml")
+    assert spec.decoder.type == "yolo-pose" and spec.input.pad_value == 114 and spec.keypoint_count == 17
+    assert "outputs" not in written(tmp_path / "model.toml")  # one output, as the decoder reads it
+
+
+def test_a_tflite_file(tmp_path: Path, splite: Splite) -> None:
+    pytest.importorskip("ai_edge_litert")
+    result = splite("init", FOREIGN, "-o", tmp_path / "model.toml", *FILLED)
+    assert result.exit_code == 0, result.output
+    _, host = load_model_toml(tmp_path / "model.toml")
+    assert host.view.input.layout == "NHWC"
+    assert (host.view.output("heatmap").source, host.view.output("heatmap").layout) == ("Identity", "NHWC")
+    uint8 = splite("init", FOREIGN.with_name("foreign.uint8.tflite"), "-o", tmp_path / "uint8.toml")
+    assert uint8.exit_code == 0, uint8.output
+    found = written(tmp_path / "uint8.toml")["input"]
+    assert (found["mean"], found["std"]) == ([0, 0, 0], [255, 255, 255])
+    assert "the input's integers stand for 0 to 1" in (tmp_path / "uint8.toml").read_text(encoding="utf-8")
+
+
+class Stages(nn.Module):
+    """A number, and a list of maps."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        maps = nn.functional.avg_pool2d(image, 4).repeat(1, 7, 1, 1)[:, :20] * 3
+        return image.mean(), (maps * 0.5, maps)
+
+
+def test_a_path_into_what_torch_gives(tmp_path: Path, splite: Splite) -> None:
+    with quiet():
+        torch.jit.save(torch.jit.trace(Stages(), torch.zeros(1, 3, 64, 48)), tmp_path / "stages.ts")  # type: ignore[no-untyped-call]
+    refused = splite("init", tmp_path / "stages.ts", "--input", "64x48")
+    assert refused.exit_code == 1 and "--trust" in refused.output
+    result = splite("init", tmp_path / "stages.ts", "--input", "64x48", "--trust")
+    assert result.exit_code == 0, result.output
+    assert written(tmp_path / "model.toml")["outputs"]["heatmap"]["source"] == [1, -1]
+    assert "--trust" in result.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (("none.onnx",), "There is no file none.onnx.", "Name a checkpoint"),
+        (("{movenet}", "--input", "32x32"), "The network takes 64 x 64, not 32 x 32.", "Leave out --input"),
+        (("{movenet}", "--arch", "a.py:b"), "brings its own architecture", "Leave out --arch"),
+        (("{movenet}", "--skeleton", "halpe26"), "halpe26 has 26 keypoints, and the network gives 17", "coco17"),
+    ],
+)
+def test_refusals(arguments: tuple[str, ...], message: str, hint: str, tmp_path: Path, splite: Splite) -> None:
+    file = movenet(tmp_path / "m.onnx")
+    result = splite("init", *(part.format(movenet=file) for part in arguments), "-o", tmp_path / "made.toml")
+    assert result.exit_code == 1, result.output
+    assert message in result.output and hint in result.output
+    assert not (tmp_path / "made.toml").exists()
+
+
+def test_a_family_that_gives_something_else_is_said(tmp_path: Path, splite: Splite) -> None:
+    result = splite("init", movenet(tmp_path / "m.onnx"), "--like", "rtmpose")
+    assert result.exit_code == 0, result.output
+    said = "Networks like rtmpose give a pair of bins along x and y, and this one gives coordinates"
+    assert said in " ".join(result.output.split())
+    assert written(tmp_path / "model.toml")["decoder"]["type"] == "coordinates"
+
+
+def test_inspect_says_the_same_without_writing(tmp_path: Path, splite: Splite) -> None:
+    file = movenet(tmp_path / "net.onnx")
+    shown = splite("inspect", file)
+    assert shown.exit_code == 0, shown.output
+    text = " ".join(shown.output.split())
+    assert "taken for coordinates, 17 keypoints" in text and "opset 17" in text and "input: 1 x 64 x 64 x 3" in text
+    assert list(tmp_path.iterdir()) == [file]
+    told = json.loads(splite("inspect", file, "--json", "-").stdout)
+    assert told["found"]["reading"]["kind"] == "coordinates" and told["file"]["opset"] == 17
+
+
+def test_inspect_runs_weights_with_an_architecture(weights: Path, splite: Splite) -> None:
+    shown = splite("inspect", weights, "--arch", f"{TINY}/arch.py:build", "--input", "64x48")
+    assert shown.exit_code == 0, shown.output
+    assert "output 1: maps of 4 input pixels per cell" in " ".join(shown.output.split())
+    assert list(weights.parent.iterdir()) == [weights]
+
+
+@pytest.mark.parametrize("name", ["float32", "uint8", "float16", "dynamic-range", "half-input", "signed"])
+def test_inspect_of_tflite_files(name: str, splite: Splite) -> None:
+    pytest.importorskip("ai_edge_litert")
+    shown = splite("inspect", FOREIGN.with_name(f"foreign.{name}.tflite"))
+    assert shown.exit_code == 0, shown.output
+    assert "taken for heatmap, 5 keypoints" in " ".join(shown.output.split())
+
+
+def test_inspect_refuses_options_that_do_nothing(weights: Path, tmp_path: Path, splite: Splite) -> None:
+    refused = splite("inspect", weights, "--like", "hrnet")
+    assert refused.exit_code == 1 and "--like is for a network that is run" in refused.output
+    assert "--arch" in refused.output
+    refused = splite("inspect", movenet(tmp_path / "net.onnx"), "--layers")
+    assert refused.exit_code == 1 and "are for bundles and checkpoints" in refused.output

@@ -1,0 +1,212 @@
+"""What outputs are taken for, by their shapes and values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from splite_deploy.init.recognise import Given, Hints, Reading, recognise, value_range
+from splite_deploy.spec.view import OutputView
+
+RNG = np.random.default_rng(3)
+SIZE = (256, 192)
+
+
+def between(low: float, high: float, *shape: int) -> NDArray[np.float32]:
+    return RNG.uniform(low, high, (4, *shape)).astype(np.float32)
+
+
+def read(size: tuple[int, int] = SIZE, hints: Hints = Hints(), **outputs: NDArray[np.float32]) -> Reading:  # noqa: B008
+    found = recognise([Given(name, values) for name, values in outputs.items()], size, hints)
+    assert found is not None
+    return found
+
+
+def gaussians(*shape: int) -> NDArray[np.float32]:
+    maps = between(-0.02, 0.02, *shape)
+    maps[..., 5, 5] = 0.9
+    return maps
+
+
+@pytest.mark.parametrize(
+    ("maps", "held"),
+    [
+        (gaussians(17, 64, 48), "peaks"),
+        (between(-4, 6, 17, 64, 48), "logits"),
+        (between(0.01, 0.9, 17, 64, 48), "sigmoid"),
+        (np.full((2, 3, 8, 8), 1 / 64, np.float32), "distribution"),
+    ],
+)
+def test_what_cells_hold(maps: NDArray[np.float32], held: str) -> None:
+    assert value_range(maps) == held
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kind", "keypoints", "views", "fields"),
+    [
+        ({"out": (17, 64, 48)}, "heatmap", 17, {"heatmap": OutputView("out")}, {"stride": 4.0}),
+        ({"out": (64, 48, 17)}, "heatmap", 17, {"heatmap": OutputView("out", "NHWC")}, {"stride": 4.0}),
+        ({"a": (17, 64, 48), "b": (17, 64, 48)}, "heatmap", 17, {"heatmap": OutputView("b")}, {"stride": 4.0}),
+        ({"a": (17, 64, 48), "b": (17, 32, 24)}, "heatmap", 17, {"heatmap": OutputView("a")}, {"stride": 4.0}),
+        (
+            {"heat": (17, 16, 12), "short": (34, 16, 12), "middle": (64, 16, 12)},
+            "offset",
+            17,
+            {"heatmap": OutputView("heat"), "offset": OutputView("short")},
+            {"stride": 16.0},
+        ),
+        (
+            {"depth_maps": (21, 64, 48), "maps": (21, 64, 48)},
+            "depth",
+            21,
+            {"heatmap": OutputView("maps"), "depth": OutputView("depth_maps")},
+            {"stride": 4.0},
+        ),
+        ({"out": (21 * 64, 64, 48)}, "volume", 21, {"volume": OutputView("out")}, {"stride": 4.0, "bins": 64}),
+        (
+            {"x": (17, 384), "y": (17, 512)},
+            "simcc",
+            17,
+            {"simcc_x": OutputView("x"), "simcc_y": OutputView("y")},
+            {"split_ratio": 2.0},
+        ),
+        (
+            {"first": (17, 512), "second": (17, 384)},
+            "simcc",
+            17,
+            {"simcc_x": OutputView("second"), "simcc_y": OutputView("first")},
+            {"split_ratio": 2.0},
+        ),
+    ],
+)
+def test_maps_and_bins(
+    outputs: dict[str, tuple[int, ...]],
+    kind: str,
+    keypoints: int,
+    views: dict[str, OutputView],
+    fields: dict[str, Any],
+) -> None:
+    found = read(**{name: between(-3, 3, *shape) for name, shape in outputs.items()})
+    assert (found.kind, found.keypoints, dict(found.outputs), dict(found.fields)) == (kind, keypoints, views, fields)
+    assert len(found.unused) == len(outputs) - len(views)
+    assert found.because
+
+
+def test_bins_of_a_square_input_go_by_their_names() -> None:
+    assert read((256, 256), simcc_y=between(-1, 1, 17, 512), simcc_x=between(-1, 1, 17, 512)).outputs == {
+        "simcc_x": OutputView("simcc_x"),
+        "simcc_y": OutputView("simcc_y"),
+    }
+    unnamed = read((256, 256), a=between(-1, 1, 17, 512), b=between(-1, 1, 17, 512))
+    assert [view.source for view in unnamed.outputs.values()] == ["a", "b"]
+    assert "follows from name and order" in " ".join(unnamed.because)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "keypoints", "columns"),
+    [
+        ((17, 2), None, 17, ("x", "y")),
+        ((17, 3), None, 17, ("x", "y", "score")),
+        ((2, 17), "NCK", 17, ("x", "y")),
+        ((1, 17, 3), "N1KC", 17, ("x", "y", "score")),
+        ((63,), "N(KC)", 21, ("x", "y", "score")),
+        ((1, 42), "N1(KC)", 21, ("x", "y")),
+        ((63, 1, 1), "N(KC)11", 21, ("x", "y", "score")),
+        ((195,), "N(KC)", 33, ("x", "y", "_", "score", "_")),
+    ],
+)
+def test_coordinates(shape: tuple[int, ...], layout: str | None, keypoints: int, columns: tuple[str, ...]) -> None:
+    found = read(out=between(0, 1, *shape), presence=between(0, 1, 1))
+    assert found.kind == "coordinates" and found.keypoints == keypoints
+    view = found.outputs["coordinates"]
+    assert (view.layout, view.columns, found.fields) == (layout, columns, {"scale": "unit"})
+    assert view.slice == ({"K": (0, 33)} if shape == (195,) else {})
+    assert found.unused == ("'presence'",)
+
+
+def test_a_third_column_outside_of_0_to_1_is_no_score() -> None:
+    found = read((224, 224), points=between(-30, 200, 63))
+    assert found.outputs["coordinates"].columns == ("x", "y", "_") and found.fields == {"scale": "pixel"}
+    assert "which is no score" in " ".join(found.because)
+    assert found.outputs["coordinates"].activation == "none"
+
+
+def test_logits_of_a_visibility_get_a_sigmoid() -> None:
+    view = read((256, 256), ld_3d=between(-30, 200, 195), maps=between(-1, 1, 64, 64, 39)).outputs["coordinates"]
+    assert view.activation == "sigmoid" and view.source == "ld_3d"
+
+
+def test_flat_numbers_that_fit_twice_are_said() -> None:
+    found = read(out=between(0, 1, 42))
+    assert found.keypoints == 21 and "may be 14 keypoints of 3" in " ".join(found.because)
+    assert read(hints=Hints(14), out=between(0, 1, 42)).keypoints == 14
+
+
+CANDIDATES = 84 * 16  # of 8, 16 and 32 pixels on 256 x 256
+
+
+def people(columns: int, count: int = CANDIDATES, *, scores: tuple[float, float] = (0, 1)) -> NDArray[np.float32]:
+    values = between(-20, 200, columns, count)
+    values[:, 4:6] = RNG.uniform(*scores, values[:, 4:6].shape)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("values", "layout", "fields"),
+    [
+        (people(56), None, {"form": "decoded", "boxes": "xywh", "scale": "pixel", "objectness": False}),
+        (people(56).swapaxes(1, 2), "NAC", {"form": "decoded", "boxes": "xywh", "scale": "pixel", "objectness": False}),
+        (
+            people(57, 3 * CANDIDATES).swapaxes(1, 2),
+            "NAC",
+            {"form": "decoded", "boxes": "xywh", "scale": "pixel", "objectness": True},
+        ),
+        (
+            people(56, scores=(-9, 3)),
+            None,
+            {"form": "anchor-free", "strides": (8.0, 16.0, 32.0), "heads": "one", "bins": 1},
+        ),
+        (
+            between(-9, 3, 116, CANDIDATES),
+            None,
+            {"form": "anchor-free", "strides": (8.0, 16.0, 32.0), "heads": "one", "bins": 16},
+        ),
+        (people(57, 300).swapaxes(1, 2), None, {"form": "final", "boxes": "xyxy", "scale": "pixel"}),
+    ],
+)
+def test_candidates_of_single_stage_networks(
+    values: NDArray[np.float32], layout: str | None, fields: dict[str, Any]
+) -> None:
+    found = read((256, 256), output0=values)
+    assert (found.kind, found.keypoints) == ("yolo-pose", 17)
+    assert found.outputs == {"people": OutputView("output0", layout)}
+    assert found.fields == {"visibility": True, **fields}
+
+
+@pytest.mark.parametrize(
+    ("side", "count", "columns", "keypoints", "strides"),
+    [
+        (192, 2016, 18, 7, (8, 16, 16, 16)),  # MediaPipe's palms
+        (128, 896, 16, 6, (8, 16, 16, 16)),  # its short-range faces
+        (224, 2254, 12, 4, (8, 16, 32, 32, 32)),  # its people
+    ],
+)
+def test_anchors(side: int, count: int, columns: int, keypoints: int, strides: tuple[int, ...]) -> None:
+    found = read((side, side), regressors=between(-9, 9, count, columns), classificators=between(-9, 9, count, 1))
+    assert (found.kind, found.keypoints) == ("anchors", keypoints)
+    assert found.outputs == {"boxes": OutputView("regressors"), "logits": OutputView("classificators")}
+    assert found.fields == {"strides": strides, "scale": float(side)}
+
+
+def test_a_skeleton_of_fewer_keypoints_takes_the_first_of_more() -> None:
+    found = read(hints=Hints(17), out=between(-3, 3, 20, 64, 48))
+    assert found.keypoints == 17 and found.outputs["heatmap"].slice == {"C": (0, 17)}
+    assert "of 20 the first 17 are the keypoints" in found.because
+
+
+def test_what_is_like_nothing_known_is_nothing() -> None:
+    assert recognise([Given("classes", between(0, 1, 1000))], SIZE) is None
+    assert recognise([Given("mask", between(0, 1, 1, 256, 192))], SIZE) is None
