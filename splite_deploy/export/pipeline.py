@@ -73,7 +73,7 @@ from splite_deploy.export.quant.search import Goal, keep_limits
 from splite_deploy.export.quant.trained import has_quantisers, without_quantisers
 from splite_deploy.export.quant.trained_graph import TrainedGraph, split_quantisation
 from splite_deploy.export.recommend import device_notes, recommend
-from splite_deploy.export.reference import Explain, Reference, unexplained
+from splite_deploy.export.reference import Explain, Reference, check_scores, unexplained
 from splite_deploy.export.source.formats import ImportedOnnx
 from splite_deploy.export.source.load import LoadedModel, load_source
 from splite_deploy.export.variants import (
@@ -200,6 +200,7 @@ def export_bundle(
         image = prepare_image(crops.example, spec.input)
         tensors = Preprocessor(spec.input, spec.input.color).normalise(np.concatenate([crops.pixels, image.crop[None]]))
         outputs: Outputs = source.run(tensors)
+        check_scores(outputs, spec.decoder)
         reference = Reference(source.name, spec, crops.pixels, _without_last(outputs), crops.origin)
 
         with new_bundle(output, overwrite=options.overwrite) as folder:

@@ -49,9 +49,8 @@ def _cast(values: FloatArray, dtype: Dtype) -> NDArray[Any]:
 def canonical_output(steps: Steps, values: NDArray[Any]) -> FloatArray:
     """An output of the network, batch first, as the decoder reads it."""
     made: FloatArray = values.astype(np.float32, copy=False).reshape(len(values), *steps.reshape).transpose(steps.axes)
-    if steps.slices:
-        parts = (slice(None), *(slice(begin, end) for begin, end in steps.slices))
-        made = made[parts]
+    for axis, begin, end in steps.slices:
+        made = made[(slice(None),) * axis + (slice(begin, end),)]
     if steps.columns is not None:
         made = made[..., list(steps.columns)]
     if steps.activation == "sigmoid":

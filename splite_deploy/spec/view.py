@@ -37,7 +37,7 @@ class Steps:
     Attributes:
         reshape: Sizes behind the batch.
         axes: Permutation of the axes that follows.
-        slices: Begin and end along each axis behind the batch, after that; empty where nothing is cut.
+        slices: What is cut after that: axis, begin and end, the batch being axis 0.
         columns: Which columns of the last axis are kept, in their new order; None keeps them as they are.
         activation: What is applied last.
         activated: Which of the kept columns it is applied to; None for the whole tensor.
@@ -45,7 +45,7 @@ class Steps:
 
     reshape: tuple[int, ...]
     axes: tuple[int, ...]
-    slices: tuple[tuple[int, int], ...] = ()
+    slices: tuple[tuple[int, int, int], ...] = ()
     columns: tuple[int, ...] | None = None
     activation: Activation = "none"
     activated: tuple[int, ...] | None = None
@@ -190,12 +190,21 @@ class OutputView:
         absent = [letter for letter in canonical[1:] if letter not in letters]
         order = ["N", *letters, *absent]
         split = tuple(found.get(letter, 1) for letter in order[1:])
-        slices = tuple(self.slice[axis] if axis in self.slice else (0, found.get(axis, 1)) for axis in canonical[1:])
+        slices = []
+        for axis, (begin, end) in self.slice.items():
+            length = found.get(axis, 1)
+            stop = end + length if end < 0 else end
+            if not begin < stop <= length:
+                raise error(
+                    f"The output that is the '{role}' has {length} along {axis}; its slice is from {begin} to {end}.",
+                    hint=f"Correct slice in [outputs.{role}] of model.toml.",
+                )
+            slices.append((canonical.index(axis), begin, stop))
         wanted = wanted_columns(decoder, self.columns) if self.columns else ()
         return Steps(
             reshape=split,
             axes=tuple(order.index(axis) for axis in canonical),
-            slices=slices if self.slice else (),
+            slices=tuple(slices),
             columns=tuple(self.columns.index(name) for name in wanted) if wanted != self.columns else None,
             activation=self.activation,
             activated=tuple(i for i, name in enumerate(wanted) if name == "score") if wanted else None,
@@ -322,16 +331,18 @@ def choose(outputs: Any, view: View, decoder: Decoder, error: type[SpliteError])
     held = parts_of(outputs)
     if set(roles) <= set(held) and all(_is_tensor(held[role]) for role in roles):
         return {role: held[role] for role in roles}, False
-    advice = "Say in model.toml which of them it is: [outputs.{}] with source = {}."
-    if shared := [role for role in roles if role in held]:
-        raise error(
-            f"The network's outputs are {_said(outputs)}: only {', '.join(shared)} is named by its role.",
-            hint=advice.format(next(role for role in roles if role not in held), '"NAME", an index or a path'),
-        )
     if len(held) != len(roles) or not all(map(_is_tensor, held.values())):
         raise error(
             f"The network gives {_said(outputs)}; the decoder '{decoder.type}' reads {len(roles)}: {', '.join(roles)}.",
-            hint=advice.format(roles[0], _example(outputs)),
+            hint="Choose the decoder that fits; or say in model.toml which of the outputs it reads, as in "
+            f"[outputs.{roles[0]}] with source = {_example(outputs)}.",
+        )
+    if shared := [role for role in roles if role in held]:
+        rest = next(role for role in roles if role not in held)
+        raise error(
+            f"The network's outputs are {', '.join(map(str, held))}: only {', '.join(shared)} is named by its role.",
+            hint=f"Say in model.toml which one each is, as in [outputs.{rest}] with source = {_example(outputs)}; then "
+            "all that the decoder reads need one.",
         )
     return dict(zip(roles, held.values(), strict=True)), True
 

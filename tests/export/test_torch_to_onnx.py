@@ -201,7 +201,7 @@ def maps(image: Any, keypoints: int = 5, rows: int = 16) -> Any:
     ("function", "message", "hint"),
     [
         (maps, "The network gives 1 outputs; the decoder 'softargmax-depth' reads 2: heatmap, depth.", "decoder"),
-        (lambda x: (maps(x),) * 3, "The network gives 3 outputs", "in this order"),
+        (lambda x: (maps(x),) * 3, "The network gives 3 outputs", "with source = -1 for the last"),
         (lambda x: (maps(x), maps(x, 4)), "output 'depth' has shape (1, 4, 16, 12); the spec says (1, 5, 16, 12)", ""),
         (lambda x: (maps(x, 5, 8), maps(x)), "output 'heatmap' has shape (1, 5, 8, 12); the spec says", "stride"),
         (lambda x: (maps(x)[0], maps(x)), "output 'heatmap' has shape (5, 16, 12); the spec says", "keypoint_names"),

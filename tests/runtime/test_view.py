@@ -98,6 +98,7 @@ def test_sources_lead_through_dictionaries_lists_and_objects(outputs: Any, sourc
     [
         ([A, B], None, "The network gives 2 outputs; the decoder 'coordinates' reads 1", "with source = -1."),
         ({"p": [A, B]}, None, "The network gives 1 output: p; the decoder", 'with source = ["p", -1].'),
+        ({"x": A, "y": B}, None, "The network gives 2 outputs: x, y; the decoder", 'with source = "y".'),
         ([A], 3, "The network gives 1 output; there is no output 3, which [outputs.coordinates]", "Correct source"),
         ({"a": A}, "b", "The network gives 1 output: a; there is no 'b', which", "Correct source"),
         ({"a": [A]}, ("a", 1), "'a' of the network gives 1 output; there is no output 1", "Correct source"),

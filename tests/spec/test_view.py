@@ -128,7 +128,7 @@ def test_a_gray_image_needs_no_axis_of_channels() -> None:
             HEATMAP,
             "heatmap",
             (51 * 192,),
-            Steps((51, 16, 12), (0, 1, 2, 3), ((0, 17), (0, 16), (0, 12))),
+            Steps((51, 16, 12), (0, 1, 2, 3), ((1, 0, 17),)),
         ),
         (OutputView(layout="NCK"), POINTS, "coordinates", (2, 17), Steps((2, 17), (0, 2, 1))),
         (OutputView(layout="N(KC)"), POINTS, "coordinates", (51,), Steps((17, 3), (0, 1, 2))),
@@ -145,7 +145,7 @@ def test_a_gray_image_needs_no_axis_of_channels() -> None:
             POINTS,
             "coordinates",
             (99,),
-            Steps((33, 3), (0, 1, 2), ((0, 17), (0, 3)), (0, 1), "none", ()),
+            Steps((33, 3), (0, 1, 2), ((1, 0, 17),), (0, 1), "none", ()),
         ),
     ],
 )
@@ -159,6 +159,8 @@ def test_steps(view: OutputView, decoder: Decoder, role: str, shape: tuple[int, 
     [
         ({"layout": "N(KC)"}, (50,), "shape (N, 50), which is not N(KC) with K = 17"),
         ({}, (1, 17, 3), "shape (N, 1, 17, 3), which is not NKC with K = 17"),
+        ({"slice": {"K": (0, -17)}}, (17, 2), "has 17 along K; its slice is from 0 to -17"),
+        ({"slice": {"K": (3, 20)}}, (17, 2), "has 17 along K; its slice is from 3 to 20"),
         ({"columns": ("x", "y", "_")}, (17, 4), "shape (N, 17, 4), which is not NKC with K = 17, C = 3"),
     ],
 )
@@ -166,7 +168,7 @@ def test_a_shape_that_does_not_fit_is_told(fields: Mapping[str, Any], shape: tup
     with pytest.raises(ExportError) as caught:
         OutputView(**fields).steps("coordinates", POINTS, 17, SIZE, shape, ExportError)
     assert message in caught.value.message
-    assert "layout of [outputs.coordinates] in model.toml" in caught.value.hint
+    assert "[outputs.coordinates]" in caught.value.hint and "model.toml" in caught.value.hint
 
 
 def test_a_byte_order_mark_is_no_part_of_the_model(tmp_path: Path) -> None:

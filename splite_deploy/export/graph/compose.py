@@ -18,7 +18,12 @@ from splite_deploy.export.log_output import quiet
 
 
 def graph_of(
-    module: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], prefix: str
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    prefix: str,
+    opset: int = MIN_OPSET,
 ) -> onnx.ModelProto:
     """A module's graph with an open batch; nodes, tensors and constants have names of their own.
 
@@ -32,7 +37,7 @@ def graph_of(
             buffer,  # type: ignore[arg-type]  # which the older exporter takes
             input_names=list(inputs),
             output_names=list(outputs),
-            opset_version=MIN_OPSET,
+            opset_version=opset,
             dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)},
             dynamo=False,
         )

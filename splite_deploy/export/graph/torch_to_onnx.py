@@ -41,27 +41,34 @@ def check_outputs(network: nn.Module, spec: ModelSpec) -> None:
         with torch.inference_mode():
             outputs = network(example)
     except Exception as err:  # the user's network can raise anything
-        raise ExportError(
-            f"The network fails on an input of {tuple(example.shape)}: {type(err).__name__}: {err}",
-            hint="Check the input size in model.toml.",
-        ) from err
+        raise failure_on(tuple(example.shape), err) from err
     values = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
     if not isinstance(values, tuple | list) or not all(
         isinstance(value, torch.Tensor) and value.dtype == torch.float32 for value in values
     ):
         raise ExportError(
             f"The network gives {_describe(values)}, not float32 tensors.",
-            hint=f"Return a tuple of float32 tensors: {', '.join(spec.decoder.roles)}.",
+            hint=f"Return a tuple of float32 tensors: {', '.join(spec.decoder.roles)}; or say in [outputs] of "
+            "model.toml where they are.",
         )
     roles = spec.decoder.roles
     if len(values) != len(roles):
         raise ExportError(
             f"The network gives {len(values)} outputs; the decoder '{spec.decoder.type}' reads {len(roles)}: "
             f"{', '.join(roles)}.",
-            hint="Choose the decoder that fits, or return these outputs in this order.",
+            hint=f"Choose the decoder that fits; or say in model.toml which of them it reads, as in "
+            f"[outputs.{roles[0]}] with source = -1 for the last.",
         )
     shapes = {role: tuple(value.shape) for role, value in zip(roles, values, strict=True)}
     check_shapes(shapes, spec, crops=1, error=ExportError)
+
+
+def failure_on(shape: tuple[int, ...], err: Exception) -> ExportError:
+    """The error of a network that fails on an input of this shape."""
+    return ExportError(
+        f"The network fails on an input of {shape}: {type(err).__name__}: {err}",
+        hint="Check the input size in model.toml, and how [inputs.image] says that the network takes it.",
+    )
 
 
 def _describe(value: object) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,13 +25,17 @@ from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.decoders import check_shapes
 from splite_deploy.errors import BackendError, CheckpointError, ExportError, first_line
 from splite_deploy.export.graph.torch_to_onnx import input_spec
+from splite_deploy.export.graph.view import view_around, view_notes
 from splite_deploy.export.graph.walk import attributes, forget_types, from_proto, name_of, sizes, to_proto
 from splite_deploy.export.log_output import quiet
+from splite_deploy.export.source.half import widen
 from splite_deploy.export.source.weights import weights_key
 from splite_deploy.files import sha256_of
 from splite_deploy.runtime.session import open_bytes
 from splite_deploy.runtime.verify import run_each
-from splite_deploy.spec import HostSpec, ModelSpec
+from splite_deploy.runtime.view import apply_view, network_input
+from splite_deploy.spec import HostSpec, InputView, ModelSpec, View
+from splite_deploy.spec.view import choose
 
 Format = Literal["weights", "program", "script", "onnx"]
 FORMATS: dict[Format, str] = {
@@ -108,13 +112,13 @@ def require_trust(path: Path, kind: Format, trust: bool) -> None:
         )
 
 
-def load_program(path: Path, spec: ModelSpec, dynamic_batch: bool) -> nn.Module:
+def load_program(path: Path, spec: ModelSpec, view: InputView, dynamic_batch: bool) -> nn.Module:
     """The network of a ``.pt2`` file of ``torch.export.save``.
 
     Raises:
         CheckpointError: torch cannot load it.
-        ExportError: Its input is not that of the spec, its batch is fixed where it is to be open, or it was exported
-            in training mode.
+        ExportError: Its input is not what the view says of it, its batch is fixed where it is to be open, or it was
+            exported in training mode.
     """
     try:
         with quiet():
@@ -124,7 +128,7 @@ def load_program(path: Path, spec: ModelSpec, dynamic_batch: bool) -> nn.Module:
             f"torch {torch.__version__} cannot load {path} as a torch.export program: {first_line(err, named=True)}",
             hint="Copy it again; or save it again with torch.export.save of this version, or as an ONNX graph.",
         ) from err
-    _check_input(program, spec, dynamic_batch)
+    _check_input(program, spec, view, dynamic_batch)
     for node in program.graph.nodes:
         if _trains(node):
             raise ExportError(
@@ -142,7 +146,7 @@ def _trains(node: torch.fx.Node) -> bool:
     return given.get("training") is True or given.get("train") is True
 
 
-def _check_input(program: torch.export.ExportedProgram, spec: ModelSpec, dynamic_batch: bool) -> None:
+def _check_input(program: torch.export.ExportedProgram, spec: ModelSpec, view: InputView, dynamic_batch: bool) -> None:
     names = program.graph_signature.user_inputs
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     if len(values) != 1 or not isinstance(values[0], torch.Tensor):
@@ -151,17 +155,17 @@ def _check_input(program: torch.export.ExportedProgram, spec: ModelSpec, dynamic
             hint="Export a network that takes one tensor, the image.",
         )
     (value,) = values
-    wanted = (1, *spec.input.planes)
+    wanted = (1, *view.shape(spec.input.planes))
     open_sizes = [not isinstance(size, int) for size in value.shape]
-    fits = len(open_sizes) == 4 and all(
+    fits = len(open_sizes) == len(wanted) and all(
         is_open or size == want for is_open, size, want in zip(open_sizes, value.shape, wanted, strict=True)
     )
-    if not fits or value.dtype != torch.float32:
+    dtype = str(value.dtype).removeprefix("torch.")
+    if not fits or dtype != view.dtype:
         shown = "x".join("N" if is_open else str(size) for is_open, size in zip(open_sizes, value.shape, strict=True))
         raise ExportError(
-            f"The program takes {str(value.dtype).removeprefix('torch.')} {shown}; the model spec says float32 "
-            f"{'x'.join(map(str, wanted))}.",
-            hint="Check the input's size in model.toml, or export the program again with one float32 image.",
+            f"The program takes {dtype} {shown}; the model spec says {view.dtype} {'x'.join(map(str, wanted))}.",
+            hint="Check the input's size in model.toml, and say in [inputs.image] which layout and dtype it takes.",
         )
     if dynamic_batch and not open_sizes[0]:
         raise ExportError(
@@ -228,7 +232,8 @@ class ImportedOnnx:
 
     def run(self, tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Reference outputs of the file by role, N first, computed one crop at a time as on a device."""
-        return _run(self.content, self.artifact, tensors)
+        with open_bytes(self.content, self.artifact, model=self.spec) as session:
+            return run_each(session, tensors)
 
 
 def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None, dynamic_batch: bool) -> ImportedOnnx:
@@ -237,7 +242,7 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
     Args:
         path: The file; external data lies beside it.
         spec: The model.
-        host: The rest of ``model.toml``.
+        host: The rest of ``model.toml``; its view says how the graph's tensors lie.
         opset: The operator set requested; None takes that of the file.
         dynamic_batch: Leaves the batch size open; otherwise it is 1.
 
@@ -246,30 +251,53 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
         ExportError: Its operator set, input or outputs are not those that are needed.
         BackendError: ONNX Runtime cannot run it.
     """
-    model = _load(path)
+    model, was_half = _load(path)
     found = _opset_of(model, opset)
-    image = _image(model.graph, spec, dynamic_batch)
     _check_precision(model.graph)
-    names, matched = _match_outputs(model.graph, spec)
-    digest = sha256_of(path)
-    shape = input_spec(spec, dynamic_batch).shape
-    outputs = tuple(TensorSpec(name, (), "float32", spec.decoder.layouts[role], role) for role, name in names.items())
-    inputs = (TensorSpec(name_of(image), shape, "float32", "NCHW", "image"),)
-    artifact = Artifact("onnx", "ort", "fp32", path.name, digest, inputs, outputs, spec.limits, {})
+    digest, batch = sha256_of(path), None if dynamic_batch else 1
+    given = host.view
+    if was_half and given.input.dtype == "float16":
+        given = replace(given, input=replace(given.input, dtype="float32"))
+    image = _image(model.graph, spec, given.input, dynamic_batch)
+    held = {name_of(value): value for value in model.graph.outputs}
+    chosen, by_order = choose(held, given, spec.decoder, ExportError)
+    sources = {role: name_of(value) for role, value in chosen.items()}
+    inputs = (TensorSpec(name_of(image), (batch, *given.input.shape(spec.input.planes)), _dtype(image), "", ""),)
+    outputs = tuple(TensorSpec(name, (), _dtype(held[name]), "", "") for name in dict.fromkeys(sources.values()))
+    artifact = Artifact("onnx", "ort", "fp32", path.name, digest, inputs, outputs, spec.limits, {}, given)
     content = to_proto(model).SerializeToString()
-    shapes = _try(content, artifact, spec, dynamic_batch)
-    _rename(model.graph, {name_of(image): "image", **{name: role for role, name in names.items()}})
-    _set_shapes(model.graph, {"image": shape, **shapes})
+    raw = _try(content, replace(artifact, view=None), spec, given.input, dynamic_batch)
+    sized = (replace(output, shape=(batch, *raw[output.name][1:])) for output in outputs)
+    # Named sources, since the graph may have more outputs than these
+    named = View(given.input, {role: replace(given.output(role), source=name) for role, name in sources.items()})
+    artifact = replace(artifact, outputs=tuple(sized), view=named)
+    shapes = _canonical_shapes(content, artifact, spec, raw)
+    plain = given.is_canonical and len(held) == len(sources) and {one.dtype for one in outputs} == {"float32"}
+    names = {name_of(image): "image", **{name: role for role, name in sources.items()}}
+    if not plain:
+        names = {old: f"network/{new}" for old, new in names.items()}
+    _rename(model.graph, names, {"image", *sources})
+    if not plain:
+        inner = {role: names[name] for role, name in sources.items()}
+        model = view_around(model, given, spec, inner, {names[name]: shape for name, shape in raw.items()})
+    _set_shapes(model.graph, {"image": input_spec(spec, dynamic_batch).shape, **shapes})
+    order = ", ".join(f"'{name}' is the {role}" for role, name in sources.items())
     notes = (
         "the reference is the imported ONNX graph in ONNX Runtime; it was not compared with a torch network",
         f"kept the opset {found} of the graph",
-        *matched,
+        *(
+            ("widened the weights of the graph from half precision to float32, in which the reference computes",)
+            * was_half
+        ),
+        *((f"matched the graph's outputs by their order: {order}",) * by_order),
+        *view_notes(host.view),
         *(("arch in model.toml was not used: the graph is the network",) if host.arch else ()),
     )
     return ImportedOnnx(content, model, artifact, found, spec, host, digest, notes)
 
 
-def _load(path: Path) -> ir.Model:
+def _load(path: Path) -> tuple[ir.Model, bool]:
+    """The graph, in float32, and whether it was of half precision."""
     try:
         model = onnx.load(str(path), load_external_data=False)
         whole = bool(model.graph.node)
@@ -290,7 +318,8 @@ def _load(path: Path) -> ir.Model:
         raise CheckpointError(
             f"{path} is not valid ONNX: {first_line(err, named=True)}", hint="Export it again from its framework."
         ) from err
-    return from_proto(model)
+    was_half = widen(model)
+    return from_proto(model), was_half
 
 
 def _opset_of(model: ir.Model, requested: int | None) -> int:
@@ -309,7 +338,7 @@ def _opset_of(model: ir.Model, requested: int | None) -> int:
     return found
 
 
-def _image(graph: ir.Graph, spec: ModelSpec, dynamic_batch: bool) -> ir.Value:
+def _image(graph: ir.Graph, spec: ModelSpec, view: InputView, dynamic_batch: bool) -> ir.Value:
     inputs = [value for value in graph.inputs if not value.is_initializer()]  # old graphs list these as inputs too
     if len(inputs) != 1:
         names = ", ".join(map(name_of, inputs)) or "none"
@@ -318,17 +347,22 @@ def _image(graph: ir.Graph, spec: ModelSpec, dynamic_batch: bool) -> ir.Value:
         )
     image = inputs[0]
     kind, shape = _dtype(image), sizes(image)
-    wanted = (1, *spec.input.planes)
-    fits = len(shape) == 4 and all(size in (None, want) for size, want in zip(shape, wanted, strict=True))
-    if not fits or kind != "float32":
+    wanted = (1, *view.shape(spec.input.planes))
+    fits = len(shape) == len(wanted) and all(size in (None, want) for size, want in zip(shape, wanted, strict=True))
+    named = view.source in (None, 0, -1, image.name)
+    if not fits or kind != view.dtype or not named:
         hint = "Check the input's size in model.toml, or export the graph again."
-        if kind != "float32":
-            hint = _FULL
-        elif len(shape) == 4 and shape[3] == 3:
-            hint = "Its channels come last: export it again with channels first (NCHW)."
+        last = (spec.input.height, spec.input.width, spec.input.channels)
+        changes = [f'dtype = "{kind}"'] if kind != view.dtype else []
+        if view.layout == "NCHW" and shape[1:] == last:
+            changes.insert(0, 'layout = "NHWC"')
+        if not named:
+            hint = f"Correct source in [inputs.image] of model.toml, which is {view.source!r}."
+        elif changes:
+            hint = f"Say so in [inputs.image] of model.toml: {' and '.join(changes)}."
         shown = "x".join("N" if size is None else str(size) for size in shape) or "of unknown shape"
         raise ExportError(
-            f"The graph's input '{image.name}' is {kind} {shown}; the model spec says float32 "
+            f"The graph's input '{image.name}' is {kind} {shown}; the model spec says {view.dtype} "
             f"{'x'.join(map(str, wanted))}.",
             hint=hint,
         )
@@ -346,51 +380,16 @@ def _dtype(value: ir.Value) -> str:
 
 def _check_precision(graph: ir.Graph) -> None:
     """The bundle's graph is the one of full precision; others are made from it."""
-    lower = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-    if any(value.dtype in lower for value in graph.initializers.values()):
-        what = "holds weights of half precision"
-    elif any("QuantizeLinear" in node.op_type for node in graph):
-        what = "is quantised"
-    else:
-        return
-    raise ExportError(f"The graph {what}.", hint=_FULL)
+    if any("QuantizeLinear" in node.op_type for node in graph):
+        raise ExportError("The graph is quantised.", hint=_FULL)
 
 
-def _match_outputs(graph: ir.Graph, spec: ModelSpec) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The graph's outputs by role, with a note where these were matched by their order."""
-    roles, names = spec.decoder.roles, list(map(name_of, graph.outputs))
-    if len(names) != len(roles):
-        raise ExportError(
-            f"The graph gives {len(names)} outputs: {', '.join(names)}; the decoder '{spec.decoder.type}' reads "
-            f"{len(roles)}: {', '.join(roles)}.",
-            hint="Choose the decoder that fits, or export the graph with these outputs in this order.",
-        )
-    for output in graph.outputs:
-        if _dtype(output) != "float32":
-            raise ExportError(
-                f"The graph's output '{output.name}' is {_dtype(output)}, not float32.",
-                hint=_FULL,
-            )
-    if set(names) == set(roles):
-        return {role: role for role in roles}, ()
-    if shared := sorted(set(names) & set(roles)):
-        raise ExportError(
-            f"The graph's outputs are {', '.join(names)}: only {', '.join(shared)} is named by its role.",
-            hint=f"Name all of them ({', '.join(roles)}) or none; then their order counts.",
-        )
-    by_order = dict(zip(roles, names, strict=True))
-    said = ", ".join(f"'{name}' is the {role}" for role, name in by_order.items())
-    return by_order, (f"matched the graph's outputs by their order: {said}",)
-
-
-def _run(content: bytes, artifact: Artifact, tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    with open_bytes(content, artifact) as session:
-        return run_each(session, tensors)
-
-
-def _try(content: bytes, artifact: Artifact, spec: ModelSpec, dynamic_batch: bool) -> dict[str, tuple[int | None, ...]]:
-    """Runs the graph once; returns its outputs' sizes, of which only the first may be open."""
-    image = np.zeros((2 if dynamic_batch else 1, *spec.input.planes), np.float32)
+def _try(
+    content: bytes, artifact: Artifact, spec: ModelSpec, view: InputView, dynamic_batch: bool
+) -> dict[str, tuple[int, ...]]:
+    """Runs the graph once; returns what its outputs measure, by their names."""
+    blank = np.zeros((2 if dynamic_batch else 1, *spec.input.planes), np.float32)
+    image = network_input(view, blank)
     with open_bytes(content, artifact) as session:
         try:
             values = session.run({artifact.inputs[0].name: image})
@@ -399,23 +398,37 @@ def _try(content: bytes, artifact: Artifact, spec: ModelSpec, dynamic_batch: boo
                 f"The graph fails on an input of {image.shape}: {err.message}",
                 hint="Check the input size in model.toml, or export the graph again for it.",
             ) from err
-    shapes = {output.role: values[output.name].shape for output in artifact.outputs}
+    shapes = {output.name: values[output.name].shape for output in artifact.outputs}
     if dynamic_batch and any(shape[:1] != (2,) for shape in shapes.values()):
         raise ExportError(
             f"Run on a batch of 2 the graph gives outputs of {', '.join(map(str, shapes.values()))}.",
             hint="Leave out --dynamic-batch, or export the graph again with an open first axis.",
         )
-    check_shapes(shapes, spec, crops=2 if dynamic_batch else 1, error=ExportError)
-    return {role: (None if dynamic_batch else 1, *shape[1:]) for role, shape in shapes.items()}
+    return shapes
 
 
-def _rename(graph: ir.Graph, names: Mapping[str, str]) -> None:
-    """Renames the graph's inputs and outputs; what had one of the new names before gets another."""
+def _canonical_shapes(
+    content: bytes, artifact: Artifact, spec: ModelSpec, raw: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int | None, ...]]:
+    """What the decoder's outputs measure, of which only the first size may be open."""
+    assert artifact.view is not None
+    blank = {name: np.broadcast_to(np.float32(0), shape) for name, shape in raw.items()}
+    try:
+        made = apply_view(artifact.view, blank, spec)
+    except BackendError as err:
+        raise ExportError(err.message, hint=err.hint) from err
+    shapes = {role: values.shape for role, values in made.items()}
+    check_shapes(shapes, spec, crops=next(iter(raw.values()))[0], error=ExportError)
+    return {role: (artifact.inputs[0].shape[0], *shape[1:]) for role, shape in shapes.items()}
+
+
+def _rename(graph: ir.Graph, names: Mapping[str, str], reserved: set[str]) -> None:
+    """Renames the graph's inputs and outputs; what has one of the new names or a reserved one gets another."""
     outer = {value: names[name_of(value)] for value in (*graph.inputs, *graph.outputs) if value.name in names}
     inner = [value for value in _values(graph) if value not in outer]
-    known = {name_of(value) for value in inner} | set(names.values())
+    known = {name_of(value) for value in inner} | set(names.values()) | reserved
     for value in inner:
-        if value.name in outer.values():
+        if value.name in reserved or value.name in outer.values():
             name = f"{value.name}_inner"
             while name in known:
                 name += "_"

@@ -13,6 +13,7 @@ from torch import nn
 
 from splite_deploy.errors import CheckpointError, UsageError
 from splite_deploy.export.graph.torch_to_onnx import check_outputs
+from splite_deploy.export.graph.view import base_network, network_example, viewed
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.source.checkpoint import build_architecture, load_weights, read_checkpoint
 from splite_deploy.export.source.formats import (
@@ -84,9 +85,10 @@ def load_model(checkpoint: Path, model: Path | None, weights: str | None) -> Loa
     spec, host = load_model_toml(model or checkpoint.parent / "model.toml")
     made_for = check_metadata(stored.metadata, spec, checkpoint)
     network = build_architecture(host)
-    notes = load_weights(network, stored, torch.zeros(1, *spec.input.planes))
+    notes = load_weights(network, stored, network_example(host.view.input, spec.input))
+    network, said = viewed(network, host.view, spec)
     check_outputs(network, spec)
-    return LoadedModel(network, spec, host, stored.sha256, (*stored.notes, *made_for, *notes))
+    return LoadedModel(network, spec, host, stored.sha256, (*stored.notes, *made_for, *notes, *said))
 
 
 def load_source(checkpoint: Path, model: Path | None, options: ExportOptions) -> LoadedModel | ImportedOnnx:
@@ -104,7 +106,9 @@ def load_source(checkpoint: Path, model: Path | None, options: ExportOptions) ->
     spec_file = model or checkpoint.parent / "model.toml"
     if kind == "weights":
         loaded = load_model(checkpoint, spec_file, options.weights)
-        return replace(loaded, notes=(*loaded.notes, *masked_notes(loaded.network, checkpoint, spec_file)))
+        return replace(
+            loaded, notes=(*loaded.notes, *masked_notes(base_network(loaded.network), checkpoint, spec_file))
+        )
     require_trust(checkpoint, kind, options.trust)
     if options.weights is not None:
         raise UsageError(
@@ -114,12 +118,14 @@ def load_source(checkpoint: Path, model: Path | None, options: ExportOptions) ->
     if kind == "onnx":
         return read_onnx(checkpoint, spec, host, opset=options.opset, dynamic_batch=options.dynamic_batch)
     if kind == "program":
-        network = load_program(checkpoint, spec, options.dynamic_batch)
+        network = load_program(checkpoint, spec, host.view.input, options.dynamic_batch)
     else:
         network = load_script(checkpoint)
+    network, said = viewed(network, host.view, spec)
     check_outputs(network, spec)
     unused = "; arch in model.toml was not used" if host.arch else ""
-    return LoadedModel(network, spec, host, sha256_of(checkpoint), (f"the network is {FORMATS[kind]}{unused}",))
+    notes = (f"the network is {FORMATS[kind]}{unused}", *said)
+    return LoadedModel(network, spec, host, sha256_of(checkpoint), notes)
 
 
 def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
