@@ -35,7 +35,7 @@ from splite_deploy.runtime.session import open_bytes
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.runtime.view import apply_view, network_input
 from splite_deploy.spec import HostSpec, InputView, ModelSpec, View
-from splite_deploy.spec.view import choose
+from splite_deploy.spec.view import DTYPES, choose
 
 Format = Literal["weights", "program", "script", "onnx"]
 FORMATS: dict[Format, str] = {
@@ -163,9 +163,12 @@ def _check_input(program: torch.export.ExportedProgram, spec: ModelSpec, view: I
     dtype = str(value.dtype).removeprefix("torch.")
     if not fits or dtype != view.dtype:
         shown = "x".join("N" if is_open else str(size) for is_open, size in zip(open_sizes, value.shape, strict=True))
+        hint = "Check the input's size in model.toml, and say in [inputs.image] which layout and dtype it takes."
+        if dtype not in DTYPES:
+            hint = "Export the program again with one float32 image."
         raise ExportError(
             f"The program takes {dtype} {shown}; the model spec says {view.dtype} {'x'.join(map(str, wanted))}.",
-            hint="Check the input's size in model.toml, and say in [inputs.image] which layout and dtype it takes.",
+            hint=hint,
         )
     if dynamic_batch and not open_sizes[0]:
         raise ExportError(
@@ -358,6 +361,8 @@ def _image(graph: ir.Graph, spec: ModelSpec, view: InputView, dynamic_batch: boo
             changes.insert(0, 'layout = "NHWC"')
         if not named:
             hint = f"Correct source in [inputs.image] of model.toml, which is {view.source!r}."
+        elif kind not in DTYPES:
+            hint = _FULL
         elif changes:
             hint = f"Say so in [inputs.image] of model.toml: {' and '.join(changes)}."
         shown = "x".join("N" if size is None else str(size) for size in shape) or "of unknown shape"
