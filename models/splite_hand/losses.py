@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import torch
 from data import Batch
 from torch import Tensor, nn
@@ -12,7 +15,9 @@ from splite_deploy.decoders.torch import SoftArgmaxDepthModule
 from splite_deploy.decoders.torch.heatmap import SoftHeatmapModule
 from splite_deploy.spec import ModelSpec
 
-HEATMAP_SIGMA_CELLS = 1.0
+sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
+from softmax_losses import divergence, softmax_terms, weighted_mean
+
 WEIGHTS = {
     "position": 0.25,
     "heatmap": 1.0,
@@ -29,8 +34,7 @@ WEIGHTS = {
 class PoseLoss(nn.Module):
     """Integral 2D position, heatmap shape and depth.
 
-    * position: L1 of the soft-argmax in cells (Sun et al. 2018); L1, since some labels are wrong.
-    * heatmap: cross-entropy between the softmax and a Gaussian around the label, which keeps maps single-peaked.
+    * position, heatmap: see `softmax_losses.softmax_terms`.
     * depth: L1 of sum(p * Z) relative to the root keypoint, in palms (Iqbal et al. 2018).
 
     Keypoints outside the crop count for nothing.
@@ -45,25 +49,10 @@ class PoseLoss(nn.Module):
 
     def forward(self, heatmap: Tensor, depth: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Loss terms by name, each a scalar; heatmap and depth are (B, K, H, W)."""
-        log_p = F.log_softmax(self.decode.logits(heatmap), dim=2)
-        p = log_p.exp()
-        off = (self.decode.expected(p) - batch.keypoints) / self.stride  # cells
-        inside = ((batch.keypoints > 0) & (batch.keypoints < self.limits)).all(dim=2).to(p.dtype)
-        count = inside.sum().clamp(min=1)
-
-        xs, ys = self.decode.centres[: self.decode.width, 0], self.decode.centres[:: self.decode.width, 1]
-        sigma = HEATMAP_SIGMA_CELLS * self.stride
-        gx = torch.exp(-((xs - batch.keypoints[..., :1]) ** 2) / (2 * sigma**2))
-        gy = torch.exp(-((ys - batch.keypoints[..., 1:]) ** 2) / (2 * sigma**2))
-        gaussian = self.decode.flat(gy[..., :, None] * gx[..., None, :])
-        gaussian = gaussian / gaussian.sum(2, keepdim=True).clamp(min=1e-6)
-
+        inside = ((batch.keypoints > 0) & (batch.keypoints < self.limits)).all(dim=2).to(heatmap.dtype)
+        p, terms = softmax_terms(self.decode, self.stride, heatmap, batch.keypoints, inside)
         depth_error = (self.decode.relative_depth(p, depth) - batch.depth).abs()
-        return {
-            "position": (off.abs().sum(2) * inside).sum() / count,
-            "heatmap": (-(gaussian * log_p).sum(2) * inside).sum() / count,
-            "depth": (depth_error * inside).sum() / count,
-        }
+        return {**terms, "depth": weighted_mean(depth_error, inside)}
 
 
 class Distillation(nn.Module):
@@ -81,13 +70,9 @@ class Distillation(nn.Module):
 
     def forward(self, student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Loss terms by name, each a scalar; both are heatmap and depth, (B, K, H, W)."""
-        log_p, log_q = (F.log_softmax(self.maps.logits(heatmap), dim=2) for heatmap, _ in (teacher, student))
-        p = log_p.exp()
+        soft_heatmap, p = divergence(self.maps.logits(teacher[0]), self.maps.logits(student[0]))
         gap = self.maps.flat(teacher[1] - student[1]).abs()
-        return {
-            "soft_heatmap": (p * (log_p - log_q)).sum(2).mean(),
-            "soft_depth": (p * gap).sum(2).mean(),
-        }
+        return {"soft_heatmap": soft_heatmap, "soft_depth": (p * gap).sum(2).mean()}
 
 
 class Int8Deviation(nn.Module):
