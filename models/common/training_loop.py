@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -175,3 +177,22 @@ def report(console: Console, out: Path, step: int, figures: Mapping[str, float])
     with (out / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
     console.print(" ".join(f"{key} {value:.4g}" for key, value in line.items()))
+
+
+def move_model_toml(model: Path, target: Path, files: Mapping[str, str]) -> None:
+    """Writes a model.toml to another folder, with its paths from there and without ranges of other weights.
+
+    Args:
+        model: The file.
+        target: Where it goes.
+        files: Names of Python files to be replaced by others beside them.
+    """
+
+    def moved(found: re.Match[str]) -> str:
+        file = (model.parent / found[2]).resolve()
+        file = file.with_name(files.get(file.name, file.name))
+        return f'{found[1]} = "{os.path.relpath(file, target.parent.resolve())}:'
+
+    text = re.sub(r'^(arch|samples) = "([^":]+):', moved, model.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = re.sub(r"^calibration = .*\n", "", text, flags=re.MULTILINE)
+    save_atomically(target, lambda path: path.write_text(text, encoding="utf-8"))

@@ -22,8 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,7 +62,7 @@ from data import Batch, Batches, load_real, render_pool
 from equalise import equalise
 from losses import WEIGHTS, Distillation, Int8Deviation, PoseLoss
 from synthetic import samples
-from training_loop import Resumable, make_progress, run, save_atomically
+from training_loop import Resumable, make_progress, move_model_toml, run, save_atomically
 
 PRUNING_SPAN = (0.05, 0.6)
 """Shares of the steps between which channels go; the others are for what remains."""
@@ -364,11 +362,7 @@ def write_checkpoint(
         folder = out / "int8"
         folder.mkdir(exist_ok=True)
         save_atomically(folder / target.name, lambda path: save_file(tensors, path, metadata))
-        here = os.path.relpath(HERE, folder)
-        text = re.sub(r'^(arch|samples) = "', rf'\1 = "{here}/', model.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        text = text.replace(f"{here}/arch.py:", f"{here}/arch_int8.py:")
-        text = re.sub(r"^calibration = .*\n", "", text, flags=re.MULTILINE)  # it brings its own ranges
-        save_atomically(folder / "model.toml", lambda path: path.write_text(text, encoding="utf-8"))
+        move_model_toml(model, folder / "model.toml", {"arch.py": "arch_int8.py"})
         print(f"{folder / target.name}: the same with its fake quantisers")
 
 
