@@ -147,7 +147,7 @@ CASES = [
         "wrong keys",
         spoil_weights(lambda w: w.update(extra=w.pop("heatmap.bias"))),
         EXPORT,
-        "1 missing (first: 'heatmap.bias') and 1 unknown (first: 'extra')",
+        "1 missing: 'heatmap.bias'; 1 unknown: 'extra'",
         "[arch_args]",
     ),
     case(

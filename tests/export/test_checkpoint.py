@@ -333,13 +333,25 @@ def test_a_prefix_of_the_network_itself_stays(
 @pytest.mark.parametrize(
     ("drop", "add", "message"),
     [
-        (["conv.bias"], {}, "of 7 tensors, 1 missing (first: 'conv.bias')."),
-        (["conv.bias", "norm.weight"], {}, "of 7 tensors, 2 missing (first: 'conv.bias')."),
-        ([], {"head.weight": (1,), "head.bias": (1,)}, "of 7 tensors, 2 unknown (first: 'head.weight')."),
+        (["conv.bias"], {}, "of 7 tensors, 1 missing: 'conv.bias'."),
+        (["conv.bias", "norm.weight"], {}, "of 7 tensors, 2 missing: 'conv.bias', 'norm.weight'."),
+        ([], {"head.weight": (1,), "head.bias": (1,)}, "of 7 tensors, 2 unknown: 'head.weight', 'head.bias'."),
         (
             ["norm.bias"],
             {"head.weight": (1,)},
-            "of 7 tensors, 1 missing (first: 'norm.bias') and 1 unknown (first: 'head.weight').",
+            "of 7 tensors, 1 missing: 'norm.bias'; 1 unknown: 'head.weight'.",
+        ),
+        (
+            ["conv.bias"],
+            {"conv1.bias": (4,)},
+            "of 7 tensors, 1 missing: 'conv.bias'; 1 unknown: 'conv1.bias'. Nearest in the file: 'conv1.bias' for "
+            "'conv.bias'.",
+        ),
+        (
+            ["conv.weight"],
+            {f"conv.{i}.deep": (4,) for i in range(6)},
+            "of 7 tensors, 1 missing: 'conv.weight'; 6 unknown: 'conv.0.deep', 'conv.1.deep', 'conv.2.deep', "
+            "'conv.3.deep' and 2 more. Nearest in the file: 'conv.5.deep' for 'conv.weight'.",
         ),
     ],
 )

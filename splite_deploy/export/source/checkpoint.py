@@ -7,7 +7,8 @@ file, named in ``model.toml``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,19 +17,30 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from splite_deploy.errors import CheckpointError, SpecError
 from splite_deploy.export.quant.trained import load_quantisers
 from splite_deploy.export.source.formats import read_head
 from splite_deploy.export.source.masks import apply_masks
+from splite_deploy.export.source.names import fit_names, leave_out_counters
 from splite_deploy.export.source.reshape import reshape_to
 from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.files import sha256_of
 from splite_deploy.spec import HostSpec
 
-EMA_WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema")
-WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "weights", "module")
-PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "architecture.")
+EMA_WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema", "params_ema", "shadow")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "weights", "module", "params")
+PREFIXES = ("module.", "_orig_mod.")
+"""Put before every name by DataParallel, torch.compile and averaging; others are found beside the network."""
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_NUMPY = ("scalar", "_reconstruct")
+_BESIDE = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in _NUMPY),
+    "numpy.dtype",
+    "numpy.ndarray",
+)
+"""Names in pickles of numpy's scalars and arrays, which lie beside the weights of many training scripts."""
 
 TORCH_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How a ``.pt`` file begins: a zip archive since torch 1.6, a pickle before."""
@@ -70,9 +82,16 @@ def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
     """
     head = read_head(path)
     notes: list[str] = []
+    others: tuple[str, ...] = ()
     is_safetensors = head[8:9] == b"{" or (path.suffix == ".safetensors" and not head.startswith(TORCH_HEADS))
-    content, metadata = _read_safetensors(path) if is_safetensors else (_read_torch(path, head), {})
-    tensors = _strip_prefixes(_unwrap(content, weights, notes, path), notes)
+    if is_safetensors:
+        content, metadata = _read_safetensors(path)
+        content = _with_aliases(content, metadata, notes)
+    else:
+        (content, others), metadata = _read_torch(path, head), {}
+        if others:
+            notes.append(f"left objects beside the weights unread: {', '.join(others)}")
+    tensors = _strip_prefixes(leave_out_counters(_unwrap(content, weights, notes, path, others), notes), notes)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(
@@ -93,19 +112,58 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from err
 
 
-def _read_torch(path: Path, head: bytes) -> Any:
+def _with_aliases(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], notes: list[str]) -> dict[str, Tensor]:
+    """Adds the names that ``safetensors.torch.save_model`` left out, since their tensors have another one."""
+    tied = {name: kept for name, kept in metadata.items() if name not in tensors and kept in tensors}
+    notes += [f"'{name}' is tied to '{kept}'" for name, kept in tied.items()]
+    return {**tensors, **{name: tensors[kept] for name, kept in tied.items()}}
+
+
+class _Nothing:
+    """Stands for an object of numpy in a pickle."""
+
+    def __new__(cls, *args: Any) -> _Nothing:
+        """Takes any arguments, and does nothing with them."""
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any) -> None:
+        """See `__new__`."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Takes any state, and does nothing with it."""
+
+
+class _Items:
+    """Stands for any other object in a pickle: a dictionary of its items if it was one, since torch fills no other."""
+
+    def __new__(cls, *args: Any) -> Any:
+        """Takes any arguments, and does nothing with them."""
+        return Counter()
+
+
+def _stand_in(name: str) -> type:
+    """A class without code, for torch to make in the place of the one with this name, which is never imported."""
+    module, _, last = name.rpartition(".")
+    kind = _Nothing if name.startswith("numpy.") else _Items
+    return type(last, (kind,), {"__module__": module, "__qualname__": last})
+
+
+def _read_torch(path: Path, head: bytes) -> tuple[Any, tuple[str, ...]]:
+    """The content, and the names of the kinds of objects that were not read: nothing of them is imported or run."""
     if not head.startswith(TORCH_HEADS):
         what = "no checkpoint: neither safetensors nor torch wrote it" if head else "empty"
         raise CheckpointError(f"{path} is {what}.", hint="Copy it again, or name a .safetensors or .pt file.")
+    others: list[str] = []
     try:
         with warnings.catch_warnings(), path.open("rb") as stream:  # by name, torch would go by the suffix
             warnings.simplefilter("ignore")  # about pickle protocols; what is not supported is raised
-            return torch.load(stream, map_location="cpu", weights_only=True)
+            if head.startswith(TORCH_HEADS[0]):
+                others = sorted(get_unsafe_globals_in_checkpoint(stream))
+                stream.seek(0)
+            with safe_globals([_stand_in(name) for name in {*others, *_BESIDE}]):
+                return torch.load(stream, map_location="cpu", weights_only=True), tuple(others)
     except UnpicklingError as err:
-        raise CheckpointError(
-            f"{path} holds pickled Python objects, not only tensors; it was not loaded, since that runs code.",
-            hint=_TWO_WAYS_OUT,
-        ) from err
+        raise _pickled(path, others) from err
     except Exception as err:  # on damaged bytes torch raises anything, IndexError and struct.error among it
         reason = str(err).partition("\n")[0].partition(". ")[0].rstrip(".") or type(err).__name__
         raise CheckpointError(
@@ -113,32 +171,83 @@ def _read_torch(path: Path, head: bytes) -> Any:
         ) from err
 
 
-def _unwrap(content: Any, weights: str | None, notes: list[str], path: Path) -> dict[str, Tensor]:
+def _pickled(path: Path, others: Sequence[str]) -> CheckpointError:
+    """Says what lies in the place of weights, and the ways out."""
+    makers = [name for name in others if name.startswith("ultralytics.")]
+    hint = "Where ultralytics is installed: yolo export format=onnx model=FILE.pt; then give the ONNX file instead."
+    kinds = f" ({', '.join(makers or others)})" if others else ""
+    return CheckpointError(
+        f"{path} holds pickled Python objects{kinds}, not only tensors; it was not loaded, since that runs code.",
+        hint=hint if makers else _TWO_WAYS_OUT,
+    )
+
+
+def _unwrap(
+    content: Any, weights: str | None, notes: list[str], path: Path, others: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """Finds the state dict inside whatever the training script saved around it."""
     if not isinstance(content, Mapping):
+        if others:
+            raise _pickled(path, others)
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}, not a dictionary of tensors.", hint=_TWO_WAYS_OUT
         )
-    held = [key for key in (*EMA_WRAPPERS, *WRAPPERS) if isinstance(content.get(key), Mapping)]
+    held = [key for key in (*EMA_WRAPPERS, *WRAPPERS) if _holds_weights(content.get(key))]
     choice = ", ".join(str(key) for key, value in content.items() if _holds_weights(value))
     if weights is not None and not _holds_weights(content.get(weights)):
+        if beneath := {key: value for key, value in content.items() if str(key).startswith(f"{weights}.")}:
+            notes.append(f"took the weights under '{weights}.'")
+            return _tensors({str(key).removeprefix(f"{weights}."): value for key, value in beneath.items()}, path)
         raise CheckpointError(
             f"{path} holds no weights under '{weights}'.",
             hint=f"It holds: {choice or 'weights without a wrapper; leave out --weights'}.",
         )
     if weights is not None or held:
-        key = weights or held[0]
-        others = [other for other in held if other != key]
-        notes.append(f"took the weights under '{key}'" + (f", not {', '.join(others)}" if others else ""))
+        key = weights or _preferred(content, held, notes)
+        others_held = [other for other in held if other != key]
+        notes.append(f"took the weights under '{key}'" + (f", not {', '.join(others_held)}" if others_held else ""))
         if "cfg" in content:  # the list of widths that pruning scripts save beside the weights
             notes.append("'cfg' was not needed: the widths follow from the tensors")
-        return _unwrap(content[key], None, notes, path)
+        taken = _unwrap(content[key], None, notes, path, others)
+        if weights is None and key in EMA_WRAPPERS and others_held:
+            _add_statistics(taken, _unwrap(content[others_held[-1]], None, [], path, others), notes)
+        return taken
+    if tensors := _tensors(content, path):
+        return tensors
+    if others:
+        raise _pickled(path, others)
+    keys = ", ".join(map(str, list(content)[:8]))
+    raise CheckpointError(
+        f"{path} holds no tensors; " + (f"its keys are: {keys}." if keys else "it is empty."),
+        hint=f"Name the key of the weights with --weights: {choice}." if choice else _TWO_WAYS_OUT,
+    )
+
+
+def _preferred(content: Mapping[Any, Any], held: Sequence[str], notes: list[str]) -> str:
+    """Averaged weights first; mmengine's hook exchanges them with the raw ones, which it counts the steps of."""
+    if held[0] == "ema_state_dict" and "steps" in content[held[0]] and "state_dict" in held:
+        notes.append("'state_dict' holds the averaged weights: EMAHook of mmengine puts them there")
+        return "state_dict"
+    return held[0]
+
+
+def _add_statistics(averaged: dict[str, Tensor], raw: Mapping[str, Tensor], notes: list[str]) -> None:
+    """Takes statistics of batch norms from the raw weights where only parameters were averaged."""
+    missing = [name for name in raw if name not in averaged]
+    if missing and averaged.keys() <= raw.keys() and all(name.endswith(_BUFFERS) for name in missing):
+        averaged |= {name: raw[name] for name in missing}
+        notes.append(f"took {len(missing)} statistics of norms, which were not averaged, from the raw weights")
+
+
+def _tensors(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    packed = [str(key) for key in content if str(key).endswith("_packed_params")]
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        keys = ", ".join(map(str, list(content)[:8]))
+    if quantised := packed + [name for name, tensor in tensors.items() if tensor.is_quantized]:
         raise CheckpointError(
-            f"{path} holds no tensors; " + (f"its keys are: {keys}." if keys else "it is empty."),
-            hint=f"Name the key of the weights with --weights: {choice}." if choice else _TWO_WAYS_OUT,
+            f"{path} holds int8 weights of torch's quantisation, {len(quantised)} of {len(content)}, the first under "
+            f"'{quantised[0]}'.",
+            hint="Give the checkpoint from before torch.ao.quantization.convert: export reads the scales of fake "
+            "quantisers, and makes int8 of float weights.",
         )
     return tensors
 
@@ -147,15 +256,13 @@ def _holds_weights(value: Any) -> bool:
     """Whether this is a state dict, or one of the known wrappers around one; an optimizer's state is neither."""
     return isinstance(value, Mapping) and (
         any(isinstance(item, Tensor) for item in value.values())
-        or any(isinstance(value.get(key), Mapping) for key in (*EMA_WRAPPERS, *WRAPPERS))
+        or any(_holds_weights(value.get(key)) for key in (*EMA_WRAPPERS, *WRAPPERS))
     )
 
 
 def _strip_prefixes(tensors: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
     """Takes off what DataParallel, torch.compile and averaging put before every name."""
     stripped = dict(tensors)
-    if stripped.pop("n_averaged", None) is not None:
-        notes.append("left out 'n_averaged'")
     for prefix in PREFIXES * 2:
         if stripped and all(name.startswith(prefix) for name in stripped):
             stripped = {name.removeprefix(prefix): tensor for name, tensor in stripped.items()}
@@ -221,10 +328,8 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, example: Tensor | N
     if not any(name.endswith("_orig") for name in expected):  # else the architecture masks itself
         given, masked = apply_masks(given, checkpoint.path)
         notes = [f"applied the masks of {masked} tensors"] if masked else []
-    # A prefix that was taken for a wrapper's may be the network's own, for example where all lies in self.net
-    own = dict(zip(_strip_prefixes(expected, []), expected, strict=False)) if "n_averaged" not in expected else {}
-    tensors = {own.get(name, name): tensor for name, tensor in given.items()}
-    _check_names(expected, replace(checkpoint, tensors=tensors))
+    tensors, fitted = fit_names(network, given, checkpoint.path)
+    notes += fitted
     quantisers = load_quantisers(network, tensors)
     if example is None:
         _check_shapes(expected, replace(checkpoint, tensors=tensors))
@@ -235,31 +340,12 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, example: Tensor | N
     if quantisers:
         load_quantisers(network, tensors)  # what was loaded has switched observers on again
         notes.append(f"the network was trained for int8: {quantisers} fake quantisers keep their scales")
+    if lower := [tensor.dtype for tensor in tensors.values() if tensor.dtype in (torch.float16, torch.bfloat16)]:
+        kinds = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in lower}))
+        notes.append(
+            f"{len(lower)} tensors were stored as {kinds}; the reference computes in float32 with their values"
+        )
     return tuple(notes)
-
-
-def _check_names(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
-    given = checkpoint.tensors
-    if folded := [name for name in given if ".parametrizations." in name and name not in expected]:
-        module, _, rest = folded[0].partition(".parametrizations.")
-        raise CheckpointError(
-            f"{checkpoint.path}: '{module}' is parametrized, so that its {rest.partition('.')[0]} is not in the file "
-            f"but what it is computed from ('{folded[0]}').",
-            hint="Where the class is at hand call torch.nn.utils.parametrize.remove_parametrizations(module, "
-            f"'{rest.partition('.')[0]}'), and save the state dict again.",
-        )
-    missing = [name for name in expected if name not in given]
-    unknown = [name for name in given if name not in expected]
-    if missing or unknown:
-        parts = [
-            f"{len(names)} {what} (first: '{names[0]}')"
-            for what, names in (("missing", missing), ("unknown", unknown))
-            if names
-        ]
-        raise CheckpointError(
-            f"{checkpoint.path} does not fit its architecture: of {len(expected)} tensors, {' and '.join(parts)}.",
-            hint="Check arch and [arch_args] in model.toml, or name another set of weights with --weights.",
-        )
 
 
 def _check_shapes(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
