@@ -154,4 +154,4 @@ def told_of(options: dict[str, Any]) -> Any:
 def next_command(source: Path, model: Path, *, trust: bool) -> str:
     """What to type when model.toml is filled in."""
     words = ["splite-deploy", "export", str(source), "--model", str(model), "-o", f"{source.stem}.splite"]
-    return shlex.join([*words, *(["--trust"] if trust else [])])
+    return shlex.join([*words, *(["--trust"] if trust else []), "--images", "PICTURES"])

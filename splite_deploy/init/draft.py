@@ -189,6 +189,7 @@ def unlike(looked: Looked, wishes: Wishes) -> str:
 
 _GIVES: Mapping[str, str] = {
     "heatmap": "heatmaps",
+    "combined": "three maps for each keypoint",
     "depth": "heatmaps and maps of depths",
     "offset": "heatmaps and offsets",
     "simcc": "a pair of bins along x and y",
@@ -411,6 +412,13 @@ def _defaults(reading: Reading, looked: Looked, wishes: Wishes) -> dict[str, Any
             "root_keypoint": 9 if hand else UNKNOWN,
             "unit": UNKNOWN,
             "scale_bones": [[0, 5], [0, 9], [0, 13], [0, 17]] if hand else UNKNOWN,
+        },
+        "combined": {
+            "type": "udp",
+            "target": "combined",
+            "blur_kernel": 11,
+            "radius_factor": 0.0546875,
+            "alignment": "udp",
         },
         "offset": {"type": "offset", "alignment": UNKNOWN, "offset_order": UNKNOWN, "offset_unit": UNKNOWN},
         "simcc": {"type": "simcc"},

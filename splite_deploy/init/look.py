@@ -258,8 +258,9 @@ def _stacked(rows: Sequence[Sequence[tuple[Any, FloatArray]]]) -> tuple[Given, .
                 "one size.",
                 hint="Give the network without what sorts out results behind it.",
             )
-        arrays = [values if values.ndim else values[None] for _, values in outputs]
-        joined.append(Given(source, np.concatenate(arrays)))
+        batched = outputs[0][1].shape[:1] == (1,)
+        arrays = [values if batched else values[None] for _, values in outputs]
+        joined.append(Given(source, np.concatenate(arrays), batched))
     return tuple(joined)
 
 

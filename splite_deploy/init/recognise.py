@@ -19,8 +19,9 @@ from splite_deploy.arrays import FloatArray
 from splite_deploy.spec.presets import SKELETONS
 from splite_deploy.spec.view import Column, OutputView, Source
 
-Kind = Literal["heatmap", "depth", "offset", "simcc", "volume", "coordinates", "yolo-pose", "anchors"]
-"""What a network gives: ``depth`` is a heatmap with a map of depths."""
+Kind = Literal["heatmap", "combined", "depth", "offset", "simcc", "volume", "coordinates", "yolo-pose", "anchors"]
+"""What a network gives: ``depth`` is a heatmap with a map of depths, ``combined`` three maps for each keypoint, as the
+combined target of UDP has them."""
 Values = Literal["peaks", "logits", "sigmoid", "distribution"]
 """What the cells of a heatmap hold: unit peaks over a background of about zero, any numbers, numbers that a sigmoid has
 put between 0 and 1, or shares that sum to one."""
@@ -42,10 +43,12 @@ class Given:
     Attributes:
         source: What calls it: a name, an index, or a path into nested lists and dictionaries.
         values: (P, ...) what it gave for P inputs, batch of one each.
+        batched: Whether it has an axis for the batch, without which nothing can be read.
     """
 
     source: Source
     values: FloatArray
+    batched: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,7 +64,9 @@ class Given:
 
     def __str__(self) -> str:
         low, high = float(self.values.min()), float(self.values.max())
-        return f"{self.name}: (N, {', '.join(map(str, self.shape))}), values from {low:.3g} to {high:.3g}"
+        shape = f"({', '.join(map(str, ('N', *self.shape) if self.batched else self.shape))})"
+        told = "" if self.batched else ", without an axis for the batch"
+        return f"{self.name}: {shape}{told}, values from {low:.3g} to {high:.3g}"
 
 
 @dataclass(frozen=True)
@@ -123,8 +128,9 @@ def recognise(given: Sequence[Given], size: tuple[int, int], hints: Hints = NO_H
     }
     if hints.kind in readers:
         readers = {hints.kind: readers[hints.kind], **readers}
+    readable = [one for one in given if one.batched]
     for read in readers.values():
-        found = read(given, size, hints)
+        found = read(readable, size, hints)
         if found is not None:
             used = [view.source for view in found.outputs.values()]
             unused = tuple(one.name for one in given if one.source not in used)
@@ -186,8 +192,13 @@ def _heatmap(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Rea
         chosen = named[-1]
     held = value_range(chosen.planes)
     because = [f"{chosen.given.name}: maps of {chosen.stride:g} input pixels per cell, {_WHAT[held]}"]
-    keypoints, view = _cut(chosen.channels, "C", hints, because)
     fields: dict[str, Any] = {"stride": chosen.stride}
+    third = chosen.channels // 3
+    if chosen.channels == 3 * third and third in _wanted(hints) and chosen.channels not in KEYPOINTS and not pair:
+        because.append(f"{chosen.channels} maps are three for each of {third} keypoints, as of UDP's combined target")
+        combined = OutputView(chosen.given.source, _unless(chosen.layout, "NCHW"))
+        return Reading("combined", third, {"combined": combined}, fields, held, tuple(because))
+    keypoints, view = _cut(chosen.channels, "C", hints, because)
     views = {"heatmap": replace(view, source=chosen.given.source, layout=_unless(chosen.layout, "NCHW"))}
     kind: Kind = "heatmap"
     if pair:
@@ -405,6 +416,8 @@ def _points(one: Given, size: tuple[int, int], hints: Hints) -> Reading | None:
     table = _table(one.values, layout, keypoints, columns)
     scale = _scale(table[..., :2])
     names, what = _columns(table)
+    if layout == "N1KC" and names == ("x", "y", "score") and scale == "unit":
+        names, what = ("y", "x", "score"), f"{what}; y comes first, as of MoveNet, which alone has this shape"
     said.insert(0, f"{one.name}: {keypoints} keypoints of {columns} numbers, {_SCALES[scale]}{what}")
     count, view = _cut(keypoints, "K", hints, said)
     activation: Literal["none", "sigmoid"] = "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_weights_with_their_architecture(weights: Path, splite: Splite) -> None:
     assert found["outputs"]["heatmap"]["source"] == -1  # two maps without names: stages, as far as anyone can see
     told = "input.color, input.mean, input.std, input.box_padding, input.pad_value, decoder.alignment"
     assert f'Fill in what is written as "?" there: {told}. Then:' in result.output
-    assert f"splite-deploy export {weights} --model {model} -o tiny.splite" in result.output
+    assert f"splite-deploy export {weights} --model {model} -o tiny.splite --images PICTURES" in result.output
     with pytest.raises(SpecError) as caught:
         load_model_toml(model)
     assert caught.value.message == f'{model} has 6 fields to be filled in, written as "?": {told}.'
@@ -226,3 +227,15 @@ def test_inspect_refuses_options_that_do_nothing(weights: Path, tmp_path: Path, 
     assert "--arch" in refused.output
     refused = splite("inspect", movenet(tmp_path / "net.onnx"), "--layers")
     assert refused.exit_code == 1 and "are for bundles and checkpoints" in refused.output
+
+
+def test_a_file_needs_no_training_framework(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    blocked = ["torch", "onnx", "onnx_ir", "onnxsim", "onnxscript", "tensorflow", "safetensors"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); from splite_deploy.cli import main; main()"
+    for command in (("init", FOREIGN, "-o", tmp_path / "model.toml"), ("inspect", FOREIGN)):
+        ran = [sys.executable, "-c", code, *map(str, command)]
+        done = subprocess.run(ran, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert "taken for" in done.stdout
+    assert written(tmp_path / "model.toml")["outputs"]["heatmap"]["layout"] == "NHWC"

@@ -65,6 +65,7 @@ def test_what_cells_hold(maps: NDArray[np.float32], held: str) -> None:
             {"heatmap": OutputView("maps"), "depth": OutputView("depth_maps")},
             {"stride": 4.0},
         ),
+        ({"out": (51, 64, 48)}, "combined", 17, {"combined": OutputView("out")}, {"stride": 4.0}),
         ({"out": (21 * 64, 64, 48)}, "volume", 21, {"volume": OutputView("out")}, {"stride": 4.0, "bins": 64}),
         (
             {"x": (17, 384), "y": (17, 512)},
@@ -111,7 +112,8 @@ def test_bins_of_a_square_input_go_by_their_names() -> None:
         ((17, 2), None, 17, ("x", "y")),
         ((17, 3), None, 17, ("x", "y", "score")),
         ((2, 17), "NCK", 17, ("x", "y")),
-        ((1, 17, 3), "N1KC", 17, ("x", "y", "score")),
+        ((1, 17, 3), "N1KC", 17, ("y", "x", "score")),  # MoveNet
+        ((17, 1, 3), "NK1C", 17, ("x", "y", "score")),
         ((63,), "N(KC)", 21, ("x", "y", "score")),
         ((1, 42), "N1(KC)", 21, ("x", "y")),
         ((63, 1, 1), "N(KC)11", 21, ("x", "y", "score")),
@@ -205,6 +207,12 @@ def test_a_skeleton_of_fewer_keypoints_takes_the_first_of_more() -> None:
     found = read(hints=Hints(17), out=between(-3, 3, 20, 64, 48))
     assert found.keypoints == 17 and found.outputs["heatmap"].slice == {"C": (0, 17)}
     assert "of 20 the first 17 are the keypoints" in found.because
+
+
+def test_an_output_without_a_batch_is_not_read() -> None:
+    one = Given("boxes", between(0, 1, 17, 3), batched=False)
+    assert recognise([one], SIZE) is None
+    assert str(one).startswith("'boxes': (17, 3), without an axis for the batch")
 
 
 def test_what_is_like_nothing_known_is_nothing() -> None:
