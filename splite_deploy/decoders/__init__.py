@@ -129,13 +129,15 @@ def check_shapes(
         choices = [batch, *_choices(sizes, shape[1:])]
         if len(shape) != len(choices) or not all(map(contains, choices, shape)):
             said = ", ".join(["N" if batch[0] is None else str(batch[0]), *map(_said, sizes)])
-            hint = "Say in [outputs] of model.toml which output it is and how its axes lie; or check keypoint_names, "
+            hint = (
+                "Check the order of the network's outputs and of their axes, which [outputs] in model.toml can tell, "
+            )
             raise error(
                 f"The output '{role}' has shape {shape}; the spec says ({said}), for {count} keypoints and an input of "
                 f"{model.input.height} x {model.input.width}.",
                 hint="Export the bundle again with --fuse-decode."
                 if decodes
-                else hint + "the input's size and the decoder's stride there.",
+                else hint + "and keypoint_names, the input's size and the decoder's stride there.",
             )
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from splite_deploy.decoders import DECODERS, Decoder, PeopleDecoder, SoftArgmaxDepth
 from splite_deploy.errors import FIELDS_DOC, SpecError, require
-from splite_deploy.spec.plain import Unknown, structure, to_plain
+from splite_deploy.spec.plain import FieldsError, Problem, Unknown, collecting, structure, to_plain
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -25,6 +25,7 @@ Color = Literal["rgb", "bgr"]
 InputColor = Literal["rgb", "bgr", "gray"]
 """Channels that a network takes: three in this order, or one."""
 _DEPTH_P95_PALMS = 0.001
+_NAMES_HINT = f'Name the keypoints in the network\'s order, or write preset = "coco17" or another one; {FIELDS_DOC}.'
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class SkeletonSpec:
         flip_pairs: Left/right pairs that a mirror exchanges; empty for a single hand.
     """
 
-    keypoint_names: tuple[str, ...]
+    keypoint_names: tuple[str, ...] = field(metadata={"hint": _NAMES_HINT})
     edges: tuple[tuple[int, int], ...]
     flip_pairs: tuple[tuple[int, int], ...] = ()
 
@@ -191,18 +192,33 @@ class ModelSpec:
             unknown: Whether a key that no field has is an error; ignored in the manifest of a later version.
 
         Raises:
-            SpecError: A key is missing, unknown, or of the wrong type; the message names it.
+            SpecError: Keys are missing, unknown, or of the wrong type; the message names all of them.
         """
         if not isinstance(data, Mapping):
             raise SpecError("The model spec is not a table.", hint=f"Write its fields; {FIELDS_DOC}.")
-        decoder = data.get("decoder")
-        if isinstance(decoder, Mapping):
-            kind = decoder.get("type")
-            if not isinstance(kind, str) or kind not in DECODERS:
-                raise SpecError(
-                    f"Model spec: decoder.type is {kind!r}, which is not a decoder.",
-                    hint=f"Choose one of: {', '.join(DECODERS)}.",
-                )
-            fields = {key: value for key, value in decoder.items() if key != "type"}
-            data = {**data, "decoder": structure(DECODERS[kind], fields, "decoder", unknown=unknown)}
-        return structure(cls, data, "", unknown=unknown)
+        problems: list[Problem] = []
+        table, decoder = data.get("decoder", {}), None
+        if isinstance(table, Mapping):
+            with collecting(problems, ".decoder"):
+                decoder = _decoder_of(table, unknown)
+            data = {**data, "decoder": decoder}
+        rest: list[Problem] = []
+        with collecting(rest):
+            spec = structure(cls, data, "", unknown=unknown)
+        if problems:  # with the decoder, so that it is none
+            rest = [problem for problem in rest if problem.path != ".decoder"]
+        if found := rest + problems:
+            raise FieldsError(found if unknown == "refuse" else found[:1])
+        return spec
+
+
+def _decoder_of(table: Mapping[str, Any], unknown: Unknown) -> Decoder:
+    """The decoder that the table ``[decoder]`` describes."""
+    kind = table.get("type")
+    if not isinstance(kind, str) or kind not in DECODERS:
+        said = f"Model spec: decoder.type is {kind!r}, which is not a decoder."
+        if "type" not in table:
+            said = "The field decoder.type is missing."
+        raise SpecError(said, hint=f"Choose one of: {', '.join(DECODERS)}.")
+    fields = {key: value for key, value in table.items() if key != "type"}
+    return structure(DECODERS[kind], fields, ".decoder", unknown=unknown)

@@ -9,7 +9,8 @@ import dataclasses
 import json
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -32,27 +33,96 @@ def structure(cls: type[T], data: Mapping[str, Any], where: str, *, unknown: Unk
         unknown: Whether a key that the dataclass has not, at any depth, is an error.
 
     Raises:
-        SpecError: The message names the dotted key.
+        FieldsError: Fields are missing, unknown or wrong; the message names all of them, or the first where unknown
+            ones are ignored.
     """
     try:
         return _converter(cls, unknown)(data)  # type: ignore[arg-type, no-any-return]
     except _WrongError as wrong:
-        path = f"{where}{wrong.path}".removeprefix(".")
-        raise SpecError(wrong.message.format(path), hint=wrong.hint) from None
+        # What a program wrote is damaged: one field says so
+        told = wrong.problems if unknown == "refuse" else wrong.problems[:1]
+        raise FieldsError(problem.at(where) for problem in told) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is wrong with one field.
+
+    Attributes:
+        message: In one sentence, with ``{}`` for the path where it names it.
+        hint: What to do.
+        path: Dotted name of the field, for example ``.artifacts[0].file``; empty where several together are wrong.
+    """
+
+    message: str
+    hint: str
+    path: str = ""
+
+    def at(self, where: str) -> Problem:
+        """The same seen from further out, where the path begins with another key."""
+        return dataclasses.replace(self, path=f"{where}{self.path}")
+
+    @property
+    def name(self) -> str:
+        """The path as people write it."""
+        return self.path.removeprefix(".")
+
+    @property
+    def said(self) -> str:
+        """The message with the name of the field."""
+        return self.message.format(self.name)
+
+
+class FieldsError(SpecError):
+    """Fields are missing, unknown or wrong. Of one it says what and what to do; of several all at once.
+
+    Attributes:
+        problems: One for each field.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        first, *others = self.problems
+        if not others:
+            super().__init__(first.said, hint=first.hint)
+            return
+        said = (problem.said.removeprefix("The field ").removeprefix("Model spec: ") for problem in self.problems)
+        advice: dict[str, list[str]] = {}
+        for problem in self.problems:
+            advice.setdefault(problem.hint, []).append(problem.name)
+        lines = (f"{', '.join(filter(None, names)) or 'Elsewhere'}: {hint}" for hint, names in advice.items())
+        super().__init__(
+            f"{len(self.problems)} fields are missing or wrong: {'; '.join(text.removesuffix('.') for text in said)}.",
+            hint="\n".join(lines),
+        )
+
+
+@contextmanager
+def collecting(problems: list[Problem], where: str = "") -> Iterator[None]:
+    """Notes what is wrong with fields instead of raising it.
+
+    Args:
+        problems: Grows.
+        where: Path of what is read inside, for errors that tell none.
+    """
+    try:
+        yield
+    except FieldsError as err:
+        problems += err.problems
+    except SpecError as err:
+        problems.append(_told(err, where))
+
+
+def _told(err: SpecError, where: str = "") -> Problem:
+    return Problem(err.message.replace("{", "{{").replace("}", "}}"), err.hint, where)
 
 
 class _WrongError(Exception):
-    """What is wrong with a value; every table and list on the way out puts its key before the path.
+    """What is wrong inside a value; every table and list on the way out puts its key before the paths."""
 
-    Attributes:
-        message: With ``{}`` for the path.
-        hint: What to do.
-        path: From where `structure` began, for example ``.artifacts[0].file``.
-    """
-
-    def __init__(self, message: str, hint: str, path: str = "") -> None:
-        super().__init__(message)
-        self.message, self.hint, self.path = message, hint, path
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__()
+        self.problems = problems
 
 
 @cache  # an annotation is compiled anew each time, and manifests hold hundreds of values
@@ -81,20 +151,30 @@ def _table(cls: type, unknown: Unknown) -> Callable[[Any], Any]:
             return value
         if not isinstance(value, Mapping):
             raise _wrong_type(value, cls)
+        problems: list[Problem] = []
         if unknown == "refuse" and (surplus := sorted(set(value) - set(fields))):
-            raise _WrongError("Unknown field {}.", f"The fields here are: {', '.join(fields)}.", f".{surplus[0]}")
+            known = f"The fields here are: {', '.join(fields)}."
+            problems += [Problem("Unknown field {}.", known, f".{name}") for name in surplus]
         values = {}
         for name, make in converters.items():
+            field = fields[name]
             if name in value:
-                try:
+                with _below(problems, f".{name}"):
                     values[name] = make(value[name])
-                except _WrongError as wrong:
-                    wrong.path = f".{name}{wrong.path}"
-                    raise
-            elif (field := fields[name]).default is field.default_factory is dataclasses.MISSING:
-                hint = field.metadata.get("hint", f"Add it; {FIELDS_DOC}.")
-                raise _WrongError("The field {} is missing.", hint, f".{name}")
-        return cls(**values)
+            elif field.default is field.default_factory is dataclasses.MISSING:
+                told = len(problems)
+                if unknown == "refuse" and dataclasses.is_dataclass(hints[name]):
+                    with _below(problems, f".{name}"):
+                        make({})  # each field of a table that is missing
+                if len(problems) == told:
+                    hint = field.metadata.get("hint", f"Add it; {FIELDS_DOC}.")
+                    problems.append(Problem("The field {} is missing.", hint, f".{name}"))
+        if problems:
+            raise _WrongError(problems)
+        try:
+            return cls(**values)
+        except SpecError as err:
+            raise _WrongError([_told(err)]) from None
 
     return convert
 
@@ -121,12 +201,12 @@ def _tuple(hint: Any, args: tuple[Any, ...], unknown: Unknown) -> Callable[[Any]
         if not isinstance(value, list | tuple) or not (many or len(value) == len(converters)):
             raise _wrong_type(value, hint)
         made: list[Any] = []
-        try:
-            for make, item in zip(converters * len(value) if many else converters, value, strict=True):
-                made.append(make(item))
-        except _WrongError as wrong:
-            wrong.path = f"[{len(made)}]{wrong.path}"
-            raise
+        problems: list[Problem] = []
+        for index, item in enumerate(value):
+            with _below(problems, f"[{index}]"):
+                made.append((converters[0] if many else converters[index])(item))
+        if problems:
+            raise _WrongError(problems)
         return tuple(made)
 
     return convert
@@ -137,22 +217,32 @@ def _mapping(hint: Any, make: Callable[[Any], Any]) -> Callable[[Any], Any]:
         if not isinstance(value, Mapping):
             raise _wrong_type(value, hint)
         made: dict[str, Any] = {}
+        problems: list[Problem] = []
         for key, item in value.items():
-            try:
+            with _below(problems, f".{key}"):
                 made[str(key)] = make(item)
-            except _WrongError as wrong:
-                wrong.path = f".{key}{wrong.path}"
-                raise
+        if problems:
+            raise _WrongError(problems)
         return made
 
     return convert
+
+
+@contextmanager
+def _below(problems: list[Problem], key: str) -> Iterator[None]:
+    """Notes what is wrong with the value under a key."""
+    try:
+        yield
+    except _WrongError as wrong:
+        problems += [problem.at(key) for problem in wrong.problems]
 
 
 def _literal(args: tuple[Any, ...]) -> Callable[[Any], Any]:
     def convert(value: Any) -> Any:
         if value in args:
             return value
-        raise _WrongError(f"{{}} is {_shown(value)}.", f"Choose one of: {', '.join(str(a) for a in args)}.")
+        hint = f"Choose one of: {', '.join(str(a) for a in args)}."
+        raise _WrongError([Problem(f"{{}} is {_shown(value)}.", hint)])
 
     return convert
 
@@ -173,7 +263,8 @@ def _exact(kind: type) -> Callable[[Any], Any]:
 
 
 def _wrong_type(value: Any, hint: Any) -> _WrongError:
-    return _WrongError(f"{{}} is {_shown(value)}, which has the wrong type.", f"It must be {_describe(hint)}.")
+    said = f"{{}} is {_shown(value)}, which has the wrong type."
+    return _WrongError([Problem(said, f"It must be {_describe(hint)}.")])
 
 
 def _shown(value: Any) -> str:

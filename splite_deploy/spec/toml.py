@@ -10,6 +10,7 @@ from typing import Any
 
 from splite_deploy.errors import SpecError
 from splite_deploy.spec.model import ModelSpec
+from splite_deploy.spec.plain import FieldsError, Problem, collecting
 from splite_deploy.spec.presets import expand_preset
 from splite_deploy.spec.view import View, view_of
 
@@ -70,23 +71,35 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
             hint=f"The comment at {'it' if is_one else 'each'} says what to choose from. Where the network is of a "
             "known family, 'splite-deploy init' fills in all of them with --like.",
         )
+    problems: list[Problem] = []
     arch, args, samples = data.pop("arch", ""), data.pop("arch_args", {}), data.pop("samples", "")
     named = data.pop("calibration", [])
     files = named if isinstance(named, list) else [named]
     if not all(isinstance(text, str) for text in (arch, samples, *files)) or not isinstance(args, dict):
-        raise SpecError(
-            f"{path}: arch, arch_args, samples or calibration has the wrong type.",
-            hint='Write arch and samples as "file.py:symbol", calibration as the name of a file or a list of names, '
-            "and [arch_args] as a table of keyword arguments.",
+        said = "arch, arch_args, samples or calibration has the wrong type."
+        hint = (
+            'Write arch and samples as "file.py:symbol", calibration as the name of a file or a list of names, '
+            "and [arch_args] as a table of keyword arguments."
         )
+        problems.append(Problem(said, hint))
     tables: dict[str, Any] = {name: data.pop(name) for name in ("inputs", "outputs") if name in data}
-    try:
-        if isinstance(skeleton := data.get("skeleton"), dict):
+    spec, view = None, View()
+    in_skeleton: list[Problem] = []
+    if isinstance(skeleton := data.get("skeleton"), dict):
+        with collecting(in_skeleton, ".skeleton"):
             data["skeleton"] = expand_preset(skeleton)
-        spec, view = ModelSpec.from_dict(data), view_of(tables)
-        view.check(spec.decoder, spec.input.channels)
-    except SpecError as err:
-        raise SpecError(f"{path}: {err.message}", hint=err.hint) from err
+    in_model: list[Problem] = []
+    with collecting(in_model):
+        spec = ModelSpec.from_dict(data)
+    problems += in_skeleton
+    problems += [one for one in in_model if not (in_skeleton and one.path.startswith(".skeleton"))]
+    with collecting(problems):
+        view = view_of(tables)
+        if spec is not None:
+            view.check(spec.decoder, spec.input.channels)
+    if problems or spec is None:
+        wrong = FieldsError(problems)
+        raise SpecError(f"{path}: {wrong.message}", hint=wrong.hint)
     return spec, HostSpec(path.parent, arch, args, samples, tuple(files), view)
 
 

@@ -153,11 +153,11 @@ README = "models/README.md"
     [
         # missing
         ("name", MISSING, "The field name is missing", README),
-        ("decoder", MISSING, "The field decoder is missing", README),
+        ("decoder", MISSING, "The field decoder.type is missing", "softargmax-window"),
         ("input.std", MISSING, "The field input.std is missing", README),
         ("decoder.beta", MISSING, "The field decoder.beta is missing", README),
         ("decoder.alignment", MISSING, "The field decoder.alignment is missing", "i * stride + .5"),
-        ("decoder.type", MISSING, "decoder.type is None", "softargmax-window"),
+        ("decoder.type", MISSING, "The field decoder.type is missing", "softargmax-window"),
         ("skeleton.keypoint_names", MISSING, "The field skeleton.keypoint_names is missing", README),
         # unknown
         ("nmae", "x", "Unknown field nmae", "The fields here are: name, input"),
@@ -294,7 +294,7 @@ def write_latin1(folder: Path) -> Path:
             "arch, arch_args, samples or calibration has the wrong type",
             "[arch_args]",
         ),
-        (write('arch = "arch.py:build"'), "The field name is missing", README),
+        (write('arch = "arch.py:build"'), "11 fields are missing or wrong: name is missing; ", README),
         (write('arch = "arch.py:build"\nname = "x"\ninput = {height = nan}'), "input.height is nan", "whole number"),
     ],
     ids=["missing", "folder", "encoding", "syntax", "twice", "arch type", "arch_args type", "empty", "nan"],
@@ -337,3 +337,67 @@ def test_a_grey_image_has_one_channel() -> None:
     data["input"] |= {"mean": [127.5], "std": [127.5]}
     spec = ModelSpec.from_dict(data).input
     assert (spec.channels, spec.planes, spec.picture_color) == (1, (1, 128, 96), "bgr")
+
+
+def test_all_that_is_missing_or_wrong_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "model.toml"
+    file.write_text(
+        """palms = 88
+[input]
+height = 64
+width = "48"
+color = "RGB"
+mean = [1, 2, 3]
+std = [0.2, 0.2, 0.2]
+[inputs.image]
+layot = "NHWC"
+[decoder]
+type = "softargmax"
+stride = 4.0
+beta = "1"
+[skeleton]
+preset = "hand"
+""",
+        encoding="utf-8",
+    )
+    with pytest.raises(SpecError) as caught:
+        load_model_toml(file)
+    parts = [
+        "Unknown field palms",
+        "name is missing",
+        "input.width is '48', which has the wrong type",
+        "input.color is 'RGB'",
+        "input.box_padding is missing",
+        "input.pad_value is missing",
+        "decoder.beta is '1', which has the wrong type",
+        "decoder.alignment is missing",
+        "decoder.score_window is missing",
+        "skeleton.preset is 'hand', which is not a preset",
+        "Unknown field inputs.image.layot",
+    ]
+    head, found = caught.value.message.split(" fields are missing or wrong: ")
+    assert head == f"{file}: {len(parts)}"
+    assert sorted(found.removesuffix(".").split("; ")) == sorted(parts)
+    hints = dict(line.split(": ", 1) for line in caught.value.hint.splitlines())
+    assert hints["input.width"] == "It must be a whole number."
+    assert hints["name, input.box_padding, input.pad_value, decoder.score_window"] == (
+        "Add it; see models/README.md for every field with an example."
+    )
+    assert 'alignment = "centre" for' in hints["decoder.alignment"]
+    assert hints["inputs.image.layot"] == "The fields here are: source, layout, dtype."
+    assert hints["skeleton"].startswith("Choose one of: ")
+
+
+def test_each_field_of_a_missing_table_is_told() -> None:
+    data = changed("input", MISSING)
+    del data["skeleton"]["edges"]
+    with pytest.raises(SpecError) as caught:
+        ModelSpec.from_dict(data)
+    for name in ("height", "width", "color", "mean", "std", "box_padding", "pad_value"):
+        assert f"input.{name} is missing; " in caught.value.message
+    assert caught.value.message.endswith("skeleton.edges is missing.")
+
+
+def test_what_a_program_wrote_is_damaged_and_one_field_says_so() -> None:
+    with pytest.raises(SpecError, match=r"^The field name is missing\."):
+        ModelSpec.from_dict({}, unknown="ignore")
