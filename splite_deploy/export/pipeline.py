@@ -62,7 +62,7 @@ from splite_deploy.export.first_difference import (
     of_graph,
     of_torch,
 )
-from splite_deploy.export.golden import golden_crops, make_golden, prepare_image
+from splite_deploy.export.golden import make_golden, prepare_image, with_room_on_golden
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_output_names, onnx_from_network, simplify
 from splite_deploy.export.graph.walk import run_graph
 from splite_deploy.export.options import ExportOptions as ExportOptions
@@ -87,7 +87,7 @@ from splite_deploy.export.variants import (
     make_variants,
 )
 from splite_deploy.files import writing
-from splite_deploy.metrics.parity import Outputs, share_used, violations
+from splite_deploy.metrics.parity import Outputs
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import run_each
@@ -106,7 +106,6 @@ _STAGE_HINT = (
     "in model.toml."
 )
 _OVERFLOW_HINT = "Check its weights, and mean and std in model.toml: the comparison has nothing to go by."
-_ROOM = 1.05  # kernels of the device sum in another order
 Progress = Callable[[str], None]
 
 
@@ -260,7 +259,7 @@ def export_bundle(
                 format_version=FORMAT_VERSION,
                 model=spec,
                 source=Source(checkpoint.name, source.checkpoint_sha256, __version__),
-                artifacts=tuple(_with_room_on_golden(one, reference) for one in measured),
+                artifacts=tuple(with_room_on_golden(one.artifact, one.session, reference) for one in measured),
                 golden=golden,
                 graphs=graphs,
             )
@@ -290,26 +289,6 @@ def export_bundle(
     if failures.found:
         raise PartialExportError(bundle, failures.found)
     return bundle
-
-
-def _with_room_on_golden(one: Measured, reference: Reference) -> Artifact:
-    """The artifact, with limits that hold on the few golden crops too, where the p95 is another number than on all.
-
-    ``verify`` asks with them whether another machine computes what this one did.
-    """
-    some, artifact = golden_crops(reference), one.artifact
-    golden = replace(
-        reference,
-        pixels=reference.pixels[some],
-        outputs={role: values[some] for role, values in reference.outputs.items()},
-    )
-    parity = golden.measure(artifact.label, golden.run(one.session)).parity
-    spec, limits = reference.spec, artifact.limits
-    if not violations(parity, limits, spec):
-        return artifact
-    share = _ROOM * share_used(parity, limits, spec)
-    depth = None if limits.depth_p95 is None else share * limits.depth_p95
-    return replace(artifact, limits=LimitSpec(share * limits.shift_p95_px, share * limits.shift_max_px, depth))
 
 
 def _convert(
