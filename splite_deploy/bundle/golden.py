@@ -59,7 +59,7 @@ class Golden:
         decoded: What they decode to, in pixels of the crop; tensors ``keypoints``, ``scores`` and, where there is one,
             ``depth``.
         image: An image for the comparison of preprocessing.
-        reference: What computed the outputs: ``torch``, or ``onnx`` where the source was an ONNX graph.
+        reference: What computed the outputs: ``torch``, or ``onnx`` or ``tflite`` where a file was the source.
     """
 
     crops: NDArray[np.uint8]

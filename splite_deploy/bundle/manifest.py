@@ -158,7 +158,7 @@ class GoldenFile:
     Attributes:
         file: Its name inside the bundle.
         sha256: Hex SHA-256 of the file.
-        reference: What computed the outputs: ``torch``, or ``onnx`` where the source was an ONNX graph.
+        reference: What computed the outputs: ``torch``, or ``onnx`` or ``tflite`` where a file was the source.
         tensors: Where each tensor lies, by its name; see `splite_deploy.bundle.golden.Golden` for the names.
         image: What is known of the golden image.
     """

@@ -39,7 +39,7 @@ class Parity:
     """How far the outputs of one stage of the conversion lie from those of the reference.
 
     Attributes:
-        reference: What is compared with: ``torch``, or ``onnx`` for an imported graph.
+        reference: What is compared with: ``torch``, or ``onnx`` or ``tflite`` for an imported file.
         stage: What is compared: ``onnx``, ``simplified``, or the label of an artifact.
         crops: Number of crops compared.
         crops_from: Where the crops came from.
@@ -261,7 +261,7 @@ class Report:
 
     Attributes:
         report_version: Of this structure: 1. Keys that a reader does not know are ignored.
-        opset: ONNX operator set of the graph.
+        opset: ONNX operator set of the graph; None where the bundle was made of a ready file and holds no graph.
         versions: Versions of the libraries that took part, by name.
         notes: What was done to the checkpoint and the graphs and is worth knowing, as text.
         parity: How far each stage of the conversion moved the keypoints.
@@ -274,7 +274,7 @@ class Report:
     """
 
     report_version: int
-    opset: int
+    opset: int | None
     versions: Mapping[str, str]
     notes: tuple[str, ...]
     parity: tuple[Parity, ...]

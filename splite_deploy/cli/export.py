@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from splite_deploy.cli.app import BackendName, FilePath, json_option, main
 from splite_deploy.cli.console import STDOUT, put_error, put_json, show, working
 from splite_deploy.compile.precision import INT8_RECIPES
-from splite_deploy.errors import ParityError
+from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.runtime.backends import exportable_backends
 from splite_deploy.spec import PRECISIONS
 
@@ -117,6 +119,20 @@ PARTIAL = 3
     is_flag=True,
     help="Load a torch.export program or a TorchScript archive. It can run code: only use files whose maker you know.",
 )
+@click.option(
+    "--reference",
+    type=FilePath,
+    help="Of a .tflite source: another file of the same network, such as the float one, whose outputs are the golden "
+    "ones. Without it the most precise file given, by LiteRT's reference kernels.",
+)
+@click.option("--reference-model", type=FilePath, help="The model spec of --reference; that of the file without it.")
+@click.option(
+    "--also",
+    type=FilePath,
+    multiple=True,
+    help="Of a .tflite source: a further file of the same network in another precision, for the same bundle. May be "
+    "given several times.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
 @click.option(
     "--all-or-nothing",
@@ -129,20 +145,26 @@ def export(checkpoint: Path, output: Path, model: Path | None, json_file: Path |
     """Makes a bundle from a checkpoint: torch to ONNX to simplified ONNX, and from that fp16, int8 and TFLite.
 
     The checkpoint holds weights (.safetensors, .pt), or is a torch.export program (.pt2), a TorchScript archive or an
-    ONNX graph. The reference of an ONNX graph is the graph itself, run by ONNX Runtime.
+    ONNX graph. The reference of an ONNX graph is the graph itself, run by ONNX Runtime. A .tflite file stays as it is
+    and becomes an artifact of the bundle, compared with LiteRT's reference kernels or with --reference.
 
     After each step the keypoints are compared with those of the torch network, on real or rendered images. An artifact
     that moves them by more than its limits, or cannot be made, fails: the bundle holds the others, the last lines say
     what failed and why, and the exit status is 3. If nothing passes, nothing is written and it is 1. Several artifacts
     are timed side by side, and one line recommends which to ship.
     """
-    from splite_deploy.export import ExportOptions, PartialExportError, export_bundle
+    from splite_deploy.export.adopt import is_ready_file
+    from splite_deploy.export.failures import PartialExportError
     from splite_deploy.spec.plain import to_plain
 
-    wanted = ExportOptions(**options)
+    make: Callable[[Callable[[str], None]], Bundle]
+    if is_ready_file(checkpoint):
+        make, first = _adopting(checkpoint, output, model, options)
+    else:
+        make, first = _exporting(checkpoint, output, model, options)
     try:
         with working("export") as progress:
-            bundle = export_bundle(checkpoint, output, model=model, options=wanted, progress=progress)
+            bundle = make(progress)
     except PartialExportError as err:
         bundle = err.bundle
     except ParityError as err:
@@ -153,8 +175,82 @@ def export(checkpoint: Path, output: Path, model: Path | None, json_file: Path |
     if json_file != STDOUT:
         _show(bundle, report)
     if report.failures:
-        _tell_failures(bundle, report, first=f"{wanted.backends[0]} {wanted.precisions[0]}")
+        _tell_failures(bundle, report, first=first)
         sys.exit(PARTIAL)
+
+
+_OF_READY_FILES = ("reference", "reference_model", "also")
+_FOR_READY_FILES = (*_OF_READY_FILES, "backends", "precisions", "images", "crops", "overwrite", "all_or_nothing")
+"""Parameters that a file which stays as it is has a use for."""
+Make = Callable[[Callable[[str], None]], "Bundle"]
+
+
+def _exporting(checkpoint: Path, output: Path, model: Path | None, options: dict[str, Any]) -> tuple[Make, str]:
+    """What makes a bundle of a network, and the label of what is requested first.
+
+    Raises:
+        UsageError: Options do not fit together, or are for a ready file.
+    """
+    for name in _OF_READY_FILES:
+        if options.pop(name):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{flag} is for a .tflite file, which stays as it is; {checkpoint.name} is what everything is compared "
+                "with.",
+                hint=f"Leave {flag} out.",
+            )
+    from splite_deploy.export import ExportOptions, export_bundle
+
+    wanted = ExportOptions(**options)
+
+    def make(progress: Callable[[str], None]) -> Bundle:
+        return export_bundle(checkpoint, output, model=model, options=wanted, progress=progress)
+
+    return make, f"{wanted.backends[0]} {wanted.precisions[0]}"
+
+
+def _adopting(file: Path, output: Path, model: Path | None, options: dict[str, Any]) -> tuple[Make, str]:
+    """The same for a TFLite file.
+
+    Raises:
+        UsageError: Something was requested that would convert it.
+    """
+    from splite_deploy.export.adopt import AdoptOptions, adopt_file
+    from splite_deploy.runtime.file_facts import describe_file
+
+    context = click.get_current_context()
+    given = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    if others := [one for one in given.get("backends", ()) if one != "tflite"]:
+        raise UsageError(
+            f"{file.name} is a TFLite file, which LiteRT alone runs: nothing is made of it for {others[0]}.",
+            hint=f"Export the checkpoint or ONNX graph that it was made from with -b {others[0]}, or a graph that "
+            f"'python -m tf2onnx.convert --tflite {file.name} --output {file.stem}.onnx' makes of it.",
+        )
+    parameters = {option.name: option.opts[0] for option in context.command.params}
+    for name in given:
+        if name not in _FOR_READY_FILES:
+            flag = parameters[name]
+            hint = f"Leave {flag} out, or export the network that it was made from."
+            if name == "evaluation":
+                hint = f"Leave it out, and evaluate the bundle: splite-deploy bench {output} --eval LABELS."
+            raise UsageError(f"{file.name} stays as it is, and {flag} is for what export converts.", hint=hint)
+    precisions = [describe_file(one).precision for one in (file, *options["also"])]
+    if unmet := [one for one in given.get("precisions", ()) if one not in precisions]:
+        raise UsageError(
+            f"{file.name} is {precisions[0]} and stays as it is: no {unmet[0]} is made of it.",
+            hint=f"Leave -p out, or add the {unmet[0]} file of the same network with --also.",
+        )
+    names = ("images", "crops", "also", "reference", "reference_model", "overwrite", "all_or_nothing")
+    wanted = AdoptOptions(**{name: options[name] for name in names})
+
+    def make(progress: Callable[[str], None]) -> Bundle:
+        return adopt_file(file, output, model=model, options=wanted, progress=progress)
+
+    return make, f"tflite {precisions[0]}"
 
 
 def _show(bundle: Bundle, report: Report) -> None:

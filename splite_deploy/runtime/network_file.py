@@ -46,7 +46,7 @@ class NetworkFile:
         if model is None and not beside.exists():
             raise SpecError(
                 f"No model spec of {path.name}: there is no {beside}.",
-                hint="Name the file's model.toml with --model, or name a bundle.",
+                hint=f"'splite-deploy init {path.name}' writes one; or name it with --model.",
             )
         return cls(path, *load_model_toml(model or beside))
 

@@ -396,7 +396,9 @@ def backend_of(path: Path, backend: str = "auto") -> Backend:
 def _load(backend: Backend, file: ModelFile, options: BackendOptions) -> Session:
     _check(backend, file)
     session = backend.open(file, options)
-    return session if file.view is None else ViewedSession(session, file.view, _model_of(file))
+    if file.view is None or not backend.computes:  # a recording is of what the decoder reads
+        return session
+    return ViewedSession(session, file.view, _model_of(file))
 
 
 def _model_of(file: ModelFile) -> ModelSpec:

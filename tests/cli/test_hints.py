@@ -16,8 +16,8 @@ from splite_deploy.spec import PRECISIONS
 PACKAGE = Path(__file__).parents[2] / "splite_deploy"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![\w-]*=)")
 COMMAND = re.compile(r"(?:'|: )splite-deploy ([a-z][a-z0-9-]*)")
-ELSEWHERE = {"--force-reinstall", "--gpus", "--no-deps", "--runtime"}
-"""Options of pip and docker that hints name."""
+ELSEWHERE = {"--force-reinstall", "--gpus", "--no-deps", "--runtime", "--tflite"}
+"""Options of pip, docker and tf2onnx that hints name."""
 
 
 def options(command: click.Command) -> set[str]:

@@ -166,12 +166,13 @@ def _facts(bundle: Bundle, report: Report) -> Table:
     spec, source = bundle.model, bundle.manifest.source
     size = f"{spec.input.width} x {spec.input.height} {spec.input.color.upper()}"
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    opset = f"opset {report.opset}, " if report.opset is not None else ""
     facts = Table.grid(padding=(0, 2))
     for name, value in (
         ("model", f"{spec.name}, {spec.keypoint_count} keypoints, decoder {spec.decoder.type}"),
         ("input", f"{size}, box padded by {spec.input.box_padding:g}"),
         ("checkpoint", f"{source.checkpoint}, sha256 {source.checkpoint_sha256[:16]}…"),
-        ("made with", f"splite-deploy {source.tool_version}, opset {report.opset}, {versions}"),
+        ("made with", f"splite-deploy {source.tool_version}, {opset}{versions}"),
         *(("note", note) for note in report.notes),
     ):
         facts.add_row(f"[bold]{name}[/]", escape(value))

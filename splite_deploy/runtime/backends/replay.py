@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from splite_deploy.arrays import Feed, FloatArray
-from splite_deploy.bundle import Artifact, Golden
+from splite_deploy.bundle import Artifact, Golden, TensorSpec
 from splite_deploy.decoders import decode
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.backends.base import ANY_FORMAT, Backend, BackendOptions, BaseSession, ModelFile
 from splite_deploy.spec import ModelSpec
+from splite_deploy.spec.view import IMAGE
 
 
 class ReplaySession(BaseSession):
@@ -56,7 +58,16 @@ def _open(file: ModelFile, options: BackendOptions) -> ReplaySession:
         raise UsageError(
             f"{file.name} is in no bundle whose recorded outputs could be replayed.", hint="Name a bundle."
         )
-    return ReplaySession(file.bundle.golden(), file.bundle.model, file.artifact)
+    golden, model, artifact = file.bundle.golden(), file.bundle.model, file.artifact
+    if artifact.view is not None:  # what was recorded is what the view makes of the file's outputs
+        batch = artifact.inputs[0].shape[0]
+        image = TensorSpec("image", (batch, *model.input.planes), "float32", IMAGE, "image")
+        outputs = tuple(
+            TensorSpec(role, (batch, *values.shape[1:]), "float32", model.decoder.layouts[role], role)
+            for role, values in golden.outputs.items()
+        )
+        artifact = replace(artifact, inputs=(image,), outputs=outputs)
+    return ReplaySession(golden, model, artifact)
 
 
 BACKEND = Backend(
