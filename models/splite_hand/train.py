@@ -133,7 +133,7 @@ class TorchEstimator:
         found = decode({"heatmap": heatmap.cpu().numpy(), "depth": depth.cpu().numpy()}, self.spec)
         assert found.depth is not None
         keypoints = transform_points(found.keypoints[0], invert(matrix))
-        return keypoints, weak_perspective(found.keypoints[0], found.depth[0], self.spec.decoder, 1.0)
+        return keypoints, weak_perspective(found.keypoints[0], found.depth[0], self.spec.decoder.depth, 1.0)
 
 
 class Training(Resumable[Batch]):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from splite_deploy.bench.flip_test import flip_tested
 from splite_deploy.bench.result import Evaluation, ImageError
 from splite_deploy.bundle.report import Accuracy
-from splite_deploy.decoders import Decoder, SoftArgmaxDepth
+from splite_deploy.decoders import Decoder
 from splite_deploy.decoders.people import overlaps
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.accuracy import (
@@ -257,11 +257,12 @@ def _mpjpe_mm(points_3d: Sequence[Points | None], labels: Sequence[LabelledImage
         for points, labelled in zip(points_3d, labels, strict=True)
         if points is not None and labelled.world_mm is not None
     ]
-    if not isinstance(decoder, SoftArgmaxDepth) or not pairs:
+    how = decoder.depth
+    if how is None or not pairs:
         return None
     predicted, world = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
-    scale = bone_length(world, decoder.scale_bones) if decoder.unit == "palm" else np.ones(len(world))
-    return float(mpjpe(scale[:, None, None] * predicted, world, decoder.root_keypoint).mean())
+    scale = np.ones(len(world)) if how.unit == "mm" else bone_length(world, how.scale_bones)
+    return float(mpjpe(scale[:, None, None] * predicted, world, how.root_keypoint).mean())
 
 
 def _oks_ap(

@@ -46,7 +46,7 @@ class Parity:
         tensor_max_abs: Largest absolute difference of each output, by role.
         deviation_px: Deviation of the keypoints, pixels of the network's input.
         depth: Deviation of the depth, in ``depth_unit``; None for models without depth.
-        depth_unit: ``mm``, or ``palm`` where the model spec has no ``palm_mm``; empty without depth.
+        depth_unit: ``mm``, ``palm`` where the model spec has no ``palm_mm``, or ``pixel``; empty without depth.
     """
 
     reference: str

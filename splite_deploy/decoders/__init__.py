@@ -12,10 +12,11 @@ from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders.anchors import Anchors
 from splite_deploy.decoders.base import Decoded, Decoder, InputSize, Model, People, Sizes
 from splite_deploy.decoders.coordinates import Coordinates
+from splite_deploy.decoders.depth import Depth, DepthUnit, Unit
 from splite_deploy.decoders.heatmap import HeatmapDecoder, SoftHeatmapDecoder
 from splite_deploy.decoders.people import PeopleDecoder
 from splite_deploy.decoders.softargmax import SoftArgmax
-from splite_deploy.decoders.softargmax_depth import SoftArgmaxDepth, Unit
+from splite_deploy.decoders.softargmax_depth import SoftArgmaxDepth
 from splite_deploy.decoders.softargmax_window import SoftArgmaxWindow
 from splite_deploy.decoders.yolo_pose import YoloPose
 from splite_deploy.errors import BackendError, SpliteError
@@ -33,6 +34,8 @@ __all__ = [
     "Decoded",
     "Decoder",
     "Decoding",
+    "Depth",
+    "DepthUnit",
     "HeatmapDecoder",
     "InputSize",
     "Model",

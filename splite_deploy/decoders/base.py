@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
+from splite_deploy.decoders.depth import Depth
 
 Sizes = tuple[int | tuple[int, ...] | None, ...]
 """What the axes of an array measure; several numbers where each of them will do, None where any will."""
@@ -38,7 +39,7 @@ class Decoded:
     Attributes:
         keypoints: (N, K, 2) float32, (x, y) in input pixels; (P, K, 2) of people.
         scores: (N, K) float32 in [0, 1]; the rule is the decoder's; (P, K) of people.
-        depth: (N, K) float32 relative to the root keypoint, in the decoder's unit, or None.
+        depth: (N, K) float32 relative to the root keypoint, in the unit of `Decoder.depth`, or None.
         people: Whose keypoints they are, where a crop may show any number of people; None where each shows one.
     """
 
@@ -86,9 +87,14 @@ class Decoder(ABC):
         """
 
     @property
+    def depth(self) -> Depth | None:
+        """How its depths are to be read; None where it gives none."""
+        return None
+
+    @property
     def decoded_layouts(self) -> Mapping[str, str]:
-        """The same of a graph that decodes."""
-        return {"keypoints": "NKC", "scores": "NK"}
+        """The same as `layouts`, of a graph that decodes."""
+        return {"keypoints": "NKC", "scores": "NK", **({} if self.depth is None else {"depth": "NK"})}
 
     @property
     def roles(self) -> tuple[str, ...]:

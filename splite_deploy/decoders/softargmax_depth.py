@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders.base import Decoded, InputSize
+from splite_deploy.decoders.depth import Depth, Unit
 from splite_deploy.decoders.softargmax import SoftArgmax, softargmax, window_mass
-from splite_deploy.errors import require
-
-Unit = Literal["palm", "mm"]
 
 
 @dataclass(frozen=True)
@@ -29,23 +27,23 @@ class SoftArgmaxDepth(SoftArgmax):
 
     type: ClassVar[str] = "softargmax-depth"
     layouts: ClassVar[Mapping[str, str]] = {"heatmap": "NCHW", "depth": "NCHW"}
-    decoded_layouts: ClassVar[Mapping[str, str]] = {"keypoints": "NKC", "scores": "NK", "depth": "NK"}
     root_keypoint: int
     unit: Unit
     scale_bones: tuple[tuple[int, int], ...]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.root_keypoint >= 0, "decoder.root_keypoint must not be negative")
-        require(len(self.scale_bones) > 0, "decoder.scale_bones needs at least one pair of keypoints")
-        require(all(a != b for a, b in self.scale_bones), "decoder.scale_bones has a pair of one keypoint")
+        self.depth.check_fields()
+
+    @property
+    def depth(self) -> Depth:
+        """What the depth maps hold."""
+        return Depth(self.root_keypoint, self.unit, self.scale_bones)
 
     def check(self, keypoints: int, size: InputSize) -> None:
         """Refuses keypoints that the skeleton lacks, too."""
         super().check(keypoints, size)
-        used = {self.root_keypoint, *(i for bone in self.scale_bones for i in bone)}
-        inside = min(used) >= 0 and max(used) < keypoints
-        require(inside, "decoder.root_keypoint or scale_bones names no keypoint of the skeleton")
+        self.depth.check(keypoints)
 
     def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
         """Keypoints, scores and depths from ``heatmap``, logits, and ``depth``, both (N, K, H, W)."""

@@ -55,7 +55,8 @@ def compare(
     depth, unit = None, ""
     if before.depth is not None and after.depth is not None:
         scale = spec.mm_per_unit()
-        unit = "mm" if scale is not None else "palm"
+        how = spec.decoder.depth
+        unit = "mm" if scale is not None or how is None else how.unit
         depth = percentiles(np.abs(after.depth - before.depth) * (scale or 1.0))
     return Parity(
         reference=reference_name,
@@ -129,16 +130,19 @@ def _limited(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[tuple[s
 def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
     """How far keypoints may move: the spec's limits in fp32, below them at least a part of the box's longer side.
 
-    int8: 0.5 % (p95) and 3 % (max) of the side as it lies in the crop, 5 % of a palm in depth. fp16: a tenth of that.
+    int8: 0.5 % (p95) and 3 % (max) of the side as it lies in the crop, 5 % of a palm in depth, or where
+    depth is in pixels the same as of x and y. fp16: a tenth of that.
     """
     if precision == "fp32":
         return spec.limits
     part = 1.0 if precision == "int8" else 0.1
     side = max(spec.input.height, spec.input.width) / spec.input.box_padding
+    shift_px = 0.005 * side * part
+    depth, how = 0.05 * spec.units_per_palm() * part, spec.decoder.depth
     return LimitSpec(
-        shift_p95_px=max(spec.limits.shift_p95_px, 0.005 * side * part),
-        shift_max_px=max(spec.limits.shift_max_px, MAX_FACTOR * 0.005 * side * part),
-        depth_p95=max(spec.depth_limit(spec.limits), 0.05 * spec.units_per_palm() * part),
+        shift_p95_px=max(spec.limits.shift_p95_px, shift_px),
+        shift_max_px=max(spec.limits.shift_max_px, MAX_FACTOR * shift_px),
+        depth_p95=max(spec.depth_limit(spec.limits), shift_px if how is not None and how.unit == "pixel" else depth),
     )
 
 

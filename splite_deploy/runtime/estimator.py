@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -11,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Bundle
-from splite_deploy.decoders import Decoded, Decoding, PeopleDecoder, SoftArgmaxDepth, Unit, check_shapes
+from splite_deploy.decoders import Decoded, Decoding, PeopleDecoder, Unit, check_shapes
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.closing import Closing
-from splite_deploy.runtime.lift import absolute, weak_perspective
+from splite_deploy.runtime.lift import absolute, in_palms, weak_perspective
 from splite_deploy.runtime.network_file import NetworkFile
 from splite_deploy.runtime.pose import Origin, Pose
 from splite_deploy.runtime.preprocess import (
@@ -58,6 +59,7 @@ class PoseEstimator(Closing):
         self.session = session
         self.preprocessor = Preprocessor(spec.input, color)
         self._decode = Decoding(spec)
+        self._depth = spec.decoder.depth
         self._image = session.inputs[0]
         self._roles = {tensor.name: tensor.role for tensor in session.outputs}
 
@@ -225,7 +227,7 @@ class PoseEstimator(Closing):
         for index, crop in enumerate(range(len(frames)) if people is None else people.crops):
             box, matrix = frames[crop]
             keypoints = transform_points(decoded.keypoints[index], invert(matrix)).astype(np.float32)
-            points_3d, unit, origin = self._lift(keypoints, decoded, index, intrinsics, bone_length_mm)
+            points_3d, unit, origin = self._lift(keypoints, decoded, index, matrix, intrinsics, bone_length_mm)
             score = None
             if people is not None:
                 box = transform_points(people.boxes[index].reshape(2, 2), invert(matrix)).reshape(4)
@@ -239,25 +241,30 @@ class PoseEstimator(Closing):
         keypoints: FloatArray,
         decoded: Decoded,
         index: int,
+        matrix: Matrix,
         intrinsics: ArrayLike | None,
         bone_length_mm: float | None,
     ) -> tuple[FloatArray, Unit, Origin] | tuple[None, None, None]:
-        decoder = self.spec.decoder
-        if decoded.depth is None or not isinstance(decoder, SoftArgmaxDepth):
+        how = self._depth
+        if decoded.depth is None or how is None:
             if intrinsics is not None:
                 raise UsageError("This model gives no depth.", hint="Leave out intrinsics and bone length.")
             return None, None, None
-        depth = decoded.depth[index]
-        unit: Unit
-        origin: Origin
+        depth: FloatArray | None = decoded.depth[index]
+        unit: Unit = "mm" if how.unit == "mm" else "palm"
+        if how.unit == "pixel":
+            image_px = 1 / math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]))
+            depth = in_palms(keypoints, decoded.depth[index] * np.float32(image_px), how)
+        if depth is None:
+            return None, None, None
+        origin: Origin = "root"
         if intrinsics is not None and bone_length_mm is not None:
             unit, origin = "mm", "camera"
-            points = absolute(keypoints, depth, decoder, intrinsics, bone_length_mm)
+            points = absolute(keypoints, depth, how, intrinsics, bone_length_mm)
         else:
-            unit, origin = decoder.unit, "root"
             # ModelSpec requires palm_mm where the depth is in millimetres
-            palm = self.spec.palm_mm if decoder.unit == "mm" and self.spec.palm_mm is not None else 1.0
-            points = weak_perspective(keypoints, depth, decoder, palm)
+            palm = self.spec.palm_mm if unit == "mm" and self.spec.palm_mm is not None else 1.0
+            points = weak_perspective(keypoints, depth, how, palm)
         return (points, unit, origin) if points is not None else (None, None, None)
 
     def close(self) -> None:

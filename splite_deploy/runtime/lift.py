@@ -1,8 +1,9 @@
 """2D keypoints and relative depth (2.5D) to 3D keypoints. Pure numpy.
 
-A *palm* is the root mean square length of the decoder's ``scale_bones``. With a single scale bone it is the length of
-that bone, and `absolute` is the formula of Iqbal et al. 2018 (arXiv 1804.09534, section 3.2); with several bones the
-quadratic equations of the bones are summed, so that no single short or foreshortened bone decides the distance.
+A *palm* is the root mean square length of the scale bones of `splite_deploy.decoders.Depth`. With a single scale bone
+it is the length of that bone, and `absolute` is the formula of Iqbal et al. 2018 (arXiv 1804.09534, section 3.2); with
+several bones the quadratic equations of the bones are summed, so that no single short or foreshortened bone decides the
+distance.
 """
 
 from __future__ import annotations
@@ -14,17 +15,36 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.arrays import FloatArray
-from splite_deploy.decoders import SoftArgmaxDepth
+from splite_deploy.decoders import Depth
 from splite_deploy.errors import UsageError
 
 MIN_VISIBLE_SHARE = 0.05
 """Least share of the squared palm length that is taken to lie in the image plane: keeps the scale finite when the
 predicted depths alone are longer than the palm."""
+_LEAST_PX2 = 1e-6
 
 
-def weak_perspective(
-    keypoints: FloatArray, depth: FloatArray, decoder: SoftArgmaxDepth, palm: float
-) -> FloatArray | None:
+def in_palms(keypoints: FloatArray, depth: FloatArray, of: Depth) -> FloatArray | None:
+    """Depths in pixels as depths in palms: the pixels of x and y measure the palm, with its depth.
+
+    Args:
+        keypoints: (K, 2) image pixels.
+        depth: (K,) image pixels, at the scale of x and y.
+        of: Scale bones.
+
+    Returns:
+        (K,) float32; None where the palm has no extent in the image.
+    """
+    bones = _differences(of.scale_bones, len(keypoints))
+    flat, deep = np.dot(bones, keypoints), np.dot(bones, depth)
+    across = float(np.vdot(flat, flat))
+    if across < _LEAST_PX2:
+        return None
+    palm_px = math.sqrt((across + float(np.vdot(deep, deep))) / len(bones))
+    return (depth / palm_px).astype(np.float32)
+
+
+def weak_perspective(keypoints: FloatArray, depth: FloatArray, of: Depth, palm: float) -> FloatArray | None:
     """Root-relative 3D with one scale for all keypoints, in the unit of ``depth``.
 
     A palm of length L satisfies sum |d_xy|^2 / s^2 + sum d_z^2 = n L^2 over its n bones, which gives the scale s in
@@ -33,21 +53,21 @@ def weak_perspective(
     Args:
         keypoints: (K, 2) image pixels.
         depth: (K,) relative to the root, in units.
-        decoder: Root keypoint and scale bones.
+        of: Root keypoint and scale bones.
         palm: Palm length L in units: 1 for ``palm``, millimetres for ``mm``.
 
     Returns:
         (K, 3) float32, x right, y down, z away from the camera, in units; None where the palm has no extent in the
         image, so that nothing tells the scale.
     """
-    bones = _differences(decoder.scale_bones, len(keypoints))
+    bones = _differences(of.scale_bones, len(keypoints))
     flat, deep = np.dot(bones, keypoints), np.dot(bones, depth)
     across, along = float(np.vdot(flat, flat)), float(np.vdot(deep, deep))
-    if across < 1e-6:
+    if across < _LEAST_PX2:
         return None
     total = len(bones) * palm**2
     scale = math.sqrt(across / max(total - along, MIN_VISIBLE_SHARE * total))
-    root = decoder.root_keypoint
+    root = of.root_keypoint
     points = np.empty((len(keypoints), 3), np.float32)
     np.divide(keypoints - keypoints[root], scale, out=points[:, :2])
     np.subtract(depth, depth[root], out=points[:, 2])
@@ -55,14 +75,14 @@ def weak_perspective(
 
 
 def absolute(
-    keypoints: FloatArray, depth: FloatArray, decoder: SoftArgmaxDepth, intrinsics: ArrayLike, palm_mm: float
+    keypoints: FloatArray, depth: FloatArray, of: Depth, intrinsics: ArrayLike, palm_mm: float
 ) -> FloatArray | None:
     """3D in camera coordinates, millimetres.
 
     Args:
         keypoints: (K, 2) image pixels.
-        depth: (K,) relative to the root, in the decoder's unit.
-        decoder: Root keypoint, unit and scale bones.
+        depth: (K,) relative to the root, in millimetres where that is the unit, else in palms.
+        of: Root keypoint, unit and scale bones.
         intrinsics: (3, 3) camera matrix for pixel coordinates whose origin is the corner of the first pixel (add 0.5
             to cx and cy of an OpenCV calibration).
         palm_mm: Length of the person's palm in millimetres.
@@ -78,9 +98,9 @@ def absolute(
     if not 0 < palm_mm < np.inf:
         raise UsageError(f"The bone length {palm_mm} mm is not a positive number.", hint="Measure it in millimetres.")
     rays = np.column_stack([keypoints, np.ones(len(keypoints))]).astype(np.float64) @ np.linalg.inv(camera).T
-    z = np.asarray(depth, np.float64) / (palm_mm if decoder.unit == "mm" else 1.0)
-    z = z - z[decoder.root_keypoint]
-    first, second = _ends(decoder.scale_bones)
+    z = np.asarray(depth, np.float64) / (palm_mm if of.unit == "mm" else 1.0)
+    z = z - z[of.root_keypoint]
+    first, second = _ends(of.scale_bones)
     # P_k = (Z + z_k) ray_k: the difference over a bone is Z * step + offset, whose squares sum to n palms squared.
     step = rays[first] - rays[second]
     offset = z[first, None] * rays[first] - z[second, None] * rays[second]

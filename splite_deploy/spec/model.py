@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from splite_deploy.decoders import DECODERS, Decoder, PeopleDecoder, SoftArgmaxDepth
+from splite_deploy.decoders import DECODERS, Decoder, PeopleDecoder
 from splite_deploy.errors import FIELDS_DOC, SpecError, require
 from splite_deploy.spec.plain import FieldsError, Problem, Unknown, collecting, structure, to_plain
 
@@ -113,7 +113,7 @@ class LimitSpec:
         shift_p95_px: 95th percentile of the keypoint deviation, input pixels.
         shift_max_px: Largest keypoint deviation, input pixels.
         depth_p95: 95th percentile of the depth deviation, in the decoder's unit; absent it is 0.001 of a palm, which
-            is the same length in every unit.
+            is the same length in every unit, or ``shift_p95_px`` of a depth in pixels.
     """
 
     shift_p95_px: float = 0.01
@@ -134,8 +134,8 @@ class ModelSpec:
         decoder: How outputs become keypoints.
         skeleton: The keypoints.
         limits: Parity limits of the fp32 conversions; that of the depth is never absent here.
-        palm_mm: Palm length (see `SoftArgmaxDepth`) of the people the model was made for, in mm; turns palm units
-            into millimetres in reports, and gives x and y their scale where the depth is in mm.
+        palm_mm: Palm length (see `splite_deploy.decoders.Depth`) of the people the model was made for, in mm; turns
+            palm units into millimetres in reports, and gives x and y their scale where the depth is in mm.
     """
 
     name: str
@@ -153,7 +153,7 @@ class ModelSpec:
             said = f"input.letterbox is missing: the decoder '{self.decoder.type}' finds people in whole images, and it"
             where = 'says where they lie in the input: "centre" (the YOLO family, MediaPipe) or "corner" (YOLOX, RTMO)'
             require(self.input.letterbox is not None, f"{said} {where}")
-        if isinstance(self.decoder, SoftArgmaxDepth) and self.decoder.unit == "mm":
+        if self.decoder.depth is not None and self.decoder.depth.unit == "mm":
             require(self.palm_mm is not None, "a depth in mm needs palm_mm, which tells the scale of x and y")
         object.__setattr__(self, "limits", dataclasses.replace(self.limits, depth_p95=self.depth_limit(self.limits)))
 
@@ -164,9 +164,10 @@ class ModelSpec:
 
     def mm_per_unit(self) -> float | None:
         """Millimetres per unit of the decoder's depth, or None where the spec cannot tell."""
-        if not isinstance(self.decoder, SoftArgmaxDepth):
+        depth = self.decoder.depth
+        if depth is None or depth.unit == "pixel":
             return None
-        return 1.0 if self.decoder.unit == "mm" else self.palm_mm
+        return 1.0 if depth.unit == "mm" else self.palm_mm
 
     def units_per_palm(self) -> float:
         """The length of a palm in the unit of the decoder's depth; 1 where there is no depth."""
@@ -175,7 +176,11 @@ class ModelSpec:
 
     def depth_limit(self, limits: LimitSpec) -> float:
         """How far the 95th percentile of the depth may move under these limits, in the decoder's unit."""
-        return _DEPTH_P95_PALMS * self.units_per_palm() if limits.depth_p95 is None else limits.depth_p95
+        if limits.depth_p95 is not None:
+            return limits.depth_p95
+        depth = self.decoder.depth
+        in_pixels = depth is not None and depth.unit == "pixel"
+        return limits.shift_p95_px if in_pixels else _DEPTH_P95_PALMS * self.units_per_palm()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back to an equal spec."""

@@ -234,7 +234,7 @@ def test_refuses_a_wrong_shape(decoder: Decoder, maps: Mapping[str, Array], role
     shape = maps[role].shape
     assert f"output '{role}' has shape {shape}" in caught.value.message
     assert "2 keypoints" in caught.value.message
-    assert "order of the network's outputs" in caught.value.hint
+    assert "in model.toml" in caught.value.hint
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -260,10 +260,10 @@ def test_the_script_refuses_what_it_cannot_do(arguments: list[str], reason: str)
 @pytest.mark.parametrize("bones", [((0, 9),), ((0, 5), (0, 9), (0, 13), (0, 17))])
 def test_2d_and_depth_give_the_3d_back(hands: list[Any], bones: tuple[tuple[int, int], ...]) -> None:
     """The renderer's 2D keypoints, relative depth, camera and palm length are enough for its absolute 3D."""
-    from splite_deploy.decoders import SoftArgmaxDepth
+    from splite_deploy.decoders import Depth
     from splite_deploy.runtime.lift import absolute
 
-    decoder = SoftArgmaxDepth(4.0, "corner", 1.0, score_window=5, root_keypoint=9, unit="palm", scale_bones=bones)
+    how = Depth(root_keypoint=9, unit="palm", scale_bones=bones)
     compared = 0
     for hand in hands:
         points = hand.keypoints_3d_mm.astype(np.float64)
@@ -274,7 +274,7 @@ def test_2d_and_depth_give_the_3d_back(hands: list[Any], bones: tuple[tuple[int,
         if np.abs(steps[:, 2]).max() > 0.8 * palm_mm:
             continue  # seen along the palm the distance is ill-conditioned: two answers lie close together
         depth = (points[:, 2] - points[9, 2]) / palm_mm
-        found = absolute(keypoints, depth, decoder, hand.intrinsics, palm_mm)
+        found = absolute(keypoints, depth, how, hand.intrinsics, palm_mm)
         assert found is not None
         assert np.abs(found - points).max() < 0.1
         compared += 1

@@ -12,14 +12,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from splite_deploy.decoders import SoftArgmaxDepth, Unit
+from splite_deploy.decoders import Depth, Unit
 from splite_deploy.errors import UsageError
-from splite_deploy.runtime.lift import absolute, weak_perspective
+from splite_deploy.runtime.lift import absolute, in_palms, weak_perspective
 
 Points = NDArray[np.float64]
-ONE = SoftArgmaxDepth(4.0, "corner", 1.0, score_window=5, root_keypoint=9, unit="palm", scale_bones=((0, 9),))
+ONE = Depth(root_keypoint=9, unit="palm", scale_bones=((0, 9),))
 FOUR = replace(ONE, scale_bones=((0, 5), (0, 9), (0, 13), (0, 17)))
-BONES = pytest.mark.parametrize("decoder", [ONE, FOUR], ids=["one bone", "four bones"])
+BONES = pytest.mark.parametrize("how", [ONE, FOUR], ids=["one bone", "four bones"])
 UNITS = pytest.mark.parametrize("unit", ["palm", "mm"])
 CAMERA = np.array([[615.0, 0, 322.3], [0, 612.0, 239.1], [0, 0, 1]])
 seeds = st.integers(0, 2**32 - 1)
@@ -52,30 +52,30 @@ def camera(rng: np.random.Generator) -> Points:
     return np.array([[fx, 0, rng.uniform(200, 500)], [0, fy, rng.uniform(150, 400)], [0, 0, 1]])
 
 
-def palm_of(points: Points, decoder: SoftArgmaxDepth) -> float:
-    lengths = [math.dist(points[a], points[b]) for a, b in decoder.scale_bones]
+def palm_of(points: Points, how: Depth) -> float:
+    lengths = [math.dist(points[a], points[b]) for a, b in how.scale_bones]
     return math.sqrt(sum(length**2 for length in lengths) / len(lengths))
 
 
-def observe(points: Points, matrix: Points, decoder: SoftArgmaxDepth) -> tuple[Any, Any, float]:
-    """What a perfect network sees: float32 pixels, relative depth in the decoder's unit, and the palm length."""
+def observe(points: Points, matrix: Points, how: Depth) -> tuple[Any, Any, float]:
+    """What a perfect network sees: float32 pixels, relative depth in the how's unit, and the palm length."""
     projected = points @ matrix.T
     pixels = projected[:, :2] / projected[:, 2:]
-    palm = palm_of(points, decoder)
-    depth = (points[:, 2] - points[decoder.root_keypoint, 2]) / (palm if decoder.unit == "palm" else 1.0)
+    palm = palm_of(points, how)
+    depth = (points[:, 2] - points[how.root_keypoint, 2]) / (palm if how.unit == "palm" else 1.0)
     return pixels.astype(np.float32), depth.astype(np.float32), palm
 
 
-def visible(points: Points, decoder: SoftArgmaxDepth) -> bool:
+def visible(points: Points, how: Depth) -> bool:
     """Whether the palm is not seen end on, where no formula could tell the distance."""
-    across = sum(math.dist(points[a, :2], points[b, :2]) ** 2 for a, b in decoder.scale_bones)
-    return across > 0.15 * len(decoder.scale_bones) * palm_of(points, decoder) ** 2
+    across = sum(math.dist(points[a, :2], points[b, :2]) ** 2 for a, b in how.scale_bones)
+    return across > 0.15 * len(how.scale_bones) * palm_of(points, how) ** 2
 
 
-def seen_hand(seed: int, decoder: SoftArgmaxDepth) -> tuple[Points, np.random.Generator]:
+def seen_hand(seed: int, how: Depth) -> tuple[Points, np.random.Generator]:
     rng = np.random.default_rng(seed)
     points = hand(rng)
-    while not visible(points, decoder):
+    while not visible(points, how):
         points = hand(rng)
     return points, rng
 
@@ -87,12 +87,12 @@ def seen_hand(seed: int, decoder: SoftArgmaxDepth) -> tuple[Points, np.random.Ge
 @UNITS
 @given(seed=seeds)
 @quick
-def test_absolute_recovers_the_hand(decoder: SoftArgmaxDepth, unit: Unit, seed: int) -> None:
-    decoder = replace(decoder, unit=unit)
-    points, rng = seen_hand(seed, decoder)
+def test_absolute_recovers_the_hand(how: Depth, unit: Unit, seed: int) -> None:
+    how = replace(how, unit=unit)
+    points, rng = seen_hand(seed, how)
     matrix = camera(rng)
-    pixels, depth, palm = observe(points, matrix, decoder)
-    found = absolute(pixels, depth, decoder, matrix, palm)
+    pixels, depth, palm = observe(points, matrix, how)
+    found = absolute(pixels, depth, how, matrix, palm)
     assert found is not None
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, points, rtol=0, atol=0.1)
@@ -121,25 +121,25 @@ def iqbal(
 @given(seed=seeds)
 @quick
 def test_absolute_is_the_formula_of_iqbal_for_one_bone(bone: tuple[int, int], seed: int) -> None:
-    decoder = replace(ONE, scale_bones=(bone,))
-    points, rng = seen_hand(seed, decoder)
-    pixels, depth, palm = observe(points, CAMERA, decoder)
+    how = replace(ONE, scale_bones=(bone,))
+    points, rng = seen_hand(seed, how)
+    pixels, depth, palm = observe(points, CAMERA, how)
     depth = depth + rng.normal(0, 0.05, 21).astype(np.float32)  # a network is not perfect
     pixels = pixels + rng.normal(0, 1, (21, 2)).astype(np.float32)
     expected = iqbal(pixels.astype(float), depth.astype(float), 9, bone, CAMERA, palm)
     # Noise on a short bone may leave no sensible distance, or keypoints behind the camera.
     assume(expected is not None and expected[:, 2].min() > 0)
-    found = absolute(pixels, depth, decoder, CAMERA, palm)
+    found = absolute(pixels, depth, how, CAMERA, palm)
     assert found is not None and expected is not None
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-2)
 
 
 @UNITS
 def test_absolute_ignores_an_offset_of_all_depths(unit: Unit) -> None:
-    decoder = replace(FOUR, unit=unit)
-    points, _ = seen_hand(1, decoder)
-    pixels, depth, palm = observe(points, CAMERA, decoder)
-    found = absolute(pixels, depth + np.float32(3), decoder, CAMERA, palm)
+    how = replace(FOUR, unit=unit)
+    points, _ = seen_hand(1, how)
+    pixels, depth, palm = observe(points, CAMERA, how)
+    found = absolute(pixels, depth + np.float32(3), how, CAMERA, palm)
     np.testing.assert_allclose(found, points, rtol=0, atol=0.1)  # type: ignore[arg-type]
 
 
@@ -165,30 +165,30 @@ def test_a_palm_without_extent_in_the_image_has_no_distance() -> None:
     assert absolute(pixels, np.linspace(-1, 1, 21, dtype=np.float32), FOUR, CAMERA, 90) is None
 
 
-def two_points(pixels: list[list[float]], depth: list[float]) -> tuple[Any, Any, SoftArgmaxDepth]:
-    decoder = replace(ONE, root_keypoint=0, scale_bones=((0, 1),))
-    return np.array(pixels, np.float32), np.array(depth, np.float32), decoder
+def two_points(pixels: list[list[float]], depth: list[float]) -> tuple[Any, Any, Depth]:
+    how = replace(ONE, root_keypoint=0, scale_bones=((0, 1),))
+    return np.array(pixels, np.float32), np.array(depth, np.float32), how
 
 
 def test_depths_longer_than_the_palm_give_the_closest_distance() -> None:
     # Rays (-0.3, 0) and (-0.1, 0), bone depth 1.5 palms: |0.2 Z - 0.15|^2 + 2.25 = 1 has no root; closest at Z = 0.75.
-    pixels, depth, decoder = two_points([[-0.3, 0], [-0.1, 0]], [0, 1.5])
-    found = absolute(pixels, depth, decoder, np.eye(3), 100)
+    pixels, depth, how = two_points([[-0.3, 0], [-0.1, 0]], [0, 1.5])
+    found = absolute(pixels, depth, how, np.eye(3), 100)
     assert found is not None
     np.testing.assert_allclose(found[:, 2], [75, 225], rtol=1e-5)
 
 
 def test_a_root_behind_the_camera_is_no_result() -> None:
     # Rays (0.1, 0) and (0.3, 0): |0.2 Z + 0.45|^2 + 2.25 is least at Z = -2.25.
-    pixels, depth, decoder = two_points([[0.1, 0], [0.3, 0]], [0, 1.5])
-    assert absolute(pixels, depth, decoder, np.eye(3), 100) is None
+    pixels, depth, how = two_points([[0.1, 0], [0.3, 0]], [0, 1.5])
+    assert absolute(pixels, depth, how, np.eye(3), 100) is None
 
 
 @pytest.mark.parametrize(("depth", "before"), [(-3.9, True), (-4.0, False), (-4.1, False)])
 def test_a_keypoint_behind_the_camera_is_no_result(depth: float, before: bool) -> None:
     # Rays (0, 0) and (0.25, 0), both at depth 0: the palm of 1 is at Z = 4, and the third keypoint 4 before it.
-    pixels, depths, decoder = two_points([[0, 0], [0.25, 0], [0.1, 0]], [0, 0, depth])
-    found = absolute(pixels, depths, decoder, np.eye(3), 100)
+    pixels, depths, how = two_points([[0, 0], [0.25, 0], [0.1, 0]], [0, 0, depth])
+    found = absolute(pixels, depths, how, np.eye(3), 100)
     assert (found is not None) == before
     if found is not None:
         np.testing.assert_allclose(found[:, 2], [400, 400, 10], rtol=1e-4)
@@ -237,19 +237,17 @@ def test_absolute_refuses_unusable_numbers(intrinsics: Any, palm: float, message
 @UNITS
 @given(seed=seeds, scale=st.floats(0.05, 20))
 @quick
-def test_weak_perspective_is_exact_for_orthographic_projection(
-    decoder: SoftArgmaxDepth, unit: Unit, seed: int, scale: float
-) -> None:
-    decoder = replace(decoder, unit=unit)
-    points, _ = seen_hand(seed, decoder)
-    palm = palm_of(points, decoder)
+def test_weak_perspective_is_exact_for_orthographic_projection(how: Depth, unit: Unit, seed: int, scale: float) -> None:
+    how = replace(how, unit=unit)
+    points, _ = seen_hand(seed, how)
+    palm = palm_of(points, how)
     if unit == "palm":
         points, palm = points / palm, 1.0
-    relative = points - points[decoder.root_keypoint]
+    relative = points - points[how.root_keypoint]
     pixels = (relative[:, :2] * (scale if unit == "mm" else 100 * scale) + (320, 240)).astype(np.float32)
-    found = weak_perspective(pixels, relative[:, 2].astype(np.float32) + np.float32(0.25), decoder, palm)
+    found = weak_perspective(pixels, relative[:, 2].astype(np.float32) + np.float32(0.25), how, palm)
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found[decoder.root_keypoint], 0)
+    np.testing.assert_array_equal(found[how.root_keypoint], 0)
     np.testing.assert_allclose(found, relative, rtol=1e-3, atol=2e-3 * palm)
 
 
@@ -276,6 +274,19 @@ def test_weak_perspective_stays_finite_where_depths_are_longer_than_the_palm() -
 
 
 def test_weak_perspective_bounds_the_scale_where_depths_are_longer_than_the_palm() -> None:
-    pixels, depth, decoder = two_points([[100, 100], [110, 100]], [0, 3])
-    found = weak_perspective(pixels, depth, decoder, 1.0)
+    pixels, depth, how = two_points([[100, 100], [110, 100]], [0, 3])
+    found = weak_perspective(pixels, depth, how, 1.0)
     np.testing.assert_allclose(found, [[0, 0, 0], [np.sqrt(0.05), 0, 3]], rtol=1e-5)
+
+
+def test_depth_in_pixels_measures_the_palm_by_itself() -> None:
+    """A hand that is seen at 3 px a millimetre: x, y and z have one scale, whatever that is."""
+    points_mm = np.random.default_rng(0).normal(0, 40, (4, 3))
+    of = Depth(0, "pixel", ((0, 1), (0, 2)))
+    palm_mm = np.sqrt(np.mean([np.square(points_mm[a] - points_mm[b]).sum() for a, b in of.scale_bones]))
+    pixels = (3 * points_mm).astype(np.float32)
+    depth = in_palms(pixels[:, :2] + 100, pixels[:, 2] - pixels[0, 2], of)
+    assert depth is not None
+    found = weak_perspective(pixels[:, :2] + 100, depth, of, 1.0)
+    np.testing.assert_allclose(found, (points_mm - points_mm[0]) / palm_mm, atol=1e-4)
+    assert in_palms(np.ones((4, 2), np.float32), depth, of) is None  # nothing tells the scale
