@@ -10,19 +10,37 @@ import numpy as np
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders.anchors import Anchors
+from splite_deploy.decoders.argmax import Argmax
 from splite_deploy.decoders.base import Decoded, Decoder, InputSize, Model, People, Sizes
 from splite_deploy.decoders.coordinates import Coordinates
+from splite_deploy.decoders.dark import Dark
 from splite_deploy.decoders.depth import Depth, DepthUnit, Unit
+from splite_deploy.decoders.expectation import Expectation
 from splite_deploy.decoders.heatmap import HeatmapDecoder, SoftHeatmapDecoder
+from splite_deploy.decoders.offset import Offset
 from splite_deploy.decoders.people import PeopleDecoder
 from splite_deploy.decoders.softargmax import SoftArgmax
 from splite_deploy.decoders.softargmax_depth import SoftArgmaxDepth
 from splite_deploy.decoders.softargmax_window import SoftArgmaxWindow
+from splite_deploy.decoders.udp import Udp
 from splite_deploy.decoders.yolo_pose import YoloPose
 from splite_deploy.errors import BackendError, SpliteError
 
 DECODERS: Mapping[str, type[Decoder]] = {
-    cls.type: cls for cls in (SoftArgmax, SoftArgmaxWindow, SoftArgmaxDepth, Coordinates, YoloPose, Anchors)
+    cls.type: cls
+    for cls in (
+        SoftArgmax,
+        SoftArgmaxWindow,
+        SoftArgmaxDepth,
+        Argmax,
+        Dark,
+        Udp,
+        Expectation,
+        Offset,
+        Coordinates,
+        YoloPose,
+        Anchors,
+    )
 }
 
 _FEW = 4096
@@ -30,15 +48,19 @@ _FEW = 4096
 __all__ = [
     "DECODERS",
     "Anchors",
+    "Argmax",
     "Coordinates",
+    "Dark",
     "Decoded",
     "Decoder",
     "Decoding",
     "Depth",
     "DepthUnit",
+    "Expectation",
     "HeatmapDecoder",
     "InputSize",
     "Model",
+    "Offset",
     "People",
     "PeopleDecoder",
     "Sizes",
@@ -46,6 +68,7 @@ __all__ = [
     "SoftArgmaxDepth",
     "SoftArgmaxWindow",
     "SoftHeatmapDecoder",
+    "Udp",
     "Unit",
     "YoloPose",
     "check_shapes",

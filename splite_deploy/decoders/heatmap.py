@@ -135,6 +135,18 @@ def edges_and_steps(decoder: HeatmapDecoder, height: int, width: int) -> tuple[F
     return np.array([columns.edge, rows.edge], np.float32), np.array([columns.step, rows.step], np.float32)
 
 
+def steps_of(decoder: HeatmapDecoder, height: int, width: int) -> FloatArray:
+    """(2,) distance of two cells' centres in x and in y, input pixels."""
+    return edges_and_steps(decoder, height, width)[1]
+
+
+def places(cells: FloatArray, decoder: HeatmapDecoder, height: int, width: int) -> FloatArray:
+    """Where places among the cells, (N, K, 2) column and row with 0 at the centre of the first, lie: input pixels."""
+    edges, steps = edges_and_steps(decoder, height, width)
+    points: FloatArray = (cells + np.float32(0.5)) * steps + edges
+    return points
+
+
 def cells_of(keypoints: FloatArray, decoder: HeatmapDecoder, height: int, width: int) -> FloatArray:
     """The cell (column, row) that each keypoint (N, K, 2), in input pixels, lies in: whole numbers."""
     edges, steps = edges_and_steps(decoder, height, width)

@@ -22,7 +22,20 @@ from tiny_tflite import VECTORS
 from splite_deploy.bundle import Artifact
 from splite_deploy.compile.tflite.compiler import TfliteCompiler
 from splite_deploy.compile.tflite.ends import with_normalisation
-from splite_deploy.decoders import Coordinates, Decoder, SoftArgmax, SoftArgmaxDepth, SoftArgmaxWindow, decode
+from splite_deploy.decoders import (
+    Argmax,
+    Coordinates,
+    Dark,
+    Decoder,
+    Expectation,
+    Offset,
+    SoftArgmax,
+    SoftArgmaxDepth,
+    SoftArgmaxWindow,
+    SoftHeatmapDecoder,
+    Udp,
+    decode,
+)
 from splite_deploy.export.graph.fuse import decode_beside, in_network
 from splite_deploy.export.graph.walk import from_proto, serialised
 from splite_deploy.runtime.backends.tflite_file import parse_contents, read_operators
@@ -132,6 +145,12 @@ DECODERS: dict[str, Decoder] = {
     "softargmax": SoftArgmax(4.0, "udp", 1.0, 3),
     "window": SoftArgmaxWindow(4.0, "centre", 10.0, 5),
     "depth": SoftArgmaxDepth(4.0, "corner", 2.0, 3, 1, "palm", ((0, 1),)),
+    "argmax": Argmax(4.0, "centre", "quarter"),
+    "dark": Dark(4.0, "centre", 5),
+    "udp": Udp(4.0, "udp", "gaussian", 5),
+    "combined": Udp(4.0, "udp", "combined", 3, 0.2),
+    "expectation": Expectation(4.0, "corner"),
+    "offset": Offset(4.0, "centre", "yyxx", "pixel"),
     "coordinates": Coordinates("unit"),
     "keypoints": Coordinates("pixel"),  # which are the network's output as it is
 }
@@ -141,8 +160,9 @@ def network(decoder: Decoder, columns: int) -> tuple[ModelSpec, Any]:
     """A network of one layer for each output."""
     rng = np.random.default_rng(3)
     nodes, constants, outputs = [], [], []
-    for role in decoder.roles:
-        channels = columns * K if isinstance(decoder, Coordinates) else K
+    size = InputSpec(H, W, "rgb", *IMAGENET, 1.25, 127)
+    for role, shape in decoder.shapes(K, size).items():
+        channels = columns * K if isinstance(decoder, Coordinates) else shape[0]
         weights = rng.normal(0, 0.3, (channels, 3, 4, 4)).astype(np.float32)
         constants += [
             helper.make_tensor(f"{role}/weights", 1, weights.shape, weights.ravel()),
@@ -159,13 +179,13 @@ def network(decoder: Decoder, columns: int) -> tuple[ModelSpec, Any]:
             outputs.append(helper.make_tensor_value_info(role, 1, [1, K, columns]))
         else:
             nodes.append(helper.make_node("Conv", ["image", f"{role}/weights", f"{role}/bias"], [role], strides=[4, 4]))
-            outputs.append(helper.make_tensor_value_info(role, 1, [1, K, H // 4, W // 4]))
+            outputs.append(helper.make_tensor_value_info(role, 1, [1, channels, H // 4, W // 4]))
     image = helper.make_tensor_value_info("image", 1, [1, 3, H, W])
     graph = helper.make_graph(nodes, "network", [image], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     spec = ModelSpec(
         "any",
-        InputSpec(H, W, "rgb", *IMAGENET, 1.25, 127),
+        size,
         decoder,
         SkeletonSpec(tuple(f"k{index}" for index in range(K)), ()),
         palm_mm=88.0,
@@ -194,7 +214,7 @@ def test_decoders(name: str, columns: int, tmp_path: Path, monkeypatch: pytest.M
                 made, described = compiler.fused(content, artifact, normalises=normalises)
                 check_decoded(spec, content, artifact, made, described, crops[:4])
     floats = {operator.name for operator in read_operators(made) if "int8" not in (*operator.inputs, *operator.outputs)}
-    assert isinstance(decoder, Coordinates) or "SOFTMAX" in floats
+    assert ("SOFTMAX" in floats) == isinstance(decoder, SoftHeatmapDecoder)
 
 
 def check_decoded(

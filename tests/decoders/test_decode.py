@@ -14,17 +14,22 @@ from numpy.typing import NDArray
 
 from splite_deploy.decoders import (
     DECODERS,
+    Argmax,
     Coordinates,
+    Dark,
     Decoded,
     Decoder,
     Decoding,
+    Expectation,
     HeatmapDecoder,
+    Offset,
     SoftArgmax,
     SoftArgmaxDepth,
     SoftArgmaxWindow,
+    Udp,
     decode,
 )
-from splite_deploy.errors import BackendError
+from splite_deploy.errors import BackendError, SpecError
 from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 
 Array = NDArray[np.float32]
@@ -32,8 +37,16 @@ Array = NDArray[np.float32]
 GLOBAL = SoftArgmax(stride=4.0, beta=1.0, alignment="corner", score_window=5)
 WINDOW = SoftArgmaxWindow(stride=4.0, beta=10.0, alignment="corner", window=5)
 DEPTH = SoftArgmaxDepth(4.0, "corner", 1.0, score_window=5, root_keypoint=1, unit="palm", scale_bones=((0, 1),))
+QUARTER = Argmax(4.0, "corner", offset="quarter")
+DARK = Dark(4.0, "corner", blur_kernel=5)
+MEAN = Expectation(4.0, "corner")
+GAUSSIAN = Udp(4.0, "udp", target="gaussian", blur_kernel=5)
+COMBINED = Udp(4.0, "udp", target="combined", blur_kernel=5, radius_factor=0.1)
+OFFSET = Offset(4.0, "corner", offset_order="yyxx", offset_unit="pixel")
 UNIT = Coordinates("unit")
-HEATMAP_DECODERS = pytest.mark.parametrize("decoder", [GLOBAL, WINDOW, DEPTH], ids=lambda d: str(d.type))
+HEATMAP_DECODERS = pytest.mark.parametrize(
+    "decoder", [GLOBAL, WINDOW, DEPTH, QUARTER, DARK, MEAN], ids=lambda d: str(d.type)
+)
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=40, deadline=None)
 
@@ -136,7 +149,7 @@ def test_window_moves_with_the_map_by_whole_cells(seed: int, right: int, down: i
 @HEATMAP_DECODERS
 @given(seed=seeds)
 @quick
-def test_a_mirrored_map_gives_mirrored_keypoints(decoder: SoftArgmax, seed: int) -> None:
+def test_a_mirrored_map_gives_mirrored_keypoints(decoder: HeatmapDecoder, seed: int) -> None:
     maps = outputs(seed, (1, 2, 8, 11))
     spec = model_of(decoder, maps)
     plain = decode(maps, spec)
@@ -151,7 +164,7 @@ def test_a_mirrored_map_gives_mirrored_keypoints(decoder: SoftArgmax, seed: int)
 @HEATMAP_DECODERS
 @given(seed=seeds, gain=st.floats(0, 100))
 @quick
-def test_scores_lie_in_0_1_and_keypoints_in_the_map(decoder: SoftArgmax, seed: int, gain: float) -> None:
+def test_scores_lie_in_0_1_and_keypoints_in_the_map(decoder: HeatmapDecoder, seed: int, gain: float) -> None:
     maps = outputs(seed, (2, 2, 6, 9))
     maps["heatmap"] *= np.float32(gain)
     found = decode(maps, model_of(decoder, maps))
@@ -162,7 +175,7 @@ def test_scores_lie_in_0_1_and_keypoints_in_the_map(decoder: SoftArgmax, seed: i
 @HEATMAP_DECODERS
 @given(seed=seeds, count=st.integers(1, 4))
 @quick
-def test_a_batch_decodes_like_its_members(decoder: SoftArgmax, seed: int, count: int) -> None:
+def test_a_batch_decodes_like_its_members(decoder: HeatmapDecoder, seed: int, count: int) -> None:
     maps = outputs(seed, (count, 3, 9, 6))
     spec = model_of(decoder, maps)
     whole = decode(maps, spec)
@@ -177,7 +190,7 @@ def test_a_batch_decodes_like_its_members(decoder: SoftArgmax, seed: int, count:
 
 
 @HEATMAP_DECODERS
-def test_inputs_are_left_alone(decoder: SoftArgmax) -> None:
+def test_inputs_are_left_alone(decoder: HeatmapDecoder) -> None:
     maps = outputs(0, (1, 2, 5, 5))
     before = {role: values.copy() for role, values in maps.items()}
     decode(maps, model_of(decoder, maps))
@@ -203,6 +216,68 @@ def test_depth_of_the_root_is_zero_and_ignores_an_offset() -> None:
     np.testing.assert_allclose(lifted.depth, plain.depth, rtol=0, atol=1e-5)
 
 
+# --- the largest cell -----------------------------------------------------------------------------------------------
+
+PEAKS = pytest.mark.parametrize("decoder", [QUARTER, DARK, GAUSSIAN], ids=lambda d: str(d.type))
+
+
+@PEAKS
+@given(seed=seeds, gain=st.floats(1e-3, 1e3))
+@quick
+def test_none_is_further_than_a_cell_from_the_largest(decoder: HeatmapDecoder, seed: int, gain: float) -> None:
+    """However the map looks: the step of a Taylor expansion knows no bound by itself."""
+    maps = {"heatmap": outputs(seed, (2, 3, 9, 7))["heatmap"] * np.float32(gain)}
+    spec = model_of(decoder, maps)
+    found = decode(maps, spec)
+    largest = decode(maps, model_of(Argmax(decoder.stride, decoder.alignment, "none"), maps))
+    step = (7 * 4 - 1) / 6 if decoder.alignment == "udp" else 4.0
+    assert np.abs(found.keypoints - largest.keypoints).max() <= step * 1.07  # udp: columns and rows differ a little
+    np.testing.assert_array_equal(found.scores, largest.scores)
+
+
+@PEAKS
+@given(x=st.floats(4.0, 12.0), y=st.floats(4.0, 12.0), height=st.floats(0.1, 1.0))
+@quick
+def test_a_factor_changes_nothing_but_the_score(decoder: HeatmapDecoder, x: float, y: float, height: float) -> None:
+    """A timid network's peak lies where a bold one's does."""
+    unit = gaussian(x, y, 2.0, 16)
+    spec = model_of(decoder, {"heatmap": unit})
+    bold, timid = decode({"heatmap": unit}, spec), decode({"heatmap": unit * np.float32(height)}, spec)
+    np.testing.assert_allclose(timid.keypoints, bold.keypoints, rtol=0, atol=0.02)
+    np.testing.assert_allclose(timid.scores, bold.scores * height, rtol=1e-5)
+
+
+def test_peaks_are_those_of_what_tells_the_keypoint() -> None:
+    """Parity counts by them who jumped to another mode."""
+    maps = np.zeros((1, 6, 8, 8), np.float32)
+    maps[0, 0, 3, 5] = maps[0, 3, 6, 2] = 1  # two disks
+    maps[0, 1] = maps[0, 5] = 9  # offsets do not count
+    np.testing.assert_array_equal(COMBINED.peaks({"combined": maps}), [[[3, 5], [6, 2]]])
+    pair = {"heatmap": maps[:, ::3], "offset": maps[:, 1:5]}
+    np.testing.assert_array_equal(OFFSET.peaks(pair), [[[3, 5], [6, 2]]])
+    assert UNIT.peaks({"coordinates": np.zeros((1, 2, 2), np.float32)}) is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Dark(4.0, "centre", blur_kernel=4), "decoder.blur_kernel must be odd"),
+        (lambda: Dark(4.0, "centre", blur_kernel=-1), "decoder.blur_kernel must be odd"),
+        (lambda: Udp(4.0, "centre", "gaussian", 11), 'decoder.alignment is "udp"'),
+        (lambda: Udp(4.0, "udp", "gaussian", 0), "decoder.blur_kernel must be odd"),
+        (lambda: Udp(4.0, "udp", "combined", 11), "decoder.radius_factor belongs to"),
+        (lambda: Udp(4.0, "udp", "combined", 11, 0.0), "decoder.radius_factor must be positive"),
+        (lambda: Udp(4.0, "udp", "gaussian", 11, 0.05), 'is for decoder.target = "combined" alone'),
+        (lambda: Argmax(0.0, "centre", "none"), "decoder.stride must be positive"),
+    ],
+)
+def test_parameters_that_fit_no_formula(make: Any, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        make()
+    assert message in caught.value.message
+    assert "models/README.md" in caught.value.hint
+
+
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +296,11 @@ def ones(**shapes: tuple[int, ...]) -> dict[str, Array]:
         (DEPTH, ones(heatmap=(1, 2, 8, 8), depth=(1, 3, 8, 8)), "depth"),
         (DEPTH, ones(heatmap=(1, 2, 8, 8), depth=(1, 2, 4, 4)), "depth"),
         (DEPTH, ones(heatmap=(2, 2, 8, 8), depth=(1, 2, 8, 8)), "depth"),
+        (QUARTER, ones(heatmap=(1, 2, 8, 9)), "heatmap"),
+        (COMBINED, ones(combined=(1, 2, 8, 8)), "combined"),
+        (COMBINED, ones(combined=(1, 6, 8, 9)), "combined"),
+        (OFFSET, ones(heatmap=(1, 2, 8, 8), offset=(1, 2, 8, 8)), "offset"),
+        (OFFSET, ones(heatmap=(1, 2, 8, 8), offset=(1, 4, 8, 4)), "offset"),
         (UNIT, ones(coordinates=(1, 3, 2)), "coordinates"),
         (UNIT, ones(coordinates=(1, 2)), "coordinates"),
         (UNIT, ones(coordinates=(1, 2, 1)), "coordinates"),
@@ -245,12 +325,17 @@ def test_refuses_a_wrong_shape(decoder: Decoder, maps: Mapping[str, Array], role
         (WINDOW, "heatmap", (0, 1, 2, 3)),
         (DEPTH, "heatmap", (0, 1, 2, 3)),
         (DEPTH, "depth", (0, 0, 7, 7)),
+        (QUARTER, "heatmap", (0, 1, 2, 3)),
+        (COMBINED, "combined", (0, 5, 2, 3)),
+        (OFFSET, "offset", (0, 3, 0, 0)),
         (UNIT, "coordinates", (0, 1, 0)),
         (UNIT, "coordinates", (0, 1, 2)),
     ],
 )
 def test_refuses_what_is_not_finite(decoder: Decoder, role: str, where: tuple[int, ...], value: float) -> None:
-    maps = ones(heatmap=(1, 2, 8, 8), depth=(1, 2, 8, 8), coordinates=(1, 2, 3))
+    maps = ones(
+        heatmap=(1, 2, 8, 8), depth=(1, 2, 8, 8), combined=(1, 6, 8, 8), offset=(1, 4, 8, 8), coordinates=(1, 2, 3)
+    )
     maps[role][where] = value
     with pytest.raises(BackendError, match="not finite") as caught:
         decode(maps, model(decoder, 2, 32, 32))

@@ -201,7 +201,20 @@ def test_uint8_is_cast_first_and_the_mean_stays_out_of_the_convolution(bundle: B
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("global noise", 18), ("window noise", 19), ("depth, palm", 23), ("udp, depth", 24)]
+    ("name", "most"),
+    [
+        ("global noise", 18),
+        ("window noise", 19),
+        ("depth, palm", 23),
+        ("udp, depth", 24),
+        ("argmax, quarter, noise", 26),
+        ("argmax, none, noise", 7),
+        ("dark, noise", 42),
+        ("udp, noise", 43),
+        ("udp, combined, noise", 23),
+        ("expectation, noise", 10),
+        ("offset, yyxx, pixel", 19),
+    ],
 )
 def test_few_nodes_decode(name: str, most: int) -> None:
     """On small maps it is the number of nodes that takes the time."""

@@ -47,7 +47,9 @@ def outputs_of(case: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
     shape = case["shape"]
     arrays = {}
     for role in spec_of(case).decoder.roles:
-        values = GENERATOR["maps"](case[role], shape) if len(shape) == 4 else np.reshape(case[role]["values"], shape)
+        each = GENERATOR["MAPS"].get(role, 1)
+        maps = GENERATOR["maps"]
+        values = maps(case[role], shape, each) if len(shape) == 4 else np.reshape(case[role]["values"], shape)
         arrays[role] = np.array(values, np.float32)
     return arrays
 

@@ -12,25 +12,40 @@ from torch import nn
 
 from splite_deploy.decoders import (
     Anchors,
+    Argmax,
     Coordinates,
+    Dark,
     Decoder,
+    Expectation,
     InputSize,
+    Offset,
     SoftArgmax,
     SoftArgmaxDepth,
     SoftArgmaxWindow,
+    Udp,
     YoloPose,
 )
 from splite_deploy.decoders.torch.anchors import AnchorsModule
+from splite_deploy.decoders.torch.argmax import ArgmaxModule
 from splite_deploy.decoders.torch.coordinates import CoordinatesModule
+from splite_deploy.decoders.torch.dark import DarkModule
+from splite_deploy.decoders.torch.expectation import ExpectationModule
+from splite_deploy.decoders.torch.offset import OffsetModule
 from splite_deploy.decoders.torch.softargmax import SoftArgmaxModule
 from splite_deploy.decoders.torch.softargmax_depth import SoftArgmaxDepthModule
 from splite_deploy.decoders.torch.softargmax_window import SoftArgmaxWindowModule
+from splite_deploy.decoders.torch.udp import UdpCombinedModule, UdpGaussianModule, udp_module
 from splite_deploy.decoders.torch.yolo_pose import YoloPoseModule
 
 MODULES: Mapping[type[Decoder], Callable[[Any, int, InputSize], nn.Module]] = {
     SoftArgmax: SoftArgmaxModule,
     SoftArgmaxWindow: SoftArgmaxWindowModule,
     SoftArgmaxDepth: SoftArgmaxDepthModule,
+    Argmax: ArgmaxModule,
+    Dark: DarkModule,
+    Udp: udp_module,
+    Expectation: ExpectationModule,
+    Offset: OffsetModule,
     Coordinates: CoordinatesModule,
     YoloPose: YoloPoseModule,
     Anchors: AnchorsModule,
@@ -39,10 +54,16 @@ MODULES: Mapping[type[Decoder], Callable[[Any, int, InputSize], nn.Module]] = {
 __all__ = [
     "MODULES",
     "AnchorsModule",
+    "ArgmaxModule",
     "CoordinatesModule",
+    "DarkModule",
+    "ExpectationModule",
+    "OffsetModule",
     "SoftArgmaxDepthModule",
     "SoftArgmaxModule",
     "SoftArgmaxWindowModule",
+    "UdpCombinedModule",
+    "UdpGaussianModule",
     "YoloPoseModule",
     "make_module",
 ]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from splite_deploy.decoders.base import InputSize
 from splite_deploy.decoders.heatmap import HeatmapDecoder, SoftHeatmapDecoder, cell_centres, edges_and_steps
@@ -25,6 +26,7 @@ class HeatmapModule(nn.Module):
     _steps: Tensor
     _axes: Tensor
     _index: Tensor
+    _cells: Tensor
 
     def __init__(self, decoder: HeatmapDecoder, keypoints: int, size: InputSize) -> None:
         super().__init__()
@@ -38,6 +40,8 @@ class HeatmapModule(nn.Module):
         self._constant("_steps", steps)
         self._constant("_axes", np.repeat(np.eye(2), (width, height), axis=1))  # x for every column, y for every row
         self._constant("_index", np.concatenate([np.arange(width), np.arange(height)]))
+        index = np.arange(height * width)
+        self._constant("_cells", np.stack([index % width, index // width], axis=-1))
 
     def _constant(self, name: str, values: ArrayLike) -> None:
         # Follows the module to its device, and stays out of checkpoints
@@ -46,6 +50,25 @@ class HeatmapModule(nn.Module):
     def flat(self, maps: Tensor) -> Tensor:
         """Maps (N, K, H, W) as (N, K, H * W)."""
         return maps.reshape(-1, self.keypoints, self.height * self.width)
+
+    def largest(self, maps: Tensor) -> Tensor:
+        """The largest cell (N, K, 2), column and row, of maps (N, K, H, W)."""
+        return F.embedding(self.flat(maps).argmax(dim=-1), self._cells)
+
+    def score(self, maps: Tensor) -> Tensor:
+        """The largest value (N, K) of maps (N, K, H, W), clipped to [0, 1]."""
+        return self.flat(maps).amax(dim=-1).clamp(0, 1)
+
+    def positive(self, values: Tensor, least: float) -> Tensor:
+        """Values (...) without negative ones, and a small number more: no less than it, and hardly changed.
+
+        A maximum of both would be nearer to the formulas, but onnx2tf makes it one of the values and 0.
+        """
+        return values.clamp(min=0) + least
+
+    def places(self, cells: Tensor) -> Tensor:
+        """Where places among the cells, (N, K, 2) with 0 at the centre of the first, lie in input pixels."""
+        return cells * self._steps + (self._edges + self._steps / 2)
 
     def expected(self, weights: Tensor) -> Tensor:
         """Expected cell centre (N, K, 2) in input pixels under weights (N, K, H * W)."""
