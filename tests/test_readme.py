@@ -311,8 +311,9 @@ def test_the_field_table_is_that_of_the_code(root: Path) -> None:
 
     from splite_deploy.decoders import DECODERS
     from splite_deploy.spec import HostSpec, InputSpec, LimitSpec, ModelSpec, SkeletonSpec
+    from splite_deploy.spec.view import InputView, OutputView
 
-    classes = [ModelSpec, InputSpec, SkeletonSpec, LimitSpec, HostSpec, *DECODERS.values()]
+    classes = [ModelSpec, InputSpec, SkeletonSpec, LimitSpec, HostSpec, InputView, OutputView, *DECODERS.values()]
     fields = {field.name for cls in classes for field in dataclasses.fields(cls)}
     sections = {"input", "decoder", "skeleton", "limits", "arch_args"}
     table = (root / "models" / "README.md").read_text(encoding="utf-8")
@@ -322,5 +323,5 @@ def test_the_field_table_is_that_of_the_code(root: Path) -> None:
         if line.startswith("|")
         for name in re.findall(r"`(\w+)`", line.split("|")[1])
     }
-    assert documented - {"type", "preset"} == fields - sections - {"folder"}
+    assert documented - {"type", "preset"} == fields - sections - {"folder", "view"}
     assert {name for name in sections if f"**`[{name}]`**" in table} == sections

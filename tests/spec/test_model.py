@@ -196,7 +196,7 @@ README = "models/README.md"
         ("input.color", 1, "input.color is 1", "rgb, bgr"),
         ("decoder.alignment", "center", "decoder.alignment is 'center'", "corner, centre, udp"),
         ("decoder.unit", "cm", "decoder.unit is 'cm'", "palm, mm"),
-        ("decoder.type", "dark", "decoder.type is 'dark'", "softargmax, softargmax-window, softargmax-depth"),
+        ("decoder.type", "darkest", "decoder.type is 'darkest'", "softargmax, softargmax-window, softargmax-depth"),
         ("decoder.type", [], "decoder.type is []", "softargmax-window"),
         ("decoder.type", {}, "decoder.type is {}", "softargmax-window"),
         ("decoder", {"type": "coordinates", "scale": "norm"}, "decoder.scale is 'norm'", "unit, pixel"),
