@@ -13,6 +13,8 @@ from splite_deploy.cli.console import STDOUT, put_json, show, working
 from splite_deploy.spec.presets import SKELETONS
 from splite_deploy.spec.recipes import RECIPES
 
+KINDS = ("heatmap", "combined", "depth", "offset", "simcc", "volume", "coordinates", "yolo-pose", "anchors")
+"""What a network gives; see `splite_deploy.init.recognise.Kind`."""
 _FILL = {
     "color": "channels of training",
     "mean": "three numbers on the 0-255 scale, or one of a grey image, with commas",
@@ -76,6 +78,11 @@ def description_options(command: Any) -> Any:
             multiple=True,
             metavar="KEY=VALUE",
             help="A keyword argument of --arch; may be given several times.",
+        ),
+        click.option(
+            "--kind",
+            type=click.Choice(KINDS),
+            help="What the network gives, where its outputs do not show it: depth, for two maps of one size.",
         ),
         click.option("--images", type=FilePath, help="Run the network on these, too: a folder or a labels.json."),
     ):
@@ -147,7 +154,14 @@ def told_of(options: dict[str, Any]) -> Any:
     )
     given = {key: options[key] for key in _FILL if options.get(key) is not None}
     return Told(
-        options["like"], options["skeleton"], options["size"], options["images"], options.get("name"), given, asked
+        options["like"],
+        options["skeleton"],
+        options["size"],
+        options["images"],
+        options.get("name"),
+        options["kind"],
+        given,
+        asked,
     )
 
 

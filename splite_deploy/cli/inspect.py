@@ -67,7 +67,9 @@ def inspect(
             )
         _of_network(path, json_file, {**options, "weights": weights})
         return
-    if given := [name for name in ("like", "skeleton", "size", "arch_args", "images", "trust") if options[name]]:
+    if given := [
+        name for name in ("like", "skeleton", "size", "kind", "arch_args", "images", "trust") if options[name]
+    ]:
         option = {"size": "--input", "arch_args": "--arch-arg"}.get(given[0], f"--{given[0]}")
         raise UsageError(
             f"{option} is for a network that is run, and {path} is not.",

@@ -14,7 +14,7 @@ from splite_deploy.files import write_file
 from splite_deploy.init.draft import Draft, Wishes, draft, draft_of_tensors, unlike
 from splite_deploy.init.look import Looked, Normalised, look
 from splite_deploy.init.network import Asked, open_network
-from splite_deploy.init.recognise import Hints
+from splite_deploy.init.recognise import Hints, Kind
 from splite_deploy.runtime.file_facts import FileFacts
 from splite_deploy.spec.plain import to_plain
 from splite_deploy.spec.presets import SKELETONS
@@ -31,6 +31,7 @@ class Told:
         size: (H, W) of the input; None leaves it to the file.
         images: Images to run the network on; None makes some.
         name: Of the model; None takes that of the file.
+        kind: What the network gives; None leaves it to the outputs.
         given: Values of fields of ``[input]`` and ``[decoder]``, by their key.
         asked: How the source is to be opened.
     """
@@ -40,6 +41,7 @@ class Told:
     size: tuple[int, int] | None
     images: Path | None
     name: str | None
+    kind: Kind | None
     given: Mapping[str, Any]
     asked: Asked
 
@@ -104,7 +106,7 @@ def describe(
         usual=None if recipe is None else (recipe.height, recipe.width),
         normalised=None if recipe is None else Normalised(recipe.color, recipe.mean, recipe.std, f"like {told.like}"),
         images=told.images,
-        hints=Hints(count, None if recipe is None else recipe.reads),
+        hints=Hints(count, told.kind or (None if recipe is None else recipe.reads)),
         progress=progress,
     )
     notes = tuple(filter(None, [unlike(looked, wishes)]))

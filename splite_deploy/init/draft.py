@@ -239,7 +239,8 @@ def _input(looked: Looked, wishes: Wishes) -> Table:
             known[key] = ("gray" if grey and key == "color" else value), recipe.said.get(key, family)
     keys: tuple[str, ...] = _INPUT
     if looked.reading is not None and looked.reading.kind in _WHOLE:
-        known.setdefault("box_padding", (1.0, "it is given whole pictures"))
+        if recipe is None or recipe.reads not in _WHOLE:
+            known["box_padding"] = 1.0, "it is given whole pictures"
         keys = (*_INPUT, "letterbox")
         place = "centre" if looked.reading.kind == "anchors" else UNKNOWN
         if recipe is not None and recipe.letterbox is not None:
@@ -429,7 +430,7 @@ def _defaults(reading: Reading, looked: Looked, wishes: Wishes) -> dict[str, Any
             "type": "anchors",
             "strides": UNKNOWN,
             "aspect_ratios": [1.0],
-            "interpolated_scale_aspect_ratio": 1.0,
+            "interpolated_scale_aspect_ratio": UNKNOWN,
             "anchor_offset": 0.5,
             "fixed_anchor_size": True,
             "score_clipping": 100.0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from math import ceil
 from typing import Any, Literal
 
@@ -31,8 +32,9 @@ KEYPOINTS = tuple(sorted({len(preset.keypoint_names) for preset in SKELETONS.val
 _BINS = 64
 """Depth bins of published volumes (Sun et al. 2018, Moon et al. 2019)."""
 _YOLO_STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32))
-_SSD_STRIDES = ((8, 16, 16, 16), (8, 16, 32, 32, 32), (16, 32, 32, 32), (8, 16), (16,))
-"""Layers of MediaPipe's palm and short-range face detection, of its pose detection, and of its full-range faces."""
+_SSD_LAYERS = (((8, 16, 16, 16), 2), ((8, 16, 32, 32, 32), 2), ((4,), 1))
+"""Strides of the layers of MediaPipe's palm and short-range face detection, of its pose detection, and of its
+full-range face detection, with the anchors of a cell."""
 _YOLO_BINS = 16
 
 
@@ -98,7 +100,7 @@ class Hints:
 
     Attributes:
         keypoints: Their number, of ``--skeleton``.
-        kind: What the family of ``--like`` gives.
+        kind: What the network gives, or its family.
     """
 
     keypoints: int | None = None
@@ -126,8 +128,9 @@ def recognise(given: Sequence[Given], size: tuple[int, int], hints: Hints = NO_H
         "volume": _volume,
         "heatmap": _heatmap,
     }
-    if hints.kind in readers:
-        readers = {hints.kind: readers[hints.kind], **readers}
+    if hints.kind is not None:
+        first = _heatmap if hints.kind in ("combined", "depth", "offset") else readers[hints.kind]
+        readers = {hints.kind: first, **readers}
     readable = [one for one in given if one.batched]
     for read in readers.values():
         found = read(readable, size, hints)
@@ -163,7 +166,8 @@ class _Maps:
         return self.given.values if self.layout == "NCHW" else np.moveaxis(self.given.values, -1, 1)
 
 
-def _maps(given: Given, size: tuple[int, int], keypoints: int | None) -> _Maps | None:
+def _maps(given: Given, size: tuple[int, int], keypoints: int | None, *, least: int = 2) -> _Maps | None:
+    """An output as maps of at least so many channels; None where it is no such thing."""
     if len(given.shape) != 3:
         return None
     found = []
@@ -173,7 +177,7 @@ def _maps(given: Given, size: tuple[int, int], keypoints: int | None) -> _Maps |
     ):
         stride = size[0] / max(height, 1)
         even = abs(size[1] / max(width, 1) - stride) < 0.01 * stride
-        if even and stride >= 1 and min(height, width) > 3 and channels > 1:
+        if even and stride >= 1 and min(height, width) > 3 and channels >= least:
             found.append(_Maps(given, layout, channels, stride))
     exact = [one for one in found if one.channels == keypoints]
     return next(iter([*exact, *found]), None)
@@ -187,6 +191,8 @@ def _heatmap(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Rea
     finest = min(one.stride for one in maps)
     same = [one for one in maps if one.stride == finest]
     pair = _pair(same)
+    if hints.kind == "depth" and pair is None and len(same) == 2:
+        pair = same[0], same[1], "depth"
     chosen = pair[0] if pair else same[-1]
     if not pair and (named := [one for one in same if "heat" in str(one.given.source).lower()]):
         chosen = named[-1]
@@ -219,7 +225,7 @@ _WHAT: Mapping[Values, str] = {
     "sigmoid": "numbers between 0 and 1 as behind a sigmoid",
     "distribution": "shares that sum to one",
 }
-_PAIRED = {"depth": "depths, by its name", "offset": "offset vectors, two maps for each keypoint"}
+_PAIRED = {"depth": "depths, by its name or as you say", "offset": "offset vectors, two maps for each keypoint"}
 
 
 def _pair(maps: Sequence[_Maps]) -> tuple[_Maps, _Maps, Literal["depth", "offset"]] | None:
@@ -310,9 +316,11 @@ def _anchors(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Rea
             columns = boxes.shape[1] - 4
             if columns < 2 or columns % 2:
                 continue
-            strides = next((one for one in _SSD_STRIDES if 2 * _cells(size, one) == boxes.shape[0]), None)
             said = f"{boxes.name} and {logits.name}: offsets and scores of {boxes.shape[0]} anchors"
-            fields: dict[str, Any] = {} if strides is None else {"strides": strides}
+            fields: dict[str, Any] = {}
+            for strides, each in _SSD_LAYERS:
+                if each * _cells(size, strides) == boxes.shape[0]:
+                    fields = {"strides": strides, "interpolated_scale_aspect_ratio": float(each - 1)}
             views = {"boxes": OutputView(boxes.source), "logits": OutputView(logits.source)}
             return Reading("anchors", columns // 2, views, {**fields, "scale": float(size[0])}, None, (said,))
     return None
@@ -335,7 +343,41 @@ def _yolo(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Readin
             said = f"{one.name}: at most {rows} people, each with box, score, class and {keypoints} keypoints"
             fields = {"form": "final", "visibility": True, "boxes": "xyxy", "scale": _scale(one.values[..., :4])}
             return Reading("yolo-pose", keypoints, {"people": OutputView(one.source)}, fields, None, (said,))
+    return _yolo_levels(given, size, hints)
+
+
+def _yolo_levels(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Reading | None:
+    """Maps of each level, as heads without their decoding give them: one output each, or box, score and keypoints."""
+    maps = [one for one in (_maps(each, size, None, least=1) for each in given) if one is not None]
+    for strides, keypoints, columns, bins in product(_YOLO_STRIDES, _wanted(hints), (3, 2), (_YOLO_BINS, 1)):
+        levels = [[one for one in maps if one.stride == stride] for stride in strides]
+        found = _yolo_maps(levels, {"box": 4 * bins, "score": 1, "keypoints": columns * keypoints})
+        if found is None:
+            continue
+        heads = "levels" if len(found) == len(strides) else "parts"
+        fields: dict[str, Any] = {"visibility": columns == 3, "form": "anchor-free"}
+        fields |= {"strides": tuple(map(float, strides)), "heads": heads, "bins": bins}
+        names = ", ".join(one.given.name for one in found.values())
+        said = f"{names}: maps of {', '.join(map(str, strides))} pixels per cell, as heads give them"
+        views = {role: OutputView(one.given.source, _unless(one.layout, "NCHW")) for role, one in found.items()}
+        return Reading("yolo-pose", keypoints, views, fields, None, (said,))
     return None
+
+
+def _yolo_maps(levels: Sequence[Sequence[_Maps]], parts: Mapping[str, int]) -> dict[str, _Maps] | None:
+    """The maps of each level by role, where every level has one of all channels, or one for each part."""
+    found: dict[str, _Maps] = {}
+    for level, maps in enumerate(levels):
+        whole = [one for one in maps if one.channels == sum(parts.values())]
+        if whole:
+            found[f"level_{level}"] = whole[0]
+            continue
+        for part, channels in parts.items():
+            held = [one for one in maps if one.channels == channels]
+            if not held:
+                return None
+            found[f"{part}_{level}"] = held[0]
+    return found if len(found) in (len(levels), len(levels) * len(parts)) else None
 
 
 def _yolo_of(

@@ -188,19 +188,42 @@ def test_candidates_of_single_stage_networks(
     assert found.fields == {"visibility": True, **fields}
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("heads", ["levels", "parts"])
+def test_maps_of_each_level(heads: str, layout: str) -> None:
+    outputs = {}
+    for level, cells in enumerate((32, 16, 8)):
+        parts = {"level": 116} if heads == "levels" else {"box": 64, "score": 1, "keypoints": 51}
+        for part, channels in parts.items():
+            maps = between(-9, 3, channels, cells, cells)
+            outputs[f"{part}_{level}"] = maps if layout == "NCHW" else np.moveaxis(maps, 1, -1)
+    found = read((256, 256), **outputs)
+    own = None if layout == "NCHW" else "NHWC"
+    assert (found.kind, found.keypoints, found.unused) == ("yolo-pose", 17, ())
+    assert found.outputs == {role: OutputView(role, own) for role in outputs}
+    strides = (8.0, 16.0, 32.0)
+    known = {"form": "anchor-free", "strides": strides, "heads": heads, "bins": 16, "visibility": True}
+    assert found.fields == known
+
+
 @pytest.mark.parametrize(
-    ("side", "count", "columns", "keypoints", "strides"),
+    ("side", "count", "columns", "keypoints", "strides", "ratio"),
     [
-        (192, 2016, 18, 7, (8, 16, 16, 16)),  # MediaPipe's palms
-        (128, 896, 16, 6, (8, 16, 16, 16)),  # its short-range faces
-        (224, 2254, 12, 4, (8, 16, 32, 32, 32)),  # its people
+        (192, 2016, 18, 7, (8, 16, 16, 16), 1.0),  # MediaPipe's palms
+        (128, 896, 16, 6, (8, 16, 16, 16), 1.0),  # its short-range faces
+        (192, 2304, 16, 6, (4,), 0.0),  # its full-range faces
+        (224, 2254, 12, 4, (8, 16, 32, 32, 32), 1.0),  # its people
     ],
 )
-def test_anchors(side: int, count: int, columns: int, keypoints: int, strides: tuple[int, ...]) -> None:
+def test_anchors(side: int, count: int, columns: int, keypoints: int, strides: tuple[int, ...], ratio: float) -> None:
     found = read((side, side), regressors=between(-9, 9, count, columns), classificators=between(-9, 9, count, 1))
     assert (found.kind, found.keypoints) == ("anchors", keypoints)
     assert found.outputs == {"boxes": OutputView("regressors"), "logits": OutputView("classificators")}
-    assert found.fields == {"strides": strides, "scale": float(side)}
+    assert found.fields == {
+        "strides": strides,
+        "interpolated_scale_aspect_ratio": ratio,
+        "scale": float(side),
+    }
 
 
 def test_a_skeleton_of_fewer_keypoints_takes_the_first_of_more() -> None:

@@ -64,6 +64,18 @@ def write_onnx(path: Path, network: nn.Module, image: Tensor, names: list[str], 
     return path
 
 
+def heatmaps(path: Path) -> Path:
+    """As most published networks: unit peaks, or nearly so."""
+    outs = {"heatmaps": Out((17, 16, 12), -0.02, 0.9)}
+    return write_onnx(path, Strange(outs), torch.zeros(1, 3, 64, 48), list(outs))
+
+
+def integral_heatmaps(path: Path) -> Path:
+    """As AlphaPose's networks of joint regression: logits, which get a sigmoid."""
+    outs = {"heatmaps": Out((136, 16, 12), -6, 4)}
+    return write_onnx(path, Strange(outs), torch.zeros(1, 3, 64, 48), list(outs))
+
+
 def movenet(path: Path) -> Path:
     """As MoveNet: int32 NHWC of 0 to 255, one output (1, 1, 17, 3) of y, x and score."""
     outs = {"output_0": Out((1, 17, 3), 0.05, 0.95)}
