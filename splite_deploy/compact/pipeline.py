@@ -16,6 +16,7 @@ from splite_deploy.compact.prune import Compaction, CompactOptions, compact
 from splite_deploy.errors import UsageError
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.graph.torch_to_onnx import check_outputs
+from splite_deploy.export.graph.view import base_network
 from splite_deploy.export.source.header import compacted_metadata
 from splite_deploy.export.source.load import load_model
 from splite_deploy.files import whole_file, write_file
@@ -69,7 +70,10 @@ def compact_checkpoint(
         measured = measure_latency(network, compaction.network, spec, progress=progress)
         compaction = replace(compaction, latency=measured)
     progress("writing the checkpoint")
-    save_compacted(output, compaction.network, compacted_metadata(spec))
+    save_compacted(output, base_network(compaction.network), compacted_metadata(spec))
+    if base_network(network) is not network:  # layers are named as in the checkpoint
+        named = tuple(replace(row, name=row.name.removeprefix("network.")) for row in compaction.layers)
+        compaction = replace(compaction, layers=named)
     return replace(compaction, notes=(*loaded.notes, *compaction.notes))
 
 

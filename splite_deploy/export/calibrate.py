@@ -39,7 +39,7 @@ class Calibrated:
         crops: Number of images.
         sha256: Hex key of what the network saw.
         notes: What is weak about them or worth knowing, as text.
-        pixels: (N, h, w, 3) uint8 crops for what has to be measured in other forms of the network.
+        pixels: (N, h, w, C) uint8 crops for what has to be measured in other forms of the network.
     """
 
     ranges: Ranges

@@ -67,7 +67,7 @@ class Reference:
     Attributes:
         name: ``torch``, or ``onnx`` for an imported graph.
         spec: The model.
-        pixels: (N, h, w, 3) uint8 crops.
+        pixels: (N, h, w, C) uint8 crops.
         outputs: Outputs of the original network on them, by role.
         crops_from: Where the inputs come from, as text.
     """
@@ -80,7 +80,7 @@ class Reference:
 
     @cached_property
     def tensors(self) -> FloatArray:
-        """(N, 3, h, w) the crops, normalised."""
+        """(N, C, h, w) the crops, normalised."""
         return Preprocessor(self.spec.input, self.spec.input.color).normalise(self.pixels)
 
     def feed(self, session: Session) -> Feed:

@@ -47,7 +47,7 @@ def batch_violations(
 
     Args:
         session: Its batch; nothing is compared where it is fixed, or has no room for two crops.
-        crops: (N, h, w, 3) uint8; a few of them are run, and of a single one its mirror image too.
+        crops: (N, h, w, C) uint8; a few of them are run, and of a single one its mirror image too.
         spec: The model.
         limits: How far keypoints may lie.
         largest: How many crops the session takes at once.

@@ -137,7 +137,7 @@ def write_source(network: Network, form: str, folder: Path) -> Path:
         str(file),
         input_names=["input_1"],
         output_names=names,
-        opset_version=17,
+        opset_version=18,
         dynamo=False,
     )
     return file
@@ -300,3 +300,45 @@ def test_an_input_that_does_not_fit_says_what_to_write(
     made: Callable[..., Any], name: str, form: str, change: tuple[str, str], message: str, hint: str
 ) -> None:
     refused(ExportError, message, hint, made, name, form, lambda text: text.replace(*change))
+
+
+def test_a_compacted_network_keeps_its_view_and_its_names(
+    made: Callable[..., Any], tmp_path: Path, images: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    from splite_deploy.compact.pipeline import compact_checkpoint
+    from splite_deploy.compact.prune import CompactOptions
+
+    made("the first channels of three times as many", "weights")
+    options = CompactOptions("l1", ratio=0.5, round_to=4)
+    small = tmp_path / "small.safetensors"
+    compaction = compact_checkpoint(tmp_path / "net.pt", small, options, images=images, latency=False)
+    assert [(row.name, row.outputs_before, row.outputs_after) for row in compaction.layers] == [
+        ("trunk.first", 8, 4),
+        ("trunk.second", 15, 15),
+    ]
+    assert load_file(small)["trunk.first.weight"].shape == (4, 3, 3, 3)
+    bundle = export_bundle(small, tmp_path / "s.splite", options=ExportOptions(crops=3, images=images))
+    assert bundle.golden().outputs["heatmap"].shape == (3, 5, 16, 12)
+
+
+def test_int8_and_fused_ends_of_a_network_with_a_view(made: Callable[..., Any], images: Path, tmp_path: Path) -> None:
+    calibration = tmp_path / "calibration"
+    calibration.mkdir()
+    random = np.random.default_rng(6)
+    for index in range(24):
+        small = random.integers(0, 256, (8, 6, 3), np.uint8)
+        cv2.imwrite(str(calibration / f"{index}.png"), cv2.resize(small, (48, 64), interpolation=cv2.INTER_CUBIC))
+    bundle, _ = made(
+        "y, x and a score behind an axis of one",
+        "onnx",
+        precisions=("fp32", "int8"),
+        calibration=calibration,
+        fuse_input=True,
+        fuse_decode=True,
+        max_shift_px=3.0,
+    )
+    assert [artifact.precision for artifact in bundle.manifest.artifacts] == ["fp32", "int8"]
+    for result in verify(bundle):
+        assert not result.violations

@@ -74,7 +74,7 @@ def write_inputs(
         )
     spec = bundle.model.input
     preprocessor = Preprocessor(spec, "bgr")
-    like = preprocessor.feed(np.zeros((1, spec.height, spec.width, 3), np.uint8), graph.inputs[0])
+    like = preprocessor.feed(np.zeros((1, spec.height, spec.width, spec.channels), np.uint8), graph.inputs[0])
     npy: Any = np.lib.format  # not all of it has types
     file = folder / "calibration.npy"
     with writing(file), file.open("wb") as stream:  # one by one: together they may not fit into a Jetson's memory

@@ -230,7 +230,7 @@ def compile_tflite(
         spec: The model.
         folder: Where the files go; all of them or none.
         precisions: ``fp32``, ``fp16`` (weights; the arithmetic is the device's choice), ``int8``.
-        calibration: (N, h, w, 3) uint8 crops in the spec's colour order, from which int8 learns the range of values.
+        calibration: (N, h, w, C) uint8 crops in the spec's colour order, from which int8 learns the range of values.
             Without int8 the first serves to recognise outputs, or noise where there are none.
         recipe: How int8 is done. ``full-integer``: weights per channel and activations; ``dynamic-range``: weights
             alone, activations on the fly.
@@ -277,7 +277,7 @@ def check_options(
         raise UsageError(
             "Only full-integer int8 has integer inputs and outputs.", hint="Leave them out, or add full-integer int8."
         )
-    size = (spec.input.height, spec.input.width, 3)
+    size = (spec.input.height, spec.input.width, spec.input.channels)
     if calibration is None or len(calibration) == 0:
         if full_integer:
             raise UsageError("int8 needs images to calibrate with.", hint="Name a folder of them.")
@@ -285,7 +285,7 @@ def check_options(
     if calibration.dtype != np.uint8 or calibration.shape[1:] != size:
         raise UsageError(
             f"The calibration crops are {calibration.dtype} of shape {calibration.shape}, not uint8 (N, {size[0]}, "
-            f"{size[1]}, 3).",
+            f"{size[1]}, {size[2]}).",
             hint="Cut them with splite_deploy.runtime.preprocess.Preprocessor.crop.",
         )
     return calibration if full_integer else calibration[:1]

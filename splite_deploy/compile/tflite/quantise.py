@@ -203,7 +203,7 @@ def quantise(
 
     Args:
         content: float32 file.
-        inputs: (N, h, w, 3) float32 inputs of the network, from which the ranges of activations are learned.
+        inputs: (N, h, w, C) float32 inputs of the network, from which the ranges of activations are learned.
         recipe: See `Int8Quantiser`.
         integer_io: Likewise.
 

@@ -90,7 +90,7 @@ def find_ranges(content: bytes, crops: FloatArray, known: Sequence[KnownRange] =
 
     Args:
         content: The file; its input is NHWC.
-        crops: (N, h, w, 3) float32, normalised; the first are those of the fingerprints.
+        crops: (N, h, w, C) float32, normalised; the first are those of the fingerprints.
         known: Of the graph that the file was made from; may be empty.
 
     Returns:
@@ -132,6 +132,8 @@ def _equal(
         by_count.setdefault(one.fingerprint.count, []).append(one)
     found = {}
     for tensor, rows in seen.items():
+        if not rows[0].size:  # a slice that holds nothing
+            continue
         own = fingerprint(rows)
         if equal := [one for one in by_count.get(own.count, ()) if one.fingerprint.matches(own)]:
             found[tensor] = equal
