@@ -72,7 +72,7 @@ def test_another_network_is_told_from_the_same(files: dict[str, Path], pictures:
         ParityError, match=r"^float32\.tflite differs from float32\.tflite on 6 images of .* px"
     ) as caught:
         check_file(results)
-    assert "--images" in caught.value.hint and "[limits]" in caught.value.hint
+    assert "calibration images" in caught.value.hint and "[limits]" in caught.value.hint
 
 
 def test_a_graph_and_its_tflite_file(tiny_bundle: Path, tiny_model: Path, tmp_path: Path, splite: Splite) -> None:
