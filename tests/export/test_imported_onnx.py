@@ -196,11 +196,13 @@ def same_shape_twice(model: Any) -> None:
     model.graph.input[1].name = "second"
 
 
-def quantised(model: Any) -> None:
-    scale = onnx.numpy_helper.from_array(np.float32(0.1), "scale")
-    zero = onnx.numpy_helper.from_array(np.int8(0), "zero")
-    model.graph.initializer.extend([scale, zero])
-    model.graph.node.append(onnx.helper.make_node("QuantizeLinear", ["heatmap", "scale", "zero"], ["q"]))
+def in_integers(model: Any) -> None:
+    model.graph.node[0].op_type = "QLinearConv"
+
+
+def own_kernels(model: Any) -> None:
+    node = model.graph.node[0]
+    node.op_type, node.domain = "FusedConv", "com.microsoft"
 
 
 def smaller_maps(model: Any) -> None:
@@ -227,13 +229,14 @@ def unsorted_nodes(model: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "options", "kind", "message", "hint"),
     [
-        (opset(11), {}, ExportError, "The graph has opset 11; 13 is the least.", "convert_version(model, 18)"),
-        (opset(17), {"opset": 20}, ExportError, "has opset 17, not 20", "Leave out --opset, or"),
+        (opset(8), {}, ExportError, "The graph has opset 8; 9 is the least.", "again with opset 18"),
+        (opset(18), {"opset": 17}, ExportError, "has opset 18, which cannot become 17", "or choose 18 to 23"),
+        (opset(13), {"opset": 17}, ExportError, "has opset 13, which cannot become 17", "or choose 18 to 23"),
         (typed("input", 2), {}, ExportError, "input 'image' is uint8 1x3x64x48; the model spec", 'dtype = "uint8".'),
-        (quantised, {}, ExportError, "The graph is quantised.", "again in float32"),
+        (in_integers, {}, ExportError, "in integers: it has 1 nodes such as QLinearConv.", "QuantFormat.QDQ"),
+        (own_kernels, {}, ExportError, "nodes are its own (FusedConv)", "was given before"),
         (sized(1, 3, 64, 64), {}, ExportError, "float32 1x3x64x64; the model spec says float32 1x3x64x48.", "size in"),
         (sized(1, 64, 48, 3), {}, ExportError, "'image' is float32 1x64x48x3;", 'layout = "NHWC".'),
-        (sized(2, 3, 64, 48), {}, ExportError, "'image' is float32 2x3x64x48;", "the input's size"),
         (sized(3, 64, 48), {}, ExportError, "'image' is float32 3x64x48;", "the input's size"),
         (same_shape_twice, {}, ExportError, "The graph takes 2 inputs: image, second.", "one input, the image"),
         (no_depth, {}, ExportError, "gives 1 output: heatmap; the decoder 'softargmax-depth' reads 2", "Choose the"),

@@ -25,7 +25,7 @@ from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.export.graph.compose import graph_of
 from splite_deploy.export.graph.view import InputModule, OutputsModule
 from splite_deploy.export.log_output import quiet
-from splite_deploy.export.source.half import widen
+from splite_deploy.export.source.floats import to_float32
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import verify
@@ -244,10 +244,10 @@ def test_a_graph_of_half_precision_is_widened(made: Callable[..., Any], images: 
 
     bundle, network = made("the last of the stages", "onnx", content=half)
     check_bundle(bundle, network, images, atol=2e-3)  # weights were rounded to half
-    said = "widened the weights of the graph from half precision to float32, in which the reference computes"
+    said = "made float32 of float16 in the graph, in which the reference computes"
     assert said in bundle.report().notes
     held = onnx.load(str(bundle.path / "model.onnx"))
-    assert not widen(held)
+    assert not to_float32(held)
     assert (held.graph.input[0].type.tensor_type.elem_type, held.graph.output[0].type.tensor_type.elem_type) == (1, 1)
 
 

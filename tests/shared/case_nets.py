@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch  # noqa: TID253
 from torch import Tensor, nn  # noqa: TID253
@@ -273,17 +274,25 @@ def write(kind: type[nn.Module], folder: Path) -> Path:
     return folder / "net.pt"
 
 
-def write_onnx(kind: type[nn.Module], folder: Path) -> Path:
+def write_onnx(kind: type[nn.Module], folder: Path, opset: int = 17, **options: Any) -> Path:
     """Writes the network as an ONNX graph by the TorchScript exporter, and its ``model.toml``.
+
+    Args:
+        kind: The network.
+        folder: Where.
+        opset: Of the graph.
+        options: For ``torch.onnx.export``.
 
     Returns:
         The graph.
     """
     (folder / "model.toml").write_text(_toml(kind), encoding="utf-8")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the exporter that most graphs out there come from
+        warnings.simplefilter("ignore")  # it is deprecated, though most graphs out there come from it
+        image = torch.zeros(options.pop("batch", 1), 3, SIDE, SIDE)
+        network = options.pop("network", None) or seeded(kind)
         torch.onnx.export(
-            seeded(kind), (torch.zeros(1, 3, SIDE, SIDE),), str(folder / "net.onnx"), dynamo=False, opset_version=17
+            network, (image,), str(folder / "net.onnx"), dynamo=False, opset_version=opset, verbose=False, **options
         )
     return folder / "net.onnx"
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
@@ -26,9 +25,9 @@ from splite_deploy.decoders import check_shapes
 from splite_deploy.errors import BackendError, CheckpointError, ExportError, first_line
 from splite_deploy.export.graph.torch_to_onnx import input_spec
 from splite_deploy.export.graph.view import view_around, view_notes
-from splite_deploy.export.graph.walk import attributes, forget_types, from_proto, name_of, sizes, to_proto
+from splite_deploy.export.graph.walk import attributes, forget_types, make_session, name_of, sizes, to_proto
 from splite_deploy.export.log_output import quiet
-from splite_deploy.export.source.half import widen
+from splite_deploy.export.source.onnx_file import read_graph, settle_opset
 from splite_deploy.export.source.weights import weights_key
 from splite_deploy.files import sha256_of
 from splite_deploy.runtime.session import open_bytes
@@ -194,8 +193,6 @@ def load_script(path: Path) -> nn.Module:
         ) from err
 
 
-LEAST_OPSET = 13
-"""Older graphs have operators that the simplifier and the backends treat differently."""
 _FULL = "Export it again in float32; lower precisions are made from that."
 
 
@@ -207,7 +204,7 @@ class ImportedOnnx:
         content: The graph as it is, with weights that lay beside its file.
         model: Its graph, with the names and the batch size of a bundle's graph.
         artifact: What ``content`` takes and gives, with its own names.
-        opset: Its operator set, which is kept.
+        opset: Its operator set, which is that of the file from 13 on.
         spec: Its model spec.
         host: What only the developer's machine needs of ``model.toml``.
         checkpoint_sha256: Hash of the file.
@@ -254,13 +251,12 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
         ExportError: Its operator set, input or outputs are not those that are needed.
         BackendError: ONNX Runtime cannot run it.
     """
-    model, was_half = _load(path)
-    found = _opset_of(model, opset)
-    _check_precision(model.graph)
+    model, changed, kinds = read_graph(path)
     digest, batch = sha256_of(path), None if dynamic_batch else 1
     given = host.view
-    if was_half and given.input.dtype == "float16":
+    if given.input.dtype in kinds:
         given = replace(given, input=replace(given.input, dtype="float32"))
+    model, single = _one_crop(model, spec, given.input)
     image = _image(model.graph, spec, given.input, dynamic_batch)
     held = {name_of(value): value for value in model.graph.outputs}
     chosen, by_order = choose(held, given, spec.decoder, ExportError)
@@ -275,6 +271,9 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
     named = View(given.input, {role: replace(given.output(role), source=name) for role, name in sources.items()})
     artifact = replace(artifact, outputs=tuple(sized), view=named)
     shapes = _canonical_shapes(content, artifact, spec, raw)
+    model, upgraded = settle_opset(model, opset)  # the reference stays as it is
+    found = model.opset_imports[""]
+    image, held = model.graph.inputs[0], {name_of(value): value for value in model.graph.outputs}
     plain = given.is_canonical and len(held) == len(sources) and {one.dtype for one in outputs} == {"float32"}
     names = {name_of(image): "image", **{name: role for role, name in sources.items()}}
     if not plain:
@@ -287,11 +286,9 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
     order = ", ".join(f"'{name}' is the {role}" for role, name in sources.items())
     notes = (
         "the reference is the imported ONNX graph in ONNX Runtime; it was not compared with a torch network",
-        f"kept the opset {found} of the graph",
-        *(
-            ("widened the weights of the graph from half precision to float32, in which the reference computes",)
-            * was_half
-        ),
+        *upgraded,
+        *changed,
+        *single,
         *((f"matched the graph's outputs by their order: {order}",) * by_order),
         *view_notes(host.view),
         *(("arch in model.toml was not used: the graph is the network",) if host.arch else ()),
@@ -299,50 +296,42 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
     return ImportedOnnx(content, model, artifact, found, spec, host, digest, notes)
 
 
-def _load(path: Path) -> tuple[ir.Model, bool]:
-    """The graph, in float32, and whether it was of half precision."""
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-        whole = bool(model.graph.node)
-    except Exception:  # protobuf's error lies in a module of its own, and differs between its versions
-        whole = False
-    if not whole:
-        raise CheckpointError(f"{path} is not a whole ONNX graph.", hint="Copy it again; it may be truncated.")
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except Exception as err:  # a file is missing, too short, or lies elsewhere
-        raise CheckpointError(
-            f"{path} keeps weights in another file, which cannot be read: {first_line(err, named=True)}",
-            hint="Copy that file too, to the same folder and under the name it was written with.",
-        ) from err
-    try:
-        onnx.checker.check_model(model)
-    except Exception as err:
-        raise CheckpointError(
-            f"{path} is not valid ONNX: {first_line(err, named=True)}", hint="Export it again from its framework."
-        ) from err
-    was_half = widen(model)
-    return from_proto(model), was_half
+def _one_crop(model: ir.Model, spec: ModelSpec, view: InputView) -> tuple[ir.Model, tuple[str, ...]]:
+    """Sets a fixed batch of several crops to one, where the graph computes each by itself.
 
-
-def _opset_of(model: ir.Model, requested: int | None) -> int:
-    found = model.opset_imports.get("", 0)
-    convert = "convert it with onnx.version_converter.convert_version"
-    if found < LEAST_OPSET:
+    Raises:
+        ExportError: It does not: the number is in its nodes.
+    """
+    inputs = list(model.graph.inputs)
+    shape = sizes(inputs[0]) if len(inputs) == 1 else ()
+    fixed, wanted = shape[0] if shape else None, view.shape(spec.input.planes)
+    kind = _dtype(inputs[0]) if inputs else ""
+    if fixed is None or fixed < 2 or shape[1:] != wanted or kind != view.dtype:
+        return model, ()  # what is wrong besides is said later
+    single = model.clone()
+    single.graph.inputs[0].shape = ir.Shape([1, *wanted])
+    forget_types(single.graph)
+    for output in single.graph.outputs:
+        output.shape = None
+    noise = np.random.default_rng(0).standard_normal((fixed, *spec.input.planes)).astype(np.float32)
+    image = network_input(view, noise)
+    try:
+        whole = make_session(model).run(None, {inputs[0].name: image})
+        alone = make_session(single).run(None, {inputs[0].name: image[:1]})
+        rows = zip(whole, alone, strict=True)
+        same = all(len(a) == fixed and np.allclose(a[:1], b, rtol=1e-4, atol=1e-5 * np.abs(a).max()) for a, b in rows)
+    except Exception:  # ONNX Runtime raises many kinds
+        same = False
+    if not same:
         raise ExportError(
-            f"The graph has opset {found}; {LEAST_OPSET} is the least.",
-            hint=f"Export it again with opset 18, or {convert}(model, 18).",
+            f"The graph was exported for a batch of {fixed}, and does not compute one crop by itself.",
+            hint="Export it again for one crop, or with an open first axis (dynamic_axes in torch).",
         )
-    if requested not in (None, found):
-        raise ExportError(
-            f"The graph has opset {found}, not {requested}; an imported graph keeps its own.",
-            hint=f"Leave out --opset, or {convert}(model, {requested}).",
-        )
-    return found
+    return single, (f"set the graph's batch of {fixed} to 1: each crop is computed by itself",)
 
 
 def _image(graph: ir.Graph, spec: ModelSpec, view: InputView, dynamic_batch: bool) -> ir.Value:
-    inputs = [value for value in graph.inputs if not value.is_initializer()]  # old graphs list these as inputs too
+    inputs = list(graph.inputs)
     if len(inputs) != 1:
         names = ", ".join(map(name_of, inputs)) or "none"
         raise ExportError(
@@ -381,12 +370,6 @@ def _image(graph: ir.Graph, spec: ModelSpec, view: InputView, dynamic_batch: boo
 
 def _dtype(value: ir.Value) -> str:
     return "no tensor" if value.dtype is None else value.dtype.numpy().name
-
-
-def _check_precision(graph: ir.Graph) -> None:
-    """The bundle's graph is the one of full precision; others are made from it."""
-    if any("QuantizeLinear" in node.op_type for node in graph):
-        raise ExportError("The graph is quantised.", hint=_FULL)
 
 
 def _try(
