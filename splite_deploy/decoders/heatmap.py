@@ -27,6 +27,9 @@ _ALIGNMENTS: Mapping[Alignment, str] = {
     "udp": "i * (W - 1) / (w - 1) + .5 (mmpose's UDPHeatmap, ViTPose)",
     "corner": "(i + .5) * stride, half-pixel resizing (SPLite Hand)",
 }
+_SLACK = 0.01
+"""How far a stride with a fraction may be rounded, in pixels of the input; in cells it is less."""
+
 _HINT = "Say where the training put the centre of heatmap cell i, in input pixels from the corner of the first one: "
 _HINT += "; ".join(f'alignment = "{name}" for {where}' for name, where in _ALIGNMENTS.items())
 _HINT += ". With the wrong one all keypoints are off, by 1.5 px at stride 4, and no check can see it."
@@ -54,14 +57,15 @@ class HeatmapDecoder(Decoder):
 
     def shapes(self, keypoints: int, size: InputSize) -> Mapping[str, Sizes]:
         """Maps of one size: K channels, and one cell for each stride."""
-        cells = round(size.height / self.stride), round(size.width / self.stride)
+        cells = (math.ceil(pixels / self.stride - _SLACK) for pixels in (size.height, size.width))
         return dict.fromkeys(self.roles, (keypoints, *cells))
 
     def check(self, keypoints: int, size: InputSize) -> None:
-        """Refuses a stride that does not divide the input."""
+        """Refuses a stride that does not divide the input, or the input less its last pixel if cells lie on pixels."""
         for name, pixels in (("height", size.height), ("width", size.width)):
-            off = abs(round(pixels / self.stride) * self.stride - pixels)
-            require(off < 0.01, f"decoder.stride {self.stride:g} does not divide input.{name} {pixels}")
+            wholes = (pixels, pixels - 1) if self.alignment == "centre" else (pixels,)
+            off = min(abs(round(whole / self.stride) * self.stride - whole) for whole in wholes)
+            require(off < _SLACK, f"decoder.stride {self.stride:g} does not divide input.{name} {pixels}")
 
     def heatmap(self, outputs: Mapping[str, FloatArray]) -> FloatArray:
         """(N, K, H, W): what is largest at the keypoints, among the outputs by role."""
@@ -105,7 +109,8 @@ class Axis:
 
         * ``corner``: cell i is centred at (i + .5) * stride.
         * ``centre``: at i * stride + .5, the centre of pixel i * stride: targets are drawn around joint / stride, where
-          joints are pixel indices (Xiao et al. 2018, arXiv 1804.06208).
+          joints are pixel indices (Xiao et al. 2018, arXiv 1804.06208). An input of (w - 1) * stride + 1 pixels has w
+          cells, the last at its last pixel (Papandreou et al. 2018, arXiv 1803.08225).
         * ``udp``: at i * (W - 1) / (w - 1) + .5, where W = w * stride: the first and the last cell are centred where
           the first and the last pixel are (Huang et al. 2020, arXiv 1911.07524).
         """

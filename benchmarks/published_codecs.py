@@ -1,0 +1,367 @@
+"""What the publications of codecs draw as targets, read back by our decoders: how far from the truth, in input pixels.
+
+    python benchmarks/published_codecs.py            # prints the table
+    python benchmarks/published_codecs.py --write    # writes it into docs/codecs.md
+
+A decoder that is written from the same formula as its vectors may have the same error; a target that is drawn by the
+encoder of the publication cannot. Encoders are written anew from the papers, in plain numpy. Keypoints lie anywhere
+within a pixel, in crops of several sizes; those near the border are counted apart, since Gaussians are cut there.
+
+`CODECS` is the list of them: one that is added there is measured, tested and in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.decoders import (
+    Argmax,
+    Dark,
+    Decoder,
+    Expectation,
+    Offset,
+    SoftArgmax,
+    SoftArgmaxWindow,
+    Udp,
+    decode,
+)
+from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "codecs.md"
+BEGIN, END = "<!-- codecs: written by benchmarks/published_codecs.py -->", "<!-- end of codecs -->"
+CROPS, KEYPOINTS = 40, 17
+MARGIN = 6
+"""Cells: so near to the border a Gaussian of the usual two cells is cut within three standard deviations."""
+SIGMA = 2.0
+BLUR = 11
+
+Points = NDArray[np.float64]
+Maps = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A network's input and its heatmaps.
+
+    Attributes:
+        width: Of the input, pixels.
+        height: The same.
+        stride: Pixels for a cell.
+    """
+
+    width: int
+    height: int
+    stride: float
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Columns and rows of a heatmap."""
+        return -int(-self.width // self.stride), -int(-self.height // self.stride)
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height} / {self.stride:.4g}"
+
+
+Encode = Callable[[Points, Crop], Mapping[str, Maps]]
+"""Labels (N, K, 2), indices of pixels with 0 at the centre of the first, to a network's outputs by role."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Distances to the truth, input pixels.
+
+    Attributes:
+        inside: Of keypoints `MARGIN` cells and more from the border.
+        border: Of the others.
+    """
+
+    inside: Points
+    border: Points
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Targets of a publication and the decoder that reads them.
+
+    Attributes:
+        name: What it is called in the table.
+        encode: Draws the targets.
+        decoder: What reads them, for a crop.
+        bound: The largest distance that is right inside, as a share of the stride; 0 for a twentieth of a pixel.
+        border: The same near the border.
+        why: Why one of them is not 0, for the page.
+        crops: What is measured.
+    """
+
+    name: str
+    encode: Encode
+    decoder: Callable[[Crop], Decoder]
+    bound: float
+    border: float
+    why: str = ""
+    crops: tuple[Crop, ...] = (Crop(192, 256, 4.0), Crop(256, 256, 8.0), Crop(288, 384, 4.0))
+
+    def measure(self, crop: Crop) -> Errors:
+        """Distances of all keypoints of `CROPS` crops."""
+        rng = np.random.default_rng(crop.width + crop.height)
+        labels = rng.uniform(0, np.array([crop.width, crop.height]) - 1, (CROPS, KEYPOINTS, 2))
+        found = decode(self.encode(labels, crop), model(self.decoder(crop), crop))
+        distances = np.linalg.norm(found.keypoints - (labels + 0.5), axis=-1)
+        cells = labels / crop.stride
+        inside = ((cells >= MARGIN) & (cells <= np.array(crop.cells) - 1 - MARGIN)).all(axis=-1)
+        return Errors(distances[inside], distances[~inside])
+
+
+def model(decoder: Decoder, crop: Crop) -> ModelSpec:
+    """A model of `KEYPOINTS` keypoints."""
+    grey = (127.5, 127.5, 127.5)
+    names = tuple(f"k{index}" for index in range(KEYPOINTS))
+    image = InputSpec(crop.height, crop.width, "rgb", grey, grey, 1.25, 127)
+    return ModelSpec("codec", image, decoder, SkeletonSpec(names, ()))
+
+
+# --- where labels lie among the cells ---
+
+
+def by_stride(labels: Points, crop: Crop) -> Points:
+    """Simple Baseline, HRNet, mmpose's MSRAHeatmap: the index of a pixel by the stride."""
+    return labels / crop.stride
+
+
+def by_corners(labels: Points, crop: Crop) -> Points:
+    """UDP: the first and the last pixel lie at the first and the last cell."""
+    size = np.array([crop.width, crop.height])
+    return labels / ((size - 1) / (np.array(crop.cells) - 1))
+
+
+# --- what is drawn there ---
+
+
+def offsets(mu: Points, crop: Crop) -> tuple[Points, Points]:
+    """How far cells lie to the left of places (..., 2) among them and above: (..., 1, W) and (..., H, 1)."""
+    columns, rows = crop.cells
+    return mu[..., :1, None] - np.arange(columns), mu[..., 1:, None] - np.arange(rows)[:, None]
+
+
+def gaussians(mu: Points, crop: Crop, *, patch: bool = False) -> Maps:
+    """Unit peaks at mu (N, K, 2); with ``patch`` only 3 sigma to each side of the nearest cell."""
+    x, y = offsets(mu, crop)
+    maps = np.exp(-(x**2 + y**2) / (2 * SIGMA**2))
+    if patch:
+        far = [np.abs(axis) > 3 * SIGMA for axis in offsets(np.floor(mu + 0.5), crop)]
+        maps = np.where(far[0] | far[1], 0, maps)
+    return maps.astype(np.float32)
+
+
+def msra(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """Simple Baseline's and HRNet's ``generate_target``: a patch around the nearest cell, whose peak is that cell."""
+    return {"heatmap": gaussians(np.floor(by_stride(labels, crop) + 0.5), crop, patch=True)}
+
+
+def unbiased(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """DARK: over the whole map, around the place itself."""
+    return {"heatmap": gaussians(by_stride(labels, crop), crop)}
+
+
+def udp(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """UDP: a patch around the nearest cell, whose peak is the place itself."""
+    return {"heatmap": gaussians(by_corners(labels, crop), crop, patch=True)}
+
+
+RADIUS_FACTOR = 0.0546875
+
+
+def combined(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """UDP's other target: a disk, and offsets by its radius, which mmpose draws over the whole map."""
+    radius = RADIUS_FACTOR * max(crop.cells)
+    x, y = (axis / radius for axis in offsets(by_corners(labels, crop), crop))
+    maps = np.broadcast_arrays(x**2 + y**2 <= 1, x, y)
+    return {"combined": np.stack(maps, 2).reshape(len(labels), -1, *maps[0].shape[2:]).astype(np.float32)}
+
+
+def combined_in_disks(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """The same with offsets inside the disk alone, as the authors' own code draws them."""
+    maps = combined(labels, crop)["combined"].copy()
+    disks = maps[:, ::3] > 0
+    maps[:, 1::3] *= disks
+    maps[:, 2::3] *= disks
+    return {"combined": maps}
+
+
+def splats(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """An integral loss knows no target: the least map with the right mean, shares of one in the four cells around."""
+    x, y = offsets(by_stride(labels, crop), crop)
+    return {"heatmap": (np.maximum(1 - np.abs(x), 0) * np.maximum(1 - np.abs(y), 0)).astype(np.float32)}
+
+
+def logits(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """Logarithms of the same, of which a softmax makes it."""
+    return {"heatmap": np.log(np.maximum(splats(labels, crop)["heatmap"], np.float32(1e-30)))}
+
+
+DISK_PX = 25.0
+
+
+def disks_and_offsets(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """PoseNet (Papandreou et al. 2017): 1 within 25 pixels, and the vectors to the keypoint in pixels, y before x."""
+    x, y = (axis * crop.stride for axis in offsets(by_stride(labels, crop), crop))
+    disk, x, y = np.broadcast_arrays(x**2 + y**2 <= DISK_PX**2, x, y)
+    vectors = np.where(np.concatenate([disk, disk], 1), np.concatenate([y, x], 1), 0)
+    return {"heatmap": disk.astype(np.float32), "offset": vectors.astype(np.float32)}
+
+
+# --- the list ---
+
+POSENET = (Crop(257, 257, 16.0), Crop(257, 353, 16.0), Crop(193, 257, 8.0))
+"""As PoseNet has them: the first and the last cell lie at the first and the last pixel."""
+_ROUNDED = "the encoder rounds to whole cells, which no decoder undoes: up to half a cell on each axis"
+_QUARTER = "a quarter of a cell stands for all places between two: up to a quarter off on each axis"
+_LAST = "labels on the last pixels lie up to a cell beyond the centre of the last cell"
+_CUT = f"near the border: only what has two cells on each side of the largest is refined; {_LAST}"
+_HALF = "near the border: at an outermost cell, which stands for its neighbours, the step is half a cell outwards"
+_MEAN = f"near the border: {_LAST}, and no mean of cells does"
+
+CODECS = (
+    Codec(
+        "MSRA, read by `argmax`",
+        msra,
+        lambda crop: Argmax(crop.stride, "centre", "quarter"),
+        bound=0.71,
+        border=1.25,
+        why=f"{_ROUNDED}; {_LAST}",
+    ),
+    Codec(
+        "MSRA unrounded, read by `argmax`",
+        unbiased,
+        lambda crop: Argmax(crop.stride, "centre", "quarter"),
+        bound=0.36,
+        border=1.25,
+        why=f"{_QUARTER}; {_LAST}",
+    ),
+    Codec(
+        "DARK (MSRA unrounded), read by `dark`",
+        unbiased,
+        lambda crop: Dark(crop.stride, "centre", BLUR),
+        bound=0.0,
+        border=1.25,
+        why=_CUT,
+    ),
+    Codec(
+        "DARK (MSRA unrounded), read by `dark` without smoothing",
+        unbiased,
+        lambda crop: Dark(crop.stride, "centre", 1),
+        bound=0.0,
+        border=1.25,
+        why=_CUT,
+    ),
+    Codec(
+        "MSRA unrounded, read by `softargmax-window`",
+        unbiased,
+        lambda crop: SoftArgmaxWindow(crop.stride, "centre", 10.0, 13),
+        bound=0.0,
+        border=1.25,
+        why="near the border: the window is cut on one side",
+    ),
+    Codec(
+        "UDP Gaussian, read by `udp`",
+        udp,
+        lambda crop: Udp(crop.stride, "udp", "gaussian", BLUR),
+        bound=0.0,
+        border=1.0,
+        why=_HALF,
+    ),
+    Codec(
+        "UDP combined, offsets everywhere, read by `udp`",
+        combined,
+        lambda crop: Udp(crop.stride, "udp", "combined", BLUR, RADIUS_FACTOR),
+        bound=0.0,
+        border=2.5,
+        why="near the border: offsets are smoothed with their mirror images; a `blur_kernel` of 1 leaves them",
+    ),
+    Codec(
+        "UDP combined, offsets in the disk alone, read by `udp`",
+        combined_in_disks,
+        lambda crop: Udp(crop.stride, "udp", "combined", BLUR, RADIUS_FACTOR),
+        bound=0.8,
+        border=5.2,
+        why="offsets are smoothed with those beyond the disk, which training leaves open and this encoder sets to 0; a "
+        "`blur_kernel` of 1 leaves them",
+    ),
+    Codec(
+        "UDP combined, offsets in the disk alone, not smoothed",
+        combined_in_disks,
+        lambda crop: Udp(crop.stride, "udp", "combined", 1, RADIUS_FACTOR),
+        bound=0.0,
+        border=0.0,
+    ),
+    Codec(
+        "mean of a map (AlphaPose), read by `expectation`",
+        splats,
+        lambda crop: Expectation(crop.stride, "centre"),
+        bound=0.0,
+        border=1.25,
+        why=_MEAN,
+    ),
+    Codec(
+        "mean of a softmax (integral), read by `softargmax`",
+        logits,
+        lambda crop: SoftArgmax(crop.stride, "centre", 1.0, 5),
+        bound=0.0,
+        border=1.25,
+        why=_MEAN,
+    ),
+    Codec(
+        "heatmap and offsets (PoseNet), read by `offset`",
+        disks_and_offsets,
+        lambda crop: Offset(crop.stride, "centre", "yyxx", "pixel"),
+        bound=0.0,
+        border=0.0,
+        crops=POSENET,
+    ),
+)
+
+
+def rows() -> list[str]:
+    """Lines of the table, in Markdown."""
+    found = [
+        "| targets and decoder | input / stride | inside: p95, px | max | near the border: p95, px | max |",
+        "|---|---|---|---|---|---|",
+    ]
+    for codec in CODECS:
+        for crop in codec.crops:
+            errors = codec.measure(crop)
+            figures = (f"{np.percentile(part, 95):.3f} | {part.max():.3f}" for part in (errors.inside, errors.border))
+            found.append(f"| {codec.name} | {crop} | {' | '.join(figures)} |")
+    return found
+
+
+def reasons() -> list[str]:
+    """Why some are not precise, a line for each."""
+    return [f"* {codec.name}: {codec.why}." for codec in CODECS if codec.why]
+
+
+def text() -> str:
+    """What the page holds between its marks."""
+    return "\n".join([BEGIN, *rows(), "", *reasons(), END])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.relative_to(ROOT)}")
+    if not parser.parse_args().write:
+        print("\n".join([*rows(), "", *reasons()]))
+        return
+    page = PAGE.read_text(encoding="utf-8")
+    before, after = page.partition(BEGIN)[0], page.partition(END)[2]
+    PAGE.write_text(before + text() + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
