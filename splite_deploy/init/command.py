@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from splite_deploy.decoders import decode
 from splite_deploy.errors import UsageError
 from splite_deploy.files import write_file
 from splite_deploy.init.draft import Draft, Wishes, draft, draft_of_tensors, unlike
@@ -16,9 +17,11 @@ from splite_deploy.init.look import Looked, Normalised, look
 from splite_deploy.init.network import Asked, open_network
 from splite_deploy.init.recognise import Hints, Kind
 from splite_deploy.runtime.file_facts import FileFacts
+from splite_deploy.runtime.view import apply_view
 from splite_deploy.spec.plain import to_plain
 from splite_deploy.spec.presets import SKELETONS
 from splite_deploy.spec.recipes import RECIPES
+from splite_deploy.spec.toml import MODEL_TOML, parse_model_toml
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Described:
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON."""
-        looked = None if self.looked is None else to_plain(self.looked)
+        looked = None if self.looked is None else self.looked.to_plain()
         facts = None if self.facts is None else to_plain(self.facts)
         return {"unknown": list(self.draft.unknown), "text": self.draft.text(), "found": looked, "file": facts}
 
@@ -110,7 +113,27 @@ def describe(
         progress=progress,
     )
     notes = tuple(filter(None, [unlike(looked, wishes)]))
-    return Described(looked, draft(looked, wishes, made_of=source.name), notes, network.facts)
+    made = draft(looked, wishes, made_of=source.name)
+    if not made.unknown:
+        _check(made, looked, folder / MODEL_TOML)
+    return Described(looked, made, notes, network.facts)
+
+
+def _check(made: Draft, looked: Looked, path: Path) -> None:
+    """Reads what is to be written, and with it what the network gave.
+
+    Raises:
+        SpliteError: What the user says cannot be, or does not fit the network.
+    """
+    spec, host = parse_model_toml(made.text(), path)
+    outputs: dict[Any, Any] = {}
+    for one in looked.outputs:
+        *inner, last = one.source if isinstance(one.source, tuple) else (one.source,)
+        held = outputs
+        for step in inner:
+            held = held.setdefault(step, {})
+        held[last] = one.values[:1]
+    decode(apply_view(host.view, outputs, spec), spec)
 
 
 def write_model_toml(described: Described, path: Path, *, overwrite: bool) -> None:

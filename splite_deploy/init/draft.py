@@ -150,7 +150,7 @@ def draft(looked: Looked, wishes: Wishes, *, made_of: str) -> Draft:
         made_of: Name of the source, for the heading.
 
     Raises:
-        UsageError: The skeleton has more keypoints than the network gives.
+        UsageError: The skeleton has more keypoints than the network gives, or a field was given that it does not have.
     """
     reading = looked.reading
     heading = [
@@ -338,7 +338,7 @@ def draft_of_tensors(tensors: TensorsAlone, wishes: Wishes, *, made_of: str) -> 
         normalised=Normalised("rgb", (), (), ""),
         reading=None,
         given=(seen,),
-        sources=(),
+        outputs=(),
         notes=(),
     )
     bins = tensors.bins
@@ -374,7 +374,13 @@ def _decoder(looked: Looked, wishes: Wishes) -> Table:
         if "scale" in told and reading.kind == "coordinates":
             known["scale"] = told["scale"]
         comments = dict.fromkeys(told, f"of {wishes.like}")
-    known |= {key: value for key, value in wishes.given.items() if key not in _INPUT}
+    for key, value in wishes.given.items():
+        if key not in _INPUT and key not in known:
+            raise UsageError(
+                f"--{key} is for heatmaps, and this network gives {_GIVES[reading.kind]}.", hint="Leave it out."
+            )
+        if key not in _INPUT:
+            known[key] = value
     order = {"type": known.pop("type"), **_found(reading), **known}
     entries = [
         Entry(key, value, _SAID.get(key, "") if value == UNKNOWN else comments.get(key, _WHY.get(key, "")))

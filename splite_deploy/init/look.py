@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ from splite_deploy.runtime.io.images import boxed_images, read_image
 from splite_deploy.runtime.preprocess import Preprocessor, check_box
 from splite_deploy.runtime.view import network_input
 from splite_deploy.spec.model import InputColor, InputSpec
-from splite_deploy.spec.view import DTYPES, Dtype, InputView
+from splite_deploy.spec.plain import to_plain
+from splite_deploy.spec.view import DTYPES, Dtype, InputView, Source
 
 SIZES = (
     *((256, 192), (256, 256), (192, 192), (224, 224), (128, 128), (384, 288), (128, 96)),
@@ -71,7 +72,7 @@ class Looked:
         normalised: How pixels became numbers.
         reading: What its outputs are; None where they are like nothing known.
         given: Its outputs, each as text.
-        sources: What calls each of them.
+        outputs: Its outputs themselves.
         notes: What was done while loading.
     """
 
@@ -84,8 +85,18 @@ class Looked:
     normalised: Normalised
     reading: Reading | None
     given: tuple[str, ...]
-    sources: tuple[Any, ...]
+    outputs: tuple[Given, ...]
     notes: tuple[str, ...]
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """What calls the outputs, in their order."""
+        return tuple(one.source for one in self.outputs)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON, without the outputs' numbers."""
+        shown = (one.name for one in fields(self) if one.name != "outputs")
+        return {name: to_plain(getattr(self, name)) for name in shown}
 
 
 def look(
@@ -153,7 +164,7 @@ def look(
         normalised=told,
         reading=reading,
         given=tuple(map(str, given)),
-        sources=tuple(one.source for one in given),
+        outputs=given,
         notes=network.notes,
     )
 

@@ -54,13 +54,20 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
         SpecError: The file is missing, is no TOML, or a field is wrong; the message names it.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin a file with a mark
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a mark
     except FileNotFoundError as err:
         raise SpecError(
             f"No model spec at {path}.", hint="Put model.toml beside the checkpoint, or name it with --model."
         ) from err
     except (OSError, UnicodeDecodeError) as err:
         raise SpecError(f"Cannot read {path}: {err}.", hint="Name a readable model.toml with --model.") from err
+    return parse_model_toml(text, path)
+
+
+def parse_model_toml(text: str, path: Path) -> tuple[ModelSpec, HostSpec]:
+    """The same of a text, whose file ``path`` need not exist."""
+    try:
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as err:
         raise SpecError(f"{path} is not valid TOML: {err}.", hint="Correct that line.") from err
     if missing := list(unknown_fields(data)):

@@ -176,6 +176,12 @@ def test_a_path_into_what_torch_gives(tmp_path: Path, splite: Splite) -> None:
         (("none.onnx",), "There is no file none.onnx.", "Name a checkpoint"),
         (("{movenet}", "--input", "32x32"), "The network takes 64 x 64, not 32 x 32.", "Leave out --input"),
         (("{movenet}", "--arch", "a.py:b"), "brings its own architecture", "Leave out --arch"),
+        (
+            ("{movenet}", "--alignment", "udp"),
+            "--alignment is for heatmaps, and this network gives coordinates",
+            "Leave",
+        ),
+        (("{movenet}", "--like", "movenet", "--mean", "1,2"), "input.mean is [1.0, 2.0]", "Correct the value"),
         (("{movenet}", "--skeleton", "halpe26"), "halpe26 has 26 keypoints, and the network gives 17", "coco17"),
     ],
 )
