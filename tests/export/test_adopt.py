@@ -204,6 +204,18 @@ def test_what_would_convert_it_is_refused(
     assert not (tmp_path / "net.splite").exists()
 
 
+def test_what_changes_a_network_refuses_a_tflite_file(tmp_path: Path, splite: Splite) -> None:
+    file = with_model(tmp_path / "net", "float32")
+    for command in (
+        ("calibrate", file, "--images", tmp_path, "-o", tmp_path / "a.ranges.json"),
+        ("compact", file, "-o", tmp_path / "a.safetensors", "--method", "l1", "--speed-up", "2"),
+    ):
+        done = splite(*command)
+        assert done.exit_code == 1
+        assert "is a TFLite file, which stays as it is." in done.stderr, done.stderr
+        assert "splite-deploy export" in done.stderr
+
+
 def test_options_of_ready_files_are_refused_for_others(
     tmp_path: Path, tiny_checkpoint: Path, tiny_model: Path, splite: Splite
 ) -> None:

@@ -83,6 +83,31 @@ def test_a_bare_graph_runs_like_its_bundle(tiny_bundle: Path, tiny_model: Path, 
     assert found.unit == expected.unit
 
 
+def test_a_graph_in_half_precision_from_end_to_end(tiny_bundle: Path, tiny_model: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(tiny_bundle / "model.onnx"))
+    half, graph = onnx.TensorProto.FLOAT16, model.graph
+    for tensor in graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            array = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.elem_type = half
+    del graph.value_info[:]
+    file = tmp_path / "half.onnx"
+    onnx.save(model, str(file))
+    (tmp_path / "model.toml").write_text(
+        tiny_model.read_text(encoding="utf-8") + '[inputs.image]\ndtype = "float16"\n', encoding="utf-8"
+    )
+    image = random_pictures(1, 100)[0]
+    with PoseEstimator.open_file(file, threads=1) as estimator, PoseEstimator.open(tiny_bundle, threads=1) as whole:
+        found, expected = estimator(image), whole(image)
+    assert 0 < np.abs(found.keypoints - expected.keypoints).max() < 0.5
+    with pytest.raises(BackendError, match=r"is float16 1x3x64x48; model\.toml says float32") as caught:
+        PoseEstimator.open_file(file, tiny_model)
+    assert "dtype" in caught.value.hint
+
+
 def test_what_the_file_and_its_model_toml_lack(tmp_path: Path) -> None:
     with pytest.raises(
         SpecError, match=r"No model spec of foreign\.float32\.tflite: there is no .*model\.toml"

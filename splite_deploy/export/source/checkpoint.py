@@ -150,6 +150,12 @@ def _stand_in(name: str) -> type:
 
 def _read_torch(path: Path, head: bytes) -> tuple[Any, tuple[str, ...]]:
     """The content, and the names of the kinds of objects that were not read: nothing of them is imported or run."""
+    if head[4:8] == b"TFL3":
+        raise CheckpointError(
+            f"{path} is a TFLite file, which stays as it is.",
+            hint="Name the checkpoint or ONNX graph that it was made from; 'splite-deploy export' makes a bundle of a "
+            ".tflite file as it is.",
+        )
     if not head.startswith(TORCH_HEADS):
         what = "no checkpoint: neither safetensors nor torch wrote it" if head else "empty"
         raise CheckpointError(f"{path} is {what}.", hint="Copy it again, or name a .safetensors or .pt file.")
