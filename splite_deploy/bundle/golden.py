@@ -6,7 +6,7 @@ Little-endian, C order, one tensor after the other, each at a multiple of 16 byt
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle.manifest import GoldenFile, GoldenTensor, ImageFacts
-from splite_deploy.decoders import Decoded
+from splite_deploy.decoders import Decoded, People
 from splite_deploy.errors import BundleError
 from splite_deploy.spec import Color
 
 GOLDEN = "golden.bin"
 ALIGNMENT = 16
 _OUTPUT = "output."
+_PEOPLE = "people."
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Golden:
         crops: (N, h, w, C) uint8, channels in the order of the input spec; tensor ``crops``.
         outputs: fp32 outputs of the original network by role, N first; tensors ``output.ROLE``.
         decoded: What they decode to, in pixels of the crop; tensors ``keypoints``, ``scores`` and, where there is one,
-            ``depth``.
+            ``depth``; of several people also ``people.crops``, ``people.boxes`` and ``people.scores``.
         image: An image for the comparison of preprocessing.
         reference: What computed the outputs: ``torch``, or ``onnx`` or ``tflite`` where a file was the source.
     """
@@ -71,10 +72,13 @@ class Golden:
 
 def write_golden(path: Path, golden: Golden) -> GoldenFile:
     """Writes the golden file, and says what the manifest has to say of it."""
+    people = golden.decoded.people
+    found = {} if people is None else {"crops": people.crops, "boxes": people.boxes, "scores": people.scores}
     tensors: dict[str, NDArray[Any]] = {
         "crops": golden.crops,
         **{_OUTPUT + role: values for role, values in golden.outputs.items()},
         **golden.decoded.by_role(),
+        **{_PEOPLE + name: values.astype(np.float32) for name, values in found.items()},
         "image": golden.image.pixels,
         "image.crop": golden.image.crop,
         "image.keypoints": golden.image.keypoints,
@@ -120,6 +124,7 @@ def read_golden(content: bytes, file: GoldenFile) -> Golden:
             keypoints=tensor("keypoints"),
             scores=tensor("scores"),
             depth=tensor("depth") if "depth" in file.tensors else None,
+            people=None if f"{_PEOPLE}crops" not in file.tensors else _people(tensor),
         ),
         image=GoldenImage(
             pixels=tensor("image"),
@@ -132,3 +137,8 @@ def read_golden(content: bytes, file: GoldenFile) -> Golden:
         ),
         reference=file.reference,
     )
+
+
+def _people(tensor: Callable[[str], NDArray[Any]]) -> People:
+    crops, boxes, scores = (tensor(_PEOPLE + name) for name in ("crops", "boxes", "scores"))
+    return People(crops.astype(np.intp), boxes, scores)

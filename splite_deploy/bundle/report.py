@@ -35,6 +35,31 @@ class Percentiles:
 
 
 @dataclass(frozen=True)
+class PeopleParity:
+    """How far the people of one stage lie from those of the reference, where a network finds any number of them.
+
+    Attributes:
+        compared: Candidates whose keypoints `Parity.deviation_px` compares: the people of the reference, and the best
+            of the others.
+        score_max: Largest difference of their scores.
+        found: People that the reference shows; 0 where it finds nobody on the crops, or takes so many candidates for
+            people as only a network does that was not trained: then candidates alone are compared.
+        missed: People of the reference that the stage does not show, by the overlap of boxes.
+        new: People of the stage that the reference does not show.
+        beyond: By how much the score of one of these two lies over the threshold, at most.
+        deviation_px: Deviation of the keypoints of people that both show; None without any.
+    """
+
+    compared: int
+    score_max: float
+    found: int
+    missed: int
+    new: int
+    beyond: float
+    deviation_px: Percentiles | None
+
+
+@dataclass(frozen=True)
 class Parity:
     """How far the outputs of one stage of the conversion lie from those of the reference.
 
@@ -44,9 +69,11 @@ class Parity:
         crops: Number of crops compared.
         crops_from: Where the crops came from.
         tensor_max_abs: Largest absolute difference of each output, by role.
-        deviation_px: Deviation of the keypoints, pixels of the network's input.
+        deviation_px: Deviation of the keypoints, pixels of the network's input; where a network finds people, of the
+            same candidates of both.
         depth: Deviation of the depth, in ``depth_unit``; None for models without depth.
         depth_unit: ``mm``, ``palm`` where the model spec has no ``palm_mm``, or ``pixel``; empty without depth.
+        people: Where a network finds any number of people; None for others.
     """
 
     reference: str
@@ -57,6 +84,7 @@ class Parity:
     deviation_px: Percentiles
     depth: Percentiles | None
     depth_unit: str
+    people: PeopleParity | None = None
 
     @property
     def label(self) -> str:
@@ -124,12 +152,14 @@ class Mixture:
         depth: Deviation of the depth, in ``depth_unit``; None for models without depth.
         depth_unit: See `Parity.depth_unit`.
         latency_ms: Shortest latency on one thread of the machine that exported; for TensorRT's graphs in ONNX Runtime.
+        score_max: See `PeopleParity.score_max`; None where a network finds no people itself.
     """
 
     deviation_px: Percentiles
     depth: Percentiles | None
     depth_unit: str
     latency_ms: float
+    score_max: float | None = None
 
 
 @dataclass(frozen=True)

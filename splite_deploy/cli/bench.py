@@ -16,7 +16,7 @@ from splite_deploy.cli.console import STDOUT, show
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.errors import UsageError
 from splite_deploy.files import write_file
-from splite_deploy.spec import Precision
+from splite_deploy.spec import InputSpec, Precision
 
 if TYPE_CHECKING:
     from splite_deploy.bench import BenchResult
@@ -282,18 +282,17 @@ def _bench_bundle(
     progress: Callable[[int, int], None],
 ) -> BenchResult:
     from splite_deploy.bench import run_bench
+    from splite_deploy.bundle import Bundle
 
-    given = _given(images)
+    given = _given(images, Bundle.open(bundle).model.input) if images is not None else {}
     return run_bench(bundle, backend=backend or "auto", precision=precision, progress=progress, **common, **given)
 
 
-def _given(images: Path | None) -> dict[str, Any]:
-    """The user's images as arguments of a measurement; none where there are no images."""
+def _given(images: Path, spec: InputSpec) -> dict[str, Any]:
+    """The user's images as arguments of a measurement."""
     from splite_deploy.runtime.io.images import boxed_images, read_image
 
-    if images is None:
-        return {}
-    boxed, origin = boxed_images(images, BENCH_IMAGES)
+    boxed, origin = boxed_images(images, BENCH_IMAGES, whole=spec.letterbox is not None)
     return {"inputs": [(read_image(file), box) for file, box in boxed], "inputs_from": origin}
 
 
@@ -325,7 +324,8 @@ def _bench_file(
     end_to_end = model is not None or images is not None or file.with_name(MODEL_TOML).is_file()
     if inputs is not None or not end_to_end:
         return run_file(file, backend=backend or "auto", tensors=inputs, progress=progress, **common)
-    network, given = NetworkFile.read(file, model, backend or "auto"), _given(images)
+    network = NetworkFile.read(file, model, backend or "auto")
+    given = _given(images, network.spec.input) if images is not None else {}
     return run_network_file(network, backend=backend or "auto", progress=progress, **common, **given)
 
 

@@ -109,9 +109,14 @@ def people_of(rows: list[FloatArray]) -> Decoded:
     """Candidates (M, 5 + 3 K) of each crop, which are people, as what is decoded."""
     joined = np.concatenate(rows)
     crops = np.repeat(np.arange(len(rows)), [len(one) for one in rows])
-    keypoints = joined[:, KEYPOINTS:].reshape(len(joined), (joined.shape[1] - KEYPOINTS) // 3, 3)
+    keypoints = points_of(joined)
     people = People(crops, np.ascontiguousarray(joined[:, BOX]), np.ascontiguousarray(joined[:, SCORE]))
     return Decoded(np.ascontiguousarray(keypoints[..., :2]), np.clip(keypoints[..., 2], 0.0, 1.0), None, people=people)
+
+
+def points_of(rows: FloatArray) -> FloatArray:
+    """Keypoints (M, K, 3) of candidates (M, 5 + 3 K): x, y and score; M may be 0."""
+    return rows[:, KEYPOINTS:].reshape(len(rows), (rows.shape[1] - KEYPOINTS) // 3, 3)
 
 
 def suppress(rows: FloatArray, overlap: float, most: int, way: Literal["greedy", "weighted", "none"]) -> FloatArray:

@@ -61,7 +61,7 @@ class YoloPose(PeopleDecoder):
     form: Form
     visibility: bool
     boxes: Literal["xywh", "xyxy"] | None = None
-    scale: Literal["pixel", "unit"] | None = None
+    scale: Literal["unit", "pixel"] | None = None
     objectness: bool | None = None
     strides: tuple[float, ...] | None = None
     heads: Heads | None = None

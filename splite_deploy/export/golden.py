@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Golden, GoldenImage
-from splite_deploy.decoders import decode
+from splite_deploy.decoders import Decoding, PeopleDecoder, decode
 from splite_deploy.export.crops import evenly
 from splite_deploy.export.reference import Reference
-from splite_deploy.metrics.parity import Outputs, share_used, violations
+from splite_deploy.metrics.parity import Outputs, candidates_of, share_used, violations
+from splite_deploy.metrics.people import crops_with_people
 from splite_deploy.runtime.crops import Example
 from splite_deploy.runtime.preprocess import (
     Image,
@@ -69,7 +70,7 @@ def prepare_image(example: Example, spec: InputSpec) -> PreparedImage:
         spec: The input.
     """
     image = check_image(example.image)
-    box = check_box(example.box, *image.shape[:2])
+    box = check_box(None if spec.letterbox else example.box, *image.shape[:2])
     matrix, size = crop_matrix(box, spec), np.array([spec.width, spec.height])
     shrink = max(1.0, min(SHRINK, (LONGEST_PX - 2 * MARGIN_PX) / size.max()))
     ratio = shrink * matrix[0, 0]  # pixels of the golden image per pixel of the example
@@ -88,8 +89,11 @@ def prepare_image(example: Example, spec: InputSpec) -> PreparedImage:
 
 
 def golden_crops(reference: Reference) -> NDArray[np.int64]:
-    """Which crops of the reference are golden."""
-    return evenly(len(reference.pixels), CROPS)
+    """Which crops of the reference are golden: those that show people, where a network finds any number of them."""
+    which, spec = np.arange(len(reference.pixels)), reference.spec
+    if isinstance(spec.decoder, PeopleDecoder):
+        which = crops_with_people(candidates_of(reference.outputs, spec), spec.decoder)
+    return which[evenly(len(which), CROPS)]
 
 
 def make_golden(reference: Reference, image: PreparedImage, outputs: Outputs) -> Golden:
@@ -102,7 +106,7 @@ def make_golden(reference: Reference, image: PreparedImage, outputs: Outputs) ->
     """
     chosen = golden_crops(reference)
     picked = {role: values[chosen] for role, values in reference.outputs.items()}
-    decoded = decode(outputs, reference.spec)
+    decoded = Decoding(reference.spec).best(outputs)
     keypoints = transform_points(decoded.keypoints[0], invert(image.matrix)).astype(np.float32)
     return Golden(
         crops=reference.pixels[chosen],
@@ -143,4 +147,5 @@ def with_room_on_golden(artifact: Artifact, session: Session, reference: Referen
         return artifact
     share = _ROOM * share_used(parity, limits, spec)
     depth = None if limits.depth_p95 is None else share * limits.depth_p95
-    return replace(artifact, limits=LimitSpec(share * limits.shift_p95_px, share * limits.shift_max_px, depth))
+    shift_px = share * limits.shift_p95_px, share * limits.shift_max_px
+    return replace(artifact, limits=LimitSpec(*shift_px, depth, share * limits.score_max))

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.arrays import FloatArray
+from splite_deploy.arrays import DoubleArray, FloatArray
 from splite_deploy.bundle import Parity, Percentiles
-from splite_deploy.decoders import decode
+from splite_deploy.bundle.report import PeopleParity
+from splite_deploy.decoders import PeopleDecoder, decode
+from splite_deploy.metrics.people import Moved, compare_people
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
 Outputs = Mapping[str, FloatArray]
@@ -48,26 +50,73 @@ def compare(
         crops_from: Where the inputs came from, for the report.
         reference_name: What gave the reference, for the report.
     """
-    before, after = decode(reference, spec), decode(candidate, spec)
-    if "keypoints" in candidate:
-        reference, candidate = before.by_role(), after.by_role()
-    deviation = np.linalg.norm((after.keypoints - before.keypoints).astype(np.float64), axis=-1)
+    moved = move(reference, candidate, spec)
     depth, unit = None, ""
-    if before.depth is not None and after.depth is not None:
+    if moved.depth is not None:
         scale = spec.mm_per_unit()
         how = spec.decoder.depth
         unit = "mm" if scale is not None or how is None else how.unit
-        depth = percentiles(np.abs(after.depth - before.depth) * (scale or 1.0))
+        depth = percentiles(moved.depth * (scale or 1.0))
+    if spec.decoder.decodes(candidate):
+        reference = spec.decoder.by_role(reference, spec.input)
     return Parity(
         reference=reference_name,
         stage=stage,
-        crops=len(deviation),
+        crops=len(next(iter(reference.values()))),
         crops_from=crops_from,
         tensor_max_abs={role: float(np.abs(candidate[role] - reference[role]).max()) for role in reference},
-        deviation_px=percentiles(deviation),
+        deviation_px=percentiles(moved.deviation_px),
         depth=depth,
         depth_unit=unit,
+        people=None if moved.people is None else _people(moved.people),
     )
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How far keypoints moved.
+
+    Attributes:
+        deviation_px: Distances of keypoints, pixels of the network's input, (N, K) of crops or (M, K) of candidates.
+        depth: (N, K) differences of the depth in the decoder's unit; None without depth.
+        people: What became of people, where a network finds any number of them.
+    """
+
+    deviation_px: DoubleArray
+    depth: DoubleArray | None
+    people: Moved | None = None
+
+
+def move(reference: Outputs, candidate: Outputs, spec: ModelSpec) -> Movement:
+    """How far keypoints moved, each of them; see `compare`."""
+    decoder = spec.decoder
+    if isinstance(decoder, PeopleDecoder):
+        found = compare_people(candidates_of(reference, spec), candidates_of(candidate, spec), decoder)
+        return Movement(found.deviation_px, None, found)
+    before, after = decode(reference, spec), decode(candidate, spec)
+    moved_px = np.linalg.norm((after.keypoints - before.keypoints).astype(np.float64), axis=-1)
+    if before.depth is None or after.depth is None:
+        return Movement(moved_px, None)
+    return Movement(moved_px, np.abs((after.depth - before.depth).astype(np.float64)))
+
+
+def candidates_of(outputs: Outputs, spec: ModelSpec) -> FloatArray:
+    """(N, A, 5 + 3 K) candidates of a network that finds people, whether its graph decodes or not.
+
+    Raises:
+        BackendError: An output is not finite, or of another shape.
+    """
+    decode(outputs, spec)  # checks them
+    decoder = spec.decoder
+    return (outputs if decoder.decodes(outputs) else decoder.by_role(outputs, spec.input))["candidates"]
+
+
+def _people(moved: Moved) -> PeopleParity:
+    worst, people = float(moved.scores.max(initial=0.0)), moved.people
+    if people is None:
+        return PeopleParity(len(moved.scores), worst, 0, 0, 0, 0.0, None)
+    away = percentiles(people.deviation_px) if people.deviation_px.size else None
+    return PeopleParity(len(moved.scores), worst, people.found, people.missed, people.new, people.beyond, away)
 
 
 def measure_deviation(
@@ -94,7 +143,7 @@ def measure_deviation(
     """
     parity = compare(stage, reference, candidate, spec, crops_from, reference_name=reference_name)
     switches = 0
-    if "keypoints" not in candidate:
+    if not spec.decoder.decodes(candidate):
         before, after = spec.decoder.peaks(reference), spec.decoder.peaks(candidate)
         if before is not None and after is not None:
             switches = int((np.abs(after - before).max(axis=-1) > SWITCH_CELLS).sum())
@@ -104,7 +153,7 @@ def measure_deviation(
 def violations(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[str]:
     """The limits that a comparison breaks, each as a phrase; empty if none."""
     return [
-        f"{what} {value:.4g} {unit} (limit {limit:.4g})"
+        f"{what} {value:.4g}{unit and ' ' + unit} (limit {limit:.4g})"
         for what, value, limit, unit in _limited(parity, limits, spec)
         if not value <= limit
     ]
@@ -124,6 +173,12 @@ def _limited(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[tuple[s
     if parity.depth is not None:
         limit = spec.depth_limit(limits) * (spec.mm_per_unit() or 1.0)
         found.append(("depth deviation p95", parity.depth.p95, limit, parity.depth_unit))
+    if (people := parity.people) is not None:
+        found.append(("score deviation max", people.score_max, limits.score_max, ""))
+        lost = f"{people.missed} people missed and {people.new} new, one with a score over the threshold by"
+        found.append((lost, people.beyond, limits.score_max, ""))
+        if people.deviation_px is not None:
+            found.append(("deviation of people p95", people.deviation_px.p95, limits.shift_p95_px, "px"))
     return found
 
 
@@ -131,7 +186,7 @@ def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
     """How far keypoints may move: the spec's limits in fp32, below them at least a part of the box's longer side.
 
     int8: 0.5 % (p95) and 3 % (max) of the side as it lies in the crop, 5 % of a palm in depth, or where
-    depth is in pixels the same as of x and y. fp16: a tenth of that.
+    depth is in pixels the same as of x and y, and 0.1 of a person's score. fp16: a tenth of that.
     """
     if precision == "fp32":
         return spec.limits
@@ -143,6 +198,7 @@ def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
         shift_p95_px=max(spec.limits.shift_p95_px, shift_px),
         shift_max_px=max(spec.limits.shift_max_px, MAX_FACTOR * shift_px),
         depth_p95=max(spec.depth_limit(spec.limits), shift_px if how is not None and how.unit == "pixel" else depth),
+        score_max=max(spec.limits.score_max, 0.1 * part),
     )
 
 

@@ -58,7 +58,7 @@ def crops_from_images(path: Path, count: int, spec: InputSpec) -> Crops:
     Raises:
         UsageError: There are no images, or one of them cannot be read.
     """
-    items, origin = boxed_images(path, count)
+    items, origin = boxed_images(path, count, whole=spec.letterbox is not None)
     return crops_of(read_boxed(items), "bgr", spec, origin)
 
 
@@ -102,7 +102,7 @@ def cut(boxed: Iterable[Boxed], color: Color, spec: InputSpec) -> NDArray[np.uin
     """Crops as the runtime makes them, (N, h, w, C); N may be 0.
 
     Args:
-        boxed: Images with their boxes; None is the whole image.
+        boxed: Images with their boxes; None is the whole image, as is every box for a network that finds people itself.
         color: Channel order of the images.
         spec: The input.
     """
@@ -110,6 +110,7 @@ def cut(boxed: Iterable[Boxed], color: Color, spec: InputSpec) -> NDArray[np.uin
     crops = []
     for image, box in boxed:
         image = check_image(image)
+        box = None if spec.letterbox else box
         crops.append(preprocessor.crop(image, check_box(box, image.shape[0], image.shape[1]))[0])
     return np.array(crops, np.uint8).reshape(-1, spec.height, spec.width, spec.channels)
 
@@ -131,7 +132,7 @@ def crops_of(boxed: Iterator[Boxed], color: Color, spec: InputSpec, origin: str)
         raise no_images()
     image, box = first
     pixels = cut(chain([(image, box)], boxed), color, spec)
-    return Crops(pixels, origin, Example(image, color, box))
+    return Crops(pixels, origin, Example(image, color, None if spec.letterbox else box))
 
 
 def no_images() -> UsageError:

@@ -18,9 +18,10 @@ import numpy as np
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, GoldenImage, Parity, Percentiles
-from splite_deploy.decoders import decode
+from splite_deploy.decoders import PeopleDecoder, decode
 from splite_deploy.errors import ParityError, UsageError
-from splite_deploy.metrics.parity import compare, limits_of, percentiles, violations
+from splite_deploy.metrics.parity import candidates_of, compare, limits_of, percentiles, violations
+from splite_deploy.metrics.people import nearest_person, same_person
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.backends.base import Backend
 from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, transform_points
@@ -257,11 +258,23 @@ def compare_crops(image: GoldenImage, crop: Image) -> CropDifference:
 
 
 def _on_image(outputs: Mapping[str, FloatArray], image: GoldenImage, matrix: Matrix, spec: ModelSpec) -> ImageDeviation:
-    """Deviations on the golden image, from the outputs on the recorded crop and on this machine's, N = 2."""
-    recorded, here = transform_points(decode(outputs, spec).keypoints, invert(matrix))
+    """Deviations on the golden image, from the outputs on the recorded crop and on this machine's, N = 2.
+
+    Where a network finds any number of people those of the best one are compared.
+    """
+    decoder, back = spec.decoder, invert(matrix)
+    if isinstance(decoder, PeopleDecoder):
+        candidates = candidates_of(outputs, spec)
+        found = same_person(candidates, decoder)
+        wanted = transform_points(image.keypoints, matrix).astype(np.float32)
+        nearest = transform_points(nearest_person(candidates[1], wanted), back)
+    else:
+        found = decode(outputs, spec).keypoints
+        nearest = transform_points(found[1], back)
+    recorded, here = transform_points(found, back)
     limits, image_px = limits_of("fp16", spec), 1 / float(matrix[0, 0])
     return ImageDeviation(
-        reference_px=percentiles(np.linalg.norm(here - image.keypoints, axis=-1)),
+        reference_px=percentiles(np.linalg.norm(nearest - image.keypoints, axis=-1)),
         crop_px=percentiles(np.linalg.norm(here - recorded, axis=-1)),
         crop_p95_limit_px=limits.shift_p95_px * image_px,
         crop_max_limit_px=limits.shift_max_px * image_px,

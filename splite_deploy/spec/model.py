@@ -114,11 +114,14 @@ class LimitSpec:
         shift_max_px: Largest keypoint deviation, input pixels.
         depth_p95: 95th percentile of the depth deviation, in the decoder's unit; absent it is 0.001 of a palm, which
             is the same length in every unit, or ``shift_p95_px`` of a depth in pixels.
+        score_max: Largest deviation of a person's score, where a network finds any number of people. So far over the
+            threshold a person may be that only one of two networks finds.
     """
 
     shift_p95_px: float = 0.01
     shift_max_px: float = 0.05
     depth_p95: float | None = None
+    score_max: float = 0.001
 
     def __post_init__(self) -> None:
         require(all(value is None or value > 0 for value in dataclasses.astuple(self)), "limits must be positive")

@@ -81,7 +81,9 @@ def test_people_vector(case: dict[str, Any], batch: str) -> None:
     crops = len(next(iter(arrays.values()))) if batch == "fixed" else "batch"
     model = through({role: (crops, *array.shape[1:]) for role, array in arrays.items()})
     fused = fuse_decode(model, spec)
-    assert [(one.role, one.layout) for one in tensor_specs(fused, spec.decoder)[1]] == [("candidates", "NAC")]
+    count = len(case["expected"]["candidates"][0])
+    (told,) = tensor_specs(fused, spec.decoder)[1]
+    assert (told.role, told.layout, told.shape[1:]) == ("candidates", "NAC", (count, 5 + 3 * spec.keypoint_count))
     found = run_through(fused, arrays)
     np.testing.assert_allclose(found["candidates"], case["expected"]["candidates"], rtol=0, atol=PEOPLE["tolerance"])
 

@@ -44,12 +44,19 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
     if first.depth is not None:
         table.add_column(f"depth p95 {first.depth_unit}", justify="right")
         table.add_column(f"max {first.depth_unit}", justify="right")
+    if first.people is not None:
+        for heading in ("score max", "people", "missed", "new"):
+            table.add_column(heading, justify="right")
+        if not first.people.found:
+            table.caption = "It finds no people there: its candidates of the highest scores are compared."
     table.add_column("", no_wrap=True)
     for parity, broken in rows:
         deviation, depth = parity.deviation_px, parity.depth
         cells = [parity.label, f"{max(parity.tensor_max_abs.values()):.2g}"]
         cells += [f"{value:.2g}" for value in (deviation.p50, deviation.p95, deviation.max)]
         cells += [f"{value:.2g}" for value in (depth.p95, depth.max)] if depth is not None else []
+        if (people := parity.people) is not None:
+            cells += [f"{people.score_max:.2g}", *(str(count) for count in (people.found, people.missed, people.new))]
         table.add_row(*cells, "[red]over the limit[/]" if broken else "[green]✓[/]")
     return table
 
@@ -95,7 +102,9 @@ def _search_tables(search: LayerSearch, spec: ModelSpec) -> list[RenderableType]
     unit = search.plain.depth_unit
     table = Table(title=escape(f"{search.artifact}: layers in float, so that it keeps its limits"))
     table.add_column("")
-    for heading in ("deviation p95 px", "max px", *([f"depth p95 {unit}"] if unit else ()), "latency min ms"):
+    scored = search.plain.score_max is not None
+    more = [*([f"depth p95 {unit}"] if unit else ()), *(["score max"] if scored else ())]
+    for heading in ("deviation p95 px", "max px", *more, "latency min ms"):
         table.add_column(heading, justify="right")
     count = len(search.excluded)
     for name, one in (
@@ -103,8 +112,10 @@ def _search_tables(search: LayerSearch, spec: ModelSpec) -> list[RenderableType]
         (f"{count} of them back in float", search.mixed),
     ):
         figures = [one.deviation_px.p95, one.deviation_px.max, *([one.depth.p95] if one.depth is not None else ())]
+        figures += [one.score_max] if one.score_max is not None else []
         table.add_row(name, *(f"{value:.3g}" for value in figures), f"{one.latency_ms:.3f}")
     limits = [search.limits.shift_p95_px, search.limits.shift_max_px, *([depth_limit] if unit else ())]
+    limits += [search.limits.score_max] if scored else []
     table.add_row("limits", *(f"{value:.3g}" for value in limits), "")
     layers = Table(
         title=escape(f"{search.artifact}: layers that went back to float, the costliest first"),
@@ -121,11 +132,14 @@ def _search_tables(search: LayerSearch, spec: ModelSpec) -> list[RenderableType]
 def search_line(search: LayerSearch) -> str:
     """What the search for layers in float found, as a sentence."""
     plain, mixed = search.plain, search.mixed
+    scores = ""
+    if mixed.score_max is not None and plain.score_max is not None:
+        scores = f" Scores move by {mixed.score_max:.3g} ({plain.score_max:.3g}, limit {search.limits.score_max:.3g})."
     return (
         f"{search.artifact}: {len(search.excluded)} of {search.layers} layers went back to float, so that keypoints "
         f"move by {mixed.deviation_px.p95:.3g} px (p95; {plain.deviation_px.p95:.3g} with all of them in int8, limit "
         f"{search.limits.shift_p95_px:.3g}), at most by {mixed.deviation_px.max:.3g} px ({plain.deviation_px.max:.3g}, "
-        f"limit {search.limits.shift_max_px:.3g})."
+        f"limit {search.limits.shift_max_px:.3g}).{scores}"
     )
 
 

@@ -66,7 +66,8 @@ def write_inputs(
         CalibrationError: There are too few.
         OutputError: The file cannot be written.
     """
-    items, origin = boxed_images(source, MOST, split="train", option="--calibration")
+    whole = bundle.model.input.letterbox is not None
+    items, origin = boxed_images(source, MOST, split="train", option="--calibration", whole=whole)
     if len(items) < LEAST:
         raise CalibrationError(
             f"There are {origin} to calibrate on; at least {LEAST} are needed.",

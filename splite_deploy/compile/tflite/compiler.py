@@ -306,7 +306,9 @@ def _artifact(made: _Made, precision: Precision, spec: ModelSpec, recipe: Int8Re
         )
 
     def tensor(role: str, found: FileTensor) -> TensorSpec:
-        return TensorSpec(role, found.shape, found.dtype, made.layouts[role], role)
+        layout = made.layouts[role]
+        layout = spec.decoder.layouts[role] if layout == "NKC" else layout  # as the decoder reads it
+        return TensorSpec(role, found.shape, found.dtype, layout, role)
 
     return Artifact(
         format="tflite",

@@ -30,5 +30,6 @@ class AnchorsModule(nn.Module):
         centre = points[:, :, 0] + self._centre[:, 0]
         xy = points[:, :, 2:] + self._centre
         seen = score[..., None].expand(-1, -1, self._points - 2, -1)
-        columns = [centre - sides, centre + sides, score, torch.cat([xy, seen], dim=3).flatten(2)]
+        placed = torch.cat([xy, seen], dim=3).reshape(-1, len(self._extent), 3 * (self._points - 2))
+        columns = [centre - sides, centre + sides, score, placed]
         return (torch.cat(columns, dim=2),)

@@ -61,7 +61,8 @@ class YoloPoseModule(nn.Module):
             seen = points[..., 2:] if decoder.strides is None else points[..., 2:].sigmoid()
         else:
             seen = score[..., None].expand(-1, -1, self._keypoints, -1)
-        return (torch.cat([corners, score, torch.cat([xy, seen], dim=3).flatten(2)], dim=2),)
+        placed = torch.cat([xy, seen], dim=3).reshape(-1, int(xy.shape[1]), 3 * self._keypoints)
+        return (torch.cat([corners, score, placed], dim=2),)
 
     def _parts(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (N, A, C), scores (N, A, C) and keypoints (N, A, K, 2 or 3)."""
@@ -69,22 +70,13 @@ class YoloPoseModule(nn.Module):
         columns = 3 if decoder.visibility else 2
         box = 4 * (decoder.bins or 1)
         if decoder.heads == "parts":
-            flat = [values.flatten(2) for values in outputs]
+            flat = [_flat(values) for values in outputs]
             parts = [torch.cat(flat[part::3], dim=2).transpose(1, 2) for part in range(3)]
             return parts[0], parts[1], _parted(parts[2], self._keypoints, columns)
         if decoder.heads == "levels":
             anchors = [1 if decoder.anchors is None else len(each) // 2 for each in decoder.anchors or outputs]
-            people = torch.cat(
-                [
-                    values.reshape(
-                        -1, count, int(values.shape[1]) // count, int(values.shape[2]) * int(values.shape[3])
-                    )
-                    .transpose(1, 2)
-                    .flatten(2)
-                    for values, count in zip(outputs, anchors, strict=True)
-                ],
-                dim=2,
-            ).transpose(1, 2)
+            levels = [_flat(values, count) for values, count in zip(outputs, anchors, strict=True)]
+            people = torch.cat(levels, dim=2).transpose(1, 2)
         else:
             people = outputs[0] if decoder.form == "final" else outputs[0].transpose(1, 2)
         last = int(people.shape[2]) - columns * self._keypoints
@@ -97,6 +89,14 @@ class YoloPoseModule(nn.Module):
         weights = _parted(box, 4, len(self._bins)).softmax(dim=3)
         expected: Tensor = (weights * self._bins).sum(dim=3)
         return expected
+
+
+def _flat(values: Tensor, anchors: int = 1) -> Tensor:
+    """A level (N, anchors * C, H, W) as (N, C, anchors * H * W), by sizes that do not depend on the batch."""
+    channels, cells = int(values.shape[1]) // anchors, int(values.shape[2]) * int(values.shape[3])
+    if anchors == 1:
+        return values.reshape(-1, channels, cells)
+    return values.reshape(-1, anchors, channels, cells).transpose(1, 2).reshape(-1, channels, anchors * cells)
 
 
 def _parted(values: Tensor, count: int, each: int) -> Tensor:

@@ -23,7 +23,7 @@ from splite_deploy.export.quant import calibration_lint as lint
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.labels import prefer_split, read_boxes
 from splite_deploy.runtime.crops import cut
-from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image
+from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image, whole_images
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import HostSpec, InputColor, InputSpec, ModelSpec
 
@@ -171,14 +171,16 @@ def _select(
         archive = read_crops(source, count, spec)
         origin = f"crops of {source.name} ({len(archive.pixels)}" + (f", {archive.note})" if archive.note else ")")
         return _Selected(archive.pixels, "crops", origin, order_known=archive.declared)
-    files, origin = _files(source, "train", count, hold_out=hold_out)
-    whole = sum(box is None for _, box in files)
+    files, origin = _files(source, spec, "train", count, hold_out=hold_out)
+    whole = 0 if spec.letterbox else sum(box is None for _, box in files)
     warning = f"{whole} calibration images have no box and were taken whole; a labels.json beside them gives boxes"
     pixels, weak = _crop_files(files, spec), (warning,) if whole else ()
     return _Selected(pixels, "photographs", origin, weak, tuple(file for file, _ in files))
 
 
-def _files(path: Path, split: str, count: int | None = None, *, hold_out: bool = False) -> tuple[list[File], str]:
+def _files(
+    path: Path, spec: InputSpec, split: str, count: int | None = None, *, hold_out: bool = False
+) -> tuple[list[File], str]:
     """Image files with their boxes, of one split where the labels have it, and where they come from, as text."""
     check_source(path)
     name = path.parent.name if path.suffix == ".json" else path.name
@@ -192,6 +194,8 @@ def _files(path: Path, split: str, count: int | None = None, *, hold_out: bool =
     if hold_out:
         spare = {file for file, _ in divide(path)[1]}
         found = [(file, box) for file, box in found if file not in spare]
+    if spec.letterbox:
+        found = whole_images(found)
     picked = [found[i] for i in evenly(len(found), len(found) if count is None else count)]
     return picked, f"photos of {name}{part} ({len(picked)} images)"
 
@@ -202,7 +206,7 @@ def _crop_files(files: Iterable[File], spec: InputSpec) -> Pixels:
 
 def _seen(selected: _Selected, evaluation: Path, spec: InputSpec) -> NDArray[np.bool_]:
     """(N,) which crops the evaluation has too: the same file, whatever its box, or much the same crop."""
-    files, _ = _files(evaluation, "val")
+    files, _ = _files(evaluation, spec, "val")
     same: NDArray[np.bool_]
     same = lint.alike(lint.signatures(selected.pixels), lint.signatures(_crop_files(files, spec))).any(axis=1)
     if selected.files:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.decoders import decode
+from splite_deploy.decoders import Decoding
 from splite_deploy.errors import CalibrationError
 from splite_deploy.export.crops import evenly
 from splite_deploy.runtime.preprocess import Preprocessor
@@ -131,7 +131,7 @@ def check_channel_order(pixels: Pixels, spec: ModelSpec, scorer: Scorer) -> None
     sample = pixels[evenly(len(pixels), SCORED)]
     normalise = Preprocessor(spec.input, spec.input.color).normalise
     given, exchanged = (
-        decode(scorer(normalise(np.ascontiguousarray(crops))), spec).scores.mean(axis=1, dtype=np.float64)
+        Decoding(spec).best(scorer(normalise(np.ascontiguousarray(crops)))).scores.mean(axis=1, dtype=np.float64)
         for crops in (sample, sample[..., ::-1])
     )
     better, different = int((exchanged > given).sum()), int((exchanged != given).sum())

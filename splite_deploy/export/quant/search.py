@@ -14,11 +14,10 @@ import numpy as np
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bundle.report import ExcludedLayer, LayerSearch, Mixture, Parity
-from splite_deploy.decoders import decode
 from splite_deploy.errors import CompileError, ParityError
 from splite_deploy.export.crops import evenly
 from splite_deploy.export.reference import Reference
-from splite_deploy.metrics.parity import MAX_FACTOR, Outputs, share_used, violations
+from splite_deploy.metrics.parity import MAX_FACTOR, Outputs, move, share_used, violations
 from splite_deploy.spec import LimitSpec
 
 Network = Callable[[FloatArray], Outputs]
@@ -156,15 +155,17 @@ class _Search:
         some = evenly(len(reference.tensors), _ORDERING)
         try:
             with self.candidates.open([name for name in self.candidates.layers if name != layer]) as network:
-                after = decode(network(reference.tensors[some]), reference.spec)
+                after = network(reference.tensors[some])
         except CompileError:  # alone it is in float too, as a part of an attention is whose neighbours are
             return 0.0, 0.0
-        before = decode({role: values[some] for role, values in reference.outputs.items()}, reference.spec)
-        moved_px = np.linalg.norm((after.keypoints - before.keypoints).astype(np.float64), axis=-1)
-        figure = float(moved_px.mean()) / limits.shift_p95_px
-        if before.depth is not None and after.depth is not None:
-            figure += float(np.abs(after.depth - before.depth).mean()) / reference.spec.depth_limit(limits)
-        return figure, float(np.percentile(moved_px, 95))
+        before = {role: values[some] for role, values in reference.outputs.items()}
+        moved = move(before, after, reference.spec)
+        figure = float(moved.deviation_px.mean()) / limits.shift_p95_px
+        if moved.depth is not None:
+            figure += float(moved.depth.mean()) / reference.spec.depth_limit(limits)
+        if moved.people is not None:
+            figure += float(moved.people.scores.mean()) / limits.score_max
+        return figure, float(np.percentile(moved.deviation_px, 95))
 
     def mixtures(self, *floats_of_each: Sequence[str]) -> list[Mixture]:
         """What is recorded of several mixtures, timed with one crop in turn."""
@@ -179,7 +180,8 @@ class _Search:
         for index, floats in enumerate(floats_of_each):
             parity = self.parity(floats)
             shortest_ms = float(taken_ms[str(index)].min())
-            found.append(Mixture(parity.deviation_px, parity.depth, parity.depth_unit, shortest_ms))
+            score_max = None if parity.people is None else parity.people.score_max
+            found.append(Mixture(parity.deviation_px, parity.depth, parity.depth_unit, shortest_ms, score_max))
         return found
 
     def hopeless(self, label: str, floats: Sequence[str]) -> str:

@@ -36,8 +36,9 @@ class ReplaySession(BaseSession):
         super().__init__(artifact)
         tensors = Preprocessor(spec.input, spec.input.color).feed(golden.crops, artifact.inputs[0])
         self._known = {_key(tensor): index for index, tensor in enumerate(tensors)}
-        decodes = any(tensor.role == "keypoints" for tensor in artifact.outputs)
-        self._recorded = decode(golden.outputs, spec).by_role() if decodes else golden.outputs
+        decodes = spec.decoder.decodes([tensor.role for tensor in artifact.outputs])
+        decode(golden.outputs, spec)  # checks them
+        self._recorded = dict(spec.decoder.by_role(golden.outputs, spec.input) if decodes else golden.outputs)
 
     def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
         keys = [_key(tensor) for tensor in feeds[self.artifact.inputs[0].name]]

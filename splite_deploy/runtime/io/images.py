@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -49,7 +50,12 @@ def write_image(path: Path, image: AnyImage) -> None:
 
 
 def boxed_images(
-    path: Path, count: int | None = None, *, split: str | None = None, option: str = "--images"
+    path: Path,
+    count: int | None = None,
+    *,
+    split: str | None = None,
+    option: str = "--images",
+    whole: bool = False,
 ) -> tuple[list[tuple[Path, NDArray[np.float64] | None]], str]:
     """Image files with their boxes: of a labels file its boxes, of a folder each image whole.
 
@@ -58,6 +64,7 @@ def boxed_images(
         count: At most so many, picked evenly over the whole list, which is often sorted by class.
         split: Split of the labels that is taken alone where they have it.
         option: What the command line calls the path.
+        whole: Whether images are whole, each once, for a network that finds people in them itself.
 
     Returns:
         (file, xyxy box or None) of each image, and where they come from, as text.
@@ -75,9 +82,16 @@ def boxed_images(
         items, kind = [(file, None) for file in image_files(path)], "images"
     else:
         raise UsageError(f"{path} is neither a folder of images nor a labels.json.", hint=f"Name one with {option}.")
+    if whole:
+        items = whole_images(items)
     if count is not None and count < len(items):
         items = [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
     return items, f"{len(items)} {kind} of {path.parent.name if path.suffix else path.name}{part}"
+
+
+def whole_images(items: Iterable[tuple[Path, object]]) -> list[tuple[Path, NDArray[np.float64] | None]]:
+    """The image files of such a list, each once and without a box."""
+    return [(file, None) for file in dict.fromkeys(file for file, _ in items)]
 
 
 def is_folder(path: Path) -> bool:

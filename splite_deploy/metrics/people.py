@@ -1,0 +1,177 @@
+"""How far the people that a conversion finds lie from those of the original network.
+
+Two things are compared. *Candidates*, before those that overlap are left out: the same ones of both, by their number,
+so that a difference is that of arithmetic alone. And *people*, who are matched by the overlap of their boxes: another
+candidate may win where two are about as good.
+
+A network that was not trained finds nobody, or everybody; its candidates of the highest scores are compared instead,
+and no people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.arrays import DoubleArray, FloatArray
+from splite_deploy.decoders import PeopleDecoder
+from splite_deploy.decoders.people import BOX, KEYPOINTS, SCORE, overlaps, points_of, suppress
+
+COMPARED = 16
+"""So many candidates of a crop are compared, or as many as it shows people if those are more."""
+MOST = 0.25
+"""A network that takes a larger share of its candidates for people was not trained, or its threshold says nothing."""
+MATCH = 0.5
+"""Overlap from which two people are the same."""
+CLOSE = 0.1
+"""So close to the limit of the suppression either of two candidates may be the one that is left."""
+_Numbers = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What became of the people of the reference.
+
+    Attributes:
+        found: How many the reference shows.
+        missed: Those of them that have no partner.
+        new: People without a partner in the reference.
+        beyond: By how much the score of one of these two lies over the threshold, at most; 0 if there are none.
+        deviation_px: (P, K) distances of the keypoints of the P people that have a partner, pixels of the input.
+    """
+
+    found: int
+    missed: int
+    new: int
+    beyond: float
+    deviation_px: DoubleArray
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What was compared.
+
+    Attributes:
+        deviation_px: (M, K) distances of the keypoints of M candidates in pixels of the network's input.
+        scores: (M,) differences of their scores.
+        people: What became of the people; None where the network finds nobody, or everybody.
+    """
+
+    deviation_px: DoubleArray
+    scores: DoubleArray
+    people: Matched | None
+
+
+def compare_people(before: FloatArray, after: FloatArray, decoder: PeopleDecoder) -> Moved:
+    """Compares candidates and people.
+
+    Args:
+        before: (N, A, 5 + 3 K) candidates of the reference; see `splite_deploy.decoders.people`.
+        after: The same of what is compared with it.
+        decoder: Says who of them is a person.
+    """
+    shows = finds_people(before, decoder)
+    moved_px, scores = [], []
+    for first, second in zip(before, after, strict=True):
+        chosen = _chosen(first, decoder, shows)
+        same = chosen if decoder.numbered else _nearest(first[chosen], second)
+        moved_px.append(_distances(first[chosen], second[same]))
+        scores.append(np.abs(first[chosen, SCORE].astype(np.float64) - second[same, SCORE]))
+    people = _matched(before, after, decoder) if shows else None
+    return Moved(np.concatenate(moved_px), np.concatenate(scores), people)
+
+
+def finds_people(candidates: FloatArray, decoder: PeopleDecoder) -> bool:
+    """Whether there are people, and not as good as everywhere, as a network finds them that was not trained."""
+    share = float((candidates[..., SCORE] >= decoder.min_score).mean())
+    return 0 < share <= MOST if decoder.numbered else 0 < share < 1
+
+
+def crops_with_people(candidates: FloatArray, decoder: PeopleDecoder) -> _Numbers:
+    """Which crops show people; all of them where the network finds none."""
+    if not finds_people(candidates, decoder):
+        return np.arange(len(candidates))
+    return np.flatnonzero((candidates[..., SCORE] >= decoder.min_score).any(axis=1))
+
+
+def same_person(candidates: FloatArray, decoder: PeopleDecoder) -> FloatArray:
+    """Keypoints (N, K, 2) of one person in N crops that show the same: the best of the first crop."""
+    best = int(candidates[0, :, SCORE].argmax())
+    rows = [one[best if decoder.numbered else _nearest(candidates[0, best : best + 1], one)[0]] for one in candidates]
+    return points_of(np.stack(rows))[..., :2]
+
+
+def nearest_person(candidates: FloatArray, keypoints: FloatArray) -> FloatArray:
+    """Keypoints (K, 2) of the candidate of one crop, (A, 5 + 3 K), that lie nearest to others, among the best ones."""
+    points = points_of(candidates[np.argsort(-candidates[:, SCORE], kind="stable")[:COMPARED]])[..., :2]
+    nearest: FloatArray = points[np.linalg.norm(points - keypoints, axis=2).mean(axis=1).argmin()]
+    return nearest
+
+
+def _chosen(rows: FloatArray, decoder: PeopleDecoder, shows: bool) -> _Numbers:
+    """Numbers of the candidates of a crop that are compared: its people, then the best of the others."""
+    order = np.argsort(-rows[:, SCORE], kind="stable")
+    if not shows:
+        return order[:COMPARED]
+    good = order[rows[order, SCORE] >= decoder.min_score]
+    numbered = np.column_stack([rows[good, :KEYPOINTS], np.arange(len(good))])
+    way = decoder.way()
+    kept = suppress(numbered, decoder.overlap, decoder.max_people, "none" if way == "none" else "greedy")
+    people = good[kept[:, KEYPOINTS].astype(np.intp)]
+    others = good[~np.isin(good, people)]
+    return np.concatenate([people, others[: max(COMPARED - len(people), 0)]])
+
+
+def _nearest(rows: FloatArray, among: FloatArray) -> _Numbers:
+    """For each candidate the number of that which lies nearest by box and keypoints, each used once.
+
+    Networks that sort candidates by score exchange those of about the same one.
+    """
+    columns = np.r_[BOX, [c for c in range(KEYPOINTS, rows.shape[1]) if (c - KEYPOINTS) % 3 < 2]]
+    away = np.abs(rows[:, None, columns] - among[None, :, columns]).mean(axis=2)
+    chosen = np.zeros(len(rows), np.intp)
+    for _ in range(len(rows)):
+        row, column = np.unravel_index(away.argmin(), away.shape)
+        chosen[row] = column
+        away[row], away[:, column] = np.inf, np.inf
+    return chosen
+
+
+def _matched(before: FloatArray, after: FloatArray, decoder: PeopleDecoder) -> Matched:
+    """Matches the people of each crop, those that overlap most first."""
+    found, missed, new, beyond, moved_px = 0, 0, 0, 0.0, [np.zeros((0, (before.shape[2] - KEYPOINTS) // 3))]
+    for crop in range(len(before)):
+        ours, theirs = (_people(candidates[crop], decoder) for candidates in (before, after))
+        shared = overlaps(ours[:, BOX], theirs[:, BOX])
+        left, pairs = shared.copy(), dict[int, int]()
+        while left.size and left.max() >= MATCH:
+            row, column = divmod(int(left.argmax()), left.shape[1])
+            pairs[row], left[row], left[:, column] = column, -1, -1
+        found += len(ours)
+        moved_px.append(_distances(ours[list(pairs)], theirs[list(pairs.values())]))
+        for alone, others, overlap in (
+            (np.delete(ours, list(pairs), axis=0), theirs, np.delete(shared, list(pairs), axis=0)),
+            (np.delete(theirs, list(pairs.values()), 0), ours, np.delete(shared, list(pairs.values()), 1).T),
+        ):
+            # One that lies this close to another may have been left out in its favour
+            lost = alone[overlap.max(axis=1, initial=0.0) < decoder.overlap - CLOSE, SCORE]
+            full = len(others) == decoder.max_people
+            threshold = float(others[:, SCORE].min()) if full else decoder.min_score
+            beyond = max(beyond, float((lost - threshold).max(initial=0.0)))
+            missed, new = (missed + len(lost), new) if others is theirs else (missed, new + len(lost))
+    return Matched(found, missed, new, beyond, np.concatenate(moved_px))
+
+
+def _people(candidates: FloatArray, decoder: PeopleDecoder) -> FloatArray:
+    """The people among the candidates (A, 5 + 3 K) of a crop, in the same columns."""
+    good = candidates[candidates[:, SCORE] >= decoder.min_score]
+    return suppress(good, decoder.overlap, decoder.max_people, decoder.way())
+
+
+def _distances(first: FloatArray, second: FloatArray) -> DoubleArray:
+    """(M, K) distances of the keypoints of candidates."""
+    points = [points_of(rows)[..., :2].astype(np.float64) for rows in (first, second)]
+    distances: DoubleArray = np.linalg.norm(points[0] - points[1], axis=-1)
+    return distances
