@@ -15,6 +15,7 @@ from splite_deploy.bundle.report import Layer
 from splite_deploy.decoders import check_shapes
 from splite_deploy.errors import BackendError
 from splite_deploy.runtime.backends.base import BaseSession, IoSignature
+from splite_deploy.runtime.layout import PIXELS_FIRST, PLANES_FIRST, to_pixels, to_planes
 from splite_deploy.spec import ModelSpec
 from splite_deploy.spec.view import IMAGE, Dtype, InputView, Steps, View, choose
 
@@ -34,7 +35,12 @@ def network_input(view: InputView, image: FloatArray, dtype: str | None = None) 
         dtype: Of the result, where it is another one than the view's: a session that quantises by itself takes float32.
     """
     steps = view.steps(image.shape[1:])
-    turned = image.transpose(steps.axes).reshape(len(image), *steps.reshape)
+    if steps.axes == PIXELS_FIRST and image.flags.c_contiguous:
+        turned: FloatArray = np.empty((len(image), *image.shape[2:], image.shape[1]), np.float32)
+        to_pixels(image, turned)
+        turned = turned.reshape(len(image), *steps.reshape)
+    else:
+        turned = image.transpose(steps.axes).reshape(len(image), *steps.reshape)
     return np.ascontiguousarray(_cast(turned, view.dtype).astype(dtype or view.dtype, copy=False))
 
 
@@ -48,7 +54,9 @@ def _cast(values: FloatArray, dtype: Dtype) -> NDArray[Any]:
 
 def canonical_output(steps: Steps, values: NDArray[Any]) -> FloatArray:
     """An output of the network, batch first, as the decoder reads it."""
-    made: FloatArray = values.astype(np.float32, copy=False).reshape(len(values), *steps.reshape).transpose(steps.axes)
+    given: FloatArray = values.astype(np.float32, copy=False).reshape(len(values), *steps.reshape)
+    plain = steps.axes == PLANES_FIRST and given.flags.c_contiguous
+    made: FloatArray = to_planes(given) if plain else given.transpose(steps.axes)
     for axis, begin, end in steps.slices:
         made = made[(slice(None),) * axis + (slice(begin, end),)]
     if steps.columns is not None:

@@ -24,10 +24,10 @@ from splite_deploy.runtime.backends.base import (
     layer_types,
     option,
 )
+from splite_deploy.runtime.layout import PLANES_FIRST, to_pixels, to_planes
 
 _SESSION_LAYOUTS = ("NCHW", "NKC")
 """Layouts of a session's tensors; the file's are the same axes in any order."""
-_PLANES_FIRST = (0, 3, 1, 2)
 _CUSTOM_HINT = (
     "Export the network from its checkpoint or ONNX graph with -b tflite, or convert it again with operators that "
     "TensorFlow Lite defines (tf.lite.OpsSet.TFLITE_BUILTINS alone)."
@@ -215,26 +215,16 @@ class _Binding:
             values = values.astype(self.dtype)
         if self.axes is None:
             self.interpreter.set_tensor(self.index, values.astype(self.dtype, copy=False))
-        else:  # NCHW to NHWC; ten times faster than numpy's transpose
-            import cv2
-
-            for planes, pixels in zip(values, self.memory(), strict=True):
-                cv2.merge(tuple(planes), pixels)
+        else:
+            to_pixels(values, self.memory())
 
     def read(self) -> FloatArray:
         """The tensor as a new array of the session."""
         values: FloatArray
         if self.axes is None:
             values = self.interpreter.get_tensor(self.index).astype(np.float32, copy=False)
-        elif self.axes == _PLANES_FIRST:  # NHWC to NCHW; three times faster than numpy's transpose
-            import cv2
-
-            memory = self.memory()
-            count, height, width, channels = memory.shape
-            planes = np.empty((count, channels, height, width), self.dtype)
-            for pixels, target in zip(memory, planes, strict=True):
-                cv2.transpose(pixels.reshape(-1, channels), target.reshape(channels, -1))
-            values = planes.astype(np.float32, copy=False)
+        elif self.axes == PLANES_FIRST:
+            values = to_planes(self.memory()).astype(np.float32, copy=False)
         else:
             values = self.memory().transpose(self.axes).astype(np.float32, order="C")
         if self.quantised:
