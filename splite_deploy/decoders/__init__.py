@@ -19,6 +19,7 @@ from splite_deploy.decoders.expectation import Expectation
 from splite_deploy.decoders.heatmap import HeatmapDecoder, SoftHeatmapDecoder
 from splite_deploy.decoders.offset import Offset
 from splite_deploy.decoders.people import PeopleDecoder
+from splite_deploy.decoders.simcc import SimCC
 from splite_deploy.decoders.softargmax import SoftArgmax
 from splite_deploy.decoders.softargmax_depth import SoftArgmaxDepth
 from splite_deploy.decoders.softargmax_window import SoftArgmaxWindow
@@ -37,6 +38,7 @@ DECODERS: Mapping[str, type[Decoder]] = {
         Udp,
         Expectation,
         Offset,
+        SimCC,
         Coordinates,
         YoloPose,
         Anchors,
@@ -63,6 +65,7 @@ __all__ = [
     "Offset",
     "People",
     "PeopleDecoder",
+    "SimCC",
     "Sizes",
     "SoftArgmax",
     "SoftArgmaxDepth",

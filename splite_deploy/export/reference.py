@@ -39,8 +39,18 @@ def check_scores(outputs: Outputs, decoder: Decoder) -> None:
         decoder: What reads them.
 
     Raises:
-        ExportError: It reaches beyond, as a depth, a visibility or a score before its sigmoid does.
+        ExportError: It, or an output of scores, reaches beyond, as a depth, a visibility or a score before its sigmoid
+            does.
     """
+    if "scores" in outputs:
+        low, high = float(np.nanmin(outputs["scores"])), float(np.nanmax(outputs["scores"]))
+        if low < -_SCORE_ROUNDING or high > 1 + _SCORE_ROUNDING:
+            raise ExportError(
+                f"The output 'scores' lies between {low:.3g} and {high:.3g} on the crops of the comparison, not in 0 "
+                "to 1.",
+                hint='Write activation = "sigmoid" in [outputs.scores] of model.toml if they are scores before their '
+                "sigmoid; otherwise name the output that holds the scores as its source.",
+            )
     for role, values in outputs.items():
         if not has_columns(decoder, role):
             continue

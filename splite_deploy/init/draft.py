@@ -428,7 +428,7 @@ def _defaults(reading: Reading, looked: Looked, wishes: Wishes) -> dict[str, Any
             "alignment": "udp",
         },
         "offset": {"type": "offset", "alignment": UNKNOWN, "offset_order": UNKNOWN, "offset_unit": UNKNOWN},
-        "simcc": {"type": "simcc"},
+        "simcc": {"type": "simcc", "refine": "none"},
         "volume": {"type": "volume", "alignment": UNKNOWN},
         "coordinates": {"type": "coordinates"},
         "yolo-pose": {"type": "yolo-pose", **people},

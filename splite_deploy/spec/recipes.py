@@ -73,7 +73,7 @@ RECIPES: Mapping[str, Recipe] = {
         std=_IMAGENET[1],
         box_padding=1.25,
         pad_value=0,
-        decoder={"type": "simcc"},
+        decoder={"type": "simcc", "refine": "none"},
     ),
     "vitpose": Recipe(
         # configs/body_2d_keypoint/topdown_heatmap/coco/td-hm_ViTPose-small_8xb64-210e_coco-256x192.py: UDPHeatmap of
@@ -162,8 +162,15 @@ RECIPES: Mapping[str, Recipe] = {
         std=_SHARES[1],
         box_padding=1.65,
         pad_value=0,
-        decoder={"type": "coordinates", "scale": "pixel"},
-        columns=("x", "y", "_"),
+        decoder={
+            "type": "coordinates",
+            "scale": "pixel",
+            "columns": ("x", "y", "z"),
+            "root_keypoint": 0,
+            "unit": "pixel",
+            "scale_bones": ((0, 5), (0, 9), (0, 13), (0, 17)),
+        },
+        columns=("x", "y", "z"),
         said={"box_padding": "on a box around the keypoints; MediaPipe turns the crop upright besides"},
     ),
     "yolo-pose": Recipe(

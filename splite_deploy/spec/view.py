@@ -428,7 +428,7 @@ def wanted_columns(decoder: Decoder, given: tuple[Column, ...] = ()) -> tuple[Co
         decoder: It may name its ``columns``; otherwise it reads x and y, and a score where there is one.
         given: What the network gives.
     """
-    own: tuple[Column, ...] = getattr(decoder, "columns", ())
+    own: tuple[Column, ...] | None = getattr(decoder, "columns", None)
     return own or (("x", "y", "score") if "score" in given else ("x", "y"))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from decode_vectors import CASES, FOLDER, GENERATOR, PEOPLE_CASES, assert_expected, outputs_of, spec_of
+from decode_vectors import CASES, FOLDER, GENERATOR, PEOPLE_CASES, POINT_CASES, assert_expected, outputs_of, spec_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -100,7 +100,7 @@ def test_vectors_are_what_the_generator_writes() -> None:
 
 
 def test_vectors_cover_every_decoder() -> None:
-    cases = [*CASES, *PEOPLE_CASES]
+    cases = [*CASES, *PEOPLE_CASES, *POINT_CASES]
     assert {case["decoder"]["type"] for case in cases} == set(DECODERS)
     names = [case["name"] for case in cases]
     assert len(set(names)) == len(names)

@@ -124,7 +124,8 @@ def test_mediapipe_hand(tmp_path: Path, splite: Splite) -> None:
     assert result.exit_code == 0, result.output
     spec, host = load_model_toml(tmp_path / "model.toml")
     view = host.view.output("coordinates")
-    assert (view.source, view.layout, view.columns) == ("Identity", "N(KC)", ("x", "y", "_"))
+    assert (view.source, view.layout, view.columns) == ("Identity", "N(KC)", ("x", "y", "z"))
+    assert spec.decoder.depth is not None and spec.decoder.depth.unit == "pixel"
     assert spec.skeleton.keypoint_names[8] == "index_tip" and spec.input.std == (255, 255, 255)
     assert "not read" in result.output and "'Identity_1'" in result.output
 

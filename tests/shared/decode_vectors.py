@@ -16,6 +16,8 @@ FOLDER = Path(__file__).parents[1] / "vectors"
 DOCUMENT: dict[str, Any] = json.loads((FOLDER / "decode.json").read_text(encoding="utf-8"))
 CASES: list[dict[str, Any]] = DOCUMENT["cases"]
 GENERATOR: dict[str, Any] = runpy.run_path(str(FOLDER / "make_decode.py"))
+POINTS: dict[str, Any] = json.loads((FOLDER / "points.json").read_text(encoding="utf-8"))
+POINT_CASES: list[dict[str, Any]] = POINTS["cases"]
 PEOPLE: dict[str, Any] = json.loads((FOLDER / "people.json").read_text(encoding="utf-8"))
 PEOPLE_CASES: list[dict[str, Any]] = PEOPLE["cases"]
 PEOPLE_GENERATOR: dict[str, Any] = runpy.run_path(str(FOLDER / "make_people.py"))

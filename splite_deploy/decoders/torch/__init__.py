@@ -19,6 +19,7 @@ from splite_deploy.decoders import (
     Expectation,
     InputSize,
     Offset,
+    SimCC,
     SoftArgmax,
     SoftArgmaxDepth,
     SoftArgmaxWindow,
@@ -31,6 +32,7 @@ from splite_deploy.decoders.torch.coordinates import CoordinatesModule
 from splite_deploy.decoders.torch.dark import DarkModule
 from splite_deploy.decoders.torch.expectation import ExpectationModule
 from splite_deploy.decoders.torch.offset import OffsetModule
+from splite_deploy.decoders.torch.simcc import SimCCModule
 from splite_deploy.decoders.torch.softargmax import SoftArgmaxModule
 from splite_deploy.decoders.torch.softargmax_depth import SoftArgmaxDepthModule
 from splite_deploy.decoders.torch.softargmax_window import SoftArgmaxWindowModule
@@ -46,6 +48,7 @@ MODULES: Mapping[type[Decoder], Callable[[Any, int, InputSize], nn.Module]] = {
     Udp: udp_module,
     Expectation: ExpectationModule,
     Offset: OffsetModule,
+    SimCC: SimCCModule,
     Coordinates: CoordinatesModule,
     YoloPose: YoloPoseModule,
     Anchors: AnchorsModule,
@@ -59,6 +62,7 @@ __all__ = [
     "DarkModule",
     "ExpectationModule",
     "OffsetModule",
+    "SimCCModule",
     "SoftArgmaxDepthModule",
     "SoftArgmaxModule",
     "SoftArgmaxWindowModule",
