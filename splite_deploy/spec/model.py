@@ -189,6 +189,8 @@ class ModelSpec:
         """Plain data that `from_dict` reads back to an equal spec."""
         data = to_plain(self)
         data["decoder"] = {"type": self.decoder.type, **data["decoder"]}
+        if self.input.letterbox is None:  # as before there was that field: checkpoints hold a hash of all this
+            del data["input"]["letterbox"]
         return data  # type: ignore[no-any-return]
 
     @classmethod
@@ -212,7 +214,7 @@ class ModelSpec:
             data = {**data, "decoder": decoder}
         rest: list[Problem] = []
         with collecting(rest):
-            spec = structure(cls, data, "", unknown=unknown)
+            spec = structure(cls, data, "", unknown=unknown, every=unknown == "refuse")
         if problems:  # with the decoder, so that it is none
             rest = [problem for problem in rest if problem.path != ".decoder"]
         if found := rest + problems:
@@ -229,4 +231,4 @@ def _decoder_of(table: Mapping[str, Any], unknown: Unknown) -> Decoder:
             said = "The field decoder.type is missing."
         raise SpecError(said, hint=f"Choose one of: {', '.join(DECODERS)}.")
     fields = {key: value for key, value in table.items() if key != "type"}
-    return structure(DECODERS[kind], fields, ".decoder", unknown=unknown)
+    return structure(DECODERS[kind], fields, ".decoder", unknown=unknown, every=unknown == "refuse")

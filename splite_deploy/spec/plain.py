@@ -22,7 +22,9 @@ _HELD_AS: Mapping[Any, Any] = {tuple: list | tuple}
 """What plain data holds for a type that it has not."""
 
 
-def structure(cls: type[T], data: Mapping[str, Any], where: str, *, unknown: Unknown = "refuse") -> T:
+def structure(
+    cls: type[T], data: Mapping[str, Any], where: str, *, unknown: Unknown = "refuse", every: bool = False
+) -> T:
     """Builds dataclass ``cls`` from plain data, checking every key and type.
 
     Args:
@@ -31,16 +33,16 @@ def structure(cls: type[T], data: Mapping[str, Any], where: str, *, unknown: Unk
         data: JSON- or TOML-like data.
         where: Dotted path of ``data`` for messages; empty at the top.
         unknown: Whether a key that the dataclass has not, at any depth, is an error.
+        every: Whether all that is wrong is told, to people who wrote it, or the first of it: a file that a program
+            wrote is damaged, and one field says so.
 
     Raises:
-        FieldsError: Fields are missing, unknown or wrong; the message names all of them, or the first where unknown
-            ones are ignored.
+        FieldsError: Fields are missing, unknown or wrong; the message names them.
     """
     try:
         return _converter(cls, unknown)(data)  # type: ignore[arg-type, no-any-return]
     except _WrongError as wrong:
-        # What a program wrote is damaged: one field says so
-        told = wrong.problems if unknown == "refuse" else wrong.problems[:1]
+        told = wrong.problems if every else wrong.problems[:1]
         raise FieldsError(problem.at(where) for problem in told) from None
 
 

@@ -304,7 +304,7 @@ def view_of(tables: Mapping[str, Any]) -> View:
     Raises:
         SpecError: A key is unknown or of the wrong type; the message names it.
     """
-    read = structure(_Tables, tables, "")
+    read = structure(_Tables, tables, "", every=True)
     return View(read.inputs.image, read.outputs)
 
 

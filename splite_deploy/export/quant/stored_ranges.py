@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -103,7 +104,7 @@ class StoredRanges:
     @property
     def sha256(self) -> str:
         """Hex SHA-256 of the content."""
-        return hashlib.sha256(json.dumps(to_plain(self)).encode()).hexdigest()
+        return _digest(to_plain(self))
 
     def check_input(self, spec: InputSpec, file: Path, again: str) -> None:
         """Compares the preprocessing behind which they were measured with that behind which they are to be used.
@@ -177,9 +178,13 @@ def read_ranges(path: Path, again: str) -> StoredRanges:
         stored = structure(StoredRanges, data, "")
     except SpecError as err:
         raise CalibrationError(f"{path} is damaged: {err.message}", hint=again) from err
-    if stored.sha256 != digest:
+    if _digest(data) != digest:  # of what the file says: later versions may have more fields, which are absent in it
         raise CalibrationError(f"{path} is damaged: its content is not that of its sha256.", hint=again)
     return stored
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
 
 def store(model: ir.Model, ranges: Ranges, calibration: CalibrationSet, weights: str, spec: InputSpec) -> StoredRanges:
