@@ -24,6 +24,7 @@ from splite_deploy.decoders.softargmax import SoftArgmax
 from splite_deploy.decoders.softargmax_depth import SoftArgmaxDepth
 from splite_deploy.decoders.softargmax_window import SoftArgmaxWindow
 from splite_deploy.decoders.udp import Udp
+from splite_deploy.decoders.volume import Volume
 from splite_deploy.decoders.yolo_pose import YoloPose
 from splite_deploy.errors import BackendError, SpliteError
 
@@ -39,6 +40,7 @@ DECODERS: Mapping[str, type[Decoder]] = {
         Expectation,
         Offset,
         SimCC,
+        Volume,
         Coordinates,
         YoloPose,
         Anchors,
@@ -73,6 +75,7 @@ __all__ = [
     "SoftHeatmapDecoder",
     "Udp",
     "Unit",
+    "Volume",
     "YoloPose",
     "check_shapes",
     "decode",

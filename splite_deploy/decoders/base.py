@@ -87,6 +87,14 @@ class Decoder(ABC):
         """
 
     @property
+    def joined(self) -> Mapping[str, str]:
+        """Axes of `layouts` that are two joined ones, the slower first: ``{"C": "KD"}`` for D bins of each keypoint.
+
+        A network may give these two apart, which its view says by their letters.
+        """
+        return {}
+
+    @property
     def depth(self) -> Depth | None:
         """How its depths are to be read; None where it gives none."""
         return None

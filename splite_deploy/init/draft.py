@@ -383,7 +383,7 @@ def _decoder(looked: Looked, wishes: Wishes) -> Table:
             known[key] = value
     order = {"type": known.pop("type"), **_found(reading), **known}
     entries = [
-        Entry(key, value, _SAID.get(key, "") if value == UNKNOWN else comments.get(key, _WHY.get(key, "")))
+        Entry(key, value, (_SAID if value == UNKNOWN else comments).get(key, _WHY.get(key, "")))
         for key, value in order.items()
     ]
     return Table("decoder", tuple(entries))
@@ -395,7 +395,8 @@ _WHY: Mapping[str, str] = {
     "window": "cells around the peak: about four times the standard deviation of the targets",
     "offset_order": '"yyxx": all y, then all x (PoseNet); "xxyy"; "yxyx"; "xyxy"',
     "offset_unit": '"pixel": input pixels (PoseNet); "cell": cells of the heatmap',
-    "unit": '"palm" or "mm": of the depth maps',
+    "depth_extent": "length of the volume along z in the unit below, such as 2000.0 of mm: a bin is that by bins",
+    "unit": '"palm" or "mm": of depths; of a volume also "pixel", pixels of the input',
     "root_keypoint": "depths are relative to it",
     "scale_bones": "pairs of keypoints whose root mean square length is a palm",
     "form": "what the head gives; see models/README.md",
@@ -411,15 +412,14 @@ def _defaults(reading: Reading, looked: Looked, wishes: Wishes) -> dict[str, Any
     people = {"min_score": 0.25, "overlap": 0.7, "max_people": 300}
     hand = wishes.skeleton == "hand21" or (wishes.skeleton is None and reading.keypoints == 21)
     soft = {"beta": 1.0, "alignment": UNKNOWN, "score_window": 5}
+    depth = {
+        "root_keypoint": 9 if hand else UNKNOWN,
+        "unit": UNKNOWN,
+        "scale_bones": [[0, 5], [0, 9], [0, 13], [0, 17]] if hand else UNKNOWN,
+    }
     by_kind: Mapping[Kind, dict[str, Any]] = {
         "heatmap": _of_values(reading),
-        "depth": {
-            "type": "softargmax-depth",
-            **soft,
-            "root_keypoint": 9 if hand else UNKNOWN,
-            "unit": UNKNOWN,
-            "scale_bones": [[0, 5], [0, 9], [0, 13], [0, 17]] if hand else UNKNOWN,
-        },
+        "depth": {"type": "softargmax-depth", **soft, **depth},
         "combined": {
             "type": "udp",
             "target": "combined",
@@ -429,7 +429,7 @@ def _defaults(reading: Reading, looked: Looked, wishes: Wishes) -> dict[str, Any
         },
         "offset": {"type": "offset", "alignment": UNKNOWN, "offset_order": UNKNOWN, "offset_unit": UNKNOWN},
         "simcc": {"type": "simcc", "refine": "none"},
-        "volume": {"type": "volume", "alignment": UNKNOWN},
+        "volume": {"type": "volume", **soft, "depth_extent": UNKNOWN, **depth},
         "coordinates": {"type": "coordinates"},
         "yolo-pose": {"type": "yolo-pose", **people},
         "anchors": {

@@ -256,7 +256,7 @@ def _volume(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Read
             keypoints, bins, height, width = one.shape
             stride = size[0] / height
             if bins > 4 and min(height, width) > 3 and abs(size[1] / width - stride) < 0.01 * stride:
-                return _read_volume(one, keypoints, bins, stride, "N(KD)HW")
+                return _read_volume(one, keypoints, bins, stride, "NKDHW")
         maps = _maps(one, size, hints.keypoints)
         if maps is not None and maps.channels >= 8 * _BINS and maps.channels % _BINS == 0:
             keypoints = maps.channels // _BINS

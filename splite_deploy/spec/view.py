@@ -93,8 +93,8 @@ class OutputView:
     Attributes:
         source: See `Source`; absent it is the output that has the role's name, else the one in the role's place.
         layout: Its axes in the network's order: the letters of the canonical layout, ``1`` for an axis of one, brackets
-            around axes that are joined to one. Canonical axes of size one may be missing. Absent it is the canonical
-            layout.
+            around axes that are joined to one. Canonical axes of size one may be missing. ``KD`` may stand for the C of
+            a volume. Absent it is the canonical layout.
         slice: Begin and end along canonical axes, cut before anything is compared; an end may be negative.
         columns: What the columns C of coordinates are; ``_`` for one that is ignored. Absent they are those that the
             decoder reads.
@@ -115,14 +115,14 @@ class OutputView:
         """
         canonical, where = decoder.layouts[role], f"outputs.{role}"
         layout = canonical if self.layout is None else self.layout
-        _check_layout(layout, canonical, f"{where}.layout")
+        _check_layout(layout, canonical, f"{where}.layout", joined=decoder.joined)
         axes = canonical[1:]
         for axis, (begin, end) in self.slice.items():
             require(axis in axes and len(axis) == 1, f"{where}.slice cuts {axis!r}; the axes are {', '.join(axes)}")
             held = begin >= 0 and (end < 0 or begin < end)
             require(held, f"{where}.slice of {axis} from {begin} to {end} holds nothing")
         open_axes = {axis for axis in axes if axis in self.slice and not (axis == axes[-1] and self.columns)}
-        for group in _groups(layout):
+        for group in _groups(_in_canonical_letters(layout, decoder.joined)):
             both = sorted(open_axes.intersection(group))
             require(len(both) < 2, f"{where}.layout joins {' and '.join(both)}, and slice cuts both")
         if not self.columns:
@@ -164,11 +164,20 @@ class OutputView:
         """
         canonical = decoder.layouts[role]
         layout = canonical if self.layout is None else self.layout
-        groups = _groups(layout)[1:]
         known = self._known(role, decoder, keypoints, size)
+        joined, apart = _joined(layout, shape, decoder.joined)
+        groups = _groups(_in_canonical_letters(layout, decoder.joined))[1:]
         found: dict[str, int] = {}
-        fits = len(groups) == len(shape)
-        for group, measured in zip(groups, shape, strict=False):
+        fits = len(groups) == len(joined)
+        for axis, (count, each) in apart.items():
+            whole = decoder.shapes(keypoints, size)[role][canonical.index(axis) - 1]
+            assert isinstance(whole, int)
+            slower, faster = tuple(decoder.joined[axis])
+            known |= (
+                {faster: whole // keypoints} if axis in self.slice else {slower: keypoints, faster: whole // keypoints}
+            )
+            fits = fits and each == known[faster] and count == known.get(slower, count)
+        for group, measured in zip(groups, joined, strict=False):
             letters = [letter for letter in group if letter.isalpha()]
             if len(letters) == 1:
                 found[letters[0]] = measured
@@ -179,7 +188,8 @@ class OutputView:
             found.update({letter: known.get(letter, measured // max(rest, 1)) for letter in letters})
         columns = found.get(canonical[-1], 0)
         if not fits or (self.columns and columns != len(self.columns)):
-            sizes = ", ".join(f"{letter} = {known[letter]}" for letter in canonical[1:] if letter in known)
+            shown = [letter for group in _groups(layout)[1:] for letter in group]
+            sizes = ", ".join(f"{letter} = {known[letter]}" for letter in shown if letter in known)
             raise error(
                 f"The output that is the '{role}' has shape (N, {', '.join(map(str, shape))}), which is not "
                 f"{layout}{f' with {sizes}' if sizes else ''}.",
@@ -437,7 +447,35 @@ def _groups(layout: str) -> list[str]:
     return [part.strip("()") for part in _GROUP.findall(layout)]
 
 
-def _check_layout(layout: str, canonical: str, where: str, optional: set[str] | None = None) -> None:
+def _in_canonical_letters(layout: str, joined: Mapping[str, str]) -> str:
+    """A layout where axes that the decoder reads as one are one; see `Decoder.joined`."""
+    for axis, both in joined.items():
+        layout = layout.replace(f"({both})", axis).replace(both, axis)
+    return layout
+
+
+def _joined(
+    layout: str, shape: tuple[int, ...], joined: Mapping[str, str]
+) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]]:
+    """A shape where axes that the decoder reads as one are one, and what those that were apart measured."""
+    groups, apart = _groups(layout)[1:], {}
+    for axis, both in joined.items():
+        for at in range(len(shape) - 1):
+            if groups[at : at + 2] == list(both):
+                apart[axis] = shape[at : at + 2]
+                groups[at : at + 2] = [axis]
+                shape = (*shape[:at], math.prod(apart[axis]), *shape[at + 2 :])
+                break
+    return shape, apart
+
+
+def _check_layout(
+    layout: str,
+    canonical: str,
+    where: str,
+    optional: set[str] | None = None,
+    joined: Mapping[str, str] | None = None,
+) -> None:
     """Refuses a layout that is not made of the letters of the canonical one.
 
     Args:
@@ -445,8 +483,19 @@ def _check_layout(layout: str, canonical: str, where: str, optional: set[str] | 
         canonical: The letters.
         where: Names the field.
         optional: Letters that may be missing; None for all but the batch.
+        joined: See `Decoder.joined`.
     """
+    joined, written = joined or {}, layout
+    layout = _in_canonical_letters(written, joined)
     groups = _groups(layout)
+    for axis, (slower, faster) in ((axis, tuple(both)) for axis, both in joined.items()):
+        if {slower, faster} & set("".join(groups)):
+            raise SpecError(
+                f"Model spec: {where} is {written!r}, where {faster} does not follow {slower}.",
+                hint=f"The decoder reads both as one axis, all {faster} of the first {slower}, then those of the next: "
+                f'write "{canonical.replace(axis, slower + faster)}" if the network gives them so, or else transpose '
+                "its output before the end of the network.",
+            )
     letters = [letter for group in groups for letter in group if letter.isalpha()]
     needed = set("N") if optional is None else set(canonical) - optional
     fits = (
@@ -457,7 +506,7 @@ def _check_layout(layout: str, canonical: str, where: str, optional: set[str] | 
     )
     if not fits:
         raise SpecError(
-            f"Model spec: {where} is {layout!r}.",
+            f"Model spec: {where} is {written!r}.",
             hint=f"Write N first, then the letters of {canonical}, each once and in the network's order, with 1 for an "
             f'axis of one and brackets around joined axes, as in "N({canonical[1:3]}){canonical[3:]}"; {FIELDS_DOC}.',
         )

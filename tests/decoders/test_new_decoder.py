@@ -55,20 +55,20 @@ class AxesModule(torch.nn.Module):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class Volume(Decoder):
-    """Soft-argmax over a volume of D depths (Sun et al. 2018, arXiv 1711.08229)."""
+class Layers(Decoder):
+    """Soft-argmax over D layers of maps, with an axis of their own."""
 
-    type: ClassVar[str] = "volume"
-    layouts: ClassVar[Mapping[str, str]] = {"volume": "NCDHW"}
+    type: ClassVar[str] = "layers"
+    layouts: ClassVar[Mapping[str, str]] = {"layers": "NCDHW"}
     decoded_layouts: ClassVar[Mapping[str, str]] = {"keypoints": "NKC", "scores": "NK", "depth": "NK"}
     stride: float
     depths: int
 
     def shapes(self, keypoints: int, size: InputSize) -> Mapping[str, Sizes]:
-        return {"volume": (keypoints, self.depths, round(size.height / self.stride), round(size.width / self.stride))}
+        return {"layers": (keypoints, self.depths, round(size.height / self.stride), round(size.width / self.stride))}
 
     def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
-        weights = softmax(outputs["volume"], 1.0)
+        weights = softmax(outputs["layers"], 1.0)
         axes = [np.arange(cells) + 0.5 for cells in weights.shape[:1:-1]]
         x, y = (weights.sum(axis=axis) @ cells * self.stride for axis, cells in (((2, 3), axes[0]), ((2, 4), axes[1])))
         depth = weights.sum(axis=(3, 4)) @ axes[2]
@@ -76,13 +76,13 @@ class Volume(Decoder):
         return Decoded(keypoints, weights.max(axis=(2, 3, 4)), (depth - depth[:, :1]).astype(np.float32))
 
 
-class VolumeModule(torch.nn.Module):  # type: ignore[misc]
-    def __init__(self, decoder: Volume, keypoints: int, size: InputSize) -> None:
+class LayersModule(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, decoder: Layers, keypoints: int, size: InputSize) -> None:
         super().__init__()
-        self.stride, self.shape = decoder.stride, decoder.shapes(keypoints, size)["volume"]
+        self.stride, self.shape = decoder.stride, decoder.shapes(keypoints, size)["layers"]
 
-    def forward(self, volume: Any) -> tuple[Any, ...]:
-        flat = torch.softmax(volume.reshape(-1, self.shape[0], int(np.prod(self.shape[1:]))), dim=-1)
+    def forward(self, layers: Any) -> tuple[Any, ...]:
+        flat = torch.softmax(layers.reshape(-1, self.shape[0], int(np.prod(self.shape[1:]))), dim=-1)
         weights = flat.reshape(-1, *self.shape)
         z, y, x = (
             (weights.sum(dim=axes) * (torch.arange(cells) + 0.5)).sum(dim=-1)
@@ -93,7 +93,7 @@ class VolumeModule(torch.nn.Module):  # type: ignore[misc]
 
 KINDS = {
     "axes": (Axes, AxesModule, {"split": 2.0}, {"along_x": (1, 3, 64), "along_y": (1, 3, 48)}),
-    "volume": (Volume, VolumeModule, {"stride": 4.0, "depths": 5}, {"volume": (1, 3, 5, 6, 8)}),
+    "layers": (Layers, LayersModule, {"stride": 4.0, "depths": 5}, {"layers": (1, 3, 5, 6, 8)}),
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
 

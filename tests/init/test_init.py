@@ -13,12 +13,12 @@ import pytest
 from click.testing import Result
 
 from splite_deploy.errors import SpecError
-from splite_deploy.spec import load_model_toml
+from splite_deploy.spec import OutputView, load_model_toml
 
 pytest.importorskip("torch")
 
 import torch  # noqa: TID253
-from strange_nets import mediapipe_hand, movenet, yolo
+from strange_nets import mediapipe_hand, movenet, volume_net, yolo
 from torch import Tensor, nn  # noqa: TID253
 
 from splite_deploy.export.log_output import quiet
@@ -128,6 +128,34 @@ def test_mediapipe_hand(tmp_path: Path, splite: Splite) -> None:
     assert spec.decoder.depth is not None and spec.decoder.depth.unit == "pixel"
     assert spec.skeleton.keypoint_names[8] == "index_tip" and spec.input.std == (255, 255, 255)
     assert "not read" in result.output and "'Identity_1'" in result.output
+
+
+def test_a_volume_with_an_axis_of_bins(tmp_path: Path, splite: Splite) -> None:
+    """What nobody can know of it are its length, its unit, and where its cells lie."""
+    file = volume_net(tmp_path / "volume.onnx")
+    result = splite("init", file, "--like", "simplebaseline", "--skeleton", "hand21")
+    assert result.exit_code == 0, result.output
+    model = tmp_path / "model.toml"
+    assert written(model)["decoder"] == {
+        "type": "volume",
+        "stride": 16.0,
+        "bins": 8,
+        "beta": 1.0,
+        "alignment": "?",
+        "score_window": 5,
+        "depth_extent": "?",
+        "root_keypoint": 9,
+        "unit": "?",
+        "scale_bones": [[0, 5], [0, 9], [0, 13], [0, 17]],
+    }
+    text = model.read_text(encoding="utf-8")
+    assert "# length of the volume along z in the unit below" in text and '"pixel", pixels of the input' in text
+    for key, value in (("alignment", '"centre"'), ("depth_extent", "2.0"), ("unit", '"palm"')):
+        text = text.replace(f'{key} = "?"', f"{key} = {value}")
+    model.write_text(text, encoding="utf-8")
+    spec, host = load_model_toml(model)
+    assert spec.decoder.shapes(21, spec.input) == {"volume": (21 * 8, 4, 4)}
+    assert host.view.output("volume") == OutputView(layout="NKDHW")
 
 
 def test_candidates(tmp_path: Path, splite: Splite) -> None:

@@ -68,6 +68,13 @@ def test_what_cells_hold(maps: NDArray[np.float32], held: str) -> None:
         ({"out": (51, 64, 48)}, "combined", 17, {"combined": OutputView("out")}, {"stride": 4.0}),
         ({"out": (21 * 64, 64, 48)}, "volume", 21, {"volume": OutputView("out")}, {"stride": 4.0, "bins": 64}),
         (
+            {"out": (18, 16, 64, 48)},
+            "volume",
+            18,
+            {"volume": OutputView("out", "NKDHW")},
+            {"stride": 4.0, "bins": 16},
+        ),
+        (
             {"x": (17, 384), "y": (17, 512)},
             "simcc",
             17,

@@ -14,10 +14,12 @@ from splite_deploy.spec import ModelSpec
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 DOCUMENT: dict[str, Any] = json.loads((FOLDER / "decode.json").read_text(encoding="utf-8"))
-CASES: list[dict[str, Any]] = DOCUMENT["cases"]
+VOLUMES: dict[str, Any] = json.loads((FOLDER / "volume.json").read_text(encoding="utf-8"))
+CASES: list[dict[str, Any]] = [*DOCUMENT["cases"], *VOLUMES["cases"]]
 GENERATOR: dict[str, Any] = runpy.run_path(str(FOLDER / "make_decode.py"))
 POINTS: dict[str, Any] = json.loads((FOLDER / "points.json").read_text(encoding="utf-8"))
 POINT_CASES: list[dict[str, Any]] = POINTS["cases"]
+VOLUME_GENERATOR: dict[str, Any] = runpy.run_path(str(FOLDER / "make_volume.py"))
 PEOPLE: dict[str, Any] = json.loads((FOLDER / "people.json").read_text(encoding="utf-8"))
 PEOPLE_CASES: list[dict[str, Any]] = PEOPLE["cases"]
 PEOPLE_GENERATOR: dict[str, Any] = runpy.run_path(str(FOLDER / "make_people.py"))
@@ -47,6 +49,10 @@ def spec_of(case: dict[str, Any]) -> ModelSpec:
 def outputs_of(case: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
     """What the network gives, by role."""
     shape = case["shape"]
+    if "volume" in case:
+        n, k, bins, height, width = shape
+        volume = np.array(VOLUME_GENERATOR["cells"](case), np.float32)
+        return {"volume": volume.reshape(n, k * bins, height, width)}
     arrays = {}
     for role in spec_of(case).decoder.roles:
         each = GENERATOR["MAPS"].get(role, 1)
@@ -83,5 +89,5 @@ def assert_expected(found: dict[str, Any], case: dict[str, Any]) -> None:
     assert set(found) >= {"keypoints", "scores"}
     for name, values in found.items():
         assert np.asarray(values).dtype == np.float32
-        tolerance = DOCUMENT["tolerance"][name]
+        tolerance = (VOLUMES if "volume" in case else DOCUMENT)["tolerance"][name]
         np.testing.assert_allclose(values, case["expected"][name], rtol=0, atol=tolerance, err_msg=name)

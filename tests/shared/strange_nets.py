@@ -83,6 +83,12 @@ def movenet(path: Path) -> Path:
     return write_onnx(path, Strange(outs, layout="NHWC", scale=1 / 255), image, list(outs))
 
 
+def volume_net(path: Path) -> Path:
+    """As networks of Sun et al. 2018 give their volumes in torch: 8 bins of 21 keypoints, in five axes."""
+    outs = {"out": Out((21, 8, 4, 4), -8, 8)}
+    return write_onnx(path, Strange(outs), torch.zeros(1, 3, 64, 64), list(outs))
+
+
 def mediapipe_hand(path: Path) -> Path:
     """As MediaPipe's hand landmarks: NHWC of 0 to 1, 63 numbers in pixels, presence, handedness, 63 in metres."""
     outs = {"Identity": Out((63,), -20, 80), "Identity_1": Out((1,)), "Identity_2": Out((1,))}

@@ -24,6 +24,7 @@ from splite_deploy.decoders import (
     SoftArgmaxDepth,
     SoftArgmaxWindow,
     Udp,
+    Volume,
     YoloPose,
 )
 from splite_deploy.decoders.torch.anchors import AnchorsModule
@@ -37,6 +38,7 @@ from splite_deploy.decoders.torch.softargmax import SoftArgmaxModule
 from splite_deploy.decoders.torch.softargmax_depth import SoftArgmaxDepthModule
 from splite_deploy.decoders.torch.softargmax_window import SoftArgmaxWindowModule
 from splite_deploy.decoders.torch.udp import UdpCombinedModule, UdpGaussianModule, udp_module
+from splite_deploy.decoders.torch.volume import VolumeModule
 from splite_deploy.decoders.torch.yolo_pose import YoloPoseModule
 
 MODULES: Mapping[type[Decoder], Callable[[Any, int, InputSize], nn.Module]] = {
@@ -49,6 +51,7 @@ MODULES: Mapping[type[Decoder], Callable[[Any, int, InputSize], nn.Module]] = {
     Expectation: ExpectationModule,
     Offset: OffsetModule,
     SimCC: SimCCModule,
+    Volume: VolumeModule,
     Coordinates: CoordinatesModule,
     YoloPose: YoloPoseModule,
     Anchors: AnchorsModule,
@@ -68,6 +71,7 @@ __all__ = [
     "SoftArgmaxWindowModule",
     "UdpCombinedModule",
     "UdpGaussianModule",
+    "VolumeModule",
     "YoloPoseModule",
     "make_module",
 ]
