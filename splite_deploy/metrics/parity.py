@@ -44,7 +44,7 @@ def compare(
 
     Args:
         stage: What is compared, for the report.
-        reference: Outputs by role, N first.
+        reference: Outputs by role, N first; those of a graph that decodes only where the candidate is one, too.
         candidate: The same, or what a graph that decodes gives; decoded values are compared then.
         spec: The model; its decoder turns both into keypoints.
         crops_from: Where the inputs came from, for the report.
@@ -57,7 +57,7 @@ def compare(
         how = spec.decoder.depth
         unit = "mm" if scale is not None or how is None else how.unit
         depth = percentiles(moved.depth * (scale or 1.0))
-    if spec.decoder.decodes(candidate):
+    if spec.decoder.decodes(candidate) and not spec.decoder.decodes(reference):
         reference = spec.decoder.by_role(reference, spec.input)
     return Parity(
         reference=reference_name,

@@ -166,7 +166,8 @@ def _compared(
     mixed: Sequence[str],
 ) -> FileComparison:
     limits = limits_of(precision, file.spec)
-    parity = compare(file.path.name, reference, found, file.spec, crops.origin, reference_name=name)
+    stage = f"{backend.name} {file.facts.precision}"
+    parity = compare(stage, reference, found, file.spec, crops.origin, reference_name=name)
     broken = [*violations(parity, limits, file.spec), *(f"several crops at once: {one}" for one in mixed)]
     facts = file.facts
     return FileComparison(file.path.name, backend.name, facts.precision, facts.numbers, parity, limits, tuple(broken))

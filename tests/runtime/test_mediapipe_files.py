@@ -153,6 +153,11 @@ def test_palms_are_found_in_photographs(mediapipe: dict[str, Path], hand_digits:
             x0, y0, x1, y1 = sample.box
             within += any(x0 <= x <= x1 and y0 <= y <= y1 for pose in poses for x, y in [pose.keypoints.mean(axis=0)])
     assert within >= 0.8 * len(samples)
+    options = AdoptOptions(images=hand_digits, crops=6)
+    bundle = adopt_file(mediapipe["palm_detection_full"], tmp_path / "palm.splite", model=toml, options=options)
+    check(verify(Bundle.open(bundle.path), threads=1))
+    (parity,) = bundle.report().parity
+    assert parity.people is not None and parity.people.found >= 4 and not parity.people.missed
 
 
 def test_what_only_mediapipe_can_run_is_named(mediapipe: dict[str, Path], tmp_path: Path) -> None:

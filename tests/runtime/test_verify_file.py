@@ -53,7 +53,7 @@ def test_an_int8_file_is_proved_with_the_float_one(files: dict[str, Path], pictu
     int8, floating = NetworkFile.read(files["uint8"]), NetworkFile.read(files["float32"])
     kernels, proof = verify_file(int8, images=pictures, reference=floating)
     check_file([kernels, proof])
-    assert proof.parity.label == "float32.tflite -> uint8.tflite"
+    assert proof.parity.label == "float32.tflite -> tflite int8"
     assert proof.parity.crops_from == "6 images of " + pictures.name
     assert proof.limits.shift_p95_px == pytest.approx(0.005 * 64 / 1.25)
     assert 0.02 < proof.parity.deviation_px.p95 < 0.26, "it is quantised, and within a half percent of the box"
@@ -86,7 +86,7 @@ def test_a_graph_and_its_tflite_file(tiny_bundle: Path, tiny_model: Path, tmp_pa
     done = splite("verify", file, "--model", toml, "--reference", graph, "--reference-model", tiny_model, "--json", "-")
     assert done.exit_code == 0, done.stderr
     kernels, proof = json.loads(done.stdout)
-    assert (proof["parity"]["reference"], proof["parity"]["stage"]) == ("model.onnx", "tiny.fp32.tflite")
+    assert (proof["parity"]["reference"], proof["parity"]["stage"]) == ("model.onnx", "tflite fp32")
     assert proof["parity"]["deviation_px"]["max"] < 0.01
     assert proof["parity"]["depth_unit"] and kernels["backend"] == "tflite"
     done = splite("verify", file, "--model", toml, "--reference", graph)
@@ -95,7 +95,7 @@ def test_a_graph_and_its_tflite_file(tiny_bundle: Path, tiny_model: Path, tmp_pa
     assert "--reference-model" in done.stderr
     done = splite("verify", graph, "--model", tiny_model)
     assert done.exit_code == 0, done.stderr
-    assert "ONNX Runtime without its optimisations -> model.onnx" in done.stdout
+    assert "ONNX Runtime without its optimisations -> ort fp32" in done.stdout
 
 
 def test_what_says_nothing_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
