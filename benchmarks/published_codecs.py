@@ -26,6 +26,7 @@ from splite_deploy.decoders import (
     Decoder,
     Expectation,
     Offset,
+    SimCC,
     SoftArgmax,
     SoftArgmaxWindow,
     Udp,
@@ -217,7 +218,35 @@ def disks_and_offsets(labels: Points, crop: Crop) -> Mapping[str, Maps]:
     return {"heatmap": disk.astype(np.float32), "offset": vectors.astype(np.float32)}
 
 
+SIMCC_SIGMA = 5.0
+"""Bins; mmpose has 4.9 and 5.66 for an input of 192 x 256 pixels."""
+
+
+def bins_unrounded(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """SimCC (Li et al. 2022): one Gaussian for each axis, around the place itself."""
+    return _bins(by_stride(labels, crop), crop)
+
+
+def bins(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """As mmpose's ``SimCCLabel`` draws them: around the nearest bin."""
+    return _bins(np.around(by_stride(labels, crop)), crop)
+
+
+def _bins(mu: Points, crop: Crop) -> Mapping[str, Maps]:
+    x, y = (np.exp(-np.square(axis) / (2 * SIMCC_SIGMA**2)).astype(np.float32) for axis in offsets(mu, crop))
+    return {"simcc_x": x[..., 0, :], "simcc_y": y[..., 0]}
+
+
+def bin_logits(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """As `logits` of each axis by itself."""
+    x, y = (np.maximum(1 - np.abs(axis), 1e-30) for axis in offsets(by_stride(labels, crop), crop))
+    return {"simcc_x": np.log(x[..., 0, :]).astype(np.float32), "simcc_y": np.log(y[..., 0]).astype(np.float32)}
+
+
 # --- the list ---
+
+SIMCC = (Crop(192, 256, 0.5), Crop(256, 256, 1.0), Crop(96, 128, 0.5))
+"""With two bins for a pixel, or one."""
 
 POSENET = (Crop(257, 257, 16.0), Crop(257, 353, 16.0), Crop(193, 257, 8.0))
 """As PoseNet has them: the first and the last cell lie at the first and the last pixel."""
@@ -324,6 +353,33 @@ CODECS = (
         bound=0.0,
         border=0.0,
         crops=POSENET,
+    ),
+    Codec(
+        "SimCC, read by `simcc`",
+        bins,
+        lambda crop: SimCC(1 / crop.stride, "none"),
+        bound=0.71,
+        border=0.75,
+        why="the encoder rounds to whole bins, as no decoder undoes: up to half a bin on each axis",
+        crops=SIMCC,
+    ),
+    Codec(
+        "SimCC unrounded, read by `simcc` with DARK's step",
+        bins_unrounded,
+        lambda crop: SimCC(1 / crop.stride, "dark", blur_kernel=BLUR),
+        bound=0.0,
+        border=2.0,
+        why="near the border: an outermost bin stands for its neighbours, and nothing lies beyond it",
+        crops=SIMCC,
+    ),
+    Codec(
+        "mean of a softmax of bins, read by `simcc` with `softargmax`",
+        bin_logits,
+        lambda crop: SimCC(1 / crop.stride, "softargmax", beta=1.0),
+        bound=0.0,
+        border=1.25,
+        why=_MEAN,
+        crops=SIMCC,
     ),
 )
 
