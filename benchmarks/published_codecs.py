@@ -30,6 +30,7 @@ from splite_deploy.decoders import (
     SoftArgmax,
     SoftArgmaxWindow,
     Udp,
+    Volume,
     decode,
 )
 from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
@@ -207,6 +208,35 @@ def logits(labels: Points, crop: Crop) -> Mapping[str, Maps]:
     return {"heatmap": np.log(np.maximum(splats(labels, crop)["heatmap"], np.float32(1e-30)))}
 
 
+BINS = 16
+
+
+def along_z(labels: Points, crop: Crop) -> Points:
+    """How far bins lie before depths: (N, K, bins). Depths are in the middle third, and follow from the labels."""
+    share = labels.sum(-1) / (crop.width + crop.height)
+    depths: Points = BINS * (1 + share)[..., None] / 3 - np.arange(BINS)
+    return depths
+
+
+def channels(volumes: Points) -> Mapping[str, Maps]:
+    """Volumes (N, K, bins, H, W) in the form in which the decoder reads them."""
+    n, k, bins, *plane = volumes.shape
+    return {"volume": volumes.reshape(n, k * bins, *plane).astype(np.float32)}
+
+
+def gaussian_volumes(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """Logarithms of the Gaussians that Pavlakos et al. 2017 (arXiv 1611.07828) train volumes with."""
+    (x, y), z = offsets(by_stride(labels, crop), crop), along_z(labels, crop)
+    return channels(-(((x**2 + y**2)[:, :, None] + z[..., None, None] ** 2) / (2 * SIGMA**2)))
+
+
+def volume_logits(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """Logarithms of shares of one in the eight cells around: the least volume with the right mean, as `logits`."""
+    weights = np.maximum(1 - np.abs(along_z(labels, crop)), 0)[..., None, None]
+    shares = splats(labels, crop)["heatmap"][:, :, None] * weights
+    return channels(np.log(np.maximum(shares, 1e-30)))
+
+
 DISK_PX = 25.0
 
 
@@ -250,12 +280,30 @@ SIMCC = (Crop(192, 256, 0.5), Crop(256, 256, 1.0), Crop(96, 128, 0.5))
 
 POSENET = (Crop(257, 257, 16.0), Crop(257, 353, 16.0), Crop(193, 257, 8.0))
 """As PoseNet has them: the first and the last cell lie at the first and the last pixel."""
+VOLUMES = (Crop(128, 128, 4.0), Crop(96, 128, 4.0), Crop(128, 160, 8.0))
+"""Small ones, since a volume has as many cells as `BINS` maps."""
 _ROUNDED = "the encoder rounds to whole cells, which no decoder undoes: up to half a cell on each axis"
 _QUARTER = "a quarter of a cell stands for all places between two: up to a quarter off on each axis"
 _LAST = "labels on the last pixels lie up to a cell beyond the centre of the last cell"
 _CUT = f"near the border: only what has two cells on each side of the largest is refined; {_LAST}"
 _HALF = "near the border: at an outermost cell, which stands for its neighbours, the step is half a cell outwards"
 _MEAN = f"near the border: {_LAST}, and no mean of cells does"
+
+
+def volume_decoder(crop: Crop) -> Decoder:
+    """What reads volumes; depths are in bins."""
+    return Volume(
+        crop.stride,
+        "centre",
+        1.0,
+        score_window=5,
+        bins=BINS,
+        depth_extent=BINS,
+        root_keypoint=0,
+        unit="pixel",
+        scale_bones=((0, 1),),
+    )
+
 
 CODECS = (
     Codec(
@@ -345,6 +393,24 @@ CODECS = (
         bound=0.0,
         border=1.25,
         why=_MEAN,
+    ),
+    Codec(
+        "3D Gaussians (volume), read by `volume`",
+        gaussian_volumes,
+        volume_decoder,
+        bound=0.0,
+        border=2.6,
+        why=f"near the border: Gaussians are cut on one side, so that their mean lies inwards; {_LAST}",
+        crops=VOLUMES[:2],
+    ),
+    Codec(
+        "mean of a softmax in three dimensions (integral), read by `volume`",
+        volume_logits,
+        volume_decoder,
+        bound=0.0,
+        border=1.25,
+        why=_MEAN,
+        crops=VOLUMES,
     ),
     Codec(
         "heatmap and offsets (PoseNet), read by `offset`",
