@@ -35,6 +35,7 @@ _SAID: Mapping[str, str] = {
     "letterbox": '"centre" (the YOLO family) or "corner" (YOLOX, RTMO): where a whole picture lies in the input',
     "alignment": _ALIGNMENTS,
     "type": "the decoder: see models/README.md",
+    "scale": '"unit": 0-1 over the input, "pixel": input pixels; of -1 to 1 none: let the network give 0-1',
 }
 
 
@@ -277,6 +278,8 @@ def _views(looked: Looked, wishes: Wishes) -> Iterator[Table]:
 def _chosen(reading: Reading, wishes: Wishes) -> Mapping[str, OutputView]:
     """The views of the reading, with what the recipe knows better."""
     made = dict(reading.outputs)
+    if reading.kind == "offset" and reading.values == "logits":
+        made["heatmap"] = replace(made["heatmap"], activation="sigmoid")  # the score is what the largest cell holds
     recipe = wishes.recipe
     if recipe is None or recipe.reads != reading.kind:
         return made
@@ -301,7 +304,7 @@ def _from_the_end(source: Any, sources: Sequence[Any]) -> Any:
 def _in_order(sources: Sequence[Any], outputs: Mapping[str, OutputView]) -> bool:
     """Whether the outputs are found without their sources: by their names, else by their order."""
     used = [view.source for view in outputs.values()]
-    return used == list(outputs) or (len(sources) == len(used) and list(sources) == used)
+    return used == list(outputs) or (list(sources) == used and not set(outputs) & set(map(str, sources)))
 
 
 def _output(view: OutputView, *, named: bool) -> Iterator[Entry]:
@@ -399,12 +402,15 @@ _WHY: Mapping[str, str] = {
     "unit": '"palm" or "mm": of depths; of a volume also "pixel", pixels of the input',
     "root_keypoint": "depths are relative to it",
     "scale_bones": "pairs of keypoints whose root mean square length is a palm",
+    "refine": '"none": the largest bin, as RTMPose is published; "dark" or "softargmax" where it was trained so',
     "form": "what the head gives; see models/README.md",
 }
 
 
 def _found(reading: Reading) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in reading.fields.items()}
+    """What was found of the fields; coordinates around 0 are left to the user, since no scale reads them."""
+    found = {key: list(value) if isinstance(value, tuple) else value for key, value in reading.fields.items()}
+    return {key: UNKNOWN if value == "signed" else value for key, value in found.items()}
 
 
 def _defaults(reading: Reading, looked: Looked, wishes: Wishes) -> dict[str, Any]:
@@ -427,7 +433,12 @@ def _defaults(reading: Reading, looked: Looked, wishes: Wishes) -> dict[str, Any
             "radius_factor": 0.0546875,
             "alignment": "udp",
         },
-        "offset": {"type": "offset", "alignment": UNKNOWN, "offset_order": UNKNOWN, "offset_unit": UNKNOWN},
+        "offset": {
+            "type": "offset",
+            "alignment": UNKNOWN,
+            "offset_order": "yyxx" if "alignment" in reading.fields else UNKNOWN,
+            "offset_unit": "pixel" if "alignment" in reading.fields else UNKNOWN,
+        },
         "simcc": {"type": "simcc", "refine": "none"},
         "volume": {"type": "volume", **soft, "depth_extent": UNKNOWN, **depth},
         "coordinates": {"type": "coordinates"},

@@ -199,6 +199,9 @@ def _heatmap(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Rea
     held = value_range(chosen.planes)
     because = [f"{chosen.given.name}: maps of {chosen.stride:g} input pixels per cell, {_WHAT[held]}"]
     fields: dict[str, Any] = {"stride": chosen.stride}
+    if chosen.stride % 1 and (size[0] - 1) % (chosen.planes.shape[2] - 1) == 0:
+        fields["alignment"] = "udp"
+        because.append("cells lie on the first and the last pixel: between them the stride is a whole number")
     third = chosen.channels // 3
     if chosen.channels == 3 * third and third in _wanted(hints) and chosen.channels not in KEYPOINTS and not pair:
         because.append(f"{chosen.channels} maps are three for each of {third} keypoints, as of UDP's combined target")
@@ -470,7 +473,12 @@ def _points(one: Given, size: tuple[int, int], hints: Hints) -> Reading | None:
     return Reading("coordinates", count, {"coordinates": view}, {"scale": scale}, None, tuple(said))
 
 
-_SCALES = {"unit": "x and y as shares of the input", "pixel": "x and y in input pixels"}
+Scale = Literal["unit", "pixel", "signed"]
+_SCALES: Mapping[Scale, str] = {
+    "unit": "x and y as shares of the input",
+    "pixel": "x and y in input pixels",
+    "signed": "x and y around 0, as of -1 to 1 or -0.5 to 0.5, which no decoder reads",
+}
 
 
 def _table(values: FloatArray, layout: str, keypoints: int, columns: int) -> FloatArray:
@@ -496,9 +504,11 @@ def _columns(table: FloatArray) -> tuple[tuple[Column, ...], str]:
     return (*names, "_", "score", "_"), ", z, visibility and presence, as of BlazePose"
 
 
-def _scale(values: NDArray[np.floating[Any]]) -> Literal["unit", "pixel"]:
+def _scale(values: NDArray[np.floating[Any]]) -> Scale:
     """Shares of the input lie about 0 to 1; pixels reach far beyond."""
-    return "unit" if float(np.abs(values).max()) <= 2.0 else "pixel"
+    if float(np.abs(values).max()) > 2.0:
+        return "pixel"
+    return "signed" if float(values.mean()) < 0.1 and float(values.min()) < -0.2 else "unit"
 
 
 def _cut(count: int, axis: str, hints: Hints, because: list[str]) -> tuple[int, OutputView]:

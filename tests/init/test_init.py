@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from splite_deploy.decoders import Offset
 from splite_deploy.errors import SpecError
 from splite_deploy.spec import OutputView, load_model_toml
 
 pytest.importorskip("torch")
 
 import torch  # noqa: TID253
-from strange_nets import mediapipe_hand, movenet, volume_net, yolo
+from strange_nets import dsnt, mediapipe_hand, movenet, posenet, volume_net, yolo
 from torch import Tensor, nn  # noqa: TID253
 
 from splite_deploy.export.log_output import quiet
@@ -156,6 +157,21 @@ def test_a_volume_with_an_axis_of_bins(tmp_path: Path, splite: Splite) -> None:
     spec, host = load_model_toml(model)
     assert spec.decoder.shapes(21, spec.input) == {"volume": (21 * 8, 4, 4)}
     assert host.view.output("volume") == OutputView(layout="NKDHW")
+
+
+def test_posenet(tmp_path: Path, splite: Splite) -> None:
+    fill = ("--color", "rgb", "--mean", "127.5,127.5,127.5", "--std", "127.5,127.5,127.5", "--box-padding", 1)
+    result = splite("init", posenet(tmp_path / "posenet.onnx"), *fill, "--pad-value", 0)
+    assert result.exit_code == 0, result.output
+    spec, host = load_model_toml(tmp_path / "model.toml")
+    assert spec.decoder == Offset(stride=129 / 5, alignment="udp", offset_order="yyxx", offset_unit="pixel")
+    assert host.view.output("heatmap").activation == "sigmoid" and host.view.output("offset").layout == "NHWC"
+
+
+def test_coordinates_that_no_scale_reads_are_left_open(tmp_path: Path, splite: Splite) -> None:
+    result = splite("init", dsnt(tmp_path / "net.onnx"), "--like", "hrnet")
+    assert result.exit_code == 0 and "decoder.scale" in result.output
+    assert "let the network give 0-1" in (tmp_path / "model.toml").read_text(encoding="utf-8")
 
 
 def test_candidates(tmp_path: Path, splite: Splite) -> None:

@@ -136,6 +136,18 @@ def test_coordinates(shape: tuple[int, ...], layout: str | None, keypoints: int,
     assert found.unused == ("'presence'",)
 
 
+def test_cells_on_the_first_and_the_last_pixel() -> None:
+    maps = {"heatmap": between(-6, 2, 9, 9, 17), "short": between(-20, 20, 9, 9, 34)}  # PoseNet: stride 32 of 257
+    found = read((257, 257), **maps)
+    assert found.kind == "offset" and found.fields == {"stride": 257 / 9, "alignment": "udp"}
+    assert "alignment" not in read((256, 256), out=between(-6, 2, 17, 64, 64)).fields
+
+
+def test_coordinates_around_0_have_no_scale() -> None:
+    found = read(out=between(-0.9, 0.9, 17, 2))
+    assert found.fields == {"scale": "signed"} and "which no decoder reads" in " ".join(found.because)
+
+
 def test_a_third_column_outside_of_0_to_1_is_no_score() -> None:
     found = read((224, 224), points=between(-30, 200, 63))
     assert found.outputs["coordinates"].columns == ("x", "y", "_") and found.fields == {"scale": "pixel"}

@@ -28,7 +28,7 @@ class Out:
 
 
 class Strange(nn.Module):
-    """Averages the picture to 4 x 4 and makes of it numbers of any shape, between the limits of each output."""
+    """Shrinks the picture to 4 x 4 and makes of it numbers of any shape, between the limits of each output."""
 
     def __init__(self, outs: Mapping[str, Out], *, layout: str = "NCHW", scale: float = 1.0) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Strange(nn.Module):
         x = image.to(torch.float32) * self.scale
         if self.layout == "NHWC":
             x = x.permute(0, 3, 1, 2)
-        features = nn.functional.adaptive_avg_pool2d(x, 4).flatten(1)
+        features = nn.functional.interpolate(x, (4, 4), mode="nearest").flatten(1)
         made = [torch.sigmoid(3 * head(features)) for head in self.heads]
         return tuple(
             (out.low + (out.high - out.low) * values).reshape(-1, *out.shape)
@@ -74,6 +74,17 @@ def integral_heatmaps(path: Path) -> Path:
     """As AlphaPose's networks of joint regression: logits, which get a sigmoid."""
     outs = {"heatmaps": Out((136, 16, 12), -6, 4)}
     return write_onnx(path, Strange(outs), torch.zeros(1, 3, 64, 48), list(outs))
+
+
+def posenet(path: Path) -> Path:
+    """As PoseNet for TensorFlow Lite: logits of 5 x 5 cells 32 pixels apart on 129 x 129, and offsets in pixels."""
+    outs = {"heatmap": Out((5, 5, 17), -6, 3), "short_offset": Out((5, 5, 34), -20, 20)}
+    return write_onnx(path, Strange(outs, layout="NHWC"), torch.zeros(1, 129, 129, 3), list(outs))
+
+
+def dsnt(path: Path) -> Path:
+    """As DSNT: coordinates between -1 and 1."""
+    return write_onnx(path, Strange({"out": Out((17, 2), -0.9, 0.9)}), torch.zeros(1, 3, 64, 48), ["out"])
 
 
 def movenet(path: Path) -> Path:
