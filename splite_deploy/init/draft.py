@@ -35,7 +35,7 @@ _SAID: Mapping[str, str] = {
     "letterbox": '"centre" (the YOLO family) or "corner" (YOLOX, RTMO): where a whole picture lies in the input',
     "alignment": _ALIGNMENTS,
     "type": "the decoder: see models/README.md",
-    "scale": '"unit": 0-1 over the input, "pixel": input pixels; of -1 to 1 none: let the network give 0-1',
+    "scale": '"unit": 0-1 over the input, "pixel", "symmetric": -1 to 1; of -0.5 to 0.5 none: let the network give 0-1',
 }
 
 
@@ -267,7 +267,7 @@ def _views(looked: Looked, wishes: Wishes) -> Iterator[Table]:
     yield Table("inputs.image", tuple(entries))
     if looked.reading is None:
         return
-    outputs = _chosen(looked.reading, wishes)
+    outputs = _chosen(looked, looked.reading, wishes)
     named = _in_order(looked.sources, outputs)
     for role, view in outputs.items():
         if looked.reading.kind == "heatmap":
@@ -275,7 +275,7 @@ def _views(looked: Looked, wishes: Wishes) -> Iterator[Table]:
         yield Table(f"outputs.{role}", tuple(_output(view, named=not named)))
 
 
-def _chosen(reading: Reading, wishes: Wishes) -> Mapping[str, OutputView]:
+def _chosen(looked: Looked, reading: Reading, wishes: Wishes) -> Mapping[str, OutputView]:
     """The views of the reading, with what the recipe knows better."""
     made = dict(reading.outputs)
     if reading.kind == "offset" and reading.values == "logits":
@@ -283,6 +283,10 @@ def _chosen(reading: Reading, wishes: Wishes) -> Mapping[str, OutputView]:
     recipe = wishes.recipe
     if recipe is None or recipe.reads != reading.kind:
         return made
+    numbers = [one.source for one in looked.outputs if one.shape and set(one.shape) == {1}]
+    if recipe.presence and numbers and "scores" not in made:
+        shape = next(one.shape for one in looked.outputs if one.source == numbers[0])
+        made["scores"] = OutputView(numbers[0], None if len(shape) == 1 else f"NK{'1' * (len(shape) - 1)}")
     for role, view in made.items():
         if recipe.columns and len(recipe.columns) == len(view.columns):
             made[role] = replace(view, columns=recipe.columns)
@@ -316,7 +320,7 @@ def _output(view: OutputView, *, named: bool) -> Iterator[Entry]:
         cut = ", ".join(f"{axis} = [{begin}, {end}]" for axis, (begin, end) in view.slice.items())
         yield Entry("slice", _Verbatim(f"{{ {cut} }}"))
     if view.columns not in ((), ("x", "y"), ("x", "y", "score")):
-        yield Entry("columns", list(view.columns), '"_" for what nobody reads')
+        yield Entry("columns", list(view.columns), '"_" for what nobody reads; a depth is "z", here and in [decoder]')
     if view.activation != "none":
         yield Entry("activation", view.activation)
 
@@ -374,8 +378,8 @@ def _decoder(looked: Looked, wishes: Wishes) -> Table:
     if recipe is not None and recipe.reads == reading.kind:
         told = recipe.logits if recipe.logits is not None and reading.values == "logits" else recipe.decoder
         known = {**{key: value for key, value in known.items() if key in _found(reading)}, **told}
-        if "scale" in told and reading.kind == "coordinates":
-            known["scale"] = told["scale"]
+        if "scores" in _chosen(looked, reading, wishes):
+            known["scores"] = True
         comments = dict.fromkeys(told, f"of {wishes.like}")
     for key, value in wishes.given.items():
         if key not in _INPUT and key not in known:

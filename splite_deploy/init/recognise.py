@@ -426,7 +426,27 @@ def _wanted(hints: Hints) -> tuple[int, ...]:
 
 def _coordinates(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Reading | None:
     found = [reading for reading in (_points(one, size, hints) for one in given) if reading is not None]
-    return found[0] if found else None
+    return _with_scores(found[0], given) if found else None
+
+
+def _with_scores(reading: Reading, given: Sequence[Given]) -> Reading:
+    """Coordinates without a score, with that of another output that has a number between 0 and 1 for each keypoint."""
+    view = reading.outputs["coordinates"]
+    for one in given:
+        shape = tuple(axis for axis in one.shape if axis != 1)
+        probable = bool(one.values.size) and one.values.min() >= 0 and one.values.max() <= 1
+        if "score" in view.columns or shape != (reading.keypoints,) or one.source == view.source or not probable:
+            continue
+        layout = "N" + "".join("1" if axis == 1 else "K" for axis in one.shape)
+        outputs = {**reading.outputs, "scores": OutputView(one.source, _unless(layout, "NK"))}
+        said = f"{one.name}: a score between 0 and 1 for each keypoint"
+        return replace(
+            reading,
+            outputs=outputs,
+            fields={**reading.fields, "scores": True},
+            because=(*reading.because, said),
+        )
+    return reading
 
 
 def _points(one: Given, size: tuple[int, int], hints: Hints) -> Reading | None:
@@ -473,11 +493,12 @@ def _points(one: Given, size: tuple[int, int], hints: Hints) -> Reading | None:
     return Reading("coordinates", count, {"coordinates": view}, {"scale": scale}, None, tuple(said))
 
 
-Scale = Literal["unit", "pixel", "signed"]
+Scale = Literal["unit", "pixel", "symmetric", "signed"]
 _SCALES: Mapping[Scale, str] = {
     "unit": "x and y as shares of the input",
     "pixel": "x and y in input pixels",
-    "signed": "x and y around 0, as of -1 to 1 or -0.5 to 0.5, which no decoder reads",
+    "symmetric": "x and y from -1 to 1 over the input",
+    "signed": "x and y around 0, as of -0.5 to 0.5, which no decoder reads",
 }
 
 
@@ -508,7 +529,9 @@ def _scale(values: NDArray[np.floating[Any]]) -> Scale:
     """Shares of the input lie about 0 to 1; pixels reach far beyond."""
     if float(np.abs(values).max()) > 2.0:
         return "pixel"
-    return "signed" if float(values.mean()) < 0.1 and float(values.min()) < -0.2 else "unit"
+    if float(values.mean()) > 0.1 or float(values.min()) > -0.2:
+        return "unit"
+    return "symmetric" if float(np.abs(values).max()) > 0.55 else "signed"
 
 
 def _cut(count: int, axis: str, hints: Hints, because: list[str]) -> tuple[int, OutputView]:

@@ -35,6 +35,7 @@ class Recipe:
         logits: The same for networks of the family whose heatmaps are logits, which get a sigmoid; None where there are
             none.
         columns: What the columns of coordinates are, in the network's order; empty where the file tells.
+        presence: Whether the first output of one number is the score of all keypoints.
         letterbox: Where a whole image lies in the input; None for networks that are given boxes.
         said: What to know of a field, by its name, as comments in model.toml.
     """
@@ -51,6 +52,7 @@ class Recipe:
     decoder: Mapping[str, Any]
     logits: Mapping[str, Any] | None = None
     columns: tuple[Column, ...] = ()
+    presence: bool = False
     letterbox: Literal["centre", "corner"] | None = None
     said: Mapping[str, str] = field(default_factory=dict)
 
@@ -171,6 +173,7 @@ RECIPES: Mapping[str, Recipe] = {
             "scale_bones": ((0, 5), (0, 9), (0, 13), (0, 17)),
         },
         columns=("x", "y", "z"),
+        presence=True,
         said={"box_padding": "on a box around the keypoints; MediaPipe turns the crop upright besides"},
     ),
     "yolo-pose": Recipe(

@@ -19,7 +19,7 @@ from splite_deploy.spec import OutputView, load_model_toml
 pytest.importorskip("torch")
 
 import torch  # noqa: TID253
-from strange_nets import dsnt, mediapipe_hand, movenet, posenet, volume_net, yolo
+from strange_nets import integral, mediapipe_hand, movenet, posenet, volume_net, yolo
 from torch import Tensor, nn  # noqa: TID253
 
 from splite_deploy.export.log_output import quiet
@@ -126,6 +126,7 @@ def test_mediapipe_hand(tmp_path: Path, splite: Splite) -> None:
     spec, host = load_model_toml(tmp_path / "model.toml")
     view = host.view.output("coordinates")
     assert (view.source, view.layout, view.columns) == ("Identity", "N(KC)", ("x", "y", "z"))
+    assert host.view.output("scores").source == "Identity_1"  # of the hand's presence, for all keypoints
     assert spec.decoder.depth is not None and spec.decoder.depth.unit == "pixel"
     assert spec.skeleton.keypoint_names[8] == "index_tip" and spec.input.std == (255, 255, 255)
     assert "not read" in result.output and "'Identity_1'" in result.output
@@ -169,7 +170,7 @@ def test_posenet(tmp_path: Path, splite: Splite) -> None:
 
 
 def test_coordinates_that_no_scale_reads_are_left_open(tmp_path: Path, splite: Splite) -> None:
-    result = splite("init", dsnt(tmp_path / "net.onnx"), "--like", "hrnet")
+    result = splite("init", integral(tmp_path / "net.onnx"), "--like", "hrnet")
     assert result.exit_code == 0 and "decoder.scale" in result.output
     assert "let the network give 0-1" in (tmp_path / "model.toml").read_text(encoding="utf-8")
 

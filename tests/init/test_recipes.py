@@ -13,7 +13,7 @@ from splite_deploy.spec.recipes import RECIPES
 
 pytest.importorskip("torch")
 
-from strange_nets import heatmaps, integral_heatmaps, mediapipe_hand, movenet, yolo
+from strange_nets import heatmaps, integral_heatmaps, mediapipe_hand, movenet, simcc, yolo
 
 Write = Callable[[Path], Path]
 IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -23,6 +23,7 @@ UNIT = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
 @pytest.mark.parametrize(
     ("like", "write", "decoder", "color", "scale"),
     [
+        ("rtmpose", simcc, "simcc", "rgb", IMAGENET),
         ("vitpose", heatmaps, "udp", "rgb", IMAGENET),
         ("hrnet", heatmaps, "argmax", "rgb", IMAGENET),
         ("simplebaseline", heatmaps, "argmax", "bgr", IMAGENET),

@@ -144,8 +144,20 @@ def test_cells_on_the_first_and_the_last_pixel() -> None:
 
 
 def test_coordinates_around_0_have_no_scale() -> None:
-    found = read(out=between(-0.9, 0.9, 17, 2))
+    found = read(out=between(-0.5, 0.5, 17, 2))
     assert found.fields == {"scale": "signed"} and "which no decoder reads" in " ".join(found.because)
+    assert read(out=between(-0.9, 0.9, 17, 2)).fields == {"scale": "symmetric"}
+
+
+@pytest.mark.parametrize(("shape", "layout"), [((17,), None), ((17, 1), "NK1"), ((1, 17), "N1K")])
+def test_scores_of_an_output_of_their_own(shape: tuple[int, ...], layout: str | None) -> None:
+    found = read(points=between(0, 150, 17, 2), classes=between(0, 1, 5), scores=between(0, 1, *shape))
+    assert found.outputs["scores"] == OutputView("scores", layout) and found.fields == {
+        "scale": "pixel",
+        "scores": True,
+    }
+    assert "scores" not in read(points=between(0, 150, 17, 2), logits=between(-3, 3, 17)).outputs
+    assert "scores" not in read(points=between(0, 1, 17, 3), scores=between(0, 1, 17)).outputs
 
 
 def test_a_third_column_outside_of_0_to_1_is_no_score() -> None:

@@ -15,7 +15,7 @@ from splite_deploy.spec import load_model_toml
 pytest.importorskip("torch")
 
 import torch  # noqa: TID253
-from strange_nets import mediapipe_hand, movenet, yolo
+from strange_nets import mediapipe_hand, movenet, simcc, yolo
 
 from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.init.look import made_pictures
@@ -128,7 +128,7 @@ def test_weights_go_all_the_way(name: str, like: str, zoo: Any, pictures: Path, 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "like"),
-    [(movenet, "movenet"), (mediapipe_hand, "mediapipe-hand"), (yolo, "yolo-pose")],
+    [(movenet, "movenet"), (mediapipe_hand, "mediapipe-hand"), (simcc, "rtmpose"), (yolo, "yolo-pose")],
 )
 def test_graphs_go_all_the_way(
     write: Callable[[Path], Path], like: str, pictures: Path, tmp_path: Path, splite: Splite

@@ -82,9 +82,9 @@ def posenet(path: Path) -> Path:
     return write_onnx(path, Strange(outs, layout="NHWC"), torch.zeros(1, 129, 129, 3), list(outs))
 
 
-def dsnt(path: Path) -> Path:
-    """As DSNT: coordinates between -1 and 1."""
-    return write_onnx(path, Strange({"out": Out((17, 2), -0.9, 0.9)}), torch.zeros(1, 3, 64, 48), ["out"])
+def integral(path: Path) -> Path:
+    """As AlphaPose's integral: coordinates between -0.5 and 0.5."""
+    return write_onnx(path, Strange({"out": Out((17, 2), -0.5, 0.5)}), torch.zeros(1, 3, 64, 48), ["out"])
 
 
 def movenet(path: Path) -> Path:
