@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Golden, GoldenImage
-from splite_deploy.decoders import Decoding, PeopleDecoder, decode
+from splite_deploy.decoders import PeopleDecoder, decode
 from splite_deploy.export.crops import evenly
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.parity import Outputs, candidates_of, share_used, violations
-from splite_deploy.metrics.people import crops_with_people
+from splite_deploy.metrics.people import crops_with_people, same_person
 from splite_deploy.runtime.crops import Example
 from splite_deploy.runtime.preprocess import (
     Image,
@@ -106,8 +106,14 @@ def make_golden(reference: Reference, image: PreparedImage, outputs: Outputs) ->
     """
     chosen = golden_crops(reference)
     picked = {role: values[chosen] for role, values in reference.outputs.items()}
-    decoded = Decoding(reference.spec).best(outputs)
-    keypoints = transform_points(decoded.keypoints[0], invert(image.matrix)).astype(np.float32)
+    spec = reference.spec
+    if isinstance(spec.decoder, PeopleDecoder):
+        (best,) = same_person(candidates_of(outputs, spec), spec.decoder)
+        found, scores = best[:, :2], best[:, 2]
+    else:
+        decoded = decode(outputs, spec)
+        found, scores = decoded.keypoints[0], decoded.scores[0]
+    keypoints = transform_points(found, invert(image.matrix)).astype(np.float32)
     return Golden(
         crops=reference.pixels[chosen],
         outputs=picked,
@@ -118,7 +124,7 @@ def make_golden(reference: Reference, image: PreparedImage, outputs: Outputs) ->
             box=image.box,
             crop=image.crop,
             keypoints=keypoints,
-            scores=decoded.scores[0],
+            scores=scores,
             opencv=cv2.__version__,
         ),
         reference=reference.name,

@@ -97,10 +97,10 @@ def crops_with_people(candidates: FloatArray, decoder: PeopleDecoder) -> _Number
 
 
 def same_person(candidates: FloatArray, decoder: PeopleDecoder) -> FloatArray:
-    """Keypoints (N, K, 2) of one person in N crops that show the same: the best of the first crop."""
+    """Keypoints (N, K, 3) of one person in N crops that show the same: the best candidate of the first crop."""
     best = int(candidates[0, :, SCORE].argmax())
     rows = [one[best if decoder.numbered else _nearest(candidates[0, best : best + 1], one)[0]] for one in candidates]
-    return points_of(np.stack(rows))[..., :2]
+    return points_of(np.stack(rows))
 
 
 def nearest_person(candidates: FloatArray, keypoints: FloatArray) -> FloatArray:

@@ -265,7 +265,7 @@ def _on_image(outputs: Mapping[str, FloatArray], image: GoldenImage, matrix: Mat
     decoder, back = spec.decoder, invert(matrix)
     if isinstance(decoder, PeopleDecoder):
         candidates = candidates_of(outputs, spec)
-        found = same_person(candidates, decoder)
+        found = same_person(candidates, decoder)[..., :2]
         wanted = transform_points(image.keypoints, matrix).astype(np.float32)
         nearest = transform_points(nearest_person(candidates[1], wanted), back)
     else:

@@ -113,11 +113,11 @@ def test_of_an_untrained_network_candidates_are_compared(score: float) -> None:
     before[:, 4] = score + rng.uniform(-0.05, 0.05, 40)
     after = before.copy()
     best = before[:, 4].argmax()
-    after[best, 8] += 0.3
+    after[best, 8] += 0.4
     after[before[:, 4].argmin(), 8] += 99
     people, away, fp32, int8 = measured(before, after, model())
     assert (people.found, people.compared, people.deviation_px) == (0, COMPARED, None)
-    assert away == pytest.approx(0.3, abs=1e-4) and fp32 and not int8
+    assert away == pytest.approx(0.4, abs=1e-4) and fp32 and not int8
 
 
 def test_people_in_the_order_of_their_scores_are_found_again() -> None:
@@ -153,8 +153,8 @@ def test_one_person_of_several_crops_is_the_same() -> None:
     decoder = model().decoder
     assert isinstance(decoder, YoloPose)
     first, second = crop((10, 10, 0.9), (60, 60, 0.8)), crop((10, 11, 0.8), (60, 60, 0.9))
-    found = same_person(np.stack([first, second]), decoder)
+    found = same_person(np.stack([first, second]), decoder)[..., :2]
     np.testing.assert_allclose(found[1] - found[0], [[0, 1], [0, 1]])
     final = replace(decoder, form="final", objectness=None)
-    np.testing.assert_allclose(same_person(np.stack([first, second[::-1]]), final)[1], found[1])
+    np.testing.assert_allclose(same_person(np.stack([first, second[::-1]]), final)[1, :, :2], found[1])
     np.testing.assert_allclose(nearest_person(second, found[0]), found[1])

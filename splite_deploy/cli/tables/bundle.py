@@ -45,8 +45,9 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
         table.add_column(f"depth p95 {first.depth_unit}", justify="right")
         table.add_column(f"max {first.depth_unit}", justify="right")
     if first.people is not None:
-        for heading in ("score max", "people", "missed", "new"):
+        for heading in ("score max", "people"):
             table.add_column(heading, justify="right")
+        table.caption = "People: found by the reference, - those of them that are missed, + those that are new."
         if not first.people.found:
             table.caption = "It finds no people there: its candidates of the highest scores are compared."
     table.add_column("", no_wrap=True)
@@ -56,7 +57,8 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
         cells += [f"{value:.2g}" for value in (deviation.p50, deviation.p95, deviation.max)]
         cells += [f"{value:.2g}" for value in (depth.p95, depth.max)] if depth is not None else []
         if (people := parity.people) is not None:
-            cells += [f"{people.score_max:.2g}", *(str(count) for count in (people.found, people.missed, people.new))]
+            lost = "".join(f" {sign}{count}" for sign, count in (("-", people.missed), ("+", people.new)) if count)
+            cells += [f"{people.score_max:.2g}", f"{people.found}{lost}"]
         table.add_row(*cells, "[red]over the limit[/]" if broken else "[green]✓[/]")
     return table
 
