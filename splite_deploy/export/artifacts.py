@@ -338,27 +338,44 @@ def measure_tflite(
         stack: Closes the session.
 
     Raises:
-        ParityError: It lies beyond its limits.
+        ParityError: It lies beyond its limits, or mixes several crops at once.
+        BackendError: It does not run several at once, where that is requested.
         ExportError: Fused pre- or postprocessing computes something else than the host's.
         MissingDependencyError: LiteRT is not installed.
         OutputError: The file cannot be written.
     """
-    content = file.read_bytes()
+    content = alone = file.read_bytes()
     explain = from_graph_to_tflite(original, content, artifact.precision)
-    if not options.fuses:
-        run = TracedRun(content, artifact, reference, stack)
-        deviation = reference.compare(artifact.label, run.outputs, artifact.limits, hint, explain)
-        return Measured(artifact, run.session, deviation, run.layers, len(content))
-    with open_bytes(content, artifact, threads=1) as session:
-        outputs = reference.run(session)
-    before = reference.compare(artifact.label, outputs, artifact.limits, hint, explain)
-    content, artifact = compiler.fused(content, artifact, normalises=options.fuse_input)
+    switches, before = 0, None
+    if options.fuses:
+        with open_bytes(content, artifact, threads=1) as session:
+            before = reference.run(session)
+        switches = reference.compare(artifact.label, before, artifact.limits, hint, explain).peak_switches
+        content, artifact = compiler.fused(content, artifact, normalises=options.fuse_input)
+    if options.dynamic_batch:
+        content, artifact = open_batch(content, artifact)
     run = TracedRun(content, artifact, reference, stack)
-    _check_fused(artifact.label, outputs, run.outputs, reference.spec)
-    after = reference.compare(artifact.label, run.outputs, artifact.limits, hint)
-    write_file(file, content)
-    deviation = Deviation(after.parity, before.peak_switches)  # of the heatmaps that it may no longer show
+    if before is not None:
+        _check_fused(artifact.label, before, run.outputs, reference.spec)
+    deviation = reference.compare(artifact.label, run.outputs, artifact.limits, hint, explain)
+    if before is not None:
+        deviation = Deviation(deviation.parity, switches)  # of the heatmaps that it may no longer show
+    reference.check_batch(artifact.label, run.session, artifact.limits)
+    if content is not alone:
+        write_file(file, content)
     return Measured(artifact, run.session, deviation, run.layers, len(content))
+
+
+def open_batch(content: bytes, artifact: Artifact) -> tuple[bytes, Artifact]:
+    """A TFLite file that takes any number of crops at once, and what is to be said of it."""
+    from splite_deploy.compile.tflite.batch import with_open_batch
+
+    def opened(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(replace(one, shape=(None, *one.shape[1:])) for one in tensors)
+
+    made = with_open_batch(content)
+    ends = {"inputs": opened(artifact.inputs), "outputs": opened(artifact.outputs)}
+    return made, replace(artifact, sha256=hashlib.sha256(made).hexdigest(), **ends)  # type: ignore[arg-type]
 
 
 def deviation_hint(backend: str, precision: Precision, likely: str = "") -> str:

@@ -102,11 +102,6 @@ class ExportOptions:
                 f"The recipe {self.int8_recipe} is one of TFLite's int8, which was not requested.",
                 hint="Add -b tflite -p int8, or leave out --int8-recipe.",
             )
-        if self.dynamic_batch and self.makes("tflite"):
-            raise UsageError(
-                "TFLite files run one crop at a time: they have no dynamic batch.",
-                hint="Leave out --dynamic-batch, or export -b tflite to a bundle of its own.",
-            )
         if not self.calibrates and (self.calibration is not None or self.allow_random_calibration):
             raise UsageError(
                 "Nothing that was requested needs calibration.",

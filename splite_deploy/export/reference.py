@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.decoders import Decoder
-from splite_deploy.errors import ExportError, ParityError
+from splite_deploy.errors import BackendError, ExportError, ParityError
 from splite_deploy.metrics.parity import Deviation, Outputs, measure_deviation, violations
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Session
@@ -175,8 +175,17 @@ class Reference:
 
         Raises:
             ParityError: They lie beyond the limits: the crops of a batch mix.
+            BackendError: Several crops at once cannot be run.
         """
-        if broken := batch_violations(session, self.pixels, self.spec, limits):
+        try:
+            broken = batch_violations(session, self.pixels, self.spec, limits)
+        except BackendError as err:
+            raise BackendError(
+                f"{self.name} -> {stage} runs one crop and fails on several at once: {err.message}",
+                hint="Look in forward() for a number that stands for the batch, such as the 1 of reshape(1, ...); or "
+                "leave out --dynamic-batch.",
+            ) from err
+        if broken:
             raise ParityError(
                 f"{self.name} -> {stage} is right for one crop and wrong for several at once: {'; '.join(broken)}.",
                 hint="Look in forward() for a number that stands for the batch, such as the 1 of reshape(1, ...), and "
