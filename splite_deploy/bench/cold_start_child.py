@@ -15,7 +15,9 @@ from typing import Any  # noqa: E402
 RUNS = 20
 
 
-def main(path: str, backend: str, precision: str, options: dict[str, Any], batch: int) -> dict[str, float | None]:
+def main(
+    path: str, backend: str, precision: str, options: dict[str, Any], batch: int, sizes: list[list[int]]
+) -> dict[str, float | None]:
     """Imports, loads and runs an artifact, or a file where ``precision`` is empty; milliseconds and MiB.
 
     Args:
@@ -24,6 +26,7 @@ def main(path: str, backend: str, precision: str, options: dict[str, Any], batch
         precision: Which artifact of the bundle.
         options: The fields of the backend's options.
         batch: Crops of the input where the artifact leaves it open.
+        sizes: Of each input of a file that leaves more than that open; none where it does not.
     """
     import numpy as np
 
@@ -40,10 +43,8 @@ def main(path: str, backend: str, precision: str, options: dict[str, Any], batch
     else:
         session = open_file(Path(path), backend, options=settings)
     loaded = time.perf_counter()
-    feeds = {
-        spec.name: np.zeros([batch if size is None else size for size in spec.shape], spec.dtype)
-        for spec in session.inputs
-    }
+    shapes = sizes or [[batch if size is None else size for size in spec.shape] for spec in session.inputs]
+    feeds = {spec.name: np.zeros(shape, spec.dtype) for spec, shape in zip(session.inputs, shapes, strict=True)}
     started = time.perf_counter()
     session.run(feeds)
     first = time.perf_counter()

@@ -21,7 +21,12 @@ TIMEOUT_S = 600
 
 
 def cold_start(
-    path: Path, backend: Backend, precision: Precision | None, options: BackendOptions, batch: int
+    path: Path,
+    backend: Backend,
+    precision: Precision | None,
+    options: BackendOptions,
+    batch: int,
+    sizes: Sequence[Sequence[int]] = (),
 ) -> tuple[Startup, Memory | None]:
     """Imports, loads and runs an artifact in a process of its own, on an input of zeros.
 
@@ -33,6 +38,7 @@ def cold_start(
         precision: Which artifact of the bundle.
         options: How the backend works: as in the measurement that the figures stand beside.
         batch: Crops of the input where the artifact leaves it open.
+        sizes: Of each input of a file that leaves more than that open, the batch included.
 
     Returns:
         Its times, and its memory where the system tells that (Linux).
@@ -46,6 +52,7 @@ def cold_start(
         "precision": precision or "",
         "options": asdict(options),
         "batch": batch,
+        "sizes": [list(one) for one in sizes],
     }
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
@@ -71,8 +78,8 @@ def cold_start(
             hint="Run 'splite-deploy verify' on this machine.",
         ) from err
     startup = Startup(figures["import_ms"], figures["load_ms"], figures["first_inference_ms"])
-    sizes = [figures[name] for name in ("rss_before_mib", "rss_steady_mib", "rss_peak_mib")]
-    return startup, None if None in sizes else Memory(*sizes)
+    mib = [figures[name] for name in ("rss_before_mib", "rss_steady_mib", "rss_peak_mib")]
+    return startup, None if None in mib else Memory(*mib)
 
 
 @contextmanager

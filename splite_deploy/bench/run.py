@@ -225,7 +225,7 @@ def run_network_file(
             layers = profile_file(chosen, file.content(chosen), spec, crops, options=settings)
         startup, memory = None, None
         if extras.cold_start:
-            startup, memory = cold_start(file.path, chosen, None, settings, batch)
+            startup, memory = cold_start(file.path, chosen, None, settings, batch, [(batch, *file.image_shape)])
     return BenchResult(
         bundle="",
         model=spec.name,
@@ -300,7 +300,8 @@ def run_file(
             sustained = _sustained(subject, extras, progress)
         startup, memory = None, None
         if extras.cold_start:
-            startup, memory = cold_start(path, chosen, None, settings, batch)
+            fed = [values.shape for values in feeds[0].values()]
+            startup, memory = cold_start(path, chosen, None, settings, batch, fed)
     return BenchResult(
         bundle="",
         model=path.stem,

@@ -284,7 +284,7 @@ def _artifact(file: NetworkFile, data: bytes, backend: Backend) -> Artifact:
 
 def _ends(file: NetworkFile, backend: Backend, batch: int | None) -> tuple[_Shapes, _Shapes]:
     """Shapes of the inputs and of the outputs by name, as the file has them for images of the model's size."""
-    shape = file.host.view.input.shape(file.spec.input.planes)
+    shape = file.image_shape
     with open_file(file.path, backend.name) as session:
         (image,) = session.inputs
         given = session.run({image.name: np.zeros((batch or 1, *shape), image.dtype)})

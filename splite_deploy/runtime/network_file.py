@@ -55,6 +55,11 @@ class NetworkFile:
         """What the file says of itself; see `describe_file`."""
         return describe_file(self.path)
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """What the file takes for one image of the model's size, batch left out."""
+        return self.host.view.input.shape(self.spec.input.planes)
+
     def content(self, backend: Backend) -> ModelFile:
         """Its bytes, and how they are read, for a backend."""
         return read_file(self.path, backend, view=self.host.view, model=self.spec)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -84,6 +86,27 @@ def test_bench_takes_a_batch_where_the_file_does(tmp_path: Path, splite: Splite)
         done = splite("bench", with_model(tmp_path / name, name), *QUICK, "--batch", 3, "--json", "-")
         assert done.exit_code == status, done.stderr
     assert "the network takes float32 1x3x64x48" in done.stderr
+
+
+def test_bench_starts_a_file_of_open_sizes_at_the_size_of_the_model(
+    tmp_path: Path, splite: Splite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, jobs = with_model(tmp_path / "net", "open"), []
+    run = subprocess.run
+
+    def noted(command: list[str], **options: Any) -> Any:
+        jobs.append(command[-1])
+        return run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", noted)
+    done = splite("bench", file, *QUICK, "--batch", 2, "--json", "-")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(jobs[-1])["sizes"] == [[2, 64, 48, 3]]
+    tensors = tmp_path / "in.npz"
+    np.savez(tensors, input_1=np.zeros((1, 32, 48, 3), np.float32))
+    done = splite("bench", file, *QUICK, "--inputs", tensors, "--json", "-")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(jobs[-1])["sizes"] == [[1, 32, 48, 3]]
 
 
 def test_bench_times_the_network_alone_without_a_model_toml(tmp_path: Path, splite: Splite) -> None:

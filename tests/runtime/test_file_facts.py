@@ -183,3 +183,26 @@ def test_onnx_runtime_without_its_optimisations(tiny_bundle: Path) -> None:
         feeds = {"image": np.random.default_rng(0).random((1, 3, 64, 48), np.float32)}
         for role, values in slow.run(feeds).items():
             np.testing.assert_allclose(fast.run(feeds)[role], values, atol=1e-5)
+
+
+def test_tensors_of_one_name_are_told_apart(tmp_path: Path, picture: np.typing.NDArray[np.float32]) -> None:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(foreign("float32").read_bytes()))
+    graph = model.subgraphs[0]
+    for index in graph.outputs:
+        graph.tensors[index].name = b"out"
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    file = tmp_path / "same.tflite"
+    file.write_bytes(bytes(builder.Output()))
+    names = ["out", "out[1]", "out[2]"]
+    assert [one.name for one in describe_file(file).outputs] == names
+    with open_file(file) as session:
+        assert [one.name for one in session.outputs] == names
+        assert [values.shape for values in session.run({"input_1": picture}).values()] == [
+            (1, 16, 12, 5),
+            (1, 15),
+            (1, 5),
+        ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ pytest.importorskip("ai_edge_litert")
 from foreign_tflite import COORDINATES, READ_POINTS, with_model
 
 from splite_deploy.errors import ParityError, UsageError
+from splite_deploy.runtime import verify_file as verify_module
+from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.crops import random_pictures
 from splite_deploy.runtime.network_file import NetworkFile
 from splite_deploy.runtime.verify_file import check_file, verify_file
@@ -127,3 +130,18 @@ def test_the_command_tells_what_was_compared_and_on_what(
         done = splite("verify", tiny_bundle, name, pictures)
         assert done.exit_code == 1
         assert f"{name} is for a file without a bundle" in done.stderr
+
+
+def test_a_backend_without_plain_kernels_needs_another_file(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TensorRT is, which is not installed here."""
+    without = dataclasses.replace(find_backend("tflite"), reference="")
+    monkeypatch.setattr(verify_module, "backend_of", lambda path, backend="auto": without)
+    file = NetworkFile.read(files["float32"])
+    with pytest.raises(UsageError, match=r"LiteRT has no reference kernels with which float32\.tflite") as caught:
+        verify_file(file)
+    assert "--reference" in caught.value.hint
+    (result,) = verify_file(file, reference=NetworkFile.read(files["open"]))
+    check_file([result])
+    assert result.parity.reference == "open.tflite"
