@@ -1,11 +1,9 @@
-"""Ways to read keypoints off the same heatmaps: ours, and the formulas that mmpose and rtmlib use.
+"""Ways to read keypoints off the same heatmaps: our decoders, and the largest entry of each axis as in SimCC.
 
     python benchmarks/decoders.py --data HAND_DIGITS --out benchmarks/results/decoders.jsonl
 
-The formulas are derived anew from their papers: the largest cell and a quarter of a cell towards its larger neighbour
-(Newell et al. 2016, arXiv 1603.06937), a Newton step on the logarithm of the smoothed map (DARK, Zhang et al. 2020,
-arXiv 1910.06278), and the largest entry of each axis by itself (SimCC, Li et al. 2022, arXiv 2107.03332), here of the
-marginals. All are plain numpy and vectorised over the keypoints.
+The network was trained with a soft-argmax. Decoders of other trainings read the softmax of its maps, and the cost of
+each is that of its formula alone, with its score: a softmax before is not timed.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,99 +23,79 @@ from numpy.typing import NDArray
 
 from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.evaluation import KeypointErrors
-from splite_deploy.bench.interleaved import interleave
+from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
-from splite_deploy.decoders.heatmap import SoftHeatmapDecoder, softmax
-from splite_deploy.decoders.softargmax import softargmax
+from splite_deploy.decoders import Argmax, Dark, Expectation, HeatmapDecoder, SoftArgmax, SoftArgmaxWindow, Udp
+from splite_deploy.decoders.heatmap import softmax
 from splite_deploy.errors import SpliteError
 from splite_deploy.metrics.accuracy import box_side, keypoint_error
 from splite_deploy.metrics.labels import LabelledImage, read_labels
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.preprocess import invert, transform_points
+from splite_deploy.spec import InputSpec
 from splite_deploy.spec.plain import to_plain
 
 ROOT = Path(__file__).parents[1]
 HAND = ROOT / "models" / "splite_hand"
 KIND = "decoders"
 OURS = "soft-argmax (ours)"
-BLUR_CELLS = 11
 Maps = NDArray[np.float32]
 Points = NDArray[np.floating[Any]]
 Decode = Callable[[Maps], Points]
-"""(1, K, H, W) weights of a softmax, or logits, to (K, 2) cells, of which the first is centred at 0.5."""
+"""(1, K, H, W) logits, or their softmax, to (1, K, 2) input pixels."""
 
 
-def largest(maps: Maps) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(K,) columns and rows of the largest cells."""
-    rows, columns = np.divmod(maps.reshape(maps.shape[1], -1).argmax(axis=1), maps.shape[3])
-    return columns, rows
+@dataclass(frozen=True)
+class Way:
+    """A way to decode.
+
+    Attributes:
+        decode: It.
+        reads_shares: Whether it reads the softmax of the logits.
+    """
+
+    decode: Decode
+    reads_shares: bool = True
+
+    def maps(self, logits: Maps, beta: float) -> Maps:
+        """What it reads."""
+        return softmax(logits, beta) if self.reads_shares else logits
 
 
-def argmax(maps: Maps) -> Points:
-    """The centre of the largest cell."""
-    return np.stack(largest(maps), -1) + 0.5
+def marginals(maps: Maps, stride: float) -> Points:
+    """The largest entry of each axis by itself (SimCC, Li et al. 2022, arXiv 2107.03332), of marginals."""
+    return (np.stack([maps.sum(axis=2).argmax(axis=2), maps.sum(axis=3).argmax(axis=2)], -1) + 0.5) * stride
 
 
-def argmax_corner(maps: Maps) -> Points:
-    """The same with cell 0 centred at 0, as mmpose reads maps: right for networks that were trained so."""
-    return np.stack(largest(maps), -1).astype(np.float64)
+def by(decoder: HeatmapDecoder) -> Decode:
+    """One of our decoders, which ask for nothing but the maps."""
+    size = InputSpec(1, 1, "rgb", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, 0)
+    return lambda maps: decoder.decode({"heatmap": maps}, size).keypoints
 
 
-def quarter(maps: Maps) -> Points:
-    """The largest cell, and a quarter of a cell towards the larger of its neighbours on each axis."""
-    columns, rows = largest(maps)
-    padded = np.pad(maps[0], ((0, 0), (1, 1), (1, 1)), mode="edge")
-    k, x, y = np.arange(len(columns)), columns + 1, rows + 1
-    slope = [padded[k, y, x + 1] - padded[k, y, x - 1], padded[k, y + 1, x] - padded[k, y - 1, x]]
-    return np.stack([columns, rows], -1) + 0.5 + 0.25 * np.sign(np.stack(slope, -1))
-
-
-def dark(maps: Maps) -> Points:
-    """The largest cell and a Newton step -H^-1 g on the logarithm of the smoothed map."""
-    columns, rows = largest(maps)
-    peaks = maps[0].max(axis=(1, 2))
-    smooth = np.stack([cv2.GaussianBlur(one, (BLUR_CELLS, BLUR_CELLS), 0) for one in maps[0]])
-    smooth *= (peaks / smooth.max(axis=(1, 2)))[:, None, None]
-    log = np.pad(np.log(np.maximum(smooth, 1e-10)), ((0, 0), (2, 2), (2, 2)), mode="edge")
-    k, x, y = np.arange(len(columns)), columns + 2, rows + 2
-    at = {(i, j): log[k, y + j, x + i] for i in range(-2, 3) for j in range(-2, 3)}
-    gx, gy = (at[1, 0] - at[-1, 0]) / 2, (at[0, 1] - at[0, -1]) / 2
-    hxx = (at[2, 0] - 2 * at[0, 0] + at[-2, 0]) / 4
-    hyy = (at[0, 2] - 2 * at[0, 0] + at[0, -2]) / 4
-    hxy = (at[1, 1] - at[-1, 1] - at[1, -1] + at[-1, -1]) / 4
-    determinant = hxx * hyy - hxy**2
-    safe = np.where(determinant > 1e-9, determinant, np.inf)
-    step = np.stack([hxy * gy - hyy * gx, hxy * gx - hxx * gy], -1) / safe[:, None]
-    return np.stack([columns, rows], -1) + 0.5 + np.clip(step, -1, 1)
-
-
-def marginals(maps: Maps) -> Points:
-    """The largest entry of each axis by itself."""
-    return np.stack([maps[0].sum(axis=1).argmax(axis=1), maps[0].sum(axis=2).argmax(axis=1)], -1) + 0.5
-
-
-def decoders(spec: SoftHeatmapDecoder) -> dict[str, Decode]:
-    """All of them, from logits; the softmax that most need is contained."""
-
-    def of_weights(decode: Decode) -> Decode:
-        return lambda logits: decode(softmax(logits, spec.beta))
-
+def decoders(spec: SoftArgmax) -> dict[str, Way]:
+    """All of them."""
+    stride, where = spec.stride, spec.alignment
     return {
-        OURS: lambda logits: softargmax(logits, spec)[0][0] / spec.stride,
-        "argmax, centre of the cell": argmax,
-        "argmax, corner of the cell (mmpose, rtmlib)": argmax_corner,
-        "argmax and a quarter (mmpose)": quarter,
-        "DARK (mmpose)": of_weights(dark),
-        "argmax of the marginals (SimCC; rtmlib)": of_weights(marginals),
+        OURS: Way(by(SoftArgmax(stride, where, spec.beta, spec.score_window)), reads_shares=False),
+        "softargmax-window, 9 cells": Way(by(SoftArgmaxWindow(stride, where, spec.beta, 9)), reads_shares=False),
+        "argmax": Way(by(Argmax(stride, where, "none"))),
+        "argmax, cells read as pixels (centre)": Way(by(Argmax(stride, "centre", "none"))),
+        "argmax and a quarter": Way(by(Argmax(stride, where, "quarter"))),
+        "dark, smoothed by 11 cells": Way(by(Dark(stride, where, 11))),
+        "dark, not smoothed": Way(by(Dark(stride, where, 1))),
+        "udp, smoothed by 11 cells (cells read as of udp)": Way(by(Udp(stride, "udp", "gaussian", 11))),
+        "expectation": Way(by(Expectation(stride, where))),
+        "argmax of the marginals (SimCC)": Way(lambda maps: marginals(maps, stride)),
     }
 
 
 def compare(bundle: Bundle, labels: list[LabelledImage], frames: int) -> dict[str, Any]:
     """The record of one run."""
     spec = bundle.model.decoder
-    assert isinstance(spec, SoftHeatmapDecoder) and spec.alignment == "corner"
+    assert isinstance(spec, SoftArgmax) and spec.alignment == "corner"
     chosen = decoders(spec)
     environment, date_utc = read_environment(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     maps: list[Maps] = []
@@ -127,13 +106,12 @@ def compare(bundle: Bundle, labels: list[LabelledImage], frames: int) -> dict[st
         for labelled in labels:
             tensor, ((_, matrix),) = estimator.prepare(read_image(labelled.path), [labelled.box])
             maps.append(estimator.session.run({name: tensor})[role].copy())
-            for label, decode in chosen.items():
-                points = np.asarray(decode(maps[-1]), np.float64) * spec.stride
+            for label, way in chosen.items():
+                points = np.asarray(way.decode(way.maps(maps[-1], spec.beta))[0], np.float64)
                 found[label].append(transform_points(points, invert(matrix)))
     truth = np.stack([labelled.keypoints for labelled in labels])
     side = box_side(truth)[:, None]
-    runs = {label: (lambda index, decode=decode: decode(maps[index % len(maps)])) for label, decode in chosen.items()}
-    samples = interleave(runs, frames)
+    samples = interleave({label: run_of(way, maps, spec.beta) for label, way in chosen.items()}, frames)
     return {
         "kind": KIND,
         "record_version": 1,
@@ -148,6 +126,12 @@ def compare(bundle: Bundle, labels: list[LabelledImage], frames: int) -> dict[st
         },
         "environment": to_plain(environment),
     }
+
+
+def run_of(way: Way, logits: list[Maps], beta: float) -> Run:
+    """Reads one map after the other."""
+    maps = [way.maps(one, beta) for one in logits]
+    return lambda index: way.decode(maps[index % len(maps)])
 
 
 def main() -> None:
@@ -169,7 +153,7 @@ def main() -> None:
         sys.exit(f"error: {err}")
     for label, accuracy in record["accuracy"].items():
         p50_us = 1e3 * record["latency"][label]["p50_ms"]
-        print(f"{label:45s} {p50_us:7.0f} us {accuracy['mean_error_box_pct']:6.2f} %  PCK {accuracy['pck_05']:.3f}")
+        print(f"{label:50s} {p50_us:7.0f} us {accuracy['mean_error_box_pct']:6.2f} %  PCK {accuracy['pck_05']:.3f}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,19 @@ from onnx import helper  # noqa: TID253
 
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bundle import Bundle
-from splite_deploy.decoders import Decoder, HeatmapDecoder, SoftArgmax, SoftArgmaxDepth, SoftArgmaxWindow, decode
+from splite_deploy.decoders import (
+    Argmax,
+    Dark,
+    Decoder,
+    Expectation,
+    HeatmapDecoder,
+    Offset,
+    SoftArgmax,
+    SoftArgmaxDepth,
+    SoftArgmaxWindow,
+    Udp,
+    decode,
+)
 from splite_deploy.export.graph.fuse import fuse_decode, fuse_input
 from splite_deploy.export.graph.walk import from_proto, to_proto
 from splite_deploy.runtime import PoseEstimator
@@ -47,6 +59,11 @@ CASES: dict[str, tuple[HeatmapDecoder, int, int, int]] = {
     "softargmax-depth, 21 x 32 x 32": (SoftArgmaxDepth(4.0, "corner", 1.0, 5, 9, "palm", ((0, 9),)), 21, 32, 32),
     "softargmax, udp, 17 x 64 x 48": (SoftArgmax(4.0, "udp", 1.0, 5), 17, 64, 48),
     "softargmax-window, 17 x 64 x 48": (SoftArgmaxWindow(4.0, "centre", 10.0, 9), 17, 64, 48),
+    "argmax, 17 x 64 x 48": (Argmax(4.0, "centre", "quarter"), 17, 64, 48),
+    "dark, 17 x 64 x 48": (Dark(4.0, "centre", 11), 17, 64, 48),
+    "udp, 17 x 64 x 48": (Udp(4.0, "udp", "gaussian", 11), 17, 64, 48),
+    "expectation, 17 x 64 x 48": (Expectation(4.0, "centre"), 17, 64, 48),
+    "offset, 17 x 17 x 17": (Offset(16.0, "centre", "yyxx", "pixel"), 17, 17, 17),
 }
 """Decoder, keypoints, and size of the maps."""
 FRAME = 480, 640
@@ -90,7 +107,8 @@ def cases(parts: Parts) -> dict[str, dict[str, Run]]:
         found["normalise, 128 x 128"][name] = run_of(fuse(plain, spec), {"in_image": crop})
     for case, (decoder, keypoints, height, width) in CASES.items():
         spec = model(decoder, keypoints, round(height * decoder.stride), round(width * decoder.stride))
-        maps = {role: rng.normal(size=(1, keypoints, height, width)).astype(np.float32) for role in decoder.roles}
+        shapes = decoder.shapes(keypoints, spec.input)
+        maps = {role: rng.normal(size=(1, *shape)).astype(np.float32) for role, shape in shapes.items()}  # type: ignore[arg-type]
         found[case] = {"host": lambda index, maps=maps, spec=spec: decode(maps, spec)}  # type: ignore[misc]
         for name, (_, fuse) in parts.items():
             began = time.perf_counter()

@@ -20,6 +20,7 @@ from splite_deploy.decoders.base import Decoder, InputSize, Sizes
 from splite_deploy.errors import require
 
 Alignment = Literal["corner", "centre", "udp"]
+Points = NDArray[np.float64]
 
 _ALIGNMENTS: Mapping[Alignment, str] = {
     "centre": "i * stride + .5, targets drawn at joint / stride in pixel indices (Simple Baseline, HRNet, AlphaPose, "
@@ -147,9 +148,15 @@ def steps_of(decoder: HeatmapDecoder, height: int, width: int) -> FloatArray:
 
 def places(cells: FloatArray, decoder: HeatmapDecoder, height: int, width: int) -> FloatArray:
     """Where places among the cells, (N, K, 2) column and row with 0 at the centre of the first, lie: input pixels."""
-    edges, steps = edges_and_steps(decoder, height, width)
-    points: FloatArray = (cells + np.float32(0.5)) * steps + edges
-    return points
+    first, steps = _first_and_steps(decoder, height, width)
+    return (first + cells * steps).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _first_and_steps(decoder: HeatmapDecoder, height: int, width: int) -> tuple[Points, Points]:
+    columns, rows = Axis.of(decoder, width), Axis.of(decoder, height)
+    first = np.array([columns.centres(1)[0], rows.centres(1)[0]])
+    return first, np.array([columns.step, rows.step])
 
 
 def cells_of(keypoints: FloatArray, decoder: HeatmapDecoder, height: int, width: int) -> FloatArray:

@@ -52,11 +52,12 @@ def blurring(cells: int, kernel: int, border: Border) -> FloatArray:
     return made.astype(np.float32)
 
 
-def blurred(maps: FloatArray, kernel: int, border: Border) -> FloatArray:
-    """Maps (N, K, H, W), smoothed."""
-    height, width = maps.shape[2:]
-    smooth: FloatArray = blurring(height, kernel, border) @ maps @ blurring(width, kernel, border).T
-    return smooth
+def blurred_peaks(maps: FloatArray, kernel: int, border: Border) -> tuple[NDArray[np.intp], FloatArray]:
+    """Where maps (M, H, W) are largest once smoothed, (M,) indices row by row, and what they hold there, (M,)."""
+    height, width = maps.shape[1:]
+    smooth = blurring(height, kernel, border) @ maps @ blurring(width, kernel, border).T
+    smooth = smooth.reshape(-1, height * width)
+    return smooth.argmax(axis=1), smooth.max(axis=1)
 
 
 @lru_cache(maxsize=32)

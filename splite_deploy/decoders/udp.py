@@ -12,7 +12,7 @@ import numpy as np
 from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders.base import Decoded, InputSize, Sizes
 from splite_deploy.decoders.heatmap import HeatmapDecoder, largest_cells, places
-from splite_deploy.decoders.taylor import UDP_STENCIL, blurred, check_kernel, neighbours, newton_step
+from splite_deploy.decoders.taylor import UDP_STENCIL, blurred_peaks, check_kernel, neighbours, newton_step
 from splite_deploy.errors import require
 
 LEAST, MOST = 1e-3, 50.0
@@ -73,14 +73,13 @@ class Udp(HeatmapDecoder):
         if self.target == "gaussian":
             rows, columns = largest_cells(heatmap)
             scores = heatmap.max(axis=(2, 3))
-            smooth = blurred(heatmap, self.blur_kernel, "zero")
-            scale = scores / np.maximum(smooth.max(axis=(2, 3)), np.float32(LEAST**2))  # to the maximum that it had
-            around = neighbours(smooth, rows, columns, 1) * scale[..., None]
+            around = self._scaled(neighbours(heatmap, rows, columns, 1, self.blur_kernel), heatmap, scores)
             step = newton_step(np.log(around.clip(LEAST, MOST)), UDP_STENCIL)
         else:
-            smooth = blurred(heatmap, 2 * self.blur_kernel + 1, "mirror")
-            rows, columns = largest_cells(smooth)
-            scores = smooth.max(axis=(2, 3))
+            maps = heatmap.reshape(-1, height, width)
+            found, values = blurred_peaks(maps, 2 * self.blur_kernel + 1, "mirror")
+            scores = values.reshape(heatmap.shape[:2])
+            rows, columns = np.divmod(found.reshape(scores.shape), width)
             x, y = (
                 neighbours(outputs["combined"][:, channel::3], rows, columns, 0, self.blur_kernel, "mirror")
                 for channel in (1, 2)
@@ -88,3 +87,20 @@ class Udp(HeatmapDecoder):
             step = np.concatenate([x, y], -1) * np.float32(self.radius(height, width))
         cells = np.stack([columns, rows], -1).astype(np.float32) + step
         return Decoded(places(cells, self, height, width), scores.clip(0.0, 1.0), None)
+
+    def _scaled(self, around: FloatArray, heatmap: FloatArray, most: FloatArray) -> FloatArray:
+        """What smoothed maps hold around their largest cells, by a factor that gives each map the maximum it had.
+
+        A factor matters only to what is limited afterwards, and only for that whole maps are smoothed: the factor is at
+        least 1, and at most what the middle cell asks for.
+
+        Args:
+            around: (N, K, 9), the middle cell in the middle.
+            heatmap: (N, K, H, W), before it is smoothed.
+            most: (N, K) its maxima.
+        """
+        limited = (around.min(axis=-1) < LEAST) | (around.max(axis=-1) * most > MOST * around[..., 4])
+        if limited.any():
+            _, values = blurred_peaks(heatmap[limited], self.blur_kernel, "zero")
+            around[limited] *= (most[limited] / np.maximum(values, np.float32(LEAST**2)))[:, None]
+        return around
