@@ -21,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.decoders import (
+    Anchors,
     Argmax,
     Dark,
     Decoder,
+    Decoding,
     Expectation,
     Offset,
     SimCC,
@@ -31,7 +33,7 @@ from splite_deploy.decoders import (
     SoftArgmaxWindow,
     Udp,
     Volume,
-    decode,
+    YoloPose,
 )
 from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 
@@ -114,7 +116,7 @@ class Codec:
         """Distances of all keypoints of `CROPS` crops."""
         rng = np.random.default_rng(crop.width + crop.height)
         labels = rng.uniform(0, np.array([crop.width, crop.height]) - 1, (CROPS, KEYPOINTS, 2))
-        found = decode(self.encode(labels, crop), model(self.decoder(crop), crop))
+        found = Decoding(model(self.decoder(crop), crop)).best(self.encode(labels, crop))
         distances = np.linalg.norm(found.keypoints - (labels + 0.5), axis=-1)
         cells = labels / crop.stride
         inside = ((cells >= MARGIN) & (cells <= np.array(crop.cells) - 1 - MARGIN)).all(axis=-1)
@@ -125,7 +127,7 @@ def model(decoder: Decoder, crop: Crop) -> ModelSpec:
     """A model of `KEYPOINTS` keypoints."""
     grey = (127.5, 127.5, 127.5)
     names = tuple(f"k{index}" for index in range(KEYPOINTS))
-    image = InputSpec(crop.height, crop.width, "rgb", grey, grey, 1.25, 127)
+    image = InputSpec(crop.height, crop.width, "rgb", grey, grey, 1.25, 127, "centre")
     return ModelSpec("codec", image, decoder, SkeletonSpec(names, ()))
 
 
@@ -273,7 +275,118 @@ def bin_logits(labels: Points, crop: Crop) -> Mapping[str, Maps]:
     return {"simcc_x": np.log(x[..., 0, :]).astype(np.float32), "simcc_y": np.log(y[..., 0]).astype(np.float32)}
 
 
+# --- what single-stage networks are trained with: labels are places in pixels, counted from the corner ---
+
+LEVELS = (8, 16, 32)
+YOLO_BINS = 16
+YOLO_ANCHORS = ((19.0, 27.0, 44.0, 40.0, 38.0, 94.0), (96.0, 68.0, 86.0, 152.0, 180.0, 137.0), (436.0, 615.0))
+SSD_STRIDES = (8, 16, 16, 16)
+_SURE, _NOBODY = 4.0, -9.0
+
+
+def boxes_of(points: Points) -> Points:
+    """Tight boxes (N, 4) around keypoints (N, K, 2)."""
+    return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
+
+
+def cells_of(crop: Crop, stride: int) -> Points:
+    """(rows, columns, 2) column and row of each cell of a level."""
+    places = np.meshgrid(np.arange(crop.width // stride), np.arange(crop.height // stride))
+    return np.stack(places, axis=-1).astype(float)
+
+
+def anchor_free(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """YOLOv8-pose: in cells inside the box its sides in strides, shared by two bins, and (keypoint - cell) / 2."""
+    points, found = labels + 0.5, {}
+    boxes, visible = boxes_of(points), np.full((*labels.shape[:2], 1), _SURE)
+    for level, stride in enumerate(LEVELS):
+        cells = cells_of(crop, stride)[None]
+        low, high = (boxes[:, None, None, part] / stride for part in (slice(0, 2), slice(2, 4)))
+        sides = np.concatenate([cells + 0.5 - low, high - cells - 0.5], axis=-1)
+        inside = (sides.min(axis=-1) > 0) & (sides.max(axis=-1) < YOLO_BINS - 1)
+        shares = np.maximum(1 - np.abs(sides[..., None] - np.arange(YOLO_BINS)), 1e-9)
+        far = np.abs(sides[..., :2] - sides[..., 2:]).sum(axis=-1) / 99
+        score = np.where(inside, _SURE - far - level / 9, _NOBODY)[..., None]
+        placed = (points[:, None, None] / stride - cells[..., None, :]) / 2
+        seen = np.broadcast_to(visible[:, None, None], (*placed.shape[:-1], 1))
+        parts = np.log(shares), score, np.concatenate([placed, seen], axis=-1)
+        channels = np.concatenate([part.reshape(*score.shape[:3], -1) for part in parts], axis=-1)
+        found[f"level_{level}"] = channels.transpose(0, 3, 1, 2).astype(np.float32)
+    return found
+
+
+def anchor_based(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """YOLO-Pose (YOLOv5, YOLOv7): in the cell of the centre and its neighbours, for anchors of a like size."""
+    points, found = labels + 0.5, {}
+    boxes = boxes_of(points)
+    centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    for level, stride in enumerate(LEVELS):
+        cells, anchors = cells_of(crop, stride)[None, None], np.reshape(YOLO_ANCHORS[level], (-1, 2))
+        ratio = (size[:, None] / anchors)[:, :, None, None]
+        away = (centre / stride)[:, None, None, None] - cells
+        share = np.clip((away + 0.5) / 2, 1e-4, 1 - 1e-4) + 0 * ratio
+        extent = np.clip(np.sqrt(ratio) / 2, 1e-4, 1 - 1e-4) + 0 * away
+        near = (np.abs(away - 0.5).max(axis=-1) < 1) & (np.maximum(ratio, 1 / ratio).max(axis=-1) < 4)
+        score = np.where(near, _SURE - np.abs(away - 0.5).sum(axis=-1), _NOBODY)[..., None]
+        placed = (points[:, None, None, None] / stride - cells[..., None, :] + 0.5) / 2
+        shape = (*score.shape[:4], -1)
+        placed = np.broadcast_to(placed, (*score.shape[:4], *placed.shape[-2:]))
+        seen = np.full((*placed.shape[:-1], 1), _SURE)
+        logits = [np.log(part / (1 - part)) for part in (share, extent)]
+        channels = np.concatenate(
+            [*logits, score, score, np.concatenate([placed, seen], axis=-1).reshape(shape)], axis=-1
+        )
+        maps = channels.transpose(0, 1, 4, 2, 3).reshape(len(labels), -1, *cells.shape[2:4])
+        found[f"level_{level}"] = maps.astype(np.float32)
+    return found
+
+
+def anchor_offsets(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """BlazeFace and palm detection: from each anchor, in pixels of the input."""
+    points = labels + 0.5
+    boxes = boxes_of(points)
+    pairs = np.stack([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
+    centres = []
+    for stride, count in ((8, 2), (16, 6)):
+        centres.append(np.repeat((cells_of(crop, stride).reshape(-1, 2) + 0.5) * stride, count, axis=0))
+    anchors = np.concatenate(centres)
+    numbers = np.concatenate([pairs, points], axis=1)[:, None] - np.zeros((len(anchors), 1, 1))
+    numbers[:, :, 0] -= anchors
+    numbers[:, :, 2:] -= anchors[:, None]
+    numbers *= crop.width / np.array([crop.width, crop.height])  # shares of the input on the scale of its width
+    far = np.linalg.norm(anchors - pairs[:, :1], axis=-1)[..., None]
+    flat = numbers.reshape(len(labels), len(anchors), -1)
+    return {"boxes": flat.astype(np.float32), "logits": (_SURE - far / 9).astype(np.float32)}
+
+
+_PEOPLE = {"min_score": 0.4, "overlap": 0.6, "max_people": 9}
+
+
+def yolo(form: str, **more: object) -> Decoder:
+    """What reads a head of the YOLO family."""
+    levels = {"strides": tuple(map(float, LEVELS)), "heads": "levels", "visibility": True}
+    return YoloPose(form=form, **levels, **_PEOPLE, **more)  # type: ignore[arg-type]
+
+
+def ssd(crop: Crop) -> Decoder:
+    """What reads MediaPipe's detectors."""
+    return Anchors(
+        **_PEOPLE,  # type: ignore[arg-type]
+        strides=SSD_STRIDES,
+        aspect_ratios=(1.0,),
+        interpolated_scale_aspect_ratio=1.0,
+        anchor_offset=0.5,
+        fixed_anchor_size=True,
+        scale=float(crop.width),
+        score_clipping=100.0,
+        nms="greedy",
+    )
+
+
 # --- the list ---
+
+PEOPLE = (Crop(192, 256, 8.0), Crop(256, 256, 8.0), Crop(288, 384, 8.0))
+"""The stride is that of the finest level."""
 
 SIMCC = (Crop(192, 256, 0.5), Crop(256, 256, 1.0), Crop(96, 128, 0.5))
 """With two bins for a pixel, or one."""
@@ -446,6 +559,30 @@ CODECS = (
         border=1.25,
         why=_MEAN,
         crops=SIMCC,
+    ),
+    Codec(
+        "YOLOv8-pose, read by `yolo-pose`, anchor-free",
+        anchor_free,
+        lambda _: yolo("anchor-free", bins=YOLO_BINS),
+        bound=0.0,
+        border=0.0,
+        crops=PEOPLE,
+    ),
+    Codec(
+        "YOLOv5-pose and YOLOv7-pose, read by `yolo-pose`, anchor-based",
+        anchor_based,
+        lambda _: yolo("anchor-based", anchors=YOLO_ANCHORS),
+        bound=0.0,
+        border=0.0,
+        crops=PEOPLE,
+    ),
+    Codec(
+        "BlazeFace and palm detection, read by `anchors`",
+        anchor_offsets,
+        ssd,
+        bound=0.0,
+        border=0.0,
+        crops=PEOPLE,
     ),
 )
 
