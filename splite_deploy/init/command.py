@@ -12,7 +12,7 @@ from typing import Any
 from splite_deploy.decoders import decode
 from splite_deploy.errors import UsageError
 from splite_deploy.files import write_file
-from splite_deploy.init.draft import Draft, Wishes, draft, draft_of_tensors, unlike
+from splite_deploy.init.draft import Draft, Wishes, draft, draft_of_tensors, unlike, unused
 from splite_deploy.init.look import Looked, Normalised, look
 from splite_deploy.init.network import Asked, open_network
 from splite_deploy.init.recognise import Hints, Kind
@@ -112,8 +112,8 @@ def describe(
         hints=Hints(count, told.kind or (None if recipe is None else recipe.reads)),
         progress=progress,
     )
-    notes = tuple(filter(None, [unlike(looked, wishes)]))
     made = draft(looked, wishes, made_of=source.name)
+    notes = tuple(filter(None, [unlike(looked, wishes), unused(made, looked, wishes)]))
     if not made.unknown:
         _check(made, looked, folder / MODEL_TOML)
     return Described(looked, made, notes, network.facts)

@@ -12,7 +12,7 @@ from typing import Any
 
 from splite_deploy.errors import UsageError
 from splite_deploy.init.look import Looked, Normalised
-from splite_deploy.init.recognise import Kind, Reading
+from splite_deploy.init.recognise import WHAT, Kind, Reading
 from splite_deploy.runtime.file_facts import TensorFacts
 from splite_deploy.spec.presets import SKELETONS, presets_of
 from splite_deploy.spec.recipes import Recipe
@@ -151,7 +151,7 @@ def draft(looked: Looked, wishes: Wishes, *, made_of: str) -> Draft:
         made_of: Name of the source, for the heading.
 
     Raises:
-        UsageError: The skeleton has more keypoints than the network gives, or a field was given that it does not have.
+        UsageError: The skeleton has more keypoints than the network gives.
     """
     reading = looked.reading
     heading = [
@@ -177,11 +177,29 @@ def draft(looked: Looked, wishes: Wishes, *, made_of: str) -> Draft:
     return replace(made, heading=tuple(heading))
 
 
+def unused(made: Draft, looked: Looked, wishes: Wishes) -> str:
+    """What the user gave that has no place in the file; empty where all has."""
+    written = {entry.key for table in made.tables for entry in table.entries}
+    left = [f"--{key}" for key in wishes.given if key not in written]
+    if not left or looked.reading is None:
+        return ""
+    return f"{', '.join(left)} is for heatmaps, and this network gives {_GIVES[looked.reading.kind]}: it was not used."
+
+
 def unlike(looked: Looked, wishes: Wishes) -> str:
     """What to know where a network gives something else than its family does; empty where it does not."""
     recipe, reading = wishes.recipe, looked.reading
-    if recipe is None or reading is None or reading.kind == recipe.reads:
+    if recipe is None or reading is None:
         return ""
+    if reading.kind == recipe.reads:
+        strange = reading.values in ("logits", "distribution") and recipe.logits is None
+        if reading.kind != "heatmap" or not strange:
+            return ""
+        what = WHAT[reading.values or "logits"]
+        return (
+            f"Heatmaps of networks like {wishes.like} hold unit peaks, and these hold {what}: "
+            f"check decoder.type; without --like it is '{_of_values(reading)['type']}'."
+        )
     return (
         f"Networks like {wishes.like} give {_GIVES[recipe.reads]}, and this one gives {_GIVES[reading.kind]}: only "
         "[input] is of the family."
@@ -381,13 +399,7 @@ def _decoder(looked: Looked, wishes: Wishes) -> Table:
         if "scores" in _chosen(looked, reading, wishes):
             known["scores"] = True
         comments = dict.fromkeys(told, f"of {wishes.like}")
-    for key, value in wishes.given.items():
-        if key not in _INPUT and key not in known:
-            raise UsageError(
-                f"--{key} is for heatmaps, and this network gives {_GIVES[reading.kind]}.", hint="Leave it out."
-            )
-        if key not in _INPUT:
-            known[key] = value
+    known |= {key: value for key, value in wishes.given.items() if key in known}
     order = {"type": known.pop("type"), **_found(reading), **known}
     entries = [
         Entry(key, value, (_SAID if value == UNKNOWN else comments).get(key, _WHY.get(key, "")))

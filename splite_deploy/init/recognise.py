@@ -197,7 +197,7 @@ def _heatmap(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Rea
     if not pair and (named := [one for one in same if "heat" in str(one.given.source).lower()]):
         chosen = named[-1]
     held = value_range(chosen.planes)
-    because = [f"{chosen.given.name}: maps of {chosen.stride:g} input pixels per cell, {_WHAT[held]}"]
+    because = [f"{chosen.given.name}: maps of {chosen.stride:g} input pixels per cell, {WHAT[held]}"]
     fields: dict[str, Any] = {"stride": chosen.stride}
     if chosen.stride % 1 and (size[0] - 1) % (chosen.planes.shape[2] - 1) == 0:
         fields["alignment"] = "udp"
@@ -222,7 +222,7 @@ def _heatmap(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Rea
     return Reading(kind, keypoints, views, fields, held, tuple(because))
 
 
-_WHAT: Mapping[Values, str] = {
+WHAT: Mapping[Values, str] = {
     "peaks": "small numbers around 0 as of training to unit peaks",
     "logits": "numbers of any size as of training with a softmax",
     "sigmoid": "numbers between 0 and 1 as behind a sigmoid",

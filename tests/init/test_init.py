@@ -19,7 +19,18 @@ from splite_deploy.spec import OutputView, load_model_toml
 pytest.importorskip("torch")
 
 import torch  # noqa: TID253
-from strange_nets import integral, mediapipe_hand, movenet, posenet, volume_net, yolo
+from strange_nets import (
+    Out,
+    Strange,
+    integral,
+    integral_heatmaps,
+    mediapipe_hand,
+    movenet,
+    posenet,
+    volume_net,
+    write_onnx,
+    yolo,
+)
 from torch import Tensor, nn  # noqa: TID253
 
 from splite_deploy.export.log_output import quiet
@@ -222,11 +233,6 @@ def test_a_path_into_what_torch_gives(tmp_path: Path, splite: Splite) -> None:
         (("none.onnx",), "There is no file none.onnx.", "Name a checkpoint"),
         (("{movenet}", "--input", "32x32"), "The network takes 64 x 64, not 32 x 32.", "Leave out --input"),
         (("{movenet}", "--arch", "a.py:b"), "brings its own architecture", "Leave out --arch"),
-        (
-            ("{movenet}", "--alignment", "udp"),
-            "--alignment is for heatmaps, and this network gives coordinates",
-            "Leave",
-        ),
         (("{movenet}", "--like", "movenet", "--mean", "1,2"), "input.mean is [1.0, 2.0]", "Correct the value"),
         (("{movenet}", "--skeleton", "halpe26"), "halpe26 has 26 keypoints, and the network gives 17", "coco17"),
     ],
@@ -291,3 +297,30 @@ def test_a_file_needs_no_training_framework(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "taken for" in done.stdout
     assert written(tmp_path / "model.toml")["outputs"]["heatmap"]["layout"] == "NHWC"
+
+
+def test_heatmaps_that_the_family_does_not_have_are_said(tmp_path: Path, splite: Splite) -> None:
+    result = splite("init", integral_heatmaps(tmp_path / "net.onnx"), "--like", "hrnet")
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.output.split())
+    assert "like hrnet hold unit peaks, and these hold numbers of any size" in told
+    assert "without --like it is 'softargmax'" in told
+    assert written(tmp_path / "model.toml")["decoder"]["type"] == "argmax"
+
+
+def test_an_alignment_of_coordinates_is_said_to_be_of_no_use(tmp_path: Path, splite: Splite) -> None:
+    result = splite("init", movenet(tmp_path / "net.onnx"), "--like", "movenet", "--alignment", "udp")
+    assert result.exit_code == 0, result.output
+    said = "--alignment is for heatmaps, and this network gives coordinates: it was not used"
+    assert said in " ".join(result.output.split())
+
+
+def test_keypoints_of_two_data_sets_are_left_to_the_user(tmp_path: Path, splite: Splite) -> None:
+    file = write_onnx(tmp_path / "net.onnx", Strange({"out": Out((14, 16, 12))}), torch.zeros(1, 3, 64, 48), ["out"])
+    result = splite("init", file, "--like", "hrnet")
+    assert 'Fill in what is written as "?" there: skeleton.preset. Then:' in result.output
+    text = (tmp_path / "model.toml").read_text(encoding="utf-8")
+    assert '"aic14": a person as AI Challenger labels it; "crowdpose14"' in text
+    assert splite("init", file, "--like", "hrnet", "--skeleton", "crowdpose14", "--overwrite").exit_code == 0
+    spec, _ = load_model_toml(tmp_path / "model.toml")
+    assert spec.skeleton.keypoint_names[12] == "top_head"
