@@ -39,7 +39,7 @@ from splite_deploy.errors import UsageError
 from splite_deploy.export.crops import crops_from_renderer
 from splite_deploy.export.failures import Failures, PartialExportError
 from splite_deploy.export.golden import PreparedImage, make_golden, prepare_image, with_room_on_golden
-from splite_deploy.export.reference import Reference
+from splite_deploy.export.reference import Reference, check_scores
 from splite_deploy.files import cache_folder, writing
 from splite_deploy.metrics.parity import Outputs, limits_of
 from splite_deploy.runtime.backends import find_backend
@@ -133,6 +133,7 @@ def adopt_file(
     golden, outputs = _reference_outputs(reference, crops, image)
     compared = Reference(reference.facts.format, spec, crops.pixels, outputs, crops.origin)
     compared.check_finite(reference.path.name, outputs, "Check mean and std in model.toml, and the view of its ends.")
+    check_scores(outputs, spec.decoder)
     with new_bundle(output, overwrite=options.overwrite) as folder, ExitStack() as stack:
         made: list[tuple[Artifact, Parity, tuple[Layer, ...]]] = []
         for file in files:

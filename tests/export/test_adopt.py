@@ -23,7 +23,7 @@ pytest.importorskip("ai_edge_litert")
 from foreign_tflite import COORDINATES, READ_HEATMAP, READ_POINTS, foreign, with_model
 
 from splite_deploy.bundle import MANIFEST, Bundle
-from splite_deploy.errors import BackendError, ParityError, UsageError
+from splite_deploy.errors import BackendError, ExportError, ParityError, UsageError
 from splite_deploy.export.adopt import AdoptOptions, adopt_file, is_ready_file
 from splite_deploy.export.failures import PartialExportError
 from splite_deploy.files import sha256_of
@@ -165,6 +165,15 @@ def test_a_view_that_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "net.splite").exists()
     with pytest.raises(BackendError, match="operators of its maker's own"):
         adopt_file(with_model(tmp_path / "custom", "custom"), tmp_path / "net.splite")
+    assert not (tmp_path / "net.splite").exists()
+
+
+def test_a_column_that_is_no_score_is_not_taken_for_one(tmp_path: Path) -> None:
+    view = READ_POINTS.replace('activation = "sigmoid"\n', "").replace('"x", "y", "score"', '"score", "y", "x"')
+    file = with_model(tmp_path / "net", "float32", decoder=COORDINATES, view=view)  # the score is x, in pixels
+    with pytest.raises(ExportError, match=r"Column 3 of 'coordinates' is read as the score, and lies ") as caught:
+        adopt_file(file, tmp_path / "net.splite")
+    assert 'activation = "sigmoid"' in caught.value.hint
     assert not (tmp_path / "net.splite").exists()
 
 
