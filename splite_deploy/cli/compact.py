@@ -9,19 +9,28 @@ import click
 
 from splite_deploy.cli.app import FilePath, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, show, working
+from splite_deploy.errors import OutputError
+
+_SPEED_UP = 2.0
+"""What is asked for where nothing says how much."""
 
 
 @main.command(short_help="Remove channels from a checkpoint, and prove the result.")
 @click.argument("checkpoint", type=FilePath)
-@click.option("--output", "-o", type=FilePath, required=True, help="The OUT.safetensors to write.")
+@click.option(
+    "--output", "-o", type=FilePath, help="The OUT.safetensors to write; NAME-compacted.safetensors beside it else."
+)
 @click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
 @click.option(
     "--method",
     type=click.Choice(("bn-scale", "group-norm", "l1", "taylor")),
-    required=True,
+    default="group-norm",
+    show_default=True,
     help="The measure of a channel's importance.",
 )
-@click.option("--speed-up", type=float, help="Divide the multiply-accumulates by at least this.")
+@click.option(
+    "--speed-up", type=float, help="Divide the multiply-accumulates by at least this; 2 if nothing says how much."
+)
 @click.option("--ratio", type=float, help="Remove at least this share of the removable channels.")
 @click.option("--threshold", type=float, help="Remove the channels of less importance than this.")
 @click.option("--round-to", type=click.IntRange(1), default=8, show_default=True, help="Widths stay multiples of this.")
@@ -29,16 +38,22 @@ from splite_deploy.cli.console import STDOUT, put_json, show, working
 @click.option("--crops", type=click.IntRange(1), default=16, show_default=True, help="Number of images.")
 @click.option("--weights", help="Key of the weights to use, where the checkpoint holds several.")
 @json_option("Write the result as JSON.")
-def compact(checkpoint: Path, output: Path, json_file: Path | None, **given: Any) -> None:
+def compact(checkpoint: Path, output: Path | None, json_file: Path | None, **given: Any) -> None:
     """Removes the least important channels of a network from its tensors.
 
-    Exactly one of --speed-up, --ratio and --threshold says how many. Coupled channels are removed together; the outputs
+    One of --speed-up, --ratio and --threshold says how many. Coupled channels are removed together; the outputs
     keep all of theirs. The result is compared with the network whose channels are set to zero instead: the two have to
     be equal up to float32's rounding, or nothing is written. The network loses accuracy, so fine-tune the result.
     """
     from splite_deploy.cli.tables.checkpoint import compaction_tables
     from splite_deploy.compact import CompactOptions, compact_checkpoint
 
+    if output is None:
+        output = checkpoint.with_name(f"{checkpoint.stem}-compacted.safetensors")
+        if output.exists():
+            raise OutputError(f"{output} exists.", hint=f"Name another file with -o, or -o {output} to replace it.")
+    if given["speed_up"] is given["ratio"] is given["threshold"] is None:
+        given["speed_up"] = _SPEED_UP
     measure = {name: given.pop(name) for name in ("method", "speed_up", "ratio", "threshold", "round_to")}
     with working("compact") as progress:
         result = compact_checkpoint(checkpoint, output, CompactOptions(**measure), progress=progress, **given)

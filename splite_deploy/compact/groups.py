@@ -78,6 +78,7 @@ class Groups:
         scales: Batch norms as (scale, shift).
         count: Number of channels.
         notes: Which channels cannot be removed and why, each once.
+        splits: Channels of every piece of unequal splits, by (name of the module, its attribute with the sizes).
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -100,6 +101,12 @@ class Groups:
             for name, layer in trace.layers.items()
         }
         self.notes = tuple(dict.fromkeys(trace.notes))
+        self.splits: Mapping[tuple[str, str], tuple[Index, ...]] = {
+            (split.module, split.attribute): tuple(
+                self._channels(trace.labels.roots(piece).numpy()) for piece in split.pieces
+            )
+            for split in trace.splits
+        }
         self.scales = [pair for pair in dict.fromkeys(trace.scales) if (pair[0], 0) in self.axes]
 
     def _channels(self, roots: NDArray[np.int64]) -> Index:
@@ -137,6 +144,14 @@ class Groups:
     def macs(self, removed: Removed) -> float:
         """Multiply-accumulates of all layers for one input without the removed channels."""
         return sum(layer.macs(removed) for layer in self.layers.values())
+
+    def split_sizes(self, removed: Removed) -> dict[str, list[int]]:
+        """Sizes of unequal pieces without the removed channels, by the path of the attribute that holds them."""
+        sizes = {key: [kept_of(piece, removed) for piece in pieces] for key, pieces in self.splits.items()}
+        return {".".join(filter(None, key)): kept for key, kept in sizes.items() if kept != self._whole(key)}
+
+    def _whole(self, key: tuple[str, str]) -> list[int]:
+        return [len(piece) for piece in self.splits[key]]
 
     def keep(self, key: tuple[str, int], removed: Removed) -> torch.Tensor:
         """Indices along an axis that remain, ascending, int64."""

@@ -70,10 +70,11 @@ def compact_checkpoint(
         measured = measure_latency(network, compaction.network, spec, progress=progress)
         compaction = replace(compaction, latency=measured)
     progress("writing the checkpoint")
-    save_compacted(output, base_network(compaction.network), compacted_metadata(spec))
     if base_network(network) is not network:  # layers are named as in the checkpoint
         named = tuple(replace(row, name=row.name.removeprefix("network.")) for row in compaction.layers)
-        compaction = replace(compaction, layers=named)
+        sizes = {path.removeprefix("network."): held for path, held in compaction.sizes.items()}
+        compaction = replace(compaction, layers=named, sizes=sizes)
+    save_compacted(output, base_network(compaction.network), compacted_metadata(spec, compaction.sizes))
     return replace(compaction, notes=(*loaded.notes, *compaction.notes))
 
 

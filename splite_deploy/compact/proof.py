@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from splite_deploy.compact.groups import Groups, Removed
 from splite_deploy.errors import CheckpointError, ExportError
+from splite_deploy.export.source.header import set_sizes
 from splite_deploy.export.source.reshape import reshape_to
 
 TOLERANCE = 1e-5
@@ -54,6 +55,7 @@ def without(network: nn.Module, groups: Groups, removed: Removed, example: Tenso
                 value = value.index_select(axis, groups.keep((first[id(tensor)], axis), removed))
         tensors[name] = value.clone()
     twin = copy.deepcopy(network)
+    set_sizes(twin, groups.split_sizes(removed))
     try:
         reshape_to(twin, tensors, example)
     except CheckpointError as err:

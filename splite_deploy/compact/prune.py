@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from math import ceil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from splite_deploy.compact.importance import METHODS, Loss, Method, Scores, outp
 from splite_deploy.compact.latency import Latency
 from splite_deploy.compact.proof import prove, without, zeroed
 from splite_deploy.compact.trace import trace
+from splite_deploy.compact.walk import Trace
 from splite_deploy.errors import ExportError, UsageError
 from splite_deploy.spec.plain import to_plain
 
@@ -85,6 +86,7 @@ class Compaction:
         macs_after: The same, compacted.
         max_difference: Largest difference of an output from the network whose removed channels are zero.
         folded: Constants of removed channels: where they were added, and what could not be folded.
+        sizes: Sizes of unequal pieces that were set in modules, by the path of the attribute that holds them.
         notes: For the user: layers at their least width, channels that could not be removed.
         latency: Measured on this CPU before and after; None where it was not requested.
     """
@@ -99,6 +101,7 @@ class Compaction:
     folded: tuple[Folded, ...]
     notes: tuple[str, ...]
     latency: Latency | None = None
+    sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def speed_up(self) -> float:
@@ -138,9 +141,39 @@ def compact(
         raise UsageError('The method "taylor" needs images to run the network on.', hint="Give some with --images DIR.")
     if not batches:
         raise UsageError("There are no images to run the network on.", hint="Give some with --images DIR.")
-    work = copy.deepcopy(network).eval()
     progress("tracing the channels")
-    groups = Groups(trace(work, example))
+    try:
+        return _compact(network, Groups(_trace(network, example)), example, options, batches, loss, progress)
+    except _NumbersError as err:
+        progress("tracing the channels again, with sizes of pieces as numbers")
+        groups = Groups(_trace(network, example, numbers=True))
+        if not groups.notes:  # then no size was to blame
+            raise err.cause from err
+        return _compact(network, groups, example, options, batches, loss, progress)
+
+
+class _NumbersError(Exception):
+    """The result does not run, or differs; a size in forward() may be to blame."""
+
+    def __init__(self, cause: ExportError) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
+
+
+def _trace(network: nn.Module, example: Tensor, *, numbers: bool = False) -> Trace:
+    return trace(copy.deepcopy(network).eval(), example, numbers=numbers)
+
+
+def _compact(
+    network: nn.Module,
+    groups: Groups,
+    example: Tensor,
+    options: CompactOptions,
+    batches: Sequence[Tensor],
+    loss: Loss,
+    progress: Callable[[str], None],
+) -> Compaction:
+    work = copy.deepcopy(network).eval()
     if not groups.count:
         raise ExportError(
             f"No channel of this network can be removed.{_because(groups.notes)}",
@@ -152,9 +185,13 @@ def compact(
     removed, notes = choose(groups, channel_groups, scores, options)
     progress(f"removing {int(removed.sum())} of them")
     folded = fold(work, groups, removed, batches)
-    compacted = without(work, groups, removed, example)
-    progress("comparing with the network whose channels are zero")
-    largest = prove(zeroed(work, groups, removed), compacted, batches)
+    try:
+        compacted = without(work, groups, removed, example)
+        progress("comparing with the network whose channels are zero")
+        largest = prove(zeroed(work, groups, removed), compacted, batches)
+    except ExportError as err:
+        raise _NumbersError(err) from err
+    sizes = groups.split_sizes(removed)
     before = np.zeros(groups.count, bool)
     return Compaction(
         network=compacted,
@@ -165,7 +202,16 @@ def compact(
         macs_after=round(groups.macs(removed)),
         max_difference=largest,
         folded=tuple(folded),
-        notes=(*groups.notes, *notes, *map(_said, (row for row in folded if row.effect != 0))),
+        notes=(
+            *groups.notes,
+            *notes,
+            *map(_said, (row for row in folded if row.effect != 0)),
+            *(
+                f"'{path}' is now {kept}, which the file says to export; set it elsewhere"
+                for path, kept in sizes.items()
+            ),
+        ),
+        sizes=sizes,
     )
 
 
@@ -196,10 +242,15 @@ def choose(
         most = reached(high - 1) if high else 0.0
         if most < goal:
             what = "speed-up" if options.speed_up is not None else "ratio"
+            least = _below(channel_groups, scores, np.inf)
+            reachable = floor(most * 100) / 100
+            ask = f"at most --{what} {reachable:g}" if reachable > (options.speed_up is not None) else "less"
+            narrower = f", or allow smaller widths with --round-to {options.round_to // 2}" * (options.round_to > 1)
             raise ExportError(
                 f"The {what} {goal:g} cannot be reached: with all layers at their least width it is {most:.3g}."
-                + _because(groups.notes),
-                hint="Ask for less, or allow smaller widths with --round-to.",
+                + _because(groups.notes)
+                + _holders(groups, least),
+                hint=f"Ask for {ask}{narrower}.",
             )
         while low < high - 1:  # the last level is enough, as was shown above
             middle = (low + high - 1) // 2
@@ -221,6 +272,21 @@ def _because(kept: Sequence[str]) -> str:
     """Why channels were kept, as sentences behind an error's first."""
     more = [f"{len(kept) - _NAMED} more places hold channels"] if len(kept) > _NAMED else []
     return "".join(f" {reason[0].upper()}{reason[1:]}." for reason in (*kept[:_NAMED], *more))
+
+
+def _holders(groups: Groups, least: Removed) -> str:
+    """The layers that hold the most work with all others at their least width, as a sentence."""
+    held = [(layer.macs(least), name, layer) for name, layer in groups.layers.items()]
+    rest = sum(macs for macs, _, _ in held)
+    said: list[str] = []
+    for macs, name, layer in sorted(held, key=lambda one: -one[0]):
+        widths = (
+            (int((index < 0).sum()), len(index), what) for index, what in ((layer.inputs, "in"), (layer.outputs, "out"))
+        )
+        kept = [f"{count} of {whole} {what}" for count, whole, what in widths if count]
+        if kept and len(said) < _NAMED:
+            said.append(f"'{name}' ({' and '.join(kept)}, {macs / rest:.0%})")
+    return f" Layers that hold channels, with their share of the work that is left: {', '.join(said)}." if said else ""
 
 
 def _above(levels: Scores, index: int) -> float:

@@ -100,6 +100,14 @@ def batch_norm(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
     return x
 
 
+def group_norm(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
+    """With a group for each channel an instance norm; else it computes over several channels."""
+    x = walk.of(given["input"])
+    if given["num_groups"] != x.shape[1] or set(walk.labels.varying(x)) - {1}:
+        return walk.unknown(node)
+    return batch_norm(walk, node, given)
+
+
 def prelu(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
     """One slope for all channels, or one for each."""
     x, weight = walk.of(node.args[0]), given["weight"]
@@ -116,6 +124,7 @@ def prelu(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Tensor:
 RULES: dict[str, Rule] = {
     **dict.fromkeys((f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3)), conv),
     **dict.fromkeys(("batch_norm", "instance_norm"), batch_norm),
+    "group_norm": group_norm,
     "linear": linear,
     "prelu": prelu,
 }

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from splite_deploy.compact.labels import FIXED, NEUTRAL
-from splite_deploy.compact.walk import Rule, Walk, nodes_in, where
+from splite_deploy.compact.walk import Rule, SplitSizes, Walk, module_of, nodes_in, operation, where
 
 _SAME = "alias clone contiguous detach dropout feature_dropout lift_fresh_copy to _to_copy type_as"
 _LAYOUT = "expand flatten movedim permute reshape squeeze swapaxes t transpose unflatten unsqueeze view _unsafe_view"
@@ -104,17 +104,45 @@ def reduce(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
     return labels.amax(dims, keepdim=given.get("keepdim", False))
 
 
+_NUMBERS = "the sizes of its pieces are numbers in forward()"
+
+
 def split(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
-    """Equal pieces shrink equally; sizes that differ are numbers in forward(), so their channels are kept."""
+    """Equal pieces shrink equally; unequal ones each by itself, where a list of the module's holds their sizes."""
     labels, target = walk.of(node.args[0]), node.target
     dim = given.get("dim", 0) % labels.dim()
-    sizes = {piece.shape[dim] for piece in node.meta["val"]}
-    if dim in walk.labels.varying(labels):
-        if len(sizes) > 1 or 1 in sizes:
-            return walk.unknown(node)
-        join_pieces(walk, labels, dim, sizes.pop())
+    sizes = [piece.shape[dim] for piece in node.meta["val"]]
     assert callable(target)
-    return target(labels, *node.args[1:], **node.kwargs)
+    pieces = target(labels, *node.args[1:], **node.kwargs)
+    if dim in walk.labels.varying(labels):
+        held = _list_of(walk, node, sizes)
+        if held and set(walk.labels.varying(labels)) == {dim}:
+            rows = tuple(piece.movedim(dim, 0).flatten(1)[:, 0] for piece in pieces)
+            walk.found.splits.append(SplitSizes(module_of(node), held, rows))
+        elif len(set(sizes)) > 1 or 1 in sizes or (walk.numbers and operation(node) != "chunk"):
+            return walk.unknown(node, _NUMBERS)
+        else:
+            join_pieces(walk, labels, dim, sizes[0])
+    return pieces
+
+
+def _list_of(walk: Walk, node: fx.Node, sizes: list[int]) -> str:
+    """The attribute of the node's module that holds these sizes, if one alone does."""
+    if walk.numbers or operation(node) != "split_with_sizes":
+        return ""
+    held = vars(walk.network.get_submodule(module_of(node))).items()
+    found = [name for name, value in held if type(value) in (list, tuple) and list(value) == sizes]
+    return found[0] if len(found) == 1 else ""
+
+
+def glu(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
+    """The first half times the sigmoid of the second; both shrink equally."""
+    labels = walk.of(node.args[0])
+    dim = given.get("dim", -1) % labels.dim()
+    half = labels.shape[dim] // 2
+    if dim in walk.labels.varying(labels):
+        join_pieces(walk, labels, dim, half)
+    return labels.narrow(dim, 0, half)
 
 
 def slice_(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
@@ -124,8 +152,8 @@ def slice_(walk: Walk, node: fx.Node, given: dict[str, Any]) -> Any:
     width, kept, step = labels.shape[dim], node.meta["val"].shape[dim], given.get("step", 1)
     if kept != width and dim in walk.labels.varying(labels):
         start = given.get("start") or 0
-        if step != 1 or kept == 1 or width % kept or start % kept:
-            return walk.unknown(node)
+        if walk.numbers or step != 1 or kept == 1 or width % kept or start % kept:
+            return walk.unknown(node, _NUMBERS)
         join_pieces(walk, labels, dim, kept)  # such as x[:, :c // 2]
     assert callable(target)
     return target(labels, *node.args[1:], **node.kwargs)
@@ -189,6 +217,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), shuffle),
     **dict.fromkeys(_CONSTANTS.split(), constant),
     **dict.fromkeys(_UNTAGGED, pointwise),
+    "glu": glu,
     "slice": slice_,
 }
 """By the operation's name in aten, without the underscore of in-place operations."""

@@ -19,16 +19,18 @@ from splite_deploy.compact import rules_layers, rules_layout
 from splite_deploy.compact.labels import FIXED, NEUTRAL, rows
 from splite_deploy.compact.walk import StateTensor, Trace, Walk, nodes_in
 from splite_deploy.errors import ExportError
+from splite_deploy.export.source.reshape import can_reshape
 
 _RULES = {**rules_layout.RULES, **rules_layers.RULES}
 
 
-def trace(network: nn.Module, example: Tensor) -> Trace:
+def trace(network: nn.Module, example: Tensor, *, numbers: bool = False) -> Trace:
     """Follows the channels from layer to layer and to the outputs, whose channels are protected.
 
     Args:
         network: In evaluation mode.
         example: An input, (N, ...).
+        numbers: Whether sizes of equal pieces are taken for numbers in forward(), which cannot change.
 
     Raises:
         ExportError: torch.export cannot trace the network.
@@ -43,7 +45,7 @@ def trace(network: nn.Module, example: Tensor) -> Trace:
             f"torch cannot trace this network: {reason}",
             hint="Remove control flow that depends on values, or try torch.export.export on it for the details.",
         ) from err
-    walk = Walk(network)
+    walk = Walk(network, numbers=numbers)
     for node in program.graph.nodes:
         if node.op == "placeholder":
             walk.values[node] = _placeholder(walk, node, program.graph_signature)
@@ -53,6 +55,7 @@ def trace(network: nn.Module, example: Tensor) -> Trace:
             for result in nodes_in(node.args):
                 walk.labels.fix(walk.of(result))
     _settle_parameters(walk)
+    _keep_whole(walk)
     return walk.found
 
 
@@ -85,6 +88,16 @@ def _call(walk: Walk, node: fx.Node) -> Any:
     if name in _RULES:
         return _RULES[name](walk, node, given)
     return rules_layout.pointwise(walk, node, given) if torch.Tag.pointwise in target.tags else walk.unknown(node)
+
+
+def _keep_whole(walk: Walk) -> None:
+    """Keeps the channels of torch's own modules whose widths are set when they are made, such as attention."""
+    for name, module in walk.network.named_modules():
+        if not can_reshape(module):
+            own = [labels for (tensor, _), labels in walk.found.axes.items() if tensor.startswith(f"{name}.")]
+            loose = [walk.labels.fix(labels) for labels in own]
+            if any(loose):
+                walk.found.notes.append(f"kept all channels of '{name}': a {type(module).__name__} has a fixed width")
 
 
 def _settle_parameters(walk: Walk) -> None:

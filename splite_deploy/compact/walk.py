@@ -12,6 +12,30 @@ from torch.utils._pytree import tree_map
 
 from splite_deploy.compact.labels import Labels, rows
 
+_OVER_CHANNELS = [
+    "amax",
+    "amin",
+    "bmm",
+    "einsum",
+    "group_norm",
+    "layer_norm",
+    "linalg_norm",
+    "linalg_vector_norm",
+    "log_softmax",
+    "matmul",
+    "max",
+    "mean",
+    "min",
+    "native_group_norm",
+    "native_layer_norm",
+    "rms_norm",
+    "scaled_dot_product_attention",
+    "softmax",
+    "std",
+    "sum",
+    "var",
+]
+"""Operations that compute over several channels, so that a number of them would change what the others give."""
 _LARGEST_PARAMETER = 65536  # elements of a parameter outside of layers that is followed; larger ones are kept
 
 
@@ -42,6 +66,21 @@ class TracedLayer:
     shift: str | None
 
 
+@dataclass(frozen=True)
+class SplitSizes:
+    """Sizes of unequal pieces that a module holds as a list of numbers, which has to change with the channels.
+
+    Attributes:
+        module: Name of the module.
+        attribute: Name of its attribute.
+        pieces: Labels along the split axis, one tensor for each piece.
+    """
+
+    module: str
+    attribute: str
+    pieces: tuple[Tensor, ...]
+
+
 @dataclass
 class Trace:
     """The channels that were found.
@@ -52,6 +91,7 @@ class Trace:
         layers: Convolutions and linear layers by name, in the order in which they run.
         scales: Batch norms as (name of the scale, name of the shift).
         notes: Channels that are kept because an operation cannot be followed.
+        splits: Unequal splits whose sizes a module holds.
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -59,6 +99,7 @@ class Trace:
     layers: dict[str, TracedLayer] = field(default_factory=dict)
     scales: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    splits: list[SplitSizes] = field(default_factory=list)
 
 
 Rule = Callable[["Walk", fx.Node, dict[str, Any]], Any]
@@ -75,9 +116,12 @@ class Walk:
         names: The name of each of them by identity; tied ones have one.
         values: What every node gave: labels, a `StateTensor`, a list of these, or None.
         loose: Labels of the elements of parameters outside of layers.
+        network: The network.
+        numbers: Whether sizes of equal pieces may be numbers in forward(): then their channels are kept.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, numbers: bool = False) -> None:
+        self.network, self.numbers = network, numbers
         self.found = Trace()
         self.labels = self.found.labels
         self.tensors: dict[str, Tensor] = network.state_dict(keep_vars=True)
@@ -110,13 +154,15 @@ class Walk:
         known = self.found.axes.setdefault((name, axis), labels)
         self.labels.join(known, labels)
 
-    def unknown(self, node: fx.Node) -> Any:
+    def unknown(self, node: fx.Node, reason: str = "it cannot be followed") -> Any:
         """Protects all channels of the inputs; of the result only the shape is known."""
+        if operation(node) in _OVER_CHANNELS:
+            reason = "it computes over several of them, whose number counts"
         incoming = [self.values[n] for n in nodes_in((node.args, node.kwargs))]
         tensors = [self.of(value) for value in incoming if isinstance(value, (torch.Tensor, StateTensor))]
         loose = [self.labels.fix(tensor) for tensor in tensors]
         if any(loose):
-            self.found.notes.append(f"kept all channels that enter {where(node)}: it cannot be followed")
+            self.found.notes.append(f"kept all channels that enter {where(node)}: {reason}")
         shapes = node.meta.get("val")
         return tree_map(lambda v: torch.zeros(v.shape, dtype=torch.int64) if isinstance(v, torch.Tensor) else v, shapes)
 
@@ -139,9 +185,18 @@ def nodes_in(value: Any) -> Iterator[fx.Node]:
         yield from nodes_in(list(value.values()))
 
 
+def operation(node: fx.Node) -> str:
+    """The name of a node's operation in aten."""
+    return str(node.target).removeprefix("aten.").partition(".")[0]
+
+
+def module_of(node: fx.Node) -> str:
+    """The name of the module that a node belongs to; empty for the network itself."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return stack[-1][0] if stack else ""
+
+
 def where(node: fx.Node) -> str:
     """The module that a node belongs to, and its operation, as text."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = stack[-1][0] if stack else ""
-    operation = str(node.target).removeprefix("aten.").partition(".")[0]
-    return f"'{path}' ({operation})" if path else f"the network's {operation}"
+    path = module_of(node)
+    return f"'{path}' ({operation(node)})" if path else f"the network's {operation(node)}"

@@ -41,10 +41,9 @@ def test_what_it_writes_is_exported(
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        (("--method", "l1"), "Nothing says how much to remove.", "exactly one of --speed-up"),
         (("--method", "l1", "--ratio", 0.5, "--speed-up", 2), "speed_up and ratio are given.", "exactly one of"),
         (("--method", "l1", "--ratio", 1.5), "The ratio is 1.5.", "between 0 and 1"),
-        (("--method", "l1", "--speed-up", 900), "The speed-up 900 cannot be reached", "Ask for less"),
+        (("--method", "l1", "--speed-up", 900), "The speed-up 900 cannot be reached", "Ask for at most --speed-up "),
         (("--method", "bn-scale", "--threshold", 1e-9), "No channel can go below the threshold", "--threshold"),
     ],
 )

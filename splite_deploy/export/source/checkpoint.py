@@ -22,6 +22,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from splite_deploy.errors import CheckpointError, SpecError
 from splite_deploy.export.quant.trained import load_quantisers
 from splite_deploy.export.source.formats import read_head
+from splite_deploy.export.source.header import set_sizes, sizes_in
 from splite_deploy.export.source.masks import apply_masks
 from splite_deploy.export.source.names import fit_names, leave_out_counters
 from splite_deploy.export.source.reshape import reshape_to
@@ -334,6 +335,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint, example: Tensor | N
     if not any(name.endswith("_orig") for name in expected):  # else the architecture masks itself
         given, masked = apply_masks(given, checkpoint.path)
         notes = [f"applied the masks of {masked} tensors"] if masked else []
+    set_sizes(network, sizes_in(checkpoint.metadata, checkpoint.path))
     tensors, fitted = fit_names(network, given, checkpoint.path)
     notes += fitted
     quantisers = load_quantisers(network, tensors)

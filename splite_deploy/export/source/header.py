@@ -1,12 +1,14 @@
-"""The header entry of a compacted ``.safetensors`` file: what it was made for, without a list of widths."""
+"""The header entry of a compacted ``.safetensors`` file: what it was made for, and numbers that no tensor tells."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from splite_deploy.errors import CheckpointError
 from splite_deploy.spec import ModelSpec
@@ -16,8 +18,13 @@ HEADER = "splite"
 """Key of the entry among the file's metadata."""
 
 
-def compacted_metadata(spec: ModelSpec) -> dict[str, str]:
-    """The metadata to write into a compacted checkpoint of this model."""
+def compacted_metadata(spec: ModelSpec, sizes: Mapping[str, Sequence[int]] | None = None) -> dict[str, str]:
+    """The metadata to write into a compacted checkpoint of this model.
+
+    Args:
+        spec: The model.
+        sizes: Sizes of unequal pieces, by the path of the attribute that holds them; see `set_sizes`.
+    """
     plain = spec.to_dict()
     entry = {
         "format_version": FORMAT_VERSION,
@@ -25,6 +32,8 @@ def compacted_metadata(spec: ModelSpec) -> dict[str, str]:
         "input": plain["input"],
         "spec_sha256": _digest(plain),
     }
+    if sizes:
+        entry["sizes"] = {path: list(held) for path, held in sizes.items()}
     return {HEADER: json.dumps(entry, sort_keys=True)}
 
 
@@ -54,6 +63,38 @@ def check_metadata(metadata: Mapping[str, str], spec: ModelSpec, path: Path) -> 
     if entry["spec_sha256"] != _digest(spec.to_dict()):
         return ("the model spec was changed after the checkpoint was compacted; its input is the same",)
     return ()
+
+
+def sizes_in(metadata: Mapping[str, str], path: Path) -> dict[str, list[int]]:
+    """Sizes of unequal pieces that a compacted checkpoint brings along; none for others.
+
+    Raises:
+        CheckpointError: The entry is damaged or of another format version.
+    """
+    entry = _read(metadata[HEADER], path) if HEADER in metadata else {}
+    return dict(entry.get("sizes", {}))
+
+
+def set_sizes(network: nn.Module, sizes: Mapping[str, Sequence[int]]) -> None:
+    """Sets lists of sizes that modules of a network hold, for example those of ``torch.split(x, self.sizes)``.
+
+    Args:
+        network: The network; changed in place.
+        sizes: New sizes by the path of the attribute, ``module.attribute``.
+
+    Raises:
+        CheckpointError: There is no such list of as many numbers.
+    """
+    for path, new in sizes.items():
+        name, _, attribute = path.rpartition(".")
+        modules = dict(network.named_modules())
+        old = getattr(modules.get(name), attribute, None)
+        if not isinstance(old, (list, tuple)) or len(old) != len(new):
+            raise CheckpointError(
+                f"The checkpoint was compacted with the sizes {list(new)} in '{path}', which the architecture has not.",
+                hint="Use the architecture that it was compacted with, or compact the dense checkpoint again.",
+            )
+        setattr(modules[name], attribute, type(old)(new))
 
 
 def _read(text: str, path: Path) -> dict[str, Any]:

@@ -88,6 +88,12 @@ class _Edits:
             setattr(*self.log.pop())
 
 
+def can_reshape(module: nn.Module) -> bool:
+    """Whether a module may be given other widths: layers in `_LAYERS`, holders, and the user's own kinds."""
+    known = isinstance(module, tuple(kind for kind, _, _ in _LAYERS)) or type(module) in _HOLDERS
+    return known or not _own(module) or not type(module).__module__.startswith("torch.nn.")
+
+
 def reshape_to(network: nn.Module, tensors: Mapping[str, Tensor], example: Tensor) -> tuple[Reshaped, ...]:
     """Reshapes the modules of ``network`` in place to the shapes of ``tensors``; load these afterwards.
 
@@ -215,7 +221,7 @@ def _fit_conv(label: str, conv: _ConvNd, shapes: Mapping[str, tuple[int, ...]]) 
 
 def _fit_custom(label: str, module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """Parameters of the user's own module, where no attribute beside them would be left with the old width."""
-    if type(module).__module__.startswith("torch.nn.") and type(module) not in _HOLDERS:
+    if not can_reshape(module):
         text = f"{label} has other widths in the checkpoint; layers of its kind cannot be reshaped."
         raise CheckpointError(text, hint="Give its widths in [arch_args] of model.toml; fold parametrizations first.")
     renewed = {tuple(own.shape): shapes[key] for key, own in _own(module).items() if shapes[key] != own.shape}
