@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from splite_deploy.cli.app import FilePath, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, show, working
+from splite_deploy.decoders.heatmap import ALIGNMENTS
+from splite_deploy.init.recognise import Kind
+from splite_deploy.spec.model import InputColor
 from splite_deploy.spec.presets import SKELETONS
 from splite_deploy.spec.recipes import RECIPES
 
-KINDS = ("heatmap", "combined", "depth", "offset", "simcc", "volume", "coordinates", "yolo-pose", "anchors")
-"""What a network gives; see `splite_deploy.init.recognise.Kind`."""
 _FILL = {
     "color": "channels of training",
     "mean": "three numbers on the 0-255 scale, or one of a grey image, with commas",
@@ -61,7 +62,7 @@ trust_option = click.option(
 
 def description_options(command: Any) -> Any:
     """The options that say what a source cannot tell, for `init` and `inspect`."""
-    for option in (
+    options = (
         click.option(
             "--like", type=click.Choice(list(RECIPES)), help="Fill in what this family of networks is known for."
         ),
@@ -81,11 +82,12 @@ def description_options(command: Any) -> Any:
         ),
         click.option(
             "--kind",
-            type=click.Choice(KINDS),
+            type=click.Choice(get_args(Kind)),
             help="What the network gives, where its outputs do not show it: depth, for two maps of one size.",
         ),
         click.option("--images", type=FilePath, help="Run the network on these, too: a folder or a labels.json."),
-    ):
+    )
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -95,16 +97,14 @@ def description_options(command: Any) -> Any:
 @click.option("--output", "-o", type=FilePath, help="The file to write; model.toml beside the source without it.")
 @description_options
 @click.option("--name", help="Name of the model; that of the source without it.")
-@click.option("--color", type=click.Choice(("rgb", "bgr", "gray")), help=f"Fill in color: {_FILL['color']}.")
+@click.option("--color", type=click.Choice(get_args(InputColor)), help=f"Fill in color: {_FILL['color']}.")
 @click.option("--mean", type=Numbers(), help=f"Fill in mean: {_FILL['mean']}.")
 @click.option("--std", type=Numbers(), help=f"Fill in std: {_FILL['std']}.")
 @click.option(
     "--box-padding", type=click.FloatRange(0, min_open=True), help=f"Fill in box_padding: {_FILL['box_padding']}."
 )
 @click.option("--pad-value", type=click.IntRange(0, 255), help=f"Fill in pad_value: {_FILL['pad_value']}.")
-@click.option(
-    "--alignment", type=click.Choice(("corner", "centre", "udp")), help=f"Fill in alignment: {_FILL['alignment']}."
-)
+@click.option("--alignment", type=click.Choice(list(ALIGNMENTS)), help=f"Fill in alignment: {_FILL['alignment']}.")
 @click.option("--weights", help="Key of the weights to use, where a checkpoint holds several.")
 @trust_option
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")

@@ -22,7 +22,7 @@ from splite_deploy.errors import require
 Alignment = Literal["corner", "centre", "udp"]
 Points = NDArray[np.float64]
 
-_ALIGNMENTS: Mapping[Alignment, str] = {
+ALIGNMENTS: Mapping[Alignment, str] = {
     "centre": "i * stride + .5, targets drawn at joint / stride in pixel indices (Simple Baseline, HRNet, AlphaPose, "
     "mmpose's MSRAHeatmap: most published networks)",
     "udp": "i * (W - 1) / (w - 1) + .5 (mmpose's UDPHeatmap, ViTPose)",
@@ -32,7 +32,7 @@ _SLACK = 0.01
 """How far a stride with a fraction may be rounded, in pixels of the input; in cells it is less."""
 
 _HINT = "Say where the training put the centre of heatmap cell i, in input pixels from the corner of the first one: "
-_HINT += "; ".join(f'alignment = "{name}" for {where}' for name, where in _ALIGNMENTS.items())
+_HINT += "; ".join(f'alignment = "{name}" for {where}' for name, where in ALIGNMENTS.items())
 _HINT += ". With the wrong one all keypoints are off, by 1.5 px at stride 4, and no check can see it."
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from splite_deploy.decoders.heatmap import ALIGNMENTS
 from splite_deploy.errors import UsageError
 from splite_deploy.init.look import Looked, Normalised
 from splite_deploy.init.recognise import WHAT, Kind, Reading
@@ -20,10 +21,6 @@ from splite_deploy.spec.toml import UNKNOWN
 from splite_deploy.spec.view import InputView, OutputView
 
 _WIDTH = 118
-_ALIGNMENTS = (
-    '"centre": targets drawn at joint / stride in pixel indices (Simple Baseline, HRNet, AlphaPose, mmpose\'s '
-    'MSRAHeatmap: most published networks); "udp": mmpose\'s UDPHeatmap, ViTPose; "corner": half-pixel resizing'
-)
 _SAID: Mapping[str, str] = {
     "height": "input pixels; of the training",
     "width": "input pixels; of the training",
@@ -33,7 +30,8 @@ _SAID: Mapping[str, str] = {
     "box_padding": "factor on the box before it is cropped, of training: often 1.25; 1.0 for whole pictures",
     "pad_value": "grey value 0-255 of what lies outside the picture: often 0, of YOLO 114",
     "letterbox": '"centre" (the YOLO family) or "corner" (YOLOX, RTMO): where a whole picture lies in the input',
-    "alignment": _ALIGNMENTS,
+    "alignment": "where the centre of cell i lies: "
+    + "; ".join(f'"{name}": {where}' for name, where in ALIGNMENTS.items()),
     "type": "the decoder: see models/README.md",
     "scale": '"unit": 0-1 over the input, "pixel", "symmetric": -1 to 1; of -0.5 to 0.5 none: let the network give 0-1',
 }
