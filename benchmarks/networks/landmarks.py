@@ -11,11 +11,17 @@ from torch.nn import functional
 
 
 class Integral3D(nn.Module):
-    """Means of a volume's softmax (Sun et al. 2018): (N, K, 3) of x and y from 0 to 1, and depth."""
+    """Means of a volume's softmax (Sun et al. 2018): (N, K, 3) of x and y from 0 to 1, and depth.
 
-    def __init__(self, keypoints: int, depth: int = 64) -> None:
+    Args:
+        keypoints: Their number K.
+        depth: Bins of the volume along z.
+        decode: Without it the volume itself is given, (N, K, depth, H, W).
+    """
+
+    def __init__(self, keypoints: int, depth: int = 64, *, decode: bool = True) -> None:
         super().__init__()
-        self.keypoints, self.depth = keypoints, depth
+        self.keypoints, self.depth, self.decode = keypoints, depth, decode
         widths = (3, 16, 32, 64, 64)
         pairs = pairwise(widths)
         self.backbone = nn.Sequential(*(conv_bn(cin, cout, 3, 2) for cin, cout in pairs))
@@ -24,6 +30,8 @@ class Integral3D(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         volume = self.head(self.up(self.backbone(image)))
         n, _, h, w = volume.shape
+        if not self.decode:
+            return volume.reshape(n, self.keypoints, self.depth, h, w)
         flat = functional.softmax(volume.reshape(n, self.keypoints, -1), 2)
         p = flat.reshape(n, self.keypoints, self.depth, h, w)
         z = (p.sum((3, 4)) * torch.arange(self.depth)).sum(2, keepdim=True)

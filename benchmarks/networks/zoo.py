@@ -43,6 +43,7 @@ class Topology:
         decoder: The lines of ``[decoder]``.
         heads: Layers whose outputs are scaled to this standard deviation, so that they have peaks as trained ones do.
         arguments: Of the class, besides.
+        outputs: The tables ``[outputs.ROLE]``, where the decoder's outputs lie in another way.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Topology:
     decoder: str = 'type = "softargmax"\nstride = 4\nbeta = 1.0\nalignment = "centre"\nscore_window = 5'
     heads: Mapping[str, float] = field(default_factory=lambda: {"head": 1.5})
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    outputs: str = ""
 
     @property
     def keywords(self) -> dict[str, Any]:
@@ -67,6 +69,16 @@ stride = 4.0
 beta = 1.0
 alignment = "corner"
 score_window = 5
+root_keypoint = 9
+unit = "palm"
+scale_bones = [[0, 5], [0, 9], [0, 13], [0, 17]]"""
+_VOLUME = """type = "volume"
+stride = 8.0
+beta = 1.0
+alignment = "centre"
+score_window = 5
+bins = 64
+depth_extent = 4.0
 root_keypoint = 9
 unit = "palm"
 scale_bones = [[0, 5], [0, 9], [0, 13], [0, 17]]"""
@@ -93,6 +105,17 @@ TOPOLOGIES: Mapping[str, Topology] = {
 VARIANTS: Mapping[str, Topology] = {
     "rtmpose-argmax": Topology(
         "RTMPose, argmax inside", "tokens.py:RTMPose", decoder=_PIXELS, heads=_BINS, arguments={"decode": "argmax"}
+    ),
+    "integral3d-volume": Topology(
+        "Integral 3D, volume out",
+        "landmarks.py:Integral3D",
+        21,
+        128,
+        128,
+        _VOLUME,
+        {"head": 1.8},
+        {"decode": False},
+        '[outputs.volume]\nlayout = "NKDHW"',
     ),
     "vitpose-plain": Topology("ViTPose, attention written out", "tokens.py:ViTPose", arguments={"fused": False}),
 }
@@ -166,6 +189,7 @@ box_padding = 1.25
 pad_value = 0
 [decoder]
 {topology.decoder}
+{topology.outputs}
 [skeleton]
 keypoint_names = {json.dumps([f"point{index}" for index in range(topology.keypoints)])}
 edges = [[0, 1]]

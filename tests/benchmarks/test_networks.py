@@ -18,7 +18,7 @@ from splite_deploy.export.source.load import load_model
 from splite_deploy.runtime.preprocess import Preprocessor
 
 HEATMAPS = ("unet", "splite-hand")
-OTHERS = ("blaze", "rtmpose", "rtmpose-argmax", "vitpose-plain")
+OTHERS = ("blaze", "integral3d-volume", "rtmpose", "rtmpose-argmax", "vitpose-plain")
 
 
 @pytest.mark.parametrize("name", [*HEATMAPS, *OTHERS])

@@ -34,6 +34,7 @@ from splite_deploy.decoders import (
     SoftArgmaxWindow,
     SoftHeatmapDecoder,
     Udp,
+    Volume,
     decode,
 )
 from splite_deploy.export.graph.fuse import decode_beside, in_network
@@ -151,6 +152,7 @@ DECODERS: dict[str, Decoder] = {
     "combined": Udp(4.0, "udp", "combined", 3, 0.2),
     "expectation": Expectation(4.0, "corner"),
     "offset": Offset(4.0, "centre", "yyxx", "pixel"),
+    "volume": Volume(4.0, "centre", 2.0, 3, 5, 10.0, 1, "palm", ((0, 1),)),
     "coordinates": Coordinates("unit"),
     "keypoints": Coordinates("pixel"),  # which are the network's output as it is
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from splite_deploy.spec import load_model_toml
 pytest.importorskip("torch")
 
 import torch  # noqa: TID253
-from strange_nets import mediapipe_hand, movenet, simcc, yolo
+from strange_nets import mediapipe_hand, movenet, simcc, volume_net, yolo
 
 from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.init.look import made_pictures
@@ -47,7 +48,9 @@ def seeded(name: str, zoo: Any, folder: Path) -> tuple[Path, list[str]]:
         torch.manual_seed(0)
         network = load_symbol(arch, folder)(**topology.keywords)
     torch.save(network.state_dict(), folder / "net.pt")
-    arguments = [part for key, value in topology.keywords.items() for part in ("--arch-arg", f"{key}={value}")]
+    arguments = [
+        part for key, value in topology.keywords.items() for part in ("--arch-arg", f"{key}={json.dumps(value)}")
+    ]
     return folder / "net.pt", ["--arch", arch, *arguments, "--input", f"{topology.height}x{topology.width}"]
 
 
@@ -63,6 +66,7 @@ def seeded(name: str, zoo: Any, folder: Path) -> tuple[Path, list[str]]:
         ("vitpose", 17, *HEATMAP),
         ("vitpose-plain", 17, *HEATMAP),
         ("integral3d", 21, "coordinates", {"scale": "unit"}),
+        ("integral3d-volume", 21, "volume", {"stride": 8.0, "bins": 64}),
         ("hourglass", 16, *HEATMAP),
         ("fastpose", 17, *HEATMAP),
         ("unet", 16, "heatmap", {"stride": 1.0}),
@@ -77,17 +81,17 @@ def test_every_topology_is_described(
     told = ["--kind", "depth"] if kind == "depth" else []
     result = splite("init", weights, *arguments, *told, "--like", "hrnet")
     assert result.exit_code == 0, result.output
-    unknown = {"depth": ["alignment", "unit"]}.get(kind, [])
+    unknown = {"depth": ["alignment", "unit"], "volume": ["alignment", "depth_extent", "unit"]}.get(kind, [])
     text = (tmp_path / "model.toml").read_text(encoding="utf-8")
     for key in unknown:
         assert f'{key} = "?"' in text
-    choices = {"alignment": "corner", "unit": "palm"}
+    choices = {"alignment": '"corner"', "unit": '"palm"', "depth_extent": "4.0"}
     for key in unknown:
-        text = text.replace(f'{key} = "?"', f'{key} = "{choices[key]}"')
+        text = text.replace(f'{key} = "?"', f"{key} = {choices[key]}")
     (tmp_path / "model.toml").write_text(text, encoding="utf-8")
     spec, _ = load_model_toml(tmp_path / "model.toml")
     assert spec.keypoint_count == keypoints
-    wanted = {"heatmap": "argmax", "coordinates": "coordinates", "depth": "softargmax-depth"}[kind]
+    wanted = {"heatmap": "argmax", "coordinates": "coordinates", "depth": "softargmax-depth", "volume": "volume"}[kind]
     assert spec.decoder.type == wanted
     assert {key: getattr(spec.decoder, key) for key in fields} == fields
 
@@ -137,3 +141,21 @@ def test_graphs_go_all_the_way(
     result = splite("init", graph, "--like", like)
     assert result.exit_code == 0, result.output
     exports_and_verifies(graph, pictures, splite)
+
+
+@pytest.mark.slow
+def test_a_volume_goes_all_the_way(pictures: Path, tmp_path: Path, splite: Splite) -> None:
+    """From five axes to points in three dimensions, with the three fields filled in that no file tells."""
+    graph = volume_net(tmp_path / "net.onnx")
+    result = splite("init", graph, "--like", "simplebaseline", "--skeleton", "hand21")
+    assert result.exit_code == 0, result.output
+    model = tmp_path / "model.toml"
+    text = model.read_text(encoding="utf-8")
+    for key, value in (("alignment", '"centre"'), ("depth_extent", "2.0"), ("unit", '"palm"')):
+        text = text.replace(f'{key} = "?"', f"{key} = {value}")
+    model.write_text(text, encoding="utf-8")
+    exports_and_verifies(graph, pictures, splite)
+    run = splite("run", tmp_path / "net.splite", pictures / "0.png", "--json", "-")
+    (pose,) = json.loads(run.stdout)["poses"]
+    assert pose["unit"] == "palm" and len(pose["keypoints_3d"]) == 21
+    assert pose["keypoints_3d"][9] == [0, 0, 0] and any(z for _, _, z in pose["keypoints_3d"])
