@@ -15,6 +15,7 @@ from typing import Any
 
 from records import RESULT, Record, accuracy_cells, machine, newest_of_each, newest_run, ratio_cell, read_records
 from side_by_side import (
+    batch_block,
     conversion_block,
     decoders_block,
     environments_block,
@@ -245,6 +246,7 @@ SECTIONS = (
     Section("profile", "litert-profile", (HOW,), profile_block),
     Section("matrix", RESULT, (HOW,), matrix_block),
     Section("decoders", "decoders", (HOW,), decoders_block),
+    Section("batch", "batch", (HOW,), batch_block),
     Section("conversion", "onnx2tf-time", (HOW,), conversion_block),
     Section("environments", "tflite-environment", (HOW,), environments_block),
     Section("topologies", "topologies", (HOW,), topologies_block),

@@ -64,6 +64,30 @@ def conversion_block(record: Record) -> list[str]:
 
 
 @newest_of_each
+def batch_block(record: Record) -> list[str]:
+    """A table for the newest record of each file of batch.py."""
+    crops = record["crops"]
+    lines = [
+        f"| artifact | {crops} calls, ms | one of {crops} | ratio | {crops} inferences, ms | one of {crops} | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for label, parts in record["artifacts"].items():
+        cells = []
+        for part in ("estimator", "session"):
+            single, batch = (parts[part][way] for way in ("single", "batch"))
+            cells += [f"{one['minimum_ms']:.2f} ({one['median_ms']:.2f})" for one in (single, batch)]
+            ratios = [batch[key] / single[key] for key in ("minimum_ms", "median_ms")]
+            cells.append(f"{ratios[0]:.2f} ({ratios[1]:.2f})")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return [
+        *lines,
+        "",
+        f"{machine(record['environment'])}, one thread; minima, and medians in brackets, of {record['frames']} runs of "
+        "each in turn.",
+    ]
+
+
+@newest_of_each
 def environments_block(record: Record) -> list[str]:
     """A table for the newest record of each file of tflite_environment.py."""
     lines = ["| environment | made in, s | CPU time, s | MB |", "|---|---|---|---|"]

@@ -245,3 +245,26 @@ def test_of_a_matrix_the_median_run_of_each_combination_is_shown(repository: Pat
     assert text.count("| hand.splite ort fp32 |") == 2
     assert "The median of 1 or 3 runs each." in text
     assert "Some CPU" not in text
+
+
+def test_a_batch_has_a_table_of_minima_and_medians(repository: Path) -> None:
+    ways = {
+        "single": {"minimum_ms": 4.0, "median_ms": 5.0},
+        "batch": {"minimum_ms": 3.0, "median_ms": 4.0},
+    }
+    made = {
+        "kind": "batch",
+        "date_utc": "2026-01-01T00:00:00+00:00",
+        "bundle": "hand.safetensors",
+        "crops": 8,
+        "frames": 100,
+        "artifacts": {"ort fp32": {"estimator": ways, "session": ways}},
+        "environment": ENVIRONMENT,
+    }
+    record(repository, "batch.jsonl", made)
+    write_tables(repository, check=False)
+    text = (repository / HOW).read_text(encoding="utf-8")
+    cells = "4.00 (5.00) | 3.00 (4.00) | 0.75 (0.80)"
+    assert f"| ort fp32 | {cells} | {cells} |" in text
+    assert "minima, and medians in brackets, of 100 runs of each in turn." in text
+    assert write_tables(repository, check=True) == []

@@ -21,6 +21,7 @@ DEPTH = SoftArgmaxDepth(
     stride=4.0, beta=1.0, alignment="corner", score_window=5, root_keypoint=0, unit="palm", scale_bones=((0, 1),)
 )
 POINTS = Coordinates("unit")
+SOLID = Coordinates("pixel", ("x", "y", "z", "score"), False, 0, "palm", ((0, 1),))
 MODEL = """
 name = "net"
 [input]
@@ -90,6 +91,7 @@ def test_without_tables_the_view_is_canonical(tmp_path: Path) -> None:
         ),
         ('[outputs.coordinates]\ncolumns = ["x", "x", "y"]', "outputs.coordinates.columns has a name twice", "Correct"),
         ('[outputs.coordinates]\ncolumns = ["x", "score"]', "the decoder 'coordinates' reads x, y, score", "'y' among"),
+        ('[outputs.coordinates]\ncolumns = ["x", "visibility"]', "reads x, y.", "called 'score'"),
         ('[outputs.coordinates]\ncolumns = ["x", "w"]', "outputs.coordinates.columns[1] is 'w'", "visibility"),
         ('[outputs.coordinates]\nactivation = "tanh"', "outputs.coordinates.activation is 'tanh'", "none, sigmoid"),
         ("[outputs.coordinates]\nsource = 1.5", "outputs.coordinates.source is 1.5", "a text in quotes"),
@@ -146,6 +148,15 @@ def test_a_gray_image_needs_no_axis_of_channels() -> None:
             "coordinates",
             (99,),
             Steps((33, 3), (0, 1, 2), ((1, 0, 17),), (0, 1), "none", ()),
+        ),
+        (
+            OutputView(
+                layout="N(KC)", columns=("x", "y", "z", "score", "presence"), slice={"K": (0, 17)}, activation="sigmoid"
+            ),
+            SOLID,
+            "coordinates",
+            (195,),
+            Steps((39, 5), (0, 1, 2), ((1, 0, 17),), (0, 1, 2, 3), "sigmoid", (3,)),
         ),
     ],
 )
