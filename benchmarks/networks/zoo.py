@@ -17,17 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from splite_deploy.export.crops import crops_from_renderer
 from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import load_model_toml
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "models" / "common"))
+from seeded_weights import normalise
+
 FOLDER = Path(__file__).parent
 HAND = FOLDER.parents[1] / "models" / "splite_hand" / "arch.py"
 SAMPLES = 24  # pictures that statistics are taken from
-LEAST_VARIANCE = 0.1  # of a channel, over the mean of its layer: training leaves no channel that is nearly constant
 
 
 @dataclass(frozen=True)
@@ -142,32 +143,9 @@ def write(name: str, folder: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = load_symbol(f"{FOLDER / file}:{symbol}", folder)(**topology.keywords)
-        _normalise(network, tensors, topology.heads)
+        normalise(network, tensors, topology.heads)
     torch.save({"state_dict": network.state_dict()}, folder / "net.pt")
     return folder / "net.pt"
-
-
-def _normalise(network: nn.Module, tensors: torch.Tensor, heads: Mapping[str, float]) -> None:
-    """Takes the statistics of batch norms from pictures, varies their weights, and scales the heads."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    with torch.no_grad():
-        for norm in norms:
-            norm.momentum = None  # a plain mean over batches
-            norm.weight.copy_(torch.rand(norm.weight.shape) + 0.5)
-            norm.bias.copy_(torch.randn(norm.bias.shape) * 0.2)
-        network.train()(tensors)
-        network.eval()
-        for norm in norms:
-            assert norm.running_var is not None
-            norm.running_var.clamp_(min=LEAST_VARIANCE * float(norm.running_var.mean()))
-        spread: dict[str, float] = {}
-        for name in heads:
-            head = network.get_submodule(name)
-            head.register_forward_hook(lambda _, __, out, name=name: spread.update({name: float(out.std())}))
-        network(tensors)
-        for name, wanted in heads.items():
-            for parameter in network.get_submodule(name).parameters():
-                parameter.mul_(wanted / spread[name])
 
 
 def _toml(name: str, topology: Topology) -> str:

@@ -221,7 +221,7 @@ class ConditionalUnit(nn.Module):
         self.across = CrossResolutionWeights(halves)
         self.convolutions = nn.ModuleList(depthwise(half) for half in halves)
         self.within = nn.ModuleList(Gate(half, half // 4, hard=False) for half in halves)
-        self.shuffles = nn.ModuleList(ChannelShuffle(count) for count in channels)
+        self.shuffles = nn.ModuleList(ChannelShuffle() for _ in channels)
 
     def forward(self, branches: list[Tensor]) -> list[Tensor]:
         halves = [branch.chunk(2, dim=1) for branch in branches]
@@ -294,7 +294,7 @@ class LiteHRNet(nn.Module):
         self.worked = nn.Sequential(
             conv_bn(half, self.STEM, 1), depthwise(self.STEM, 3, 2), conv_bn(self.STEM, half, 1)
         )
-        self.shuffle = ChannelShuffle(self.STEM)
+        self.shuffle = ChannelShuffle()
         self.first = separable(self.STEM, widths[0])
         self.branches = nn.ModuleList(separable(high, low, 2) for high, low in pairwise((self.STEM, *widths[1:])))
         self.stages = nn.ModuleList()

@@ -1,7 +1,6 @@
 """Blocks that the networks of this folder share, in forms that every converter takes.
 
-Gates are 1x1 convolutions on a mean, channels are shuffled by reshape and transpose whose numbers are known when the
-network is built, and nothing depends on values.
+Gates are 1x1 convolutions on a mean, channels are shuffled by reshape and transpose, and nothing depends on values.
 """
 
 from __future__ import annotations
@@ -60,14 +59,10 @@ class Gate(nn.Module):
 class ChannelShuffle(nn.Module):
     """Interleaves two halves of the channels (Zhang et al. 2018)."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.half = channels // 2
-
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        halves = x.reshape(-1, 2, self.half, height, width)
-        return halves.transpose(1, 2).reshape(-1, 2 * self.half, height, width)
+        channels, height, width = x.shape[1:]  # from the tensor, since compaction changes them
+        halves = x.reshape(-1, 2, channels // 2, height, width)
+        return halves.transpose(1, 2).reshape(-1, channels, height, width)
 
 
 class ShuffleUnit(nn.Module):
@@ -82,7 +77,7 @@ class ShuffleUnit(nn.Module):
         self.worked = nn.Sequential(
             conv_bn(half if self.split else cin, half, 1), depthwise(half, 3, stride), conv_bn(half, half, 1)
         )
-        self.shuffle = ChannelShuffle(cout)
+        self.shuffle = ChannelShuffle()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.split:

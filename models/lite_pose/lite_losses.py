@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
 from softmax_losses import divergence, softmax_terms, weighted_mean
 
 MAP_SIGMA_CELLS = 2.0
+BINS_BETA = 10.0
 WEIGHTS: Mapping[str, float] = {
     "position": 0.25,
     "heatmap": 1.0,
@@ -106,10 +107,15 @@ class GaussianTarget(Target):
 
 
 class BinsTarget(Target):
-    """Of SimCC's two vectors; a Gaussian's variance is a sixteenth of the bins, as published for 256 x 192."""
+    """Of SimCC's two vectors; a Gaussian's variance is a sixteenth of the bins, as published for 256 x 192.
+
+    The softmax is taken of ``beta`` times the bins: that of the decoder where it has one, and RTMPose's 10 elsewhere,
+    with which the largest bin is about 1, so that it is a score.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
+        self.beta: float = getattr(spec.decoder, "beta", None) or BINS_BETA
         shapes = spec.decoder.shapes(spec.keypoint_count, spec.input)
         for axis, pixels in (("x", spec.input.width), ("y", spec.input.height)):
             bins = shapes[f"simcc_{axis}"][1]
@@ -123,11 +129,13 @@ class BinsTarget(Target):
             step = centres[1] - centres[0]
             off = (centres - batch.keypoints[..., index : index + 1]) / step
             target = F.softmax(-off.square() / (2 * len(centres) / 16), dim=2)
-            terms.append(F.kl_div(F.log_softmax(logits, dim=2), target, reduction="none").sum(2))
+            terms.append(F.kl_div(F.log_softmax(self.beta * logits, dim=2), target, reduction="none").sum(2))
         return {"bins": weighted_mean(terms[0] + terms[1], batch.weight)}
 
     def distance(self, outputs: Outputs, others: Outputs) -> Tensor:
-        return sum((divergence(b, a)[0] for a, b in zip(outputs, others, strict=True)), torch.zeros(()))
+        return sum(
+            (divergence(self.beta * b, self.beta * a)[0] for a, b in zip(outputs, others, strict=True)), torch.zeros(())
+        )
 
 
 def target_of(spec: ModelSpec, *, rounded: bool = False) -> Target:

@@ -45,6 +45,10 @@ train = _load("train")
 
 DECODERS = {
     "softargmax": 'type = "softargmax"\nstride = 4\nbeta = 1.0\nalignment = "corner"\nscore_window = 5',
+    "argmax": 'type = "argmax"\nstride = 4\nalignment = "centre"\noffset = "quarter"',
+    "dark": 'type = "dark"\nstride = 4\nalignment = "centre"\nblur_kernel = 1',
+    "udp": 'type = "udp"\nstride = 4\nalignment = "udp"\ntarget = "gaussian"\nblur_kernel = 1',
+    "simcc": 'type = "simcc"\nsplit_ratio = 2.0\nrefine = "none"',
     "window": 'type = "softargmax-window"\nstride = 4\nbeta = 20.0\nalignment = "udp"\nwindow = 9',
 }
 
@@ -91,10 +95,17 @@ def spec_of(model: Path) -> ModelSpec:
 
 
 @pytest.mark.parametrize(
-    ("decoder", "terms"), [("softargmax", {"position", "heatmap"}), ("window", {"squared"})], ids=["integral", "maps"]
+    ("decoder", "terms", "arguments"),
+    [
+        ("softargmax", {"position", "heatmap"}, {}),
+        ("argmax", {"squared"}, {}),
+        ("simcc", {"bins"}, {"head": "simcc", "upsampling": "none"}),
+    ],
 )
-def test_each_head_learns(decoder: str, terms: set[str], people: Path, tmp_path: Path) -> None:
-    model = write_model(tmp_path / "net", decoder)
+def test_each_head_learns(
+    decoder: str, terms: set[str], arguments: dict[str, Any], people: Path, tmp_path: Path
+) -> None:
+    model = write_model(tmp_path / "net", decoder, **arguments)
     log = run(model, tmp_path / "out", people)
     assert log[-1]["step"] == 2
     assert terms | {"error_box_pct", "pck_05", "pck_10", "ap"} <= set(log[-1])
@@ -220,19 +231,27 @@ def test_targets_are_decoded_where_they_were_drawn(decoder: str, tmp_path: Path)
     keypoints = torch.from_numpy(rng.uniform((12, 12), (84, 116), (6, 17, 2)).astype(np.float32))
     target = lite_losses.target_of(spec)
     if isinstance(target, lite_losses.GaussianTarget):
-        maps = target.gaussians(keypoints)
+        outputs = {"heatmap": target.gaussians(keypoints)}
+    elif decoder == "simcc":
+        centres = {"simcc_x": torch.arange(192) / 2 + 0.5, "simcc_y": torch.arange(256) / 2 + 0.5}
+        outputs = {
+            role: -((at - keypoints[..., axis, None]) ** 2) / (2 * 10 * len(at) / 16 / 4) + 1
+            for axis, (role, at) in enumerate(centres.items())
+        }
     else:
         xs, ys = torch.arange(24) * 4 + 2.0, torch.arange(32) * 4 + 2.0
         off = (xs[None, :] - keypoints[..., 0, None, None]) ** 2 + (ys[:, None] - keypoints[..., 1, None, None]) ** 2
-        maps = -off / (2 * 4.0**2)
-    found = decode({"heatmap": maps.numpy()}, spec)
-    assert np.abs(found.keypoints - keypoints.numpy()).max() < 0.35
+        outputs = {"heatmap": -off / (2 * 4.0**2)}
+    found = decode({role: output.numpy() for role, output in outputs.items()}, spec)
+    # A quarter of a cell beside the largest is a pixel wrong at worst, half a bin a quarter, a window's cut a third
+    worst = {"argmax": 1.01, "simcc": 0.26, "window": 0.35}.get(decoder, 0.02)
+    assert np.abs(found.keypoints - keypoints.numpy()).max() < worst
     batch = lite_data.Batch(torch.zeros(6, 3, 128, 96), keypoints, torch.ones(6, 17))
     moved = lite_data.Batch(batch.image, keypoints + 6, batch.weight)
-    right, wrong = (sum(target.loss((maps,), one).values()) for one in (batch, moved))
+    right, wrong = (sum(target.loss(tuple(outputs.values()), one).values()) for one in (batch, moved))
     assert right < 0.7 * wrong
     unseen = lite_data.Batch(batch.image, keypoints + 6, torch.zeros(6, 17))
-    assert sum(target.loss((maps,), unseen).values()) == 0
+    assert sum(target.loss(tuple(outputs.values()), unseen).values()) == 0
 
 
 def test_rounded_targets_lie_on_cells(tmp_path: Path) -> None:
