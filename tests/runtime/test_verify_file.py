@@ -98,7 +98,7 @@ def test_a_graph_and_its_tflite_file(tiny_bundle: Path, tiny_model: Path, tmp_pa
     assert "--reference-model" in done.stderr
     done = splite("verify", graph, "--model", tiny_model)
     assert done.exit_code == 0, done.stderr
-    assert "ONNX Runtime without its optimisations -> ort fp32" in done.stdout
+    assert "ONNX Runtime, unoptimised -> ort fp32" in done.stdout
 
 
 def test_what_says_nothing_is_refused(files: dict[str, Path], tmp_path: Path) -> None:

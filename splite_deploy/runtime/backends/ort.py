@@ -182,5 +182,5 @@ BACKEND = Backend(
     layers_from="as it fused and converted them; median times on one thread of the CPU that exported.",
     export="ort",
     distributions={"onnxruntime": ("onnxruntime", "onnxruntime-gpu")},
-    reference="ONNX Runtime without its optimisations",
+    reference="ONNX Runtime, unoptimised",
 )
