@@ -101,7 +101,9 @@ def describe(
     if network is None:
         from splite_deploy.init.torch_network import read_tensors
 
-        return Described(None, draft_of_tensors(read_tensors(source, told.asked.weights), wishes, made_of=source.name))
+        tensors = read_tensors(source, told.asked.weights)
+        made = draft_of_tensors(tensors, wishes, made_of=source.name, given_size=told.size)
+        return Described(None, made)
     count = None if told.skeleton is None else len(SKELETONS[told.skeleton].keypoint_names)
     looked = look(
         network,

@@ -30,6 +30,7 @@ _SAID: Mapping[str, str] = {
     "box_padding": "factor on the box before it is cropped, of training: often 1.25; 1.0 for whole pictures",
     "pad_value": "grey value 0-255 of what lies outside the picture: often 0, of YOLO 114",
     "letterbox": '"centre" (the YOLO family) or "corner" (YOLOX, RTMO): where a whole picture lies in the input',
+    "stride": "input pixels per heatmap cell: the input's size by the heatmap's, often 4.0",
     "alignment": "where the centre of cell i lies: "
     + "; ".join(f'"{name}": {where}' for name, where in ALIGNMENTS.items()),
     "type": "the decoder: see models/README.md",
@@ -341,23 +342,31 @@ def _output(view: OutputView, *, named: bool) -> Iterator[Entry]:
         yield Entry("activation", view.activation)
 
 
-def draft_of_tensors(tensors: TensorsAlone, wishes: Wishes, *, made_of: str) -> Draft:
+def draft_of_tensors(
+    tensors: TensorsAlone, wishes: Wishes, *, made_of: str, given_size: tuple[int, int] | None = None
+) -> Draft:
     """The ``model.toml`` of weights whose architecture nobody has named: what their shapes tell.
 
     Args:
         tensors: What they tell.
         wishes: What the user says.
         made_of: Name of the source, for the heading.
+        given_size: (H, W) of the input, as the user says.
     """
     recipe = wishes.recipe
-    seen = f"layer '{tensors.last}' has {tensors.keypoints} outputs" if tensors.keypoints else "no convolution"
+    seen = f"{tensors.keypoints} channels, of the last convolution '{tensors.last}'"
+    if not tensors.keypoints:
+        seen = "nothing that shapes of weights tell"
+    size, size_from = given_size or (0, 0), "--input" if given_size else ""
+    if recipe is not None and given_size is None:
+        size, size_from = (recipe.height, recipe.width), "the family"
     looked = Looked(
         form="weights without an architecture",
         image=TensorFacts("image", (None, tensors.channels, None, None), "float32"),
         view=InputView(),
         channels=tensors.channels or 3,
-        size=(0, 0) if recipe is None else (recipe.height, recipe.width),
-        size_from="" if recipe is None else "the family",
+        size=size,
+        size_from=size_from,
         normalised=Normalised("rgb", (), (), ""),
         reading=None,
         given=(seen,),
@@ -366,11 +375,12 @@ def draft_of_tensors(tensors: TensorsAlone, wishes: Wishes, *, made_of: str) -> 
     )
     bins = tensors.bins
     if bins is not None and (recipe is None or recipe.reads == "simcc"):
-        ratio = 2.0 if recipe is None else bins[0] / recipe.width
+        ratio = 2.0 if given_size is None else bins[0] / given_size[1]  # published networks have two for each pixel
         said = f"the last two layers have {bins[0]} and {bins[1]} outputs: bins along x and y"
         reading = Reading("simcc", tensors.keypoints or 0, {}, {"split_ratio": ratio}, None, (said,))
-        size = round(bins[1] / ratio), round(bins[0] / ratio)
-        looked = replace(looked, reading=reading, size=size, size_from=f"the bins, at {ratio:g} for each pixel")
+        if given_size is None:
+            size, size_from = (round(bins[1] / ratio), round(bins[0] / ratio)), f"the bins, at {ratio:g} for each pixel"
+        looked = replace(looked, reading=reading, size=size, size_from=size_from)
     elif tensors.keypoints:
         fields = {"stride": UNKNOWN}
         reading = Reading("heatmap", tensors.keypoints, {}, fields, "peaks", (f"{seen}: as many heatmaps",))

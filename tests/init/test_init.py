@@ -115,7 +115,25 @@ def test_weights_alone_tell_what_their_shapes_tell(weights: Path, splite: Splite
     assert "arch" in told["unknown"] and "decoder.stride" in told["unknown"] and told["found"] is None
     found = written(weights.parent / "model.toml")
     assert len(found["skeleton"]["keypoint_names"]) == 5
-    assert "layer 'depth.weight' has 5 outputs: as many heatmaps" in told["text"]
+    assert "5 channels, of the last convolution 'depth.weight': as many heatmaps" in told["text"]
+
+
+def test_weights_of_bins_tell_the_size(tmp_path: Path, splite: Splite) -> None:
+    tensors = {
+        "backbone.conv.weight": torch.zeros(8, 3, 3, 3),
+        "head.final_layer.weight": torch.zeros(17, 8, 7, 7),
+        "head.cls_x.weight": torch.zeros(384, 256),
+        "head.cls_y.weight": torch.zeros(512, 256),
+    }
+    torch.save(tensors, tmp_path / "rtmpose.pth")
+    result = splite("init", tmp_path / "rtmpose.pth", "--like", "rtmpose")
+    assert result.exit_code == 0, result.output
+    found = written(tmp_path / "model.toml")
+    assert (found["input"]["height"], found["input"]["width"]) == (256, 192)
+    assert found["decoder"] == {"type": "simcc", "split_ratio": 2.0, "refine": "none"}
+    assert 'Fill in what is written as "?" there: arch. Then:' in result.output
+    assert splite("init", tmp_path / "rtmpose.pth", "--input", "256x192", "--overwrite").exit_code == 0
+    assert written(tmp_path / "model.toml")["input"]["height"] == 256
 
 
 def test_movenet(tmp_path: Path, splite: Splite) -> None:
