@@ -105,11 +105,11 @@ def same(one: State, other: State) -> bool:
         ),
         (
             {"state_dict": {**put("model.", RAW), "loss.weight": torch.ones(3), "metric.total": torch.tensor(1)}},
-            "left out 2 tensors that the network does not have: 'loss.*', 'metric.*'",
+            "left out 2 other tensors: 'loss.*', 'metric.*'",
         ),
-        ({**RAW, "auxiliary_head.conv.weight": torch.ones(3)}, "does not have: 'auxiliary_head.*'"),
-        ({**RAW, "head.criterion.weight": torch.ones(3)}, "does not have: 'head.criterion.*'"),
-        ({**RAW, "norm.num_batches_tracked": torch.tensor(1)}, "does not have: 'norm.num_batches_tracked'"),
+        ({**RAW, "auxiliary_head.conv.weight": torch.ones(3)}, "left out 1 other tensors: 'auxiliary_head.*'"),
+        ({**RAW, "head.criterion.weight": torch.ones(3)}, "left out 1 other tensors: 'head.criterion.*'"),
+        ({**RAW, "norm.num_batches_tracked": torch.tensor(1)}, "left out 1 other tensors: 'norm.*'"),
         ({"model": RAW, "ema": {"decay": 0.99, "updates": 3}}, "took the weights under 'model'"),
         ({"params": RAW, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}, "under 'params'"),
         (RAW, ""),
@@ -145,9 +145,13 @@ PARAMETERS = without(AVERAGED, "running_mean", "running_var", "num_batches_track
         ({"model": RAW, "ema": {"decay": 0.9, "shadow": AVERAGED}}, "took the weights under 'shadow'"),
         ({"params": RAW, "params_ema": AVERAGED}, "took the weights under 'params_ema', not params"),
         ({"state_dict": {**put("model.", RAW), **put("ema.module.", AVERAGED)}}, "prefix 'ema.module.'"),
-        ({**AVERAGED, **{f"ema_{name.replace('.', '_')}": t for name, t in RAW.items()}}, "left out 11 tensors"),
+        (
+            {**RAW, **put("ema.", AVERAGED)},
+            "took off the prefix 'ema.'; left out 11 other tensors: 'backbone.*', 'head.*'",
+        ),
+        ({**AVERAGED, **{f"ema_{name.replace('.', '_')}": t for name, t in RAW.items()}}, "left out 11 other tensors"),
     ],
-    ids=["mmengine", "timm", "nested", "shadow", "basicsr", "lightning", "mmcv"],
+    ids=["mmengine", "timm", "nested", "shadow", "basicsr", "lightning", "beside the raw ones", "mmcv"],
 )
 def test_averaged_weights_are_taken(load: Callable[..., tuple[State, str]], content: Any, note: str) -> None:
     loaded, notes = load(content)
@@ -302,3 +306,10 @@ def test_weights_that_torch_quantised_are_refused(load: Callable[..., tuple[Stat
         ) as caught:
             load(content)
         assert "from before torch.ao.quantization.convert" in caught.value.hint
+
+
+def test_a_graph_in_onnx_runtimes_own_format_is_named(tmp_path: Path) -> None:
+    (tmp_path / "net.ort").write_bytes(b"\x30\x00\x00\x00ORTM" + bytes(100))
+    with pytest.raises(CheckpointError, match=r"in ONNX Runtime's own format \(\.ort\)") as caught:
+        read_checkpoint(tmp_path / "net.ort")
+    assert "Give the .onnx file" in caught.value.hint

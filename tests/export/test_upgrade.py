@@ -202,9 +202,12 @@ def test_an_old_operator_gives_the_same_values(name: str) -> None:
 
 def test_what_was_rewritten_is_said() -> None:
     _, (said,) = upgrade(from_proto(GRAPHS["Upsample computed"]), 18)
-    assert said.endswith(
-        "in opset 18, since opset 9 has operators that converters treat differently: 1 Slice, 1 Upsample"
+    assert said == (
+        "wrote the graph of opset 9 anew in opset 18, since these have another form or meaning for converters: "
+        "1 Slice, 1 Upsample"
     )
+    _, (same,) = upgrade(from_proto(GRAPHS["what has not changed"]), 18)
+    assert same == "wrote the graph of opset 9 anew in opset 18: every node is the same in both"
     _, notes = upgrade(from_proto(GRAPHS["Upsample linear"]), 18)
     assert "at other positions than torch's interpolate" in notes[1]
 
@@ -266,7 +269,7 @@ def test_a_graph_of_torchs_old_exporter(exported: Callable[..., Bundle], tmp_pat
     bundle = exported(case_nets.write_onnx(kind, tmp_path, opset, keep_initializers_as_inputs=opset < 11))
     report = bundle.report()
     assert report.opset == 18
-    assert any(f"wrote the graph anew in opset 18, since opset {opset} has" in note for note in report.notes)
+    assert any(note.startswith(f"wrote the graph of opset {opset} anew in opset 18") for note in report.notes)
     is_of(bundle, case_nets.seeded(kind))
 
 

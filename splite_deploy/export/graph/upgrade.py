@@ -80,8 +80,12 @@ class _Change:
 
     def notes(self) -> tuple[str, ...]:
         done = ", ".join(f"{count} {kind}" for kind, count in sorted(self._done.items()))
-        what = f"wrote the graph anew in opset {self._target}, since opset {self._found} has operators that converters "
-        notes = [f"{what}treat differently" + (f": {done}" if done else "")]
+        what = f"wrote the graph of opset {self._found} anew in opset {self._target}"
+        notes = [
+            f"{what}, since these have another form or meaning for converters: {done}"
+            if done
+            else f"{what}: every node is the same in both"
+        ]
         if self._linear:
             notes.append(
                 f"the graph enlarges linearly in opset {self._found}, at other positions than torch's interpolate: "

@@ -157,6 +157,11 @@ def _read_torch(path: Path, head: bytes) -> tuple[Any, tuple[str, ...]]:
             hint="Name the checkpoint or ONNX graph that it was made from; 'splite-deploy export' makes a bundle of a "
             ".tflite file as it is.",
         )
+    if head[4:8] == b"ORTM":
+        raise CheckpointError(
+            f"{path} is a graph in ONNX Runtime's own format (.ort), which no other backend reads.",
+            hint="Give the .onnx file that it was made from.",
+        )
     if not head.startswith(TORCH_HEADS):
         what = "no checkpoint: neither safetensors nor torch wrote it" if head else "empty"
         raise CheckpointError(f"{path} is {what}.", hint="Copy it again, or name a .safetensors or .pt file.")
@@ -167,7 +172,7 @@ def _read_torch(path: Path, head: bytes) -> tuple[Any, tuple[str, ...]]:
             if head.startswith(TORCH_HEADS[0]):
                 others = sorted(get_unsafe_globals_in_checkpoint(stream))
                 stream.seek(0)
-            with safe_globals([_stand_in(name) for name in {*others, *_BESIDE}]):
+            with safe_globals([Counter, *(_stand_in(name) for name in {*others, *_BESIDE})]):
                 return torch.load(stream, map_location="cpu", weights_only=True), tuple(others)
     except UnpicklingError as err:
         raise _pickled(path, others) from err

@@ -93,15 +93,17 @@ def _with_prefixes(
     own: Mapping[str, Tensor], kept: set[str], given: dict[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Exchanges the prefix of the names for the network's, which the most names agree on; marks the others."""
-    if kept <= given.keys():
+    if kept <= given.keys() and not any(_AVERAGED.search(name) for name in given if name not in own):
         return given, []
     votes = _votes(kept, given)
     most = max(votes.values(), default=0)
     best = sorted((pair for pair, count in votes.items() if count == most), key=lambda pair: sum(map(len, pair)))
-    if most <= len(kept) / 2 or ("", "") in best:
+    whole = most == len(kept)
+    averaged = [pair for pair in best if whole and _AVERAGED.search(pair[0])]
+    if most <= len(kept) / 2 or (("", "") in best and not averaged):
         return given, []
-    if len(best) > 1 and most == len(kept):
-        best = _chosen(best, own, given, path)
+    if len(best) > 1 and whole:
+        best = averaged or _any_if_equal(best, own, given, path)
     old, new = best[0]
     renamed = {
         new + name.removeprefix(old) if name.startswith(old) else f"{_OUTSIDE}{name}": tensor
@@ -127,13 +129,10 @@ def _cuts(name: str) -> Iterator[tuple[str, str]]:
     yield from ((name[:end], name[end:]) for end in islice(ends, _DEEPEST))
 
 
-def _chosen(
+def _any_if_equal(
     pairs: list[tuple[str, str]], own: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path
 ) -> list[tuple[str, str]]:
-    """Of several networks in one file the averaged one, or any if they are equal."""
-    averaged = [pair for pair in pairs if _AVERAGED.search(pair[0])]
-    if averaged:
-        return averaged
+    """Several networks in one file, if they are equal."""
     copies = [{name: given.get(old + name.removeprefix(new)) for name in own} for old, new in pairs]
     if all(_equal(copies[0][name], copy[name]) for copy in copies[1:] for name in own):
         return pairs
@@ -170,7 +169,7 @@ def _leave_out(own: Mapping[str, Tensor], tensors: dict[str, Tensor], notes: lis
     left |= {name for name in unknown if name.endswith("num_batches_tracked")}
     if left:
         said = sorted({_top(name.removeprefix(_OUTSIDE)) for name in left})
-        notes.append(f"left out {len(left)} tensors that the network does not have: {_listed(said)}")
+        notes.append(f"left out {len(left)} other tensors: {_listed(said)}")
     for name in left:
         del tensors[name]
 
@@ -186,7 +185,7 @@ def _trains(name: str, own: Mapping[str, Tensor]) -> bool:
 def _top(name: str) -> str:
     parts = name.split(".")
     end = next((i + 1 for i, part in enumerate(parts[:-1]) if _TRAINING.fullmatch(part)), 1)
-    return name if len(parts) == 1 or parts[-1] == "num_batches_tracked" else ".".join(parts[:end]) + ".*"
+    return name if len(parts) == 1 else ".".join(parts[:end]) + ".*"
 
 
 def _check_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path) -> None:
