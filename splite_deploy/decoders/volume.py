@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders.base import Decoded, InputSize, Sizes
 from splite_deploy.decoders.depth import Depth, DepthUnit
-from splite_deploy.decoders.heatmap import cell_centres, softmax
+from splite_deploy.decoders.heatmap import cell_centres
 from splite_deploy.decoders.softargmax import SoftArgmax, window_mass
 from splite_deploy.errors import require
 
@@ -85,9 +85,21 @@ class Volume(SoftArgmax):
         """Keypoints, scores and depths from ``volume`` (N, K * bins, H, W), logits."""
         n, channels, height, width = outputs["volume"].shape
         k = channels // self.bins
-        weights = softmax(outputs["volume"].reshape(n, k, self.bins, height * width), self.beta)
-        plane = weights.sum(axis=2)
-        keypoints = plane @ cell_centres(self, height, width)
-        absolute = weights.sum(axis=3) @ self.depths
+        plane, along = self._marginals(outputs["volume"].reshape(n * k, self.bins, height * width))
+        keypoints = plane.reshape(n, k, -1) @ cell_centres(self, height, width)
+        absolute = along.reshape(n, k, -1) @ self.depths
         scores = window_mass(plane.reshape(n, k, height, width), keypoints, self)
         return Decoded(keypoints, scores, absolute - absolute[:, self.root_keypoint, None])
+
+    def _marginals(self, volumes: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The softmax of each of (M, bins, H * W) logits, summed along z, (M, H * W), and over x and y, (M, bins)."""
+        count, bins, cells = volumes.shape
+        plane, along = np.empty((count, cells), np.float32), np.empty((count, bins), np.float32)
+        scratch = np.empty((bins, cells), np.float32)  # one volume at a time, which a cache holds
+        for volume, over_z, over_xy in zip(volumes, plane, along, strict=True):
+            np.subtract(volume, volume.max(), out=scratch)
+            scratch *= np.float32(self.beta)
+            np.exp(scratch, out=scratch)
+            scratch.sum(axis=0, out=over_z)
+            scratch.sum(axis=1, out=over_xy)
+        return plane / plane.sum(axis=1, keepdims=True), along / along.sum(axis=1, keepdims=True)
