@@ -28,6 +28,7 @@ from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bench.windows import Samples, Settled, settle
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.estimator import PoseEstimator
+from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import Image, check_image
 from splite_deploy.runtime.session import Session, StageTimed
 
@@ -167,8 +168,8 @@ class EstimatorSubject:
         self._jobs = [(check_image(image), [box] * batch) for image, box in inputs]
         self._name = estimator.session.inputs[0].name
 
-    def run(self, index: int) -> object:
-        """One frame as `PoseEstimator.batch` runs it."""
+    def run(self, index: int) -> list[Pose]:
+        """One frame as `PoseEstimator.batch` runs it, or `PoseEstimator.detect` where the network finds people."""
         estimator = self._estimator
         image, boxes = self._jobs[index % len(self._jobs)]
         tensor, crops = estimator.prepare(image, boxes)

@@ -221,6 +221,8 @@ class BenchResult:
         streams: The run of ``--streams``.
         accuracy: That of ``--eval``.
         layers: What the file is made of, where the backend can tell; with their times where it measured them.
+        people_per_image: How many people the network finds in an image, on average; None where it finds none itself.
+            Of more of them decoding takes longer.
     """
 
     schema_version: int
@@ -255,6 +257,7 @@ class BenchResult:
     streams: Streams | None = None
     accuracy: Evaluation | None = None
     layers: tuple[Layer, ...] = ()
+    people_per_image: float | None = None
 
     @property
     def label(self) -> str:

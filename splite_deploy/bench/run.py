@@ -337,6 +337,9 @@ def _end_to_end(
     with open_estimator() as estimator:
         subject = EstimatorSubject(estimator, inputs, loop.batch)
         measurement = measure(subject, loop, progress=progress)
+        people = None
+        if estimator.finds_people:
+            people = sum(len(subject.run(index)) for index in range(len(inputs))) / (len(inputs) * loop.batch)
         sustained = _sustained(subject, extras, progress)
         accuracy = None
         if labels is not None and extras.labels is not None:
@@ -361,6 +364,7 @@ def _end_to_end(
         "sustained": sustained,
         "streams": streams,
         "accuracy": accuracy,
+        "people_per_image": people,
         **_figures(measurement, loop),
     }
 

@@ -77,6 +77,7 @@ def test_schema_is_fixed() -> None:
         "streams",
         "accuracy",
         "layers",
+        "people_per_image",
     ]
     assert list(data["stages"]) == ["preprocess", "inference", "decode", "end_to_end", "model_only"]
     assert list(data["stages"]["end_to_end"]) == [

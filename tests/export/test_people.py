@@ -13,8 +13,11 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from converters import use_any_converter
 from numpy.typing import NDArray
 
+from splite_deploy.bench import BenchResult
+from splite_deploy.bench.report.sentences import sentences
 from splite_deploy.bundle import Bundle
 from splite_deploy.cli import main
 from splite_deploy.errors import UsageError
@@ -179,10 +182,37 @@ def test_run_writes_everybody(figures: Path, tmp_path: Path) -> None:
     assert refused.exit_code == 1 and "gives no depth" in refused.output
 
 
-def test_bench_times_all_of_it(figures: Path) -> None:
-    runner = CliRunner()
-    done = runner.invoke(main, ["bench", str(figures), "--frames", "10", "--json", "-"], catch_exceptions=False)
-    assert set(json.loads(done.stdout)["stages"]) >= {"preprocess", "inference", "decode", "end_to_end"}
+def test_bench_times_all_of_it_and_counts_people(figures: Path, tmp_path: Path) -> None:
+    runner, page = CliRunner(), tmp_path / "page.html"
+    command = ["bench", str(figures), "--frames", "10", "--warmup", "1", "--min-seconds", "0", "--html", str(page)]
+    done = runner.invoke(main, [*command, "--json", "-"], catch_exceptions=False)
+    result = json.loads(done.stdout)
+    assert set(result["stages"]) >= {"preprocess", "inference", "decode", "end_to_end"}
+    people = Bundle.open(figures).golden().decoded.people
+    assert people is not None
+    each = len(people.crops) / len(set(people.crops.tolist()))
+    assert result["people_per_image"] == pytest.approx(each)
+    assert f"{each:.3g} people an image" in page.read_text(encoding="utf-8")
+    assert any(f"It finds {each:.3g} people in an image" in one for one in sentences(BenchResult.from_dict(result)))
+
+
+def test_tflite_finds_the_same_people(figures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_any_converter(monkeypatch)
+    options = ExportOptions(backends=("tflite",), precisions=("fp32", "int8"), crops=16, fuse_input=True)
+    bundle = export_bundle(FOLDER / "figures.safetensors", tmp_path / "t.splite", options=options)
+    check(verify(bundle))
+    (output,) = next(one for one in bundle.manifest.artifacts if one.label == "tflite int8").outputs
+    assert (output.role, output.layout, output.dtype) == ("people", "NCA", "float32")
+    shown = [picture(seed).image for seed in range(5000, 5012)]
+    with PoseEstimator.open(figures, precision="fp32", color="rgb") as estimator:
+        expected = [estimator.detect(image) for image in shown]
+    for precision, tolerance_px in (("fp32", 0.01), ("int8", 2.5)):
+        with PoseEstimator.open(bundle.path, "tflite", precision, color="rgb") as estimator:  # type: ignore[arg-type]
+            found = [estimator.detect(image) for image in shown]
+        pairs = [(a, b) for ours, theirs in zip(found, expected, strict=True) for a in ours for b in theirs]
+        close = [one for one in pairs if np.abs(one[0].box - one[1].box).max() < 8]
+        assert sum(map(len, expected)) - 1 <= len(close) <= sum(map(len, expected)) + 1
+        assert max(np.abs(a.keypoints - b.keypoints).max() for a, b in close) < tolerance_px
 
 
 @pytest.mark.slow

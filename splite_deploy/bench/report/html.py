@@ -115,6 +115,7 @@ def _row(number: int, result: BenchResult) -> dict[str, Any]:
         "accuracy": evaluation,
         "replay": result.backend == "replay",
         "undescribed": result.undescribed,
+        "people": result.people_per_image,
     }
 
 

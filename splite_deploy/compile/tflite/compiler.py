@@ -153,7 +153,8 @@ class TfliteCompiler:
         contents = parse_contents(content, artifact.file)
 
         def tensors(found: Mapping[str, FileTensor]) -> tuple[TensorSpec, ...]:
-            return tuple(TensorSpec(name, one.shape, one.dtype, layouts[name], name) for name, one in found.items())
+            said = {name: _as_read(layouts[name], name, spec) for name in found}
+            return tuple(TensorSpec(name, one.shape, one.dtype, said[name], name) for name, one in found.items())
 
         digest = hashlib.sha256(content).hexdigest()
         inputs, outputs = tensors(contents.inputs), tensors(contents.outputs)
@@ -291,6 +292,12 @@ def check_options(
     return calibration if full_integer else calibration[:1]
 
 
+def _as_read(layout: str, role: str, spec: ModelSpec) -> str:
+    """A layout of three axes that are in the decoder's order by the decoder's letters."""
+    known = {**spec.decoder.layouts, **spec.decoder.decoded_layouts}
+    return known.get(role, layout) if layout == "NKC" else layout
+
+
 def _artifact(made: _Made, precision: Precision, spec: ModelSpec, recipe: Int8Recipe) -> Artifact:
     contents = made.contents
     tensors = {**contents.inputs, **contents.outputs}
@@ -306,9 +313,7 @@ def _artifact(made: _Made, precision: Precision, spec: ModelSpec, recipe: Int8Re
         )
 
     def tensor(role: str, found: FileTensor) -> TensorSpec:
-        layout = made.layouts[role]
-        layout = spec.decoder.layouts[role] if layout == "NKC" else layout  # as the decoder reads it
-        return TensorSpec(role, found.shape, found.dtype, layout, role)
+        return TensorSpec(role, found.shape, found.dtype, _as_read(made.layouts[role], role, spec), role)
 
     return Artifact(
         format="tflite",
