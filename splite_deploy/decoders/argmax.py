@@ -14,7 +14,7 @@ import numpy as np
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders.base import Decoded, InputSize
-from splite_deploy.decoders.heatmap import HeatmapDecoder, largest_cells, places
+from splite_deploy.decoders.heatmap import HeatmapDecoder, largest_cells, places, steps_of
 from splite_deploy.decoders.taylor import inside, neighbours
 
 QUARTER_STENCIL = np.zeros((9, 2), np.float32)
@@ -35,6 +35,12 @@ class Argmax(HeatmapDecoder):
 
     type: ClassVar[str] = "argmax"
     offset: Literal["quarter", "none"]
+
+    def rounding_px(self, size: InputSize) -> float:
+        """The diagonal of what lies between two places that are found: half a cell, or a whole one."""
+        _, height, width = self.shapes(1, size)["heatmap"]
+        assert isinstance(height, int) and isinstance(width, int)
+        return float(np.linalg.norm(steps_of(self, height, width))) * (0.5 if self.offset == "quarter" else 1.0)
 
     def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
         """Keypoints and scores from ``heatmap`` (N, K, H, W).

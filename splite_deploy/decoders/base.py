@@ -134,6 +134,14 @@ class Decoder(ABC):
             SpecError: One does not fit so many keypoints or an input of this size.
         """
 
+    def rounding_px(self, size: InputSize) -> float:
+        """How far a keypoint jumps, input pixels, where the outputs change by next to nothing; 0 where it does not.
+
+        Args:
+            size: Of the network's input.
+        """
+        return 0.0
+
     def peaks(self, outputs: Mapping[str, FloatArray]) -> NDArray[np.intp] | None:
         """(N, K, A) indices along A axes, in cells, of what is largest for each keypoint, or None where nothing is.
 

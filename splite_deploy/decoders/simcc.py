@@ -76,6 +76,10 @@ class SimCC(Decoder):
                 off < 0.01, f"decoder.split_ratio {self.split_ratio:g} makes no whole bins of input.{name} {pixels}"
             )
 
+    def rounding_px(self, size: InputSize) -> float:
+        """The diagonal of a bin in each direction, where nothing goes on from the largest one."""
+        return math.sqrt(2) / self.split_ratio if self.refine == "none" else 0.0
+
     def peaks(self, outputs: Mapping[str, FloatArray]) -> NDArray[np.intp]:
         """(N, K, 2) the largest bin along y and along x."""
         x, y = (outputs[role].argmax(axis=2) for role in ROLES)

@@ -87,7 +87,7 @@ from splite_deploy.export.variants import (
     make_variants,
 )
 from splite_deploy.files import writing
-from splite_deploy.metrics.parity import Outputs
+from splite_deploy.metrics.parity import Outputs, limits_of
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.verify import run_each
@@ -304,7 +304,7 @@ def _convert(
         ExportError: A graph cannot be made.
         ParityError: A stage moves the keypoints by more than the limits of the model spec.
     """
-    spec, stages, limits = source.spec, [], source.spec.limits
+    spec, stages, limits = source.spec, [], limits_of("fp32", source.spec)
     own = of_graph(source.model) if isinstance(source, ImportedOnnx) else of_torch(source.network)
     reference.check_finite("The network itself", reference.outputs, _OVERFLOW_HINT, own)
     if isinstance(source, ImportedOnnx):
@@ -353,7 +353,8 @@ def _of_trained(
     trained = split_quantisation(quantised.file.model)
     floats = _float_outputs(source, trained.floating, tensors)
     of_floats = replace(reference, outputs=_without_last(floats))
-    file, limits = GraphFile.of(FP32, trained.floating, source.spec.decoder), source.spec.limits
+    file = GraphFile.of(FP32, trained.floating, source.spec.decoder)
+    limits = limits_of("fp32", source.spec)
     stages = quantised.stages
     form = _checked(file, "float form", quantised.opset, stages, of_floats, limits, unexplained, stack)
     found = trained.ranges(reference.tensors)

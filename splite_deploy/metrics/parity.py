@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -192,16 +192,20 @@ def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
 
     int8: 0.5 % (p95) and 3 % (max) of the side as it lies in the crop, 5 % of a palm in depth, or where
     depth is in pixels the same as of x and y, and 0.1 of a person's score. fp16: a tenth of that.
+
+    A decoder that rounds makes a jump of the least change where a place lies between two that it finds: the largest
+    deviation may be so much more, and in int8, where one in twenty such places is soon reached, p95, too.
     """
+    rounding_px = spec.decoder.rounding_px(spec.input)
     if precision == "fp32":
-        return spec.limits
+        return replace(spec.limits, shift_max_px=spec.limits.shift_max_px + rounding_px)
     part = 1.0 if precision == "int8" else 0.1
     side = max(spec.input.height, spec.input.width) / spec.input.box_padding
     shift_px = 0.005 * side * part
     depth, how = 0.05 * spec.units_per_palm() * part, spec.decoder.depth
     return LimitSpec(
-        shift_p95_px=max(spec.limits.shift_p95_px, shift_px),
-        shift_max_px=max(spec.limits.shift_max_px, MAX_FACTOR * shift_px),
+        shift_p95_px=max(spec.limits.shift_p95_px, shift_px) + (rounding_px if precision == "int8" else 0.0),
+        shift_max_px=max(spec.limits.shift_max_px, MAX_FACTOR * shift_px) + rounding_px,
         depth_p95=max(spec.depth_limit(spec.limits), shift_px if how is not None and how.unit == "pixel" else depth),
         score_max=max(spec.limits.score_max, 0.1 * part),
     )

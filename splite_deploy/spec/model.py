@@ -109,6 +109,9 @@ class SkeletonSpec:
 class LimitSpec:
     """How far a conversion may move a keypoint before the export fails. Absent values use the tool's limits.
 
+    A decoder that rounds, such as ``argmax``, moves a keypoint further by itself: that is added to ``shift_max_px``,
+    and to ``shift_p95_px`` in int8.
+
     Attributes:
         shift_p95_px: 95th percentile of the keypoint deviation, input pixels.
         shift_max_px: Largest keypoint deviation, input pixels.
