@@ -25,8 +25,8 @@ _SAID: Mapping[str, str] = {
     "height": "input pixels; of the training",
     "width": "input pixels; of the training",
     "color": '"rgb" or "bgr": channels of training; OpenCV reads bgr',
-    "mean": "three numbers in 0 to 255: ImageNet's are [123.675, 116.28, 103.53]; zeros for pixels of 0-1 or 0-255",
-    "std": "three numbers: ImageNet's are [58.395, 57.12, 57.375]; 255.0 each for 0-1; 1.0 each for raw 0-255",
+    "mean": "for each channel, 0-255: ImageNet's are [123.675, 116.28, 103.53]; zeros for pixels of 0-1 or 0-255",
+    "std": "likewise: ImageNet's are [58.395, 57.12, 57.375]; 255.0 each for 0-1; 1.0 each for raw 0-255",
     "box_padding": "factor on the box before it is cropped, of training: often 1.25; 1.0 for whole pictures",
     "pad_value": "grey value 0-255 of what lies outside the picture: often 0, of YOLO 114",
     "letterbox": '"centre" (the YOLO family) or "corner" (YOLOX, RTMO): where a whole picture lies in the input',
@@ -241,10 +241,11 @@ def _input(looked: Looked, wishes: Wishes) -> Table:
     family = f"of {wishes.like}" if recipe is not None else "as of MediaPipe"
     known: dict[str, tuple[Any, str]] = {}
     if looked.size_from:
-        said = "" if looked.size_from in ("the file", "--input") else f"of {looked.size_from}"
-        if looked.size_from == "the family":
-            said = f"usual for {wishes.like}; the file leaves it open"
-        known["height"], known["width"] = (looked.size[0], said), (looked.size[1], "")
+        said = {"the file": "", "--input": "", "the family": f"usual for {wishes.like}; the file leaves it open"}
+        known["height"], known["width"] = (
+            (looked.size[0], said.get(looked.size_from, looked.size_from)),
+            (looked.size[1], ""),
+        )
     if looked.channels == 1:
         known["color"] = "gray", "one channel"
     if told.because and recipe is None:
@@ -379,7 +380,7 @@ def draft_of_tensors(
         said = f"the last two layers have {bins[0]} and {bins[1]} outputs: bins along x and y"
         reading = Reading("simcc", tensors.keypoints or 0, {}, {"split_ratio": ratio}, None, (said,))
         if given_size is None:
-            size, size_from = (round(bins[1] / ratio), round(bins[0] / ratio)), f"the bins, at {ratio:g} for each pixel"
+            size, size_from = (round(bins[1] / ratio), round(bins[0] / ratio)), f"by the bins, {ratio:g} for each pixel"
         looked = replace(looked, reading=reading, size=size, size_from=size_from)
     elif tensors.keypoints:
         fields = {"stride": UNKNOWN}

@@ -226,6 +226,22 @@ def test_a_tflite_file(tmp_path: Path, splite: Splite) -> None:
     assert "the input's integers stand for 0 to 1" in (tmp_path / "uint8.toml").read_text(encoding="utf-8")
 
 
+class Grey(nn.Module):
+    """Of one channel."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(image, 4).repeat(1, 17, 1, 1)
+
+
+def test_a_network_of_one_channel(tmp_path: Path, splite: Splite) -> None:
+    file = write_onnx(tmp_path / "grey.onnx", Grey(), torch.zeros(1, 1, 64, 48), ["maps"])
+    result = splite("init", file, "--mean", 127.5, "--std", 64, "--box-padding", 1, "--pad-value", 0)
+    assert result.exit_code == 0, result.output
+    found = written(tmp_path / "model.toml")
+    assert (found["input"]["color"], found["input"]["mean"], found["input"]["std"]) == ("gray", [127.5], [64.0])
+    assert 'Fill in what is written as "?" there: decoder.alignment.' in result.output
+
+
 class Stages(nn.Module):
     """A number, and a list of maps."""
 

@@ -96,6 +96,35 @@ def test_every_topology_is_described(
     assert {key: getattr(spec.decoder, key) for key in fields} == fields
 
 
+def test_a_size_that_alone_is_taken_is_the_size(zoo: Any, tmp_path: Path, splite: Splite) -> None:
+    weights, arguments = seeded("vitpose", zoo, tmp_path)
+    result = splite("init", weights, *arguments[: arguments.index("--input")])
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "model.toml").read_text(encoding="utf-8")
+    assert "height = 128  # it takes none of 11 other usual sizes" in text and "width = 96" in text
+
+
+def test_a_size_that_nothing_tells_is_left_to_the_user(zoo: Any, tmp_path: Path, splite: Splite) -> None:
+    weights, arguments = seeded("mobilenetv3", zoo, tmp_path)
+    untold = arguments[: arguments.index("--input")]
+    result = splite("init", weights, *untold)
+    assert "there: input.height, input.width, input.color" in result.output
+    assert "tried: nothing tells the size of training" in " ".join(result.output.split())
+    like = splite("init", weights, *untold, "--like", "hrnet", "--overwrite")
+    assert like.exit_code == 0, like.output
+    text = (tmp_path / "model.toml").read_text(encoding="utf-8")
+    assert "height = 256  # usual for hrnet; the file leaves it open" in text
+
+
+def test_pictures_of_the_user_are_shown_to_the_network(
+    pictures: Path, zoo: Any, tmp_path: Path, splite: Splite
+) -> None:
+    weights, arguments = seeded("blaze", zoo, tmp_path)
+    assert splite("init", weights, *arguments, "--images", pictures).exit_code == 0
+    refused = splite("init", weights, *arguments, "--images", tmp_path / "none", "--overwrite")
+    assert refused.exit_code == 1 and "none" in refused.output
+
+
 def test_every_topology_is_in_the_table(zoo: Any) -> None:
     (mark,) = test_every_topology_is_described.pytestmark  # type: ignore[attr-defined]
     assert {row[0] for row in mark.args[1]} == {*zoo.TOPOLOGIES, *zoo.VARIANTS}

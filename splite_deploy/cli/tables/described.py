@@ -20,7 +20,7 @@ def described_tables(described: Described) -> list[RenderableType]:
     rows: list[tuple[str, str]] = []
     if looked is not None:
         size = f"{looked.size[0]} x {looked.size[1]}"
-        told = f", told by {looked.size_from}" if looked.size_from else ", tried: nothing tells the size of training"
+        told = f" ({looked.size_from})" if looked.size_from else ", tried: nothing tells the size of training"
         rows += [("source", looked.form), ("input", f"{looked.image}; run at {size}{told}")]
         rows += [("output", line) for line in looked.given]
         reading = looked.reading
