@@ -20,6 +20,7 @@ from side_by_side import (
     decoders_block,
     environments_block,
     matrix_block,
+    network_block,
     power_block,
     profile_block,
     solution_block,
@@ -250,6 +251,7 @@ SECTIONS = (
     Section("conversion", "onnx2tf-time", (HOW,), conversion_block),
     Section("environments", "tflite-environment", (HOW,), environments_block),
     Section("topologies", "topologies", (HOW,), topologies_block),
+    Section("any network", "any_network", (HOW,), network_block),
     Section("compare", "compare-power", (HOW,), power_block),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -134,6 +135,40 @@ def cell_text(cell: Record) -> str:
 def cell_count(cells: list[Record]) -> str:
     """How many work."""
     return f"{sum(not cell['reason'] for cell in cells)} of {len(cells)} cells work"
+
+
+@newest_of_each
+def network_block(record: Record) -> list[str]:
+    """The newest record of any_network.py."""
+    return [*network_table(record["rows"]), "", f"{machine(record['environment'])}."]
+
+
+def network_table(rows: Sequence[Record]) -> list[str]:
+    """Markdown: a row for each network, below it what is missing and why, and what was edited by hand."""
+    columns = list(dict.fromkeys(f"{cell['backend']} {cell['precision']}" for row in rows for cell in row["cells"]))
+    lines = [f"| network | decoder | edited lines | {' | '.join(columns)} |", "|---" * (3 + len(columns)) + "|"]
+    for row in rows:
+        cells = [network_cell(cell) for cell in row["cells"]] or ["no"] * len(columns)
+        lines.append(f"| {row['name']} | `{row['decoder']}` | {len(row['edits'])} | {' | '.join(cells)} |")
+    missing = [f"* {row['name']}: {row['reason']}" for row in rows if row["reason"]]
+    missing += [
+        f"* {row['name']}, {cell['backend']} {cell['precision']}: {cell['reason']}"
+        for row in rows
+        for cell in row["cells"]
+        if cell["reason"]
+    ]
+    lines += ["", "What is missing says:", "", *missing] if missing else []
+    edits = [f"* {row['name']}: {'; '.join(f'`{line}`' for line in row['edits'])}" for row in rows if row["edits"]]
+    return [*lines, *(["", "Edited lines:", "", *edits] if edits else [])]
+
+
+def network_cell(cell: Record) -> str:
+    """Deviation, size, shortest and median time of an artifact, and what went back to float."""
+    if cell["reason"]:
+        return "no"
+    floats = f", {cell['floats']} of {cell['layers']} layers in float" if cell["floats"] else ""
+    times = f"{cell['min_ms']:.2f} / {cell['p50_ms']:.2f} ms"
+    return f"{cell['p95_px']:.3f} px, {cell['size_bytes'] / 1e6:.2f} MB, {times}{floats}"
 
 
 @newest_of_each
