@@ -64,6 +64,7 @@ from splite_deploy.export.first_difference import (
 )
 from splite_deploy.export.golden import make_golden, prepare_image, with_room_on_golden
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_output_names, onnx_from_network, simplify
+from splite_deploy.export.graph.view import keep_pixels_float
 from splite_deploy.export.graph.walk import run_graph
 from splite_deploy.export.options import ExportOptions as ExportOptions
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
@@ -313,6 +314,8 @@ def _convert(
         opset = MIN_OPSET if options.opset is None else options.opset
         progress("torch -> ONNX")
         raw = onnx_from_network(source.network, spec, opset=opset, dynamic_batch=options.dynamic_batch)
+        if not source.host.view.is_canonical:
+            raw = keep_pixels_float(raw)
         explain = from_torch(source.network, raw)
         if has_qdq(raw):
             # Sums in another order round to another step now and then, and that one moves all that follow: two runs of

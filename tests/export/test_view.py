@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from splite_deploy.bundle import Bundle
 from splite_deploy.errors import ExportError
 from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.export.graph.compose import graph_of
-from splite_deploy.export.graph.view import InputModule, OutputsModule
+from splite_deploy.export.graph.view import InputModule, OutputsModule, keep_pixels_float
+from splite_deploy.export.graph.walk import from_proto, to_proto
 from splite_deploy.export.log_output import quiet
 from splite_deploy.export.source.floats import to_float32
 from splite_deploy.runtime import PoseEstimator
@@ -73,6 +75,45 @@ def test_pixels_as_they_are_need_no_rounding(mean: float, std: float, dtype: Dty
     view = input_view_of({"view": {"dtype": dtype}})
     graph = graph_of(InputModule(view, spec).eval(), (torch.zeros(1, 3, 4, 4),), ["image"], ["taken"], "view")
     assert ("Round" in {node.op_type for node in graph.graph.node}) == rounds
+
+
+@pytest.mark.parametrize(
+    ("behind", "kept"),
+    [
+        (["Cast"], False),
+        (["Transpose", "Cast"], False),
+        (["Transpose"], True),  # integers are what the graph gives
+        (["Neg", "Cast"], True),  # something else computes with them
+    ],
+)
+def test_integers_stay_where_something_computes_with_them(behind: list[str], kept: bool) -> None:
+    def node(kind: str, given: str, made: str) -> Any:
+        more = {"perm": [0, 2, 3, 1]} if kind == "Transpose" else {}
+        return onnx.helper.make_node(
+            kind, [given], [made], **(more if kind != "Cast" else {"to": onnx.TensorProto.FLOAT})
+        )
+
+    names = ["taken", *(f"t{index}" for index in range(len(behind)))]
+    nodes = [
+        onnx.helper.make_node("Round", ["image"], ["round"]),
+        onnx.helper.make_node("Cast", ["round"], ["taken"], to=onnx.TensorProto.INT32),
+        *(node(kind, *pair) for kind, pair in zip(behind, pairwise(names), strict=True)),
+    ]
+    kind = onnx.TensorProto.FLOAT if behind[-1] == "Cast" else onnx.TensorProto.INT32
+    sizes = [1, 4, 5, 3] if "Transpose" in behind else [1, 3, 4, 5]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 3, 4, 5])],
+        [onnx.helper.make_tensor_value_info(names[-1], kind, sizes)],
+    )
+    before = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    after = to_proto(keep_pixels_float(from_proto(before)))
+    held = [one for one in after.graph.node if one.op_type == "Cast" and one.attribute[0].i == onnx.TensorProto.INT32]
+    assert bool(held) == kept
+    image = np.random.default_rng(0).uniform(0, 255, (1, 3, 4, 5)).astype(np.float32)
+    (expected,), (found,) = (run_onnx(model, {"image": image}) for model in (before, after))
+    np.testing.assert_array_equal(found, expected)
 
 
 # --- from a source to a bundle ---
@@ -187,6 +228,7 @@ def test_a_network_of_any_form_becomes_a_bundle(made: Callable[..., Any], images
     (said,) = (note for note in bundle.report().notes if "view of model.toml" in note)
     assert said.startswith("built the view of model.toml into the graph: ")
     session = ort.InferenceSession(str(bundle.path / "model.onnx"))
+    assert "Cast" not in {node.op_type for node in onnx.load(str(bundle.path / "model.onnx")).graph.node}
     (image,) = session.get_inputs()
     channels = 1 if KINDS[name].color == "gray" else 3
     assert (image.name, image.shape, image.type) == ("image", [1, channels, 64, 48], "tensor(float)")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.compose import graph_of, joined, suited
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, failure_on
-from splite_deploy.export.graph.walk import from_proto, name_of, to_proto
+from splite_deploy.export.graph.walk import attributes, from_proto, name_of, readers, to_proto
 from splite_deploy.export.log_output import quiet
 from splite_deploy.spec import InputSpec, InputView, ModelSpec, View
 from splite_deploy.spec.view import Dtype, Steps, choose
@@ -31,6 +31,8 @@ _TYPES: Mapping[Dtype, torch.dtype] = {
     "int32": torch.int32,
 }
 _BEFORE, _BEHIND = "view_input", "view_output"
+_MOVERS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_INTEGERS = (ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.INT32)
 
 
 class InputModule(nn.Module):
@@ -278,7 +280,50 @@ def view_around(
         for value in (*whole.graph.inputs, *whole.graph.outputs):
             if value.shape is not None:
                 value.shape = ir.Shape([batch, *value.shape[1:]])
-    return whole
+    return keep_pixels_float(whole)
+
+
+def keep_pixels_float(model: ir.Model) -> ir.Model:
+    """Leaves out the cast of the image to integers where nothing but moving it comes before it is float32 again.
+
+    The values are whole numbers already, by the view. Engines and TFLite have few kernels for integers, and TensorRT
+    takes uint8 at its ends alone.
+
+    Args:
+        model: Of a network with its view, changed in place.
+
+    Returns:
+        The same.
+    """
+    (image,) = (value for value in model.graph.inputs if not value.is_initializer())
+    value = image
+    while (node := _only_reader(value)) is not None and node.op_type in {*_MOVERS, "Round", "Clip"}:
+        value = node.outputs[0]
+    if node is None or node.op_type != "Cast" or attributes(node)["to"] not in _INTEGERS:
+        return model
+    moved, movers = [node.outputs[0]], []
+    while moved:
+        value = moved.pop()
+        if value.is_graph_output():
+            return model
+        for reader in readers(value):
+            if reader.op_type in _MOVERS:
+                moved.append(reader.outputs[0])
+                movers.append(reader)
+            elif reader.op_type != "Cast" or attributes(reader)["to"] != ir.DataType.FLOAT:
+                return model
+    source = node.inputs[0]
+    assert source is not None
+    node.outputs[0].replace_all_uses_with(source)
+    model.graph.remove(node, safe=True)
+    for mover in movers:
+        mover.outputs[0].type = None
+    return model
+
+
+def _only_reader(value: ir.Value) -> ir.Node | None:
+    found = readers(value)
+    return found[0] if len(found) == 1 else None
 
 
 def _torch_type(dtype: ir.DataType | None) -> torch.dtype:
