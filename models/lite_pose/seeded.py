@@ -34,7 +34,7 @@ PEOPLE = 24  # that statistics are taken from and the last layer is fitted to
 SIGMA_CELLS = 2.0
 PENALTY = 1e-3
 """Of weights, over the mean square of features, so that the fit does not follow single pixels."""
-LOGITS = 6.0
+LOGITS = 14.0
 """Mean height of the peaks of what a softmax is taken of; of other maps it is 1."""
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from splite_deploy.export.source.symbol import load_symbol
+from splite_deploy.spec import load_model_toml
 
 LITE = Path(__file__).parents[2] / "models" / "lite_pose"
 build = load_symbol("arch.py:build", LITE)
@@ -134,6 +135,18 @@ def test_a_smaller_width_gives_a_smaller_network_of_multiples_of_eight(backbone:
     full, half = BACKBONES[backbone](1.0), BACKBONES[backbone](0.5)
     assert parameters(half) < 0.45 * parameters(full)
     assert BACKBONES[backbone](0.75).channels % 8 == 0
+
+
+def test_the_readme_tells_the_sizes() -> None:
+    rows = [
+        line.split("|") for line in (LITE / "README.md").read_text(encoding="utf-8").splitlines() if line[:3] == "| `"
+    ]
+    assert sorted(row[1].strip(" `") for row in rows) == sorted(file.parent.name for file in LITE.glob("*/model.toml"))
+    for row in rows:
+        _, host = load_model_toml(LITE / row[1].strip(" `") / "model.toml")
+        network = build(**host.arch_args)
+        assert row[5].strip() == f"{parameters(network) / 1e6:.2f} M"
+        assert row[6].strip() == f"{gmacs(network):.2f}"
 
 
 def test_an_unknown_part_is_named() -> None:
