@@ -131,7 +131,7 @@ def look(
             f"The network takes {_shown(held)}, not {_shown(size)}.", hint="Leave out --input: the file tells it."
         )
     wanted = size or (held if None not in held else usual)
-    told = normalised or _assumed(image, view, channels)
+    told = normalised or _assumed(network, view, channels)
 
     def run(tried: tuple[int, int], pictures: Iterable[tuple[NDArray[np.uint8], Any]]) -> tuple[Given, ...]:
         spec = InputSpec(tried[0], tried[1], told.color, told.mean, told.std, 1.25, 0)
@@ -191,19 +191,18 @@ def _image_of(image: TensorFacts) -> tuple[InputView, int, tuple[int | None, int
     )
 
 
-def _assumed(image: TensorFacts, view: InputView, channels: int) -> Normalised:
+def _assumed(network: Network, view: InputView, channels: int) -> Normalised:
     """How pixels become numbers, from what an integer input stands for; assumed elsewhere."""
     scale: Scale = "unit" if view.layout == "NHWC" else "imagenet"
     because = ""
-    if image.dtype in ("uint8", "int32"):
-        scale, because = "raw", f"the input is {image.dtype}"
-    elif image.scale is not None and image.zero_point is not None:
-        lowest = -128 if image.zero_point < 0 else 0
-        low, high = ((end - image.zero_point) * image.scale for end in (lowest, lowest + 255))
-        near = {"raw": (0, 255), "unit": (0, 1), "signed": (-1, 1)}
+    if view.dtype in ("uint8", "int32"):
+        scale, because = "raw", f"the input is {view.dtype}"
+    elif network.stands_for is not None:
+        low, high = network.stands_for
+        near: dict[Scale, tuple[int, int]] = {"raw": (0, 255), "unit": (0, 1), "signed": (-1, 1)}
         for name, (begin, end) in near.items():
             if abs(low - begin) < 0.02 * (end - begin) and abs(high - end) < 0.02 * (end - begin):
-                scale = name  # type: ignore[assignment]
+                scale = name
                 because = f"the input's integers stand for {low:.3g} to {high:.3g}"
     mean, std = _SCALES[scale]
     return Normalised("gray" if channels == 1 else "rgb", mean[:channels], std[:channels], because)

@@ -47,12 +47,14 @@ class Network(ABC):
     Attributes:
         form: What holds it, as text.
         taken: Its inputs, as far as they are known.
+        stands_for: The numbers that the least and the largest integer of a quantised input stand for; None of others.
         facts: What the file says of itself, where a backend runs it.
         notes: What was done while loading, as text.
     """
 
     form: str
     taken: tuple[TensorFacts, ...]
+    stands_for: tuple[float, float] | None = None
     facts: FileFacts | None = None
     notes: tuple[str, ...] = ()
 
@@ -101,6 +103,11 @@ class FileNetwork(Network):
             TensorFacts(spec.name, spec.shape, spec.dtype, fact.scale, fact.zero_point)
             for spec, fact in zip(self._session.inputs, self.facts.inputs, strict=True)
         )
+        for fact in self.facts.inputs:
+            if fact.scale is not None and fact.zero_point is not None:
+                ends = np.iinfo(fact.dtype).min, np.iinfo(fact.dtype).max
+                low, high = ((end - fact.zero_point) * fact.scale for end in ends)
+                self.stands_for = low, high
 
     def run(self, tensor: NDArray[Any]) -> list[tuple[Source, FloatArray]]:
         """See `Network.run`."""

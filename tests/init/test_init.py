@@ -358,3 +358,39 @@ def test_keypoints_of_two_data_sets_are_left_to_the_user(tmp_path: Path, splite:
     assert splite("init", file, "--like", "hrnet", "--skeleton", "crowdpose14", "--overwrite").exit_code == 0
     spec, _ = load_model_toml(tmp_path / "model.toml")
     assert spec.skeleton.keypoint_names[12] == "top_head"
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero_point", "dtype", "mean", "std"),
+    [
+        (1 / 255, 0, "uint8", [0, 0, 0], [255, 255, 255]),
+        (1 / 255, -128, "int8", [0, 0, 0], [255, 255, 255]),
+        (1 / 127.5, 0, "int8", [127.5, 127.5, 127.5], [127.5, 127.5, 127.5]),
+        (1.0, -128, "int8", [0, 0, 0], [1, 1, 1]),
+        (1 / 255, 0, "int8", "?", "?"),  # -0.5 to 0.5
+    ],
+)
+def test_what_integers_stand_for_is_the_normalisation(
+    scale: float, zero_point: int, dtype: str, mean: Any, std: Any, tmp_path: Path, splite: Splite
+) -> None:
+    file = quantised_tflite(tmp_path / "net.tflite", dtype, scale, zero_point)
+    result = splite("init", file)
+    assert result.exit_code == 0, result.output
+    found = written(tmp_path / "model.toml")["input"]
+    assert (found["mean"], found["std"]) == (mean, std)
+
+
+def quantised_tflite(path: Path, dtype: str, scale: float, zero_point: int) -> Path:
+    """A heatmap of 17 keypoints behind a quantised input, which is dequantised first."""
+    pytest.importorskip("ai_edge_litert")
+    from ai_edge_litert import schema_py_generated as schema
+    from tflite_networks import TfliteNetwork
+
+    network = TfliteNetwork(1, 16, 16, 3)
+    image = network.graph.tensors[network.image]
+    image.type = getattr(schema.TensorType, dtype.upper())
+    image.quantization = schema.QuantizationParametersT()
+    image.quantization.scale, image.quantization.zeroPoint = [scale], [zero_point]
+    floats = network.add("DEQUANTIZE", [network.image], (1, 16, 16, 3), "floats", schema.DequantizeOptionsT())
+    path.write_bytes(network.content(network.conv(floats, 17, name="heatmap")))
+    return path
