@@ -73,7 +73,8 @@ def compact_checkpoint(
     if base_network(network) is not network:  # layers are named as in the checkpoint
         named = tuple(replace(row, name=row.name.removeprefix("network.")) for row in compaction.layers)
         sizes = {path.removeprefix("network."): held for path, held in compaction.sizes.items()}
-        compaction = replace(compaction, layers=named, sizes=sizes)
+        notes = tuple(note.replace("'network.", "'") for note in compaction.notes)
+        compaction = replace(compaction, layers=named, sizes=sizes, notes=notes)
     save_compacted(output, base_network(compaction.network), compacted_metadata(spec, compaction.sizes))
     return replace(compaction, notes=(*loaded.notes, *compaction.notes))
 

@@ -206,10 +206,7 @@ def _compact(
             *groups.notes,
             *notes,
             *map(_said, (row for row in folded if row.effect != 0)),
-            *(
-                f"'{path}' is now {kept}, which the file says to export; set it elsewhere"
-                for path, kept in sizes.items()
-            ),
+            *(f"'{path}' is now {kept}: the file tells export, set it in other code" for path, kept in sizes.items()),
         ),
         sizes=sizes,
     )

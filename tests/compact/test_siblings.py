@@ -252,3 +252,21 @@ def test_the_command_alone(splite: Callable[..., Result], tmp_path: Path) -> Non
     assert again.exit_code == 1
     assert "net-compacted.safetensors exists." in again.stderr
     assert "to replace it." in again.stderr
+
+
+def test_sizes_are_named_as_the_network_names_them(splite: Callable[..., Result], tmp_path: Path) -> None:
+    """A view of model.toml wraps the network; the file has the network's own names."""
+    import case_nets
+
+    checkpoint = case_nets.write(case_nets.Shuffle, tmp_path)
+    torch.manual_seed(0)
+    torch.save(Branches().state_dict(), checkpoint)
+    spec = tmp_path / "model.toml"
+    text = spec.read_text(encoding="utf-8").replace(f"{case_nets.__file__}:Shuffle", f"{__file__}:Branches")
+    spec.write_text(text + "[outputs.heatmap]\nsource = 0\n", encoding="utf-8")
+    done = splite("compact", checkpoint, "--round-to", 2, "--crops", 2)
+    assert done.exit_code == 0, done.output
+    assert "note: 'weighting.sizes' is now [" in done.stderr
+    thin = tmp_path / "net-compacted.safetensors"
+    exported = splite("export", thin, "--crops", 2, "-o", tmp_path / "net.splite")
+    assert exported.exit_code == 0, exported.output
