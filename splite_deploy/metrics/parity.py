@@ -167,13 +167,19 @@ def share_used(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> float:
     return max(value / limit for _, value, limit, _ in _limited(parity, limits, spec))
 
 
+def in_force(parity: Parity, limits: LimitSpec) -> LimitSpec:
+    """The limits that a comparison has to keep: with `NOBODY_FACTOR` where a network finds nobody."""
+    if parity.people is None or parity.people.found:
+        return limits
+    return replace(limits, shift_max_px=NOBODY_FACTOR * limits.shift_max_px)
+
+
 def _limited(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[tuple[str, float, float, str]]:
     """What is limited, each with its value, its limit, and the unit of both."""
-    nobody = parity.people is not None and parity.people.found == 0
-    shift_max_px = limits.shift_max_px * (NOBODY_FACTOR if nobody else 1.0)
+    limits = in_force(parity, limits)
     found = [
         ("keypoint deviation p95", parity.deviation_px.p95, limits.shift_p95_px, "px"),
-        ("keypoint deviation max", parity.deviation_px.max, shift_max_px, "px"),
+        ("keypoint deviation max", parity.deviation_px.max, limits.shift_max_px, "px"),
     ]
     if parity.depth is not None:
         limit = spec.depth_limit(limits) * (spec.mm_per_unit() or 1.0)

@@ -17,7 +17,7 @@ from splite_deploy.bundle.report import ExcludedLayer, LayerSearch, Mixture, Par
 from splite_deploy.errors import CompileError, ParityError
 from splite_deploy.export.crops import evenly
 from splite_deploy.export.reference import Reference
-from splite_deploy.metrics.parity import MAX_FACTOR, Outputs, move, share_used, violations
+from splite_deploy.metrics.parity import MAX_FACTOR, Outputs, in_force, move, share_used, violations
 from splite_deploy.spec import LimitSpec
 
 Network = Callable[[FloatArray], Outputs]
@@ -117,7 +117,8 @@ def keep_limits(candidates: Candidates, goal: Goal, label: str, start: Collectio
             floats = fewer
     plain, mixed = search.mixtures((), floats)
     excluded = tuple(ExcludedLayer(name, kinds[name], costs[name][1]) for name in floats)
-    return Found((*search.start, *floats), LayerSearch(label, len(layers), goal.limits, plain, mixed, excluded))
+    limits = in_force(search.parity(()), goal.limits)
+    return Found((*search.start, *floats), LayerSearch(label, len(layers), limits, plain, mixed, excluded))
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,11 @@ class _Search:
 
     def hopeless(self, label: str, floats: Sequence[str]) -> str:
         """Which limits break although next to nothing is in int8, and by how much."""
-        parity, limits = self.parity(floats), self.goal.limits
-        broken = violations(parity, limits, self.reference.spec) or [f"less than {1 - _SAFE:.0%} of a limit is left"]
+        parity = self.parity(floats)
+        limits = in_force(parity, self.goal.limits)
+        broken = violations(parity, self.goal.limits, self.reference.spec) or [
+            f"less than {1 - _SAFE:.0%} of a limit is left"
+        ]
         count = len(self.candidates.layers)
         told = (
             f"{label} breaks its limits on {parity.crops} crops with only one of {count} layers in int8: "
