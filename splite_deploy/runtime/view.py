@@ -119,7 +119,8 @@ class ViewedSession(BaseSession):
     """A session of a file that takes and gives its tensors in another way than the decoder: applies a view around it.
 
     It takes ``image`` (N, C, h, w) float32 and gives the decoder's outputs, named by their roles, as any session of an
-    exported graph does.
+    exported graph does. A file for several crops alone takes any number here: they are run in groups of its size, of
+    which the last is filled up.
 
     Args:
         session: Of the file, with its tensors as the file has them; closed with this one.
@@ -136,10 +137,13 @@ class ViewedSession(BaseSession):
         self._viewing = Viewing(view, model)
         self._source = self._find_input()
         batch = self._source.shape[0]
+        self._group = batch if batch is not None and batch > 1 else None
         held = self._shapes(batch)
+        batch = None if self._group else batch
         inputs = (TensorSpec("image", (batch, *model.input.planes), "float32", IMAGE, "image"),)
         outputs = tuple(
-            TensorSpec(role, shape, "float32", model.decoder.layouts[role], role) for role, shape in held.items()
+            TensorSpec(role, (batch, *shape[1:]), "float32", model.decoder.layouts[role], role)
+            for role, shape in held.items()
         )
         own = session.artifact if isinstance(session, BaseSession) else None
         signature = replace(own, inputs=inputs, outputs=outputs) if isinstance(own, Artifact) else None
@@ -193,7 +197,16 @@ class ViewedSession(BaseSession):
         return self._session.run({self._source.name: feed})
 
     def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
-        return self._viewing(self._run(feeds["image"]))
+        image = feeds["image"]
+        if self._group is None:
+            return self._viewing(self._run(image))
+        groups = []
+        for start in range(0, len(image), self._group):
+            part = image[start : start + self._group]
+            filled = np.concatenate([part, np.repeat(part[-1:], self._group - len(part), axis=0)])
+            found = self._viewing(self._run(filled))
+            groups.append({role: values[: len(part)].copy() for role, values in found.items()})
+        return {role: np.concatenate([group[role] for group in groups]) for role in groups[0]}
 
     def _release(self) -> None:
         self._session.close()

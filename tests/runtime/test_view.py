@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.errors import BackendError
 from splite_deploy.runtime.backends.base import BaseSession, IoSignature
+from splite_deploy.runtime.verify import batch_violations
 from splite_deploy.runtime.view import ViewedSession, apply_view, network_input
-from splite_deploy.spec import InputView, ModelSpec, OutputView, View
+from splite_deploy.spec import InputView, LimitSpec, ModelSpec, OutputView, View
 from splite_deploy.spec.view import choose
 from tests.shared.view_vectors import INPUTS, OUTPUTS, expected, given, input_view_of, model_of, view_of
 
@@ -122,9 +124,10 @@ class Network(BaseSession):
         outputs = (TensorSpec("extra", (None, 1), "float32", "ab", ""), TensorSpec("p", (None, 6), "float32", "ab", ""))
         super().__init__(IoSignature(inputs, outputs))
         self.given: list[NDArray[Any]] = []
+        self.mixing: Callable[[NDArray[Any]], NDArray[Any]] = lambda image: image
 
     def _infer(self, feeds: Any) -> dict[str, NDArray[np.float32]]:
-        image = feeds["pixels"]
+        image = self.mixing(feeds["pixels"])
         self.given.append(image)
         flat = image.reshape(len(image), -1)[:, :6].astype(np.float32)
         return {"extra": flat[:, :1], "p": flat}
@@ -168,3 +171,26 @@ def test_an_output_that_does_not_fit_is_told_when_the_session_opens() -> None:
     view = View(VIEW.input, {"coordinates": OutputView("extra", "N(KC)")})
     with pytest.raises(BackendError, match=r"shape \(N, 1\), which is not N\(KC\) with K = 3"):
         ViewedSession(Network(), view, small_model())
+
+
+def test_a_file_for_several_crops_takes_any_number() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3)).astype(np.float32)
+    planes = np.ascontiguousarray(image.transpose(0, 3, 1, 2))
+    network = Network(shape=(4, 4, 5, 3))
+    with ViewedSession(network, VIEW, small_model()) as session:
+        assert session.inputs[0].shape == (None, 3, 4, 5)
+        for count in (1, 4, 6):
+            network.given.clear()
+            found = session.run({"image": planes[:count]})["coordinates"]
+            np.testing.assert_array_equal(found, image[:count].reshape(count, -1)[:, :6].reshape(count, 3, 2))
+            assert [len(given) for given in network.given] == [4] * -(-count // 4)
+
+
+def test_a_file_that_mixes_its_crops_is_found_out() -> None:
+    network, model = Network(shape=(4, 4, 5, 3)), small_model()
+    crops = np.random.default_rng(1).integers(0, 256, (4, 4, 5, 3), np.uint8)
+    with ViewedSession(network, View(VIEW.input, {"coordinates": OutputView("p", "N(KC)")}), model) as session:
+        assert batch_violations(session, crops, model, LimitSpec()) == []
+        network.mixing = lambda image: np.broadcast_to(image.mean(axis=0, keepdims=True), image.shape)
+        (said, *_) = batch_violations(session, crops, model, LimitSpec())
+    assert said.startswith("keypoint deviation p95 ")
