@@ -109,7 +109,7 @@ def describe(
         network,
         size=told.size,
         usual=None if recipe is None else (recipe.height, recipe.width),
-        normalised=None if recipe is None else Normalised(recipe.color, recipe.mean, recipe.std, f"like {told.like}"),
+        normalised=None if recipe is None else Normalised(recipe.color, recipe.mean, recipe.std, ""),
         images=told.images,
         hints=Hints(count, told.kind or (None if recipe is None else recipe.reads)),
         progress=progress,

@@ -248,14 +248,14 @@ def _input(looked: Looked, wishes: Wishes) -> Table:
         )
     if looked.channels == 1:
         known["color"] = "gray", "one channel"
-    if told.because and recipe is None:
-        known["mean"], known["std"] = (list(told.mean), told.because), (list(told.std), "")
     if recipe is not None:
         grey = looked.channels == 1
         for key in ("color", "mean", "std", "box_padding", "pad_value"):
             value = getattr(recipe, key)
             value = list(value)[: looked.channels] if isinstance(value, tuple) else value
             known[key] = ("gray" if grey and key == "color" else value), recipe.said.get(key, family)
+    if told.because:
+        known["mean"], known["std"] = (list(told.mean), told.because), (list(told.std), "")
     keys: tuple[str, ...] = _INPUT
     if looked.reading is not None and looked.reading.kind in _WHOLE:
         if recipe is None or recipe.reads not in _WHOLE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,7 +131,11 @@ def look(
             f"The network takes {_shown(held)}, not {_shown(size)}.", hint="Leave out --input: the file tells it."
         )
     wanted = size or (held if None not in held else usual)
-    told = normalised or _assumed(network, view, channels)
+    told = _assumed(network, view, channels)
+    if normalised is not None and channels == 1:
+        normalised = Normalised("gray", normalised.mean[:1], normalised.std[:1], "")
+    if normalised is not None:  # integers tell how they are made, and a family is trained before they are
+        told = replace(told, color=normalised.color) if told.because else normalised
 
     def run(tried: tuple[int, int], pictures: Iterable[tuple[NDArray[np.uint8], Any]]) -> tuple[Given, ...]:
         spec = InputSpec(tried[0], tried[1], told.color, told.mean, told.std, 1.25, 0)

@@ -149,6 +149,19 @@ def test_movenet(tmp_path: Path, splite: Splite) -> None:
     assert "# of movenet" in text and "tfhub.dev/google/movenet" in text
 
 
+def test_integers_of_pixels_are_not_normalised_as_the_family_is(tmp_path: Path, splite: Splite) -> None:
+    outs = {"maps": Out((17, 16, 12), -0.02, 0.9)}
+    image = torch.zeros(1, 64, 48, 3, dtype=torch.uint8)
+    network = Strange(outs, layout="NHWC", scale=1 / 255)
+    file = write_onnx(tmp_path / "net.onnx", network, image, list(outs))
+    result = splite("init", file, "--like", "simplebaseline")
+    assert result.exit_code == 0, result.output
+    spec, host = load_model_toml(tmp_path / "model.toml")
+    assert (spec.input.color, spec.input.mean, spec.input.std) == ("bgr", (0, 0, 0), (1, 1, 1))
+    assert host.view.input.dtype == "uint8"
+    assert "# the input is uint8" in (tmp_path / "model.toml").read_text(encoding="utf-8")
+
+
 def test_mediapipe_hand(tmp_path: Path, splite: Splite) -> None:
     result = splite("init", mediapipe_hand(tmp_path / "hand.onnx"), "--like", "mediapipe-hand")
     assert result.exit_code == 0, result.output
@@ -240,6 +253,9 @@ def test_a_network_of_one_channel(tmp_path: Path, splite: Splite) -> None:
     found = written(tmp_path / "model.toml")
     assert (found["input"]["color"], found["input"]["mean"], found["input"]["std"]) == ("gray", [127.5], [64.0])
     assert 'Fill in what is written as "?" there: decoder.alignment.' in result.output
+    assert splite("init", file, "--like", "hrnet", "--overwrite").exit_code == 0
+    spec, _ = load_model_toml(tmp_path / "model.toml")
+    assert (spec.input.color, spec.input.mean, spec.input.std) == ("gray", (123.675,), (58.395,))
 
 
 class Stages(nn.Module):
