@@ -61,10 +61,13 @@ class Network:
     edits: Mapping[str, str] = field(default_factory=dict)
 
 
-LITE_NETWORKS = tuple(f"lite_pose/{name}" for name in ("mobilenetv3_small", "shufflenetv2", "litehrnet", "seresnet"))
+LITE_NETWORKS = tuple(f"lite_pose/{name}" for name in ("mobilenetv3", "shufflenetv2", "litehrnet", "seresnet"))
 NETWORKS: Mapping[str, Network] = {
     **{name: Network() for name in (*TOPOLOGIES, *LITE_NETWORKS)},
-    **dict.fromkeys(("rtmpose", "integral3d", "blaze"), Network(TRAINED)),  # these give coordinates
+    # These give coordinates, or bins of two axes
+    **dict.fromkeys(("rtmpose", "integral3d", "blaze", "lite_pose/mobilenetv3"), Network(TRAINED)),
+    "lite_pose/litehrnet": Network((*TRAINED, "--alignment", "udp")),
+    "lite_pose/seresnet": Network((*TRAINED, "--alignment", "corner")),
     # Two outputs of one shape are taken for stages of which the last counts; here the first are heatmaps
     "splite-hand": Network((*TRAINED, "--alignment", "corner"), {r"^source = -1.*$": "source = 0"}),
 }
