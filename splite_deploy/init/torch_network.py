@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from splite_deploy.arrays import FloatArray
-from splite_deploy.errors import CheckpointError, ExportError, UsageError, first_line
+from splite_deploy.errors import ExportError, UsageError, first_line
 from splite_deploy.export.log_output import quiet
 from splite_deploy.export.source.checkpoint import build_architecture, load_weights, read_checkpoint
-from splite_deploy.export.source.formats import FORMATS, format_of, load_script, require_trust
+from splite_deploy.export.source.formats import FORMATS, format_of, load_script, read_program, require_trust
 from splite_deploy.init.draft import TensorsAlone
 from splite_deploy.init.network import Asked, Network
 from splite_deploy.runtime.file_facts import TensorFacts
@@ -71,14 +71,7 @@ def open_torch(path: Path, asked: Asked) -> Network | None:
         script = load_script(path)
         shape = (None, _channels(script.state_dict()) or 3, None, None)
         return TorchNetwork(script, FORMATS[kind], TensorFacts("image", shape, "float32"))
-    try:
-        with quiet():
-            program = torch.export.load(path)
-    except Exception as err:  # on damaged bytes and on other versions torch raises anything
-        raise CheckpointError(
-            f"torch {torch.__version__} cannot load {path} as a torch.export program: {first_line(err, named=True)}",
-            hint="Copy it again; or save it again with torch.export.save of this version, or as an ONNX graph.",
-        ) from err
+    program = read_program(path)
     return TorchNetwork(program.module(), FORMATS[kind], _input_of(program))
 
 

@@ -111,6 +111,22 @@ def require_trust(path: Path, kind: Format, trust: bool) -> None:
         )
 
 
+def read_program(path: Path) -> torch.export.ExportedProgram:
+    """What is in a ``.pt2`` file of ``torch.export.save``.
+
+    Raises:
+        CheckpointError: torch cannot load it.
+    """
+    try:
+        with quiet():
+            return torch.export.load(path)
+    except Exception as err:  # on damaged bytes and on other versions torch raises anything
+        raise CheckpointError(
+            f"torch {torch.__version__} cannot load {path} as a torch.export program: {first_line(err, named=True)}",
+            hint="Copy it again; or save it again with torch.export.save of this version, or as an ONNX graph.",
+        ) from err
+
+
 def load_program(path: Path, spec: ModelSpec, view: InputView, dynamic_batch: bool) -> nn.Module:
     """The network of a ``.pt2`` file of ``torch.export.save``.
 
@@ -119,14 +135,7 @@ def load_program(path: Path, spec: ModelSpec, view: InputView, dynamic_batch: bo
         ExportError: Its input is not what the view says of it, its batch is fixed where it is to be open, or it was
             exported in training mode.
     """
-    try:
-        with quiet():
-            program = torch.export.load(path)
-    except Exception as err:  # on damaged bytes and on other versions torch raises anything
-        raise CheckpointError(
-            f"torch {torch.__version__} cannot load {path} as a torch.export program: {first_line(err, named=True)}",
-            hint="Copy it again; or save it again with torch.export.save of this version, or as an ONNX graph.",
-        ) from err
+    program = read_program(path)
     _check_input(program, spec, view, dynamic_batch)
     for node in program.graph.nodes:
         if _trains(node):
