@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from splite_deploy.spec import ModelSpec, load_model_toml
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
 from lite_heads import SimCC
-from rendered_bodies import bodies
+from rendered_bodies import RenderedBody, bodies
 from seeded_weights import normalise
 from training_loop import save_atomically
 
@@ -38,11 +39,16 @@ LOGITS = 14.0
 """Mean height of the peaks of what a softmax is taken of; of other maps it is 1."""
 
 
+@lru_cache(maxsize=1)
+def _people(seed: int) -> tuple[RenderedBody, ...]:
+    return tuple(bodies(PEOPLE, seed))
+
+
 def rendered(spec: ModelSpec, seed: int) -> tuple[Tensor, Tensor]:
     """Normalised crops (N, 3, H, W) of rendered people, and their keypoints (N, K, 2) over the size of the crop."""
     preprocessor = Preprocessor(spec.input, "rgb")
     crops, keypoints = [], []
-    for body in bodies(PEOPLE, seed):
+    for body in _people(seed):
         crop, matrix = preprocessor.crop(body.image, body.box.astype(np.float64))
         crops.append(crop)
         points = transform_points(body.keypoints[: spec.keypoint_count], matrix)

@@ -309,3 +309,23 @@ def test_validation_goes_through_the_runtime(people: Path, tmp_path: Path) -> No
     figures = train.validate(Oracle(), spec, persons, torch.device("cpu"))
     assert figures["pck_05"] > 0.95 and figures["ap"] > 0.9 and figures["error_box_pct"] < 2
     assert pck(np.array([0.01]), 0.05) == 1.0
+
+
+TRAINED = LITE / "mobilenetv3_small" / "mobilenetv3_small.safetensors"
+
+
+def test_the_trained_network_finds_unseen_people(tmp_path: Path) -> None:
+    assert TRAINED.stat().st_size <= 3_000_000
+    loaded = load_model(TRAINED, None, None)
+    rendered_bodies.write_coco(tmp_path, 40, 11)
+    people = train.read_people(tmp_path, loaded.spec)
+    figures = train.validate(loaded.network, loaded.spec, people, torch.device("cpu"))
+    assert figures["pck_10"] > 0.6 and figures["pck_05"] > 0.3
+
+
+def test_the_card_tells_what_was_measured() -> None:
+    accuracy = json.loads(read_checkpoint(TRAINED).metadata["accuracy"])
+    card = TRAINED.with_name("CARD.md").read_text(encoding="utf-8")
+    figures = (f"{accuracy['error_box_pct']:.1f}", *(f"{accuracy[name]:.2f}" for name in ("pck_05", "pck_10", "ap")))
+    row = f"| {' | '.join(figures)} |"
+    assert row in card
