@@ -33,9 +33,7 @@ from splite_deploy.errors import SpliteError
 from splite_deploy.spec import load_model_toml
 from splite_deploy.spec.plain import to_plain
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "lite_pose"))
 sys.path.insert(0, str(Path(__file__).parent / "networks"))
-from rendered_bodies import write_coco
 from zoo import FOLDER as ZOO
 from zoo import TOPOLOGIES, write
 
@@ -288,7 +286,7 @@ def main() -> None:
     rows: list[Row] = []
     try:
         with tempfile.TemporaryDirectory() as folder:
-            pictures = boxes_of(write_coco(Path(folder) / "people", PICTURES, seed=1))
+            pictures = rendered_boxes(Path(folder) / "people")
             for name in options.names or NETWORKS:
                 with tempfile.TemporaryDirectory() as work:
                     rows.append(take(name, Path(work), pictures))
@@ -301,8 +299,15 @@ def main() -> None:
     sys.exit(0 if all(row.right for row in rows) else 1)
 
 
-def boxes_of(data: Path) -> Path:
-    """A data set without its keypoints, beside it."""
+def rendered_boxes(folder: Path) -> Path:
+    """A COCO data set of rendered people without their keypoints."""
+    script, count = str(LITE / "rendered_bodies.py"), str(PICTURES)
+    subprocess.run(
+        [sys.executable, script, "--coco", str(folder), "--count", count, "--seed", "1"],
+        check=True,
+        capture_output=True,
+    )
+    data = folder / "annotations.json"
     content = json.loads(data.read_text(encoding="utf-8"))
     for one in content["annotations"]:
         del one["keypoints"]

@@ -332,6 +332,7 @@ def upgraded(data: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("stages", "samples_ms"):
         if isinstance(stages := new.get(name), Mapping):
             new[name] = {_STAGES_BEFORE_3.get(stage, stage): values for stage, values in stages.items()}
+    new.setdefault("people_per_image", None)  # of a result before networks found people
     if isinstance(run := new.get("sustained"), Mapping):
         new["sustained"] = {"state" if key == "verdict" else key: value for key, value in run.items()}
     return new

@@ -107,6 +107,7 @@ class Decoding:
         self._model = model
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._roles: tuple[str, ...] = ()
+        self._decodes = False
 
     def __call__(self, outputs: Mapping[str, FloatArray]) -> Decoded:
         """See `decode`."""
@@ -117,14 +118,15 @@ class Decoding:
         return self._read(outputs, best=True)
 
     def _read(self, outputs: Mapping[str, FloatArray], *, best: bool) -> Decoded:
-        decoder, decodes = self._model.decoder, self._model.decoder.decodes(outputs)
+        decoder = self._model.decoder
         shapes = {role: array.shape for role, array in outputs.items()}
         if shapes != self._shapes:
             check_shapes(shapes, self._model)
-            self._shapes, self._roles = shapes, decoder.decoded_roles if decodes else decoder.roles
+            self._shapes, self._decodes = shapes, decoder.decodes(outputs)
+            self._roles = decoder.decoded_roles if self._decodes else decoder.roles
         for role in self._roles:
             _check_finite(role, outputs[role])
-        if decodes:
+        if self._decodes:
             return decoder.read(outputs, best=best)
         return (decoder.best if best else decoder.decode)(outputs, self._model.input)
 

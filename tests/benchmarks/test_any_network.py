@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,25 +15,40 @@ pytest.importorskip("onnxruntime")
 
 import any_network
 from any_network import Cell, Row, edit
+from converters import use_any_converter
 from side_by_side import network_table
 
 
-@pytest.mark.slow
-def test_a_network_all_the_way(root: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
+def run(root: Path, out: Path) -> tuple[dict[str, Any], str]:
+    """The record of one network, and what was printed."""
     command = [sys.executable, str(root / "benchmarks" / "any_network.py"), "blaze", "--out", str(out)]
-    without = {**os.environ, "SPLITE_TFLITE_PYTHON": str(tmp_path / "missing")}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=without)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(out.read_text(encoding="utf-8"))["rows"]
-    assert (row["name"], row["decoder"], row["edits"]) == ("blaze", "coordinates", [])
+    return row, done.stdout
+
+
+@pytest.mark.slow
+def test_a_network_all_the_way(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_any_converter(monkeypatch)
+    row, printed = run(root, tmp_path / "out.jsonl")
+    assert (row["name"], row["decoder"], row["edits"], row["reason"]) == ("blaze", "coordinates", [], "")
     cells = {(cell["backend"], cell["precision"]): cell for cell in row["cells"]}
-    for precision in ("fp32", "int8"):
-        cell = cells["ort", precision]
+    assert len(cells) == 5
+    for name in (("ort", "fp32"), ("tflite", "fp32"), ("ort", "int8"), ("tflite", "int8")):
+        cell = cells[name]
         assert cell["reason"] == "" and 0 <= cell["p95_px"] < 1 and 0 < cell["min_ms"] <= cell["p50_ms"]
-    assert "SPLITE_TFLITE_PYTHON" in cells["tflite", "fp32"]["reason"]
-    assert "| blaze | `coordinates` | 0 | 0.000 px, " in done.stdout
-    assert "* blaze, tflite int8: " in done.stdout
+    assert "| blaze | `coordinates` | 0 | 0.000 px, " in printed
+
+
+@pytest.mark.slow
+def test_a_network_that_cannot_be_exported_says_why(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPLITE_TFLITE_PYTHON", str(tmp_path / "missing"))
+    row, printed = run(root, tmp_path / "out.jsonl")
+    assert row["cells"] == [] and "SPLITE_TFLITE_PYTHON" in row["reason"]
+    assert "* blaze: " in printed
 
 
 def test_lines_are_edited_as_they_are_found(tmp_path: Path) -> None:
