@@ -6,6 +6,10 @@ Anything else that escapes is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 FIELDS_DOC = "see models/README.md for every field with an example"
 """Ends the hint of an error in ``model.toml``."""
 
@@ -29,6 +33,15 @@ class SpliteError(Exception):
 
 class UsageError(SpliteError):
     """A value given by the caller cannot be used: an empty box, a file that is no image, a wrong option."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts the name of a file before the message of a `UsageError` about what it holds."""
+    try:
+        yield
+    except UsageError as err:
+        raise UsageError(f"{path}: {err.message}", hint=err.hint) from err
 
 
 class SpecError(SpliteError):

@@ -20,7 +20,7 @@ from splite_deploy.bench.result import Evaluation, ImageError
 from splite_deploy.bundle.report import Accuracy
 from splite_deploy.decoders import Decoder
 from splite_deploy.decoders.people import overlaps
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import UsageError, naming
 from splite_deploy.metrics.accuracy import (
     Scene,
     average_precision,
@@ -34,7 +34,7 @@ from splite_deploy.metrics.accuracy import (
     pck_auc,
 )
 from splite_deploy.metrics.coco import result_score
-from splite_deploy.metrics.labels import LabelledImage, prefer_split, read_labels
+from splite_deploy.metrics.labels import LabelledImage, prefer_split, read_ignored, read_labels
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.pose import Pose
@@ -85,7 +85,8 @@ class KeypointErrors:
 def evaluation_labels(path: Path, keypoint_count: int) -> list[LabelledImage]:
     """The labels to evaluate on: the split ``val`` of a labels file, or all of it where there is none.
 
-    A body of 17 keypoints is evaluated on labels of whole bodies, too, which begin with the same.
+    A body of 17 keypoints is evaluated on labels of whole bodies, too, which begin with the same: on those of whom one
+    of the 17 is labelled.
 
     Raises:
         UsageError: The file is missing or malformed, or labels other keypoints than the model's.
@@ -98,7 +99,25 @@ def evaluation_labels(path: Path, keypoint_count: int) -> list[LabelledImage]:
             f"The labels of {path} have {min(counts)} keypoints, the model {keypoint_count}.",
             hint="Evaluate on labels of the model's own skeleton.",
         )
+    labels = [labelled for labelled in labels if labelled.mask.any()]
+    if not labels:
+        raise UsageError(
+            f"{path} labels none of the {keypoint_count} keypoints of the model.",
+            hint="Evaluate on labels of the model's own skeleton.",
+        )
     return labels
+
+
+def ignored_labels(path: Path, keypoint_count: int) -> list[LabelledImage]:
+    """Whom nobody has to find: crowds, and those of whom no keypoint of the model is labelled.
+
+    Raises:
+        UsageError: See `evaluation_labels`.
+    """
+    labels, _ = prefer_split(read_labels, path, "val")
+    bodies = [_body(labelled, keypoint_count) for labelled in labels]
+    ignored = [_body(labelled, keypoint_count) for labelled in read_ignored(path)]
+    return [*ignored, *(one for one in bodies if not one.mask.any())]
 
 
 def _body(labelled: LabelledImage, keypoint_count: int) -> LabelledImage:
@@ -121,8 +140,9 @@ def errors_of_each(labels: Sequence[LabelledImage], estimates: Mapping[str, Esti
     """
     found: dict[str, list[tuple[Points, Points | None]]] = {name: [] for name in estimates}
     for labelled, image in _images(labels):
-        for name, estimate in estimates.items():
-            found[name].append(estimate(image, labelled.box))
+        with naming(labelled.path):
+            for name, estimate in estimates.items():
+                found[name].append(estimate(image, labelled.box))
     return {name: _errors(labels, *zip(*points, strict=True)) for name, points in found.items()}
 
 
@@ -163,6 +183,7 @@ def evaluate(
     folder: Path,
     *,
     ignored: Sequence[LabelledImage] = (),
+    images: Sequence[Path] = (),
     flip_test: bool = False,
 ) -> Evaluation:
     """Runs an estimator for RGB images on every labelled image, in the box of its label.
@@ -175,7 +196,8 @@ def evaluate(
         labels: Of its own skeleton.
         labels_from: Where they come from, for the report.
         folder: What the names of images are relative to.
-        ignored: Objects of the same images that nobody has to find, see `splite_deploy.metrics.labels.read_ignored`.
+        ignored: Objects of the same images that nobody has to find, see `ignored_labels`.
+        images: All images of the labels; a network that finds people itself looks into those without anybody, too.
         flip_test: Whether the mirrored crop is run, too; see `splite_deploy.bench.flip_test`.
 
     Raises:
@@ -191,7 +213,8 @@ def evaluate(
         )
     everybody: dict[Path, list[Pose]] = {}
     if estimator.finds_people:
-        everybody = {path: estimator.detect(_read_rgb(path)) for path in dict.fromkeys(one.path for one in labels)}
+        paths = dict.fromkeys([*(one.path for one in labels), *images])
+        everybody = {path: estimator.detect(_read_rgb(path)) for path in paths}
         pairs = _pairs(labels, everybody)
         labels_from += f", of which {len(pairs)} were found"
         if not pairs:
@@ -202,7 +225,10 @@ def evaluate(
         labels, poses = [labelled for labelled, _ in pairs], [pose for _, pose in pairs]
     else:
         estimate = flip_tested(estimator) if flip_test else estimator
-        poses = [estimate(image, labelled.box) for labelled, image in _images(labels)]
+        poses = []
+        for labelled, image in _images(labels):
+            with naming(labelled.path):
+                poses.append(estimate(image, labelled.box))
         for labelled, pose in zip(labels, poses, strict=True):
             everybody.setdefault(labelled.path, []).append(pose)
     errors = _errors(labels, [pose.keypoints for pose in poses], [pose.keypoints_3d for pose in poses])
@@ -280,13 +306,17 @@ def _oks_ap(
     for path, poses in found.items():
         predicted = np.stack([pose.keypoints for pose in poses]) if poses else np.empty((0, len(sigmas), 2))
         scene = Scene(
-            similarity=np.stack([_similarity(predicted, one, sigmas) for one, _ in objects[path]], axis=1),
+            similarity=_columns([_similarity(predicted, one, sigmas) for one, _ in objects[path]], len(poses)),
             scores=np.array([result_score(pose.scores, pose.box_score) for pose in poses]),
-            ignored=np.array([is_ignored for _, is_ignored in objects[path]]),
-            crowd=np.array([one.crowd for one, _ in objects[path]]),
+            ignored=np.array([is_ignored for _, is_ignored in objects[path]], bool),
+            crowd=np.array([one.crowd for one, _ in objects[path]], bool),
         )
         scenes.append(scene)
     return average_precision(scenes)
+
+
+def _columns(columns: Sequence[NDArray[np.float64]], rows: int) -> NDArray[np.float64]:
+    return np.stack(columns, axis=1) if columns else np.empty((rows, 0))
 
 
 def _similarity(predicted: Points, one: LabelledImage, sigmas: Sequence[float]) -> NDArray[np.float64]:

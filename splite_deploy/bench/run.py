@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from splite_deploy.bench.environment import read_environment
-from splite_deploy.bench.evaluation import evaluate, evaluation_labels
+from splite_deploy.bench.evaluation import evaluate, evaluation_labels, ignored_labels
 from splite_deploy.bench.feeds import feeds_from_file, random_feeds
 from splite_deploy.bench.loop import (
     EstimatorSubject,
@@ -34,7 +34,7 @@ from splite_deploy.bundle import Bundle
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
 from splite_deploy.files import sha256_of
-from splite_deploy.metrics.labels import read_ignored
+from splite_deploy.metrics.labels import read_images
 from splite_deploy.runtime.crops import cut, random_pictures
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.network_file import NetworkFile
@@ -350,7 +350,8 @@ def _end_to_end(
                 labels,
                 f"{len(labels)} labels of {folder.resolve().name}",
                 folder,
-                ignored=read_ignored(extras.labels),
+                ignored=ignored_labels(extras.labels, model.keypoint_count),
+                images=read_images(extras.labels),
                 flip_test=extras.flip_test,
             )
     streams = None

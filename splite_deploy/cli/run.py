@@ -12,7 +12,7 @@ import click
 from splite_deploy.cli.app import FilePath, backend_options, json_option, main, tuning_options
 from splite_deploy.cli.console import STDOUT, progress_bar, put_json
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import UsageError, naming
 from splite_deploy.files import writing
 from splite_deploy.spec import Precision
 
@@ -196,9 +196,10 @@ def _run_image(estimator: PoseEstimator, picture: Picture, options: dict[str, An
     image = read_image(picture.file)
     height, width = image.shape[:2]
     picture.size = height, width
-    for box in picture.boxes:
-        found = estimator.detect(image, box) if estimator.finds_people else [estimator(image, box, **options)]
-        picture.poses += found
+    with naming(picture.file):
+        for box in picture.boxes:
+            found = estimator.detect(image, box) if estimator.finds_people else [estimator(image, box, **options)]
+            picture.poses += found
     if save is not None:
         with writing(save):
             save.parent.mkdir(parents=True, exist_ok=True)

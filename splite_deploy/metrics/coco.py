@@ -8,6 +8,7 @@ they are read and taken off as they are written, as Detectron2 does.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,29 +73,65 @@ def read_coco(data: Any, file: Path) -> list[CocoObject]:
         UsageError: The file is malformed, or its images are not found.
     """
     results = not isinstance(data, Mapping)
-    objects = data if results else data["annotations"]
-    index = -1
-    try:
-        names = {} if results else {int(image["id"]): str(image["file_name"]) for image in data["images"]}
-        categories = None if results else _categories(data.get("categories") or [])
-        found = []
-        folder: Path | None = None
-        for one in objects:
-            index += 1
+    names = {} if results else _names(data, file)
+    categories = None if results else _categories(data, file)
+    found = []
+    folder: Path | None = None
+    for index, one in enumerate(data if results else data["annotations"]):
+        try:
             if categories is not None and one.get("category_id") not in categories:
                 continue
-            image_id = int(one["image_id"])
+            image_id = _whole(one["image_id"])
             # Results name no files; those of COCO are named by twelve digits of the image's number
             name = names[image_id] if not results else str(one.get("file_name", f"{image_id:012d}.jpg"))
             folder = image_folder(file, name) if folder is None else folder
             found.append(_object(one, folder / name, image_id))
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
-        what = "result" if results else "annotation"
-        raise UsageError(f"{file}: {what} {index} is malformed ({err!r}).", hint=_HINT) from err
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
+            what = "result" if results else "annotation"
+            named = f", id {one['id']}," if isinstance(one, Mapping) and "id" in one else ""
+            raise UsageError(f"{file}: {what} {index}{named} is malformed ({err!r}).", hint=_HINT) from err
     return found
 
 
-def _categories(categories: Sequence[Mapping[str, Any]]) -> set[int] | None:
+def image_files(data: Any, file: Path) -> list[Path]:
+    """All images of a file, also those without an object; none of a list of results, which has no such list.
+
+    Raises:
+        UsageError: The file is malformed, or its images are not found.
+    """
+    names = list(_names(data, file).values()) if isinstance(data, Mapping) else []
+    folder = image_folder(file, names[0]) if names else file.parent
+    return [folder / name for name in names]
+
+
+def _names(data: Mapping[str, Any], file: Path) -> dict[int, str]:
+    """Names of files by the number of the image."""
+    names: dict[int, str] = {}
+    for index, image in enumerate(data["images"]):
+        try:
+            number, name = _whole(image["id"]), str(image["file_name"])
+            if names.setdefault(number, name) != name:
+                raise ValueError(f"there are two images of the id {number}")
+        except (KeyError, TypeError, ValueError) as err:
+            raise UsageError(f"{file}: image {index} is malformed ({err!r}).", hint=_HINT) from err
+    return names
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or int(value) != value:
+        raise ValueError(f"{value!r} is no whole number")
+    return int(value)
+
+
+def _categories(data: Mapping[str, Any], file: Path) -> set[int] | None:
+    categories = data.get("categories") or []
+    try:
+        return _wanted(categories)
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise UsageError(f"{file}: its categories are malformed ({err!r}).", hint=_HINT) from err
+
+
+def _wanted(categories: Sequence[Mapping[str, Any]]) -> set[int] | None:
     if len(categories) < 2:
         return None
     wanted = [one for one in categories if one.get("keypoints")]
@@ -122,8 +159,20 @@ def _object(one: Mapping[str, Any], path: Path, image_id: int) -> CocoObject:
     if not np.isfinite(box).all():
         raise ValueError("the box is null or not finite")
     area = float(one.get("area", (box[2] - box[0]) * (box[3] - box[1])))
-    score, crowd = float(one.get("score", 1.0)), bool(one.get("iscrowd", 0))
-    return CocoObject(path, image_id, box, keypoints, labelled, area, score, crowd)
+    score, crowd = float(one.get("score", 1.0)), one.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        raise ValueError(f"iscrowd is {crowd!r}, not 0 or 1")
+    if not math.isfinite(score):
+        raise ValueError("the score is not finite")
+    if not crowd and (
+        labelled is None or labelled.any()
+    ):  # COCO has a few without a size among those that nobody finds
+        if (box[2:] <= box[:2]).any():
+            raise ValueError("the box has no width or no height")
+        if not 0 < area < math.inf:
+            raise ValueError(f"the area {area:g} is not positive")
+    area = area if 0 < area < math.inf else 1.0
+    return CocoObject(path, image_id, box, keypoints, labelled, area, score, bool(crowd))
 
 
 def image_folder(file: Path, name: str) -> Path:

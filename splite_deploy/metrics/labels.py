@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import UsageError
-from splite_deploy.metrics.coco import CocoObject, is_coco, read_coco
+from splite_deploy.metrics.coco import CocoObject, image_files, is_coco, read_coco
 
 _EXAMPLE = 'A sample looks like {"image": "a.jpg", "keypoints": [[x, y], ...]}.'
 _FORMATS = 'It must be JSON with a list "samples", or COCO\'s with "images" and "annotations".'
@@ -123,6 +123,20 @@ def read_ignored(path: Path) -> list[LabelledImage]:
     return [one.labelled for one in _of_split(path, None)[1] if one.ignored and one.labelled is not None]
 
 
+def read_images(path: Path) -> list[Path]:
+    """All images of a labels file, of COCO's also those in which nothing is labelled.
+
+    Raises:
+        UsageError: The file is missing or malformed.
+    """
+    file = path / "labels.json" if path.is_dir() else path
+    samples = _read(file)
+    data = _load(file)
+    if is_coco(data):
+        return list(dict.fromkeys([*image_files(data, file), *(one.boxed.path for one in samples)]))
+    return list(dict.fromkeys(one.boxed.path for one in samples))
+
+
 def read_boxes(path: Path, *, split: str | None = None) -> list[BoxedImage]:
     """The same boxes, and those that have no keypoints at all, such as a detector's.
 
@@ -158,18 +172,14 @@ def _read(file: Path) -> tuple[_Sample, ...]:
 
 @lru_cache(maxsize=4)
 def _parse(file: Path, _mtime_ns: int, _size: int) -> tuple[_Sample, ...]:
+    data = _load(file)
+    if is_coco(data):
+        return tuple(map(_from_coco, read_coco(data, file)))
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        if is_coco(data):
-            return tuple(map(_from_coco, read_coco(data, file)))
         samples = data["samples"]
         if not isinstance(samples, list):
             raise TypeError("samples is not a list")
-    except OSError as err:
-        raise UsageError(
-            f"Cannot read {file}: {err.strerror}.", hint="Name a labels.json or its folder, or a COCO file."
-        ) from err
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as err:
+    except (KeyError, TypeError, IndexError) as err:
         raise UsageError(f"{file} is not a labels file: {err!r}.", hint=_FORMATS) from err
     found = []
     for index, sample in enumerate(samples):
@@ -178,6 +188,18 @@ def _parse(file: Path, _mtime_ns: int, _size: int) -> tuple[_Sample, ...]:
         except (AttributeError, KeyError, ValueError, TypeError) as err:
             raise UsageError(f"{file}: sample {index} is malformed ({err!r}).", hint=_EXAMPLE) from err
     return tuple(found)
+
+
+def _load(file: Path) -> Any:
+    """The JSON of a file, which may begin with a byte-order mark."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as err:
+        raise UsageError(
+            f"Cannot read {file}: {err.strerror}.", hint="Name a labels.json or its folder, or a COCO file."
+        ) from err
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as err:
+        raise UsageError(f"{file} is not a labels file: {err!r}.", hint=_FORMATS) from err
 
 
 def _sample(sample: Any, folder: Path) -> _Sample:
@@ -205,6 +227,8 @@ def _box(values: Any) -> NDArray[np.float64]:
         raise ValueError("wrong number of values")
     if not np.isfinite(box).all():
         raise ValueError("a coordinate is null or not finite")
+    if (box[2:] <= box[:2]).any():
+        raise ValueError("the box has no width or no height")
     return box
 
 

@@ -15,7 +15,7 @@ from splite_deploy.bench.evaluation import evaluate
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.decoders import YoloPose
 from splite_deploy.errors import UsageError
-from splite_deploy.metrics.labels import read_labels
+from splite_deploy.metrics.labels import read_images, read_labels
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 from splite_deploy.spec.presets import COCO17
@@ -96,6 +96,17 @@ def test_the_missed_and_the_imagined_cost_precision_alone(tmp_path: Path) -> Non
     assert (accuracy.images, accuracy.epe_px) == (5, pytest.approx(0.5, abs=1e-4))
     assert accuracy.oks_ap == pytest.approx(coco_ap(json.loads(file.read_text()), results), abs=1e-6)
     assert accuracy.oks_ap is not None and 0.3 < accuracy.oks_ap < 0.95
+
+
+def test_people_where_nobody_is_cost_precision(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    points = rng.uniform(0, 40, (17, 2))
+    file = write(tmp_path, [[points], []])
+    opened = estimator([row(points, 0.5)[None], row(points + 30, 0.9)[None]])
+    labels = read_labels(file)
+    alone = evaluate(opened, labels, "one", tmp_path)
+    both = evaluate(opened, labels, "one", tmp_path, images=read_images(file))
+    assert (alone.oks_ap, both.oks_ap) == (1.0, pytest.approx(0.5))
 
 
 def test_nobody_found_is_no_accuracy(tmp_path: Path) -> None:

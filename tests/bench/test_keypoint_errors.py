@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from splite_deploy.bench.evaluation import errors_of_each, evaluation_labels, keypoint_errors
+from splite_deploy.bench.evaluation import errors_of_each, evaluation_labels, ignored_labels, keypoint_errors
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.labels import read_labels
 
@@ -67,3 +67,22 @@ def test_the_split_val_is_taken_where_there_is_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="have 3 keypoints, the model 21") as caught:
         evaluation_labels(file, 21)
     assert "skeleton" in caught.value.hint
+
+
+def test_bodies_of_whole_body_labels_are_those_with_a_labelled_keypoint(tmp_path: Path) -> None:
+    """Whoever has a labelled face alone is nobody that a body network has to find."""
+    points = np.random.default_rng(0).uniform(5, 60, (133, 2))
+    body, face = np.zeros(133), np.zeros(133)
+    body[:5], face[30:40] = 1, 1
+    samples = [
+        {"image": f"{number}.png", "keypoints": np.column_stack([points, seen]).tolist(), "box": [0, 0, 64, 64]}
+        for number, seen in enumerate((body, face))
+    ]
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps({"samples": samples}), encoding="utf-8")
+    assert [one.path.name for one in evaluation_labels(file, 17)] == ["0.png"]
+    assert [one.path.name for one in ignored_labels(file, 17)] == ["1.png"]
+    assert len(evaluation_labels(file, 133)) == 2
+    file.write_text(json.dumps({"samples": samples[1:]}), encoding="utf-8")
+    with pytest.raises(UsageError, match="labels none of the 17 keypoints"):
+        evaluation_labels(file, 17)

@@ -164,6 +164,18 @@ def test_what_does_not_fit_is_refused(splite: Callable[..., Result], body_bundle
     assert alone.exit_code == 1 and "Add --eval LABELS" in alone.output
 
 
+def test_a_box_outside_its_image_is_named(
+    splite: Callable[..., Result], body_bundle: Path, people: Path, tmp_path: Path
+) -> None:
+    data = json.loads(people.read_text())
+    data["annotations"][3]["bbox"] = [5000, 0, 60, 80]
+    (tmp_path / "labels.json").write_text(json.dumps(data))
+    (tmp_path / "images").symlink_to(people.parent.parent / "val2017")
+    for command in (("run", body_bundle, tmp_path / "labels.json"), ("bench", body_bundle, "--eval", tmp_path)):
+        done = splite(*command)
+        assert done.exit_code == 1 and f"{2:012d}.png: The box" in done.output, done.output
+
+
 def test_calibration_needs_boxes_alone(body_bundle: Path, people: Path, tmp_path: Path) -> None:
     data = json.loads(people.read_text())
     for one in data["annotations"]:

@@ -11,7 +11,7 @@ import pytest
 
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.coco import dataset, read_coco, result
-from splite_deploy.metrics.labels import read_boxes, read_ignored, read_labels
+from splite_deploy.metrics.labels import read_boxes, read_ignored, read_images, read_labels
 
 PERSON = {"id": 1, "name": "person", "keypoints": ["a", "b", "c"], "skeleton": [[1, 2]]}
 IMAGES = [{"id": 7, "file_name": "seven.jpg", "width": 90, "height": 80}]
@@ -105,14 +105,44 @@ def test_whole_bodies_have_the_keypoints_of_all_their_fields(tmp_path: Path) -> 
         {"keypoints": [1, 2]},
         {"keypoints": [1, None, 2] * 3},
         {"image_id": None},
+        {"image_id": 7.5},
+        {"bbox": [1, 2, 0, 4]},
+        {"bbox": [1, 2, 3, -4]},
+        {"area": 0},
+        {"area": -5},
+        {"area": float("nan")},
+        {"iscrowd": "0"},
+        {"score": float("nan")},
     ],
     ids=repr,
 )
 def test_a_malformed_annotation_is_counted(tmp_path: Path, broken: dict[str, Any]) -> None:
     file = write(tmp_path, coco(ONE, {**ONE, **broken}))
-    with pytest.raises(UsageError, match="annotation 1 is malformed") as caught:
+    with pytest.raises(UsageError, match="annotation 1, id 1, is malformed") as caught:
         read_labels(file)
     assert '"images" and "annotations"' in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"images": [{"id": 7}]}, "image 0 is malformed"),
+        ({"images": [*IMAGES, {"id": 7, "file_name": "other.jpg"}]}, "there are two images of the id 7"),
+        ({"categories": [{"name": "a"}, {"name": "person"}]}, "its categories are malformed"),
+        ({"annotations": [{**ONE, "id": 31, "bbox": None}]}, "annotation 0, id 31, is malformed"),
+    ],
+)
+def test_what_is_malformed_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        read_labels(write(tmp_path, {**coco(ONE), **change}))
+
+
+def test_images_without_anybody_are_listed(tmp_path: Path) -> None:
+    images = [*IMAGES, {"id": 8, "file_name": "eight.jpg"}]
+    assert [path.name for path in read_images(write(tmp_path, {**coco(ONE), "images": images}))] == [
+        "seven.jpg",
+        "eight.jpg",
+    ]
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:

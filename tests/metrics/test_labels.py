@@ -134,6 +134,17 @@ def test_keypoints_without_a_label_are_marked(tmp_path: Path) -> None:
     assert one.side_px == 7
 
 
+def test_a_byte_order_mark_is_none_of_the_content(tmp_path: Path) -> None:
+    write(tmp_path, "\ufeff" + json.dumps({"samples": [SAMPLE]}))
+    assert len(read_labels(tmp_path)) == 1
+
+
+def test_json_that_is_too_deep_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "[" * 100_000)
+    with pytest.raises(UsageError, match="is not a labels file"):
+        read_labels(tmp_path)
+
+
 def test_boxes_alone_measure_no_accuracy(tmp_path: Path) -> None:
     write(tmp_path, {"samples": [{"image": "a.jpg", "box": [1, 2, 5, 9]}]})
     assert read_boxes(tmp_path)[0].box.tolist() == [1, 2, 5, 9]
