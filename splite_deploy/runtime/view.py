@@ -17,7 +17,7 @@ from splite_deploy.errors import BackendError
 from splite_deploy.runtime.backends.base import BaseSession, IoSignature
 from splite_deploy.runtime.layout import PIXELS_FIRST, PLANES_FIRST, to_pixels, to_planes
 from splite_deploy.spec import ModelSpec
-from splite_deploy.spec.view import IMAGE, Dtype, InputView, Steps, View, choose
+from splite_deploy.spec.view import DTYPES, IMAGE, Dtype, InputView, Steps, View, choose
 
 if TYPE_CHECKING:
     from splite_deploy.runtime.session import Session, TracedSession
@@ -32,7 +32,7 @@ def network_input(view: InputView, image: FloatArray, dtype: str | None = None) 
     Args:
         view: How.
         image: (N, C, h, w) float32, normalised.
-        dtype: Of the result, where it is another one than the view's: a session that quantises by itself takes float32.
+        dtype: Of the result, where it is another one than the view's: a session may take float32 for float16.
     """
     steps = view.steps(image.shape[1:])
     if steps.axes == PIXELS_FIRST and image.flags.c_contiguous:
@@ -165,13 +165,17 @@ class ViewedSession(BaseSession):
         fits = len(found.shape) == 1 + len(wanted) and all(
             size is None or size == want for size, want in zip(found.shape[1:], wanted, strict=True)
         )
-        if not fits or found.dtype not in ("float32", self._view.input.dtype):
+        # A session that takes halves as float32 is one for float16. Whole numbers it gives as the file holds them.
+        kinds = ("float32", "float16") if self._view.input.dtype == "float16" else (self._view.input.dtype,)
+        if not fits or found.dtype not in kinds:
             shown = "x".join("N" if size is None else str(size) for size in found.shape)
             said = "x".join(map(str, wanted))
             hint = "Correct layout and dtype in [inputs.image] of model.toml, or the size in [input]."
             channels, *size = self._model.input.planes
             if found.shape[1:] == (*size, channels) and self._view.input.layout == IMAGE:
                 hint = 'Write layout = "NHWC" into [inputs.image] of model.toml.'
+            elif fits and found.dtype in DTYPES:
+                hint = f'Write dtype = "{found.dtype}" into [inputs.image] of model.toml.'
             raise BackendError(
                 f"The network's input '{found.name}' is {found.dtype} {shown}; model.toml says "
                 f"{self._view.input.dtype} Nx{said}.",

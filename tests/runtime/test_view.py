@@ -15,7 +15,7 @@ from splite_deploy.runtime.backends.base import BaseSession, IoSignature
 from splite_deploy.runtime.verify import batch_violations
 from splite_deploy.runtime.view import ViewedSession, apply_view, network_input
 from splite_deploy.spec import InputView, LimitSpec, ModelSpec, OutputView, View
-from splite_deploy.spec.view import choose
+from splite_deploy.spec.view import Dtype, choose
 from tests.shared.view_vectors import INPUTS, OUTPUTS, expected, given, input_view_of, model_of, view_of
 
 POINTS = next(case for case in OUTPUTS if case["name"] == "flat pairs")
@@ -143,11 +143,11 @@ def small_model() -> ModelSpec:
     return model_of({**POINTS, "height": 4, "width": 5})
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_a_session_takes_and_gives_canonical_tensors(dtype: str) -> None:
-    network = Network(dtype)
+@pytest.mark.parametrize(("dtype", "said"), [("uint8", "uint8"), ("float32", "float16")])
+def test_a_session_takes_and_gives_canonical_tensors(dtype: str, said: Dtype) -> None:
+    network, view = Network(dtype), View(InputView(layout="NHWC", dtype=said), VIEW.outputs)
     image = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3)).astype(np.float32)
-    with ViewedSession(network, VIEW, small_model()) as session:
+    with ViewedSession(network, view, small_model()) as session:
         assert session.inputs == (TensorSpec("image", (None, 3, 4, 5), "float32", "NCHW", "image"),)
         assert session.outputs == (TensorSpec("coordinates", (None, 3, 2), "float32", "NKC", "coordinates"),)
         found = session.run({"image": np.ascontiguousarray(image.transpose(0, 3, 1, 2))})
@@ -165,6 +165,14 @@ def test_an_input_of_another_size_or_type_is_told() -> None:
     assert "layout and dtype in [inputs.image]" in caught.value.hint
     with pytest.raises(BackendError, match=r"'pixels' is int32 Nx4x5x3; model.toml says uint8 Nx4x5x3"):
         ViewedSession(Network(dtype="int32"), VIEW, small_model())
+
+
+@pytest.mark.parametrize("said", ["uint8", "int8", "int32"])
+def test_a_float_input_takes_no_whole_numbers(said: Dtype) -> None:
+    view = View(InputView(layout="NHWC", dtype=said), VIEW.outputs)
+    with pytest.raises(BackendError, match=f"'pixels' is float32 Nx4x5x3; model.toml says {said} Nx4x5x3") as caught:
+        ViewedSession(Network(dtype="float32"), view, small_model())
+    assert caught.value.hint == 'Write dtype = "float32" into [inputs.image] of model.toml.'
 
 
 def test_an_output_that_does_not_fit_is_told_when_the_session_opens() -> None:
