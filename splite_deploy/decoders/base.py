@@ -16,6 +16,9 @@ from splite_deploy.decoders.depth import Depth
 Sizes = tuple[int | tuple[int, ...] | None, ...]
 """What the axes of an array measure; several numbers where each of them will do, None where any will."""
 
+LEAST_STRIDE = 0.01
+"""Input pixels for each cell; no network gives a hundred cells for one, and maps grow without a bound below."""
+
 
 @dataclass(frozen=True)
 class People:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
-from splite_deploy.decoders.base import Decoder, InputSize, Sizes
+from splite_deploy.decoders.base import LEAST_STRIDE, Decoder, InputSize, Sizes
 from splite_deploy.errors import require
 
 Alignment = Literal["corner", "centre", "udp"]
@@ -50,6 +50,7 @@ class HeatmapDecoder(Decoder):
 
     def __post_init__(self) -> None:
         require(0 < self.stride < math.inf, "decoder.stride must be positive")
+        require(self.stride >= LEAST_STRIDE, f"decoder.stride is {self.stride:g}, and at least {LEAST_STRIDE:g} pixels")
 
     @property
     def layouts(self) -> Mapping[str, str]:

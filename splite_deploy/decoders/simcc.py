@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
-from splite_deploy.decoders.base import Decoded, Decoder, InputSize, Sizes
+from splite_deploy.decoders.base import LEAST_STRIDE, Decoded, Decoder, InputSize, Sizes
 from splite_deploy.decoders.taylor import blurring, check_kernel
 from splite_deploy.errors import require
 
@@ -53,6 +53,8 @@ class SimCC(Decoder):
 
     def __post_init__(self) -> None:
         require(0 < self.split_ratio < math.inf, "decoder.split_ratio must be positive")
+        most = 1 / LEAST_STRIDE
+        require(self.split_ratio <= most, f"decoder.split_ratio is {self.split_ratio:g}, and at most {most:g}")
         for name in ("blur_kernel", "beta"):
             needed, given = name in _NEEDS[self.refine], getattr(self, name) is not None
             says = "needs" if needed else "does not take"

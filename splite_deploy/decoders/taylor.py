@@ -18,17 +18,20 @@ from splite_deploy.errors import require
 Border = Literal["zero", "mirror"]
 """What lies around a map that is smoothed: nothing, or the map mirrored about the centres of its outermost cells."""
 
+LARGEST_KERNEL = 1023
+"""Cells that a Gaussian may reach over: twice the maps of the largest networks. Memory grows with it."""
 LEAST_DETERMINANT = 1e-9
 """Below it a map is flat around its largest cell, within the precision of float32: there is no step."""
 
 
 def check_kernel(blur_kernel: int) -> None:
-    """Refuses a kernel without a middle.
+    """Refuses a kernel without a middle, or one larger than any map.
 
     Raises:
-        SpecError: It is even, or not positive.
+        SpecError: It is even, not positive, or beyond `LARGEST_KERNEL`.
     """
     require(blur_kernel > 0 and blur_kernel % 2 == 1, "decoder.blur_kernel must be odd: 1 smooths nothing")
+    require(blur_kernel <= LARGEST_KERNEL, f"decoder.blur_kernel is {blur_kernel}, and at most {LARGEST_KERNEL}")
 
 
 @lru_cache(maxsize=16)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
-from splite_deploy.decoders.base import InputSize, Sizes
+from splite_deploy.decoders.base import LEAST_STRIDE, InputSize, Sizes
 from splite_deploy.decoders.people import PeopleDecoder, Rows, sigmoid
 from splite_deploy.errors import require
 
@@ -78,6 +78,8 @@ class YoloPose(PeopleDecoder):
         require(self.classes > 0, "decoder.classes must be positive")
         require(self.bins is None or self.bins > 0, "decoder.bins must be positive")
         require(self.strides is None or min(self.strides, default=0) > 0, "decoder.strides must be positive numbers")
+        least = min(self.strides or (), default=LEAST_STRIDE)
+        require(least >= LEAST_STRIDE, f"decoder.strides holds {least:g}, and at least {LEAST_STRIDE:g} pixels each")
         if self.anchors is not None:
             pairs = all(anchors and len(anchors) % 2 == 0 and min(anchors) > 0 for anchors in self.anchors)
             require(pairs, "decoder.anchors must be pairs of a width and a height for each level")

@@ -23,6 +23,7 @@ from splite_deploy.decoders import (
     Expectation,
     HeatmapDecoder,
     Offset,
+    SimCC,
     SoftArgmax,
     SoftArgmaxDepth,
     SoftArgmaxWindow,
@@ -268,6 +269,9 @@ def test_peaks_are_those_of_what_tells_the_keypoint() -> None:
         (lambda: Udp(4.0, "udp", "combined", 11), "decoder.radius_factor belongs to"),
         (lambda: Udp(4.0, "udp", "combined", 11, 0.0), "decoder.radius_factor must be positive"),
         (lambda: Udp(4.0, "udp", "gaussian", 11, 0.05), 'is for decoder.target = "combined" alone'),
+        (lambda: Dark(4.0, "centre", blur_kernel=200000001), "decoder.blur_kernel is 200000001, and at most 1023"),
+        (lambda: Argmax(1e-300, "centre", "none"), "decoder.stride is 1e-300, and at least 0.01 pixels"),
+        (lambda: SimCC(1e300, "none"), "decoder.split_ratio is 1e+300, and at most 100"),
         (lambda: Argmax(0.0, "centre", "none"), "decoder.stride must be positive"),
     ],
 )
