@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from splite_deploy.decoders import Decoder, InputSize
+from splite_deploy.decoders import Decoder, InputSize, PeopleDecoder
 from splite_deploy.errors import FIELDS_DOC, SpecError, SpliteError, require
 from splite_deploy.spec.plain import Unknown, structure, to_plain
 
@@ -98,7 +98,8 @@ class OutputView:
         slice: Begin and end along canonical axes, cut before anything is compared; an end may be negative.
         columns: What the columns C of coordinates are; ``_`` for one that is ignored. Absent they are those that the
             decoder reads.
-        activation: Applied to the output that was cut; of coordinates to the column ``score`` alone.
+        activation: Applied to the output that was cut; of coordinates to the column ``score`` alone, which the columns
+            here name, or else those of the decoder.
     """
 
     source: Source | None = None
@@ -115,6 +116,7 @@ class OutputView:
         """
         canonical, where = decoder.layouts[role], f"outputs.{role}"
         layout = canonical if self.layout is None else self.layout
+        require(self.source != (), f"{where}.source is empty; it is a name, an index, or a path of some")
         _check_layout(layout, canonical, f"{where}.layout", joined=decoder.joined)
         axes = canonical[1:]
         for axis, (begin, end) in self.slice.items():
@@ -125,8 +127,13 @@ class OutputView:
         for group in _groups(_in_canonical_letters(layout, decoder.joined)):
             both = sorted(open_axes.intersection(group))
             require(len(both) < 2, f"{where}.layout joins {' and '.join(both)}, and slice cuts both")
-        if not self.columns:
-            return
+        if self.columns:
+            self._check_columns(role, decoder)
+        if self.activation != "none":
+            self._check_activation(role, decoder)
+
+    def _check_columns(self, role: str, decoder: Decoder) -> None:
+        canonical, where = decoder.layouts[role], f"outputs.{role}"
         require(has_columns(decoder, role), f"{where}.columns is for coordinates; the decoder reads {canonical}")
         named = [name for name in self.columns if name != _IGNORED]
         require(len(set(named)) == len(named), f"{where}.columns has a name twice")
@@ -138,6 +145,23 @@ class OutputView:
                 f"{', '.join(wanted)}.",
                 hint=f"Name every column in the network's order, '{missing[0]}' among them, and '_' for those that "
                 "nobody reads; a visibility or presence in 0 to 1 that shall be the score is called 'score'.",
+            )
+
+    def _check_activation(self, role: str, decoder: Decoder) -> None:
+        """Refuses an activation that would reach more than maps or scores, or nothing."""
+        what = f"Model spec: outputs.{role}.activation is {self.activation!r}"
+        if isinstance(decoder, PeopleDecoder):
+            raise SpecError(
+                f"{what}; it would reach boxes and keypoints, or what the decoder '{decoder.type}' takes before its "
+                "sigmoid.",
+                hint="Leave it out. If the network gives finished boxes with scores before their sigmoid, export it "
+                "with the sigmoid of the scores inside.",
+            )
+        if has_columns(decoder, role) and "score" not in wanted_columns(decoder, self.columns):
+            raise SpecError(
+                f"{what}; of '{role}' it goes to the score alone, and no column is said to be one.",
+                hint=f'Name every column in columns of [outputs.{role}], as in columns = ["x", "y", "score"], with a '
+                "score that the decoder reads; or leave activation out.",
             )
 
     def steps(
@@ -167,6 +191,7 @@ class OutputView:
         known = self._known(role, decoder, keypoints, size)
         joined, apart = _joined(layout, shape, decoder.joined)
         groups = _groups(_in_canonical_letters(layout, decoder.joined))[1:]
+        columned = has_columns(decoder, role)
         found: dict[str, int] = {}
         fits = len(groups) == len(joined)
         for axis, (count, each) in apart.items():
@@ -184,6 +209,13 @@ class OutputView:
                 continue
             rest = math.prod(known.get(letter, 1) for letter in letters)
             unknown = [letter for letter in letters if letter not in known]
+            if len(unknown) > 1:
+                which = "columns" if columned and canonical[-1] in unknown else "a layout with these axes apart"
+                raise error(
+                    f"How many of the {measured} numbers of '{role}' along ({group}) are {' and '.join(unknown)} "
+                    "cannot be told.",
+                    hint=f"Write {which} into [outputs.{role}] of model.toml, or leave out slice there.",
+                )
             fits = fits and (measured % rest == 0 if unknown else measured == rest)
             found.update({letter: known.get(letter, measured // max(rest, 1)) for letter in letters})
         columns = found.get(canonical[-1], 0)
@@ -210,14 +242,15 @@ class OutputView:
                     hint=f"Correct slice in [outputs.{role}] of model.toml.",
                 )
             slices.append((canonical.index(axis), begin, stop))
-        wanted = wanted_columns(decoder, self.columns) if self.columns else ()
+        read = wanted_columns(decoder, self.columns) if columned else ()
+        wanted = read if self.columns else ()
         return Steps(
             reshape=split,
             axes=tuple(order.index(axis) for axis in canonical),
             slices=tuple(slices),
             columns=tuple(self.columns.index(name) for name in wanted) if wanted != self.columns else None,
             activation=self.activation,
-            activated=tuple(i for i, name in enumerate(wanted) if name == "score") if wanted else None,
+            activated=tuple(i for i, name in enumerate(read) if name == "score") if columned else None,
         )
 
     def _known(self, role: str, decoder: Decoder, keypoints: int, size: InputSize) -> dict[str, int]:

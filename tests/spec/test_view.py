@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from splite_deploy.decoders import Coordinates, Decoder, SoftArgmax, SoftArgmaxDepth
+from splite_deploy.decoders import Coordinates, Decoder, SoftArgmax, SoftArgmaxDepth, YoloPose
 from splite_deploy.errors import ExportError, SpecError
 from splite_deploy.spec import InputView, OutputView, View, load_model_toml
 from splite_deploy.spec.view import Steps
@@ -94,6 +94,17 @@ def test_without_tables_the_view_is_canonical(tmp_path: Path) -> None:
         ('[outputs.coordinates]\ncolumns = ["x", "visibility"]', "reads x, y.", "called 'score'"),
         ('[outputs.coordinates]\ncolumns = ["x", "w"]', "outputs.coordinates.columns[1] is 'w'", "visibility"),
         ('[outputs.coordinates]\nactivation = "tanh"', "outputs.coordinates.activation is 'tanh'", "none, sigmoid"),
+        (
+            '[outputs.coordinates]\nactivation = "sigmoid"',
+            "goes to the score alone, and no column is said to be one",
+            'columns = ["x", "y", "score"]',
+        ),
+        (
+            '[outputs.coordinates]\nactivation = "sigmoid"\ncolumns = ["x", "y", "_"]',
+            "goes to the score alone, and no column is said to be one",
+            "or leave activation out",
+        ),
+        ("[outputs.coordinates]\nsource = []", "outputs.coordinates.source is empty", "Correct the value"),
         ("[outputs.coordinates]\nsource = 1.5", "outputs.coordinates.source is 1.5", "a text in quotes"),
     ],
 )
@@ -102,6 +113,39 @@ def test_a_mistake_is_told_with_its_field(tmp_path: Path, tables: str, message: 
         read(tmp_path, tables)
     assert message in caught.value.message
     assert hint in caught.value.hint
+
+
+def test_an_activation_goes_to_the_score_of_the_decoders_columns() -> None:
+    view = OutputView(activation="sigmoid")
+    view.check("coordinates", SOLID)
+    steps = view.steps("coordinates", SOLID, 3, SIZE, (3, 4), ExportError)
+    assert (steps.columns, steps.activated) == (None, (3,))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "role"),
+    [
+        (YoloPose(0.25, 0.7, 20, "decoded", True, boxes="xywh", scale="pixel", objectness=False), "people"),
+        (YoloPose(0.25, 0.7, 20, "anchor-free", True, strides=(8.0,), heads="parts", bins=1), "score_0"),
+    ],
+)
+def test_people_take_no_activation(decoder: YoloPose, role: str) -> None:
+    with pytest.raises(SpecError, match=r"it would reach boxes and keypoints, or what the decoder") as caught:
+        OutputView(activation="sigmoid").check(role, decoder)
+    assert "with the sigmoid of the scores inside" in caught.value.hint
+
+
+@pytest.mark.parametrize("layout", ["N(KC)", "N(CK)"])
+def test_joined_axes_that_both_are_unknown_are_told(layout: str) -> None:
+    view = OutputView(layout=layout, slice={"K": (0, 21)})
+    view.check("coordinates", POINTS)
+    with pytest.raises(
+        ExportError, match=r"How many of the 63 numbers of 'coordinates' along .* cannot be told"
+    ) as err:
+        view.steps("coordinates", POINTS, 21, SIZE, (63,), ExportError)
+    assert "Write columns into [outputs.coordinates]" in err.value.hint
+    named = OutputView(layout=layout, slice={"K": (0, 21)}, columns=("x", "y", "_"))
+    assert sorted(named.steps("coordinates", POINTS, 21, SIZE, (78,), ExportError).reshape) == [3, 26]
 
 
 def test_columns_are_for_coordinates_alone() -> None:
@@ -132,9 +176,9 @@ def test_a_gray_image_needs_no_axis_of_channels() -> None:
             (51 * 192,),
             Steps((51, 16, 12), (0, 1, 2, 3), ((1, 0, 17),)),
         ),
-        (OutputView(layout="NCK"), POINTS, "coordinates", (2, 17), Steps((2, 17), (0, 2, 1))),
-        (OutputView(layout="N(KC)"), POINTS, "coordinates", (51,), Steps((17, 3), (0, 1, 2))),
-        (OutputView(layout="N(CK)"), POINTS, "coordinates", (34,), Steps((2, 17), (0, 2, 1))),
+        (OutputView(layout="NCK"), POINTS, "coordinates", (2, 17), Steps((2, 17), (0, 2, 1), activated=())),
+        (OutputView(layout="N(KC)"), POINTS, "coordinates", (51,), Steps((17, 3), (0, 1, 2), activated=())),
+        (OutputView(layout="N(CK)"), POINTS, "coordinates", (34,), Steps((2, 17), (0, 2, 1), activated=())),
         (
             OutputView(layout="N1KC", columns=("y", "x", "score"), activation="sigmoid"),
             POINTS,
