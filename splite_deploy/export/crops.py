@@ -23,7 +23,7 @@ from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.files import cache_folder, sha256_of, write_file
 from splite_deploy.metrics.labels import BoxedImage, prefer_split, read_boxes
 from splite_deploy.runtime.crops import Boxed, Crops, Example, crops_from_images, crops_of, cut, no_images, read_boxed
-from splite_deploy.runtime.io.images import boxed_images, is_folder, whole_images
+from splite_deploy.runtime.io.images import boxed_images, folder_name, is_folder, whole_images
 from splite_deploy.spec import HostSpec, InputSpec
 
 File = tuple[Path, NDArray[np.float64] | None]
@@ -64,7 +64,7 @@ def make_crops(
         rest = whole_images(rest) if spec.letterbox else rest
         if rest:
             picked = [rest[i] for i in evenly(len(rest), count)]
-            name = calibration.parent.name if calibration.suffix == ".json" else calibration.name
+            name = folder_name(calibration)
             return crops_of(read_boxed(picked), "bgr", spec, f"{len(picked)} images of {name}, {part}")
     return crops_from_renderer(host, count, spec, cache=cache_folder(), progress=progress)
 

@@ -206,3 +206,12 @@ def test_a_folder_that_is_none(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"Cannot read .*: (No such file|Not a directory)") as caught:
         image_files(tmp_path / name)
     assert caught.value.hint
+
+
+def test_a_folder_has_its_name_from_wherever_it_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hands").mkdir()
+    cv2.imwrite(str(tmp_path / "hands" / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "hands" / "boxes.json").write_text('{"samples": [{"image": "a.png", "box": [0, 0, 4, 4]}]}')
+    monkeypatch.chdir(tmp_path / "hands")
+    for path in (Path("boxes.json"), Path()):
+        assert boxed_images(path)[1].endswith("images of hands")

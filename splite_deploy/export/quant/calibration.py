@@ -23,7 +23,7 @@ from splite_deploy.export.quant import calibration_lint as lint
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.labels import prefer_split, read_boxes
 from splite_deploy.runtime.crops import cut
-from splite_deploy.runtime.io.images import boxed_images, is_folder, read_image, whole_images
+from splite_deploy.runtime.io.images import boxed_images, folder_name, is_folder, read_image, whole_images
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import HostSpec, InputColor, InputSpec, ModelSpec
 
@@ -183,7 +183,7 @@ def _files(
 ) -> tuple[list[File], str]:
     """Image files with their boxes, of one split where the labels have it, and where they come from, as text."""
     check_source(path)
-    name = path.parent.name if path.suffix == ".json" else path.name
+    name = folder_name(path)
     if is_folder(path) and not (path / "labels.json").is_file():
         found, _ = boxed_images(path)
         part = ""

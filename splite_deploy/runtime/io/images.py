@@ -86,12 +86,17 @@ def boxed_images(
         items = whole_images(items)
     if count is not None and count < len(items):
         items = [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
-    return items, f"{len(items)} {kind} of {path.parent.name if path.suffix else path.name}{part}"
+    return items, f"{len(items)} {kind} of {folder_name(path)}{part}"
 
 
 def whole_images(items: Iterable[tuple[Path, object]]) -> list[tuple[Path, NDArray[np.float64] | None]]:
     """The image files of such a list, each once and without a box."""
     return [(file, None) for file in dict.fromkeys(file for file, _ in items)]
+
+
+def folder_name(path: Path) -> str:
+    """What the folder of a labels file, or a folder itself, is called, whatever it is reached from."""
+    return (path.parent if path.suffix == ".json" else path).resolve().name
 
 
 def is_folder(path: Path) -> bool:
