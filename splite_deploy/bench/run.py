@@ -213,7 +213,7 @@ def run_network_file(
     timed = configured(chosen, settings, stage_timing=True)
 
     def open_estimator() -> PoseEstimator:
-        return PoseEstimator(spec, file.open(chosen, options=timed), color)
+        return PoseEstimator(spec, file.open(chosen, options=timed), color, compared=False)
 
     conditions = _conditions(threads, affinity)
     with bound_to(affinity, threads):

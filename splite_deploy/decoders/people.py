@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders.base import Decoded, Decoder, InputSize, People, Sizes
-from splite_deploy.errors import require
+from splite_deploy.errors import BackendError, require
 
 BOX, SCORE, KEYPOINTS = slice(0, 4), 4, 5
 """Columns of a candidate: its box x0, y0, x1, y1 in input pixels, its score, then x, y and score of each keypoint."""
@@ -84,7 +84,11 @@ class PeopleDecoder(Decoder):
         return self._people(*self.scored(outputs, size))
 
     def best(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
-        """The candidate of the highest score of every crop, whatever that score is: one row for each crop."""
+        """The candidate of the highest score of every crop, whatever that score is: one row for each crop.
+
+        Raises:
+            BackendError: There are no candidates.
+        """
         return self._people(*self.scored(outputs, size), best=True)
 
     def by_role(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Mapping[str, FloatArray]:
@@ -98,6 +102,11 @@ class PeopleDecoder(Decoder):
 
     def _people(self, scores: FloatArray, rows: Rows, *, best: bool = False) -> Decoded:
         found = []
+        if best and scores.shape[1] == 0:
+            raise BackendError(
+                "The network found nobody: it gave no candidates, of which one could be the best.",
+                hint="PoseEstimator.detect gives as many people as there are, and an empty list for none.",
+            )
         for crop, its_scores in enumerate(scores):
             least = min(self.min_score, float(its_scores.max())) if best else self.min_score
             which = np.flatnonzero(its_scores >= least)

@@ -35,11 +35,11 @@ from splite_deploy.bundle import (
     write_golden,
 )
 from splite_deploy.bundle.report import Layer, Parity
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import ExportError, UsageError
 from splite_deploy.export.crops import crops_from_renderer
 from splite_deploy.export.failures import Failures, PartialExportError
 from splite_deploy.export.golden import PreparedImage, make_golden, prepare_image, with_room_on_golden
-from splite_deploy.export.reference import Reference, check_scores
+from splite_deploy.export.reference import Reference
 from splite_deploy.files import cache_folder, writing
 from splite_deploy.metrics.parity import Outputs, limits_of
 from splite_deploy.runtime.backends import find_backend
@@ -47,6 +47,7 @@ from splite_deploy.runtime.backends.base import Backend
 from splite_deploy.runtime.crops import Crops, crops_from_images, crops_without_images
 from splite_deploy.runtime.network_file import NetworkFile
 from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.scores import COMPARED, check_scores
 from splite_deploy.runtime.session import backend_of, open_bytes, open_file
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import PRECISIONS, Precision
@@ -133,7 +134,7 @@ def adopt_file(
     golden, outputs = _reference_outputs(reference, crops, image)
     compared = Reference(reference.facts.format, spec, crops.pixels, outputs, crops.origin)
     compared.check_finite(reference.path.name, outputs, "Check mean and std in model.toml, and the view of its ends.")
-    check_scores(outputs, spec.decoder)
+    check_scores(outputs, spec, COMPARED, ExportError)
     with new_bundle(output, overwrite=options.overwrite) as folder, ExitStack() as stack:
         made: list[tuple[Artifact, Parity, tuple[Layer, ...]]] = []
         for file in files:

@@ -36,6 +36,7 @@ from splite_deploy.bundle import (
 )
 from splite_deploy.bundle.report import Calibration, Parity
 from splite_deploy.device.int8 import read_int8_instructions
+from splite_deploy.errors import ExportError
 from splite_deploy.export.artifacts import (
     FP32_LABEL,
     GraphFile,
@@ -74,7 +75,7 @@ from splite_deploy.export.quant.search import Goal, keep_limits
 from splite_deploy.export.quant.trained import has_quantisers, without_quantisers
 from splite_deploy.export.quant.trained_graph import TrainedGraph, split_quantisation
 from splite_deploy.export.recommend import device_notes, recommend
-from splite_deploy.export.reference import Explain, Reference, check_scores, unexplained
+from splite_deploy.export.reference import Explain, Reference, unexplained
 from splite_deploy.export.source.formats import ImportedOnnx
 from splite_deploy.export.source.load import LoadedModel, load_source
 from splite_deploy.export.variants import (
@@ -91,6 +92,7 @@ from splite_deploy.files import writing
 from splite_deploy.metrics.parity import Outputs, limits_of
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.scores import COMPARED, check_scores
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import LimitSpec, Precision
 
@@ -200,7 +202,7 @@ def export_bundle(
         image = prepare_image(crops.example, spec.input)
         tensors = Preprocessor(spec.input, spec.input.color).normalise(np.concatenate([crops.pixels, image.crop[None]]))
         outputs: Outputs = source.run(tensors)
-        check_scores(outputs, spec.decoder)
+        check_scores(outputs, spec, COMPARED, ExportError)
         reference = Reference(source.name, spec, crops.pixels, _without_last(outputs), crops.origin)
 
         with new_bundle(output, overwrite=options.overwrite) as folder:

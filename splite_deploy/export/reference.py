@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.arrays import Feed, FloatArray
-from splite_deploy.decoders import Decoder
-from splite_deploy.errors import BackendError, ExportError, ParityError
+from splite_deploy.errors import BackendError, ParityError
 from splite_deploy.metrics.parity import Deviation, Outputs, measure_deviation, violations
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Session
 from splite_deploy.runtime.verify import batch_violations, run_each
 from splite_deploy.spec import LimitSpec, ModelSpec
-from splite_deploy.spec.view import has_columns, wanted_columns
 
 Explain = Callable[[FloatArray], str]
 """From a crop (1, 3, h, w) on which a conversion is wrong to a sentence on where, or nothing."""
@@ -26,48 +24,6 @@ Explain = Callable[[FloatArray], str]
 def unexplained(crop: FloatArray) -> str:
     """Explains nothing."""
     return ""
-
-
-_SCORE_ROUNDING = 1e-3
-
-
-def check_scores(outputs: Outputs, decoder: Decoder) -> None:
-    """Refuses a column of coordinates as a score unless it is one: 0 to 1 on all crops.
-
-    Args:
-        outputs: Of the original network by role, N first.
-        decoder: What reads them.
-
-    Raises:
-        ExportError: It, or an output of scores, reaches beyond, as a depth, a visibility or a score before its sigmoid
-            does.
-    """
-    if "scores" in outputs:
-        low, high = float(np.nanmin(outputs["scores"])), float(np.nanmax(outputs["scores"]))
-        if low < -_SCORE_ROUNDING or high > 1 + _SCORE_ROUNDING:
-            raise ExportError(
-                f"The output 'scores' lies between {low:.3g} and {high:.3g} on the crops of the comparison, not in 0 "
-                "to 1.",
-                hint='Write activation = "sigmoid" in [outputs.scores] of model.toml if they are scores before their '
-                "sigmoid; otherwise name the output that holds the scores as its source.",
-            )
-    for role, values in outputs.items():
-        if not has_columns(decoder, role):
-            continue
-        columns = wanted_columns(decoder, ("score",) if values.shape[-1] > 2 else ())
-        if "score" not in columns:
-            continue
-        place = columns.index("score")
-        low, high = float(np.nanmin(values[..., place])), float(np.nanmax(values[..., place]))
-        if low < -_SCORE_ROUNDING or high > 1 + _SCORE_ROUNDING:
-            names = ", ".join(f'"{name}"' for name in columns[:place])
-            raise ExportError(
-                f"Column {place + 1} of '{role}' is read as the score, and lies between {low:.3g} and {high:.3g} on "
-                "the crops of the comparison, not in 0 to 1.",
-                hint=f"Say in [outputs.{role}] of model.toml what the network gives: columns = "
-                f'[{names}, "visibility"], or "z", or "_" for what nobody reads; where it is a score before '
-                f'its sigmoid, columns = [{names}, "score"] with activation = "sigmoid".',
-            )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Bundle
 from splite_deploy.decoders import Decoded, Decoding, PeopleDecoder, Unit, check_shapes
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import BackendError, UsageError
 from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.lift import absolute, in_palms, weak_perspective
 from splite_deploy.runtime.network_file import NetworkFile
@@ -27,6 +27,7 @@ from splite_deploy.runtime.preprocess import (
     invert,
     transform_points,
 )
+from splite_deploy.runtime.scores import check_scores
 from splite_deploy.runtime.session import OptionSet, Session, backend_of, open_session
 from splite_deploy.spec import Color, ModelSpec, Precision
 
@@ -41,13 +42,15 @@ class PoseEstimator(Closing):
         spec: The model.
         session: A loaded artifact of that model. It is closed with the estimator, and also where none comes about.
         color: Channel order of the images it will be given; OpenCV reads ``bgr``.
+        compared: Whether an export has compared the artifact with its network. Else the first result tells whether what
+            is read as scores lies in 0 to 1, and is refused if not.
 
     Raises:
         UsageError: There is no such channel order.
         BackendError: The artifact's outputs are not those of the model.
     """
 
-    def __init__(self, spec: ModelSpec, session: Session, color: Color = "bgr") -> None:
+    def __init__(self, spec: ModelSpec, session: Session, color: Color = "bgr", *, compared: bool = True) -> None:
         try:
             if color not in ("rgb", "bgr"):
                 raise UsageError(f"The channel order is {color!r}.", hint="Choose 'bgr' (OpenCV) or 'rgb'.")
@@ -59,6 +62,7 @@ class PoseEstimator(Closing):
         self.session = session
         self.preprocessor = Preprocessor(spec.input, color)
         self._decode = Decoding(spec)
+        self._compared = compared
         self._depth = spec.decoder.depth
         self._image = session.inputs[0]
         self._roles = {tensor.name: tensor.role for tensor in session.outputs}
@@ -121,7 +125,7 @@ class PoseEstimator(Closing):
         """
         file = NetworkFile.read(Path(path), None if model is None else Path(model), backend)
         session = file.open(backend_of(file.path, backend), threads=threads, options=options)
-        return cls(file.spec, session, color)
+        return cls(file.spec, session, color, compared=False)
 
     def __call__(
         self,
@@ -213,7 +217,12 @@ class PoseEstimator(Closing):
         return self._decode(self._by_role(outputs))
 
     def _by_role(self, outputs: dict[str, FloatArray]) -> dict[str, FloatArray]:
-        return {self._roles[name]: array for name, array in outputs.items()}
+        named = {self._roles[name]: array for name, array in outputs.items()}
+        if not self._compared:
+            check_shapes({role: array.shape for role, array in named.items()}, self.spec)
+            check_scores(named, self.spec, "the first image", BackendError)
+            self._compared = True
+        return named
 
     def finish(
         self,

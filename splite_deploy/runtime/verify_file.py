@@ -18,6 +18,7 @@ from splite_deploy.runtime.backends.base import Backend
 from splite_deploy.runtime.crops import Crops, crops_from_images, crops_without_images
 from splite_deploy.runtime.network_file import NetworkFile
 from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.scores import COMPARED, check_scores
 from splite_deploy.runtime.session import OptionSet, Session, backend_of
 from splite_deploy.runtime.verify import batch_violations, run_each
 from splite_deploy.spec import PRECISIONS, LimitSpec, ModelSpec, Precision
@@ -119,9 +120,15 @@ def verify_file(
 
 
 def _run(file: NetworkFile, session: Session, crops: Crops) -> Outputs:
-    """What a session of a file makes of crops: by role, N first."""
+    """What a session of a file makes of crops: by role, N first.
+
+    Raises:
+        BackendError: It cannot be run, or its scores are none.
+    """
     preprocessor = Preprocessor(file.spec.input, file.spec.input.picture_color)
-    return run_each(session, preprocessor.feed(crops.pixels, session.inputs[0]))
+    outputs = run_each(session, preprocessor.feed(crops.pixels, session.inputs[0]))
+    check_scores(outputs, file.spec, COMPARED, BackendError)
+    return outputs
 
 
 def _check_comparable(file: NetworkFile, reference: NetworkFile, images: Path | None) -> None:
