@@ -17,13 +17,16 @@ from splite_deploy.errors import BackendError
 from splite_deploy.runtime.backends.base import BaseSession, IoSignature
 from splite_deploy.runtime.layout import PIXELS_FIRST, PLANES_FIRST, to_pixels, to_planes
 from splite_deploy.spec import ModelSpec
-from splite_deploy.spec.view import DTYPES, IMAGE, Dtype, InputView, Steps, View, choose
+from splite_deploy.spec.view import DTYPES, IMAGE, Dtype, InputView, Steps, View, choose, no_tensor
 
 if TYPE_CHECKING:
     from splite_deploy.runtime.session import Session, TracedSession
 
 _LIMIT = np.float32(80)
 """Beyond it the exponential of float32 overflows, and a sigmoid is 0 or 1."""
+
+_NO_TENSORS = ("seq(", "map(", "optional(", "sparse_tensor(")
+"""How ONNX Runtime's names of other types begin."""
 
 
 def network_input(view: InputView, image: FloatArray, dtype: str | None = None) -> Feed:
@@ -188,9 +191,14 @@ class ViewedSession(BaseSession):
         known = {one.name: one.shape for one in self._session.outputs}
         if any(None in shape[1:] for shape in known.values()):
             blank = np.zeros((batch or 1, *self._model.input.planes), np.float32)
-            known = {name: values.shape for name, values in self._run(blank).items()}
+            known = {name: getattr(values, "shape", ()) for name, values in self._run(blank).items()}
         made = {}
         ones = {name: np.broadcast_to(np.float32(0), (batch or 1, *_whole(shape[1:]))) for name, shape in known.items()}
+        kinds = {one.name: one.dtype for one in self._session.outputs}
+        for role, values in choose(ones, self._view, self._model.decoder, BackendError)[0].items():
+            name = next(name for name, one in ones.items() if one is values)
+            if kinds[name].startswith(_NO_TENSORS):
+                raise no_tensor(name, role, BackendError)
         for role, values in self._viewing(ones).items():
             made[role] = (batch, *values.shape[1:])
         check_shapes(made, self._model)

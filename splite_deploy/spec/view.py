@@ -390,6 +390,14 @@ def choose(outputs: Any, view: View, decoder: Decoder, error: type[SpliteError])
     return dict(zip(roles, held.values(), strict=True)), True
 
 
+def no_tensor(name: str, role: str, error: type[SpliteError]) -> SpliteError:
+    """What is said of a graph's output that is a sequence, a map or an optional value."""
+    return error(
+        f"The network's output '{name}', which is the '{role}', is no tensor: a sequence, a map or an optional value.",
+        hint=f"Name another output as source of [outputs.{role}] in model.toml, or export it again with a tensor.",
+    )
+
+
 def _follow(outputs: Any, source: Source, role: str, error: type[SpliteError]) -> Any:
     """The tensor that a source leads to."""
     value, path = outputs, (source,) if isinstance(source, str | int) else source

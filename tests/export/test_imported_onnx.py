@@ -20,7 +20,9 @@ from splite_deploy.bundle import Bundle
 from splite_deploy.errors import BackendError, CheckpointError, ExportError, SpliteError
 from splite_deploy.export.source.formats import format_of
 from splite_deploy.files import sha256_of
+from splite_deploy.runtime.session import open_file
 from splite_deploy.runtime.verify import verify
+from splite_deploy.spec import OutputView, View
 
 Export = Callable[..., Bundle]
 Change = Callable[[Any], Any]
@@ -117,6 +119,26 @@ def test_a_graph_is_its_own_reference(
         np.testing.assert_allclose(
             value, by_name.get(role, by_name.get({"heatmap": "a", "depth": "b"}[role])), atol=1e-4
         )
+
+
+def in_a_sequence(model: Any) -> None:
+    """Gives the first output as a sequence of one, under names that are no roles."""
+    rename(depth="b")(model)
+    (value, *others) = model.graph.output
+    made = onnx.helper.make_tensor_sequence_value_info("list", onnx.TensorProto.FLOAT, None)
+    model.graph.node.append(onnx.helper.make_node("SequenceConstruct", [value.name], ["list"]))
+    del model.graph.output[:]
+    model.graph.output.extend([made, *others])
+
+
+def test_an_output_that_is_no_tensor_is_told(export: Export, graph: Callable[..., Path], tiny_bundle: Path) -> None:
+    path = graph(in_a_sequence)
+    hint = "Name another output as source of [outputs.heatmap] in model.toml"
+    refused(ExportError, "The network's output 'list', which is the 'heatmap', is no tensor", hint, export, path)
+    spec = Bundle.open(tiny_bundle).model
+    view = View(outputs={"heatmap": OutputView("list"), "depth": OutputView(1)})
+    with pytest.raises(BackendError, match="'list', which is the 'heatmap', is no tensor"):
+        open_file(path, view=view, model=spec)
 
 
 @pytest.mark.parametrize("version", [13, 17, 21])

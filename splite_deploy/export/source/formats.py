@@ -34,7 +34,7 @@ from splite_deploy.runtime.session import open_bytes
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.runtime.view import apply_view, network_input
 from splite_deploy.spec import HostSpec, InputView, ModelSpec, View
-from splite_deploy.spec.view import DTYPES, choose
+from splite_deploy.spec.view import DTYPES, choose, no_tensor
 
 Format = Literal["weights", "program", "script", "onnx"]
 FORMATS: dict[Format, str] = {
@@ -269,6 +269,9 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
     image = _image(model.graph, spec, given.input, dynamic_batch)
     held = {name_of(value): value for value in model.graph.outputs}
     chosen, by_order = choose(held, given, spec.decoder, ExportError)
+    for role, value in chosen.items():
+        if not isinstance(value.type, ir.TensorType):
+            raise no_tensor(name_of(value), role, ExportError)
     sources = {role: name_of(value) for role, value in chosen.items()}
     inputs = (TensorSpec(name_of(image), (batch, *given.input.shape(spec.input.planes)), _dtype(image), "", ""),)
     outputs = tuple(TensorSpec(name, (), _dtype(held[name]), "", "") for name in dict.fromkeys(sources.values()))
