@@ -162,7 +162,7 @@ def draft(looked: Looked, wishes: Wishes, *, made_of: str) -> Draft:
         heading.append(f"Values like {wishes.like}: {wishes.recipe.about}.")
     if foreign := unlike(looked, wishes):
         heading.append(foreign)
-    keypoints = None if reading is None else reading.keypoints
+    keypoints = None if reading is None or "heatmap" in reading.choices else reading.keypoints
     tables = (
         _top(wishes),
         _input(looked, wishes),
@@ -290,7 +290,11 @@ def _views(looked: Looked, wishes: Wishes) -> Iterator[Table]:
     for role, view in outputs.items():
         if looked.reading.kind == "heatmap":
             view = replace(view, source=_from_the_end(view.source, looked.sources))
-        yield Table(f"outputs.{role}", tuple(_output(view, named=not named)))
+        choices = looked.reading.choices.get(role, ())
+        entries = list(_output(view, named=not named or bool(choices)))
+        if choices:
+            entries[0] = Entry("source", UNKNOWN, f"{' or '.join(choices)}, as the network's code or paper says")
+        yield Table(f"outputs.{role}", tuple(entries))
 
 
 def _chosen(looked: Looked, reading: Reading, wishes: Wishes) -> Mapping[str, OutputView]:
@@ -397,7 +401,7 @@ def draft_of_tensors(
 def _decoder(looked: Looked, wishes: Wishes) -> Table:
     reading = looked.reading
     if reading is None:
-        said = tuple(f"An output that is like nothing known: {line}." for line in looked.given)
+        said = tuple(f"An output that nothing is made of: {line}." for line in looked.given)
         return Table("decoder", (Entry("type", UNKNOWN, _SAID["type"]),), said)
     known = {**_defaults(reading, looked, wishes), **_found(reading)}
     comments: dict[str, str] = {}

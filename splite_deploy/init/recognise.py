@@ -7,6 +7,7 @@ P inputs were run, each alone; (H, W) is the size of the network's input.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -29,6 +30,8 @@ put between 0 and 1, or shares that sum to one."""
 
 KEYPOINTS = tuple(sorted({len(preset.keypoint_names) for preset in SKELETONS.values()} | {39, 478, 468}))
 """Numbers of keypoints that published networks have; 39 are BlazePose's with its auxiliary points."""
+_OPENPOSE = (18, 25)
+"""Keypoints of the networks that give part affinity fields beside heatmaps (Cao et al. 2017, and its BODY_25)."""
 _BINS = 64
 """Depth bins of published volumes (Sun et al. 2018, Moon et al. 2019)."""
 _YOLO_STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32))
@@ -64,11 +67,17 @@ class Given:
             return "".join(f"[{part!r}]" for part in self.source)
         return f"output {self.source}" if isinstance(self.source, int) else f"'{self.source}'"
 
+    @property
+    def silent(self) -> bool:
+        """Whether it is the same for every one of several inputs: then nothing can be learnt from it."""
+        return len(self.values) > 1 and bool((self.values == self.values[:1]).all())
+
     def __str__(self) -> str:
-        low, high = float(self.values.min()), float(self.values.max())
+        low, high = (float(end) + 0.0 for end in (self.values.min(), self.values.max()))  # no minus before 0
         shape = f"({', '.join(map(str, ('N', *self.shape) if self.batched else self.shape))})"
         told = "" if self.batched else ", without an axis for the batch"
-        return f"{self.name}: {shape}{told}, values from {low:.3g} to {high:.3g}"
+        same = "; it is the same for every picture, and nothing can be learnt from it" if self.silent else ""
+        return f"{self.name}: {shape}{told}, values from {low:.3g} to {high:.3g}{same}"
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,7 @@ class Reading:
         values: What a heatmap holds; None for other outputs.
         because: Why, sentence by sentence.
         unused: Outputs that nothing reads.
+        choices: For roles whose output nobody can know the outputs that it may be; ``outputs`` has one of them.
     """
 
     kind: Kind
@@ -92,6 +102,7 @@ class Reading:
     values: Values | None = None
     because: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,7 @@ Reader = Callable[[Sequence[Given], tuple[int, int], Hints], Reading | None]
 
 
 def recognise(given: Sequence[Given], size: tuple[int, int], hints: Hints = NO_HINTS) -> Reading | None:
-    """Reads the outputs of a network; None where they are like nothing known.
+    """Reads the outputs of a network; None where they are like nothing known, or say nothing of what they were given.
 
     Args:
         given: All its outputs, in its order.
@@ -136,6 +147,9 @@ def recognise(given: Sequence[Given], size: tuple[int, int], hints: Hints = NO_H
         found = read(readable, size, hints)
         if found is not None:
             used = [view.source for view in found.outputs.values()]
+            told = [view.source for role, view in found.outputs.items() if role != "scores"]
+            if any(one.silent for one in given if one.source in told):
+                return None
             unused = tuple(one.name for one in given if one.source not in used)
             return replace(found, unused=unused)
     return None
@@ -185,17 +199,19 @@ def _maps(given: Given, size: tuple[int, int], keypoints: int | None, *, least: 
 
 def _heatmap(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Reading | None:
     maps = [one for one in (_maps(each, size, hints.keypoints) for each in given) if one is not None]
+    if not maps and hints.kind is not None:  # a map of one channel may be anything, but for who knows it
+        maps = [one for one in (_maps(each, size, None, least=1) for each in given) if one is not None]
     if not maps:
         return None
+    likely = _likely(maps, hints)
     # the finest maps are the last stage's; of equal ones the last comes last
-    finest = min(one.stride for one in maps)
+    finest = min(one.stride for one in likely)
     same = [one for one in maps if one.stride == finest]
-    pair = _pair(same)
+    pair = None if hints.kind == "heatmap" else _pair(same, hints.keypoints)
     if hints.kind == "depth" and pair is None and len(same) == 2:
         pair = same[0], same[1], "depth"
-    chosen = pair[0] if pair else same[-1]
-    if not pair and (named := [one for one in same if "heat" in str(one.given.source).lower()]):
-        chosen = named[-1]
+    likely = [one for one in likely if one.stride == finest]
+    chosen = pair[0] if pair else likely[-1]
     held = value_range(chosen.planes)
     because = [f"{chosen.given.name}: maps of {chosen.stride:g} input pixels per cell, {WHAT[held]}"]
     fields: dict[str, Any] = {"stride": chosen.stride}
@@ -207,7 +223,12 @@ def _heatmap(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Rea
         because.append(f"{chosen.channels} maps are three for each of {third} keypoints, as of UDP's combined target")
         combined = OutputView(chosen.given.source, _unless(chosen.layout, "NCHW"))
         return Reading("combined", third, {"combined": combined}, fields, held, tuple(because))
+    others = [one for one in same if one.channels != chosen.channels]
+    if others and not pair and hints.keypoints is None and _is_background(chosen.channels):
+        because.append(f"{chosen.channels} maps: {chosen.channels - 1} keypoints and the background, as of OpenPose")
+        hints = replace(hints, keypoints=chosen.channels - 1)
     keypoints, view = _cut(chosen.channels, "C", hints, because)
+    choices: dict[str, tuple[str, ...]] = {}
     views = {"heatmap": replace(view, source=chosen.given.source, layout=_unless(chosen.layout, "NCHW"))}
     kind: Kind = "heatmap"
     if pair:
@@ -215,11 +236,50 @@ def _heatmap(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Rea
         role = "depth" if kind == "depth" else "offset"
         views[role] = OutputView(other.given.source, _unless(other.layout, "NCHW"))
         because.append(f"{other.given.name}: the {_PAIRED[kind]}")
-    elif len(same) > 1:
-        because.append(
-            f"{len(same)} outputs are maps of one size, as of stages that follow one another; the last counts"
-        )
-    return Reading(kind, keypoints, views, fields, held, tuple(because))
+        if kind == "offset":
+            because.append("if those are fields of limbs instead, say --kind heatmap")
+    elif len({one.channels for one in likely}) > 1:
+        choices["heatmap"] = tuple(f"{one.given.name} ({one.channels} maps)" for one in likely)
+        because.append(f"heatmaps may be {' or '.join(choices['heatmap'])}: nothing tells which, but --skeleton may")
+    else:
+        stages = [one for one in likely if one.channels == chosen.channels]
+        if len(stages) > 1:
+            because.append(
+                f"{len(stages)} outputs are maps of one size and number, as of stages that follow one another; the "
+                "last counts"
+            )
+        because += [
+            f"{one.given.name}: {one.channels} maps of the same size, another number than the heatmaps, are not read"
+            for one in others
+        ]
+    return Reading(kind, keypoints, views, fields, held, tuple(because), choices=choices)
+
+
+def _likely(maps: Sequence[_Maps], hints: Hints) -> list[_Maps]:
+    """Those of several outputs that are most likely heatmaps: each property narrows the choice that others leave."""
+    wanted = hints.keypoints
+    left = list(maps)
+    for fits in (
+        lambda one: one.channels == wanted,
+        lambda one: wanted is not None and one.channels == wanted + 1,  # and the background
+        lambda one: "heat" in str(one.given.source).lower(),
+        lambda one: one.channels in (*KEYPOINTS, *_OPENPOSE),
+        lambda one: _is_background(one.channels),
+        _is_like_heatmaps,
+    ):
+        left = [one for one in left if fits(one)] or left
+    return left
+
+
+def _is_background(channels: int) -> bool:
+    """Whether so many maps are those of known keypoints and of the background."""
+    return channels not in (*KEYPOINTS, *_OPENPOSE) and channels - 1 in (*KEYPOINTS, *_OPENPOSE)
+
+
+def _is_like_heatmaps(maps: _Maps) -> bool:
+    """Whether values lie above zero, or nearly so; those of vectors lie on both sides of it."""
+    planes = maps.planes
+    return bool(-float(planes.min()) < 0.5 * float(planes.max()))
 
 
 WHAT: Mapping[Values, str] = {
@@ -231,11 +291,17 @@ WHAT: Mapping[Values, str] = {
 _PAIRED = {"depth": "depths, by its name or as you say", "offset": "offset vectors, two maps for each keypoint"}
 
 
-def _pair(maps: Sequence[_Maps]) -> tuple[_Maps, _Maps, Literal["depth", "offset"]] | None:
+def _pair(maps: Sequence[_Maps], wanted: int | None) -> tuple[_Maps, _Maps, Literal["depth", "offset"]] | None:
     """A heatmap and what belongs to it: offsets (twice as many maps), or depths (by their name)."""
     for one in maps:
         for other in maps:
-            if other.channels == 2 * one.channels and one.channels in KEYPOINTS:
+            fields = "paf" in str(other.given.source).lower()
+            if (
+                other.channels == 2 * one.channels
+                and one.channels in KEYPOINTS
+                and not fields
+                and wanted in (None, one.channels)
+            ):
                 return one, other, "offset"
             if other is not one and other.channels == one.channels and "depth" in str(other.given.source).lower():
                 return one, other, "depth"
@@ -283,25 +349,41 @@ def _simcc(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Readi
         for y in rows:
             ratio = x.shape[1] / size[1]
             fits = x is not y and x.shape[0] == y.shape[0] and abs(y.shape[1] / size[0] - ratio) < 1e-6
-            if not fits or ratio < 1 or ratio * 2 % 1:
+            usual = ratio * 2 % 1 == 0 or (ratio <= _FEW_BINS and x.shape[0] in _wanted(hints))
+            if not fits or ratio < 1 or not (usual or hints.kind == "simcc"):
                 continue
-            first, second = (y, x) if size[0] == size[1] and _is_called(y, "x") and not _is_called(x, "x") else (x, y)
-            because = [
-                f"{first.name} and {second.name}: bins along x and y, {ratio:g} for each input pixel",
-                *(
-                    ("the input is square: which of the two is x follows from name and order",)
-                    if size[0] == size[1]
-                    else ()
-                ),
-            ]
+            first, second = x, y
+            choices: dict[str, tuple[str, ...]] = {}
+            because = [f"{x.name} and {y.name}: bins along x and y, {ratio:g} for each input pixel"]
+            if size[0] == size[1]:  # only names can tell then
+                named = {_axis_of(x): x, _axis_of(y): y}
+                if {"x", "y"} <= set(named):
+                    first, second = named["x"], named["y"]
+                    because = [f"{first.name} and {second.name}: bins along x and y by their names, {ratio:g} a pixel"]
+                else:
+                    choices = dict.fromkeys(("simcc_x", "simcc_y"), (x.name, y.name))
+                    because.append("the input is square, and the names do not tell which of the two is along x")
             keypoints, view = _cut(first.shape[0], "K", hints, because)
             views = {role: replace(view, source=one.source) for role, one in (("simcc_x", first), ("simcc_y", second))}
-            return Reading("simcc", keypoints, views, {"split_ratio": ratio}, None, tuple(because))
+            fields = {"split_ratio": ratio}
+            return Reading("simcc", keypoints, views, fields, None, tuple(because), choices=choices)
     return None
 
 
-def _is_called(one: Given, axis: str) -> bool:
-    return str(one.source).lower().rstrip("0123456789_:").endswith(axis)
+_FEW_BINS = 4.0
+"""Most bins for each pixel where they are neither whole nor half: beyond it a pair of one size is something else."""
+_AXES = {"x": ("x", "w", "width", "horizontal"), "y": ("y", "h", "height", "vertical")}
+"""Words in the names of outputs that tell along which axis they lie."""
+
+
+def _axis_of(one: Given) -> str:
+    """The axis that an output's name tells; empty where it tells none, or both."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", str(one.source))
+    lower = [word.lower() for word in words]
+    told = {axis for axis, known in _AXES.items() if set(lower) & set(known)}
+    if not told and lower and lower[-1][-1] in _AXES:  # simccx
+        told = {lower[-1][-1]}
+    return told.pop() if len(told) == 1 else ""
 
 
 # --- several people ---
@@ -452,6 +534,8 @@ def _with_scores(reading: Reading, given: Sequence[Given]) -> Reading:
 def _points(one: Given, size: tuple[int, int], hints: Hints) -> Reading | None:
     """One output as coordinates: (K, C), (1, K, C), (C, K), or flat."""
     shape, wanted = one.shape, _wanted(hints)
+    if hints.kind == "coordinates" and hints.keypoints is None:
+        wanted = (*wanted, 1)
     squeezed = tuple(axis for axis in shape if axis != 1)
     said: list[str] = []
     if len(squeezed) == 2 and len(shape) <= 3:

@@ -76,7 +76,7 @@ def parse_model_toml(text: str, path: Path) -> tuple[ModelSpec, HostSpec]:
             f'{path} has {len(missing)} field{"" if is_one else "s"} to be filled in, written as "{UNKNOWN}": '
             f"{', '.join(missing)}.",
             hint=f"The comment at {'it' if is_one else 'each'} says what to choose from. Where the network is of a "
-            "known family, 'splite-deploy init' fills in all of them with --like.",
+            "known family, 'splite-deploy init' fills in with --like what its training tells.",
         )
     problems: list[Problem] = []
     arch, args, samples = data.pop("arch", ""), data.pop("arch_args", {}), data.pop("samples", "")

@@ -358,6 +358,60 @@ def test_heatmaps_that_the_family_does_not_have_are_said(tmp_path: Path, splite:
     assert written(tmp_path / "model.toml")["decoder"]["type"] == "argmax"
 
 
+def test_what_nobody_can_know_of_outputs_is_left_to_the_user(tmp_path: Path, splite: Splite) -> None:
+    class Bins(nn.Module):
+        def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+            rows = image.repeat(1, 6, 1, 1)[:, :17]
+            return rows.mean(2), rows.amax(3)
+
+    file = write_onnx(tmp_path / "net.onnx", Bins(), torch.zeros(1, 3, 64, 64), ["first", "second"])
+    result = splite("init", file, *FILLED[:-2])
+    assert result.exit_code == 0, result.output
+    assert "outputs.simcc_x.source, outputs.simcc_y.source" in " ".join(result.output.split())
+    model = tmp_path / "model.toml"
+    assert "# 'first' or 'second', as the network's code or paper says" in model.read_text(encoding="utf-8")
+    with pytest.raises(SpecError, match=r"2 fields to be filled in.*outputs\.simcc_x\.source"):
+        load_model_toml(model)
+    text = (
+        model.read_text(encoding="utf-8")
+        .replace('source = "?"', 'source = "second"', 1)
+        .replace('source = "?"', 'source = "first"')
+    )
+    model.write_text(text, encoding="utf-8")
+    _, host = load_model_toml(model)
+    assert host.view.output("simcc_x").source == "second"
+
+
+def test_fields_of_limbs_beside_heatmaps(tmp_path: Path, splite: Splite) -> None:
+    outs = {"hm": Out((19, 16, 12), -0.02, 0.9), "paf": Out((38, 16, 12), -1, 1)}
+    file = write_onnx(tmp_path / "net.onnx", Strange(outs), torch.zeros(1, 3, 64, 48), list(outs))
+    result = splite("init", file, "--like", "hrnet", "--skeleton", "coco17")
+    assert result.exit_code == 0, result.output
+    _, host = load_model_toml(tmp_path / "model.toml")
+    assert (host.view.output("heatmap").source, dict(host.view.output("heatmap").slice)) == ("hm", {"C": (0, 17)})
+
+
+def test_heatmaps_of_which_two_fit_are_left_to_the_user(tmp_path: Path, splite: Splite) -> None:
+    outs = {"a": Out((7, 16, 12), -1, 1), "b": Out((12, 16, 12), -1, 1)}
+    file = write_onnx(tmp_path / "net.onnx", Strange(outs), torch.zeros(1, 3, 64, 48), list(outs))
+    result = splite("init", file, "--like", "hrnet")
+    assert result.exit_code == 0, result.output
+    asked = 'Fill in what is written as "?" there: outputs.heatmap.source, skeleton.preset. Then:'
+    assert asked in " ".join(result.output.split())
+    assert "'a' (7 maps) or 'b' (12 maps)" in (tmp_path / "model.toml").read_text(encoding="utf-8")
+
+
+def test_one_keypoint(tmp_path: Path, splite: Splite) -> None:
+    outs = {"hm": Out((1, 16, 12), -0.02, 0.9)}
+    file = write_onnx(tmp_path / "net.onnx", Strange(outs), torch.zeros(1, 3, 64, 48), list(outs))
+    unknown = splite("init", file)
+    assert "nothing known: say what it is with --kind" in " ".join(unknown.output.split())
+    result = splite("init", file, "--kind", "heatmap", *FILLED, "--overwrite")
+    assert result.exit_code == 0, result.output
+    spec, _ = load_model_toml(tmp_path / "model.toml")
+    assert spec.keypoint_count == 1
+
+
 def test_an_alignment_of_coordinates_is_said_to_be_of_no_use(tmp_path: Path, splite: Splite) -> None:
     result = splite("init", movenet(tmp_path / "net.onnx"), "--like", "movenet", "--alignment", "udp")
     assert result.exit_code == 0, result.output

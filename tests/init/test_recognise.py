@@ -109,8 +109,89 @@ def test_bins_of_a_square_input_go_by_their_names() -> None:
         "simcc_y": OutputView("simcc_y"),
     }
     unnamed = read((256, 256), a=between(-1, 1, 17, 512), b=between(-1, 1, 17, 512))
-    assert [view.source for view in unnamed.outputs.values()] == ["a", "b"]
-    assert "follows from name and order" in " ".join(unnamed.because)
+    assert unnamed.choices == {"simcc_x": ("'a'", "'b'"), "simcc_y": ("'a'", "'b'")}
+    assert "the names do not tell which of the two is along x" in " ".join(unnamed.because)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [("out_w", "out_h"), ("width", "height"), ("predX", "predY"), ("simccx", "simccy"), ("x_bins_1", "y_bins_1")],
+)
+def test_names_of_bins(x: str, y: str) -> None:
+    for names in ((x, y), (y, x)):
+        found = read((256, 256), **{name: between(-1, 1, 17, 512) for name in names})
+        assert [view.source for view in found.outputs.values()] == [x, y] and not found.choices
+
+
+@pytest.mark.parametrize("names", [("1554", "1556"), ("max_1", "max_2"), ("out_w", "out_w2"), ("w_h_1", "w_h_2")])
+def test_names_that_tell_no_axis(names: tuple[str, str]) -> None:
+    found = read((256, 256), **{name: between(-1, 1, 17, 512) for name in names})
+    assert set(found.choices) == {"simcc_x", "simcc_y"}
+
+
+@pytest.mark.parametrize("ratio", [1.25, 1.5, 1.75, 3, 3.125])
+def test_any_ratio_that_makes_whole_bins(ratio: float) -> None:
+    found = read(x=between(-1, 1, 17, int(192 * ratio)), y=between(-1, 1, 17, int(256 * ratio)))
+    assert (found.kind, found.fields) == ("simcc", {"split_ratio": ratio})
+
+
+@pytest.mark.parametrize(
+    ("counts", "hints", "source", "keypoints"),
+    [
+        ((19, 38), Hints(), "m19", 18),  # OpenPose on COCO: the last map is the background
+        ((38, 19), Hints(17), "m19", 17),
+        ((18, 34), Hints(17), "m18", 17),
+        ((18, 34), Hints(), "m18", 18),
+        ((26, 52), Hints(25), "m26", 25),
+        ((17, 34), Hints(kind="heatmap"), "m17", 17),
+    ],
+)
+def test_fields_of_limbs_are_no_later_stage(counts: tuple[int, ...], hints: Hints, source: str, keypoints: int) -> None:
+    outputs = {f"m{count}": between(-2, 2, count, 64, 48) for count in counts}
+    found = read(hints=hints, **outputs)
+    assert (found.kind, found.outputs["heatmap"].source, found.keypoints) == ("heatmap", source, keypoints)
+    assert "stages" not in " ".join(found.because) and "are not read" in " ".join(found.because)
+    assert len(found.unused) == len(counts) - 1
+
+
+def test_offsets_are_not_called_fields() -> None:
+    found = read(paf=between(-2, 2, 34, 64, 48), out=between(-2, 2, 17, 64, 48))
+    assert (found.kind, found.outputs["heatmap"].source) == ("heatmap", "out")
+
+
+def test_values_tell_heatmaps_from_fields() -> None:
+    for names in (("a", "b"), ("b", "a")):
+        maps = {"a": gaussians(7, 64, 48), "b": between(-1, 1, 12, 64, 48)}
+        found = read(**{name: maps[name] for name in names})
+        assert found.outputs["heatmap"].source == "a" and not found.choices
+
+
+def test_a_finer_mask_is_not_taken_for_the_heatmaps() -> None:
+    found = read(mask=between(0, 1, 2, 256, 192), out=between(-1, 1, 17, 64, 48))
+    assert found.outputs["heatmap"].source == "out" and found.keypoints == 17
+
+
+def test_two_outputs_that_may_be_heatmaps_are_left_to_the_user() -> None:
+    found = read(a=between(-2, 2, 7, 64, 48), b=between(-2, 2, 12, 64, 48))
+    assert found.choices == {"heatmap": ("'a' (7 maps)", "'b' (12 maps)")}
+    assert "--skeleton may" in " ".join(found.because)
+
+
+def test_one_keypoint_has_to_be_named() -> None:
+    maps = {"out": between(-0.2, 0.9, 1, 64, 48)}
+    assert recognise([Given("out", maps["out"])], SIZE) is None
+    found = read(hints=Hints(kind="heatmap"), **maps)
+    assert (found.kind, found.keypoints) == ("heatmap", 1)
+    point = read(hints=Hints(kind="coordinates"), out=between(0, 1, 2))
+    assert (point.kind, point.keypoints, point.outputs["coordinates"].layout) == ("coordinates", 1, "N(KC)")
+
+
+def test_what_is_the_same_for_every_picture_is_nothing() -> None:
+    still = Given("out", np.repeat(between(-3, 3, 17, 64, 48)[:1], 4, axis=0))
+    assert recognise([still], SIZE) is None and "nothing can be learnt from it" in str(still)
+    live = Given("points", between(0, 150, 17, 2))
+    found = recognise([live, Given("scores", np.ones((4, 17), np.float32))], SIZE)
+    assert found is not None and "scores" in found.outputs  # of saturated scores points are as good
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ def described_tables(described: Described) -> list[RenderableType]:
         rows += [("output", line) for line in looked.given]
         reading = looked.reading
         if reading is None:
-            rows.append(("taken for", "nothing known: choose the decoder in models/README.md"))
+            rows.append(
+                ("taken for", "nothing known: say what it is with --kind, or choose the decoder in models/README.md")
+            )
         else:
             rows += [("taken for", f"{reading.kind}, {reading.keypoints} keypoints")]
             rows += [("because", line) for line in reading.because]
