@@ -1,6 +1,6 @@
 """A stranger's network, from its file to figures: init, at most three edited lines, export, verify, run, bench.
 
-    python benchmarks/any_network.py --out benchmarks/results/any_network.jsonl
+    python benchmarks/any_network.py --out benchmarks/results/any-network.jsonl
 
 Twelve topologies of the literature (networks/zoo.py) with seeded weights, and four networks of models/lite_pose.
 Nothing is taken from a model.toml of theirs: `splite-deploy init` looks at the weights and at what builds the network,
