@@ -26,7 +26,7 @@ def main(
         precision: Which artifact of the bundle.
         options: The fields of the backend's options.
         batch: Crops of the input where the artifact leaves it open.
-        sizes: Of each input of a file that leaves more than that open; none where it does not.
+        sizes: Of each input of a file that leaves more than that open, for what it leaves open; none where it does not.
     """
     import numpy as np
 
@@ -43,7 +43,11 @@ def main(
     else:
         session = open_file(Path(path), backend, options=settings)
     loaded = time.perf_counter()
-    shapes = sizes or [[batch if size is None else size for size in spec.shape] for spec in session.inputs]
+    asked = sizes or [[batch] * len(spec.shape) for spec in session.inputs]
+    shapes = [
+        [want if size is None else size for size, want in zip(spec.shape, wants, strict=True)]
+        for spec, wants in zip(session.inputs, asked, strict=True)
+    ]
     feeds = {spec.name: np.zeros(shape, spec.dtype) for spec, shape in zip(session.inputs, shapes, strict=True)}
     started = time.perf_counter()
     session.run(feeds)

@@ -38,7 +38,8 @@ def cold_start(
         precision: Which artifact of the bundle.
         options: How the backend works: as in the measurement that the figures stand beside.
         batch: Crops of the input where the artifact leaves it open.
-        sizes: Of each input of a file that leaves more than that open, the batch included.
+        sizes: Of each input of a file that leaves more than that open, the batch included. A size that the file fixes
+            is the file's: one of four crops is run on four.
 
     Returns:
         Its times, and its memory where the system tells that (Linux).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from os import PathLike
@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from splite_deploy.bench.environment import read_environment
 from splite_deploy.bench.evaluation import evaluate, evaluation_labels, ignored_labels
@@ -271,7 +272,7 @@ def run_file(
         warmup: As for `run_bench`.
         warmup_min_s: As for `run_bench`.
         min_s: As for `run_bench`.
-        batch: First size of inputs whose file leaves it open.
+        batch: First size of inputs whose file leaves it open. The result has that of the one image that is run.
         tensors: A ``.npz`` of inputs, used in turn, see `feeds_from_file`; None takes random numbers.
         options: How the backend works.
         extras: What else to measure; streams and labels need a model spec.
@@ -295,6 +296,7 @@ def run_file(
     with bound_to(affinity, threads):
         with open_file(path, chosen.name, options=settings) as session:
             feeds = random_feeds(session.inputs, batch) if tensors is None else feeds_from_file(tensors, session.inputs)
+            batch = _crops(feeds[0], batch)
             subject = NetworkSubject(session, feeds)
             measurement = measure(subject, loop, progress=progress)
             sustained = _sustained(subject, extras, progress)
@@ -321,6 +323,12 @@ def run_file(
         **conditions,
         **_figures(measurement, loop),
     )
+
+
+def _crops(feed: Mapping[str, NDArray[Any]], batch: int) -> int:
+    """Crops in one inference of a file that has no model spec: those of its input, where it is one of images."""
+    values = next(iter(feed.values()))
+    return len(values) if len(feed) == 1 and values.ndim == 4 else batch
 
 
 def _end_to_end(

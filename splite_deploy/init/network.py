@@ -73,9 +73,10 @@ class Network(ABC):
             )
         return self.taken[0]
 
-    @abstractmethod
     def run(self, tensor: NDArray[Any]) -> list[tuple[Source, FloatArray]]:
         """All outputs for one input, in the network's order, with what ``source`` of model.toml calls each.
+
+        A network of a fixed batch is given the input as often as it takes, and what it gives for the first counts.
 
         Args:
             tensor: In the network's layout and type, batch of one.
@@ -83,6 +84,15 @@ class Network(ABC):
         Raises:
             SpliteError: The network refuses it.
         """
+        batch = self.image.shape[0]
+        if batch is None or batch < 2:
+            return self.infer(tensor)
+        given = self.infer(np.repeat(tensor, batch, axis=0))
+        return [(source, values[:1] if values.shape[:1] == (batch,) else values) for source, values in given]
+
+    @abstractmethod
+    def infer(self, tensor: NDArray[Any]) -> list[tuple[Source, FloatArray]]:
+        """The same for as many inputs as the network takes."""
 
 
 class FileNetwork(Network):
@@ -109,8 +119,8 @@ class FileNetwork(Network):
                 low, high = ((end - fact.zero_point) * fact.scale for end in ends)
                 self.stands_for = low, high
 
-    def run(self, tensor: NDArray[Any]) -> list[tuple[Source, FloatArray]]:
-        """See `Network.run`."""
+    def infer(self, tensor: NDArray[Any]) -> list[tuple[Source, FloatArray]]:
+        """See `Network.infer`."""
         given = self._session.run({self.image.name: tensor})
         return [(name, np.array(values, np.float32)) for name, values in given.items()]
 

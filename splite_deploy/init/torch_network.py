@@ -35,8 +35,8 @@ class TorchNetwork(Network):
     def __init__(self, network: nn.Module, form: str, taken: TensorFacts, notes: tuple[str, ...] = ()) -> None:
         self._network, self.form, self.taken, self.notes = network, form, (taken,), notes
 
-    def run(self, tensor: NDArray[Any]) -> list[tuple[Source, FloatArray]]:
-        """See `Network.run`."""
+    def infer(self, tensor: NDArray[Any]) -> list[tuple[Source, FloatArray]]:
+        """See `Network.infer`."""
         try:
             with torch.inference_mode(), quiet():
                 given = self._network(torch.from_numpy(tensor))

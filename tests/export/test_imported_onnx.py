@@ -57,6 +57,16 @@ def rename(**names: str) -> Change:
     return change
 
 
+def batch_of(count: int) -> Change:
+    """Fixes the batch of the graph's ends."""
+
+    def change(model: Any) -> None:
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = count
+
+    return change
+
+
 def opset(version: int) -> Change:
     def change(model: Any) -> None:
         (entry,) = model.opset_import
@@ -265,6 +275,13 @@ def unsorted_nodes(model: Any) -> None:
         (rename(depth="z"), {}, ExportError, "outputs are heatmap, z: only heatmap is named", "[outputs.depth] with"),
         (smaller_maps, {}, ExportError, "'heatmap' has shape (1, 5, 8, 6); the spec says (1, 5, 16, 12)", "stride"),
         (lambda m: None, {"dynamic_batch": True}, ExportError, "for a batch of 1.", "Leave out --dynamic-batch"),
+        (
+            batch_of(4),
+            {"dynamic_batch": True},
+            ExportError,
+            "for a batch of 4, which export",
+            "Leave out --dynamic-batch",
+        ),
         (unknown_operator, {}, BackendError, "ONNX Runtime", "Upgrade onnxruntime"),
         (unsorted_nodes, {}, CheckpointError, "g.onnx is not valid ONNX: ValidationError", "Export it again"),
     ],

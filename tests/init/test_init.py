@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import Result
 
@@ -399,6 +400,36 @@ def test_heatmaps_of_which_two_fit_are_left_to_the_user(tmp_path: Path, splite: 
     asked = 'Fill in what is written as "?" there: outputs.heatmap.source, skeleton.preset. Then:'
     assert asked in " ".join(result.output.split())
     assert "'a' (7 maps) or 'b' (12 maps)" in (tmp_path / "model.toml").read_text(encoding="utf-8")
+
+
+def _four(folder: Path) -> Path:
+    np.savez(folder / "four.npz", input=np.zeros((4, 3, 64, 48), np.float32))
+    return folder / "four.npz"
+
+
+@pytest.mark.parametrize("batch", [4, "program"])
+def test_a_fixed_batch_of_several(batch: Any, tmp_path: Path, splite: Splite) -> None:
+    outs = {"hm": Out((17, 16, 12), -0.02, 0.9)}
+    if batch == "program":
+        file = tmp_path / "net.pt2"
+        with quiet():
+            torch.export.save(torch.export.export(Strange(outs).eval(), (torch.zeros(4, 3, 64, 48),)), file)
+    else:
+        file = write_onnx(tmp_path / "net.onnx", Strange(outs), torch.zeros(4, 3, 64, 48), list(outs))
+    result = splite("init", file, "--like", "hrnet", *(["--trust"] if batch == "program" else []))
+    assert result.exit_code == 0, result.output
+    spec, _ = load_model_toml(tmp_path / "model.toml")
+    assert (spec.keypoint_count, spec.input.height, spec.input.width) == (17, 64, 48)
+    if batch == "program":
+        return
+    assert splite("inspect", file).exit_code == 0
+    alone = splite("bench", file, "--inputs", _four(tmp_path), "--frames", 12, "--warmup", 1, "--json", "-")
+    assert alone.exit_code == 0 and json.loads(alone.stdout)["batch"] == 4, alone.output
+    for many in (1, 3, 4, 6):
+        timed = splite("bench", file, "--frames", 12, "--warmup", 1, "--threads", 1, "--batch", many, "--json", "-")
+        assert timed.exit_code == 0, timed.output
+        told = json.loads(timed.stdout)
+        assert told["batch"] == many and told["startup"]["first_inference_ms"] > 0
 
 
 def test_one_keypoint(tmp_path: Path, splite: Splite) -> None:

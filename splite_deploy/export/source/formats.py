@@ -265,7 +265,7 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
     given = host.view
     if given.input.dtype in kinds:
         given = replace(given, input=replace(given.input, dtype="float32"))
-    model, single = _one_crop(model, spec, given.input)
+    model, single = _one_crop(model, spec, given.input, dynamic_batch)
     image = _image(model.graph, spec, given.input, dynamic_batch)
     held = {name_of(value): value for value in model.graph.outputs}
     chosen, by_order = choose(held, given, spec.decoder, ExportError)
@@ -308,11 +308,13 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
     return ImportedOnnx(content, model, artifact, found, spec, host, digest, notes)
 
 
-def _one_crop(model: ir.Model, spec: ModelSpec, view: InputView) -> tuple[ir.Model, tuple[str, ...]]:
+def _one_crop(
+    model: ir.Model, spec: ModelSpec, view: InputView, dynamic_batch: bool
+) -> tuple[ir.Model, tuple[str, ...]]:
     """Sets a fixed batch of several crops to one, where the graph computes each by itself.
 
     Raises:
-        ExportError: It does not: the number is in its nodes.
+        ExportError: It does not: the number is in its nodes. Or the batch shall be open.
     """
     inputs = list(model.graph.inputs)
     shape = sizes(inputs[0]) if len(inputs) == 1 else ()
@@ -320,6 +322,11 @@ def _one_crop(model: ir.Model, spec: ModelSpec, view: InputView) -> tuple[ir.Mod
     kind = _dtype(inputs[0]) if inputs else ""
     if fixed is None or fixed < 2 or shape[1:] != wanted or kind != view.dtype:
         return model, ()  # what is wrong besides is said later
+    if dynamic_batch:
+        raise ExportError(
+            f"The graph was exported for a batch of {fixed}, which export can make one crop, but not open.",
+            hint="Leave out --dynamic-batch, or export the graph again with an open first axis.",
+        )
     single = model.clone()
     single.graph.inputs[0].shape = ir.Shape([1, *wanted])
     forget_types(single.graph)

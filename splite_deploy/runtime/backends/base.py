@@ -282,8 +282,11 @@ def check_feeds(feeds: Mapping[str, Feed], inputs: tuple[TensorSpec, ...]) -> No
         )
         if not fits or array.dtype != spec.dtype:
             shown = "x".join("N" if size is None else str(size) for size in spec.shape)
-            batch = not fits and spec.shape[0] is not None and array.shape[1:] == spec.shape[1:]
-            hint = "Export with --dynamic-batch to run several crops at once." if batch else ""
+            hint, fixed = "", spec.shape[0] if spec.shape and array.shape[1:] == spec.shape[1:] and not fits else None
+            if fixed is not None:
+                hint = "Export with --dynamic-batch to run several crops at once."
+                if fixed > 1:
+                    hint = f"Give {fixed} at once; the file takes no other number."
             raise BackendError(
                 f"The input '{spec.name}' is {array.dtype} of shape {array.shape}; "
                 f"the network takes {spec.dtype} {shown}.",
