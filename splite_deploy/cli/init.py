@@ -151,6 +151,7 @@ def told_of(options: dict[str, Any]) -> Any:
         {key: parse_value(value) for key, _, value in pairs},
         bool(options.get("trust")),
         options.get("weights"),
+        options["size"],
     )
     given = {key: options[key] for key in _FILL if options.get(key) is not None}
     return Told(

@@ -422,7 +422,7 @@ def _decoder(looked: Looked, wishes: Wishes) -> Table:
 
 
 _WHY: Mapping[str, str] = {
-    "beta": "of the softmax; the one of training",
+    "beta": "assumed; put the one of training: a wrong one moves keypoints, and no check finds it",
     "score_window": "cells around the keypoint whose mass is the score",
     "window": "cells around the peak: about four times the standard deviation of the targets",
     "offset_order": '"yyxx": all y, then all x (PoseNet); "xxyy"; "yxyx"; "xyxy"',

@@ -33,12 +33,15 @@ class Asked:
         arch_args: Keyword arguments of that callable.
         trust: Whether a program may be loaded, which can run code.
         weights: Key of the weights where a checkpoint holds several.
+        size: Height and width of the input, pixels, where they are told. Weights that were compacted need it: the
+            architecture is reshaped to them, which one run proves.
     """
 
     arch: str = ""
     arch_args: Mapping[str, Any] = field(default_factory=dict)
     trust: bool = False
     weights: str | None = None
+    size: tuple[int, int] | None = None
 
 
 class Network(ABC):

@@ -63,7 +63,10 @@ def open_torch(path: Path, asked: Asked) -> Network | None:
             return None
         stored = read_checkpoint(path, weights=asked.weights)
         network = build_architecture(HostSpec(Path(), asked.arch, asked.arch_args))
-        notes = (*stored.notes, *load_weights(network, stored))
+        example = None
+        if asked.size is not None:
+            example = torch.zeros(1, _channels(network.state_dict()) or 3, *asked.size)
+        notes = (*stored.notes, *load_weights(network, stored, example))
         taken = TensorFacts("image", (None, _channels(network.state_dict()) or 3, None, None), "float32")
         return TorchNetwork(network, "weights in their architecture", taken, notes)
     require_trust(path, kind, asked.trust)

@@ -88,6 +88,19 @@ def test_weights_with_their_architecture(weights: Path, splite: Splite) -> None:
     assert "--like" in caught.value.hint
 
 
+def test_weights_that_are_thinner_than_their_architecture(tmp_path: Path, splite: Splite) -> None:
+    file = tmp_path / "thin.pt"
+    torch.save({"state_dict": load_symbol("arch.py:build", TINY)(channels=6).state_dict()}, file)
+    arch = ("--arch", f"{TINY}/arch.py:build")
+    refused = splite("init", file, *arch)
+    assert refused.exit_code == 1 and "have another shape than the architecture" in refused.output
+    assert "--arch-arg" in refused.output and "--input HxW" in refused.output
+    made = splite("init", file, *arch, "--input", "64x48", *FILLED)
+    assert made.exit_code == 0, made.output
+    assert "reshaped" in made.output
+    assert written(tmp_path / "model.toml")["input"]["height"] == 64
+
+
 def test_what_is_filled_in_loads(weights: Path, splite: Splite) -> None:
     arch = ("--arch", f"{TINY}/arch.py:build")
     result = splite("init", weights, *arch, "--input", "64x48", *FILLED)
