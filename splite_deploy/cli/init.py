@@ -118,7 +118,7 @@ def init(source: Path, output: Path | None, overwrite: bool, json_file: Path | N
     lie) is known for a family with --like, or from the other options; the rest is written as "?", each with a comment,
     for you to fill in.
     """
-    from splite_deploy.init.command import describe, write_model_toml
+    from splite_deploy.init.command import describe, too_old, write_model_toml
 
     target = output or source.parent / "model.toml"
     with working("init") as progress:
@@ -136,7 +136,8 @@ def init(source: Path, output: Path | None, overwrite: bool, json_file: Path | N
         click.echo(f'Fill in what is written as "?" there: {", ".join(unknown)}. Then:')
     else:
         click.echo("Next:")
-    click.echo(f"  {next_command(source, target, trust=bool(options['trust']))}")
+    old = bool(too_old(described.facts))
+    click.echo(f"  {next_command(source, target, trust=bool(options['trust']), bundled=not old)}")
 
 
 def told_of(options: dict[str, Any]) -> Any:
@@ -166,7 +167,9 @@ def told_of(options: dict[str, Any]) -> Any:
     )
 
 
-def next_command(source: Path, model: Path, *, trust: bool) -> str:
-    """What to type when model.toml is filled in."""
+def next_command(source: Path, model: Path, *, trust: bool, bundled: bool = True) -> str:
+    """What to type when model.toml is filled in: ``export``, or ``verify`` of what no bundle is made of."""
+    if not bundled:
+        return shlex.join(["splite-deploy", "verify", str(source), "--model", str(model), "--images", "PICTURES"])
     words = ["splite-deploy", "export", str(source), "--model", str(model), "-o", f"{source.stem}.splite"]
     return shlex.join([*words, *(["--trust"] if trust else []), "--images", "PICTURES"])

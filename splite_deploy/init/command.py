@@ -16,6 +16,7 @@ from splite_deploy.init.draft import Draft, Wishes, draft, draft_of_tensors, unl
 from splite_deploy.init.look import Looked, Normalised, look
 from splite_deploy.init.network import Asked, open_network
 from splite_deploy.init.recognise import Hints, Kind
+from splite_deploy.runtime.backends.onnx_file import LEAST_OPSET
 from splite_deploy.runtime.file_facts import FileFacts
 from splite_deploy.runtime.view import apply_view
 from splite_deploy.spec.plain import to_plain
@@ -115,10 +116,20 @@ def describe(
         progress=progress,
     )
     made = draft(looked, wishes, made_of=source.name)
-    notes = tuple(filter(None, [unlike(looked, wishes), unused(made, looked, wishes)]))
+    notes = tuple(filter(None, [unlike(looked, wishes), unused(made, looked, wishes), too_old(network.facts)]))
     if not made.unknown:
         _check(made, looked, folder / MODEL_TOML)
     return Described(looked, made, notes, network.facts)
+
+
+def too_old(facts: FileFacts | None) -> str:
+    """What to know of a graph that runs as a file, and that ``export`` refuses; empty of others."""
+    if facts is None or facts.opset is None or facts.opset >= LEAST_OPSET:
+        return ""
+    return (
+        f"The graph has opset {facts.opset}: run, bench and verify take the file, and export needs {LEAST_OPSET} or "
+        "later. For a bundle export it again from its framework with opset 18."
+    )
 
 
 def _check(made: Draft, looked: Looked, path: Path) -> None:

@@ -157,7 +157,8 @@ def look(
         wanted = found
     chosen = (int(wanted[0] or 0), int(wanted[1] or 0))
     given = run(chosen, pictures)
-    reading = recognise(given, chosen, hints)
+    reading = recognise([replace(one, values=_finite(one.values)) for one in given], chosen, hints)
+    _refuse_no_numbers(given, reading)
     return Looked(
         form=network.form,
         image=image,
@@ -276,6 +277,30 @@ def _stacked(rows: Sequence[Sequence[tuple[Any, FloatArray]]]) -> tuple[Given, .
         arrays = [values if batched else values[None] for _, values in outputs]
         joined.append(Given(source, np.concatenate(arrays), batched))
     return tuple(joined)
+
+
+def _finite(values: FloatArray) -> FloatArray:
+    """With zeros for what is no number, so that shapes can be told."""
+    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _refuse_no_numbers(given: Sequence[Given], reading: Reading | None) -> None:
+    """Raises where an output that is read holds what is no number; any, where nothing is read.
+
+    Raises:
+        UsageError: It does.
+    """
+    used = None if reading is None else [view.source for view in reading.outputs.values()]
+    broken = [one for one in given if not np.isfinite(one.values).all()]
+    for one in broken:
+        if used is None or one.source in used:
+            count = sum(not np.isfinite(values).all() for values in one.values)
+            raise UsageError(
+                f"The network's output {one.name} holds NaN or infinite numbers for {count} of {len(one.values)} "
+                "pictures.",
+                hint="Nothing can be learnt from them. Check the weights and export it again; in float16 a layer may "
+                "overflow.",
+            )
 
 
 def _shown(size: tuple[int | None, int | None]) -> str:

@@ -112,6 +112,18 @@ class FileNetwork(Network):
         self.facts = describe_file(path)
         self.form = _FORMS.get(self.facts.format, f"a file of the format {self.facts.format}")
         self._session = open_file(path, threads=1)
+        held = {one.name: one.dtype for one in self._session.outputs}
+        strange = {name: dtype for name, dtype in held.items() if not _is_numbers(dtype)}
+        self._read = [name for name in held if name not in strange]
+        if not self._read:
+            what = "; it has " + ", ".join(f"'{name}', {dtype}" for name, dtype in strange.items()) if strange else ""
+            raise UsageError(
+                f"{path.name} has no output that is a tensor of numbers{what}.",
+                hint="Export the network again, so that its outputs are tensors and the graph names them.",
+            )
+        self.notes = tuple(
+            f"the output '{name}' is no tensor of numbers ({dtype}) and not read" for name, dtype in strange.items()
+        )
         self.taken = tuple(
             TensorFacts(spec.name, spec.shape, spec.dtype, fact.scale, fact.zero_point)
             for spec, fact in zip(self._session.inputs, self.facts.inputs, strict=True)
@@ -125,7 +137,15 @@ class FileNetwork(Network):
     def infer(self, tensor: NDArray[Any]) -> list[tuple[Source, FloatArray]]:
         """See `Network.infer`."""
         given = self._session.run({self.image.name: tensor})
-        return [(name, np.array(values, np.float32)) for name, values in given.items()]
+        return [(name, np.array(given[name], np.float32)) for name in self._read]
+
+
+def _is_numbers(dtype: str) -> bool:
+    """Whether an output's type, as its session names it, is one of tensors that numpy holds."""
+    try:
+        return np.dtype(dtype).kind in "fiub"
+    except TypeError:  # a sequence, text, or a type that numpy has not
+        return False
 
 
 def open_network(path: Path, asked: Asked) -> Network | None:

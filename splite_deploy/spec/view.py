@@ -374,6 +374,11 @@ def choose(outputs: Any, view: View, decoder: Decoder, error: type[SpliteError])
     held = parts_of(outputs)
     if set(roles) <= set(held) and all(_is_tensor(held[role]) for role in roles):
         return {role: held[role] for role in roles}, False
+    if not held:
+        raise error(
+            f"The network gives {_said(outputs)}; the decoder '{decoder.type}' reads {len(roles)}: {', '.join(roles)}.",
+            hint="Export it again, so that the graph names its outputs.",
+        )
     if len(held) != len(roles) or not all(map(_is_tensor, held.values())):
         raise error(
             f"The network gives {_said(outputs)}; the decoder '{decoder.type}' reads {len(roles)}: {', '.join(roles)}.",
@@ -457,11 +462,18 @@ def _path(steps: Sequence[str | int]) -> str:
     return " of ".join(f"'{step}'" if isinstance(step, str) else f"output {step}" for step in reversed(steps))
 
 
+def _is_wide(value: Any) -> bool:
+    """Whether it is a tensor with axes behind the batch, or holds one."""
+    if _is_tensor(value):
+        return len(value.shape) > 1
+    return any(map(_is_wide, parts_of(value).values()))
+
+
 def _example(value: Any, path: Sequence[str | int] = ()) -> str:
-    """A source that leads to the last tensor of a value, as TOML."""
+    """A source that leads to a tensor of a value, as TOML: to the last, of those that have axes behind the batch."""
     steps: list[str | int] = list(path)
     while not _is_tensor(value) and (held := parts_of(value)):
-        name, value = list(held.items())[-1]
+        name, value = max(enumerate(held.items()), key=lambda one: (_is_wide(one[1][1]), one[0]))[1]
         steps.append(name if isinstance(name, str) else -1)
     shown = [f'"{step}"' if isinstance(step, str) else str(step) for step in steps]
     return shown[0] if len(shown) == 1 else f"[{', '.join(shown)}]"

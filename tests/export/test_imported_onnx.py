@@ -282,7 +282,7 @@ def unsorted_nodes(model: Any) -> None:
             "for a batch of 4, which export",
             "Leave out --dynamic-batch",
         ),
-        (unknown_operator, {}, BackendError, "ONNX Runtime", "Upgrade onnxruntime"),
+        (unknown_operator, {}, BackendError, "ONNX Runtime", "The operator nobody:"),
         (unsorted_nodes, {}, CheckpointError, "g.onnx is not valid ONNX: ValidationError", "Export it again"),
     ],
 )

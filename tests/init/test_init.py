@@ -445,6 +445,102 @@ def test_a_fixed_batch_of_several(batch: Any, tmp_path: Path, splite: Splite) ->
         assert told["batch"] == many and told["startup"]["first_inference_ms"] > 0
 
 
+def changed_graph(path: Path, change: Callable[[Any], Any]) -> Path:
+    """A graph of heatmaps, changed by ``change``."""
+    onnx = pytest.importorskip("onnx")
+    outs = {"hm": Out((17, 16, 12), -0.02, 0.9)}
+    write_onnx(path, Strange(outs), torch.zeros(1, 3, 64, 48), list(outs))
+    model = onnx.load(str(path))
+    change(model)
+    onnx.save(model, str(path))
+    return path
+
+
+def also(kind: str, attributes: dict[str, Any] | None = None, *, sequence: bool = False, alone: bool = True) -> Any:
+    """Changes a graph: one more node behind the heatmaps, whose output is that of the graph, alone or beside them."""
+
+    def change(model: Any) -> None:
+        from onnx import TensorProto, helper
+
+        node = helper.make_node(kind, ["hm"], ["more"], **(attributes or {}))
+        made = helper.make_tensor_value_info("more", TensorProto.FLOAT, None)
+        if sequence:
+            made = helper.make_tensor_sequence_value_info("more", TensorProto.FLOAT, None)
+        model.graph.node.append(node)
+        if alone:
+            del model.graph.output[:]
+        model.graph.output.append(made)
+
+    return change
+
+
+def outputs_gone(model: Any) -> None:
+    del model.graph.output[:]
+
+
+def inputs_gone(model: Any) -> None:
+    del model.graph.input[:]
+
+
+def own_operator(model: Any) -> None:
+    from onnx import helper
+
+    also("Foo", {"domain": "my"})(model)
+    model.opset_import.append(helper.make_opsetid("my", 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        (
+            also("SequenceConstruct", sequence=True),
+            "no output that is a tensor of numbers; it has 'more', seq(",
+            "again",
+        ),
+        (outputs_gone, "net.onnx has no output that is a tensor of numbers.", "so that its outputs are tensors"),
+        (own_operator, "cannot load net.onnx", "The operator my:Foo is not of ONNX"),
+        (inputs_gone, "cannot load net.onnx", "The graph is not valid ONNX"),
+        (also("Log"), "'more' holds NaN or infinite numbers for 3 of 3 pictures", "export it again"),
+    ],
+)
+def test_graphs_that_nothing_can_be_learnt_from(
+    change: Any, message: str, hint: str, tmp_path: Path, splite: Splite
+) -> None:
+    file = changed_graph(tmp_path / "net.onnx", change)
+    for command in ("init", "inspect"):
+        result = splite(command, file)
+        told = " ".join(result.output.split())
+        assert result.exit_code == 1 and message in told and hint in told, told
+    assert not (tmp_path / "model.toml").exists()
+
+
+def test_a_sequence_beside_heatmaps_is_not_read(tmp_path: Path, splite: Splite) -> None:
+    file = changed_graph(tmp_path / "net.onnx", also("SequenceConstruct", sequence=True, alone=False))
+    result = splite("init", file, "--like", "hrnet")
+    assert result.exit_code == 0, result.output
+    assert "the output 'more' is no tensor of numbers (seq(" in " ".join(result.output.split())
+
+
+def test_an_opset_that_export_refuses_is_said(tmp_path: Path, splite: Splite) -> None:
+    pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    weights = np.random.default_rng(0).normal(size=(17, 3, 4, 4)).astype(np.float32)
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("image", [1, 3, 64, 48]), ("hm", [1, 17, 16, 12]))
+    ]
+    node = helper.make_node("Conv", ["image", "w"], ["hm"], strides=[4, 4])
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [numpy_helper.from_array(weights, "w")])
+    file = tmp_path / "net.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 8)], ir_version=4), str(file))
+    said = "The graph has opset 8: run, bench and verify take the file, and export needs 9 or later."
+    result = splite("init", file, *FILLED)
+    assert result.exit_code == 0 and said in " ".join(result.output.split()), result.output
+    assert f"splite-deploy verify {file} --model" in result.output and "splite-deploy export" not in result.output
+    assert said in " ".join(splite("inspect", file).output.split())
+
+
 def test_one_keypoint(tmp_path: Path, splite: Splite) -> None:
     outs = {"hm": Out((1, 16, 12), -0.02, 0.9)}
     file = write_onnx(tmp_path / "net.onnx", Strange(outs), torch.zeros(1, 3, 64, 48), list(outs))

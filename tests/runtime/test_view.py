@@ -105,7 +105,8 @@ def test_sources_lead_through_dictionaries_lists_and_objects(outputs: Any, sourc
         ({"a": A}, "b", "The network gives 1 output: a; there is no 'b', which", "Correct source"),
         ({"a": [A]}, ("a", 1), "'a' of the network gives 1 output; there is no output 1", "Correct source"),
         ({"a": [A, B]}, "a", "The source of [outputs.coordinates], 'a', is no tensor", 'as in source = ["a", -1]'),
-        ([], None, "The network gives a list without outputs", "[outputs.coordinates]"),
+        ([], None, "The network gives a list without outputs", "so that the graph names its outputs"),
+        ({"x": A, "n": np.float32(1), "m": A[:, 0, 0]}, None, "The network gives 3 outputs", 'with source = "x".'),
     ],
 )
 def test_a_source_that_leads_nowhere_is_told(outputs: Any, source: Any, message: str, hint: str) -> None:

@@ -20,8 +20,6 @@ from onnx import defs
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.walk import attributes, constant, name_of, set_inputs
 
-LEAST_OPSET = 9
-"""Older graphs have batch norms, loops and casts of other forms."""
 UPGRADED_OPSET = 18
 """What graphs older than 13 become, and what the changes below lead to."""
 _OLD_IR = 8  # what onnx wrote with that opset

@@ -11,9 +11,10 @@ from onnx import AttributeProto, GraphProto, NodeProto, defs, numpy_helper
 
 from splite_deploy.errors import CheckpointError, ExportError, first_line
 from splite_deploy.export.graph.torch_to_onnx import MAX_OPSET
-from splite_deploy.export.graph.upgrade import LEAST_OPSET, UPGRADED_OPSET, restate, upgrade
+from splite_deploy.export.graph.upgrade import UPGRADED_OPSET, restate, upgrade
 from splite_deploy.export.graph.walk import from_proto
 from splite_deploy.export.source.floats import to_float32
+from splite_deploy.runtime.backends.onnx_file import LEAST_OPSET
 
 KEPT_OPSET = 13
 """Older graphs have operators that the simplifier and the backends treat differently."""

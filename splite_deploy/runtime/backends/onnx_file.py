@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from splite_deploy.errors import BackendError
 
+LEAST_OPSET = 9
+"""The oldest operator set that ``export`` takes: older graphs have batch norms, loops and casts of other forms."""
 _VARINT, _I64, _LEN, _START_GROUP, _END_GROUP, _I32 = range(6)
 _TENSOR = "TensorProto"
 _WITHIN: Mapping[str, Mapping[int, str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ _DTYPES = {
     **{f"tensor({name})": name for name in ("float16", "int8", "uint8", "int16", "uint16", "int32", "int64", "bool")},
 }
 """numpy's names of the types as ONNX Runtime names them."""
+_OWN_OPERATOR = re.compile(r"\b((?!ai\.onnx:|:)[\w.]+:\w+)\(-?\d+\) is not a registered")
+_NO_GRAPH = ("Invalid model", "INVALID_GRAPH", "INVALID_PROTOBUF", "No graph was found")
+"""What ONNX Runtime says of files that are no graphs."""
 _TRACE_TYPES = {"float": "float32", "double": "float64"}  # the rest is called as in numpy
 _SUFFIX = "_kernel_time"
 
@@ -79,7 +83,7 @@ class OrtSession(BaseSession):
         except Exception as err:  # onnxruntime has no common base class of its errors
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} cannot load {file.name}: {first_line(err)}",
-                hint="Upgrade onnxruntime, or export again with a lower --opset.",
+                hint=_load_hint(str(err)),
             ) from err
         own = IoSignature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
         super().__init__(file.artifact or own)
@@ -119,6 +123,18 @@ class TracedOrtSession(OrtSession):
     def _release(self) -> None:
         super()._release()
         self._folder.cleanup()
+
+
+def _load_hint(reason: str) -> str:
+    """What to do where ONNX Runtime cannot load a graph, by what it says."""
+    if own := _OWN_OPERATOR.search(reason):
+        return (
+            f"The operator {own[1]} is not of ONNX: give the graph as its framework exports it without operators of "
+            "its own."
+        )
+    if any(mark in reason for mark in _NO_GRAPH):
+        return "The graph is not valid ONNX, which no version loads: export it again, and try onnx.checker on it."
+    return "Upgrade onnxruntime, or export the graph again with a lower opset (--opset)."
 
 
 def _specs(values: Sequence[ort.NodeArg]) -> tuple[TensorSpec, ...]:
