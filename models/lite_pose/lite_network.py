@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
 from lite_backbones import BACKBONES, LiteHRNet
 from lite_heads import UPSAMPLING, SimCC, upsampling
 from torch import Tensor, nn

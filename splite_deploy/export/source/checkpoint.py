@@ -369,6 +369,6 @@ def _check_shapes(expected: Mapping[str, Tensor], checkpoint: Checkpoint) -> Non
         raise CheckpointError(
             f"{checkpoint.path}: {len(wrong)} tensors have another shape than the architecture; the first is '{name}', "
             f"{tuple(given[name].shape)} in the checkpoint and {tuple(expected[name].shape)} in the architecture.",
-            hint="Give the widths of the checkpoint by --arch-arg, or in [arch_args] of model.toml. Where the network "
-            "was compacted give init the size of its input, --input HxW, and it fits the architecture to them.",
+            hint="Give the widths of the checkpoint in [arch_args] of model.toml, or to 'splite-deploy init' by "
+            "--arch-arg; compacted ones it takes where it is told the size of the input, --input HxW.",
         )
