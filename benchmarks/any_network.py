@@ -164,7 +164,7 @@ def of_lite(name: str, folder: Path) -> Given:
     subprocess.run(seed, check=True, capture_output=True)
     spec, host = load_model_toml(model)
     return Given(
-        weights, f"{LITE / 'lite_network.py'}:build", host.arch_args, f"{spec.input.height}x{spec.input.width}"
+        weights, f"{LITE / 'lite_arch.py'}:build", host.arch_args, f"{spec.input.height}x{spec.input.width}"
     )
 
 

@@ -415,7 +415,7 @@ def write_checkpoint(out: Path, training: Training, model: Path, val: list[Perso
         folder = out / "int8"
         folder.mkdir(exist_ok=True)
         save_atomically(folder / target.name, lambda path: save_file(tensors, path, metadata))
-        move_model_toml(model, folder / "model.toml", {"lite_network.py": "lite_int8.py"})
+        move_model_toml(model, folder / "model.toml", {"lite_arch.py": "lite_int8.py"})
         print(f"{folder / target.name}: the same with its fake quantisers")
 
 

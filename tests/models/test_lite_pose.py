@@ -13,7 +13,7 @@ from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.spec import load_model_toml
 
 LITE = Path(__file__).parents[2] / "models" / "lite_pose"
-build = load_symbol("lite_network.py:build", LITE)
+build = load_symbol("lite_arch.py:build", LITE)
 BACKBONES = build.__globals__["BACKBONES"]
 
 SIMPLE = "Xiao et al. 2018, whose released checkpoints have exactly so many"

@@ -60,7 +60,7 @@ def write_model(folder: Path, decoder: str, skeleton: str = 'preset = "coco17"',
     folder.mkdir(exist_ok=True)
     lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in arguments.items())
     (folder / "model.toml").write_text(
-        f'name = "small"\narch = "{LITE}/lite_network.py:build"\nsamples = "{LITE}/rendered_bodies.py:samples"\n'
+        f'name = "small"\narch = "{LITE}/lite_arch.py:build"\nsamples = "{LITE}/rendered_bodies.py:samples"\n'
         f'[arch_args]\n{lines}\n[input]\nheight = 128\nwidth = 96\ncolor = "rgb"\nmean = [127.5, 127.5, 127.5]\n'
         f"std = [64.0, 64.0, 64.0]\nbox_padding = 1.25\npad_value = 0\n[decoder]\n{DECODERS[decoder]}\n"
         f"[skeleton]\n{skeleton}\n"
