@@ -163,9 +163,7 @@ def of_lite(name: str, folder: Path) -> Given:
     seed = [sys.executable, str(LITE / "seeded.py"), str(model), "-o", str(weights)]
     subprocess.run(seed, check=True, capture_output=True)
     spec, host = load_model_toml(model)
-    return Given(
-        weights, f"{LITE / 'lite_arch.py'}:build", host.arch_args, f"{spec.input.height}x{spec.input.width}"
-    )
+    return Given(weights, f"{LITE / 'lite_arch.py'}:build", host.arch_args, f"{spec.input.height}x{spec.input.width}")
 
 
 def take(name: str, folder: Path, pictures: Path) -> Row:
