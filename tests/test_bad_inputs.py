@@ -160,7 +160,7 @@ CASES = [
     case("no symbol", drop_symbol, EXPORT, "arch.py defines no 'build'.", "It defines: Tiny, construct."),
     case("no arch", remove("arch.py"), EXPORT, "'arch.py:build' in model.toml names no Python file", "file.py:symbol"),
     case("no spec", remove("model.toml"), EXPORT, "No model spec at ", "--model"),
-    case("spec is no TOML", write_text("model.toml", "a = "), EXPORT, "model.toml is not valid TOML", "that line"),
+    case("spec is no TOML", write_text("model.toml", "a = "), EXPORT, "model.toml: it is not valid TOML", "that line"),
     case(
         "NaN",
         spoil_weights(lambda w: w["depth.bias"].fill_(float("nan"))),

@@ -13,6 +13,9 @@ from typing import Any
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.errors import UsageError
 from splite_deploy.files import writing
+from splite_deploy.spec.reading import MIB, ReadError, parse_json, read_bytes
+
+_MOST_BYTES = 256 * MIB  # of some ten thousand results
 
 
 def append_result(path: str | PathLike[str], result: BenchResult) -> None:
@@ -41,19 +44,18 @@ def read_results(path: str | PathLike[str]) -> list[BenchResult]:
         UsageError: The file cannot be read, or a line is no result; the message names the line.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as err:
-        raise UsageError(
-            f"Cannot read the results {path}: {err}.", hint="Name a file that 'splite-deploy bench --json' wrote."
-        ) from err
+        lines = read_bytes(Path(path), most_bytes=_MOST_BYTES).split(b"\n")
+    except ReadError as err:
+        hint = "Name a file that 'splite-deploy bench --json' wrote."
+        raise UsageError(f"Cannot read the results {path}: {err.reason}.", hint=hint) from err
     return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _parse(line: str, where: str) -> BenchResult:
+def _parse(line: bytes, where: str) -> BenchResult:
     try:
-        data = json.loads(line)
-    except json.JSONDecodeError as err:
-        raise UsageError(f"{where} is not JSON: {err}.", hint="Remove that line.") from err
+        data = parse_json(line, where)
+    except ReadError as err:
+        raise UsageError(err.message, hint="Remove that line.") from err
     if not isinstance(data, dict):
         raise UsageError(f"{where} is not a benchmark result.", hint="Remove that line.")
     try:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from typing import Any, Literal
 from splite_deploy.errors import BundleError, SpecError
 from splite_deploy.spec import Color, LimitSpec, ModelSpec, Precision, View
 from splite_deploy.spec.plain import compact_json, structure, to_plain
+from splite_deploy.spec.reading import MissingError, ReadError, parse_json, read_bytes
 
 Typing = Literal["weak", "strong"]
 
@@ -210,17 +211,17 @@ def read_manifest(folder: Path) -> Manifest:
     """
     file = folder / MANIFEST
     try:
-        content = file.read_bytes()
-        data = json.loads(content.decode("utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as err:
-        if folder.is_dir():
+        content = read_bytes(file)
+        data = parse_json(content, str(file), mark=False)
+    except MissingError as err:
+        if os.path.isdir(folder):  # noqa: PTH112 - pathlib's raises where the folder cannot be read
             raise BundleError(f"{folder} holds no {MANIFEST}, so it is not a bundle.", hint=REEXPORT) from err
-        what = "is a file, not a bundle folder" if folder.exists() else "does not exist"
+        what = "is a file, not a bundle folder" if os.path.lexists(folder) else "does not exist"
         raise BundleError(
             f"{folder} {what}.", hint="Make a bundle with 'splite-deploy export CHECKPOINT -o NAME.splite'."
         ) from err
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as err:
-        raise BundleError(f"{file} cannot be read: {err}.", hint=REEXPORT) from err
+    except ReadError as err:
+        raise BundleError(f"{file} cannot be read: {err.reason}.", hint=REEXPORT) from err
     version = data.get("format_version") if isinstance(data, dict) else None
     if type(version) is not int or version != FORMAT_VERSION:
         raise BundleError(

@@ -6,7 +6,6 @@ only.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from splite_deploy.errors import BundleError, SpecError
 from splite_deploy.spec import LimitSpec
 from splite_deploy.spec.plain import compact_json, structure, to_plain
+from splite_deploy.spec.reading import MissingError, ReadError, read_json
 
 REPORT = "report.json"
 REPORT_VERSION = 1
@@ -328,11 +328,11 @@ def read_report(folder: Path) -> Report:
     file = folder / REPORT
     hint = "The bundle runs without it. To have it again make the bundle anew with 'splite-deploy export'."
     try:
-        data = json.loads(file.read_bytes().decode("utf-8"))
-    except FileNotFoundError as err:
+        data = read_json(file)
+    except MissingError as err:
         raise BundleError(f"The bundle {folder} has no {REPORT}, which says what was measured.", hint=hint) from err
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as err:
-        raise BundleError(f"{file} cannot be read: {err}.", hint=hint) from err
+    except ReadError as err:
+        raise BundleError(f"{file} cannot be read: {err.reason}.", hint=hint) from err
     version = data.get("report_version") if isinstance(data, dict) else None
     if type(version) is not int or version > REPORT_VERSION:
         newer = type(version) is int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,8 +14,9 @@ import onnx_ir as ir
 from splite_deploy.bundle import Bundle
 from splite_deploy.compact.alignment import Alignment, Timing, WeightedLayer, align
 from splite_deploy.compact.onnx_layers import LayerGraph
-from splite_deploy.errors import CheckpointError, UsageError
+from splite_deploy.errors import UsageError
 from splite_deploy.export.graph.walk import load
+from splite_deploy.spec.plain import to_plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,16 +121,12 @@ def inspect_checkpoint(
 
 def _header(stored: Checkpoint) -> Mapping[str, Any] | None:
     """The entry of `compact` in a checkpoint."""
-    from splite_deploy.export.source.header import HEADER
+    from splite_deploy.export.source.header import HEADER, read_entry
 
     if (entry := stored.metadata.get(HEADER)) is None:
         return None
-    try:
-        return dict(json.loads(entry))
-    except (ValueError, TypeError) as err:
-        raise CheckpointError(
-            f"{stored.path}: its header entry '{HEADER}' cannot be read: {err}.", hint="Make it with 'compact' again."
-        ) from err
+    plain: dict[str, Any] = to_plain(read_entry(entry, stored.path))
+    return {key: value for key, value in plain.items() if value != {}}
 
 
 def _of_network(

@@ -9,7 +9,9 @@ they are read and taken off as they are written, as Detectron2 does.
 from __future__ import annotations
 
 import math
+import os
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import UsageError
+from splite_deploy.metrics.numbers import number, numbers, text
 
 _WHOLE_BODY = ("foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 _HALF = 0.5
@@ -77,13 +80,18 @@ def read_coco(data: Any, file: Path) -> list[CocoObject]:
     categories = None if results else _categories(data, file)
     found = []
     folder: Path | None = None
-    for index, one in enumerate(data if results else data["annotations"]):
+    objects = data if results else data["annotations"]
+    if not isinstance(objects, list):
+        raise UsageError(f"{file}: annotations is not a list.", hint=_HINT)
+    for index, one in enumerate(objects):
         try:
+            if not isinstance(one, Mapping):
+                raise ValueError("it is not an object")
             if categories is not None and one.get("category_id") not in categories:
                 continue
             image_id = _whole(one["image_id"])
             # Results name no files; those of COCO are named by twelve digits of the image's number
-            name = names[image_id] if not results else str(one.get("file_name", f"{image_id:012d}.jpg"))
+            name = names[image_id] if not results else text(one.get("file_name", f"{image_id:012d}.jpg"), "file_name")
             folder = image_folder(file, name) if folder is None else folder
             found.append(_object(one, folder / name, image_id))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
@@ -107,19 +115,21 @@ def image_files(data: Any, file: Path) -> list[Path]:
 def _names(data: Mapping[str, Any], file: Path) -> dict[int, str]:
     """Names of files by the number of the image."""
     names: dict[int, str] = {}
+    if not isinstance(data["images"], list):
+        raise UsageError(f"{file}: images is not a list.", hint=_HINT)
     for index, image in enumerate(data["images"]):
         try:
-            number, name = _whole(image["id"]), str(image["file_name"])
-            if names.setdefault(number, name) != name:
-                raise ValueError(f"there are two images of the id {number}")
+            image_id, name = _whole(image["id"]), text(image["file_name"], "file_name")
+            if names.setdefault(image_id, name) != name:
+                raise ValueError(f"there are two images of the id {image_id}")
         except (KeyError, TypeError, ValueError) as err:
             raise UsageError(f"{file}: image {index} is malformed ({err!r}).", hint=_HINT) from err
     return names
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or int(value) != value:
-        raise ValueError(f"{value!r} is no whole number")
+    if type(value) not in (int, float) or not abs(value) < 1 << 63 or int(value) != value:
+        raise ValueError(f"{reprlib.repr(value)} is no whole number")
     return int(value)
 
 
@@ -132,11 +142,13 @@ def _categories(data: Mapping[str, Any], file: Path) -> set[int] | None:
 
 
 def _wanted(categories: Sequence[Mapping[str, Any]]) -> set[int] | None:
+    if not isinstance(categories, list):
+        raise TypeError("they are not a list")
     if len(categories) < 2:
         return None
     wanted = [one for one in categories if one.get("keypoints")]
     wanted = wanted or [one for one in categories if one.get("name") == "person"] or list(categories)
-    return {int(one["id"]) for one in wanted}
+    return {_whole(one["id"]) for one in wanted}
 
 
 def _object(one: Mapping[str, Any], path: Path, image_id: int) -> CocoObject:
@@ -145,25 +157,20 @@ def _object(one: Mapping[str, Any], path: Path, image_id: int) -> CocoObject:
     if flat:
         if all(field in one for field in _WHOLE_BODY):
             flat += [value for field in _WHOLE_BODY for value in one[field]]
-        triples = np.array(flat, np.float64).reshape(-1, 3)
+        triples = numbers(flat, "keypoints").reshape(-1, 3)
         keypoints, labelled = triples[:, :2] + _HALF, triples[:, 2] > 0
-        if not np.isfinite(keypoints).all():
-            raise ValueError("a coordinate is null or not finite")
     if "bbox" in one:
-        x, y, width, height = (float(value) for value in one["bbox"])
+        x, y, width, height = numbers(one["bbox"], "bbox").tolist()
         box = np.array([x, y, x + width, y + height])
     elif keypoints is not None and labelled is not None and labelled.any():
         box = np.concatenate([keypoints[labelled].min(axis=0), keypoints[labelled].max(axis=0)])
     else:
         raise KeyError("bbox")
-    if not np.isfinite(box).all():
-        raise ValueError("the box is null or not finite")
-    area = float(one.get("area", (box[2] - box[0]) * (box[3] - box[1])))
-    score, crowd = float(one.get("score", 1.0)), one.get("iscrowd", 0)
+    sides = float((box[2] - box[0]) * (box[3] - box[1]))
+    area = sides if one.get("area") is None else _area(one["area"])
+    score, crowd = number(one.get("score", 1.0), "score"), one.get("iscrowd", 0)
     if crowd not in (0, 1):
-        raise ValueError(f"iscrowd is {crowd!r}, not 0 or 1")
-    if not math.isfinite(score):
-        raise ValueError("the score is not finite")
+        raise ValueError(f"iscrowd is {reprlib.repr(crowd)}, not 0 or 1")
     if not crowd and (
         labelled is None or labelled.any()
     ):  # COCO has a few without a size among those that nobody finds
@@ -173,6 +180,12 @@ def _object(one: Mapping[str, Any], path: Path, image_id: int) -> CocoObject:
             raise ValueError(f"the area {area:g} is not positive")
     area = area if 0 < area < math.inf else 1.0
     return CocoObject(path, image_id, box, keypoints, labelled, area, score, bool(crowd))
+
+
+def _area(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError("area is no finite number")
+    return float(value)
 
 
 def image_folder(file: Path, name: str) -> Path:
@@ -188,7 +201,7 @@ def image_folder(file: Path, name: str) -> Path:
     near = [file.parent, file.parent / "images", file.parent.parent, file.parent.parent / "images"]
     folders = [folder / part for folder in near for part in ("", split)]
     for folder in folders:
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):  # noqa: PTH113 - pathlib's raises on a name that is too long
             return folder
     raise UsageError(
         f"The image {name} of {file} was not found.",
@@ -252,12 +265,12 @@ def dataset(
         edges: Pairs of keypoints that are drawn.
     """
     annotations = []
-    for number, one in enumerate(results, 1):
+    for index, one in enumerate(results, 1):
         triples = np.array(one["keypoints"]).reshape(-1, 3)
         triples[:, 2] = 2  # a result has a place for each keypoint; COCO's v says so
         _, _, width, height = one["bbox"]
         count = {"num_keypoints": len(triples), "area": round(width * height, 3), "iscrowd": 0}
-        annotations.append({"id": number, **one, "keypoints": triples.ravel().tolist(), **count})
+        annotations.append({"id": index, **one, "keypoints": triples.ravel().tolist(), **count})
     skeleton = [[a + 1, b + 1] for a, b in edges]  # counted from 1
     category = {"id": 1, "name": name, "keypoints": list(keypoint_names), "skeleton": skeleton}
     return {"images": list(images), "annotations": annotations, "categories": [category]}

@@ -9,7 +9,6 @@ where boxes are enough, keypoints may be left out. `splite_deploy.metrics.coco` 
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,8 +20,14 @@ from numpy.typing import NDArray
 
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.coco import CocoObject, image_files, is_coco, read_coco
+from splite_deploy.metrics.numbers import numbers, text
+from splite_deploy.spec.reading import MIB, MalformedError, ReadError, read_json
+
+_MOST_BYTES = 1536 * MIB
+"""COCO-WholeBody's training labels, the largest in use, have a gigabyte."""
 
 _EXAMPLE = 'A sample looks like {"image": "a.jpg", "keypoints": [[x, y], ...]}.'
+_NAME_ONE = "Name a labels.json or its folder, or a COCO file."
 _FORMATS = 'It must be JSON with a list "samples", or COCO\'s with "images" and "annotations".'
 
 
@@ -163,10 +168,9 @@ def _read(file: Path) -> tuple[_Sample, ...]:
     """All samples; a file that was read before and has not changed is not read again."""
     try:
         state = file.stat()
-    except OSError as err:
-        raise UsageError(
-            f"Cannot read {file}: {err.strerror}.", hint="Name a labels.json or its folder, or a COCO file."
-        ) from err
+    except (OSError, ValueError) as err:  # a name with NUL is a ValueError
+        reason = getattr(err, "strerror", None) or err
+        raise UsageError(f"Cannot read {file}: {reason}.", hint=_NAME_ONE) from err
     return _parse(file, state.st_mtime_ns, state.st_size)
 
 
@@ -185,48 +189,48 @@ def _parse(file: Path, _mtime_ns: int, _size: int) -> tuple[_Sample, ...]:
     for index, sample in enumerate(samples):
         try:
             found.append(_sample(sample, file.parent))
-        except (AttributeError, KeyError, ValueError, TypeError) as err:
-            raise UsageError(f"{file}: sample {index} is malformed ({err!r}).", hint=_EXAMPLE) from err
+        except KeyError as err:
+            raise UsageError(f"{file}: sample {index} is malformed: it has no {err}.", hint=_EXAMPLE) from err
+        except ValueError as err:
+            raise UsageError(f"{file}: sample {index} is malformed: {err}.", hint=_EXAMPLE) from err
     return tuple(found)
 
 
 def _load(file: Path) -> Any:
     """The JSON of a file, which may begin with a byte-order mark."""
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as err:
-        raise UsageError(
-            f"Cannot read {file}: {err.strerror}.", hint="Name a labels.json or its folder, or a COCO file."
-        ) from err
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as err:
-        raise UsageError(f"{file} is not a labels file: {err!r}.", hint=_FORMATS) from err
+        return read_json(file, most_bytes=_MOST_BYTES)
+    except MalformedError as err:
+        raise UsageError(f"{file} is not a labels file: {err.reason}.", hint=_FORMATS) from err
+    except ReadError as err:
+        raise UsageError(err.message, hint=_NAME_ONE) from err
 
 
 def _sample(sample: Any, folder: Path) -> _Sample:
-    path, split = folder / sample["image"], sample.get("split")
+    if not isinstance(sample, dict):
+        raise ValueError("it is not an object")
+    path, split = folder / text(sample["image"], "image"), sample.get("split")
+    if split is not None and not isinstance(split, str):
+        raise ValueError("split is not a text")
     if "keypoints" not in sample and "box" in sample:
         return _Sample(BoxedImage(path, _box(sample["box"])), None, split)
-    values = np.array(sample["keypoints"], np.float64)
-    if values.ndim != 2 or values.shape[1] not in (2, 3):
-        raise ValueError("wrong number of values")
+    values = numbers(sample["keypoints"], "keypoints")
+    if values.ndim != 2 or values.shape[1] not in (2, 3) or len(values) == 0:
+        raise ValueError("keypoints are not a list of pairs, or of triples")
     keypoints, labelled = values[:, :2], values[:, 2] > 0 if values.shape[1] == 3 else None
-    if not np.isfinite(values).all():
-        raise ValueError("a coordinate is null or not finite")
     if labelled is not None and not labelled.any():
         raise ValueError("no keypoint is labelled")
     box = _box(sample["box"]) if "box" in sample else tight_box(keypoints if labelled is None else keypoints[labelled])
-    world = np.array(sample["world_mm"], np.float64) if "world_mm" in sample else None
+    world = numbers(sample["world_mm"], "world_mm") if "world_mm" in sample else None
     if world is not None and world.shape != (len(keypoints), 3):
-        raise ValueError("wrong number of values")
+        raise ValueError(f"world_mm are not {len(keypoints)} triples")
     return _Sample(BoxedImage(path, box), LabelledImage(path, keypoints, box, world, labelled), split)
 
 
 def _box(values: Any) -> NDArray[np.float64]:
-    box = np.array(values, np.float64)
+    box = numbers(values, "box")
     if box.shape != (4,):
-        raise ValueError("wrong number of values")
-    if not np.isfinite(box).all():
-        raise ValueError("a coordinate is null or not finite")
+        raise ValueError("box is not four numbers")
     if (box[2:] <= box[:2]).any():
         raise ValueError("the box has no width or no height")
     return box

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import reprlib
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,10 @@ from splite_deploy.errors import FIELDS_DOC, SpecError
 
 T = TypeVar("T")
 Unknown = Literal["refuse", "ignore"]
+_LARGEST = 1 << 63
+_SHORT = reprlib.Repr()
+"""Shows the beginning of a value: what a damaged file holds may be of any length."""
+_SHORT.maxlong, _SHORT.maxstring, _SHORT.maxother = 80, 120, 80
 _HELD_AS: Mapping[Any, Any] = {tuple: list | tuple}
 """What plain data holds for a type that it has not."""
 
@@ -241,7 +246,7 @@ def _below(problems: list[Problem], key: str) -> Iterator[None]:
 
 def _literal(args: tuple[Any, ...]) -> Callable[[Any], Any]:
     def convert(value: Any) -> Any:
-        if value in args:
+        if any(type(value) is type(one) and value == one for one in args):  # True is 1 to Python
             return value
         hint = f"Choose one of: {', '.join(str(a) for a in args)}."
         raise _WrongError([Problem(f"{{}} is {_shown(value)}.", hint)])
@@ -257,9 +262,11 @@ def _number(value: Any) -> float:
 
 def _exact(kind: type) -> Callable[[Any], Any]:
     def convert(value: Any) -> Any:
-        if type(value) is kind:
-            return value
-        raise _wrong_type(value, kind)
+        if type(value) is not kind:
+            raise _wrong_type(value, kind)
+        if type(value) is int and not -_LARGEST <= value < _LARGEST:
+            raise _WrongError([Problem(f"{{}} is {_shown(value)}, which is too large.", "It has 64 bits at most.")])
+        return value
 
     return convert
 
@@ -271,7 +278,7 @@ def _wrong_type(value: Any, hint: Any) -> _WrongError:
 
 def _shown(value: Any) -> str:
     """A value as part of a message that is yet to be formatted."""
-    return repr(value).replace("{", "{{").replace("}", "}}")
+    return _SHORT.repr(value).replace("{", "{{").replace("}", "}}")
 
 
 def _describe(hint: Any) -> str:

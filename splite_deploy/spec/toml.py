@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +11,8 @@ from splite_deploy.errors import SpecError
 from splite_deploy.spec.model import ModelSpec
 from splite_deploy.spec.plain import FieldsError, Problem, collecting
 from splite_deploy.spec.presets import expand_preset
+from splite_deploy.spec.reading import MalformedError, MissingError, ReadError, parse_toml, read_toml
 from splite_deploy.spec.view import View, view_of
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 MODEL_TOML = "model.toml"
 """What the file is called that is looked for beside a checkpoint or another file of a network."""
@@ -54,22 +49,28 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
         SpecError: The file is missing, is no TOML, or a field is wrong; the message names it.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a mark
-    except FileNotFoundError as err:
+        data = read_toml(path)
+    except MissingError as err:
         raise SpecError(
             f"No model spec at {path}.", hint="Put model.toml beside the checkpoint, or name it with --model."
         ) from err
-    except (OSError, UnicodeDecodeError) as err:
-        raise SpecError(f"Cannot read {path}: {err}.", hint="Name a readable model.toml with --model.") from err
-    return parse_model_toml(text, path)
+    except ReadError as err:
+        hint = "Correct that line, or name another model.toml with --model."
+        if not isinstance(err, MalformedError):
+            hint = "Name a readable model.toml with --model."
+        raise SpecError(err.message, hint=hint) from err
+    return _model_of(data, path)
 
 
 def parse_model_toml(text: str, path: Path) -> tuple[ModelSpec, HostSpec]:
     """The same of a text, whose file ``path`` need not exist."""
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as err:
-        raise SpecError(f"{path} is not valid TOML: {err}.", hint="Correct that line.") from err
+        return _model_of(parse_toml(text, str(path)), path)
+    except ReadError as err:
+        raise SpecError(err.message, hint="Correct that line.") from err
+
+
+def _model_of(data: dict[str, Any], path: Path) -> tuple[ModelSpec, HostSpec]:
     if missing := list(unknown_fields(data)):
         is_one = len(missing) == 1
         raise SpecError(
@@ -122,6 +123,6 @@ def unknown_fields(table: Mapping[str, Any], where: str = "") -> Iterator[str]:
 def parse_value(text: str) -> Any:
     """A value as TOML writes it; text that is none stands for itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}", text)["value"]
+    except ReadError:
         return text

@@ -188,10 +188,10 @@ def test_a_header_that_fits(
         ({"input": {"height": 96}}, "compacted for input.height = 96; the model spec says 64.", "--model"),
         ({"input": {"mean": [0, 0, 0]}}, "input.mean = [0, 0, 0]; the model spec says [120.0, 115.0", "--model"),
         ({"input": {"gamma": 2}}, "input.gamma = 2; the model spec says null.", "--model"),
-        ({"text": "{"}, "its header entry 'splite' is damaged.", "Compact the dense checkpoint again"),
-        ({"text": '{"format_version": 1}'}, "its header entry 'splite' is damaged.", "Compact the dense checkpoint"),
-        ({"text": "[1]"}, "its header entry 'splite' is damaged.", "Compact the dense checkpoint again"),
-        ({"format_version": "new"}, "its header entry 'splite' is damaged.", "Compact the dense checkpoint again"),
+        ({"text": "{"}, "its header entry 'splite' is damaged: ", "Compact the dense checkpoint again"),
+        ({"text": '{"format_version": 1}'}, "its header entry 'splite' is damaged: ", "Compact the dense checkpoint"),
+        ({"text": "[1]"}, "its header entry 'splite' is damaged: ", "Compact the dense checkpoint again"),
+        ({"format_version": "new"}, "its header entry 'splite' is damaged: ", "Compact the dense checkpoint again"),
     ],
 )
 def test_a_header_that_does_not_fit(

@@ -33,6 +33,7 @@ from splite_deploy.files import write_file
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import InputSpec
 from splite_deploy.spec.plain import compact_json, structure, to_plain
+from splite_deploy.spec.reading import MissingError, ReadError, read_json
 from splite_deploy.version import __version__
 
 RANGES_VERSION = 1
@@ -160,11 +161,11 @@ def read_ranges(path: Path, again: str) -> StoredRanges:
         CalibrationError: It is damaged, or of a later version than this one reads.
     """
     try:
-        data = json.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError as err:
+        data = read_json(path)
+    except MissingError as err:
         raise SpecError(f"There is no file of ranges at {path}.", hint=again) from err
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as err:
-        raise CalibrationError(f"{path} is not a whole file of ranges: {err}.", hint=again) from err
+    except ReadError as err:
+        raise CalibrationError(f"{path} is not a whole file of ranges: {err.reason}.", hint=again) from err
     version = data.get("splite_ranges") if isinstance(data, dict) else None
     if type(version) is not int:
         raise CalibrationError(f"{path} is not a file of ranges.", hint=again)

@@ -5,17 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from splite_deploy.errors import CheckpointError
+from splite_deploy.errors import CheckpointError, SpecError
 from splite_deploy.spec import ModelSpec
+from splite_deploy.spec.plain import structure
+from splite_deploy.spec.reading import ReadError, parse_json
 
 FORMAT_VERSION = 1
 HEADER = "splite"
 """Key of the entry among the file's metadata."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The header entry.
+
+    Attributes:
+        format_version: Of this structure: 1.
+        model: Name of the model.
+        input: The table ``[input]`` that it was made for.
+        spec_sha256: Hex SHA-256 of the model spec.
+        sizes: Sizes of unequal pieces, by the path of the attribute that holds them; see `set_sizes`.
+    """
+
+    format_version: int
+    model: str
+    input: Mapping[str, Any]
+    spec_sha256: str
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def compacted_metadata(spec: ModelSpec, sizes: Mapping[str, Sequence[int]] | None = None) -> dict[str, str]:
@@ -48,9 +70,9 @@ def check_metadata(metadata: Mapping[str, str], spec: ModelSpec, path: Path) -> 
     """
     if HEADER not in metadata:
         return ()
-    entry = _read(metadata[HEADER], path)
+    entry = read_entry(metadata[HEADER], path)
     plain = json.loads(json.dumps(spec.to_dict()))  # as JSON has it: no tuples
-    made_for: Mapping[str, Any] = entry["input"]
+    made_for = entry.input
     for name in sorted({*made_for, *plain["input"]}):
         before, now = made_for.get(name), plain["input"].get(name)
         if before != now:
@@ -58,9 +80,9 @@ def check_metadata(metadata: Mapping[str, str], spec: ModelSpec, path: Path) -> 
                 f"{path} was compacted for input.{name} = {json.dumps(before)}; the model spec says {json.dumps(now)}.",
                 hint="Name the model.toml that it was compacted with as --model, or correct that field.",
             )
-    if entry["model"] != spec.name:
-        return (f"the checkpoint was compacted for the model '{entry['model']}', not '{spec.name}'",)
-    if entry["spec_sha256"] != _digest(spec.to_dict()):
+    if entry.model != spec.name:
+        return (f"the checkpoint was compacted for the model '{entry.model}', not '{spec.name}'",)
+    if entry.spec_sha256 != _digest(spec.to_dict()):
         return ("the model spec was changed after the checkpoint was compacted; its input is the same",)
     return ()
 
@@ -71,8 +93,8 @@ def sizes_in(metadata: Mapping[str, str], path: Path) -> dict[str, list[int]]:
     Raises:
         CheckpointError: The entry is damaged or of another format version.
     """
-    entry = _read(metadata[HEADER], path) if HEADER in metadata else {}
-    return dict(entry.get("sizes", {}))
+    found = read_entry(metadata[HEADER], path).sizes if HEADER in metadata else {}
+    return {name: list(sizes) for name, sizes in found.items()}
 
 
 def set_sizes(network: nn.Module, sizes: Mapping[str, Sequence[int]]) -> None:
@@ -97,23 +119,33 @@ def set_sizes(network: nn.Module, sizes: Mapping[str, Sequence[int]]) -> None:
         setattr(modules[name], attribute, type(old)(new))
 
 
-def _read(text: str, path: Path) -> dict[str, Any]:
+def read_entry(text: str, path: Path) -> Entry:
+    """Reads the header entry.
+
+    Args:
+        text: The entry.
+        path: Of the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: It is damaged, or of another format version.
+    """
+    hint = "Compact the dense checkpoint again."
     try:
-        entry = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        entry = None
-    version = entry.get("format_version") if isinstance(entry, dict) else None
-    if isinstance(version, int) and version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} was compacted in format version {version}; this version of splite-deploy reads {FORMAT_VERSION}.",
-            hint="Update splite-deploy on this machine, or compact the dense checkpoint again.",
-        )
-    whole = isinstance(entry, dict) and isinstance(entry.get("input"), dict)
-    if not whole or version != FORMAT_VERSION or {"model", "spec_sha256"} - set(entry):
-        raise CheckpointError(
-            f"{path}: its header entry '{HEADER}' is damaged.", hint="Compact the dense checkpoint again."
-        )
-    return entry  # type: ignore[no-any-return]
+        plain = parse_json(text, HEADER)
+        version = plain.get("format_version") if isinstance(plain, dict) else None
+        if type(version) is int and version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} was compacted in format version {version}; this version of splite-deploy reads "
+                f"{FORMAT_VERSION}.",
+                hint="Update splite-deploy on this machine, or compact the dense checkpoint again.",
+            )
+        if not isinstance(plain, dict):
+            raise CheckpointError(f"{path}: its header entry '{HEADER}' is damaged: it is no object.", hint=hint)
+        return structure(Entry, plain, "", unknown="ignore")
+    except ReadError as err:
+        raise CheckpointError(f"{path}: its header entry '{HEADER}' is damaged: {err.reason}.", hint=hint) from err
+    except SpecError as err:
+        raise CheckpointError(f"{path}: its header entry '{HEADER}' is damaged: {err.message}", hint=hint) from err
 
 
 def _digest(plain: Mapping[str, Any]) -> str:
