@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from splite_deploy.decoders import DECODERS, Decoder, PeopleDecoder
 from splite_deploy.errors import FIELDS_DOC, SpecError, require
+from splite_deploy.spec.bounds import LONGEST_NAME, MOST_KEYPOINTS, check_bounds
 from splite_deploy.spec.plain import FieldsError, Problem, Unknown, collecting, structure, to_plain
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -66,6 +67,7 @@ class InputSpec:
         require(not unit_scale, f"input.std looks like the 0-1 scale; {advice}")
         require(self.box_padding > 0, "input.box_padding must be positive (1.0 adds nothing)")
         require(0 <= self.pad_value <= 255, "input.pad_value must lie in 0-255")
+        check_bounds(self, "input")
 
     @property
     def channels(self) -> int:
@@ -100,6 +102,9 @@ class SkeletonSpec:
     def __post_init__(self) -> None:
         count = len(self.keypoint_names)
         require(count > 0, "skeleton.keypoint_names is empty")
+        require(count <= MOST_KEYPOINTS, f"skeleton.keypoint_names has {count} names, and {MOST_KEYPOINTS} at most")
+        longest = max(map(len, self.keypoint_names))
+        require(longest <= LONGEST_NAME, f"skeleton.keypoint_names has a name of more than {LONGEST_NAME} characters")
         require(len(set(self.keypoint_names)) == count, "skeleton.keypoint_names has a name twice")
         for a, b in self.edges + self.flip_pairs:
             require(0 <= a < count and 0 <= b < count, f"skeleton pair ({a}, {b}) names no keypoint of {count}")
@@ -128,6 +133,7 @@ class LimitSpec:
 
     def __post_init__(self) -> None:
         require(all(value is None or value > 0 for value in dataclasses.astuple(self)), "limits must be positive")
+        check_bounds(self, "limits")
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,10 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         require(self.name != "" and self.name.replace("-", "").replace("_", "").isalnum(), "name must be a word")
+        require(len(self.name) <= LONGEST_NAME, f"name has more than {LONGEST_NAME} characters")
         require(self.palm_mm is None or self.palm_mm > 0, "palm_mm must be positive")
+        check_bounds(self, "")
+        check_bounds(self.decoder, "decoder")
         self.decoder.check(self.keypoint_count, self.input)
         if isinstance(self.decoder, PeopleDecoder):
             said = f"input.letterbox is missing: the decoder '{self.decoder.type}' finds people in whole images, and it"
