@@ -6,6 +6,7 @@ Little-endian, C order, one tensor after the other, each at a multiple of 16 byt
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,15 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle.manifest import GoldenFile, GoldenTensor, ImageFacts
-from splite_deploy.decoders import Decoded, People
+from splite_deploy.decoders import Decoded, People, PeopleDecoder, check_shapes
 from splite_deploy.errors import BundleError
-from splite_deploy.spec import Color
+from splite_deploy.spec import Color, ModelSpec
 
 GOLDEN = "golden.bin"
 ALIGNMENT = 16
+_AXES = 8
+_LONGEST_BOX_PX = 1e6
+_AGAIN = "Copy the bundle again, or export it again."
 _OUTPUT = "output."
 _PEOPLE = "people."
 
@@ -96,28 +100,35 @@ def write_golden(path: Path, golden: Golden) -> GoldenFile:
     return GoldenFile(path.name, hashlib.sha256(content).hexdigest(), golden.reference, described, facts)
 
 
-def read_golden(content: bytes, file: GoldenFile) -> Golden:
+def read_golden(content: bytes, file: GoldenFile, model: ModelSpec) -> Golden:
     """Takes the golden file apart.
 
     Args:
         content: Its bytes.
         file: What the manifest says of it.
+        model: What it is the golden data of.
 
     Raises:
-        BundleError: A tensor is missing, or lies outside the file.
+        BundleError: A tensor is missing, lies outside the file, does not fit the model, or is not finite.
     """
 
     def tensor(name: str) -> NDArray[Any]:
         if name not in file.tensors:
-            raise BundleError(f"The golden file has no tensor '{name}'.", hint="Export the bundle again.")
+            raise BundleError(f"The golden file has no tensor '{name}'.", hint=_AGAIN)
         at = file.tensors[name]
         dtype = np.dtype(at.dtype).newbyteorder("<")
-        count = int(np.prod(at.shape, dtype=np.int64))
-        if min((*at.shape, at.offset)) < 0 or at.offset + count * dtype.itemsize > len(content):
-            raise BundleError(f"The golden tensor '{name}' lies outside its file.", hint="Export the bundle again.")
-        return np.frombuffer(content, dtype, count, at.offset).reshape(at.shape)
+        count = math.prod(at.shape)
+        immense = max(at.shape, default=0) > len(content)  # beside a 0, too
+        if immense or min((*at.shape, at.offset)) < 0 or at.offset + count * dtype.itemsize > len(content):
+            raise BundleError(f"The golden tensor '{name}' lies outside its file.", hint=_AGAIN)
+        if len(at.shape) > _AXES:
+            raise BundleError(f"The golden tensor '{name}' has {len(at.shape)} axes, and {_AXES} at most.", hint=_AGAIN)
+        values = np.frombuffer(content, dtype, count, at.offset).reshape(at.shape)
+        if dtype.kind == "f" and not np.isfinite(values).all():
+            raise BundleError(f"The golden tensor '{name}' is not finite (NaN or infinity).", hint=_AGAIN)
+        return values
 
-    return Golden(
+    golden = Golden(
         crops=tensor("crops"),
         outputs={name.removeprefix(_OUTPUT): tensor(name) for name in file.tensors if name.startswith(_OUTPUT)},
         decoded=Decoded(
@@ -137,8 +148,60 @@ def read_golden(content: bytes, file: GoldenFile) -> Golden:
         ),
         reference=file.reference,
     )
+    _check(golden, model)
+    return golden
+
+
+def _check(golden: Golden, model: ModelSpec) -> None:
+    """Compares the tensors with the model and with each other."""
+    count, points = len(golden.crops) if golden.crops.ndim else 0, model.keypoint_count
+    planes = model.input.height, model.input.width, model.input.channels
+    decoded, image, people = golden.decoded, golden.image, golden.decoded.people
+    if count == 0:
+        raise BundleError("The golden file holds no crop.", hint=_AGAIN)
+    if (people is not None) != isinstance(model.decoder, PeopleDecoder):
+        raise BundleError("The golden file does not fit the decoder, by whether it holds people.", hint=_AGAIN)
+    if (decoded.depth is not None) != (model.decoder.depth is not None):
+        raise BundleError("The golden file does not fit the decoder, by whether it holds a depth.", hint=_AGAIN)
+    found = count if people is None else len(people.crops)
+    _fits("crops", golden.crops, "uint8", (count, *planes))
+    _fits("keypoints", decoded.keypoints, "float32", (found, points, 2))
+    _fits("scores", decoded.scores, "float32", (found, points))
+    if decoded.depth is not None:
+        _fits("depth", decoded.depth, "float32", (found, points))
+    if people is not None:
+        _fits("people.boxes", people.boxes, "float32", (found, 4))
+        _fits("people.scores", people.scores, "float32", (found,))
+        if people.crops.shape != (found,) or (found and not 0 <= people.crops.min() <= people.crops.max() < count):
+            raise BundleError(f"The golden tensor 'people.crops' names no crop of {count}.", hint=_AGAIN)
+    _fits("image", image.pixels, "uint8", (*image.pixels.shape[:2], 3))
+    _fits("image.crop", image.crop, "uint8", planes)
+    _fits("image.keypoints", image.keypoints, "float32", (points, 2))
+    _fits("image.scores", image.scores, "float32", (points,))
+    rows, columns = image.pixels.shape[:2]
+    x0, y0, x1, y1 = image.box.tolist()
+    if not (max(x0, 0) < min(x1, columns) and max(y0, 0) < min(y1, rows) and max(x1 - x0, y1 - y0) < _LONGEST_BOX_PX):
+        raise BundleError(f"The box of the golden image lies outside its {columns} x {rows} pixels.", hint=_AGAIN)
+    for role, values in golden.outputs.items():
+        if values.dtype != np.float32:
+            raise BundleError(f"The golden tensor '{_OUTPUT}{role}' is {values.dtype}, not float32.", hint=_AGAIN)
+    try:
+        shapes = {role: values.shape for role, values in golden.outputs.items()}
+        check_shapes(shapes, model, crops=count, error=BundleError)
+    except BundleError as err:
+        raise BundleError(f"The golden file does not fit the model: {err.message}", hint=_AGAIN) from err
+
+
+def _fits(name: str, values: NDArray[Any], dtype: str, shape: tuple[int, ...]) -> None:
+    if values.dtype.name != dtype or values.shape != shape or 0 in values.shape[1:]:
+        raise BundleError(
+            f"The golden tensor '{name}' is {values.dtype.name} {values.shape}; the model has {dtype} {shape}.",
+            hint=_AGAIN,
+        )
 
 
 def _people(tensor: Callable[[str], NDArray[Any]]) -> People:
     crops, boxes, scores = (tensor(_PEOPLE + name) for name in ("crops", "boxes", "scores"))
+    if crops.ndim != 1:
+        raise BundleError("The golden tensor 'people.crops' is no list of crops.", hint=_AGAIN)
     return People(crops.astype(np.intp), boxes, scores)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from splite_deploy.decoders import check_shapes
 from splite_deploy.errors import BundleError, SpecError
 from splite_deploy.spec import Color, LimitSpec, ModelSpec, Precision, View
 from splite_deploy.spec.plain import compact_json, structure, to_plain
@@ -25,6 +26,19 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 REEXPORT = "Copy the bundle again, or make it anew with 'splite-deploy export'."
 _CHECKSUM = b'"checksum"'
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_UNFIT = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]|[. ]$')
+"""What the name of a file in a bundle has not: bundles are copied to every system, and a name is never a path."""
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+_LONGEST_NAME = 200
+_MOST_AXES, _LARGEST_SIZE = 8, 1 << 31
+_DTYPES = {
+    "bool",
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+    "float16",
+    "float32",
+    "float64",
+}
 _END = re.compile(rb'"checksum"\s*:\s*"([0-9a-f]{64})"\s*}\s*')
 
 
@@ -234,9 +248,79 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{file} was changed after it was written (its checksum differs).", hint=REEXPORT)
     try:
         model = ModelSpec.from_dict(data.get("model", {}), unknown="ignore")
-        return structure(Manifest, {**data, "model": model}, "", unknown="ignore")
-    except SpecError as err:
+        manifest = structure(Manifest, {**data, "model": model}, "", unknown="ignore")
+        _check(manifest)
+    except (SpecError, BundleError) as err:
         raise BundleError(f"{file} is malformed: {err.message}", hint=REEXPORT) from err
+    return manifest
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file of this name can lie in a bundle on every system, and nowhere else."""
+    usable = 0 < len(name.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME and not _UNFIT.search(name)
+    return usable and not _RESERVED.fullmatch(name)
+
+
+def _check(manifest: Manifest) -> None:
+    """What fields say together, each of which has the right type.
+
+    Raises:
+        BundleError: They contradict each other, or name no file of a bundle.
+    """
+    labels = [artifact.label for artifact in manifest.artifacts]
+    for label in labels:
+        _hold(labels.count(label) == 1, f"it has the artifact '{label}' twice")
+    for held in manifest.files:
+        _hold(is_plain_name(held.file), f"{held.file!r} is no name of a file in a bundle")
+        _hold(held.file not in (MANIFEST, "report.json"), f"{held.file} is no artifact")
+        _hold(_SHA256.fullmatch(held.sha256) is not None, f"the sha256 of {held.file} is none")
+    runnable: tuple[Artifact | Graph, ...] = (*manifest.artifacts, *manifest.graphs)
+    for one in runnable:
+        for which, tensors in (("inputs", one.inputs), ("outputs", one.outputs)):
+            _hold(len(tensors) > 0, f"{one.file} has no {which}")
+            names = [tensor.name for tensor in tensors]
+            _hold(
+                len(set(names)) == len(names) and "" not in names,
+                f"the {which} of {one.file} have no names of their own",
+            )
+            for tensor in tensors:
+                _check_tensor(tensor, f"the tensor '{tensor.name}' of {one.file}")
+        if isinstance(one, Graph) or one.view is None:
+            _check_roles(one, manifest.model)
+
+
+def _check_tensor(tensor: TensorSpec, what: str) -> None:
+    fits = all(1 <= size < _LARGEST_SIZE for size in tensor.shape if size is not None)
+    _hold(1 <= len(tensor.shape) <= _MOST_AXES and fits, f"{what} has the shape {list(tensor.shape)}")
+    _hold(None not in tensor.shape[1:], f"{what} leaves open more than its batch")
+    _hold(tensor.dtype in _DTYPES, f"{what} has the type {tensor.dtype!r}")
+    letters = len(set(tensor.layout)) == len(tensor.layout) == len(tensor.shape)
+    _hold(letters, f"{what} has {len(tensor.shape)} axes and the layout {tensor.layout!r}")
+
+
+def _check_roles(held: Artifact | Graph, model: ModelSpec) -> None:
+    """Compares what a network takes and gives with the model: its image, and what the decoder reads."""
+    decoder = model.decoder
+    _hold(len(held.inputs) == 1 and held.inputs[0].role == "image", f"{held.file} takes another input than one image")
+    image = _in_order(held.inputs[0], "NCHW")
+    planes = (model.input.channels, model.input.height, model.input.width)
+    _hold(image[1:] == planes, f"the image of {held.file} is {image[1:]}, that of the model {planes}")
+    by_role = {tensor.role: tensor for tensor in held.outputs}
+    layouts = decoder.decoded_layouts if decoder.decodes(by_role) else decoder.layouts
+    shapes = {role: _in_order(one, layouts[role]) for role, one in by_role.items() if role in layouts}
+    check_shapes(shapes, model, error=BundleError)
+
+
+def _in_order(tensor: TensorSpec, layout: str) -> tuple[int | None, ...]:
+    """The shape of a tensor with its axes in this order."""
+    same = sorted(tensor.layout) == sorted(layout)
+    _hold(same, f"the tensor '{tensor.name}' has the layout {tensor.layout!r}, its role {layout!r}")
+    return tuple(tensor.shape[tensor.layout.index(letter)] for letter in layout)
+
+
+def _hold(condition: bool, said: str) -> None:
+    if not condition:
+        raise BundleError(f"{said}.")
 
 
 def _other_version(folder: Path, version: object, data: Any) -> str:

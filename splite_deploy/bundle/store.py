@@ -54,14 +54,20 @@ class Bundle:
         bundle = cls(Path(path), read_manifest(Path(path)))
         checked = set()
         for held in bundle.manifest.files:
-            plain = Path(held.file).name == held.file
             replaced = isinstance(held, Artifact) and held.label in rebuilding
-            if (plain and replaced) or (held.file, held.sha256) in checked:
+            if replaced or (held.file, held.sha256) in checked:
                 continue
             file = bundle.path / held.file
-            if not plain or not file.is_file():
+            if not os.path.isfile(file):  # noqa: PTH113 - pathlib's raises where a folder may not be read
                 raise BundleError(f"The bundle {bundle.path} lacks its file {held.file}.", hint=bundle._anew(held))
-            if sha256_of(file) != held.sha256:
+            if file.is_symlink() and file.resolve().parent != bundle.path.resolve():
+                hint = "Copy the bundle with its files in the place of links: cp -rL."
+                raise BundleError(f"{file} is a link that leads out of the bundle.", hint=hint)
+            try:
+                digest = sha256_of(file)
+            except OSError as err:
+                raise BundleError(f"{file} cannot be read: {err.strerror or err}.", hint=bundle._anew(held)) from err
+            if digest != held.sha256:
                 raise BundleError(_differs(file), hint=bundle._anew(held))
             checked.add((held.file, held.sha256))
         return bundle
@@ -105,7 +111,7 @@ class Bundle:
         Raises:
             BundleError: The file is damaged.
         """
-        return read_golden(self.read(self.manifest.golden), self.manifest.golden)
+        return read_golden(self.read(self.manifest.golden), self.manifest.golden, self.model)
 
     def report(self) -> Report:
         """Reads what was measured.

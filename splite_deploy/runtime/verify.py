@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 
 from splite_deploy.arrays import Feed, FloatArray
-from splite_deploy.bundle import Artifact, Bundle, GoldenImage, Parity, Percentiles
-from splite_deploy.decoders import PeopleDecoder, decode
+from splite_deploy.bundle import Artifact, Bundle, Golden, GoldenImage, Parity, Percentiles
+from splite_deploy.decoders import Decoded, PeopleDecoder, decode
 from splite_deploy.errors import ParityError, UsageError
-from splite_deploy.metrics.parity import candidates_of, compare, limits_of, percentiles, violations
+from splite_deploy.metrics.parity import NOBODY_FACTOR, candidates_of, compare, limits_of, percentiles, violations
 from splite_deploy.metrics.people import nearest_person, same_person
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.backends.base import Backend
@@ -30,6 +30,12 @@ from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
 TOGETHER = 3
 """So many crops at once are compared with one at a time."""
+_DIGITS = 6
+_RECORDED_SCORE = 1e-3
+"""How far the scores of this version may lie from recorded ones, decoded from the same numbers: as float32 rounds."""
+_TAMPERED = (
+    "The golden data of the bundle contradicts itself: it was changed, or another version decoded it. Export it again."
+)
 
 
 def run_each(session: Session, tensors: Feed) -> dict[str, FloatArray]:
@@ -69,7 +75,7 @@ def batch_violations(
 def largest_batch(artifact: Artifact) -> int:
     """How many crops to compare at once: `TOGETHER`, or as many as an engine takes."""
     *_, largest = artifact.target.get("batch", "").split(",")
-    return min(TOGETHER, int(largest)) if largest.isdigit() else TOGETHER
+    return min(TOGETHER, int(largest)) if largest.isdecimal() and len(largest) <= _DIGITS else TOGETHER
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,10 @@ class ImageDeviation:
     Attributes:
         reference_px: From the recorded keypoints of the reference, the whole way: crop, artifact, back to the image.
         crop_px: What the crop alone does: from what the same artifact makes of the recorded crop.
+        recorded_px: From the recorded keypoints to what the artifact makes of the recorded crop or of this machine's,
+            whichever lies nearer: what is recorded is right where one of the two is.
+        recorded_limit_px: What the largest of these may be in fp32, and half of them in fp16 and int8, whose limits are
+            those of many crops.
         crop_p95_limit_px: How far the crop alone may move them, 95th percentile: as far as float16 may; see
             `splite_deploy.metrics.parity.limits_of`.
         crop_max_limit_px: The same for the maximum.
@@ -111,6 +121,8 @@ class ImageDeviation:
 
     reference_px: Percentiles
     crop_px: Percentiles
+    recorded_px: Percentiles
+    recorded_limit_px: float
     crop_p95_limit_px: float
     crop_max_limit_px: float
 
@@ -191,6 +203,7 @@ def verify(
     preprocessor = Preprocessor(spec.input, spec.input.color)
     crop, matrix = Preprocessor(spec.input, golden.image.color).crop(golden.image.pixels, golden.image.box)
     difference = compare_crops(golden.image, crop)
+    recorded = recorded_violations(golden, spec)
     inputs = np.concatenate([golden.crops, golden.image.crop[None], crop[None]])
     results = []
     for runs_it, artifact in chosen.values():
@@ -209,10 +222,16 @@ def verify(
             "golden crops of the bundle",
             reference_name=golden.reference,
         )
-        deviation = _on_image(on_image, golden.image, matrix, spec)
+        deviation = _on_image(on_image, golden.image, matrix, spec, artifact)
         warnings: list[str] = []
-        broken = violations(parity, artifact.limits, spec)
+        broken = violations(parity, artifact.limits, spec) + recorded
         broken += [f"several crops at once: {one}" for one in mixed]
+        moved_px = deviation.recorded_px.max if artifact.precision == "fp32" else deviation.recorded_px.p50
+        if not broken and not moved_px <= deviation.recorded_limit_px:  # else the artifact is off, not the record
+            broken.append(
+                f"the recorded keypoints of the golden image lie {moved_px:.4g} px off "
+                f"(limit {deviation.recorded_limit_px:.4g})"
+            )
         if difference.max_levels:
             said = f"the crop of the golden image differs: {difference}; alone it moves keypoints by {deviation}"
             (warnings if deviation.within_limits else broken).append(said)
@@ -257,7 +276,50 @@ def compare_crops(image: GoldenImage, crop: Image) -> CropDifference:
     )
 
 
-def _on_image(outputs: Mapping[str, FloatArray], image: GoldenImage, matrix: Matrix, spec: ModelSpec) -> ImageDeviation:
+def recorded_violations(golden: Golden, spec: ModelSpec) -> list[str]:
+    """What the golden data says that its own outputs do not decode to, each as a phrase; empty if nothing.
+
+    The limits are those of fp32: the same numbers are decoded by the same formula, and only rounding may differ.
+
+    Args:
+        golden: Of the bundle.
+        spec: The model.
+    """
+    found, recorded, limits = decode(golden.outputs, spec), golden.decoded, limits_of("fp32", spec)
+    if found.people is not None and recorded.people is not None:
+        return _recorded_people(found, recorded, spec, limits)
+    broken = []
+    moved_px = float(np.linalg.norm(found.keypoints - recorded.keypoints, axis=-1).max())
+    if not moved_px <= limits.shift_max_px:
+        broken.append(f"the recorded keypoints lie {moved_px:.4g} px from what the recorded outputs decode to")
+    if not float(np.abs(found.scores - recorded.scores).max()) <= _RECORDED_SCORE:
+        broken.append("the recorded scores are not what the recorded outputs decode to")
+    if found.depth is not None and recorded.depth is not None:
+        moved = float(np.abs(found.depth - recorded.depth).max())
+        if not moved <= spec.depth_limit(limits):
+            broken.append(f"the recorded depths lie {moved:.4g} from what the recorded outputs decode to")
+    return broken
+
+
+def _recorded_people(found: Decoded, recorded: Decoded, spec: ModelSpec, limits: LimitSpec) -> list[str]:
+    """The same of people: every one that is no close call has to be among the others."""
+    least = spec.decoder.min_score if isinstance(spec.decoder, PeopleDecoder) else 0.0
+    for one, other, said in ((recorded, found, "are not"), (found, recorded, "are more than")):
+        if one.people is None or other.people is None:
+            continue
+        for index in np.flatnonzero(one.people.scores > least + limits.score_max):
+            same = other.keypoints[other.people.crops == one.people.crops[index]]
+            away = np.linalg.norm(same - one.keypoints[index], axis=-1).max(axis=1, initial=0.0)
+            if not away.size or not away.min() <= limits.shift_max_px:
+                whose = "recorded people" if one is recorded else "people that the recorded outputs decode to"
+                whom = "those that the recorded outputs decode to" if one is recorded else "those that are recorded"
+                return [f"the {whose} {said} {whom}"]
+    return []
+
+
+def _on_image(
+    outputs: Mapping[str, FloatArray], image: GoldenImage, matrix: Matrix, spec: ModelSpec, artifact: Artifact
+) -> ImageDeviation:
     """Deviations on the golden image, from the outputs on the recorded crop and on this machine's, N = 2.
 
     Where a network finds any number of people those of the best one are compared.
@@ -267,14 +329,19 @@ def _on_image(outputs: Mapping[str, FloatArray], image: GoldenImage, matrix: Mat
         candidates = candidates_of(outputs, spec)
         found = same_person(candidates, decoder)[..., :2]
         wanted = transform_points(image.keypoints, matrix).astype(np.float32)
-        nearest = transform_points(nearest_person(candidates[1], wanted), back)
+        both = np.stack([nearest_person(one, wanted) for one in candidates])
     else:
-        found = decode(outputs, spec).keypoints
-        nearest = transform_points(found[1], back)
+        found = both = decode(outputs, spec).keypoints
+    on_recorded, nearest = transform_points(both, back)
     recorded, here = transform_points(found, back)
     limits, image_px = limits_of("fp16", spec), 1 / float(matrix[0, 0])
+    off = [percentiles(np.linalg.norm(one - image.keypoints, axis=-1)) for one in (nearest, on_recorded)]
     return ImageDeviation(
-        reference_px=percentiles(np.linalg.norm(nearest - image.keypoints, axis=-1)),
+        reference_px=off[0],
+        recorded_px=min(off, key=lambda one: one.max),
+        recorded_limit_px=NOBODY_FACTOR * artifact.limits.shift_max_px * image_px
+        if isinstance(decoder, PeopleDecoder)
+        else artifact.limits.shift_max_px * image_px,
         crop_px=percentiles(np.linalg.norm(here - recorded, axis=-1)),
         crop_p95_limit_px=limits.shift_p95_px * image_px,
         crop_max_limit_px=limits.shift_max_px * image_px,
@@ -288,6 +355,8 @@ def check(results: list[Verification]) -> None:
     for result in results:
         if result.violations:
             hint = "Do not ship it from here: compare the backend's version with 'splite-deploy inspect'."
+            if any("recorded" in one and "crop" not in one for one in result.violations):
+                hint = _TAMPERED
             if not result.image.within_limits:
                 recorded = result.crop.opencv_recorded
                 hint = f"Install OpenCV {recorded} here (pip install 'opencv-python-headless=={recorded}.*')."

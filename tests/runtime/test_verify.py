@@ -216,3 +216,53 @@ def test_a_crop_that_moves_keypoints_fails_under_its_own_name(
     assert shown.exit_code == 1 and "over the limit" in shown.stdout
     assert "error: ort fp32 differs on this machine: the crop of the golden image differs: " in shown.stderr
     assert "hint:  Install OpenCV 5.0.0 here (pip install 'opencv-python-headless==5.0.0.*')." in shown.stderr
+
+
+# --- what is recorded ---
+
+
+@pytest.fixture
+def recorded(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Changes what the golden data of a copy of the bundle says was found, and makes every hash fit again."""
+
+    def change(**changes: Callable[[NDArray[Any]], NDArray[Any]]) -> Path:
+        path = tmp_path / "recorded.splite"
+        shutil.copytree(tiny_bundle, path)
+        bundle = Bundle.open(path)
+        golden = bundle.golden()
+        own = {name: edit(getattr(golden.decoded, name).copy()) for name, edit in changes.items() if name != "image"}
+        golden = dataclasses.replace(golden, decoded=dataclasses.replace(golden.decoded, **own))
+        if "image" in changes:
+            moved = changes["image"](golden.image.keypoints.copy())
+            golden = dataclasses.replace(golden, image=dataclasses.replace(golden.image, keypoints=moved))
+        described = write_golden(path / GOLDEN, golden)
+        manifest = dataclasses.replace(bundle.manifest, golden=described)
+        (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        return path
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("keypoints", "the recorded keypoints lie 2.828 px from what the recorded outputs decode to"),
+        ("scores", "the recorded scores are not what the recorded outputs decode to"),
+        ("depth", "the recorded depths lie 2 from what the recorded outputs decode to"),
+        ("image", "the recorded keypoints of the golden image lie 2.8"),
+    ],
+)
+def test_golden_data_that_contradicts_itself_fails(
+    recorded: Callable[..., Path], splite: Callable[..., Result], name: str, message: str
+) -> None:
+    path = recorded(**{name: lambda values: values + np.float32(2)})
+    (result,) = verify(Bundle.open(path))
+    (violation,) = result.violations
+    assert violation.startswith(message)
+    shown = splite("verify", path)
+    assert shown.exit_code == 1 and f"error: ort fp32 differs on this machine: {message}" in shown.stderr
+    assert "hint:  The golden data of the bundle contradicts itself: it was changed" in shown.stderr
+
+
+def test_golden_data_that_says_the_same_passes(recorded: Callable[..., Path]) -> None:
+    check(verify(Bundle.open(recorded(keypoints=lambda values: values + np.float32(1e-4)))))
