@@ -12,8 +12,11 @@ DEMO := build/demo
 SPLITE := $(BIN)/splite-deploy
 HAND := models/splite_hand
 THREADS := 1
+SOAK := build/soak
+FRAMES ?= 1000000
+IN_CONVERTER := SPLITE_TFLITE_PYTHON=$${SPLITE_TFLITE_PYTHON:-$(CURDIR)/.venv-tflite/bin/python}
 
-.PHONY: help demo test lint unit fuzz converters clean
+.PHONY: help demo test lint unit fuzz soak converters clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the commands
@@ -76,6 +79,16 @@ unit: converters
 
 fuzz: $(STAMP)  ## Tries 20,000 spoilt inputs, for about half an hour, and prints what came of them
 	@$(BIN)/python tests/robustness/fuzz.py $(FUZZ)
+
+soak: converters  ## Runs a million frames each with ONNX Runtime and LiteRT, and judges memory and results (FRAMES=...)
+	@mkdir -p $(SOAK)
+	@test -d $(SOAK)/hand.splite || $(IN_CONVERTER) $(SPLITE) export $(HAND)/splite_hand.safetensors -b ort -b tflite -o $(SOAK)/hand.splite
+	@test -d $(SOAK)/figures.splite || $(IN_CONVERTER) $(SPLITE) export tests/people/figures.safetensors -b ort -b tflite -o $(SOAK)/figures.splite
+	@failed=0; for backend in ort litert; do \
+		echo "==> $(FRAMES) frames with $$backend; look at $(SOAK)/$$backend.jsonl meanwhile"; \
+		$(BIN)/python tests/robustness/soak.py --backend $$backend --bundle $(SOAK)/hand.splite --people $(SOAK)/figures.splite \
+			--frames $(FRAMES) --log $(SOAK)/$$backend.jsonl || failed=1; \
+	done; exit $$failed
 
 clean:  ## Removes .venv and everything built
 	rm -rf .venv .venv-tflite .venv-tflite-tensorflow build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
