@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splite_deploy.bundle import TensorSpec
-from splite_deploy.errors import MissingDependencyError
 from splite_deploy.runtime.backends.litert import unique
 from splite_deploy.runtime.backends.onnx_file import OnnxContents, read_onnx
+from splite_deploy.runtime.backends.tflite_file import Tensor, read_foreign
 from splite_deploy.runtime.session import backend_of, configured, open_model_file, read_file
 from splite_deploy.spec import Precision
 
@@ -122,15 +122,8 @@ def describe_tflite(data: bytes, name: str) -> FileFacts:
         name: Its name.
 
     Raises:
-        MissingDependencyError: LiteRT, whose schema reads it, is not installed.
         BackendError: It is no TFLite file, or a damaged one.
     """
-    try:
-        from splite_deploy.runtime.backends.tflite_file import Tensor, read_foreign
-    except ModuleNotFoundError as err:
-        raise MissingDependencyError(
-            f"{name} needs {err.name}, which is not installed.", hint="Install it: pip install 'splite-deploy[litert]'."
-        ) from err
 
     def facts(tensors: Sequence[Tensor]) -> tuple[TensorFacts, ...]:
         names = unique([tensor.called or tensor.name for tensor in tensors])

@@ -109,9 +109,9 @@ def test_values_beyond_the_range_are_clipped_and_do_not_wrap(tensors: FloatArray
 @pytest.mark.parametrize("content", [b"", b"no graph", b"\x1c\x00\x00\x00TFL3" + bytes(40)])
 def test_a_file_that_it_cannot_load(bundle: Bundle, content: bytes) -> None:
     artifact = dataclasses.replace(bundle.find(), file="a.tflite")
-    with pytest.raises(BackendError, match=r"^LiteRT [\d.]+ cannot load a\.tflite: ") as caught:
+    with pytest.raises(BackendError, match=r"^a\.tflite is (not a|a damaged) TFLite file") as caught:
         open_bytes(content, artifact)
-    assert "Upgrade ai-edge-litert" in caught.value.hint and "\n" not in caught.value.message
+    assert caught.value.hint and "\n" not in caught.value.message
 
 
 def test_it_is_called_litert_too(bundle: Bundle, splite: Callable[..., Result]) -> None:

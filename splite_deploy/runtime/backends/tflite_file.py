@@ -1,25 +1,18 @@
 """What a ``.tflite`` file computes with, read back from it: its tensors, its operators and the types they work in.
 
-The file is read as data, by the accessors that the FlatBuffers compiler made of LiteRT's schema; none of its code runs.
+`splite_deploy.runtime.backends.tflite_model` reads and checks it; none of its code runs, and LiteRT is not needed.
 """
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from ai_edge_litert import schema_py_generated as schema
 
 from splite_deploy.errors import BackendError, CompileError
+from splite_deploy.runtime.backends.tflite_model import ModelGraph, ModelTensor, elements, read_tflite
 
-_IDENTIFIER = b"TFL3"
-_TYPES = {value: name.lower() for name, value in vars(schema.TensorType).items() if name.isupper()}
-_OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL", "CONV_3D")
 _UNPACKING = ("DEQUANTIZE", "DENSIFY")
 """Operators that turn constants into what others read, once, while a file is loaded."""
@@ -143,26 +136,28 @@ def read_contents(path: Path) -> Contents:
 
 def parse_contents(data: bytes, name: str) -> Contents:
     """The same from memory; the name is for messages."""
-    if data[4:8] != _IDENTIFIER:
-        raise CompileError(f"{name} is not a TFLite file.", hint="Compile the bundle again.")
-    model = schema.Model.GetRootAs(data)
-    if model.SignatureDefsLength() != 1:
-        raise CompileError(
-            f"{name} has {model.SignatureDefsLength()} signatures, not one.", hint="Compile the bundle again."
-        )
-    signature = model.SignatureDefs(0)
-    graph = model.Subgraphs(signature.SubgraphIndex())
-    return Contents(
-        dict(_tensor(graph, signature.Inputs(index)) for index in range(signature.InputsLength())),
-        dict(_tensor(graph, signature.Outputs(index)) for index in range(signature.OutputsLength())),
-        tuple(_operators(model, graph)),
+    try:
+        model = read_tflite(data, name)
+    except BackendError as err:
+        raise CompileError(err.message, hint="Compile the bundle again.") from err
+    if len(model.signatures) != 1:
+        raise CompileError(f"{name} has {len(model.signatures)} signatures, not one.", hint="Compile the bundle again.")
+    (signature,) = model.signatures
+    graph = model.graphs[signature.graph]
+    inputs, outputs = (
+        {called: FileTensor(graph.tensors[index].shape, graph.tensors[index].dtype) for called, index in side}
+        for side in (signature.inputs, signature.outputs)
     )
+    return Contents(inputs, outputs, tuple(_operators(graph)))
 
 
 def read_operators(data: bytes) -> tuple[Operator, ...]:
-    """The operators of the first graph of a file, also of one without a signature, in the order in which they run."""
-    model = schema.Model.GetRootAs(data)
-    return tuple(_operators(model, model.Subgraphs(0)))
+    """The operators of the first graph of a file, also of one without a signature, in the order in which they run.
+
+    Raises:
+        BackendError: It is no TFLite file, or a damaged one.
+    """
+    return tuple(_operators(read_tflite(data, "The file").graphs[0]))
 
 
 def read_foreign(data: bytes, name: str) -> ForeignContents:
@@ -175,111 +170,44 @@ def read_foreign(data: bytes, name: str) -> ForeignContents:
     Raises:
         BackendError: It is no TFLite file, or a damaged one.
     """
-    with _reading(data, name):
-        model = schema.Model.GetRootAs(data)
-        graph = model.Subgraphs(0)
-        called: dict[int, str] = {}
-        for number in range(model.SignatureDefsLength() if model.SignatureDefsLength() == 1 else 0):
-            signature = model.SignatureDefs(number)
-            entries = [signature.Inputs(i) for i in range(signature.InputsLength())]
-            entries += [signature.Outputs(i) for i in range(signature.OutputsLength())]
-            if signature.SubgraphIndex() == 0:
-                called = {entry.TensorIndex(): entry.Name().decode() for entry in entries}
-        operators = tuple(_operators(model, graph))
-        codes = [model.OperatorCodes(index) for index in range(model.OperatorCodesLength())]
-        custom = {_name(code) for code in codes if _number(code) == schema.BuiltinOperator.CUSTOM}
-        return ForeignContents(
-            tuple(_foreign(graph, index, called) for index in graph.InputsAsNumpy().tolist()),
-            tuple(_foreign(graph, index, called) for index in graph.OutputsAsNumpy().tolist()),
-            operators,
-            tuple(sorted(custom)),
-        )
+    model = read_tflite(data, name)
+    graph = model.graphs[0]
+    called: dict[int, str] = {}
+    if len(model.signatures) == 1 and model.signatures[0].graph == 0:
+        (signature,) = model.signatures
+        called = {index: entry for entry, index in (*signature.inputs, *signature.outputs)}
+    return ForeignContents(
+        tuple(_foreign(graph.tensors[index], called.get(index, "")) for index in graph.inputs),
+        tuple(_foreign(graph.tensors[index], called.get(index, "")) for index in graph.outputs),
+        tuple(_operators(graph)),
+        tuple(sorted({one.name for each in model.graphs for one in each.operators if one.custom})),
+    )
 
 
-@contextmanager
-def _reading(data: bytes, name: str) -> Iterator[None]:
-    """Tells what a file that is not what it should be trips its reader over.
-
-    Raises:
-        BackendError: It is no TFLite file, or a damaged one.
-    """
-    hint = "Name a file that TensorFlow Lite's converter or another tool wrote as a .tflite file."
-    if data[4:8] != _IDENTIFIER:
-        kind = "an ONNX graph?" if data[:1] == b"\x08" else "it does not begin as one"
-        raise BackendError(f"{name} is not a TFLite file: {kind}.", hint=hint)
-    try:
-        yield
-    except (
-        struct.error,
-        AttributeError,
-        TypeError,
-        KeyError,
-        IndexError,
-        ValueError,
-        OverflowError,
-        MemoryError,
-    ) as err:
-        # What numbers that point beyond the file, or at nothing, end in: the accessors check none of them.
-        raise BackendError(
-            f"{name} is a damaged TFLite file: its content ends, or points beyond its end.",
-            hint="Copy or convert it again.",
-        ) from err
-
-
-def _foreign(graph: Any, index: int, called: Mapping[int, str]) -> Tensor:
-    tensor = graph.Tensors(index)
-    sizes = [] if tensor.ShapeIsNone() else tensor.ShapeAsNumpy().tolist()
-    if not tensor.ShapeSignatureIsNone() and tensor.ShapeSignatureLength() == len(sizes):
-        sizes = tensor.ShapeSignatureAsNumpy().tolist()
-    dtype, steps = _TYPES[tensor.Type()], tensor.Quantization()
+def _foreign(tensor: ModelTensor, called: str) -> Tensor:
     scale, zero = None, None
-    if steps is not None and steps.ScaleLength() == 1 and steps.Scale(0) > 0 and "int" in dtype:
-        scale, zero = float(steps.Scale(0)), int(steps.ZeroPoint(0)) if steps.ZeroPointLength() else 0
-    shape = tuple(None if size < 0 else size for size in sizes)
-    return Tensor((tensor.Name() or b"").decode(), called.get(index, ""), shape, dtype, scale, zero)
+    if len(tensor.scale) == 1 and tensor.scale[0] > 0 and "int" in tensor.dtype:
+        scale, zero = tensor.scale[0], tensor.zero_point[0]
+    shape = tuple(None if size < 0 else size for size in tensor.signature or tensor.shape)
+    return Tensor(tensor.name, called, shape, tensor.dtype, scale, zero)
 
 
-def _tensor(graph: Any, entry: Any) -> tuple[str, FileTensor]:
-    tensor = graph.Tensors(entry.TensorIndex())
-    return entry.Name().decode(), FileTensor(tuple(tensor.ShapeAsNumpy().tolist()), _TYPES[tensor.Type()])
-
-
-def _operators(model: Any, graph: Any) -> Iterator[Operator]:
-    stored: dict[int, str] = {}  # type of the constant behind a tensor
-    for index in range(graph.TensorsLength()):
-        tensor = graph.Tensors(index)
-        if model.Buffers(tensor.Buffer()).DataLength():
-            stored[index] = _TYPES[tensor.Type()]
-    for index in range(graph.OperatorsLength()):
-        operator = graph.Operators(index)
-        inputs = [i for i in operator.InputsAsNumpy().tolist() if i >= 0]
-        outputs = operator.OutputsAsNumpy().tolist()
-        name = _name(model.OperatorCodes(operator.OpcodeIndex()))
+def _operators(graph: ModelGraph) -> Iterator[Operator]:
+    tensors = graph.tensors
+    stored = {index: one.dtype for index, one in enumerate(tensors) if one.data is not None}  # types of constants
+    for operator in graph.operators:
+        inputs = [index for index in operator.inputs if index >= 0]
+        outputs = [index for index in operator.outputs if index >= 0]
+        name = operator.name
         if name in _UNPACKING and inputs[0] in stored:
             stored[outputs[0]] = stored[inputs[0]]
         weighted = name in _WEIGHTED and inputs[1] in stored
-        count = 1
-        for size in graph.Tensors(inputs[1]).ShapeAsNumpy().tolist() if weighted else ():
-            count *= size
         yield Operator(
             name,
-            tuple(_TYPES[graph.Tensors(i).Type()] for i in inputs),
-            tuple(_TYPES[graph.Tensors(i).Type()] for i in outputs),
-            graph.Tensors(outputs[0]).Name().decode(),
+            tuple([tensors[index].dtype for index in inputs]),
+            tuple([tensors[index].dtype for index in outputs]),
+            tensors[outputs[0]].name if outputs else "",
             stored[inputs[1]] if weighted else "",
-            count if weighted else 0,
-            tuple(_TYPES[graph.Tensors(i).Type()] for i in inputs if i not in stored),
+            elements(tensors[inputs[1]].shape) if weighted else 0,
+            tuple([tensors[index].dtype for index in inputs if index not in stored]),
         )
-
-
-def _name(code: Any) -> str:
-    number = _number(code)
-    if number == schema.BuiltinOperator.CUSTOM:
-        return str(code.CustomCode().decode())
-    known: str = _OPERATORS.get(number, f"operator {number}")  # of a later LiteRT than the one installed
-    return known
-
-
-def _number(code: Any) -> int:
-    number: int = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the old field holds one byte
-    return number
