@@ -1,12 +1,24 @@
-"""Files written whole or not at all, their hashes, and the folder for what can be made again. Standard library only."""
+"""Files written whole or not at all, their hashes, and the folder for what can be made again. Standard library only.
+
+Whatever is made before it takes its place has a hidden name beside that place, ``.NAME.splite-PID.part.SUFFIX`` (see
+`part_file` and `part_folder`), and is locked with flock(2) as long as its process lives: the system lifts the lock
+when the process dies, however it dies. A hidden name without a lock is thus a leftover, which `remove_leftovers`
+removes. Process numbers are for people who read them: in containers they repeat, and those of other containers mean
+nothing here. Where a file system has no locks nothing can be told, and nothing is removed.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import hashlib
+import itertools
 import os
-from collections.abc import Iterator
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from os import PathLike, fspath
@@ -64,29 +76,206 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield path
         return
     target = path.resolve() if path.is_symlink() else path
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
-    try:
+    with part_file(target) as partial:
         yield partial
         with writing(path):
             with partial.open("rb") as stream:
                 os.fsync(stream.fileno())
             partial.replace(target)
+
+
+_HIDDEN = re.compile(r"\..+\.splite-\d+(-\d+)?\.(?P<kind>part|old)(\.[^.]*)?", re.DOTALL)
+_LONGEST_NAME = 255  # bytes; of Linux' file systems, macOS and Windows
+_swept: set[tuple[int, int]] = set()
+
+
+def hidden_name(path: Path, kind: str = "part", number: int = 0) -> Path:
+    """The name that this process gives to what shall become ``path``, or was it.
+
+    Args:
+        path: The place.
+        kind: "part" for what is not whole yet, "old" for what gave way for a moment.
+        number: Tells several apart.
+    """
+    tag, stem = f".splite-{os.getpid()}{f'-{number}' if number else ''}.{kind}", path.stem
+    room = _LONGEST_NAME - len(os.fsencode(f".{tag}{path.suffix}"))
+    if len(os.fsencode(stem)) > room and kind == "part":  # an old one tells by its name where it belongs
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+        stem = os.fsencode(stem)[: max(room - 9, 0)].decode(errors="ignore") + f"-{digest}"
+    return path.with_name(f".{stem}{tag}{path.suffix}")
+
+
+@contextmanager
+def part_file(path: Path) -> Iterator[Path]:
+    """A new, empty file beside ``path``, locked; when the block ends it is removed, if it has that name still.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    with writing(path):
+        _sweep_once(path.parent)
+        partial, handle = _make_locked(path, _make_file)
+    try:
+        yield partial
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+@contextmanager
+def part_folder(path: Path) -> Iterator[Path]:
+    """A new, empty folder beside ``path``, locked; when the block ends it is removed, if it has that name still.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    with writing(path):
+        remove_leftovers(path.parent)
+        partial, handle = _make_locked(path, _make_folder)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+@contextmanager
+def work_folder(purpose: str) -> Iterator[Path]:
+    """A new folder for intermediate files, where the system keeps such; removed when the block ends.
+
+    Args:
+        purpose: For its name.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    with writing("to the folder for temporary files"):
+        place = Path(tempfile.gettempdir()) / purpose
+    with part_folder(place) as folder:
+        yield folder
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what dead processes left in a folder, and gives a bundle back its name that gave way for a moment.
+
+    What a living process holds stays, and so does what cannot be told or removed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if _HIDDEN.fullmatch(entry.name)]
+    except OSError:
+        return
+    for name in names:
+        _remove_leftover(folder / name)
+
+
+def _sweep_once(folder: Path) -> None:
+    """Removes leftovers when this process writes to the folder for the first time: it may hold thousands of files."""
+    with suppress(OSError):
+        found = folder.stat()
+        if (key := (found.st_dev, found.st_ino)) not in _swept:
+            _swept.add(key)
+            remove_leftovers(folder)
+
+
+def _remove_leftover(path: Path) -> None:
+    try:
+        if not (stat.S_ISREG(mode := path.lstat().st_mode) or stat.S_ISDIR(mode)):
+            return
+        handle = os.open(path, os.O_RDWR if stat.S_ISREG(mode) else os.O_RDONLY)
+    except OSError:  # it is gone, or another user's
+        return
+    try:
+        if not (_try_lock(handle) and _is_at(handle, path)):
+            return
+        match = _HIDDEN.fullmatch(path.name)
+        if match is not None and match["kind"] == "old":
+            with suppress(OSError):
+                rename_to_new(path, path.with_name(_name_of_old(path.name)))
+                return
+        if stat.S_ISDIR(mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+    finally:
+        os.close(handle)
+
+
+def _name_of_old(name: str) -> str:
+    stem, _, rest = name[1:].rpartition(".splite-")
+    return stem + rest.partition(".old")[2]
+
+
+def _make_file(path: Path) -> int | None:
+    """A handle of a new file; none on Windows, where an open file cannot be renamed."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    if os.name == "posix":
+        return handle
+    os.close(handle)
+    return None
+
+
+def _make_folder(path: Path) -> int | None:
+    """A handle of a new folder, which nobody else reads; none on Windows."""
+    path.mkdir(0o700)
+    return os.open(path, os.O_RDONLY) if os.name == "posix" else None
+
+
+def _make_locked(path: Path, make: Callable[[Path], int | None]) -> tuple[Path, int | None]:
+    """Something new with a hidden name, locked before anybody can take it for a leftover.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    for number in itertools.count():
+        name = hidden_name(path, number=number)
+        try:
+            handle = make(name)
+        except FileExistsError:  # of another thread, or of a container with the same process numbers
+            continue
+        if handle is None or (_try_lock(handle) is not False and _is_at(handle, name)):
+            return name, handle
+        os.close(handle)  # somebody took it for a leftover before it was locked, and removes it
+    raise AssertionError
+
+
+def _try_lock(handle: int) -> bool | None:
+    """Whether a file or folder is locked now by this handle; None where that cannot be had."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows, and file systems without locks
+        return None
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file has this name still."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except OSError:
+        return False
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Lets two files or folders of one file system trade places, in a single step where the system can (Linux).
+    """Lets two files or folders of one folder trade places, in a single step where the system can (Linux, macOS).
 
-    Elsewhere ``other`` has no content for a moment; if that fails both are as they were.
+    Elsewhere ``other`` has no content for a moment; if that fails both are as they were. Whoever dies in that moment
+    leaves it under the hidden name of an old one, from which `remove_leftovers` brings it back.
 
     Raises:
         OSError: They cannot be renamed.
     """
-    if _exchange_at_once(one, other):
+    if _rename_at_once(one, other, _EXCHANGE):
         return
-    aside = one.with_name(one.name + ".old")
+    aside = hidden_name(other, "old")
     other.rename(aside)
     try:
         one.rename(other)
@@ -96,14 +285,53 @@ def exchange(one: Path, other: Path) -> None:
     aside.rename(one)
 
 
-def _exchange_at_once(one: Path, other: Path) -> bool:
-    """Whether the system has done it; see renameat2(2)."""
+def rename_to_new(one: Path, other: Path) -> None:
+    """Renames a file or folder, and never replaces what has the new name, not even an empty folder.
+
+    Where the system cannot do it in one step, an empty folder that appears in the same moment may be replaced.
+
+    Raises:
+        FileExistsError: The name is taken.
+        OSError: It cannot be renamed.
+    """
+    if _rename_at_once(one, other, _TO_NEW):
+        return
+    if os.path.lexists(other):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(other))
+    if stat.S_ISDIR(one.lstat().st_mode):
+        one.rename(other)
+    else:  # rename(2) would replace a file
+        os.link(one, other, follow_symlinks=False)
+        one.unlink()
+
+
+_EXCHANGE, _TO_NEW = "exchange", "to new"
+_LINUX_FLAGS = {_TO_NEW: 1, _EXCHANGE: 2}  # RENAME_NOREPLACE, RENAME_EXCHANGE of renameat2(2)
+_MACOS_FLAGS = {_EXCHANGE: 2, _TO_NEW: 4}  # RENAME_SWAP, RENAME_EXCL of renamex_np(2)
+
+
+def _rename_at_once(one: Path, other: Path, way: str) -> bool:
+    """Whether the system has done it, or has no such call or no such flag on this file system.
+
+    Raises:
+        OSError: It can, and refuses.
+    """
+    source, target = os.fsencode(one), os.fsencode(other)
     try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
+        library = ctypes.CDLL(None, use_errno=True)
+        if os.uname().sysname == "Darwin":
+            failed = library.renamex_np(source, target, _MACOS_FLAGS[way])
+        else:
+            here = -100  # AT_FDCWD
+            failed = library.renameat2(here, source, here, target, _LINUX_FLAGS[way])
     except (AttributeError, OSError, TypeError):
         return False
-    here, exchanging = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchanging) == 0)
+    if not failed:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(one), None, str(other))
 
 
 @contextmanager

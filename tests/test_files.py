@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from splite_deploy.errors import OutputError
-from splite_deploy.files import cache_folder, exchange, locked, write_file
+from splite_deploy.files import (
+    cache_folder,
+    exchange,
+    hidden_name,
+    locked,
+    part_file,
+    remove_leftovers,
+    rename_to_new,
+    whole_file,
+    work_folder,
+    write_file,
+)
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -41,7 +57,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("at_once", [True, False])
 def test_two_folders_trade_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at_once: bool) -> None:
     if not at_once:
-        monkeypatch.setattr("splite_deploy.files._exchange_at_once", lambda one, other: False)
+        monkeypatch.setattr("splite_deploy.files._rename_at_once", lambda one, other, way: False)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
@@ -96,3 +112,146 @@ def test_a_written_file_is_whole_or_the_one_before(monkeypatch: pytest.MonkeyPat
     assert file.read_bytes() == b"old" and sorted(tmp_path.iterdir()) == [file, link]
     write_file(link, b"new")
     assert file.read_bytes() == b"new" and link.is_symlink() and sorted(tmp_path.iterdir()) == [file, link]
+
+
+# --- what is not whole yet, and what is left of it ---
+
+KILLED = """
+import os, pathlib, signal, sys
+from splite_deploy.files import {name}
+with {name}(pathlib.Path(sys.argv[1])) as part:
+    print(part, flush=True)
+    {work}
+"""
+
+
+def killed(name: str, path: Path) -> Path:
+    """What a process left that was killed in the midst of its work."""
+    code = KILLED.format(name=name, work="os.kill(os.getpid(), signal.SIGKILL)")
+    done = subprocess.run([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    left = Path(done.stdout.strip())
+    assert left.exists() and left.name.startswith(f".{path.stem}.splite-")
+    return left
+
+
+@pytest.mark.parametrize("name", ["whole_file", "part_file", "part_folder"])
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path, name: str) -> None:
+    left = killed(name, tmp_path / "a.splite")
+    write_file(tmp_path / "other.json", b"x")
+    assert not left.exists() and [file.name for file in tmp_path.iterdir()] == ["other.json"]
+
+
+@pytest.mark.parametrize("name", ["whole_file", "part_file", "part_folder"])
+def test_what_a_living_process_makes_stays(tmp_path: Path, name: str) -> None:
+    code = KILLED.format(name=name, work="sys.stdin.read(); (part / 'x' if part.is_dir() else part).write_text('x')")
+    command = [sys.executable, "-c", code, str(tmp_path / "a.json")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None and writer.stdin is not None
+        part = Path(writer.stdout.readline().strip())
+        remove_leftovers(tmp_path)
+        assert part.exists()
+        writer.stdin.close()
+        assert writer.wait(20) == 0
+    assert (tmp_path / "a.json").exists() == (name == "whole_file") and not part.exists()
+
+
+def test_a_process_number_that_lives_again_tells_nothing(tmp_path: Path) -> None:
+    """As in a container, where each run has the number 1: only the lock tells who lives."""
+    left = hidden_name(tmp_path / "a.json")
+    left.write_text("half", encoding="utf-8")
+    folder = hidden_name(tmp_path / "b.splite")
+    (folder / "deep").mkdir(parents=True)
+    with part_file(tmp_path / "a.json") as part:
+        assert part == left and part.read_bytes() == b"" and not folder.exists()
+
+
+def test_only_our_names_are_leftovers(tmp_path: Path) -> None:
+    mine = ["a.part", ".a.part", ".a.12.part.mp4", ".a.splite-12.part.x.y", ".splite-12.part", "a.splite-12.part.json"]
+    for name in mine:
+        (tmp_path / name).write_text("mine", encoding="utf-8")
+    (tmp_path / ".a.splite-12.part.json").symlink_to(tmp_path / "a.part")
+    os.mkfifo(tmp_path / ".b.splite-12.part.json")
+    remove_leftovers(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {*mine, ".a.splite-12.part.json", ".b.splite-12.part.json"}
+    remove_leftovers(tmp_path / "missing")
+    remove_leftovers(tmp_path / "a.part")
+
+
+def test_a_link_inside_a_leftover_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo.jpg").touch()
+    left = tmp_path / ".a.splite-12.part"
+    left.mkdir()
+    (left / "link").symlink_to(tmp_path / "mine")
+    remove_leftovers(tmp_path)
+    assert (tmp_path / "mine" / "photo.jpg").exists() and not left.exists()
+
+
+def test_a_bundle_that_gave_way_when_the_process_died_comes_back(tmp_path: Path) -> None:
+    old, back = tmp_path / ".hand.splite-12.old.splite", tmp_path / "hand.splite"
+    old.mkdir()
+    (old / "manifest.json").touch()
+    remove_leftovers(tmp_path)
+    assert (back / "manifest.json").is_file() and not old.exists()
+    old.mkdir()
+    remove_leftovers(tmp_path)
+    assert (back / "manifest.json").is_file() and not old.exists()
+    assert hidden_name(tmp_path / "a b.c.splite", "old").name == f".a b.c.splite-{os.getpid()}.old.splite"
+    hidden_name(tmp_path / "a b.c.splite", "old").mkdir()
+    remove_leftovers(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"hand.splite", "a b.c.splite"}
+
+
+@pytest.mark.parametrize("name", ["x" * 250 + ".json", "\u00e4" * 125 + ".json", "..json", "line\nbreak.json"])
+def test_every_name_that_can_be_written_has_a_hidden_one(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with whole_file(path) as part:
+        part.write_bytes(b"x")
+        assert part.parent == tmp_path and len(os.fsencode(part.name)) <= 255
+    assert path.read_bytes() == b"x"
+    path.unlink()
+    left = hidden_name(path)
+    left.write_bytes(b"x")
+    remove_leftovers(tmp_path)
+    assert not left.exists()
+
+
+def test_two_threads_write_one_file(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "a.json") as one, whole_file(tmp_path / "a.json") as other:
+        assert one != other
+        one.write_bytes(b"one")
+        other.write_bytes(b"other")
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"one"]
+
+
+def test_a_work_folder_goes_and_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = killed("part_folder", tmp_path / "engines")
+    with work_folder("trace") as folder:
+        assert folder.stat().st_mode & 0o777 == 0o700 and not left.exists()
+        (folder / "x").touch()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_rename_never_replaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at_once: bool, kind: str) -> None:
+    if not at_once:
+        monkeypatch.setattr("splite_deploy.files._rename_at_once", lambda one, other, way: False)
+    one, other = tmp_path / "a", tmp_path / "b"
+    make: Callable[[Path], None] = Path.touch if kind == "file" else Path.mkdir
+    make(one)
+    taken: list[tuple[Callable[[], None], Callable[[], None]]] = [
+        (other.touch, other.unlink),
+        (other.mkdir, other.rmdir),
+        (lambda: other.symlink_to("nowhere"), other.unlink),
+    ]
+    for lay, clear in taken:
+        lay()
+        with pytest.raises(FileExistsError):
+            rename_to_new(one, other)
+        assert sorted(tmp_path.iterdir()) == [one, other]
+        clear()
+    rename_to_new(one, other)
+    assert list(tmp_path.iterdir()) == [other]

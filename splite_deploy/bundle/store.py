@@ -13,8 +13,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import shutil
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from splite_deploy.bundle.golden import Golden, read_golden
 from splite_deploy.bundle.manifest import MANIFEST, REEXPORT, Artifact, GoldenFile, Graph, Manifest, read_manifest
 from splite_deploy.bundle.report import Report, read_report
 from splite_deploy.errors import BundleError, OutputError, UsageError
-from splite_deploy.files import exchange, locked, sha256_of, sync, writing
+from splite_deploy.files import exchange, locked, part_folder, sha256_of, sync, writing
 from splite_deploy.spec import ModelSpec, Precision
 
 
@@ -158,9 +156,8 @@ def new_bundle(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _check_free(path, overwrite)
         made = [parent for parent in path.parents if not parent.exists()]  # deepest first
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        with writing(path):
+        with part_folder(path) as folder, writing(path):
             yield folder
             for file in folder.iterdir():
                 sync(file)
@@ -174,7 +171,6 @@ def new_bundle(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 folder.rename(path)
             sync(path.parent)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         for parent in made if not path.exists() else ():
             with suppress(OSError):  # something else may have come to lie there
                 parent.rmdir()

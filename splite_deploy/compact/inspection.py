@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -16,6 +15,7 @@ from splite_deploy.compact.alignment import Alignment, Timing, WeightedLayer, al
 from splite_deploy.compact.onnx_layers import LayerGraph
 from splite_deploy.errors import UsageError
 from splite_deploy.export.graph.walk import load
+from splite_deploy.files import work_folder
 from splite_deploy.spec.plain import to_plain
 
 if TYPE_CHECKING:
@@ -203,8 +203,8 @@ def time_layers(
             continue
         if not timings:
             progress("timing layers on one thread")
-        with TemporaryDirectory() as folder, ExitStack() as stack:
-            files = [Path(folder) / f"{inputs}-{outputs}.onnx" for inputs, outputs in choices]
+        with work_folder("layers") as folder, ExitStack() as stack:
+            files = [folder / f"{inputs}-{outputs}.onnx" for inputs, outputs in choices]
             artifacts = [graph.alone(layer, widths, file) for widths, file in zip(choices, files, strict=True)]
             sessions = [
                 stack.enter_context(open_bytes(file.read_bytes(), artifact, threads=1))

@@ -19,7 +19,7 @@ from splite_deploy.export.graph.torch_to_onnx import check_outputs
 from splite_deploy.export.graph.view import base_network
 from splite_deploy.export.source.header import compacted_metadata
 from splite_deploy.export.source.load import load_model
-from splite_deploy.files import whole_file, write_file
+from splite_deploy.files import write_file
 from splite_deploy.runtime.preprocess import Preprocessor
 
 _BATCH = 8
@@ -86,5 +86,4 @@ def save_compacted(path: Path, network: nn.Module, metadata: Mapping[str, str]) 
         OutputError: It cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    with whole_file(path) as partial:
-        write_file(partial, save(tensors, metadata=dict(metadata)))
+    write_file(path, save(tensors, metadata=dict(metadata)))

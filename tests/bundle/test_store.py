@@ -507,7 +507,7 @@ def test_the_old_bundle_survives_a_failure_at_the_very_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, step: int
 ) -> None:
     path, calls, rename = tmp_path / "a.splite", [0], Path.rename
-    monkeypatch.setattr("splite_deploy.files._exchange_at_once", lambda one, other: False)  # as on older systems
+    monkeypatch.setattr("splite_deploy.files._rename_at_once", lambda one, other, way: False)  # as on older systems
     write(path, "old")
 
     def failing(self: Path, target: Path) -> Path:

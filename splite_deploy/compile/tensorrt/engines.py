@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from splite_deploy.compile.tensorrt.inspect_engine import check_achieved, read_l
 from splite_deploy.compile.tensorrt.job import ENGINE, INSPECTED, Built, CalibrationInputs, Calibrator, Job, read_error
 from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import CompileError, UsageError
-from splite_deploy.files import sha256_of
+from splite_deploy.files import sha256_of, work_folder
 from splite_deploy.runtime.session import open_bytes
 from splite_deploy.spec import Precision
 
@@ -129,13 +128,13 @@ def compile_trt(
     graphs = {precision: _graphs(bundle, precision, options) for precision in precisions}
     if options.best_of > 1 and gpu() is None:
         raise UsageError("Comparing builds means running them, which needs a GPU.", hint="Leave --best-of out.")
-    with tempfile.TemporaryDirectory(prefix="splite-trt-") as work:
+    with work_folder("engines") as work:
         inputs = None
         if options.calibration is not None:
-            place, kind = Path(work), options.calibrator or "entropy"
+            place, kind = work, options.calibrator or "entropy"
             inputs = write_inputs(bundle, graphs["int8"][0], options.calibration, kind, place, progress)
         engines = [
-            _best(bundle, graphs[name], options, inputs if name == "int8" else None, Path(work), progress)
+            _best(bundle, graphs[name], options, inputs if name == "int8" else None, work, progress)
             for name in precisions
         ]
         made = add_artifacts(bundle, [Addition(e.artifact, e.folder / e.artifact.file, e.layers) for e in engines])

@@ -6,7 +6,6 @@ likes: here its tensors are recognised by their values and get the names of the 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from splite_deploy.compile.tflite.match import WrongConversionError, axes, match
 from splite_deploy.compile.tflite.prepare import Prepared, prepare
 from splite_deploy.compile.tflite.rewrite import with_signature
 from splite_deploy.errors import CompileError, first_line
+from splite_deploy.files import work_folder
 from splite_deploy.runtime.backends.tflite_file import read_operators
 
 TIMEOUT_S = 3600.0
@@ -67,7 +67,7 @@ class TfliteConverter:
     def __init__(self, log: Path) -> None:
         self._environment = environment = find_environment()
         with ExitStack() as stack:
-            self._work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splite-tflite-")))
+            self._work = stack.enter_context(work_folder("tflite"))
             command = [str(environment.python), "-E", str(SCRIPT)]
             self._child = stack.enter_context(Child(command, self._work, log=log, environment=_ENVIRONMENT))
             self._stack = stack.pop_all()

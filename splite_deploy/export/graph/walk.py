@@ -5,7 +5,6 @@ In memory a graph is an ``onnx_ir.Model``: values know who makes and who reads t
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from splite_deploy.arrays import FloatArray
 from splite_deploy.errors import ExportError, first_line
 from splite_deploy.export.log_output import quiet
-from splite_deploy.files import whole_file, writing
+from splite_deploy.files import whole_file, work_folder, writing
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _HUGE = 1e30  # larger than any activation
@@ -287,9 +286,9 @@ def make_session(model: ir.Model, *, optimise: bool = True, optimised: Path | No
 
 def optimised(model: ir.Model) -> ir.Model:
     """The graph that ONNX Runtime really runs on a CPU, after its own fusions."""
-    with tempfile.TemporaryDirectory() as folder:
-        make_session(model, optimised=Path(folder) / "o.onnx")
-        return load(Path(folder) / "o.onnx")
+    with work_folder("optimised") as folder:
+        make_session(model, optimised=folder / "o.onnx")
+        return load(folder / "o.onnx")
 
 
 def run_batches(session: ort.InferenceSession, crops: FloatArray) -> Iterator[dict[str, NDArray[Any]]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,6 +15,7 @@ from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import BackendError, first_line
+from splite_deploy.files import work_folder
 from splite_deploy.runtime.backends.base import (
     Backend,
     BackendOptions,
@@ -105,12 +106,9 @@ class TracedOrtSession(OrtSession):
 
     def __init__(self, file: ModelFile, options: OrtOptions) -> None:
         self._layers: tuple[Layer, ...] | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="splite-trace-")
-        try:
-            super().__init__(file, options, trace=Path(self._folder.name) / "ort")
-        except BaseException:
-            self._folder.cleanup()
-            raise
+        with ExitStack() as stack:
+            super().__init__(file, options, trace=stack.enter_context(work_folder("trace")) / "ort")
+            self._stack = stack.pop_all()
 
     def layers(self) -> tuple[Layer, ...]:
         """See `TracedSession.layers`."""
@@ -122,7 +120,7 @@ class TracedOrtSession(OrtSession):
 
     def _release(self) -> None:
         super()._release()
-        self._folder.cleanup()
+        self._stack.close()
 
 
 def _load_hint(reason: str) -> str:
