@@ -90,6 +90,7 @@ class Outcome:
 
 def try_input(surface: str, seed: int, index: int, folder: Path, good: Path) -> None:
     """Makes an input in ``folder/in`` and tries it; what comes of each command goes to ``folder/outcomes``."""
+    from confine import confine
     from surfaces import SURFACES
 
     os.setsid()
@@ -107,8 +108,11 @@ def try_input(surface: str, seed: int, index: int, folder: Path, good: Path) -> 
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    work = folder / "in"
+    work, temporary = folder / "in", folder / "tmp"
     work.mkdir()
+    temporary.mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+    confine([folder, Path(os.environ["SPLITE_CACHE"])], [Path("/dev/null"), Path("/dev/full"), Path("/dev/zero")])
     case = SURFACES[surface].spoil(random.Random(f"{seed}/{surface}/{index}"), work, good)
     os.chdir(work)
     before = {name: _content(Path(name)) for name in case.spoilt}
@@ -198,7 +202,10 @@ def _wrong(command: Sequence[str], kind: str, folder: Path, before: dict[str, st
 
 
 def _written(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() and path.stat().st_size else None
+    """What is in a plain file."""
+    with suppress(OSError):
+        return (path.read_text(encoding="utf-8") or None) if path.is_file() else None
+    return None
 
 
 def _no_constant(name: str) -> float:
@@ -533,11 +540,15 @@ def _replay(surface: str, seed: int, index: int, good: Path, place: Path) -> int
 def run(**options: Any) -> None:
     """Gives spoilt inputs to the commands; the exit status is 1 if one of them leads to what must not be."""
     import good as _  # noqa: F401  # torch, onnx and all, once for all processes
+    from confine import can_confine
     from surfaces import SURFACES
 
+    if os.geteuid() == 0 and not can_confine():
+        raise click.UsageError("This kernel has no Landlock, which confines root to a folder. Run it as another user.")
     out: Path = options["out"].resolve()
     out.mkdir(parents=True, exist_ok=True)
     os.environ["SPLITE_CACHE"] = str(out / "cache")
+    (out / "cache").mkdir(exist_ok=True)
     unknown = sorted({*options["chosen"]} - {*SURFACES})
     if unknown:
         raise click.UsageError(f"There is no surface {unknown[0]}. Surfaces: {', '.join(SURFACES)}.")

@@ -12,7 +12,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 Rng = random.Random
@@ -113,7 +113,7 @@ def _place(rng: Rng, data: bytearray) -> int:
 
 
 def _spoil_word(rng: Rng, data: bytearray) -> None:
-    at = _place(rng, data) & ~3
+    at = (_place(rng, data) if rng.random() < 0.4 else rng.randrange(len(data))) & ~3
     old = int.from_bytes(data[at : at + 4], "little")
     new = rng.choice((*WORDS, old + 1, old - 1, old + 4, old - 4, old * 2, old + 1000, -old)) & 0xFFFFFFFF
     data[at : at + 4] = new.to_bytes(4, "little")
@@ -417,6 +417,58 @@ def _as_varint(value: int) -> bytes:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes([*out, value])
+
+
+# --- objects, such as those that a generated reader of FlatBuffers makes ---
+
+
+def spoil_objects(rng: Rng, root: Any) -> str:
+    """Changes numbers, texts and lists of nested objects in place; says which."""
+    places = list(_attributes(root))
+    said = []
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        holder, name, value = rng.choice(places)
+        new = _other_attribute(rng, value)
+        said.append(f"{type(holder).__name__}.{name}")
+        if isinstance(holder, list):
+            holder[name] = new
+        else:
+            setattr(holder, name, new)
+    return ", ".join(said)
+
+
+def _attributes(root: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Every object with each of its attributes, and every list with some of its items."""
+    stack = [root]
+    while stack:
+        one = stack.pop()
+        items = list(enumerate(one))[:8] if isinstance(one, list) else list(vars(one).items())
+        for name, value in items:
+            yield one, name, value
+            if isinstance(value, list) or hasattr(value, "__dict__"):
+                stack.append(value)
+
+
+def _other_attribute(rng: Rng, value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        extremes = (0, 1, -1, 2, 7, 100, 255, 1000, 1 << 16, (1 << 31) - 1, -(1 << 31), value + 1, value - 1, value * 2)
+        return rng.choice(extremes)
+    if isinstance(value, float):
+        return rng.choice((0.0, -1.0, float("nan"), float("inf"), 1e30, value * 2))
+    if isinstance(value, bytes | str):
+        return rng.choice((value[:-1], value * 3, value[:0], *(text.encode("utf-8", "replace") for text in TEXTS)))
+    if isinstance(value, list) and value:
+        return rng.choice((value[:-1], value[1:], value[::-1], value * 2, [], None, value[:1] * 50))
+    if hasattr(value, "__len__") and len(value):  # an array of numbers, such as a shape or a buffer
+        array = value.copy()
+        way = rng.random()
+        if way < 0.5:
+            array[rng.randrange(len(array))] = rng.choice((0, 1, -1, 3, 100, 127)) % 128
+            return array
+        return rng.choice((value[:-1], value[1:], value[::-1], value[:0], value[:1], value.repeat(2), None))
+    return None
 
 
 # --- archives, tensors and pictures ---

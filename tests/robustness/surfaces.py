@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import socket
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,13 @@ from typing import Any
 import numpy as np
 from good import BUNDLES, PICTURES, ROOT, VECTORS, VIDEOS
 from mutate import (
+    TEXTS,
     Rng,
     spoil_bytes,
     spoil_floats,
     spoil_json,
     spoil_lines,
+    spoil_objects,
     spoil_png,
     spoil_protobuf,
     spoil_safetensors,
@@ -256,7 +259,26 @@ def _spoil_onnx(rng: Rng, data: bytes) -> bytes:
 
 
 def _spoil_tflite(rng: Rng, data: bytes) -> bytes:
-    return spoil_bytes(rng, data, words=rng.random() < 0.6)
+    way = rng.random()
+    return spoil_bytes(rng, data, words=way < 0.3) if way < 0.5 else _spoil_tflite_tables(rng, data)
+
+
+def _spoil_tflite_tables(rng: Rng, data: bytes) -> bytes:
+    """A FlatBuffer that is one, of tables whose values are wrong."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    for _ in range(20):
+        spoil_objects(rng, model)
+        builder = flatbuffers.Builder(len(data))
+        try:
+            builder.Finish(model.Pack(builder), b"TFL3")
+        except (TypeError, ValueError, AttributeError, OverflowError, struct.error):  # no number of that field's type
+            model = schema.ModelT.InitFromPackedBuf(data, 0)
+        else:
+            return bytes(builder.Output())
+    return data[:100]
 
 
 @surface(5)
@@ -781,3 +803,90 @@ def _for_file(file: Path, was: str, bundle: str, good: Path, name: str) -> Weigh
         weights.append((2, ("inspect", "tiny/tiny.safetensors")))
         weights.append((1, ("export", "tiny/tiny.safetensors", "-o", "new.splite", "--crops", "2")))
     return weights
+
+
+# --- what is typed ---
+
+_TYPED = (
+    "nan",
+    "inf",
+    "-inf",
+    "1e308",
+    "-1e308",
+    "1e-320",
+    "0",
+    "-1",
+    "1",
+    "0.5",
+    "2",
+    "3.7",
+    "1e9",
+    "",
+    "x",
+    "1,2",
+    " ",
+)
+_TYPED = (
+    *_TYPED,
+    "2147483648",
+    "1" + "0" * 20,
+    "9" * 400,
+    "9" * 5000,
+    "-0",
+    "0x10",
+    "1_0",
+    "٣",
+    "é",
+    "\x1b[31m",
+    "[/x]",
+)
+
+
+@surface(5)
+def options(rng: Rng, folder: Path, good: Path) -> Case:
+    """Good files, and values of options that are none."""
+    tiny, hand, arch = str(good / "tiny.splite"), str(good / "hand.png"), f"{good / 'tiny' / 'arch.py'}:build"
+    weights, spec = str(good / "tiny" / "tiny.safetensors"), str(good / "tiny" / "model.toml")
+    file = str(_first(good / "tiny.splite", ".onnx"))
+    bench = ("bench", tiny, "--frames", "10", "--warmup", "0", "--json", "b.jsonl")
+    init = ("init", weights, "--arch", arch, "-o", "made.toml", "--json", "init.json", "--input")
+    compact = ("compact", weights, "--crops", "2", "-o", "small.safetensors")
+    export = ("export", weights, "--crops", "2", "-o", "new.splite")
+    size, typed = (
+        rng.choice(("64x48", "64x48", "0x0", "-1x3", "1x1", "99999999999x1", "64", "64x48x3", "nanx1", "")),
+        "",
+    )
+    box = ",".join(rng.choice(("1", "5", "60", "90", *_TYPED)) for _ in range(rng.choice((4, 4, 4, 3, 5))))
+    typed = rng.choice((rng.choice(_TYPED), rng.choice(_TYPED), rng.choice(TEXTS).replace("\0", "0")))
+    inside = typed.replace("/", "_").replace("..", "_")  # where results are written
+    metric = rng.choice(("p99_ms", "epe_box_pct", "model_mb", "x", "", "stages"))
+    limit = f"{metric}{rng.choice(('>', '<', '=', '>=', ''))}{typed}"
+    commands = (
+        (4, ("run", tiny, hand, f"--box={box}", "--json", "run.json", "--save", "run.png")),
+        (1, ("run", tiny, str(good / "videos" / "v.avi"), f"--box={box}", "--json", "run.jsonl")),
+        (2, ("run", tiny, hand, f"--intrinsics={box}", f"--bone-length-mm={typed}", "--json", "run.json")),
+        (1, ("run", tiny, hand, "--intrinsics=90,90,50,40", f"--bone-length-mm={typed}", "--json", "run.json")),
+        (2, ("run", tiny, typed, "--json", "run.json")),
+        (1, ("run", tiny, f"{typed}{rng.choice(('.mp4', '.png', ' ! appsink', '.json', '/'))}", "--json", "run.json")),
+        (1, ("run", tiny, hand, f"--{rng.choice(('json', 'save', 'threads', 'format', 'backend'))}={inside}")),
+        (1, (*bench[:-1], inside or ".", f"--{rng.choice(('affinity', 'streams', 'batch', 'threads'))}={typed}")),
+        (0.5, (*bench, f"--duration={rng.choice(('nan', '-1', 'x', '-inf', '0', typed if typed == 'é' else ''))}")),
+        (1, ("bench", "--compare", str(good / "before.jsonl"), str(good / "after.jsonl"), f"--fail-if={limit}")),
+        (1, ("bench", "--compare", str(good / "before.jsonl"), str(good / "after.jsonl"), f"--html={inside}")),
+        (2, (*compact, f"--{rng.choice(('speed-up', 'ratio', 'threshold'))}={typed}")),
+        (1, (*compact, "--speed-up=1.2", f"--{rng.choice(('round-to', 'weights', 'method'))}={typed}")),
+        (2, (*init, size, f"--{rng.choice(('mean', 'std', 'box-padding', 'pad-value', 'name', 'arch-arg'))}={typed}")),
+        (1, (*init, "64x48", f"--arch-arg={rng.choice(('channels', 'keypoints', 'x', ''))}={typed}")),
+        (1, ("inspect", weights, "--model", spec, f"--{rng.choice(('weights', 'input', 'json'))}={inside}")),
+        (1, ("inspect", file, f"--{rng.choice(('like', 'skeleton', 'kind', 'images', 'input'))}={typed}")),
+        (
+            1,
+            (
+                *export,
+                f"--{rng.choice(('opset', 'max-shift-px', 'max-shift-mm', 'weights', 'eval', 'images'))}={typed}",
+            ),
+        ),
+        (1, ("verify", file, "--model", spec, f"--{rng.choice(('images', 'reference', 'threads'))}={typed}")),
+        (1, (rng.choice(("inspect", "verify", "run", "export", "init", "compact", "bench")), typed)),
+    )
+    return Case("options", drawn(rng, commands))
