@@ -738,7 +738,7 @@ def places(rng: Rng, folder: Path, good: Path) -> Case:
     return Case(f"{what} at {name}", drawn(rng, _for_file(file, file.name, bundle.name, good, name)))
 
 
-_ODD_NAMES = ("\x1b[31mSUFFIX", "[red]aSUFFIX", "[/red]SUFFIX", "a\nbSUFFIX", "-xSUFFIX", "a bSUFFIX", "a:bSUFFIX")
+_ODD_NAMES = ("\x1b[31mSUFFIX", "[red]aSUFFIX", "[b]SUFFIX", "a\nbSUFFIX", "-xSUFFIX", "a bSUFFIX", "a:bSUFFIX")
 _ODD_NAMES = (
     *_ODD_NAMES,
     "http:SUFFIX",
