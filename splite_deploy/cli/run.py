@@ -105,8 +105,9 @@ def run(
     """Finds the keypoints in SOURCE, with a bundle, or with a file (.onnx, .tflite, .engine) and its model.toml.
 
     SOURCE is an image, a folder of images, the boxes of a labels.json or of COCO's JSON (keypoints, or a detector's
-    results), a video (.mp4, .avi, ...), a USB camera (0), a Jetson's camera (csi://0) or
-    a GStreamer pipeline that ends in appsink.
+    results), a video (.mp4, .avi, ...), a USB camera (0), a Jetson's camera (csi://0), a network camera (rtsp://...) or
+    a GStreamer pipeline that ends in appsink. A video is turned as its file says; of one that is damaged or cut what
+    can be read is delivered, with exit status 1.
 
     The result is JSON: for each image its name, size and poses, one for each --box (box, keypoints in pixels, scores,
     3D keypoints with their unit and origin). One object for an image, a list for a folder or labels; for a video or

@@ -13,6 +13,7 @@ import click
 from numpy.typing import ArrayLike
 
 from splite_deploy.cli.console import STDOUT
+from splite_deploy.cli.native_output import NativeOutput, native_output
 from splite_deploy.errors import CameraError
 from splite_deploy.files import whole_file, write_all, writing
 from splite_deploy.runtime import PoseEstimator
@@ -46,7 +47,7 @@ def run_video(
 
     Raises:
         UsageError: An option cannot be used.
-        CameraError: The source cannot be opened, or a camera stopped; what it gave before is kept.
+        CameraError: The source cannot be opened, a camera stopped, or a file is damaged or cut; what came is kept.
         OutputError: A result cannot be written.
     """
     if save is not None:
@@ -54,13 +55,17 @@ def run_video(
     track = BoxTracker(estimator, start)
     name = source if "://" in source or " ! " in source else Path(source).name
     stopped: CameraError | None = None
-    with ExitStack() as stack:
-        camera = stack.enter_context(open_camera(source))
+    with native_output() as said, ExitStack() as stack:
+        try:
+            camera = stack.enter_context(open_camera(source))
+        except CameraError as err:
+            raise _told(err, said) from err
         put_line = stack.enter_context(_lines(json_file))
         put_frame = stack.enter_context(write_video(save, camera.fps)) if save is not None else None
         index = -1
         try:
             for index, (time_s, frame) in enumerate(_timed(camera)):
+                said.trim()
                 if estimator.finds_people:
                     poses = estimator.detect(frame, start)
                     found = bool(poses)
@@ -71,19 +76,42 @@ def run_video(
                 put_line({**place, "found": found, "poses": [pose.to_dict() for pose in poses]})
                 if put_frame is not None:
                     put_frame(overlay(frame, poses if found else [], estimator.spec.skeleton))
+            _check_undamaged(said, source, index + 1)
         except KeyboardInterrupt:
             if not camera.live or index < 0:
                 raise
         except CameraError as err:
-            if not camera.live or index < 0:
-                raise
-            stopped = err
+            stopped = _told(err, said)
+            if index < 0:
+                raise stopped from err
     if stopped is not None:
         raise stopped
 
 
+def _check_undamaged(said: NativeOutput, source: str, frames: int) -> None:
+    """FFmpeg fills the holes of damaged frames with what was there before, and gives as many as the file states.
+
+    Raises:
+        CameraError: It complained.
+    """
+    if said.complaints():
+        raise CameraError(
+            f"{source} is damaged: {frames} frames could be read, not all of them as they were recorded.",
+            hint="Copy it again from where it was recorded.",
+        )
+
+
+def _told(err: CameraError, said: NativeOutput) -> CameraError:
+    """The error, with what FFmpeg complained of first in its hint."""
+    complaints = said.complaints()
+    if not complaints:
+        return err
+    more = f", and {len(complaints) - 1} lines more" if len(complaints) > 1 else ""
+    return CameraError(err.message, hint=f"{err.hint} FFmpeg says '{complaints[0]}'{more}.")
+
+
 def _timed(camera: Camera) -> Iterator[tuple[float, Image]]:
-    """Frames with their time in seconds from the first: of a file by its rate, of a camera by the clock."""
+    """Frames with their time in seconds from the first: of a file by its own clock, of a camera by ours."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -92,12 +120,9 @@ def _timed(camera: Camera) -> Iterator[tuple[float, Image]]:
         task = bar.add_task("frames", total=camera.frames)
         for index, frame in enumerate(camera):
             bar.advance(task)
-            if camera.live or camera.fps is None:
-                now_s = time.perf_counter()
-                start_s = start_s if index else now_s
-                yield now_s - start_s, frame
-            else:
-                yield index / camera.fps, frame
+            now_s = time.perf_counter()
+            start_s = start_s if index else now_s
+            yield now_s - start_s if camera.time_s is None else camera.time_s, frame
 
 
 @contextmanager

@@ -51,6 +51,9 @@ class Stating:
     def get(self, which: int) -> float:
         return self._stated
 
+    def set(self, which: int, value: float) -> bool:
+        return False
+
     def release(self) -> None:
         pass
 
@@ -85,11 +88,11 @@ def test_a_rate_that_the_format_does_not_take(tmp_path: Path, capfd: pytest.Capt
 
 
 def test_names() -> None:
-    for live in ("0", "12", "csi://0", csi_pipeline()):
+    for live in ("0", "12", "csi://0", csi_pipeline(), "rtsp://camera/1", "RTSPS://camera:8554/a", "udp://@:5000"):
         assert is_live(live) and is_video(live)
-    for file in ("clip.mp4", "a/CLIP.AVI", "0.mov"):
+    for file in ("clip.mp4", "a/CLIP.AVI", "0.mov", "a:b.mp4", "concat:a.mp4", "rtsp:/a.mp4"):
         assert is_video(file) and not is_live(file)
-    for other in ("hand.png", "photos", "photos/0", "csi://", "csi://x", "mp4", ""):
+    for other in ("hand.png", "photos", "photos/0", "mp4", "", "a:b", "rtsp:", "-1"):
         assert not is_video(other)
 
 

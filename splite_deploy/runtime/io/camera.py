@@ -11,14 +11,25 @@ from pathlib import Path
 
 import cv2
 
-from splite_deploy.errors import CameraError
+from splite_deploy.errors import CameraError, UsageError
 from splite_deploy.runtime.closing import Closing
+from splite_deploy.runtime.io.container import READABLE, Container, examine
+from splite_deploy.runtime.io.native_name import is_utf8, native_name
 from splite_deploy.runtime.io.video import known_rate
 from splite_deploy.runtime.preprocess import Image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
-_CSI = re.compile(r"csi://(\d+)")
+_CSI = re.compile(r"csi://([0-9]{1,4})")
+_STREAM = re.compile(r"(rtsps?|udp)://.+", re.IGNORECASE)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]+")
+_MOST_NUMBER = 9999
+
+TIMEOUT_MS = 10_000
+"""So long a stream may take to answer, and for each frame; OpenCV waits as long for a USB camera."""
+
+_TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
 def csi_pipeline(sensor: int = 0, width: int = 1280, height: int = 720, fps: int = 30, flip: int = 0) -> str:
@@ -40,92 +51,203 @@ def csi_pipeline(sensor: int = 0, width: int = 1280, height: int = 720, fps: int
 
 
 def is_video(source: str) -> bool:
-    """Whether this names a video file, a camera or a pipeline, and no image or folder."""
-    return is_live(source) or Path(source).suffix.lower() in VIDEO_SUFFIXES
+    """Whether this names a video file, a camera, a stream or a pipeline, and no image or folder.
+
+    Raises:
+        UsageError: It is an address that no camera has: files are not read over a network.
+    """
+    if is_live(source):
+        return True
+    if _ADDRESS.match(source):
+        scheme = source.partition(":")[0].lower()
+        if scheme == "csi":
+            raise UsageError(f"{source} names no camera.", hint="Write csi:// and its number, for example csi://0.")
+        raise UsageError(
+            f"{source} is an address, and {scheme}:// is not read.",
+            hint="Download the file first, and name that. Of cameras rtsp://, rtsps://, udp:// and csi:// are read.",
+        )
+    return Path(source).suffix.lower() in VIDEO_SUFFIXES
 
 
 def is_live(source: str) -> bool:
-    """Whether this names a camera (``0``, ``csi://0``) or a GStreamer pipeline, whose frames do not wait."""
-    return source.isdecimal() or _CSI.fullmatch(source) is not None or " ! " in source
+    """Whether this names a camera (``0``, ``csi://0``), a stream or a pipeline, whose frames do not wait."""
+    named = (_NUMBER, _CSI, _STREAM)
+    return any(form.fullmatch(source) for form in named) or " ! " in source
 
 
 class Camera(Closing):
-    """Frames in order, each (H, W, 3) uint8 BGR. A live camera drops frames that come too fast.
+    """Frames in order, each (H, W, 3) uint8 BGR, upright. A live camera drops frames that come too fast.
 
     Attributes:
         source: As it was named.
-        live: Whether it is a camera or a pipeline, no file.
+        live: Whether it is a camera, a stream or a pipeline, no file.
         fps: Frames per second as the source states them; None if it does not know them.
         frames: How many a file says it has; None for a live source, and for a file that does not say.
+        time_s: When the last frame is shown, in seconds from the first one, by the clock of the file; None for a live
+            source, and where neither the frames have a time nor the file a rate.
 
     Args:
         capture: Opened by `open_camera`.
         source: As it was named.
+        container: What the file states; None for a live source.
     """
 
-    def __init__(self, capture: cv2.VideoCapture, source: str) -> None:
+    def __init__(self, capture: cv2.VideoCapture, source: str, container: Container | None = None) -> None:
         self._capture = capture
+        self._container = container or Container(counts=False)
         self.source = source
         self.live = is_live(source)
         self.fps = known_rate(capture.get(cv2.CAP_PROP_FPS))
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frames = int(count) if not self.live and math.isfinite(count) and count > 0 else None
+        if self._container.shown is not None:
+            self.frames = self._container.shown
+        self.time_s: float | None = None
+        self._turn = None if self.live else _turn_of(capture)
 
     def __iter__(self) -> Iterator[Image]:
         """Reads until a file ends; a live source never ends by itself.
 
         Raises:
-            CameraError: A live source stopped, or a file holds no frame.
+            CameraError: A live source stopped, or a file holds no frame; or, after the last frame, a file is not whole.
         """
-        count = 0
+        count, clock = 0, _Clock(None if self.live else self.fps)
         while True:
             there, frame = self._capture.read()
             if there:
+                if not self.live:
+                    self.time_s = clock(count, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
                 count += 1
-                yield frame  # type: ignore[misc]
+                yield frame if self._turn is None else cv2.rotate(frame, self._turn)  # type: ignore[misc]
             elif self.live:
                 hint = "Check the cable, and that no other program uses it."
+                if _STREAM.fullmatch(self.source):
+                    hint = "Check that the camera still sends, and the network to it."
                 raise CameraError(f"{self.source} gave no more frames.", hint=hint)
             elif count == 0:
-                raise CameraError(f"{self.source} holds no frame that can be read.", hint="Convert it to MP4 (H.264).")
+                raise CameraError(f"{self.source} holds no frame that can be read.", hint=READABLE)
             else:
+                self._check_whole(count)
                 return
+
+    def _check_whole(self, count: int) -> None:
+        """OpenCV ends a file that was cut, or whose frames are damaged, like a whole one."""
+        frames, missing = self.frames, self._container.missing_bytes
+        # frames at the marks of an edit list are shown by some versions of FFmpeg and not by others
+        spare = 2 if self._container.shown is not None else 0
+        lost = frames is not None and self._container.counts and count < frames - spare
+        if not lost and not missing:
+            return
+        about = "" if self._container.counts else "about "
+        states = f"{count} of {about}{frames} frames could be read" if frames else f"{count} frames could be read"
+        lacks = f", and {missing:,} bytes at its end are missing" if missing else ""
+        raise CameraError(
+            f"{self.source} is {'cut' if missing else 'damaged'}: {states}{lacks}.",
+            hint="Copy it again from where it was recorded; those frames can be used.",
+        )
 
     def close(self) -> None:
         """Lets go of the device or file."""
         self._capture.release()
 
 
+class _Clock:
+    """Seconds from the first frame, from what OpenCV says of each; by number and rate where it says nothing.
+
+    FFmpeg gives each frame its time, which a variable rate makes uneven. OpenCV's readers without FFmpeg give 0.
+    """
+
+    def __init__(self, fps: float | None) -> None:
+        self._fps = fps
+        self._first_s = self._last_s = 0.0
+        self._runs = False
+
+    def __call__(self, index: int, stated_s: float) -> float | None:
+        if index == 0:
+            self._first_s = stated_s if math.isfinite(stated_s) else 0.0
+            return 0.0
+        time_s = stated_s - self._first_s
+        self._runs = self._runs or (math.isfinite(time_s) and time_s > 0)
+        if not self._runs:
+            return None if self._fps is None else index / self._fps
+        self._last_s = max(time_s, self._last_s) if math.isfinite(time_s) else self._last_s
+        return self._last_s
+
+
+def _turn_of(capture: cv2.VideoCapture) -> int | None:
+    """How to turn the frames so that they are upright, as OpenCV names it; None where it does so, or nothing is to do.
+
+    OpenCV 4.7 and 5.0 turn them by themselves and 4.11 does not: where that can be switched off it is done here.
+    """
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+    if capture.get(cv2.CAP_PROP_ORIENTATION_AUTO) != 0:
+        return None
+    degrees = capture.get(cv2.CAP_PROP_ORIENTATION_META)
+    return _TURNS.get(round(degrees) % 360) if math.isfinite(degrees) else None
+
+
 def open_camera(source: str) -> Camera:
     """Opens a camera or a video file.
 
     Args:
-        source: A video file, the number of a USB camera (``0``), ``csi://0`` for a Jetson's CSI camera, or a GStreamer
-            pipeline that ends in ``appsink``, for example of `csi_pipeline`.
+        source: A video file, the number of a USB camera (``0``), ``csi://0`` for a Jetson's CSI camera, a stream of a
+            network camera (``rtsp://``, ``rtsps://`` or ``udp://``), or a GStreamer pipeline that ends in ``appsink``,
+            for example of `csi_pipeline`. A colon alone makes no protocol: ``a:b.mp4`` is a file.
 
     Raises:
         CameraError: It cannot be opened; the hint says what to look at.
+        UsageError: It is an address of another kind.
     """
     csi = _CSI.fullmatch(source)
     if csi is not None or " ! " in source:
         return _open_pipeline(csi_pipeline(int(csi[1])) if csi else source, source)
-    with _quiet():
-        if source.isdecimal():
-            capture = cv2.VideoCapture(int(source))
-            capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame; not every driver obeys
-        else:
-            capture = cv2.VideoCapture(source)
-    if capture.isOpened():
-        return Camera(capture, source)
-    if source.isdecimal():
-        hint = f"Check that /dev/video{source} is there, that you may read it, and that no other program uses it."
-        raise CameraError(f"Camera {source} cannot be opened.", hint=hint)
+    if _STREAM.fullmatch(source):
+        return _open_stream(source)
+    if _NUMBER.fullmatch(source):
+        return _open_numbered(source)
+    is_video(source)  # refuses other addresses
+    container = examine(Path(source))
     try:
-        with Path(source).open("rb"):
-            pass
+        with _quiet(), native_name(Path(source)) as name:
+            capture = cv2.VideoCapture(name, _reader())
     except OSError as err:
-        raise CameraError(f"Cannot read {source}: {err.strerror}.", hint="Name a video file.") from err
-    raise CameraError(f"{source} is not a video that can be read.", hint="Convert it to MP4 (H.264).")
+        message = f"{source} is no name in UTF-8, and no link to it can be made: {err.strerror}."
+        raise CameraError(message, hint="Rename it.") from err
+    if not capture.isOpened():
+        if container.missing_bytes:
+            hint = "Copy it again from where it was recorded."
+            raise CameraError(f"{source} is cut: {container.missing_bytes:,} bytes at its end are missing.", hint=hint)
+        raise CameraError(f"{source} is not a video that can be read.", hint=READABLE)
+    return Camera(capture, source, container)
+
+
+def _reader() -> int:
+    """OpenCV's part that reads files and streams: others take a name with %d for a series of images."""
+    return cv2.CAP_FFMPEG if cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG) else cv2.CAP_ANY
+
+
+def _open_numbered(source: str) -> Camera:
+    if len(source) > len(str(_MOST_NUMBER)):
+        raise CameraError(f"There is no camera of the number {source[:24]}.", hint="Number the cameras from 0.")
+    with _quiet():
+        capture = cv2.VideoCapture(int(source))
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame; not every driver obeys
+    if not capture.isOpened():
+        hint = f"Check that /dev/video{int(source)} is there, that you may read it, and that no other program uses it."
+        raise CameraError(f"Camera {source} cannot be opened.", hint=hint)
+    return Camera(capture, source)
+
+
+def _open_stream(source: str) -> Camera:
+    if "\0" in source or not is_utf8(source):
+        raise CameraError(f"{source!a} is no address.", hint="Name a camera, for example rtsp://192.168.0.10/stream.")
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
+    with _quiet():
+        capture = cv2.VideoCapture(source, _reader(), limits)
+    if not capture.isOpened():
+        hint = "Check the address and the network; ffprobe says more: ffprobe -rtsp_transport tcp ADDRESS"
+        raise CameraError(f"{source} gives no video within {TIMEOUT_MS // 1000} s.", hint=hint)
+    return Camera(capture, source)
 
 
 def _open_pipeline(pipeline: str, source: str) -> Camera:
@@ -165,8 +287,12 @@ def _missing_elements(pipeline: str) -> list[str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps OpenCV's own warnings from the terminal; what went wrong is said by the error."""
-    level = cv2.setLogLevel(0)
+    put = getattr(cv2, "setLogLevel", None) or getattr(getattr(cv2.utils, "logging", None), "setLogLevel", None)  # in 5
+    if put is None:
+        yield
+        return
+    level = put(0)
     try:
         yield
     finally:
-        cv2.setLogLevel(level)
+        put(level)

@@ -12,6 +12,7 @@ import cv2
 
 from splite_deploy.errors import OutputError, UsageError
 from splite_deploy.files import whole_file, writing
+from splite_deploy.runtime.io.native_name import native_name
 from splite_deploy.runtime.preprocess import AnyImage, check_image
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
@@ -79,7 +80,8 @@ class _Writer:
             with writing(self._shown):  # OpenCV does not say why it cannot
                 self._file.touch()
             codec = cv2.VideoWriter.fourcc(*CODECS[self._shown.suffix.lower()])
-            self._writer, self._size = cv2.VideoWriter(str(self._file), codec, self._fps, size), size
+            with writing(self._shown), native_name(self._file) as name:
+                self._writer, self._size = cv2.VideoWriter(name, codec, self._fps, size), size
             if not self._writer.isOpened():
                 message = f"OpenCV cannot write {self._shown} at {self._fps:g} frames per second."
                 raise OutputError(message, hint="Name a file that ends in .avi.")
@@ -95,7 +97,8 @@ class _Writer:
 
     def check(self) -> None:
         """OpenCV does not report a disk that fills up: the file is read again."""
-        capture = cv2.VideoCapture(str(self._file))
+        with writing(self._shown), native_name(self._file) as name:
+            capture = cv2.VideoCapture(name)
         found = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         capture.release()
         if found != self._frames or found == 0:
