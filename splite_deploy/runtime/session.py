@@ -21,11 +21,16 @@ from splite_deploy.runtime.backends.base import Backend, BackendOptions, ModelFi
 from splite_deploy.runtime.backends.onnx_file import refuse_external_data
 from splite_deploy.runtime.view import TracedViewedSession, ViewedSession
 from splite_deploy.spec import ModelSpec, Precision, View
+from splite_deploy.spec.reading import ReadError, read_bytes, refuse_stand_in
 
 _Self = TypeVar("_Self")
 OptionSet = BackendOptions | Collection[BackendOptions]
 """One object is for the backend that is chosen, and has to be of its type. Of several each is for another backend, and
 those of backends that are not chosen are left alone."""
+
+
+_MOST_BYTES = 1 << 31
+"""Of a file without a bundle: neither protobuf nor FlatBuffers can be larger."""
 
 
 class Session(Protocol):
@@ -345,9 +350,10 @@ def read_file(path: Path, backend: Backend, *, view: View | None = None, model: 
         UsageError: It cannot be read.
     """
     try:
-        data = path.read_bytes()
-    except OSError as err:
-        raise UsageError(f"{path} cannot be read: {err.strerror or err}.", hint="Check its permissions.") from err
+        data = read_bytes(path, most_bytes=_MOST_BYTES)
+    except ReadError as err:
+        raise UsageError(f"{path} cannot be read: {err.reason}.", hint="Check its permissions.") from err
+    refuse_stand_in(data[:64], str(path))
     return ModelFile(data, path.name, backend.suffixes[path.suffix.lower()], view=view, model=model)
 
 

@@ -89,6 +89,54 @@ def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
         raise ReadError(str(path), "there is not enough memory for it") from err
 
 
+def check_file(path: Path) -> None:
+    """Refuses what is no file, before it is opened by code that would wait for a pipe or read a device without an end.
+
+    Raises:
+        MissingError: There is no such file.
+        ReadError: It is a folder, a pipe or a device, or may not be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise MissingError(str(path), err.strerror or str(err)) from err
+    except OSError as err:
+        raise ReadError(str(path), err.strerror or str(err)) from err
+    except ValueError as err:
+        raise ReadError(repr(str(path)), f"no file has such a name ({err})") from err
+    if stat.S_ISDIR(mode):
+        raise ReadError(str(path), "Is a directory")
+    if not stat.S_ISREG(mode):
+        raise ReadError(str(path), "it is a device, not a file")
+
+
+def refuse_stand_in(head: bytes, name: str) -> None:
+    """Refuses what downloads leave in the place of a file: a page, a message, or a pointer of Git LFS.
+
+    The pointer's first line: github.com/git-lfs/git-lfs, docs/spec.md.
+
+    Args:
+        head: Its first bytes.
+        name: What it is called in messages.
+
+    Raises:
+        StandInError: It is one of them.
+    """
+    begin = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
+    if begin.startswith(b"version https://git-lfs"[: max(len(begin), 9)]):
+        raise StandInError(
+            f"{name} is a pointer of Git LFS, not the file that it stands for.", hint="Run 'git lfs pull' there."
+        )
+    if begin.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
+        raise StandInError(
+            f"{name} is a web page, as a failed download leaves it.", hint="Open it in a browser, and download anew."
+        )
+
+
+class StandInError(UsageError):
+    """Something else lies in the place of a file."""
+
+
 def read_json(path: Path, *, most_bytes: int = MOST_BYTES) -> Any:
     """The JSON of a file, which may begin with a byte-order mark.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -107,9 +108,9 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     file = tmp_path / "model.onnx"
     file.write_bytes(b"")
 
-    def refused(self: Path) -> bytes:
+    def refused(path: Path, flags: int) -> int:  # the tests may be root, whom nothing is refused
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr(os, "open", refused)
     with pytest.raises(UsageError, match=r"model\.onnx cannot be read: Permission denied"):
         open_file(file)

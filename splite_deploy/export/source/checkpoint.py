@@ -7,6 +7,7 @@ file, named in ``model.toml``.
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from splite_deploy.errors import CheckpointError, SpecError
+from splite_deploy.errors import CheckpointError, SpecError, first_line
 from splite_deploy.export.quant.trained import load_quantisers
 from splite_deploy.export.source.formats import read_head
 from splite_deploy.export.source.header import set_sizes, sizes_in
@@ -34,6 +35,15 @@ EMA_WRAPPERS = ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "e
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "weights", "module", "params")
 PREFIXES = ("module.", "_orig_mod.")
 """Put before every name by DataParallel, torch.compile and averaging; others are found beside the network."""
+_MOST_WRAPPERS = 16
+_DTYPES = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
+)
+_LONGEST_NAME = 1000
+_SHOWN = 80
+_MOST_VALUES = 1 << 28
+_EXPANDED_BYTES = 1 << 24
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _NUMPY = ("scalar", "_reconstruct")
 _BESIDE = (
@@ -94,9 +104,10 @@ def read_checkpoint(path: Path, *, weights: str | None = None) -> Checkpoint:
             notes.append(f"left objects beside the weights unread: {', '.join(others)}")
     tensors = _strip_prefixes(leave_out_counters(_unwrap(content, weights, notes, path, others), notes), notes)
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+            what = "NaN or infinity" if not torch.isfinite(tensor).all() else "numbers that float32 cannot hold"
             raise CheckpointError(
-                f"{path}: the tensor '{name}' holds NaN or infinity.",
+                f"{path}: the tensor '{name}' holds {what}.",
                 hint="The training diverged there; use an earlier checkpoint.",
             )
     return Checkpoint(path, sha256_of(path), tensors, tuple(notes), metadata)
@@ -107,7 +118,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
             return tensors, stored.metadata() or {}
-    except (SafetensorError, OSError) as err:
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as err:
         raise CheckpointError(
             f"{path} is not a whole safetensors file: {err}.", hint="Copy it again; it may be truncated."
         ) from err
@@ -165,6 +176,8 @@ def _read_torch(path: Path, head: bytes) -> tuple[Any, tuple[str, ...]]:
     if not head.startswith(TORCH_HEADS):
         what = "no checkpoint: neither safetensors nor torch wrote it" if head else "empty"
         raise CheckpointError(f"{path} is {what}.", hint="Copy it again, or name a .safetensors or .pt file.")
+    if head.startswith(TORCH_HEADS[0]):
+        _check_archive(path)
     others: list[str] = []
     try:
         with warnings.catch_warnings(), path.open("rb") as stream:  # by name, torch would go by the suffix
@@ -183,6 +196,28 @@ def _read_torch(path: Path, head: bytes) -> tuple[Any, tuple[str, ...]]:
         ) from err
 
 
+def _check_archive(path: Path) -> None:
+    """Refuses archives that unpack to more than they are, or have two files of one name: torch writes none of them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as err:
+        raise CheckpointError(
+            f"{path} is not a whole torch checkpoint: {first_line(err)}.", hint="Copy it again; it may be truncated."
+        ) from err
+    twice = [name for name, times in Counter(one.filename for one in held).items() if times > 1]
+    if twice:
+        raise CheckpointError(
+            f"{path} is no archive of torch: it has {len(twice)} files of one name, the first '{twice[0][:_SHOWN]}'.",
+            hint="Save it again with torch.save.",
+        )
+    if any(one.compress_type != zipfile.ZIP_STORED for one in held):
+        raise CheckpointError(
+            f"{path} is no archive of torch, which compresses nothing: it may unpack to any size.",
+            hint="Save it again with torch.save.",
+        )
+
+
 def _pickled(path: Path, others: Sequence[str]) -> CheckpointError:
     """Says what lies in the place of weights, and the ways out."""
     makers = [name for name in others if name.startswith("ultralytics.")]
@@ -195,9 +230,13 @@ def _pickled(path: Path, others: Sequence[str]) -> CheckpointError:
 
 
 def _unwrap(
-    content: Any, weights: str | None, notes: list[str], path: Path, others: Sequence[str] = ()
+    content: Any, weights: str | None, notes: list[str], path: Path, others: Sequence[str] = (), depth: int = 0
 ) -> dict[str, Tensor]:
     """Finds the state dict inside whatever the training script saved around it."""
+    if depth > _MOST_WRAPPERS:
+        raise CheckpointError(
+            f"{path}: its weights are wrapped in themselves, or more than {_MOST_WRAPPERS} times.", hint=_TWO_WAYS_OUT
+        )
     if not isinstance(content, Mapping):
         if others:
             raise _pickled(path, others)
@@ -220,9 +259,9 @@ def _unwrap(
         notes.append(f"took the weights under '{key}'" + (f", not {', '.join(others_held)}" if others_held else ""))
         if "cfg" in content:  # the list of widths that pruning scripts save beside the weights
             notes.append("'cfg' was not needed: the widths follow from the tensors")
-        taken = _unwrap(content[key], None, notes, path, others)
+        taken = _unwrap(content[key], None, notes, path, others, depth + 1)
         if weights is None and key in EMA_WRAPPERS and others_held:
-            _add_statistics(taken, _unwrap(content[others_held[-1]], None, [], path, others), notes)
+            _add_statistics(taken, _unwrap(content[others_held[-1]], None, [], path, others, depth + 1), notes)
         return taken
     if tensors := _tensors(content, path):
         return tensors
@@ -261,15 +300,55 @@ def _tensors(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
             hint="Give the checkpoint from before torch.ao.quantization.convert: export reads the scales of fake "
             "quantisers, and makes int8 of float weights.",
         )
+    for name, tensor in tensors.items():
+        _check_tensor(name, tensor, path)
     return tensors
+
+
+def _check_tensor(name: str, tensor: Tensor, path: Path) -> None:
+    """Refuses tensors that are no plain array of numbers; whatever follows may take them for one."""
+    kind, hint = str(tensor.dtype).removeprefix("torch."), "Save it as a plain tensor of float32."
+    if len(name) > _LONGEST_NAME:
+        what = f"has a name of {len(name)} characters"
+    elif tensor.is_nested or tensor.layout != torch.strided:
+        layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        what, hint = f"is a {layout} tensor, not a plain array", "Save it after tensor.to_dense()."
+    elif tensor.device.type != "cpu":
+        what, hint = (
+            f"has no values: its device is '{tensor.device.type}'",
+            "Save it after weights were loaded into it.",
+        )
+    elif tensor.is_complex():
+        what, hint = f"has complex values ({kind})", "No runtime computes with them: give a network of real weights."
+    elif tensor.dtype not in _DTYPES:
+        what = f"has values of {kind}, from which no float32 network can be made without their scales"
+    elif tensor.numel() > _MOST_VALUES or tensor.numel() * tensor.element_size() > _room(tensor):
+        what = (
+            f"has {tensor.numel():,} values by its shape {tuple(tensor.shape)}, more than it stores or a network needs"
+        )
+        hint = "Save it after tensor.clone(), or leave it out."
+    else:
+        return
+    raise CheckpointError(f"{path}: the tensor '{name[:_SHOWN]}' {what}.", hint=hint)
+
+
+def _room(tensor: Tensor) -> int:
+    """How many bytes a tensor may have: of an expanded one more than are stored, as far as it does no harm."""
+    return max(tensor.untyped_storage().nbytes(), _EXPANDED_BYTES)
 
 
 def _holds_weights(value: Any) -> bool:
     """Whether this is a state dict, or one of the known wrappers around one; an optimizer's state is neither."""
-    return isinstance(value, Mapping) and (
-        any(isinstance(item, Tensor) for item in value.values())
-        or any(_holds_weights(value.get(key)) for key in (*EMA_WRAPPERS, *WRAPPERS))
-    )
+    left, seen = [value], set[int]()
+    while left:
+        one = left.pop()
+        if not isinstance(one, Mapping) or id(one) in seen:  # a pickle may hold itself
+            continue
+        if any(isinstance(item, Tensor) for item in one.values()):
+            return True
+        seen.add(id(one))
+        left += [one.get(key) for key in (*EMA_WRAPPERS, *WRAPPERS)]
+    return False
 
 
 def _strip_prefixes(tensors: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:

@@ -34,6 +34,7 @@ from splite_deploy.runtime.session import open_bytes
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.runtime.view import apply_view, network_input
 from splite_deploy.spec import HostSpec, InputView, ModelSpec, View
+from splite_deploy.spec.reading import ReadError, check_file, refuse_stand_in
 from splite_deploy.spec.view import DTYPES, choose, no_tensor
 
 Format = Literal["weights", "program", "script", "onnx"]
@@ -53,16 +54,20 @@ def read_head(path: Path) -> bytes:
     """The first nine bytes of a checkpoint; fewer where it is shorter.
 
     Raises:
-        CheckpointError: It cannot be read.
+        CheckpointError: It cannot be read, or is no file.
+        StandInError: A download left something else in its place.
     """
+    hint = "Name a .safetensors or .pt file, or an .onnx graph."
     try:
+        check_file(path)
         with path.open("rb") as stream:
-            return stream.read(9)
+            head = stream.read(64)
+    except ReadError as err:
+        raise CheckpointError(f"Cannot read the checkpoint {path}: {err.reason}.", hint=hint) from err
     except OSError as err:
-        raise CheckpointError(
-            f"Cannot read the checkpoint {path}: {err.strerror}.",
-            hint="Name a .safetensors or .pt file, or an .onnx graph.",
-        ) from err
+        raise CheckpointError(f"Cannot read the checkpoint {path}: {err.strerror}.", hint=hint) from err
+    refuse_stand_in(head, str(path))
+    return head[:9]
 
 
 def format_of(path: Path) -> Format:
@@ -82,7 +87,7 @@ def _format_of_archive(path: Path) -> Format:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # their reader says what is wrong
         return "weights"
     inner = {name.partition("/")[2] for name in names}  # torch puts all under one folder
     if "constants.pkl" in inner and any(name.startswith("code/") for name in inner):
