@@ -63,8 +63,11 @@ def inspect_bundle(
 
     Raises:
         UsageError: It holds no ONNX graph.
+        BundleError: The graph is not what the manifest describes.
+        ExportError: The graph is not valid.
     """
-    return _of_graph(load(bundle.path / bundle.find("ort", "fp32").file), timed, progress)
+    graph = bundle.find("ort", "fp32")
+    return _of_graph(load(bundle.path / graph.file, bundle.read(graph)), timed, progress)
 
 
 def inspect_checkpoint(

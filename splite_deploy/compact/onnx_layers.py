@@ -7,7 +7,6 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from splite_deploy.bundle import Artifact, TensorSpec
@@ -17,11 +16,10 @@ from splite_deploy.export.graph.walk import (
     add_constant,
     attributes,
     forget_types,
-    from_proto,
     name_of,
     save,
     sizes,
-    to_proto,
+    with_shapes,
 )
 from splite_deploy.spec import LimitSpec
 
@@ -38,6 +36,9 @@ class LayerGraph:
 
     Attributes:
         layers: In the order in which they run; one that runs several times is there once, with all its positions.
+
+    Raises:
+        ExportError: The sizes in the graph contradict each other.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -46,7 +47,7 @@ class LayerGraph:
         for value in (*single.graph.inputs, *single.graph.outputs):
             if value.shape is not None and len(value.shape):
                 value.shape = ir.Shape([1, *value.shape[1:]])
-        self._model = from_proto(onnx.shape_inference.infer_shapes(to_proto(single), data_prop=True))
+        self._model = with_shapes(single)
         self._fixed = self._fixed_channels()
         self._nodes: dict[str, ir.Node] = {}
         found: dict[str, WeightedLayer] = {}

@@ -33,7 +33,7 @@ from splite_deploy.compact.inspection import (
 from splite_deploy.compact.onnx_layers import LayerGraph
 from splite_deploy.compact.trace import trace
 from splite_deploy.errors import ExportError
-from splite_deploy.export.graph.walk import from_proto
+from splite_deploy.export.graph.walk import from_proto, load
 from splite_deploy.export.source.checkpoint import build_architecture
 from splite_deploy.spec import load_model_toml
 
@@ -400,3 +400,23 @@ def test_a_bad_path_or_option(
     assert message in done.stderr
     assert hint in done.stderr
     assert done.stdout == ""
+
+
+# --- graphs that are wrong ---
+
+
+def test_sizes_that_contradict_each_other_are_an_error() -> None:
+    with pytest.raises(ExportError, match=r"The sizes in the ONNX graph contradict each other: .*") as caught:
+        graph([("Conv", "image", "y", "8x3x3x3", {}), ("Relu", "", "z", "", {})], "z")
+    assert caught.value.hint == "Check the graph with onnx.checker.check_model; export it again."
+
+
+def test_a_graph_that_reads_what_nobody_makes_is_refused_as_it_is_read(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Relu", ["nothing"], ["y"])
+    ends = [onnx.helper.make_tensor_value_info(name, FLOAT, [1, 3]) for name in ("x", "y")]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", ends[:1], ends[1:]))
+    (tmp_path / "g.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ExportError, match=r"g\.onnx is not an ONNX graph: ValidationError: .*nothing"):
+        load(tmp_path / "g.onnx")
+    with pytest.raises(ExportError, match="is not an ONNX graph: DecodeError: "):
+        load(tmp_path / "g.onnx", b"\xff\xff")

@@ -48,16 +48,36 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
-def load(path: Path) -> ir.Model:
-    """Reads a graph.
+def load(path: Path, content: bytes | None = None) -> ir.Model:
+    """Reads a graph that is valid by itself: every node reads what is there, and is of an operator set.
+
+    Args:
+        path: The file.
+        content: Its bytes, where they have been read and checked before.
 
     Raises:
         ExportError: The file is no ONNX graph.
     """
     try:
-        return from_proto(onnx.load(str(path)))
+        proto = onnx.load_model_from_string(path.read_bytes() if content is None else content)
+        onnx.checker.check_model(proto)
+        return from_proto(proto)
     except Exception as err:  # protobuf and onnx raise many kinds
         raise ExportError(f"{path} is not an ONNX graph: {first_line(err, named=True)}", hint=_RAISE_HINT) from err
+
+
+def with_shapes(model: ir.Model) -> ir.Model:
+    """The graph with all sizes that follow from its inputs and weights.
+
+    Raises:
+        ExportError: They contradict each other.
+    """
+    try:
+        return from_proto(onnx.shape_inference.infer_shapes(to_proto(model), data_prop=True))
+    except Exception as err:  # of sizes, types and attributes that do not go together; onnx raises many kinds
+        raise ExportError(
+            f"The sizes in the ONNX graph contradict each other: {first_line(err, named=True)}", hint=_RAISE_HINT
+        ) from err
 
 
 def save(model: ir.Model, path: Path) -> None:
