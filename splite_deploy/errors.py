@@ -6,6 +6,7 @@ Anything else that escapes is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,3 +110,18 @@ def first_line(err: BaseException, *, named: bool = False) -> str:
         err = err.__cause__
     lines = [line.strip()[:300] for line in str(err).splitlines() if line.strip()]
     return ": ".join([type(err).__name__, *lines[:1]]) if named or not lines else lines[0]
+
+
+def how_it_ended(status: int) -> str:
+    """How a process ended that should not have, in words.
+
+    Args:
+        status: Its exit status; the negative number of the signal where one ended it, as `subprocess` has it.
+    """
+    if status >= 0:
+        return f"its process ended with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    return f"{name}, which the system sends where memory runs out" if name == "SIGKILL" else name

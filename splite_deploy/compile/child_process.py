@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from splite_deploy.errors import CompileError
+from splite_deploy.errors import CompileError, how_it_ended
 from splite_deploy.files import writing
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -157,10 +157,8 @@ class Child:
                 hint=f"Allow more time, or see in its log how far it came: {self._log}.",
             )
         if status < 0:
-            name = signal.Signals(-status).name
-            memory = ", which the system sends where memory runs out" if name == "SIGKILL" else ""
             raise ChildFailed(
-                f"The conversion was ended by {name}{memory}.",
+                f"The conversion was ended by {how_it_ended(status)}.",
                 hint=f"Its log is {self._log}.",
                 status=status,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
+
+from splite_deploy.errors import how_it_ended
 
 if TYPE_CHECKING:
     from splite_deploy.runtime.backends.base import Backend
@@ -100,8 +101,7 @@ def run_in_child(code: str, argument: str, doing: str, timeout_s: float) -> Answ
     if child.returncode == 0:
         return Answer(child.stdout.decode("utf-8", "replace"), "")
     if child.returncode < 0:
-        name = _signal_name(-child.returncode)
-        return Answer("", f"{doing} crashed Python ({name}); is it built for this processor?")
+        return Answer("", f"{doing} crashed Python ({how_it_ended(child.returncode)}); is it built for this processor?")
     lines = child.stderr.decode("utf-8", "replace").strip().splitlines()
     return Answer("", lines[-1][:300] if lines else f"{doing} ended Python with status {child.returncode}")
 
@@ -113,13 +113,6 @@ def run_self_test(backend: Backend, timeout_s: float = CHILD_TIMEOUT_S) -> Check
     if problem:
         return Check(f"{backend.name} device", "failed", problem, f"See what {backend.label} says of its devices.")
     return Check(f"{backend.name} device", "ok", "works")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def check_package(module: str, install: str, probe: Probe) -> Check:

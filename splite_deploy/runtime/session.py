@@ -19,6 +19,8 @@ from splite_deploy.errors import UsageError
 from splite_deploy.runtime.backends import BUILT_IN, all_backends, find_backend
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, ModelFile
 from splite_deploy.runtime.backends.onnx_file import refuse_external_data
+from splite_deploy.runtime.backends.tflite_model import read_tflite
+from splite_deploy.runtime.first_load import first_load
 from splite_deploy.runtime.view import TracedViewedSession, ViewedSession
 from splite_deploy.spec import ModelSpec, Precision, View
 from splite_deploy.spec.reading import ReadError, read_bytes, refuse_stand_in
@@ -301,8 +303,9 @@ def open_traced(
     if backend.open_traced is None:
         able = [one.name for one in all_backends().values() if one.open_traced is not None]
         raise UsageError(f"The backend '{backend.name}' has no profile.", hint=f"These do: {', '.join(able)}.")
-    _check(backend, file)
-    session = backend.open_traced(file, configured(backend, options, threads=threads))
+    settings = configured(backend, options, threads=threads)
+    _check(backend, file, settings)
+    session = backend.open_traced(file, settings)
     return session if file.view is None else TracedViewedSession(session, file.view, _model_of(file))
 
 
@@ -400,7 +403,7 @@ def backend_of(path: Path, backend: str = "auto") -> Backend:
 
 
 def _load(backend: Backend, file: ModelFile, options: BackendOptions) -> Session:
-    _check(backend, file)
+    _check(backend, file, options)
     session = backend.open(file, options)
     if file.view is None or not backend.computes:  # a recording is of what the decoder reads
         return session
@@ -413,12 +416,32 @@ def _model_of(file: ModelFile) -> ModelSpec:
     return file.model
 
 
-def _check(backend: Backend, file: ModelFile) -> None:
+def _check(backend: Backend, file: ModelFile, options: BackendOptions) -> None:
+    """Checks all that can be checked before a backend sees a file.
+
+    Raises:
+        UsageError: The backend does not read such files.
+        MissingDependencyError: The backend is not installed.
+        BackendError: The file is damaged, or keeps weights elsewhere; or, without a bundle, ends the process.
+    """
     if not backend.reads(file.format):
         raise UsageError(
             f"The backend '{backend.name}' reads no artifact of the format '{file.format}'.",
             hint=f"It reads: {', '.join(backend.formats)}.",
         )
     backend.require()
+    check_content(file)
+    if file.artifact is None:
+        first_load(backend, file, reference=getattr(options, "reference", False))
+
+
+def check_content(file: ModelFile) -> None:
+    """Checks the bytes of a file as far as its format is known here, before native code sees them.
+
+    Raises:
+        BackendError: It is damaged, or keeps weights elsewhere.
+    """
     if file.format == "onnx":
         refuse_external_data(file.data, file.name)
+    elif file.format == "tflite":
+        read_tflite(file.data, file.name)

@@ -23,9 +23,10 @@ from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.metrics.parity import NOBODY_FACTOR, candidates_of, compare, limits_of, percentiles, violations
 from splite_deploy.metrics.people import nearest_person, same_person
 from splite_deploy.runtime.backends import find_backend
-from splite_deploy.runtime.backends.base import Backend
+from splite_deploy.runtime.backends.base import Backend, ModelFile
+from splite_deploy.runtime.first_load import first_load
 from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, transform_points
-from splite_deploy.runtime.session import OptionSet, Session, open_artifact, pick_artifact
+from splite_deploy.runtime.session import OptionSet, Session, check_content, open_artifact, pick_artifact
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
 TOGETHER = 3
@@ -209,6 +210,9 @@ def verify(
     for runs_it, artifact in chosen.values():
         label = f"{runs_it.name} {artifact.precision}"
         progress(label)
+        file = ModelFile.of(bundle, artifact)
+        check_content(file)
+        first_load(runs_it, file)  # who made the bundle need not be who runs it
         with open_artifact(bundle, artifact, runs_it, threads=threads, options=options) as session:
             outputs = run_each(session, preprocessor.feed(inputs, session.inputs[0]))
             mixed = batch_violations(session, golden.crops, spec, artifact.limits, largest_batch(artifact))

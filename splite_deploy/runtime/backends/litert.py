@@ -25,7 +25,6 @@ from splite_deploy.runtime.backends.base import (
     option,
 )
 from splite_deploy.runtime.backends.tflite_file import read_foreign
-from splite_deploy.runtime.backends.tflite_model import read_tflite
 from splite_deploy.runtime.layout import PLANES_FIRST, to_pixels, to_planes
 
 _SESSION_LAYOUTS = ("NCHW", "NKC")
@@ -70,7 +69,6 @@ class TfliteSession(BaseSession):
     """
 
     def __init__(self, file: ModelFile, options: TfliteOptions) -> None:
-        read_tflite(file.data, file.name)  # LiteRT believes what it is given
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         self._file = file
