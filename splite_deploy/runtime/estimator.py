@@ -14,6 +14,7 @@ from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Bundle
 from splite_deploy.decoders import Decoded, Decoding, PeopleDecoder, Unit, check_shapes
 from splite_deploy.errors import BackendError, UsageError
+from splite_deploy.runtime.backends.base import OneAtATime
 from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.lift import absolute, in_palms, weak_perspective
 from splite_deploy.runtime.network_file import NetworkFile
@@ -33,7 +34,7 @@ from splite_deploy.spec import Color, ModelSpec, Precision
 
 
 class PoseEstimator(Closing):
-    """Finds keypoints in boxes of images. Not thread-safe: one per thread.
+    """Finds keypoints in boxes of images. One serves one thread: a second thread that calls it gets a `BackendError`.
 
     The stages are public, so that a benchmark times exactly what an application runs: `prepare`, ``session.run``,
     `decode` and `finish`.
@@ -60,6 +61,7 @@ class PoseEstimator(Closing):
             raise
         self.spec = spec
         self.session = session
+        self._guard = OneAtATime("estimator")
         self.preprocessor = Preprocessor(spec.input, color)
         self._decode = Decoding(spec)
         self._compared = compared
@@ -156,9 +158,13 @@ class PoseEstimator(Closing):
                 "Absolute 3D needs both the intrinsics and a bone length.",
                 hint="Give both, or neither for 3D relative to the root keypoint.",
             )
-        tensor, frames = self.prepare(image, [box])
-        decoded = self._decode.best(self._by_role(self.session.run({self._image.name: tensor})))
-        return self.finish(decoded, frames, intrinsics, bone_length_mm)[0]
+        self._guard.enter()
+        try:
+            tensor, frames = self.prepare(image, [box])
+            decoded = self._decode.best(self._by_role(self.session.run({self._image.name: tensor})))
+            return self.finish(decoded, frames, intrinsics, bone_length_mm)[0]
+        finally:
+            self._guard.leave()
 
     def detect(self, image: AnyImage, box: ArrayLike | None = None) -> list[Pose]:
         """All people whose score reaches the threshold of the model, by falling score; an empty list for none.
@@ -176,8 +182,12 @@ class PoseEstimator(Closing):
                 f"The model '{self.spec.name}' finds one hand or person in each box, and no boxes.",
                 hint="Call the estimator itself, with the image and a box.",
             )
-        tensor, frames = self.prepare(image, [box])
-        return self.finish(self.decode(self.session.run({self._image.name: tensor})), frames)
+        self._guard.enter()
+        try:
+            tensor, frames = self.prepare(image, [box])
+            return self.finish(self.decode(self.session.run({self._image.name: tensor})), frames)
+        finally:
+            self._guard.leave()
 
     @property
     def finds_people(self) -> bool:
@@ -195,9 +205,13 @@ class PoseEstimator(Closing):
         """
         if len(boxes) == 0:
             return []
-        tensor, frames = self.prepare(image, boxes)
-        decoded = self._decode.best(self._by_role(self.session.run({self._image.name: tensor})))
-        return self.finish(decoded, frames)
+        self._guard.enter()
+        try:
+            tensor, frames = self.prepare(image, boxes)
+            decoded = self._decode.best(self._by_role(self.session.run({self._image.name: tensor})))
+            return self.finish(decoded, frames)
+        finally:
+            self._guard.leave()
 
     def prepare(
         self, image: AnyImage, boxes: Sequence[ArrayLike | None]
@@ -277,5 +291,16 @@ class PoseEstimator(Closing):
         return (points, unit, origin) if points is not None else (None, None, None)
 
     def close(self) -> None:
-        """Frees the session."""
-        self.session.close()
+        """Frees the session.
+
+        Raises:
+            BackendError: Another thread uses it.
+        """
+        if self._guard.forked:
+            self.session.close()
+            return
+        self._guard.enter()
+        try:
+            self.session.close()
+        finally:
+            self._guard.leave()

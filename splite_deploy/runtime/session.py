@@ -6,6 +6,7 @@ there are says `splite_deploy.runtime.backends`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -31,12 +32,14 @@ OptionSet = BackendOptions | Collection[BackendOptions]
 those of backends that are not chosen are left alone."""
 
 
+MOST_THREADS = min(1024, max(64, 8 * (os.cpu_count() or 1)))
+"""Threads that a backend is asked for at most: more than this machine has use for, and fewer than bring it down."""
 _MOST_BYTES = 1 << 31
 """Of a file without a bundle: neither protobuf nor FlatBuffers can be larger."""
 
 
 class Session(Protocol):
-    """One loaded artifact, closed at the end of a ``with`` block. Not thread-safe: open one per thread."""
+    """One loaded artifact, closed at the end of a ``with`` block. One serves one thread: open another for the next."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -56,11 +59,16 @@ class Session(Protocol):
             Every output by name, float32.
 
         Raises:
-            BackendError: A feed is missing, unknown or of the wrong shape or type, or the backend failed.
+            BackendError: A feed is missing, unknown or of the wrong shape or type, the backend failed, or another
+                thread uses the session.
         """
 
     def close(self) -> None:
-        """Frees what the session holds; a second call does nothing, and ``run`` raises from then on."""
+        """Frees what the session holds; a second call does nothing, and ``run`` raises from then on.
+
+        Raises:
+            BackendError: Another thread uses the session.
+        """
 
     def __enter__(self: _Self) -> _Self:
         """The session itself."""
@@ -185,7 +193,7 @@ def configured(
         reference: Whether it computes with its plainest kernels, see `Backend.reference`.
 
     Raises:
-        UsageError: The options are for another backend, or name a number of threads twice or one below 1.
+        UsageError: The options are for another backend, or name a number of threads twice or one that is none.
     """
     if isinstance(options, BackendOptions):
         if type(options) is not backend.options:
@@ -200,8 +208,10 @@ def configured(
     has = {one.name: getattr(chosen, one.name) for one in fields(chosen)}
     changes: dict[str, Any] = {}
     for number in (threads, has.get("threads")):
-        if number is not None and number < 1:
-            raise UsageError(f"{number} is not a number of threads.", hint="Give 1 or more, or leave it out.")
+        if number is not None and (type(number) is not int or not 1 <= number <= MOST_THREADS):
+            raise UsageError(
+                f"{number} is not a number of threads.", hint=f"Give 1 to {MOST_THREADS}, or leave it out."
+            )
     if threads is not None and "threads" in has:
         if has["threads"] not in (None, threads):
             raise UsageError(f"Both {has['threads']} and {threads} threads were requested.", hint="Give one number.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,34 @@ def same(first: Pose, second: Pose, tolerance: float = 0.0) -> None:
     assert first.unit == second.unit and (first.keypoints_3d is None) == (second.keypoints_3d is None)
     if first.keypoints_3d is not None and second.keypoints_3d is not None:
         np.testing.assert_allclose(first.keypoints_3d, second.keypoints_3d, rtol=0, atol=max(tolerance, 1e-6))
+
+
+def test_an_estimator_that_two_threads_share_is_an_error(
+    estimator: PoseEstimator, dynamic: PoseEstimator, image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way: a session that is free again may still hold what another thread has yet to decode."""
+    expected, began, may_end = estimator(image, BOXES[0]), threading.Event(), threading.Event()
+    finish = PoseEstimator.finish
+
+    def slow(self: PoseEstimator, *arguments: Any) -> list[Pose]:
+        began.set()
+        assert may_end.wait(30)
+        return finish(self, *arguments)
+
+    monkeypatch.setattr(PoseEstimator, "finish", slow)
+    found: list[Pose] = []
+    worker = threading.Thread(target=lambda: found.append(estimator(image, BOXES[0])))
+    worker.start()
+    assert began.wait(30)
+    for call in (lambda: estimator(image), lambda: estimator.batch(image, BOXES), estimator.close):
+        with pytest.raises(BackendError, match=r"^The estimator is in use, in another thread") as caught:
+            call()
+        assert caught.value.hint.startswith("One estimator serves one thread: open one for each")
+    may_end.set()
+    worker.join()
+    same(found[0], expected)
+    assert len(dynamic.batch(image, BOXES)) == len(BOXES), "another estimator"
+    same(estimator(image, BOXES[0]), expected)
 
 
 # --- results ---

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from splite_deploy.runtime import Session, open_bytes, open_session
 from splite_deploy.runtime.backends import all_backends, base, find_backend
 from splite_deploy.runtime.backends.base import BackendOptions
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import pick_artifact
+from splite_deploy.runtime.session import MOST_THREADS, pick_artifact
 
 Array = NDArray[np.float32]
 BACKENDS = all_backends()
@@ -231,6 +234,114 @@ def test_threads(static: Bundle, backend: str, tensor: Array, threads: int | Non
     golden = static.golden()
     for spec in loaded.outputs:
         np.testing.assert_allclose(outputs[spec.name], golden.outputs[spec.role][:1], rtol=1e-3, atol=1e-3)
+
+
+def test_threads_that_share_a_session_get_an_error_or_the_right_result(opened: Session, static: Bundle) -> None:
+    name, tensors = opened.inputs[0].name, tensors_of(static)[:2]
+    feeds = [{name: tensors[index : index + 1].copy()} for index in range(2)]
+    expected = [{key: array.copy() for key, array in opened.run(feed).items()} for feed in feeds]
+    wrong: list[str] = []
+    refused: list[str] = []
+    began, ends = threading.Barrier(2), time.monotonic() + 1.0
+
+    def work(index: int) -> None:
+        began.wait()
+        while time.monotonic() < ends and not refused and not wrong:
+            try:
+                found = opened.run(feeds[index])
+            except BackendError as err:
+                refused.append(err.message)
+                continue
+            wrong.extend(key for key, array in found.items() if not np.array_equal(array, expected[index][key]))
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong and set(refused) <= {"The session is in use, in another thread or further up in this one."}
+    for index in range(2):
+        for key, array in opened.run(feeds[index]).items():
+            np.testing.assert_array_equal(array, expected[index][key])
+
+
+class SlowSession(base.BaseSession):
+    """Runs until it is told to end."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__(artifact)
+        self.began, self.may_end, self.released = threading.Event(), threading.Event(), False
+
+    def _infer(self, feeds: Any) -> dict[str, Any]:
+        self.began.set()
+        assert self.may_end.wait(30) and not self.released
+        return {}
+
+    def _release(self) -> None:
+        self.released = True
+
+
+def test_a_second_thread_and_close_during_a_run_are_errors(static: Bundle, tensor: Array) -> None:
+    session = SlowSession(static.find())
+    worker = threading.Thread(target=session.run, args=({"image": tensor},))
+    worker.start()
+    assert session.began.wait(30)
+    for call in (lambda: session.run({"image": tensor}), session.close):
+        with pytest.raises(BackendError, match=r"The session is in use, in another thread") as caught:
+            call()
+        assert "close it when its thread has ended" in caught.value.hint
+    assert not session.released
+    session.may_end.set()
+    worker.join()
+    assert session.run({"image": tensor}) == {}
+    session.close()
+    assert session.released
+    with pytest.raises(BackendError, match="The session is closed"):
+        session.run({"image": tensor})
+
+
+def test_a_run_that_fails_lets_go(static: Bundle, tensor: Array) -> None:
+    session = SlowSession(static.find())
+    session.may_end.set()
+    session.released = True
+    with pytest.raises(AssertionError):
+        session.run({"image": tensor})
+    session.released = False
+    assert session.run({"image": tensor}) == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_is_an_error_and_not_a_hang(static: Bundle, backend: str, tensor: Array) -> None:
+    artifact_of(static, backend)
+    loaded = open_session(static, backend, threads=2)
+    loaded.run({"image": tensor})
+    child = os.fork()
+    if child == 0:  # no assertion may leave this block: it would run the tests twice
+        said = ""
+        try:
+            loaded.run({"image": tensor})
+        except BackendError as err:
+            said = err.message
+        loaded.close()
+        os._exit(7 if said == "The session was opened before this process was forked." else 8)
+    ends = time.monotonic() + 30
+    while (done := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > ends:
+            os.kill(child, 9)
+        time.sleep(0.02)
+    assert os.waitstatus_to_exitcode(done[1]) == 7
+    assert loaded.run({"image": tensor})
+    loaded.close()
+
+
+@pytest.mark.parametrize("threads", [10**9, 10**30, 2.0, True])
+def test_what_is_no_number_of_threads(static: Bundle, threads: Any) -> None:
+    with pytest.raises(UsageError, match=rf"^{threads} is not a number of threads") as caught:
+        open_session(static, threads=threads)
+    assert caught.value.hint == f"Give 1 to {MOST_THREADS}, or leave it out."
+    options = dataclasses.replace(BACKENDS["ort"].options(), threads=threads)
+    with pytest.raises(UsageError, match=rf"^{threads} is not a number of threads"):
+        open_session(static, "ort", options=options)
 
 
 @pytest.mark.parametrize("threads", [0, -1])

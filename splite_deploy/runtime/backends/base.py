@@ -7,10 +7,12 @@ Importing this, or the description of a backend, imports no inference engine and
 from __future__ import annotations
 
 import dataclasses
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -207,6 +209,62 @@ class IoSignature:
     outputs: tuple[TensorSpec, ...]
 
 
+class OneAtATime:
+    """Lets one thread in at a time, in the process that made it; who comes second is told so, and does not wait.
+
+    Waiting would hide a mistake: what two threads share gives each the other's results. After a fork the threads of an
+    inference engine are gone, for which it would wait without end.
+
+    Args:
+        what: What it guards, for messages: ``session``.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._lock = Lock()
+        self._forks = _forks
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a child of the one that made it."""
+        return self._forks != _forks
+
+    def enter(self) -> None:
+        """Begins; `leave` has to follow.
+
+        Raises:
+            BackendError: Somebody is in, or this is another process.
+        """
+        if self._forks != _forks:
+            raise BackendError(
+                f"The {self._what} was opened before this process was forked.",
+                hint="Open it in the process that uses it, or start that process with the method 'spawn'.",
+            )
+        if not self._lock.acquire(blocking=False):
+            raise BackendError(
+                f"The {self._what} is in use, in another thread or further up in this one.",
+                hint=f"One {self._what} serves one thread: open one for each, and close it when its thread has ended.",
+            )
+
+    def leave(self) -> None:
+        """Ends."""
+        self._lock.release()
+
+
+_forks = 0
+_left: list[object] = []
+"""What was open when this process was forked: freeing it would wait for threads that are not there."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
 class BaseSession(Closing):
     """What every backend's session shares: it checks, a subclass computes.
 
@@ -220,6 +278,7 @@ class BaseSession(Closing):
     def __init__(self, signature: Artifact | IoSignature) -> None:
         self.artifact = signature
         self._closed = False
+        self._guard = OneAtATime("session")
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -234,14 +293,29 @@ class BaseSession(Closing):
     def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
         """See `Session.run`."""
         self._check_open()
-        check_feeds(feeds, self.artifact.inputs)
-        return self._infer(feeds)
+        self._guard.enter()
+        try:
+            self._check_open()  # it may have been closed since
+            check_feeds(feeds, self.artifact.inputs)
+            return self._infer(feeds)
+        finally:
+            self._guard.leave()
 
     def close(self) -> None:
         """See `Session.close`."""
-        if not self._closed:
+        if self._closed:
+            return
+        if self._guard.forked:
             self._closed = True
-            self._release()
+            _left.append(vars(self).copy())
+            return
+        self._guard.enter()
+        try:
+            if not self._closed:
+                self._closed = True
+                self._release()
+        finally:
+            self._guard.leave()
 
     def _check_open(self) -> None:
         if self._closed:
