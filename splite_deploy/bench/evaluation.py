@@ -34,7 +34,7 @@ from splite_deploy.metrics.accuracy import (
     pck_auc,
 )
 from splite_deploy.metrics.coco import result_score
-from splite_deploy.metrics.labels import LabelledImage, prefer_split, read_ignored, read_labels
+from splite_deploy.metrics.labels import LabelledImage, check_images, prefer_split, read_ignored, read_labels
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.pose import Pose
@@ -105,6 +105,7 @@ def evaluation_labels(path: Path, keypoint_count: int) -> list[LabelledImage]:
             f"{path} labels none of the {keypoint_count} keypoints of the model.",
             hint="Evaluate on labels of the model's own skeleton.",
         )
+    check_images((labelled.path for labelled in labels), path)
     return labels
 
 

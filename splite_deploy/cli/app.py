@@ -10,11 +10,12 @@ from typing import Any
 
 import click
 
-from splite_deploy.cli.console import STDOUT, fail
+from splite_deploy.cli.console import STDOUT, fail, put_notes
 from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError
 from splite_deploy.files import writing
 from splite_deploy.runtime.backends import all_backends
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, OptionHelp, offered
+from splite_deploy.runtime.io.notes import collecting_notes
 from splite_deploy.spec import PRECISIONS
 from splite_deploy.version import __version__
 
@@ -48,7 +49,11 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
         try:
-            return super().invoke(ctx)
+            with collecting_notes() as notes:
+                try:
+                    return super().invoke(ctx)
+                finally:
+                    put_notes(notes)
         except SpliteError as err:
             fail(err)
         except ModuleNotFoundError as err:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -36,6 +36,14 @@ def put_error(message: str, hint: str) -> None:
     click.echo(click.style("error: ", fg="red", bold=True) + message, err=True)
     if hint:
         click.echo(click.style("hint:  ", fg="yellow", bold=True) + hint, err=True)
+
+
+def put_notes(notes: Mapping[str, Sequence[Path]]) -> None:
+    """Prints what a user should know of files that were read, though nothing failed."""
+    for text, files in notes.items():
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        names = ", ".join(file.name for file in files[:3])
+        click.echo(f"{click.style('note:', fg='blue', bold=True)}  {text}: {names}{more}", err=True)
 
 
 def show(*renderables: RenderableType) -> None:

@@ -107,7 +107,8 @@ def run(
     SOURCE is an image, a folder of images, the boxes of a labels.json or of COCO's JSON (keypoints, or a detector's
     results), a video (.mp4, .avi, ...), a USB camera (0), a Jetson's camera (csi://0), a network camera (rtsp://...) or
     a GStreamer pipeline that ends in appsink. A video is turned as its file says; of one that is damaged or cut what
-    can be read is delivered, with exit status 1.
+    can be read is delivered, with exit status 1; likewise of a folder in
+    which an image cannot be read.
 
     The result is JSON: for each image its name, size and poses, one for each --box (box, keypoints in pixels, scores,
     3D keypoints with their unit and origin). One object for an image, a list for a folder or labels; for a video or
@@ -146,6 +147,8 @@ def run(
     else:
         reject_model(bundle, model)
         opened = PoseEstimator.open(bundle, backend or "auto", precision, threads, options=tuning)
+    failed: list[UsageError] = []
+    pictures: list[Picture] = []
     with opened as estimator:
         if estimator.finds_people and any(value is not None for value in options.values()):
             raise UsageError("This model gives no depth.", hint="Leave out --intrinsics and --bone-length-mm.")
@@ -158,17 +161,36 @@ def run(
                 pictures = _labelled(path, whole=estimator.finds_people)
             else:
                 pictures = _pictures(path, folder, [*corners] or [None])
+            done: list[Picture] = []
             for picture in progress_bar(pictures, "images"):
                 target = (save / f"{picture.file.stem}.png" if folder else save) if save is not None else None
-                _run_image(estimator, picture, options, target)
+                try:
+                    _run_image(estimator, picture, options, target)
+                    done.append(picture)
+                except UsageError as err:
+                    failed.append(err)
+            if not done:
+                raise _told(failed, len(pictures))
             if form == "coco":
-                put_json(json_file, _coco(pictures, estimator.spec))
+                put_json(json_file, _coco(done, estimator.spec))
             else:
-                put_json(json_file, [one.to_dict() for one in pictures] if folder else pictures[0].to_dict())
+                put_json(json_file, [one.to_dict() for one in done] if folder else done[0].to_dict())
     if json_file != STDOUT:
         click.echo(f"keypoints: {json_file}", err=True)
     if save is not None:
         click.echo(f"{'video' if video else 'pictures' if folder else 'picture'}: {save}", err=True)
+    if failed:
+        raise _told(failed, len(pictures))
+
+
+def _told(failed: Sequence[UsageError], count: int) -> UsageError:
+    """One error for all images that gave no result: the results of the others are delivered."""
+    if count == 1:
+        return failed[0]
+    message = f"{len(failed)} of {count} images gave no result. {failed[0].message}"
+    others = f" And: {failed[1].message}" if len(failed) > 1 else ""
+    more = f" And {len(failed) - 2} more." if len(failed) > 2 else ""
+    return UsageError(f"{message}{others}{more}", hint=failed[0].hint)
 
 
 def _pictures(path: Path, folder: bool, boxes: list[Sequence[float] | None]) -> list[Picture]:

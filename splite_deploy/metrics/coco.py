@@ -14,7 +14,7 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,8 @@ def read_coco(data: Any, file: Path) -> list[CocoObject]:
     """
     results = not isinstance(data, Mapping)
     names = {} if results else _names(data, file)
+    files = [one.get("file_name") for one in data if isinstance(one, Mapping)] if results else list(names.values())
+    refuse_outside(files, file)
     categories = None if results else _categories(data, file)
     found = []
     folder: Path | None = None
@@ -108,6 +110,7 @@ def image_files(data: Any, file: Path) -> list[Path]:
         UsageError: The file is malformed, or its images are not found.
     """
     names = list(_names(data, file).values()) if isinstance(data, Mapping) else []
+    refuse_outside(names, file)
     folder = image_folder(file, names[0]) if names else file.parent
     return [folder / name for name in names]
 
@@ -125,6 +128,25 @@ def _names(data: Mapping[str, Any], file: Path) -> dict[int, str]:
         except (KeyError, TypeError, ValueError) as err:
             raise UsageError(f"{file}: image {index} is malformed ({err!r}).", hint=_HINT) from err
     return names
+
+
+def refuse_outside(names: Sequence[object], file: Path) -> None:
+    """Refuses names of images that lead out of the folder of a set: labels of strangers name what they like.
+
+    Args:
+        names: As the labels have them; what is no text is passed over.
+        file: The labels.
+
+    Raises:
+        UsageError: There is such a name.
+    """
+    texts = dict.fromkeys(name for name in names if isinstance(name, str))
+    outside = [name for name in texts if PurePath(name).is_absolute() or ".." in PurePath(name).parts]
+    if outside:
+        raise UsageError(
+            f"{file} names {len(outside)} image{'s'[: len(outside) != 1]} outside of its folder: {outside[0]}.",
+            hint="Put the images below the folder of the labels, and name them by their path from there, without '..'.",
+        )
 
 
 def _whole(value: Any) -> int:

@@ -9,6 +9,8 @@ where boxes are enough, keypoints may be left out. `splite_deploy.metrics.coco` 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import UsageError
-from splite_deploy.metrics.coco import CocoObject, image_files, is_coco, read_coco
+from splite_deploy.metrics.coco import CocoObject, image_files, is_coco, read_coco, refuse_outside
 from splite_deploy.metrics.numbers import numbers, text
 from splite_deploy.spec.reading import MIB, MalformedError, ReadError, read_json
 
@@ -92,6 +94,27 @@ class _Sample:
     labelled: LabelledImage | None
     split: str | None = None
     ignored: bool = False
+
+
+def check_images(files: Iterable[Path], source: Path) -> None:
+    """Sees that the images of labels are there, before work that takes minutes.
+
+    Args:
+        files: The images, each of which may be named several times.
+        source: The labels.
+
+    Raises:
+        UsageError: Some are missing, or are no files.
+    """
+    distinct = dict.fromkeys(files)
+    missing = [file for file in distinct if not os.path.isfile(file)]  # noqa: PTH113 - pathlib's raises on long names
+    if missing:
+        what = "no file" if os.path.exists(missing[0]) else "missing"  # noqa: PTH110
+        raise UsageError(
+            f"{len(missing)} of the {len(distinct)} images that {source} names are not there: the first, "
+            f"{missing[0]}, is {what}.",
+            hint="Copy them to where the labels say, or take them out of the labels.",
+        )
 
 
 def tight_box(keypoints: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -185,6 +208,7 @@ def _parse(file: Path, _mtime_ns: int, _size: int) -> tuple[_Sample, ...]:
             raise TypeError("samples is not a list")
     except (KeyError, TypeError, IndexError) as err:
         raise UsageError(f"{file} is not a labels file: {err!r}.", hint=_FORMATS) from err
+    refuse_outside([sample.get("image") for sample in samples if isinstance(sample, dict)], file)
     found = []
     for index, sample in enumerate(samples):
         try:

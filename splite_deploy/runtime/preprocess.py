@@ -26,6 +26,9 @@ AnyImage = NDArray[Any] | None
 (H, W, 3) uint8."""
 Matrix = NDArray[np.float64]
 
+_MOST_SIDE = 32_766
+"""Of an image that OpenCV's warpAffine takes, whose coordinates have 16 bits."""
+
 
 def check_image(image: object) -> Image:
     """Returns ``image`` if it is an (H, W, 3) uint8 array.
@@ -146,10 +149,10 @@ def warp(image: Image, matrix: Matrix, height: int, width: int, pad_value: int) 
     """
     (a, b, x), (c, d, y) = matrix.tolist()
     halvings = int(math.log2(max(1.0, 1.0 / math.sqrt(abs(a * d - b * c)))))
-    if halvings:
-        image, left, top, factor = _reduce(image, matrix, height, width, halvings)
+    if halvings or max(image.shape[:2]) > _MOST_SIDE:
+        image, left, top, right_factor, down_factor = _reduce(image, matrix, height, width, halvings)
         x, y = x + (a * left + b * top), y + (c * left + d * top)
-        a, b, c, d = a * factor, b * factor, c * factor, d * factor
+        a, b, c, d = a * right_factor, b * down_factor, c * right_factor, d * down_factor
     # OpenCV's origin is the centre of the first pixel
     shifted = np.array([[a, b, x + (a + b - 1) / 2], [c, d, y + (c + d - 1) / 2]])
     return cv2.warpAffine(  # type: ignore[return-value]
@@ -157,14 +160,15 @@ def warp(image: Image, matrix: Matrix, height: int, width: int, pad_value: int) 
     )
 
 
-def _reduce(image: Image, matrix: Matrix, height: int, width: int, halvings: int) -> tuple[Image, int, int, int]:
+def _reduce(image: Image, matrix: Matrix, height: int, width: int, halvings: int) -> tuple[Image, int, int, int, int]:
     """Halves the part of ``image`` that the output sees, so often, by averaging 2 x 2 pixels.
 
     OpenCV has fast code for that alone: averaging 3 x 3 at once takes six times as long. The corners of the output are
-    computed in Python's numbers, since arrays of so few take longer.
+    computed in Python's numbers, since arrays of so few take longer. A strip that is thinner than a block is halved
+    along its length alone.
 
     Returns:
-        The part, the column and the row of the image where it begins, and how many pixels of a side became one.
+        The part, the column and the row of the image where it begins, and how many columns and rows became one.
     """
     factor = 1 << halvings
     (a, b, x), (c, d, y) = invert(matrix).tolist()
@@ -174,15 +178,16 @@ def _reduce(image: Image, matrix: Matrix, height: int, width: int, halvings: int
     right = max(math.ceil(max(a, 0) + max(b, 0) + x + 2 * factor), 0)
     bottom = max(math.ceil(max(c, 0) + max(d, 0) + y + 2 * factor), 0)
     part = image[top:bottom, left:right]
-    rows, columns = part.shape[0] // factor, part.shape[1] // factor
-    if rows == 0 or columns == 0:
-        return image, 0, 0, 1
+    if part.size == 0:  # the output sees the padding alone
+        return image[:1, :1], left, top, 1, 1
+    across = min(halvings, part.shape[1].bit_length() - 1)
+    down = min(halvings, part.shape[0].bit_length() - 1)
     # Only whole blocks are averaged; what is left at the far edge is less than one block.
-    part = part[: rows * factor, : columns * factor]
-    for _ in range(halvings):
-        size = part.shape[1] // 2, part.shape[0] // 2
+    part = part[: part.shape[0] >> down << down, : part.shape[1] >> across << across]
+    for step in range(halvings):
+        size = part.shape[1] >> (step < across), part.shape[0] >> (step < down)
         part = cv2.resize(part, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return part, left, top, factor
+    return part, left, top, 1 << across, 1 << down
 
 
 class Preprocessor:

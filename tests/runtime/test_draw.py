@@ -195,6 +195,8 @@ def test_the_images_of_a_folder(tmp_path: Path, image: NDArray[np.uint8]) -> Non
 def test_the_images_of_a_split(tmp_path: Path) -> None:
     samples = [{"image": f"{i}.png", "keypoints": [[1, 1]], "split": "train" if i else "val"} for i in range(3)]
     (tmp_path / "labels.json").write_text(json.dumps({"samples": samples}))
+    for sample in samples:
+        (tmp_path / str(sample["image"])).touch()
     for split, count, part in ((None, 3, ""), ("train", 2, ", split 'train'"), ("test", 3, "")):
         items, origin = boxed_images(tmp_path, split=split)
         assert len(items) == count and origin == f"{count} labelled images of {tmp_path.name}{part}"

@@ -6,7 +6,6 @@ import ctypes
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -14,6 +13,7 @@ import cv2
 from splite_deploy.errors import CameraError, UsageError
 from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.io.container import READABLE, Container, examine
+from splite_deploy.runtime.io.native_log import quiet
 from splite_deploy.runtime.io.native_name import is_utf8, native_name
 from splite_deploy.runtime.io.video import known_rate
 from splite_deploy.runtime.preprocess import Image
@@ -99,7 +99,7 @@ class Camera(Closing):
         self.live = is_live(source)
         self.fps = known_rate(capture.get(cv2.CAP_PROP_FPS))
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.frames = int(count) if not self.live and math.isfinite(count) and count > 0 else None
+        self.frames = int(count) if self._container.counts and math.isfinite(count) and count > 0 else None
         if self._container.shown is not None:
             self.frames = self._container.shown
         self.time_s: float | None = None
@@ -135,11 +135,10 @@ class Camera(Closing):
         frames, missing = self.frames, self._container.missing_bytes
         # frames at the marks of an edit list are shown by some versions of FFmpeg and not by others
         spare = 2 if self._container.shown is not None else 0
-        lost = frames is not None and self._container.counts and count < frames - spare
+        lost = frames is not None and count < frames - spare
         if not lost and not missing:
             return
-        about = "" if self._container.counts else "about "
-        states = f"{count} of {about}{frames} frames could be read" if frames else f"{count} frames could be read"
+        states = f"{count} of {frames} frames could be read" if frames else f"{count} frames could be read"
         lacks = f", and {missing:,} bytes at its end are missing" if missing else ""
         raise CameraError(
             f"{self.source} is {'cut' if missing else 'damaged'}: {states}{lacks}.",
@@ -208,7 +207,7 @@ def open_camera(source: str) -> Camera:
     is_video(source)  # refuses other addresses
     container = examine(Path(source))
     try:
-        with _quiet(), native_name(Path(source)) as name:
+        with quiet(), native_name(Path(source)) as name:
             capture = cv2.VideoCapture(name, _reader())
     except OSError as err:
         message = f"{source} is no name in UTF-8, and no link to it can be made: {err.strerror}."
@@ -229,7 +228,7 @@ def _reader() -> int:
 def _open_numbered(source: str) -> Camera:
     if len(source) > len(str(_MOST_NUMBER)):
         raise CameraError(f"There is no camera of the number {source[:24]}.", hint="Number the cameras from 0.")
-    with _quiet():
+    with quiet():
         capture = cv2.VideoCapture(int(source))
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame; not every driver obeys
     if not capture.isOpened():
@@ -242,7 +241,7 @@ def _open_stream(source: str) -> Camera:
     if "\0" in source or not is_utf8(source):
         raise CameraError(f"{source!a} is no address.", hint="Name a camera, for example rtsp://192.168.0.10/stream.")
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
-    with _quiet():
+    with quiet():
         capture = cv2.VideoCapture(source, _reader(), limits)
     if not capture.isOpened():
         hint = "Check the address and the network; ffprobe says more: ffprobe -rtsp_transport tcp ADDRESS"
@@ -263,7 +262,7 @@ def _open_pipeline(pipeline: str, source: str) -> Camera:
         if any(name.startswith("nv") for name in missing):
             hint = "It comes with Jetson Linux; in a container: add --runtime nvidia."
         raise CameraError(f"{source} needs {missing[0]}, which this GStreamer does not have.", hint=hint)
-    with _quiet():
+    with quiet():
         capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
     if not capture.isOpened():
         trial = f"gst-launch-1.0 '{pipeline}'".replace("appsink drop=true max-buffers=1", "fakesink")
@@ -282,17 +281,3 @@ def _missing_elements(pipeline: str) -> list[str]:
     gstreamer.gst_element_factory_find.restype = ctypes.c_void_p
     gstreamer.gst_init(None, None)
     return [name for name in names if not gstreamer.gst_element_factory_find(name.encode())]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps OpenCV's own warnings from the terminal; what went wrong is said by the error."""
-    put = getattr(cv2, "setLogLevel", None) or getattr(getattr(cv2.utils, "logging", None), "setLogLevel", None)  # in 5
-    if put is None:
-        yield
-        return
-    level = put(0)
-    try:
-        yield
-    finally:
-        put(level)

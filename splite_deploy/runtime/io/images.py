@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,26 +13,116 @@ from numpy.typing import NDArray
 
 from splite_deploy.errors import OutputError, UsageError
 from splite_deploy.files import write_file
-from splite_deploy.metrics.labels import prefer_split, read_boxes
+from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
+from splite_deploy.runtime.io.native_log import quiet
+from splite_deploy.runtime.io.notes import note
+from splite_deploy.runtime.io.picture_header import Header, read_header
 from splite_deploy.runtime.preprocess import AnyImage, Image, check_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
+MOST_PIXELS = 1 << 28
+"""Of a picture that is decoded: 268 million, 800 MB. A file of some hundred bytes may state many more."""
+
+_MOST_BYTES = 1 << 31
+_TWELVE_BITS = 4095
+_TURNS: dict[int, tuple[int | None, int | None]] = {
+    1: (None, None),
+    2: (None, 1),
+    3: (cv2.ROTATE_180, None),
+    4: (None, 0),
+    5: (cv2.ROTATE_90_CLOCKWISE, 1),
+    6: (cv2.ROTATE_90_CLOCKWISE, None),
+    7: (cv2.ROTATE_90_CLOCKWISE, 0),
+    8: (cv2.ROTATE_90_COUNTERCLOCKWISE, None),
+}
+"""By EXIF's orientation: how to turn a picture, and what to mirror then, as `cv2.rotate` and `cv2.flip` name it."""
+
+_FORMATS = "Use a JPEG, PNG, BMP, WebP or TIFF file."
+
+
 def read_image(path: Path) -> Image:
-    """Reads an image file as (H, W, 3) uint8 BGR.
+    """Reads an image file as (H, W, 3) uint8 BGR, upright, the same under every OpenCV.
+
+    * It is turned as its EXIF orientation says (JPEG, PNG, WebP, TIFF).
+    * Of 16 bits a sample the upper 8 are taken. Where no sample is above 4095 they are 12 bits, as industrial and
+      depth cameras write them, and bits 4 to 11 are taken; or as many as the file says are in use (PNG's ``sBIT``,
+      TIFF's ``MaxSampleValue``). A note tells of it.
+    * Grey and palettes become colours; transparency is left out, and the colours below it are seen.
+    * Of several pages, or an animated PNG, the first is taken, with a note; animated WebP and GIF are refused.
 
     Raises:
-        UsageError: The file is missing or is no image that OpenCV can read.
+        UsageError: The file is missing, is no file, is no image that can be read, is cut, or has more than
+            `MOST_PIXELS`.
     """
+    data = _bytes_of(path)
+    header = read_header(data)
+    if header is None:
+        raise UsageError(f"{path} is not an image that can be read.", hint=_FORMATS)
+    if header.height * header.width > MOST_PIXELS:
+        raise UsageError(
+            f"{path} states {header.width} x {header.height} pixels; at most {MOST_PIXELS:,} are read.",
+            hint="Make it smaller, or cut out what the network shall see.",
+        )
+    if not header.whole:
+        raise UsageError(f"{path} is cut: its end is missing.", hint="Copy it again from where it was taken.")
+    if header.floating or header.bits > 16:
+        kind = "floating-point" if header.floating else f"{header.bits}-bit"
+        raise UsageError(f"{path} has {kind} samples.", hint="Save it with 8 or 16 bits.")
+    if header.pictures > 1 and header.format == "WebP":
+        raise UsageError(f"{path} is animated.", hint="Save the picture that you mean, or make a video (.mp4) of it.")
+    image = _decoded(path, data, header)
+    if header.pictures > 1:
+        note("several pictures in a file: only the first was read", path)
+    turn, mirror = _TURNS[header.turn if header.format != "TIFF" else 1]
+    if turn is not None:
+        image = cv2.rotate(image, turn)  # type: ignore[assignment]
+    return image if mirror is None else cv2.flip(image, mirror)  # type: ignore[return-value]
+
+
+def _bytes_of(path: Path) -> bytes:
+    """The content of a regular file: a pipe would be waited for, and a device has no end."""
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        with open(path, "rb", opener=_without_waiting) as stream:
+            state = os.fstat(stream.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise UsageError(f"{path} is no file.", hint="Name an image file.")
+            if state.st_size > _MOST_BYTES:
+                raise UsageError(f"{path} is larger than 2 GiB.", hint="Make it smaller.")
+            return stream.read(_MOST_BYTES)
     except OSError as err:
-        raise UsageError(f"Cannot read {path}: {err.strerror}.", hint="Name an image file.") from err
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        raise UsageError(f"Cannot read {path}: {err.strerror or err}.", hint="Name an image file.") from err
+    except ValueError as err:  # of a name with a NUL
+        raise UsageError(f"Cannot read {path}: {err}.", hint="Name an image file.") from err
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _decoded(path: Path, data: bytes, header: Header) -> Image:
+    """(H, W, 3) uint8, not turned unless it is a TIFF, which OpenCV turns with either flag."""
+    flags = cv2.IMREAD_COLOR if header.format == "TIFF" else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    if header.bits == 16:
+        flags |= cv2.IMREAD_ANYDEPTH
+    try:
+        with quiet():
+            image: AnyImage = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except (cv2.error, MemoryError):
+        image = None
     if image is None:
-        raise UsageError(f"{path} is not an image that can be read.", hint="Use a JPEG, PNG, BMP, WebP or TIFF file.")
-    return image  # type: ignore[return-value]
+        raise UsageError(f"{path} is not an image that can be read.", hint=_FORMATS)
+    if image.dtype == np.uint16:
+        bits, largest = 16, int(image.max())
+        if header.significant_bits is not None and 8 <= header.significant_bits < 16:
+            bits = header.significant_bits if largest < 1 << header.significant_bits else 16
+        elif largest <= _TWELVE_BITS:
+            bits = 12
+        if bits != 16:
+            note(f"16 bits a sample, of which only {bits} are in use: read as pictures of {bits} bits", path)
+        image = (image >> (bits - 8)).astype(np.uint8)
+    return check_image(image)
 
 
 def write_image(path: Path, image: AnyImage) -> None:
@@ -43,7 +135,11 @@ def write_image(path: Path, image: AnyImage) -> None:
     image = check_image(image)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise UsageError(f"{path} has no image suffix.", hint=f"Use one of {', '.join(IMAGE_SUFFIXES)}.")
-    done, data = cv2.imencode(path.suffix, image)
+    try:
+        with quiet():
+            done, data = cv2.imencode(path.suffix, image)
+    except cv2.error:  # for example of more than 16,383 pixels a side, which WebP cannot hold
+        done = False
     if not done:
         raise OutputError(f"Cannot encode {path}.", hint="Save it as .png.")
     write_file(path, data.tobytes())
@@ -78,6 +174,7 @@ def boxed_images(
         samples, alone = (read_boxes(path), False) if split is None else prefer_split(read_boxes, path, split)
         items, kind = [(item.path, item.box) for item in samples], "labelled images"
         part = f", split '{split}'" if alone else ""
+        check_images((file for file, _ in items), path)
     elif is_folder(path):
         items, kind = [(file, None) for file in image_files(path)], "images"
     else:
@@ -107,14 +204,19 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def _is_shown(file: Path) -> bool:
+    """Whether a file of a folder is a picture by its name: hidden ones, such as macOS's ``._a.jpg``, are none."""
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and not is_folder(file)
+
+
 def image_files(folder: Path) -> list[Path]:
-    """The image files directly in a folder, by name.
+    """The image files directly in a folder, by name; hidden files are passed over.
 
     Raises:
         UsageError: There is none.
     """
     try:
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(file for file in folder.iterdir() if _is_shown(file))
     except OSError as err:
         raise UsageError(f"Cannot read {folder}: {err.strerror}.", hint="Check the permissions of the folder.") from err
     if not files:
