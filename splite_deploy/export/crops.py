@@ -21,7 +21,7 @@ from splite_deploy.errors import OutputError, SpecError, UsageError
 from splite_deploy.export.npz import read_npz
 from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.files import cache_folder, sha256_of, write_file
-from splite_deploy.metrics.labels import BoxedImage, prefer_split, read_boxes
+from splite_deploy.metrics.labels import BoxedImage, check_images, prefer_split, read_boxes
 from splite_deploy.runtime.crops import Boxed, Crops, Example, crops_from_images, crops_of, cut, no_images, read_boxed
 from splite_deploy.runtime.io.images import boxed_images, folder_name, is_folder, whole_images
 from splite_deploy.spec import HostSpec, InputSpec
@@ -82,6 +82,7 @@ def divide(source: Path) -> tuple[list[File], list[File], str]:
     if source.suffix == ".json" or (source / "labels.json").is_file():
         samples, has_train = prefer_split(read_boxes, source, "train")
         compared, has_val = prefer_split(read_boxes, source, "val")
+        check_images((one.path for one in (*samples, *compared)), source)
         if has_train and has_val:
             return _files(samples), _files(compared), "split 'val'"
         files = _files(samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -12,9 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import CalibrationError, UsageError
 from splite_deploy.runtime.io.images import boxed_images, read_image
-from splite_deploy.runtime.preprocess import Image, Preprocessor, check_box, check_image
+from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, check_box, check_image, transform_points
 from splite_deploy.spec import Color, InputSpec
 
 Boxed = tuple[Image, NDArray[np.floating[Any]] | None]
@@ -113,6 +114,61 @@ def cut(boxed: Iterable[Boxed], color: Color, spec: InputSpec) -> NDArray[np.uin
         box = None if spec.letterbox else box
         crops.append(preprocessor.crop(image, check_box(box, image.shape[0], image.shape[1]))[0])
     return np.array(crops, np.uint8).reshape(-1, spec.height, spec.width, spec.channels)
+
+
+def seen_part(matrix: Matrix, height: int, width: int, spec: InputSpec) -> tuple[slice, slice]:
+    """Rows and columns of a crop that show the image and none of the padding around it, at least one of each.
+
+    Args:
+        matrix: (2, 3), image pixels to crop pixels, of `Preprocessor.crop`.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        spec: The input.
+    """
+    (left, top), (right, bottom) = transform_points(np.array([[0.0, 0.0], [width, height]]), matrix).tolist()
+    return _inside(top, bottom, spec.height), _inside(left, right, spec.width)
+
+
+def _inside(begin: float, end: float, size: int) -> slice:
+    first = min(max(math.ceil(begin), 0), size - 1)
+    return slice(first, max(min(math.floor(end), size), first + 1))
+
+
+MOST_UNREADABLE = 0.1
+"""Share of a set to calibrate on that may be unreadable: one picture of thousands does not lose a long run."""
+
+
+class Unreadable:
+    """Pictures of a set to calibrate on that cannot be read: few are left out and counted, many are an error.
+
+    Args:
+        total: How many there are in all.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._errors: list[UsageError] = []
+
+    def add(self, err: UsageError) -> None:
+        """Counts one.
+
+        Raises:
+            CalibrationError: They are more than `MOST_UNREADABLE` of all.
+        """
+        self._errors.append(err)
+        if len(self._errors) > MOST_UNREADABLE * self._total:
+            raise CalibrationError(
+                f"More than {len(self._errors) - 1} of {self._total} calibration images cannot be read. "
+                f"{self._errors[0].message}",
+                hint=self._errors[0].hint,
+            )
+
+    def warnings(self) -> tuple[str, ...]:
+        """What to say of them, if there are any."""
+        if not self._errors:
+            return ()
+        first = self._errors[0].message.rstrip(".")
+        return (f"{len(self._errors)} of {self._total} calibration images were left out: {first}",)
 
 
 def crops_of(boxed: Iterator[Boxed], color: Color, spec: InputSpec, origin: str) -> Crops:

@@ -26,6 +26,7 @@ from splite_deploy.export.quant.calibration import content_key, load_calibration
 from splite_deploy.export.source.checkpoint import build_architecture, load_symbol, load_weights, read_checkpoint
 from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime.crops import crops_from_images
+from splite_deploy.runtime.io.images import boxed_images
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import HostSpec, InputSpec, ModelSpec, load_model_toml
 
@@ -309,6 +310,85 @@ def test_images_of_the_evaluation(tiny: ModelSpec, bare: HostSpec, tmp_path: Pat
     fails(CalibrationError, message, hint, path, tiny, bare, evaluation=folder)
 
 
+def test_the_images_of_the_comparison_are_a_note(
+    tiny: ModelSpec, bare: HostSpec, tmp_path: Path, pictures: list[Pixels]
+) -> None:
+    """Somebody may have no others; the figures of the comparison are told to be flattered."""
+    folder = photos(tmp_path / "set", pictures)
+    (_, warning) = load_calibration(folder, tiny, bare, comparison=folder).warnings
+    assert warning == (
+        "all 64 calibration images are among those that conversions are compared on: what is measured there flatters "
+        "int8, which was made for them; name others with --images"
+    )
+    some = photos(tmp_path / "some", pictures[:10])
+    (_, warning) = load_calibration(folder, tiny, bare, comparison=some).warnings
+    assert warning.startswith("10 of 64 calibration images are among those")
+
+
+# --- unreadable and flat pictures ---
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_and_counted(
+    tiny: ModelSpec, bare: HostSpec, tmp_path: Path, pictures: list[Pixels]
+) -> None:
+    folder = photos(tmp_path / "set", pictures[:40])
+    (folder / "20b.png").write_bytes(b"no picture")
+    made = load_calibration(folder, tiny, bare)
+    assert len(made.pixels) == 40
+    assert made.warnings[0] == (
+        f"1 of 41 calibration images were left out: {folder / '20b.png'} is not an image that can be read"
+    )
+    for index in range(5):
+        (folder / f"bad{index}.png").write_bytes(b"no picture")
+    message = r"More than 4 of 46 calibration images cannot be read\. .*20b\.png is not an image that can be read\."
+    with pytest.raises(CalibrationError, match=message) as caught:
+        load_calibration(folder, tiny, bare)
+    assert caught.value.hint == "Use a JPEG, PNG, BMP, WebP or TIFF file."
+
+
+def test_flat_pictures_are_judged_without_their_padding(
+    tiny: ModelSpec, bare: HostSpec, tmp_path: Path, pictures: list[Pixels]
+) -> None:
+    """Narrow pictures are padded to the shape of the input, and the edge of the padding is no content."""
+    levels = np.linspace(60, 250, 40).astype(np.uint8)
+    flat = [np.full((90, 20 + 10 * (index % 3), 3), level, np.uint8) for index, level in enumerate(levels)]
+    with pytest.raises(CalibrationError, match="40 of 40 calibration images are flat"):
+        load_calibration(photos(tmp_path / "flat", flat), tiny, bare)
+    narrow = [cv2.resize(picture, (12, 100)) for picture in pictures[:40]]
+    warnings = load_calibration(photos(tmp_path / "narrow", narrow), tiny, bare).warnings  # type: ignore[arg-type]
+    assert not any("flat" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "b/../../a.png"])
+def test_labels_that_name_images_of_other_folders(
+    tiny: ModelSpec, bare: HostSpec, tmp_path: Path, pictures: list[Pixels], name: str
+) -> None:
+    folder = labelled(photos(tmp_path / "set", pictures), ["train"] * 64)
+    data = json.loads((folder / "labels.json").read_text())
+    data["samples"][5]["image"] = name
+    (folder / "labels.json").write_text(json.dumps(data))
+    fails(
+        UsageError, f"names 1 image outside of its folder: {name}", "below the folder of the labels", folder, tiny, bare
+    )
+
+
+def test_labels_whose_images_are_missing(
+    tiny: ModelSpec, bare: HostSpec, tmp_path: Path, pictures: list[Pixels]
+) -> None:
+    folder = labelled(photos(tmp_path / "set", pictures), ["train"] * 64)
+    files = sorted(folder.glob("*.png"))
+    for file in files[10:13]:
+        file.unlink()
+    said = rf"3 of the 64 images that .*set names are not there: the first, .*{files[10].name}, is missing\."
+    for call in (lambda: load_calibration(folder, tiny, bare), lambda: boxed_images(folder, 8)):
+        with pytest.raises(UsageError, match=said) as caught:
+            call()
+        assert caught.value.hint.startswith("Copy them to where the labels say")
+    files[10].mkdir()
+    with pytest.raises(UsageError, match=r"is no file\."):
+        boxed_images(folder / "labels.json")
+
+
 # --- channel order ---
 
 
@@ -339,10 +419,11 @@ def rendered_hands(root: Path) -> Pixels:
 def real_hands(root: Path, hand_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Pixels:
     spec, _ = load_model_toml(root / "models" / "splite_hand" / "model.toml")
     samples = [
-        {"image": str(one.path.resolve()), "keypoints": one.keypoints.tolist()}
+        {"image": f"set/{one.path.relative_to(hand_digits)}", "keypoints": one.keypoints.tolist()}
         for one in read_labels(hand_digits, split="val")
     ]
     file = tmp_path_factory.mktemp("val") / "labels.json"
+    (file.parent / "set").symlink_to(hand_digits.resolve())
     file.write_text(json.dumps({"samples": samples}))
     return crops_from_images(file, 32, spec.input).pixels
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from splite_deploy.compile.tensorrt.job import CalibrationInputs, Calibrator
 from splite_deploy.errors import CalibrationError, SpliteError, UsageError
 from splite_deploy.files import writing
 from splite_deploy.metrics.parity import limits_of
+from splite_deploy.runtime.crops import Unreadable
 from splite_deploy.runtime.io.images import boxed_images, read_image
 from splite_deploy.runtime.preprocess import Preprocessor, check_box
 
@@ -76,19 +78,36 @@ def write_inputs(
     spec = bundle.model.input
     preprocessor = Preprocessor(spec, "bgr")
     like = preprocessor.feed(np.zeros((1, spec.height, spec.width, spec.channels), np.uint8), graph.inputs[0])
-    npy: Any = np.lib.format  # not all of it has types
     file = folder / "calibration.npy"
+    unreadable, written = Unreadable(len(items)), 0
     with writing(file), file.open("wb") as stream:  # one by one: together they may not fit into a Jetson's memory
-        header = {"descr": like.dtype.str, "fortran_order": False, "shape": (len(items), *like.shape[1:])}
-        npy.write_array_header_1_0(stream, header)
+        stream.write(_npy_header(like.dtype, (len(items), *like.shape[1:])))
         # Sets are often sorted, and the entropy calibrator's histograms depend on the order.
         for done, index in enumerate(np.random.default_rng(_SEED).permutation(len(items))):
             progress("int8: reading images to calibrate on", done / len(items))
             path, box = items[index]
-            image = read_image(path)
+            try:
+                image = read_image(path)
+            except UsageError as err:
+                unreadable.add(err)
+                continue
             try:
                 crop, _ = preprocessor.crop(image, check_box(box, image.shape[0], image.shape[1]))
             except SpliteError as err:
                 raise UsageError(f"{path}: {err.message}", hint=err.hint) from err
             stream.write(preprocessor.feed([crop], graph.inputs[0]).tobytes())
-    return CalibrationInputs(calibrator, str(file), origin)
+            written += 1
+        if written < LEAST:
+            raise CalibrationError(
+                f"Only {written} of {origin} can be read; at least {LEAST} are needed.",
+                hint="Name more with --calibration: some hundred pictures like those the network will see.",
+            )
+        stream.seek(0)
+        stream.write(_npy_header(like.dtype, (written, *like.shape[1:])))
+    return CalibrationInputs(calibrator, str(file), "; ".join([origin, *unreadable.warnings()]))
+
+
+def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """The header of an .npy file, version 1.0, of the same length for any number of items: it is written again."""
+    text = repr({"descr": dtype.str, "fortran_order": False, "shape": shape})
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", 502) + text.ljust(501).encode() + b"\n"

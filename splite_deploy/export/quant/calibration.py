@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
@@ -16,15 +16,15 @@ from typing import Any, Literal, NoReturn, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import CalibrationError, SpecError, UsageError
+from splite_deploy.errors import CalibrationError, SpecError, UsageError, naming
 from splite_deploy.export.crops import File, Renderer, check_source, divide, evenly
 from splite_deploy.export.npz import read_npz
 from splite_deploy.export.quant import calibration_lint as lint
 from splite_deploy.files import sha256_of
-from splite_deploy.metrics.labels import prefer_split, read_boxes
-from splite_deploy.runtime.crops import cut
+from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
+from splite_deploy.runtime.crops import Unreadable, seen_part
 from splite_deploy.runtime.io.images import boxed_images, folder_name, is_folder, read_image, whole_images
-from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.preprocess import Preprocessor, check_box
 from splite_deploy.spec import HostSpec, InputColor, InputSpec, ModelSpec
 
 Pixels = NDArray[np.uint8]
@@ -62,13 +62,14 @@ class CalibrationSet:
 
 @dataclass(frozen=True)
 class _Selected:
-    """Crops of one source, unchecked; ``files`` is one per crop, or empty where they come from no image files."""
+    """Crops of one source, unchecked; ``files`` and ``parts`` are one per crop, or empty where they are of no files."""
 
     pixels: Pixels
     kind: Kind
     origin: str
     warnings: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    parts: tuple[lint.Part, ...] = ()
     order_known: bool = True
 
 
@@ -81,6 +82,7 @@ def load_calibration(
     allow_random: bool = False,
     hold_out: bool = False,
     evaluation: Path | None = None,
+    comparison: Path | None = None,
     scorer: lint.Scorer | None = None,
     cache: Path | None = None,
     progress: Progress = lambda message: None,
@@ -98,6 +100,7 @@ def load_calibration(
         hold_out: Leaves out what `splite_deploy.export.crops.divide` keeps for the comparison.
         evaluation: Folder or labels file of the evaluation; of its split ``val``, or of all of it where there is none,
             no image should be calibrated on.
+        comparison: Folder or labels file that conversions are compared on, where accuracy is not measured.
         scorer: Runs the fp32 network, (N, C, h, w) to outputs by role; it tells the channel order of an archive that
             does not name it.
         cache: Folder of rendered images, see `splite_deploy.files.cache_folder`; None keeps none.
@@ -111,7 +114,7 @@ def load_calibration(
     renderer = Renderer(host, spec.input, SEED, "calibration", cache, progress)
     selected = _select(source, spec.input, renderer, count, allow_random, hold_out, progress)
     warnings = [*selected.warnings, *lint.check_count(selected.pixels)]
-    warnings += lint.check_flat(selected.pixels) + lint.check_repeats(selected.pixels)
+    warnings += lint.check_flat(selected.pixels, selected.parts) + lint.check_repeats(selected.pixels)
     checked = ["number", "flat images", "repeats"]
     if not selected.order_known and spec.input.color != "gray":
         if scorer is None or len(selected.pixels) < lint.MIN_SCORED:
@@ -130,6 +133,10 @@ def load_calibration(
         progress("comparing the calibration images with those of the evaluation")
         warnings += lint.check_overlap(_seen(selected, evaluation, spec.input))
         checked.append("overlap with the evaluation")
+    elif comparison is not None:
+        progress("comparing the calibration images with those of the comparison")
+        warnings += lint.check_overlap(_seen(selected, comparison, spec.input), compared=True)
+        checked.append("overlap with the images that conversions are compared on")
     key = content_key(selected.pixels, spec.input)
     return CalibrationSet(selected.pixels, selected.kind, selected.origin, key, tuple(checked), tuple(warnings))
 
@@ -172,10 +179,15 @@ def _select(
         origin = f"crops of {source.name} ({len(archive.pixels)}" + (f", {archive.note})" if archive.note else ")")
         return _Selected(archive.pixels, "crops", origin, order_known=archive.declared)
     files, origin = _files(source, spec, "train", count, hold_out=hold_out)
+    cut, unreadable = _crop_files(files, spec)
     whole = 0 if spec.letterbox else sum(box is None for _, box in files)
     warning = f"{whole} calibration images have no box and were taken whole; a labels.json beside them gives boxes"
-    pixels, weak = _crop_files(files, spec), (warning,) if whole else ()
-    return _Selected(pixels, "photographs", origin, weak, tuple(file for file, _ in files))
+    weak = (*unreadable.warnings(), *((warning,) if whole else ()))
+    pixels = _stacked([one.pixels for one in cut], spec)
+    if len(cut) < len(files):
+        origin = origin.replace(f"({len(files)} images)", f"({len(cut)} of {len(files)} images)")
+    files_read, parts = tuple(one.file for one in cut), tuple(one.part for one in cut)
+    return _Selected(pixels, "photographs", origin, weak, files_read, parts)
 
 
 def _files(
@@ -190,6 +202,7 @@ def _files(
     else:
         samples, has_split = prefer_split(read_boxes, path, split)
         found = [(one.path, one.box) for one in samples]
+        check_images((file for file, _ in found), path)
         part = f", split '{split}'" if has_split else f", no split '{split}' there"
     if hold_out:
         spare = {file for file, _ in divide(path)[1]}
@@ -200,17 +213,46 @@ def _files(
     return picked, f"photos of {name}{part} ({len(picked)} images)"
 
 
-def _crop_files(files: Iterable[File], spec: InputSpec) -> Pixels:
-    return cut(((read_image(file), box) for file, box in files), "bgr", spec)
+@dataclass(frozen=True)
+class _Cut:
+    """A crop, (h, w, C) uint8, with its file and the part of it that shows the picture."""
+
+    pixels: Pixels
+    file: Path
+    part: lint.Part
+
+
+def _crop_files(files: Sequence[File], spec: InputSpec) -> tuple[list[_Cut], Unreadable]:
+    """The crops of those files that can be read, as the runtime makes them.
+
+    Raises:
+        CalibrationError: Too many cannot.
+    """
+    preprocessor, cut, unreadable = Preprocessor(spec, "bgr"), [], Unreadable(len(files))
+    for file, box in files:
+        try:
+            image = read_image(file)
+        except UsageError as err:
+            unreadable.add(err)
+            continue
+        height, width = image.shape[:2]
+        with naming(file):
+            pixels, matrix = preprocessor.crop(image, check_box(None if spec.letterbox else box, height, width))
+        cut.append(_Cut(pixels, file, seen_part(matrix, height, width, spec)))
+    return cut, unreadable
+
+
+def _stacked(crops: list[Pixels], spec: InputSpec) -> Pixels:
+    return np.array(crops, np.uint8).reshape(-1, spec.height, spec.width, spec.channels)
 
 
 def _seen(selected: _Selected, evaluation: Path, spec: InputSpec) -> NDArray[np.bool_]:
     """(N,) which crops the evaluation has too: the same file, whatever its box, or much the same crop."""
-    files, _ = _files(evaluation, spec, "val")
-    same: NDArray[np.bool_]
-    same = lint.alike(lint.signatures(selected.pixels), lint.signatures(_crop_files(files, spec))).any(axis=1)
+    cut, _ = _crop_files(_files(evaluation, spec, "val")[0], spec)
+    pixels = _stacked([one.pixels for one in cut], spec)
+    same: NDArray[np.bool_] = lint.alike(lint.signatures(selected.pixels), lint.signatures(pixels)).any(axis=1)
     if selected.files:
-        known = {sha256_of(file) for file, _ in files}
+        known = {sha256_of(file) for file in dict.fromkeys(one.file for one in cut)}
         same |= np.array([sha256_of(file) in known for file in selected.files])
     return same
 

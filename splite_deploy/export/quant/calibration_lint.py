@@ -8,7 +8,7 @@ were measured on crops of the hand-digits photographs (1732) and on hands that `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import ModelSpec
 
 Pixels = NDArray[np.uint8]
+Part = tuple[slice, slice]
 Scorer = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
 
 # Whatever the network: a new crop of the same kind passes the largest value that N crops showed of an activation with
@@ -67,14 +68,20 @@ def check_count(pixels: Pixels) -> list[str]:
     return []
 
 
-def check_flat(pixels: Pixels) -> list[str]:
+def check_flat(pixels: Pixels, parts: Sequence[Part] = ()) -> list[str]:
     """Crops of one colour excite next to nothing of the network.
+
+    Args:
+        pixels: The crops.
+        parts: Of each the rows and columns that show its picture, of `splite_deploy.runtime.crops.seen_part`: padding
+            makes a flat picture look like one with an edge. Without them the whole crop is judged.
 
     Raises:
         CalibrationError: More than half of them are flat.
     """
-    spread = pixels.reshape(len(pixels), -1, pixels.shape[3]).std(axis=1).max(axis=1)
-    flat = int((spread < FLAT_LEVELS).sum())
+    seen = [crop[part] for crop, part in zip(pixels, parts, strict=True)] if parts else pixels
+    spread = [float(crop.reshape(-1, pixels.shape[3]).std(axis=0).max()) for crop in seen]
+    flat = sum(one < FLAT_LEVELS for one in spread)
     said = f"{flat} of {len(pixels)} calibration images are flat (a spread below {FLAT_LEVELS:g} of 255 grey levels)"
     if 2 * flat > len(pixels):
         raise CalibrationError(f"{said}.", hint="Give photographs of what the network will see; look at some of these.")
@@ -162,17 +169,24 @@ def check_statistics(pixels: Pixels, reference: Pixels) -> list[str]:
     ]
 
 
-def check_overlap(seen: NDArray[np.bool_]) -> list[str]:
+def check_overlap(seen: NDArray[np.bool_], *, compared: bool = False) -> list[str]:
     """Calibrating on the images of the evaluation makes its figures better than the network is.
 
     Args:
         seen: (N,) which calibration crops are among the evaluation images.
+        compared: Whether conversions are compared on those images, and no accuracy is measured: that may be all that
+            somebody has.
 
     Raises:
-        CalibrationError: All of them are.
+        CalibrationError: All of them are, and accuracy is measured on them.
     """
-    count = int(seen.sum())
-    if count == len(seen):
+    count, all_seen = int(seen.sum()), bool(seen.all())
+    if compared:
+        which = f"all {count}" if all_seen else f"{count} of {len(seen)}"
+        what = f"{which} calibration images are among those that conversions are compared on"
+        said = f"{what}: what is measured there flatters int8, which was made for them; name others with --images"
+        return [said] if count else []
+    if all_seen:
         raise CalibrationError(
             f"All {count} calibration images are among the evaluation images.",
             hint="Calibrate on other images, or evaluate on others.",
