@@ -19,7 +19,7 @@ from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.backends import BUILT_IN, all_backends, find_backend
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, ModelFile
-from splite_deploy.runtime.backends.onnx_file import refuse_external_data
+from splite_deploy.runtime.backends.onnx_file import check_onnx
 from splite_deploy.runtime.backends.tflite_model import read_tflite
 from splite_deploy.runtime.first_load import first_load
 from splite_deploy.runtime.view import TracedViewedSession, ViewedSession
@@ -452,6 +452,6 @@ def check_content(file: ModelFile) -> None:
         BackendError: It is damaged, or keeps weights elsewhere.
     """
     if file.format == "onnx":
-        refuse_external_data(file.data, file.name)
+        check_onnx(file.data, file.name)
     elif file.format == "tflite":
         read_tflite(file.data, file.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,23 @@ from splite_deploy.bench.profile import profile_artifact
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import BackendError
 from splite_deploy.runtime import open_bytes, open_file
-from splite_deploy.runtime.backends.onnx_file import has_external_data
+from splite_deploy.runtime.backends.onnx_file import check_onnx
 
 onnx = pytest.importorskip("onnx")
 
 helper, numpy_helper, FLOAT = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
 WEIGHTS = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def has_external_data(data: bytes) -> bool:
+    """Whether a graph is refused for that."""
+    try:
+        check_onnx(data, "a.onnx")
+    except BackendError as err:
+        if "keeps weights in another file" not in err.message:
+            raise
+        return True
+    return False
 
 
 def external(name: str) -> Any:
@@ -86,10 +98,80 @@ def test_wherever_the_tensor_lies(place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"location", b"\x3a\xff\x01location", b"\xff" * 20 + b"location", b"\x0f location"]
+    ("content", "why"),
+    [
+        (b"", "it holds no graph"),
+        (b"location", "a group ends that has not begun"),
+        (b"\x3a\xff\x01location", "a field ends after its message"),
+        (b"\xff" * 20 + b"location", "a number has more than ten bytes"),
+        (b"\x0f location", "a field has the wire type 7"),
+        (b"\x08", "it ends within a number"),
+        (b"\x3a", "it ends within a number"),
+        (b"\x3d\0\0", "a field ends after its message"),
+        (b"\x3b", "a group does not end"),
+        (b"\x3c", "a group ends that has not begun"),
+        (b"\xba\x80\x80\x80\x10\x00", "a field has a number that none has"),
+    ],
 )
-def test_what_is_no_graph(content: bytes) -> None:
-    assert not has_external_data(content)
+def test_what_is_no_graph(content: bytes, why: str) -> None:
+    with pytest.raises(
+        BackendError, match=rf"^a\.onnx is no ONNX graph, or a damaged one of \d+ bytes: {why}"
+    ) as caught:
+        check_onnx(content, "a.onnx")
+    assert caught.value.hint == "Copy it again, or export it again from its framework."
+
+
+def test_training_hides_nothing() -> None:
+    model = onnx.load_from_string(model_of(graph([helper.make_node("Add", ["x", "w"], ["y"])])))
+    model.training_info.add().algorithm.initializer.append(external("w"))
+    assert has_external_data(model.SerializeToString())
+
+
+def test_nested_without_end() -> None:
+    data = b""
+    for _ in range(400):  # a graph in an attribute of a node of a graph
+        for number in (6, 5, 1):
+            data = bytes([number << 3 | 2]) + varint(len(data)) + data
+    with pytest.raises(BackendError, match="it is nested too deeply"):
+        check_onnx(b"\x3a" + varint(len(data)) + data, "a.onnx")
+
+
+def varint(number: int) -> bytes:
+    digits = [number >> 7 * index & 0x7F | 0x80 for index in range(max(1, -(-number.bit_length() // 7)))]
+    return bytes([*digits[:-1], digits[-1] & 0x7F])
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda tensor: tensor.dims.append(2), r"a tensor of 12 elements has 24 bytes of float32"),
+        (lambda tensor: tensor.dims.append(-1), "a tensor has a size that is none"),
+        (lambda tensor: tensor.dims.append(2**62), "a tensor has a size that is none"),
+        (lambda tensor: tensor.dims.extend([2**39, 2**39]), r"a tensor has [\d,]+ elements"),
+        (lambda tensor: setattr(tensor, "data_type", 7), r"a tensor of 6 elements has 24 bytes of int64"),
+        (lambda tensor: setattr(tensor, "raw_data", tensor.raw_data[:-1]), r"has 23 bytes of float32"),
+    ],
+)
+def test_constants_that_are_not_as_large_as_they_say(change: Any, why: str) -> None:
+    tensor = numpy_helper.from_array(WEIGHTS, "w")
+    check_onnx(PLACES["branch"](tensor), "a.onnx")
+    change(tensor)
+    with pytest.raises(BackendError, match=f"^a.onnx is no ONNX graph, or a damaged one of .* bytes: .*{why}"):
+        check_onnx(PLACES["branch"](tensor), "a.onnx")
+
+
+def test_any_part_of_a_graph(tiny_bundle: Path) -> None:
+    """Cut short, or with other bytes, a graph is refused or read, and nothing else happens."""
+    data, rng, refused = (tiny_bundle / "model.onnx").read_bytes(), random.Random(0), 0
+    for _ in range(400):
+        changed = bytearray(data[: rng.randrange(len(data))] if rng.random() < 0.3 else data)
+        for _ in range(rng.choice((0, 1, 8)) if changed else 0):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        try:
+            check_onnx(bytes(changed), "a.onnx")
+        except BackendError:
+            refused += 1
+    assert refused > 100
 
 
 def test_groups_of_another_writer_hide_nothing() -> None:

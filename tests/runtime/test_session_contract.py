@@ -446,9 +446,11 @@ def test_replay_gives_one_of_its_records_for_any_other_input(dynamic: Bundle) ->
 def test_ort_says_that_it_cannot_load_a_file(static: Bundle, content: bytes) -> None:
     pytest.importorskip("onnxruntime")
     artifact = dataclasses.replace(static.find(), file="a.onnx")
-    with pytest.raises(BackendError, match=r"ONNX Runtime [\d.]+ cannot load a\.onnx: ") as caught:
+    with pytest.raises(
+        BackendError, match=r"a\.onnx is no ONNX graph, or a damaged one|cannot load a\.onnx: "
+    ) as caught:
         open_bytes(content, artifact)
-    assert "is not valid ONNX" in caught.value.hint and "\n" not in caught.value.message
+    assert "xport it again" in caught.value.hint and "\n" not in caught.value.message
 
 
 def test_what_is_loaded_is_what_was_checked(static: Bundle, backend: str, tmp_path: Path) -> None:

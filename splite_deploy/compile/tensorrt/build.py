@@ -66,7 +66,7 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
     network = builder.create_network(_bits(trt.NetworkDefinitionCreationFlag, mode.network_flags))
     tell("reading the graph", -1)
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(graph)):
+    if not parser.parse(graph.read_bytes()):
         raise parser_error(graph.name, parser, logger.errors)
     requested = _requested(network, job, mode)
     if job.precision != "fp32" and not requested:

@@ -20,7 +20,8 @@ from splite_deploy.compile.tensorrt.inspect_engine import check_achieved, read_l
 from splite_deploy.compile.tensorrt.job import ENGINE, INSPECTED, Built, CalibrationInputs, Calibrator, Job, read_error
 from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import CompileError, UsageError
-from splite_deploy.files import sha256_of, work_folder
+from splite_deploy.files import sha256_of, work_folder, writing
+from splite_deploy.runtime.backends.onnx_file import check_onnx
 from splite_deploy.runtime.session import open_bytes
 from splite_deploy.spec import Precision
 
@@ -199,9 +200,16 @@ def _build(
     folder.mkdir()
     precision = graphs[0].precision
     by_typing = {graph.typing: graph for graph in graphs}
+    place = folder / "graphs"
+    place.mkdir()
+    for graph in graphs:  # what was checked is what TensorRT reads, whoever else writes to the bundle
+        content = bundle.read(graph)
+        check_onnx(content, graph.file)
+        with writing(place):
+            (place / graph.file).write_bytes(content)
     job = Job(
         precision=precision,
-        graphs={typing: str((bundle.path / graph.file).resolve()) for typing, graph in by_typing.items()},
+        graphs={typing: str((place / graph.file).resolve()) for typing, graph in by_typing.items()},
         batch=options.batch,
         workspace_mib=options.workspace_mib,
         low_memory=options.low_memory,

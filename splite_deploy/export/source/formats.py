@@ -29,7 +29,9 @@ from splite_deploy.export.graph.walk import attributes, forget_types, make_sessi
 from splite_deploy.export.log_output import quiet
 from splite_deploy.export.source.onnx_file import read_graph, settle_opset
 from splite_deploy.export.source.weights import weights_key
-from splite_deploy.files import sha256_of
+from splite_deploy.runtime.backends import find_backend
+from splite_deploy.runtime.backends.base import ModelFile
+from splite_deploy.runtime.first_load import first_load
 from splite_deploy.runtime.session import open_bytes
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.runtime.view import apply_view, network_input
@@ -265,8 +267,8 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
         ExportError: Its operator set, input or outputs are not those that are needed.
         BackendError: ONNX Runtime cannot run it.
     """
-    model, changed, kinds = read_graph(path)
-    digest, batch = sha256_of(path), None if dynamic_batch else 1
+    model, changed, kinds, digest = read_graph(path)
+    batch = None if dynamic_batch else 1
     given = host.view
     if given.input.dtype in kinds:
         given = replace(given, input=replace(given.input, dtype="float32"))
@@ -399,9 +401,10 @@ def _dtype(value: ir.Value) -> str:
 def _try(
     content: bytes, artifact: Artifact, spec: ModelSpec, view: InputView, dynamic_batch: bool
 ) -> dict[str, tuple[int, ...]]:
-    """Runs the graph once; returns what its outputs measure, by their names."""
+    """Runs the graph once, at first in a process of its own; returns what its outputs measure, by their names."""
     blank = np.zeros((2 if dynamic_batch else 1, *spec.input.planes), np.float32)
     image = network_input(view, blank)
+    first_load(find_backend("ort"), ModelFile(content, artifact.file, "onnx"), quick=True)
     with open_bytes(content, artifact) as session:
         try:
             values = session.run({artifact.inputs[0].name: image})

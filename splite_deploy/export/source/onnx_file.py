@@ -13,8 +13,10 @@ from splite_deploy.errors import CheckpointError, ExportError, first_line
 from splite_deploy.export.graph.torch_to_onnx import MAX_OPSET
 from splite_deploy.export.graph.upgrade import UPGRADED_OPSET, restate, upgrade
 from splite_deploy.export.graph.walk import from_proto
+from splite_deploy.export.source.external_data import embed_external_data
 from splite_deploy.export.source.floats import to_float32
 from splite_deploy.runtime.backends.onnx_file import LEAST_OPSET
+from splite_deploy.spec.reading import ReadError, read_bytes
 
 KEPT_OPSET = 13
 """Older graphs have operators that the simplifier and the backends treat differently."""
@@ -25,21 +27,28 @@ _NORM = "BatchNormalization"
 _DROPOUT = "Dropout"
 
 
-def read_graph(path: Path) -> tuple[ir.Model, tuple[str, ...], frozenset[str]]:
+def read_graph(path: Path) -> tuple[ir.Model, tuple[str, ...], frozenset[str], str]:
     """Reads a graph, with weights that lie beside its file.
 
     Args:
-        path: The file.
+        path: The file. It is read once: what is hashed is what is exported.
 
     Returns:
-        The graph in its own opset, what was changed, as text, and the kinds of floats that became float32.
+        The graph in its own opset, what was changed, as text, the kinds of floats that became float32, and the hex
+        SHA-256 of all that was read.
 
     Raises:
-        CheckpointError: The file is damaged or not whole, or no valid ONNX.
+        CheckpointError: The file is damaged or not whole, no valid ONNX, or keeps weights outside of its folder.
+        BackendError: It ends the process of ONNX Runtime.
         ExportError: It was optimised for ONNX Runtime, computes in integers, or is newer than the installed onnx.
     """
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        content = read_bytes(path, most_bytes=path.stat().st_size)
+    except (ReadError, OSError) as err:
+        reason = err.reason if isinstance(err, ReadError) else err.strerror
+        raise CheckpointError(f"Cannot read the checkpoint {path}: {reason}.", hint="Name an .onnx graph.") from err
+    try:
+        model = onnx.load_model_from_string(content)
         whole = bool(model.graph.node)
     except Exception:  # protobuf's error lies in a module of its own, and differs between its versions
         whole = False
@@ -47,13 +56,8 @@ def read_graph(path: Path) -> tuple[ir.Model, tuple[str, ...], frozenset[str]]:
         raise CheckpointError(f"{path} is not a whole ONNX graph.", hint="Copy it again; it may be truncated.")
     nodes = list(_nodes(model.graph))
     _check_makers(nodes)
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except Exception as err:  # a file is missing, too short, or lies elsewhere
-        raise CheckpointError(
-            f"{path} keeps weights in another file, which cannot be read: {first_line(err, named=True)}",
-            hint="Copy that file too, to the same folder and under the name it was written with.",
-        ) from err
+    digest = embed_external_data(model, path, content)
+    del content
     notes = _settle_version(model)
     try:
         onnx.checker.check_model(model)
@@ -67,7 +71,7 @@ def read_graph(path: Path) -> tuple[ir.Model, tuple[str, ...], frozenset[str]]:
     if kinds:
         notes.append(f"made float32 of {' and '.join(sorted(kinds))} in the graph, in which the reference computes")
     _drop_constant_inputs(model)
-    return _known_opset(from_proto(model), notes), tuple(notes), kinds
+    return _known_opset(from_proto(model), notes), tuple(notes), kinds, digest
 
 
 def settle_opset(model: ir.Model, requested: int | None) -> tuple[ir.Model, tuple[str, ...]]:

@@ -30,13 +30,25 @@ _WITHIN: Mapping[str, Mapping[int, str]] = {
     "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
 }
 """The messages in which tensors may lie, by the number of their field."""
-_DATA_LOCATION, _EXTERNAL = 14, 1
+_DIMS, _DATA_TYPE, _RAW_DATA, _DATA_LOCATION, _EXTERNAL = 1, 2, 9, 14, 1
 _INT32 = 0xFFFFFFFF  # what protobuf keeps of an enumeration's number
 _ELEMENTS: Mapping[int, str] = {
     **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string"},
     **{9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16"},
 }
 """numpy's names of the types of a TensorProto, by their number."""
+_BITS: Mapping[int, int] = {
+    **dict.fromkeys((21, 22, 23), 4),
+    **dict.fromkeys((2, 3, 9, 17, 18, 19, 20), 8),
+    **dict.fromkeys((4, 5, 10, 16), 16),
+    **dict.fromkeys((1, 6, 12), 32),
+    **dict.fromkeys((7, 11, 13, 14), 64),
+    15: 128,
+}
+"""Of one element in the raw data of a TensorProto, by the number of its type."""
+_MOST_ELEMENTS = 1 << 40
+_DEEPEST = 100  # of protobuf's own parsers
+_MOST_PARTS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -107,10 +119,8 @@ def _elements(tensor: memoryview) -> dict[str, int]:
             kind = value
         elif number == 1 and isinstance(value, int):
             count *= value
-        elif number == 1 and isinstance(value, memoryview):  # packed
-            place = 0
-            while place < len(value):
-                size, place = _varint(value, place)
+        elif number == 1 and isinstance(value, memoryview):
+            for size in _packed(value):
                 count *= size
     return {_ELEMENTS.get(kind, f"type {kind}"): count}
 
@@ -121,78 +131,135 @@ def _strings(content: memoryview, numbers: tuple[int, ...]) -> Iterator[tuple[in
             yield number, value
 
 
-def refuse_external_data(data: bytes, name: str) -> None:
-    """Raises where a graph keeps weights in other files: nobody checked those, and the engine would look for them.
+def check_onnx(data: bytes, name: str) -> None:
+    """Checks a graph's file before native code sees it: its form as a protocol buffer, and its constants.
+
+    A tensor anywhere in it, also in branches, functions, sparse tensors and what is for training, that keeps its values
+    in another file is refused: nobody has checked that file, and an engine would look for it wherever the graph says.
 
     Args:
-        data: The graph's file.
-        name: Its name, for the message.
+        data: The file.
+        name: Its name, for messages.
 
     Raises:
-        BackendError: It does.
+        BackendError: It is damaged, or keeps weights in another file.
     """
-    if has_external_data(data):
-        raise BackendError(
-            f"{name} keeps weights in another file, which nothing here has checked.",
-            hint="Put the weights into the graph: onnx.save(onnx.load('GRAPH.onnx'), 'WHOLE.onnx').",
-        )
-
-
-def has_external_data(data: bytes) -> bool:
-    """Whether a graph keeps weights in other files; False for what is no graph."""
-    # Such a tensor names its file under the key "location": most graphs are done with here, however large they are.
-    if b"location" not in data:
-        return False
     try:
-        return _any_external(memoryview(data))
-    except (IndexError, ValueError):
-        return False  # no protocol buffer: the engine will say so
+        graphs = 0
+        for kind, content in _messages(memoryview(data)):
+            graphs += kind == "GraphProto"
+            if kind == _TENSOR and _is_external(content):
+                raise BackendError(
+                    f"{name} keeps weights in another file, which nothing here has checked.",
+                    hint="Put the weights into the graph: onnx.save(onnx.load('GRAPH.onnx'), 'WHOLE.onnx').",
+                )
+        if not graphs:
+            raise ValueError("it holds no graph")
+    except (IndexError, ValueError) as err:
+        why = "it ends within a number" if isinstance(err, IndexError) else str(err)
+        raise BackendError(
+            f"{name} is no ONNX graph, or a damaged one of {len(data):,} bytes: {why}.",
+            hint="Copy it again, or export it again from its framework.",
+        ) from err
 
 
-def _any_external(data: memoryview) -> bool:
-    for kind, content in _messages(data):
-        if kind == _TENSOR:
-            for number, value in _fields(content):
-                if number == _DATA_LOCATION and isinstance(value, int) and value & _INT32 == _EXTERNAL:
-                    return True
+def _is_external(tensor: memoryview) -> bool:
+    """Whether a tensor keeps its values in another file; else its values are as many as its shape says.
+
+    Raises:
+        ValueError: They are not.
+    """
+    count, kind, external, raw = 1, 0, False, None
+    for number, value in _fields(tensor):
+        if number == _DIMS:
+            for size in [value] if isinstance(value, int) else _packed(value):
+                if size > _MOST_ELEMENTS:  # a negative one, too
+                    raise ValueError("a tensor has a size that is none")
+                count *= size
+        elif number == _DATA_TYPE and isinstance(value, int):
+            kind = value & _INT32
+        elif number == _DATA_LOCATION and isinstance(value, int):
+            external |= value & _INT32 == _EXTERNAL
+        elif number == _RAW_DATA and isinstance(value, memoryview):
+            raw = len(value)
+    if external:
+        return True
+    if count > _MOST_ELEMENTS:
+        raise ValueError(f"a tensor has {count:,} elements")
+    if raw is not None and kind in _BITS and raw != (count * _BITS[kind] + 7) // 8:
+        raise ValueError(f"a tensor of {count:,} elements has {raw:,} bytes of {_ELEMENTS.get(kind, f'type {kind}')}")
     return False
 
 
+def _packed(values: memoryview) -> Iterator[int]:
+    place = 0
+    while place < len(values):
+        value, place = _varint(values, place)
+        yield value
+
+
 def _messages(data: memoryview) -> Iterator[tuple[str, memoryview]]:
-    """A file's messages in which tensors may lie, and the tensors themselves, each with its kind."""
-    left = [("ModelProto", data)]
+    """A file's messages in which tensors may lie, and the tensors themselves, each with its kind.
+
+    Raises:
+        IndexError: The file ends within a number.
+        ValueError: It is no protocol buffer, or nested too deeply, or has too many parts.
+    """
+    left, parts = [("ModelProto", data, 0)], 0
     while left:
-        kind, content = left.pop()
+        kind, content, depth = left.pop()
         yield kind, content
-        within = _WITHIN.get(kind, {})
-        for number, value in _fields(content) if within else ():
-            if isinstance(value, memoryview) and number in within:
-                left.append((within[number], value))
+        within = _WITHIN.get(kind)
+        if within is None:
+            continue
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")
+        for number, value in _fields(content):
+            parts += 1
+            if number in within and isinstance(value, memoryview):
+                left.append((within[number], value, depth + 1))
+        if parts > _MOST_PARTS:
+            raise ValueError("it has too many parts")
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """The fields of a message, in order; those of fixed length and within groups, which onnx.proto has none of, not."""
-    place, depth = 0, 0
-    while place < len(data):
-        tag, place = _varint(data, place)
-        number, wire_type = tag >> 3, tag & 7
-        if wire_type == _VARINT:
+    place, end, depth = 0, len(data), 0
+    while place < end:
+        tag = data[place]
+        place += 1
+        if tag >= 0x80:
+            tag, place = _varint(data, place - 1)
+            if tag > _INT32:
+                raise ValueError("a field has a number that none has")
+        wire_type = tag & 7
+        if wire_type == _LEN:
+            size = data[place]
+            place += 1
+            if size >= 0x80:
+                size, place = _varint(data, place - 1)
+            stop = place + size
+            if stop > end:
+                raise ValueError("a field ends after its message")
+            if depth == 0:
+                yield tag >> 3, data[place:stop]
+            place = stop
+        elif wire_type == _VARINT:
             value, place = _varint(data, place)
             if depth == 0:
-                yield number, value
-        elif wire_type == _LEN:
-            size, place = _varint(data, place)
-            if place + size > len(data):
-                raise ValueError("a field that ends after its message")
-            if depth == 0:
-                yield number, data[place : place + size]
-            place += size
+                yield tag >> 3, value
         elif wire_type in (_I64, _I32):
             place += 8 if wire_type == _I64 else 4
+            if place > end:
+                raise ValueError("a field ends after its message")
         elif wire_type in (_START_GROUP, _END_GROUP):
             depth += 1 if wire_type == _START_GROUP else -1
+            if depth < 0:
+                raise ValueError("a group ends that has not begun")
         else:
-            raise ValueError(f"wire type {wire_type}")
+            raise ValueError(f"a field has the wire type {wire_type}")
+    if depth:
+        raise ValueError("a group does not end")
 
 
 def _varint(data: memoryview, place: int) -> tuple[int, int]:
@@ -206,4 +273,4 @@ def _varint(data: memoryview, place: int) -> tuple[int, int]:
             return value, place
         shift += 7
         if shift > 63:
-            raise ValueError("a number of more than ten bytes")
+            raise ValueError("a number has more than ten bytes")
