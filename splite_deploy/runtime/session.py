@@ -20,6 +20,7 @@ from splite_deploy.errors import UsageError
 from splite_deploy.runtime.backends import BUILT_IN, all_backends, find_backend
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, ModelFile
 from splite_deploy.runtime.backends.onnx_file import check_onnx
+from splite_deploy.runtime.backends.plug_in import held, held_traced, misbehaving
 from splite_deploy.runtime.backends.tflite_model import read_tflite
 from splite_deploy.runtime.first_load import first_load
 from splite_deploy.runtime.view import TracedViewedSession, ViewedSession
@@ -315,7 +316,11 @@ def open_traced(
         raise UsageError(f"The backend '{backend.name}' has no profile.", hint=f"These do: {', '.join(able)}.")
     settings = configured(backend, options, threads=threads)
     _check(backend, file, settings)
-    session = backend.open_traced(file, settings)
+    if backend in BUILT_IN:
+        session = backend.open_traced(file, settings)
+    else:
+        with misbehaving(backend, f"to load {file.name}"):
+            session = held_traced(backend, backend.open_traced(file, settings), file.name)
     return session if file.view is None else TracedViewedSession(session, file.view, _model_of(file))
 
 
@@ -414,7 +419,11 @@ def backend_of(path: Path, backend: str = "auto") -> Backend:
 
 def _load(backend: Backend, file: ModelFile, options: BackendOptions) -> Session:
     _check(backend, file, options)
-    session = backend.open(file, options)
+    if backend in BUILT_IN:
+        session = backend.open(file, options)
+    else:
+        with misbehaving(backend, f"to load {file.name}"):
+            session = held(backend, backend.open(file, options), file.name)
     if file.view is None or not backend.computes:  # a recording is of what the decoder reads
         return session
     return ViewedSession(session, file.view, _model_of(file))

@@ -160,6 +160,14 @@ def test_constants_that_are_not_as_large_as_they_say(change: Any, why: str) -> N
         check_onnx(PLACES["branch"](tensor), "a.onnx")
 
 
+@pytest.mark.parametrize("given", [{"strides": [0, 1]}, {"dilations": [1, -1]}, {"group": 0}, {"kernel_shape": [0, 3]}])
+def test_steps_of_zero(given: dict[str, Any]) -> None:
+    """ONNX Runtime divides by some of them, which ends the process."""
+    data = model_of(graph([helper.make_node("Conv", ["x", "w"], ["y"], **given)]))
+    with pytest.raises(BackendError, match=f"a node has {next(iter(given))} below 1"):
+        check_onnx(data, "a.onnx")
+
+
 def test_any_part_of_a_graph(tiny_bundle: Path) -> None:
     """Cut short, or with other bytes, a graph is refused or read, and nothing else happens."""
     data, rng, refused = (tiny_bundle / "model.onnx").read_bytes(), random.Random(0), 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from splite_deploy.errors import UsageError, first_line
 from splite_deploy.runtime.backends import litert, ort, replay, trt
-from splite_deploy.runtime.backends.base import Backend, ModelFile
+from splite_deploy.runtime.backends.base import Backend, BackendOptions, ModelFile
 
 PLUG_INS = "splite_deploy.backends"
 """Group of the entry points of plug-ins; each names an object of the type `Backend`."""
@@ -69,9 +69,31 @@ def _plug_in(point: EntryPoint, taken: set[str]) -> Backend:
         return _broken(point, f"{point.value}: {first_line(err, named=True)}", taken)
     if not isinstance(backend, Backend):
         return _broken(point, f"{point.value} is a {type(backend).__name__}, not a Backend", taken)
+    if problem := _malformed(backend):
+        return _broken(point, f"{point.value}: {problem}", taken)
     if clash := sorted(taken & {backend.name, *backend.aliases}):
         return _broken(point, f"{point.value} calls itself '{clash[0]}', as another backend does", taken)
     return backend
+
+
+def _malformed(backend: Any) -> str:
+    """What is wrong with the description of a plug-in, as far as what reads it would fail; empty for nothing."""
+    texts = (backend.name, backend.label, backend.install, backend.layers_from, backend.reference, backend.self_test)
+    if not backend.name or not all(isinstance(text, str) for text in texts):
+        return "its name, label or another text is none"
+    for field in ("formats", "aliases", "modules"):
+        held = getattr(backend, field)
+        if not isinstance(held, tuple) or not all(isinstance(one, str) for one in held):
+            return f"its {field} are no tuple of texts"
+    if not isinstance(backend.suffixes, Mapping) or not isinstance(backend.distributions, Mapping):
+        return "its suffixes or distributions are no mapping"
+    if not callable(backend.open):
+        return "its open cannot be called"
+    try:
+        options = backend.options()
+    except Exception as err:  # whatever another package trips over
+        return f"its options have no defaults ({first_line(err, named=True)})"
+    return "" if isinstance(options, BackendOptions) else "its options are not derived from BackendOptions"
 
 
 def _broken(point: EntryPoint, problem: str, taken: set[str]) -> Backend:

@@ -164,7 +164,7 @@ class Backend:
     @property
     def installed(self) -> bool:
         """Whether what it needs can be found (it is not imported)."""
-        return not self.problem and (not self.modules or any(find_spec(module) is not None for module in self.modules))
+        return not self.problem and (not self.modules or any(map(_is_found, self.modules)))
 
     def reads(self, format: str) -> bool:
         """Whether it runs artifacts of this format."""
@@ -194,6 +194,14 @@ class Backend:
             if purpose:
                 what = f"{purpose} needs the backend '{self.name}', which is not installed."
             raise MissingDependencyError(what, hint=f"Install it: {self.install}.")
+
+
+def _is_found(module: str) -> bool:
+    """Whether a module can be imported, as far as that is seen without doing so."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # a part of a package that is not there
+        return False
 
 
 @dataclass(frozen=True)

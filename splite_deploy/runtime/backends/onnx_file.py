@@ -15,7 +15,7 @@ from splite_deploy.errors import BackendError
 LEAST_OPSET = 9
 """The oldest operator set that ``export`` takes: older graphs have batch norms, loops and casts of other forms."""
 _VARINT, _I64, _LEN, _START_GROUP, _END_GROUP, _I32 = range(6)
-_TENSOR = "TensorProto"
+_TENSOR, _ATTRIBUTE = "TensorProto", "AttributeProto"
 _WITHIN: Mapping[str, Mapping[int, str]] = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
     "GraphProto": {1: "NodeProto", 5: _TENSOR, 15: "SparseTensorProto"},
@@ -46,6 +46,9 @@ _BITS: Mapping[int, int] = {
     15: 128,
 }
 """Of one element in the raw data of a TensorProto, by the number of its type."""
+_NAME, _INT, _INTS = 1, 3, 8
+_STEPS = (b"strides", b"dilations", b"kernel_shape", b"group", b"blocksize")
+_SIGN = 1 << 63  # from here on a number is a negative one
 _MOST_ELEMENTS = 1 << 40
 _DEEPEST = 100  # of protobuf's own parsers
 _MOST_PARTS = 4_000_000
@@ -148,6 +151,8 @@ def check_onnx(data: bytes, name: str) -> None:
         graphs = 0
         for kind, content in _messages(memoryview(data)):
             graphs += kind == "GraphProto"
+            if kind == _ATTRIBUTE:
+                _check_attribute(content)
             if kind == _TENSOR and _is_external(content):
                 raise BackendError(
                     f"{name} keeps weights in another file, which nothing here has checked.",
@@ -161,6 +166,25 @@ def check_onnx(data: bytes, name: str) -> None:
             f"{name} is no ONNX graph, or a damaged one of {len(data):,} bytes: {why}.",
             hint="Copy it again, or export it again from its framework.",
         ) from err
+
+
+def _check_attribute(attribute: memoryview) -> None:
+    """Checks steps, which ONNX Runtime divides by.
+
+    Raises:
+        ValueError: One is 0, or less.
+    """
+    name = b""
+    values: list[int] = []
+    for number, value in _fields(attribute):
+        if number == _NAME and isinstance(value, memoryview):
+            name = bytes(value)
+            if name not in _STEPS:
+                return
+        elif number in (_INT, _INTS):
+            values += [value] if isinstance(value, int) else _packed(value)
+    if name in _STEPS and any(not 0 < value < _SIGN for value in values):
+        raise ValueError(f"a node has {name.decode()} below 1")
 
 
 def _is_external(tensor: memoryview) -> bool:
