@@ -13,12 +13,12 @@ import click
 from numpy.typing import ArrayLike
 
 from splite_deploy.cli.console import STDOUT
-from splite_deploy.cli.native_output import NativeOutput, native_output
 from splite_deploy.errors import CameraError
 from splite_deploy.files import whole_file, write_all, writing
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.io.camera import Camera, open_camera
 from splite_deploy.runtime.io.draw import overlay
+from splite_deploy.runtime.io.native_output import NativeOutput, native_output
 from splite_deploy.runtime.io.video import check_video_name, write_video
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.runtime.tracker import BoxTracker
