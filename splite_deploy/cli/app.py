@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -29,7 +30,7 @@ _EXTRAS = {
 
 
 class Command(click.Command):
-    """Refuses an option of one value that is given twice: click would silently use the last."""
+    """Refuses what click takes: an option of one value that is given twice, numbers that are not finite."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the command line."""
@@ -38,7 +39,12 @@ class Command(click.Command):
             if isinstance(option, click.Option) and not (option.multiple or option.is_flag) and times > 1:
                 message = f"It takes one value and was given {times} times. Give it once."
                 raise click.BadParameter(message, ctx, option)
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name or "")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise click.BadParameter(f"{value} is no finite number.", ctx, parameter)
+        return rest
 
 
 class Commands(click.Group):

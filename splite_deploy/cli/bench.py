@@ -161,7 +161,7 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option(
     "--duration",
     "duration_s",
-    type=click.FloatRange(0),
+    type=click.FloatRange(0, 100_000_000),
     default=0.0,
     help="Afterwards run for this many seconds, to see whether it slows down.",
 )

@@ -156,3 +156,26 @@ def test_json_goes_to_a_file_beside_the_table_or_stands_alone(
         assert written.keys() == printed.keys()
     if arguments[0] == "inspect":
         assert written == printed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bench", "x", "--duration"),
+        ("bench", "x", "--min-seconds"),
+        ("export", "x", "-o", "y", "--max-shift-px"),
+        ("compact", "x", "-o", "y", "--ratio"),
+        ("run", "x", "y", "--bone-length-mm"),
+    ],
+)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_numbers_that_are_not_finite(splite: Callable[..., Result], arguments: tuple[str, ...], value: str) -> None:
+    done = splite(*arguments, value)
+    assert done.exit_code == 2
+    assert "is no finite number" in done.stderr or "is not in the range" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["-1", "1e30"])
+def test_durations_that_nobody_waits_for(splite: Callable[..., Result], value: str) -> None:
+    done = splite("bench", "x", "--duration", value)
+    assert done.exit_code == 2 and "is not in the range 0<=x<=100000000" in done.stderr

@@ -276,6 +276,19 @@ def test_an_uncompressed_picture_that_is_cut(tmp_path: Path, suffix: str, capfd:
     capfd.readouterr()
 
 
+def test_a_damaged_jpeg_is_told(
+    splite: Run, tiny_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its decoder fills up what it cannot read, and tells of it past Python."""
+    data = bytearray(encoded(".jpg", np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)))
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    (tmp_path / "a.jpg").write_bytes(data)
+    done = splite("run", tiny_bundle, tmp_path / "a.jpg")
+    assert done.exit_code == 0 and len(json.loads(done.stdout)["poses"]) == 1
+    assert done.stderr == "note:  damaged pictures, of which parts may be wrong: a.jpg\n"
+    assert capfd.readouterr().err == ""
+
+
 def test_headers_of_any_length(tmp_path: Path) -> None:
     for suffix in (".jpg", ".png", ".bmp", ".webp", ".tif", ".ppm"):
         data = turned(suffix, 6) if suffix in (".jpg", ".png", ".webp") else encoded(suffix, picture())

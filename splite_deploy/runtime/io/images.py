@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,8 @@ from splite_deploy.errors import OutputError, UsageError
 from splite_deploy.files import write_file
 from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
 from splite_deploy.runtime.io.native_log import quiet
-from splite_deploy.runtime.io.notes import note
+from splite_deploy.runtime.io.native_output import native_output
+from splite_deploy.runtime.io.notes import are_collected, note
 from splite_deploy.runtime.io.picture_header import Header, read_header
 from splite_deploy.runtime.preprocess import AnyImage, Image, check_image
 
@@ -38,6 +41,9 @@ _TURNS: dict[int, tuple[int | None, int | None]] = {
     8: (cv2.ROTATE_90_COUNTERCLOCKWISE, None),
 }
 """By EXIF's orientation: how to turn a picture, and what to mirror then, as `cv2.rotate` and `cv2.flip` name it."""
+
+_DAMAGED = re.compile(r"[Cc]orrupt (JPEG )?data(?!: \d extraneous)|[Pp]remature end|Invalid SOS|bad Huffman")
+"""What the decoders of JPEG say of a picture that they fill up; some cameras write a few bytes too many, harmlessly."""
 
 _FORMATS = "Use a JPEG, PNG, BMP, WebP or TIFF file."
 
@@ -106,11 +112,14 @@ def _decoded(path: Path, data: bytes, header: Header) -> Image:
     flags = cv2.IMREAD_COLOR if header.format == "TIFF" else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     if header.bits == 16:
         flags |= cv2.IMREAD_ANYDEPTH
-    try:
-        with quiet():
-            image: AnyImage = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except (cv2.error, MemoryError):
-        image = None
+    image: AnyImage = None
+    # whose process it is: a robot's own standard error is not touched
+    with native_output() if are_collected() else nullcontext() as said:
+        with suppress(cv2.error, MemoryError), quiet():
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        damaged = any(_DAMAGED.search(line) for line in (said.lines() if said is not None else []))
+    if image is not None and damaged:
+        note("damaged pictures, of which parts may be wrong", path)
     if image is None:
         raise UsageError(f"{path} is not an image that can be read.", hint=_FORMATS)
     if image.dtype == np.uint16:

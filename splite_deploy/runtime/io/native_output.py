@@ -36,12 +36,17 @@ class NativeOutput:
         if self._file is not None and os.fstat(self._file.fileno()).st_size > _MOST_BYTES:
             os.ftruncate(self._file.fileno(), _MOST_BYTES)
 
-    def complaints(self) -> list[str]:
-        """What FFmpeg says is wrong with a video, without what is harmless."""
+    def lines(self) -> list[str]:
+        """All that was written."""
         if self._file is None:
             return []
-        text = os.pread(self._file.fileno(), _MOST_BYTES, 0).decode(errors="replace")
-        found = [f"{match[1]}: {match[2].strip()}" for match in map(_FFMPEG.match, text.splitlines()) if match]
+        self._file.seek(0)  # what is appended goes to the end all the same
+        text = self._file.read(_MOST_BYTES).decode(errors="replace")
+        return [line.strip() for line in text.splitlines() if line.strip()]
+
+    def complaints(self) -> list[str]:
+        """What FFmpeg says is wrong with a video, without what is harmless."""
+        found = [f"{match[1]}: {match[2].strip()}" for match in map(_FFMPEG.match, self.lines()) if match]
         return [line for line in found if not _HARMLESS.search(line)]
 
 
@@ -57,7 +62,7 @@ def native_output() -> Iterator[NativeOutput]:
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, kept)
         try:
-            file: BinaryIO = stack.enter_context(tempfile.TemporaryFile("ab", buffering=0))
+            file: BinaryIO = stack.enter_context(tempfile.TemporaryFile("a+b", buffering=0))
         except OSError:  # no room: the output is lost, the work is not
             yield NativeOutput()
             return

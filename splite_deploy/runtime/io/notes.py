@@ -22,6 +22,11 @@ def note(text: str, file: Path) -> None:
             files.append(file)
 
 
+def are_collected() -> bool:
+    """Whether somebody collects them: the command line, whose process is ours."""
+    return _OPEN.get() is not None
+
+
 @contextmanager
 def collecting_notes() -> Iterator[Notes]:
     """Collects the notes until the block ends."""
