@@ -320,7 +320,7 @@ def test_memory_runs_out(tiny_bundle: Path, tmp_path: Path) -> None:
     onnx.save(
         helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "large.onnx"
     )
-    bundle = with_graphs(tiny_bundle, tmp_path / "t.splite", [("fp32", BOTH, tmp_path / "large.onnx")])
+    bundle = with_graphs(tiny_bundle, tmp_path / "t.splite", [("fp32", BOTH, tmp_path / "large.onnx")], planted=True)
     command = f"ulimit -v {800 << 10}; exec {sys.executable} -m splite_deploy compile {bundle.path} -p fp32"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 1

@@ -14,7 +14,7 @@ from click.testing import Result
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 from trt_graphs import needs_rtx, with_graphs
 
-from splite_deploy.compile.tensorrt.errors import build_error, parser_error
+from splite_deploy.compile.tensorrt.errors import build_error, load_error, parser_error
 
 Node = onnx.NodeProto
 SCALE = 0.1
@@ -106,7 +106,7 @@ def test_a_planted_fault(
 ) -> None:
     nodes, message, hint = PLANTED[fault]
     file = graph(tmp_path / "planted.onnx", nodes)
-    bundle = with_graphs(tiny_bundle, tmp_path / "t.splite", [("fp32", ["weak", "strong"], file)])
+    bundle = with_graphs(tiny_bundle, tmp_path / "t.splite", [("fp32", ["weak", "strong"], file)], planted=True)
     before = sorted(bundle.path.iterdir()), (bundle.path / "manifest.json").read_bytes()
     result = splite("compile", bundle.path, "-p", "fp32")
     assert result.exit_code == 1
@@ -170,3 +170,41 @@ def test_a_graph_without_a_node_to_blame() -> None:
 def test_what_the_builder_logs(logged: list[str], message: str, hint: str) -> None:
     err = build_error("model.onnx", logged)
     assert err.message == message and hint in err.hint
+
+
+def test_a_builder_without_its_libraries() -> None:
+    """As TensorRT 8.5.3 logged it on an H200 with a cuBLAS that did not answer."""
+    logged = [
+        "10: [optimizer.cpp::computeCosts::3728] Error Code 10: Internal Error (Could not find any implementation for "
+        "node {ForeignNode[fused_decode/Constant_5_output_0...fused_decode/Reshape_2]}.)",
+    ]
+    skipped = ["Skipping tactic 0x0000000000000000 due to exception cuBLASLt error 1 querying major version."]
+    err = build_error("model.onnx", logged, skipped)
+    assert err.message == (
+        "TensorRT built no engine of model.onnx since cuBLAS or cuDNN does not work here: Skipping tactic "
+        "0x0000000000000000 due to exception cuBLASLt error 1 querying major version."
+    )
+    assert "Install cuBLAS and cuDNN of the versions that this TensorRT was made for" in err.hint
+    assert "found no kernel for ForeignNode[fused_decode/Constant_5_output_0...fused_decode/Reshape_2] while" in (
+        build_error("model.onnx", logged).message
+    )
+
+
+def test_an_engine_for_gpus_that_are_not_here() -> None:
+    """As TensorRT-RTX 1.7.1 logged it on an H200."""
+    logged = [
+        "IRuntime::deserializeCudaEngine: Error Code 6: API Usage Error (The engine cannot run on this GPU, which has "
+        "compute capability 9.0. Supported compute capabilities: 8.0 8.6 8.9 12.0 12.1 >12.0. TensorRT-RTX does not "
+        "support this compute capability, so the engine cannot be rebuilt for it. In throwUnlessComputeCapSupported at "
+        "/_src/runtime/dispatch/runtime.cpp:84)"
+    ]
+    err = load_error(logged)
+    assert err.message == (
+        "This TensorRT builds engines for compute capability 8.0 8.6 8.9 12.0 12.1 >12.0; the GPU here has 9.0."
+    )
+    assert "install the TensorRT that serves this one" in err.hint
+    other = load_error(["IRuntime::deserializeCudaEngine: Error Code 1: Serialization (magic tag mismatch)"])
+    assert other.message == (
+        "TensorRT cannot load the engine that it has just built: Serialization (magic tag mismatch)."
+    )
+    assert "see 'splite-deploy doctor'" in other.hint

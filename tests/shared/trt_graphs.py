@@ -23,15 +23,22 @@ needs_rtx = pytest.mark.skipif(
 )
 
 
-def with_graphs(bundle: Path, copy: Path, given: Sequence[Given]) -> Bundle:
-    """Copies a bundle and adds graphs to it, as ``export -b trt`` does."""
+def with_graphs(bundle: Path, copy: Path, given: Sequence[Given], *, planted: bool = False) -> Bundle:
+    """Copies a bundle and adds graphs to it, as ``export -b trt`` does.
+
+    Planted ones are described as the network of the bundle, whatever they hold: a manifest that contradicts its model
+    is refused before TensorRT sees the graph.
+    """
     folder = Path(shutil.copytree(bundle, copy))
     manifest = Bundle.open(folder).manifest
     graphs = []
     for precision, typings, file in given:
         if file.parent != folder:
             shutil.copyfile(file, folder / file.name)
-        inputs, outputs = tensor_specs(load(folder / file.name), manifest.model.decoder)
+        if planted:
+            inputs, outputs = manifest.artifacts[0].inputs, manifest.artifacts[0].outputs
+        else:
+            inputs, outputs = tensor_specs(load(folder / file.name), manifest.model.decoder)
         graphs += [
             Graph(precision, typing, file.name, sha256_of(folder / file.name), inputs, outputs, manifest.model.limits)  # type: ignore[arg-type]
             for typing in typings

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from splite_deploy.compile.tensorrt.calibrator import batch_profile, calibrated, check_calibrator, keep_interface_float
-from splite_deploy.compile.tensorrt.errors import build_error, parser_error
+from splite_deploy.compile.tensorrt.errors import build_error, load_error, parser_error
 from splite_deploy.compile.tensorrt.job import ENGINE, INSPECTED, Built, Job, RequestedType
 from splite_deploy.compile.tensorrt.progress import progress_monitor
 from splite_deploy.compile.tensorrt.target import facts_of
@@ -90,7 +90,7 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
     logger.errors.clear()
     plan, calibration = _plan(trt, builder, network, config, job, folder)
     if plan is None:
-        raise build_error(graph.name, logger.errors)
+        raise build_error(graph.name, logger.errors, logger.skipped)
     engine = bytes(plan)
     (folder / ENGINE).write_bytes(engine)
     if timings is not None:
@@ -104,17 +104,20 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
 
 def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
-        """Writes TensorRT's messages to the log of this process, and remembers the errors."""
+        """Writes TensorRT's messages to the log of this process, and remembers the errors and failed kernels."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
+            self.skipped: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity.name in _LOGGED:
                 print(f"TensorRT {severity.name}: {message}", file=sys.stderr, flush=True)
             if severity.name in _LOGGED[:2]:
                 self.errors.append(message)
+            elif "due to exception" in message:
+                self.skipped.append(message)
 
     return Logger()
 
@@ -228,11 +231,7 @@ def _inspect(trt: Any, logger: Any, plan: bytes, batch: tuple[int, int, int] | N
     """JSON of the engine's layers, as its runtime executes them at the optimal batch."""
     engine = _made(trt.Runtime, logger).deserialize_cuda_engine(plan)
     if engine is None:
-        reason = "; ".join(logger.errors)[:300] or "it gave no reason"
-        raise CompileError(
-            f"TensorRT cannot load the engine that it has just built: {reason}.",
-            hint="Its version has to match the driver and the GPU: see 'splite-deploy doctor'.",
-        )
+        raise load_error(logger.errors)
     inspector = engine.create_engine_inspector()
     if batch is not None:  # the formats of dynamic shapes belong to a context
         context = engine.create_execution_context()

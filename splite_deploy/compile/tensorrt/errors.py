@@ -16,7 +16,9 @@ _PARSED = re.compile(r'While parsing node number (\d+) \[(\w+)(?: -> "([^"]*)")?
 _NOISE = re.compile(r"CUDA driver version is insufficient|^(Invalid|Unsupported) Node - ")
 _PLACE = re.compile(r"\s+In \w+ at \S+:\d+\)?|^\[?\w+\.(cpp|h)::\S*\s+|^Assertion failed: |Error Code \d+: |\w+::\w+: ")
 _MEMORY = re.compile(r"out of memory|insufficient memory|bad_alloc|failed to allocate|OutOfMemory", re.IGNORECASE)
-_NO_KERNEL = re.compile(r"(?:any implementation for node|no runners that implement it)\W*([\w/.:+-]*)")
+_NO_KERNEL = re.compile(r"(?:any implementation for node|no runners that implement it)\W*([\w/.:+-]*(?:\[[^]]*\])?)")
+_LIBRARY = re.compile(r"cublas|cudnn", re.IGNORECASE)
+_CAPABILITY = re.compile(r"which has compute capability (\d+\.\d+)\.? .*?Supported compute capabilities: ([\d. >]*\d)")
 _ZERO_POINT = re.compile(r"shiftIsAllZeros|zero[ _-]?p(oin)?t", re.IGNORECASE)
 _LONGEST = 300
 
@@ -62,11 +64,24 @@ def parser_error(graph: str, parser: Any, logged: Sequence[str]) -> CompileError
     )
 
 
-def build_error(graph: str, logged: Sequence[str]) -> CompileError:
-    """The error of a builder that made no engine, from what it logged."""
+def build_error(graph: str, logged: Sequence[str], skipped: Sequence[str] = ()) -> CompileError:
+    """The error of a builder that made no engine.
+
+    Args:
+        graph: Name of the file.
+        logged: Errors that were logged.
+        skipped: Warnings about kernels that failed when they were tried.
+    """
     text = "\n".join(logged)
     if _MEMORY.search(text):
         return _memory_error(graph, _meaning(text))
+    library = next(filter(_LIBRARY.search, (*logged, *skipped)), None)
+    if library is not None:
+        return CompileError(
+            f"TensorRT built no engine of {graph} since cuBLAS or cuDNN does not work here: {_meaning(library)}.",
+            hint="Install cuBLAS and cuDNN of the versions that this TensorRT was made for, or try --low-memory, which "
+            "uses them less.",
+        )
     if match := _NO_KERNEL.search(text):
         which = f" for {match[1].strip('.')}" if match[1].strip(".") else ""
         return CompileError(
@@ -76,6 +91,21 @@ def build_error(graph: str, logged: Sequence[str]) -> CompileError:
     return CompileError(
         f"TensorRT built no engine of {graph}: {_meaning(text)}.",
         hint="Compile another precision to see whether the graph is the cause; until then run the bundle with -b ort.",
+    )
+
+
+def load_error(logged: Sequence[str]) -> CompileError:
+    """The error of a runtime that does not load the engine just built, from what it logged."""
+    text = "\n".join(logged)
+    if match := _CAPABILITY.search(text):
+        return CompileError(
+            f"This TensorRT builds engines for compute capability {match[2]}; the GPU here has {match[1]}.",
+            hint="Compile on a machine with such a GPU, or install the TensorRT that serves this one (TensorRT-RTX "
+            "serves RTX cards alone).",
+        )
+    return CompileError(
+        f"TensorRT cannot load the engine that it has just built: {_meaning(text)}.",
+        hint="Its version has to match the driver and the GPU: see 'splite-deploy doctor'.",
     )
 
 
