@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from operator import contains
 
@@ -48,6 +49,8 @@ DECODERS: Mapping[str, type[Decoder]] = {
 }
 
 _FEW = 4096
+# What overflows in a decoder is refused by `_check_decoded`, with a message; np.errstate would take 4 us of each frame.
+warnings.filterwarnings("ignore", "(overflow|invalid value) encountered", RuntimeWarning, r"splite_deploy\.decoders")
 
 __all__ = [
     "DECODERS",
@@ -91,7 +94,7 @@ def decode(outputs: Mapping[str, FloatArray], model: Model) -> Decoded:
         model: Its decoder says which roles are read and how.
 
     Raises:
-        BackendError: An output is missing, has another shape, or holds NaN or infinity.
+        BackendError: An output is missing, has another shape, or holds NaN or infinity; or what it decodes to does.
     """
     return Decoding(model)(outputs)
 
@@ -125,10 +128,13 @@ class Decoding:
             self._shapes, self._decodes = shapes, decoder.decodes(outputs)
             self._roles = decoder.decoded_roles if self._decodes else decoder.roles
         for role in self._roles:
-            _check_finite(role, outputs[role])
+            _check_finite(f"network's output '{role}' is", outputs[role])
         if self._decodes:
-            return decoder.read(outputs, best=best)
-        return (decoder.best if best else decoder.decode)(outputs, self._model.input)
+            decoded = decoder.read(outputs, best=best)
+        else:
+            decoded = (decoder.best if best else decoder.decode)(outputs, self._model.input)
+        _check_decoded(decoded)
+        return decoded
 
 
 def check_shapes(
@@ -187,12 +193,24 @@ def _said(size: int | tuple[int, ...] | None) -> str:
     return "any number" if size is None else str(size) if isinstance(size, int) else " or ".join(map(str, size))
 
 
-def _check_finite(role: str, values: FloatArray) -> None:
+def _check_decoded(decoded: Decoded) -> None:
+    """Refuses what finite outputs overflowed to: near the end of float32 sums and products of them do."""
+    _check_finite("decoded keypoints are", decoded.keypoints)
+    _check_finite("decoded scores are", decoded.scores)
+    if decoded.depth is not None:
+        _check_finite("decoded depth is", decoded.depth)
+    if decoded.people is not None:
+        _check_finite("decoded boxes of people are", decoded.people.boxes)
+        _check_finite("decoded scores of people are", decoded.people.scores)
+
+
+def _check_finite(what: str, values: FloatArray) -> None:
     # One pass without a copy: a sum is finite only if every value is, unless it overflows, and then all are looked at.
     # That of squares is sooner known, but begins threads for larger arrays.
     total = np.vdot(values, values) if values.size <= _FEW else np.add.reduce(values, axis=None)
     if not math.isfinite(total) and not np.isfinite(values).all():
         raise BackendError(
-            f"The network's output '{role}' is not finite (NaN or infinity).",
-            hint="Run 'splite-deploy verify' on this bundle; in fp16 a layer may overflow.",
+            f"The {what} not finite (NaN or infinity).",
+            hint="Run 'splite-deploy verify' on this bundle; in fp16 a layer may overflow: take the artifact of fp32, "
+            "-p fp32. Where that is not finite either, look at the weights.",
         )

@@ -26,6 +26,13 @@ def unexplained(crop: FloatArray) -> str:
     return ""
 
 
+_NOT_FINITE = (
+    "No limit lets that pass. Look for a layer that ONNX writes in another form than torch, such as logsigmoid(x), "
+    "which stays finite as -softplus(-x); in fp16 and int8 for one whose numbers are too large, or leave that "
+    "precision out."
+)
+
+
 @dataclass(frozen=True)
 class Reference:
     """The original network on a few inputs.
@@ -96,7 +103,7 @@ class Reference:
         Raises:
             ParityError: They lie beyond the limits, or are not finite.
         """
-        self.check_finite(f"{self.name} -> {stage}", outputs, hint, explain)
+        self.check_finite(f"{self.name} -> {stage}", outputs, _NOT_FINITE, explain)
         deviation = self.measure(stage, outputs)
         broken = violations(deviation.parity, limits, self.spec)
         if deviation.peak_switches and broken:

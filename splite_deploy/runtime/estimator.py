@@ -252,12 +252,26 @@ class PoseEstimator(Closing):
             keypoints = transform_points(decoded.keypoints[index], invert(matrix)).astype(np.float32)
             points_3d, unit, origin = self._lift(keypoints, decoded, index, matrix, intrinsics, bone_length_mm)
             score = None
+            self._check_pose(keypoints, points_3d)
             if people is not None:
                 box = transform_points(people.boxes[index].reshape(2, 2), invert(matrix)).reshape(4)
                 score = float(people.scores[index])
             found = keypoints, decoded.scores[index].copy(), box.astype(np.float32)
             poses.append(Pose(*found, points_3d, unit, origin, score))
         return poses
+
+    @staticmethod
+    def _check_pose(keypoints: FloatArray, points_3d: FloatArray | None) -> None:
+        """Refuses what finite keypoints overflowed to on the way back to the image, and in three dimensions."""
+        said = "keypoints in the image" if not np.isfinite(keypoints).all() else ""
+        if points_3d is not None and not np.isfinite(points_3d).all():
+            said = said or "keypoints in three dimensions"
+        if said:
+            raise BackendError(
+                f"The {said} are not finite (NaN or infinity).",
+                hint="The network gives numbers near the end of float32: look at its weights, and run 'splite-deploy "
+                "verify'.",
+            )
 
     def _lift(
         self,

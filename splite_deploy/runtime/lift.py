@@ -16,12 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders import Depth
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import BackendError, UsageError
 
 MIN_VISIBLE_SHARE = 0.05
 """Least share of the squared palm length that is taken to lie in the image plane: keeps the scale finite when the
 predicted depths alone are longer than the palm."""
 _LEAST_PX2 = 1e-6
+SHORTEST_BONE_MM, LONGEST_BONE_MM = 0.1, 1e4
+"""No palm or bone of a body is shorter or longer; at the end of float32 3D would not be finite."""
+_LARGEST_CAMERA = 1e7
 
 
 def in_palms(keypoints: FloatArray, depth: FloatArray, of: Depth) -> FloatArray | None:
@@ -37,10 +40,10 @@ def in_palms(keypoints: FloatArray, depth: FloatArray, of: Depth) -> FloatArray 
     """
     bones = _differences(of.scale_bones, len(keypoints))
     flat, deep = np.dot(bones, keypoints), np.dot(bones, depth)
-    across = float(np.vdot(flat, flat))
+    across, along = _squares(flat), _squares(deep)
     if across < _LEAST_PX2:
         return None
-    palm_px = math.sqrt((across + float(np.vdot(deep, deep))) / len(bones))
+    palm_px = math.sqrt((across + along) / len(bones))
     return (depth / palm_px).astype(np.float32)
 
 
@@ -62,7 +65,7 @@ def weak_perspective(keypoints: FloatArray, depth: FloatArray, of: Depth, palm: 
     """
     bones = _differences(of.scale_bones, len(keypoints))
     flat, deep = np.dot(bones, keypoints), np.dot(bones, depth)
-    across, along = float(np.vdot(flat, flat)), float(np.vdot(deep, deep))
+    across, along = _squares(flat), _squares(deep)
     if across < _LEAST_PX2:
         return None
     total = len(bones) * palm**2
@@ -95,8 +98,11 @@ def absolute(
         UsageError: The intrinsics or the length are unusable.
     """
     camera = _check_intrinsics(intrinsics)
-    if not 0 < palm_mm < np.inf:
-        raise UsageError(f"The bone length {palm_mm} mm is not a positive number.", hint="Measure it in millimetres.")
+    if not SHORTEST_BONE_MM <= palm_mm <= LONGEST_BONE_MM:
+        raise UsageError(
+            f"The bone length {palm_mm} mm does not lie between {SHORTEST_BONE_MM:g} and {LONGEST_BONE_MM:g} mm.",
+            hint="Measure it in millimetres.",
+        )
     rays = np.column_stack([keypoints, np.ones(len(keypoints))]).astype(np.float64) @ np.linalg.inv(camera).T
     z = np.asarray(depth, np.float64) / (palm_mm if of.unit == "mm" else 1.0)
     z = z - z[of.root_keypoint]
@@ -112,6 +118,17 @@ def absolute(
     root = (-b + np.sqrt(max(b * b - 4 * a * c, 0.0))) / (2 * a)
     points: FloatArray = (palm_mm * (root + z)[:, None] * rays).astype(np.float32)
     return points if points[:, 2].min() > 0 else None
+
+
+def _squares(bones: FloatArray) -> float:
+    """The sum of the squares of differences, which overflow near the end of float32, and would make 3D all zero."""
+    total = float(np.vdot(bones, bones))
+    if not math.isfinite(total):
+        raise BackendError(
+            "The lengths of bones are not finite: the network gives keypoints or depths near the end of float32.",
+            hint="Look at the network's weights, and run 'splite-deploy verify' on its bundle.",
+        )
+    return total
 
 
 @lru_cache
@@ -135,10 +152,12 @@ def _check_intrinsics(intrinsics: ArrayLike) -> NDArray[np.float64]:
         camera = np.asarray(intrinsics, np.float64)
     except (TypeError, ValueError):
         camera = np.empty(0)
-    usable = camera.shape == (3, 3) and np.isfinite(camera).all() and np.array_equal(camera[2], (0, 0, 1))
+    usable = (
+        camera.shape == (3, 3) and (np.abs(camera) <= _LARGEST_CAMERA).all() and np.array_equal(camera[2], (0, 0, 1))
+    )
     if not usable or abs(np.linalg.det(camera)) < 1e-12:
         raise UsageError(
-            "The intrinsics are not an invertible (3, 3) camera matrix.",
+            "The intrinsics are not an invertible (3, 3) camera matrix in pixels.",
             hint="Pass [[fx, 0, cx], [0, fy, cy], [0, 0, 1]].",
         )
     return camera

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from splite_deploy.errors import UsageError
 from splite_deploy.metrics.labels import tight_box
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.pose import Pose
@@ -14,6 +16,9 @@ from splite_deploy.runtime.preprocess import AnyImage, check_image
 
 MIN_SIDE_PX = 8.0
 """Keypoints closer together than this are no hand or person."""
+_MOST_MARGIN = 10.0
+MOST_SIDES = 16.0
+"""Neither are those that lie further apart than so many times the longer side of the frame."""
 
 
 def next_box(pose: Pose, height: int, width: int, *, margin: float, min_score: float) -> NDArray[np.float64] | None:
@@ -28,11 +33,11 @@ def next_box(pose: Pose, height: int, width: int, *, margin: float, min_score: f
 
     Returns:
         (4,) xyxy in pixels; None if the hand or person is lost: the scores are too low, the keypoints fell into a
-        point, or they lie outside the frame.
+        point or far apart, or they lie outside the frame.
     """
     tight = tight_box(pose.keypoints)
     side_px = float((tight[2:] - tight[:2]).max())
-    if not (pose.scores.mean() >= min_score and side_px >= MIN_SIDE_PX):
+    if not (pose.scores.mean() >= min_score and MIN_SIDE_PX <= side_px <= MOST_SIDES * max(height, width)):
         return None
     centre = (tight[:2] + tight[2:]) / 2
     if not ((centre >= 0).all() and (centre < (width, height)).all()):
@@ -60,6 +65,11 @@ class BoxTracker:
     def __init__(
         self, estimator: PoseEstimator, start: ArrayLike | None = None, *, margin: float = 0.05, min_score: float = 0.3
     ) -> None:
+        if not (-_MOST_MARGIN < margin < _MOST_MARGIN and math.isfinite(min_score)):
+            raise UsageError(
+                f"The margin {margin} or the least score {min_score} is no sensible number.",
+                hint="The margin is a share of the box, such as 0.05; scores lie between 0 and 1.",
+            )
         self.estimator = estimator
         self.box: ArrayLike | None = start
         self.found = False

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from splite_deploy.decoders import Depth, Unit
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import BackendError, UsageError
 from splite_deploy.runtime.lift import absolute, in_palms, weak_perspective
 
 Points = NDArray[np.float64]
@@ -215,10 +215,10 @@ def test_absolute_is_finite_and_before_the_camera_or_none(seed: int, spread: flo
         (np.full((3, 3), np.nan), 90, "intrinsics are not an invertible (3, 3) camera matrix", "[0, 0, 1]"),
         ([500, 500, 320, 240], 90, "intrinsics are not an invertible (3, 3) camera matrix", "[0, 0, 1]"),
         (None, 90, "intrinsics are not an invertible (3, 3) camera matrix", "[0, 0, 1]"),
-        (CAMERA, 0, "bone length 0 mm is not a positive number", "millimetres"),
-        (CAMERA, -90.0, "bone length -90.0 mm is not a positive number", "millimetres"),
-        (CAMERA, math.nan, "bone length nan mm is not a positive number", "millimetres"),
-        (CAMERA, math.inf, "bone length inf mm is not a positive number", "millimetres"),
+        (CAMERA, 0, "bone length 0 mm does not lie between 0.1 and 10000 mm", "millimetres"),
+        (CAMERA, -90.0, "bone length -90.0 mm does not lie between 0.1 and 10000 mm", "millimetres"),
+        (CAMERA, math.nan, "bone length nan mm does not lie between 0.1 and 10000 mm", "millimetres"),
+        (CAMERA, math.inf, "bone length inf mm does not lie between 0.1 and 10000 mm", "millimetres"),
     ],
 )
 def test_absolute_refuses_unusable_numbers(intrinsics: Any, palm: float, message: str, hint: str) -> None:
@@ -290,3 +290,13 @@ def test_depth_in_pixels_measures_the_palm_by_itself() -> None:
     found = weak_perspective(pixels[:, :2] + 100, depth, of, 1.0)
     np.testing.assert_allclose(found, (points_mm - points_mm[0]) / palm_mm, atol=1e-4)
     assert in_palms(np.ones((4, 2), np.float32), depth, of) is None  # nothing tells the scale
+
+
+@pytest.mark.parametrize("lift", [in_palms, lambda points, depth, how: weak_perspective(points, depth, how, 1.0)])
+def test_bones_near_the_end_of_float32_are_an_error_and_no_zeros(lift: Any) -> None:
+    how, depth = Depth(0, "palm", ((0, 1), (0, 2))), np.zeros(3, np.float32)
+    points = np.array([[10, 10], [60, 40], [30, 80]], np.float32)
+    for keypoints, deep in ((points * np.float32(1e30), depth), (points, np.array([0, 3e38, -3e38], np.float32))):
+        with pytest.raises(BackendError, match="The lengths of bones are not finite") as caught:
+            lift(keypoints, deep, how)
+        assert "verify" in caught.value.hint

@@ -198,3 +198,16 @@ def test_a_full_disk_fails_and_a_device_is_not_replaced(
     done = splite("run", tiny_bundle, clip, "--json", "/dev/full")
     assert (done.exit_code, "Cannot write /dev/full: No space left on device." in done.stderr) == (1, True), done.output
     assert Path("/dev/full").is_char_device()
+
+
+@pytest.mark.parametrize(("margin", "min_score"), [(float("nan"), 0.3), (float("inf"), 0.3), (0.05, float("nan"))])
+def test_a_margin_or_score_that_is_no_number(margin: float, min_score: float) -> None:
+    with pytest.raises(UsageError, match="is no sensible number") as caught:
+        BoxTracker(None, margin=margin, min_score=min_score)  # type: ignore[arg-type]
+    assert caught.value.hint
+
+
+def test_keypoints_that_are_far_apart_are_no_person() -> None:
+    far = np.array([[-1e7, 0], [1e7, 40]], np.float32)
+    pose = Pose(far, np.ones(2, np.float32), np.zeros(4, np.float32), None, None, None)
+    assert next_box(pose, 480, 640, margin=0.1, min_score=0.3) is None
