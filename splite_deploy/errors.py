@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 FIELDS_DOC = "see models/README.md for every field with an example"
 """Ends the hint of an error in ``model.toml``."""
@@ -21,7 +22,10 @@ class SpliteError(Exception):
     Attributes:
         message: What happened, in one sentence.
         hint: What to do about it, in one sentence; empty only where nothing can be done.
+        lines: Whether line breaks in them are ours; those of others are shown as what they are.
     """
+
+    lines: ClassVar[bool] = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -89,6 +93,8 @@ class CameraError(SpliteError):
 
 class GateError(SpliteError):
     """A benchmark result is beyond a limit that was set on it."""
+
+    lines = True
 
 
 class OutputError(SpliteError):

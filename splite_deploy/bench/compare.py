@@ -17,14 +17,13 @@ from typing import Literal
 
 import numpy as np
 from rich.console import RenderableType
-from rich.markup import escape
-from rich.table import Table
 
 from splite_deploy.bench.bootstrap import Ranks, Ratio, Samples, bootstrap_ratios, median_ranks, value_of
 from splite_deploy.bench.report.text import STAGE_NAMES
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.device.environment import NOT_AVAILABLE
 from splite_deploy.errors import UsageError
+from splite_deploy.plain_table import Table, plain
 
 THRESHOLD = 0.03
 """Smaller changes are none: two runs of one file differ as much. Of a short stage also those below half of it of the
@@ -122,7 +121,7 @@ def _table(item: Comparison) -> Table:
     names = item.after if item.before == item.after else f"{item.before} -> {item.after}"
     runs = "" if item.runs == (1, 1) else f" ({item.runs[0]} and {item.runs[1]} runs)"
     below = "\n".join(f"{warning[0].upper()}{warning[1:]}." for warning in item.warnings)
-    grid = Table(title=escape(f"{names}, ms{runs}"), caption=escape(below) or None, caption_justify="left")
+    grid = Table(title=f"{names}, ms{runs}", caption=below or None, caption_justify="left")
     grid.add_column("Stage")
     for header in ("Before", "After", "Medians", "Minimum"):
         grid.add_column(header, justify="right", no_wrap=True)
@@ -135,7 +134,7 @@ def _table(item: Comparison) -> Table:
             f"{change.after_ms:.3f}",
             _cell(change.median),
             _cell(change.minimum),
-            f"[{colour}]{change.outcome}[/]" if colour else change.outcome,
+            plain(change.outcome, colour or ""),
         )
     return grid
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from splite_deploy.errors import BundleError, SpecError
 from splite_deploy.spec import Color, LimitSpec, ModelSpec, Precision, View
 from splite_deploy.spec.plain import compact_json, structure, to_plain
 from splite_deploy.spec.reading import MissingError, ReadError, parse_json, read_bytes
+from splite_deploy.text import command
 
 Typing = Literal["weak", "strong"]
 
@@ -331,5 +331,5 @@ def _other_version(folder: Path, version: object, data: Any) -> str:
         return "Upgrade splite-deploy on this machine."
     source = data.get("source")
     checkpoint = source.get("checkpoint") if isinstance(source, dict) else None
-    name = shlex.quote(checkpoint) if isinstance(checkpoint, str) and checkpoint else "CHECKPOINT"
-    return f"Make it anew: splite-deploy export {name} -o {shlex.quote(str(folder))} --overwrite"
+    name = Path(checkpoint) if isinstance(checkpoint, str) and checkpoint else "CHECKPOINT"
+    return f"Make it anew: {command('export', name, '-o', folder, '--overwrite')}"

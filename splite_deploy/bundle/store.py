@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from splite_deploy.bundle.report import Report, read_report
 from splite_deploy.errors import BundleError, OutputError, UsageError
 from splite_deploy.files import exchange, locked, part_folder, sha256_of, sync, writing
 from splite_deploy.spec import ModelSpec, Precision
+from splite_deploy.text import command
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,10 @@ def compile_command(bundle: Path, engine: Artifact, batch: str | None = None) ->
         batch: ``min,opt,max``; None takes that of the engine.
     """
     batch = batch or engine.target.get("batch", "1,1,1")
-    command = f"splite-deploy compile {shlex.quote(str(bundle))} -b trt -p {engine.precision}"
+    words: list[str] = ["-b", "trt", "-p", engine.precision]
     if "calibrator" in engine.target:  # the images themselves are known by their origin alone
-        command += f" --calibrator {engine.target['calibrator']} --calibration IMAGES"
-    return command if batch == "1,1,1" else f"{command} --batch {batch}"
+        words += ["--calibrator", engine.target["calibrator"], "--calibration", "IMAGES"]
+    return command("compile", bundle, *words, *(["--batch", batch] if batch != "1,1,1" else []))
 
 
 @contextmanager

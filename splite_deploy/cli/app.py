@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import click
 
 from splite_deploy.cli.console import STDOUT, fail, put_notes
+from splite_deploy.cli.streams import prepare_streams
 from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError
 from splite_deploy.files import writing
 from splite_deploy.runtime.backends import all_backends
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, OptionHelp, offered
 from splite_deploy.runtime.io.notes import collecting_notes
 from splite_deploy.spec import PRECISIONS
+from splite_deploy.text import shown
 from splite_deploy.version import __version__
 
 FilePath = click.Path(path_type=Path)
@@ -52,10 +55,23 @@ class Commands(click.Group):
 
     command_class = Command
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Runs the program, on streams that can be written to."""
+        prepare_streams()
+        try:
+            return super().main(*args, **options)
+        except SpliteError as err:  # of the help, which is written before there is a command
+            fail(err)
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Reads what stands before the command."""
+        with _shown_errors():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
         try:
-            with collecting_notes() as notes:
+            with _shown_errors(), collecting_notes() as notes:
                 try:
                     return super().invoke(ctx)
                 finally:
@@ -76,6 +92,16 @@ class Commands(click.Group):
                 raise
             message = f"'{ctx.invoked_subcommand}' needs a package that is broken here: {err}."
             fail(MissingDependencyError(message, hint="splite-deploy doctor says which, and what to type."))
+
+
+@contextmanager
+def _shown_errors() -> Iterator[None]:
+    """Makes what the user typed safe to show where click refuses it."""
+    try:
+        yield
+    except click.ClickException as err:
+        vars(err)["message"] = shown(err.message, lines=True)  # final for whoever checks types
+        raise
 
 
 class BackendName(click.Choice):  # type: ignore[type-arg]  # click 8.1 knows none
@@ -101,6 +127,11 @@ def _check_place(context: click.Context, option: click.Parameter, file: Path | N
         with writing(file):
             (file.parent / ".").stat()
     return file
+
+
+def output_file(name: str, help: str) -> Callable[[CommandFunction], CommandFunction]:
+    """An option that names a file of results; ``-`` is standard output."""
+    return click.option(name, metavar="FILE", type=FilePath, callback=_check_place, help=help)
 
 
 def json_option(help: str) -> Callable[[CommandFunction], CommandFunction]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from splite_deploy.cli.app import CommandFunction, FilePath, backend_options, json_option, main, tuning_options
-from splite_deploy.cli.console import STDOUT, show
+from splite_deploy.cli.app import (
+    CommandFunction,
+    FilePath,
+    backend_options,
+    json_option,
+    main,
+    output_file,
+    tuning_options,
+)
+from splite_deploy.cli.console import STDOUT, message_console, put_json, put_text, show
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.errors import UsageError
-from splite_deploy.files import write_file
 from splite_deploy.spec import InputSpec, Precision
 
 if TYPE_CHECKING:
@@ -33,23 +39,27 @@ class Output:
     """The files to write and the limits to check.
 
     Attributes:
+        json: The JSON lines, if any; they are not written here.
         csv: The CSV file, if any.
         markdown: The Markdown file, if any.
         html: The page, if any.
         gates: The limits.
     """
 
+    json: Path | None
     csv: Path | None
     markdown: Path | None
     html: Path | None
     gates: tuple[Gate, ...]
 
     @classmethod
-    def requested(cls, csv: Path | None, markdown: Path | None, html: Path | None, fail_if: Sequence[str]) -> Output:
+    def requested(
+        cls, json: Path | None, csv: Path | None, markdown: Path | None, html: Path | None, fail_if: Sequence[str]
+    ) -> Output:
         """Checks the options before anything is measured, which may take minutes.
 
         Raises:
-            UsageError: A limit is malformed.
+            UsageError: A limit is malformed, or standard output is named twice.
             MissingDependencyError: The page needs a package that is not installed.
         """
         from splite_deploy.bench.gates import Gate
@@ -57,7 +67,22 @@ class Output:
 
         if html is not None:
             check_available()
-        return cls(csv, markdown, html, tuple(Gate.parse(text) for text in fail_if))
+        made = cls(json, csv, markdown, html, tuple(Gate.parse(text) for text in fail_if))
+        if len(made._printed) > 1:
+            raise UsageError(
+                f"{' and '.join(made._printed)} name standard output, -.", hint="Name a file for all but one of them."
+            )
+        return made
+
+    @property
+    def _printed(self) -> list[str]:
+        named = {"--json": self.json, "--csv": self.csv, "--markdown": self.markdown, "--html": self.html}
+        return [option for option, file in named.items() if file == STDOUT]
+
+    @property
+    def tables(self) -> bool:
+        """Whether tables are shown: a file that is printed stands alone."""
+        return not self._printed
 
     def finish(
         self,
@@ -83,9 +108,9 @@ class Output:
 
         for file, make in ((self.csv, csv_text), (self.markdown, markdown_text)):
             if file is not None:
-                write_file(file, make(results).encode())
+                put_text(file, make(results))
         if self.html is not None:
-            write_file(self.html, html_page(results, pictures).encode())
+            put_text(self.html, html_page(results, pictures))
         check(self.gates, results if limited is None else limited)
 
 
@@ -93,10 +118,10 @@ def output_options(command: CommandFunction) -> CommandFunction:
     """The options of `Output`, and ``--compare``."""
     for option in reversed(
         (
-            click.option("--csv", type=FilePath, help="Write the figures to a CSV file."),
-            click.option("--markdown", type=FilePath, help="Write a Markdown table to a file."),
-            click.option(
-                "--html", type=FilePath, help="Write a page with charts to a file; it loads nothing from a network."
+            output_file("--csv", "Write the figures to a CSV file. It may be -, as with --json."),
+            output_file("--markdown", "Write a Markdown table to a file, which may be -."),
+            output_file(
+                "--html", "Write a page with charts to a file, which may be -; it loads nothing from a network."
             ),
             click.option(
                 "--compare",
@@ -216,12 +241,11 @@ def bench(
     --compare shows whether one of two recorded runs is faster. The exit status is 1 if a limit of --fail-if is
     exceeded.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
     from splite_deploy.bench import Extras, append_result, environment_table, table
 
-    output = Output.requested(csv, markdown, html, fail_if)
+    output = Output.requested(json_file, csv, markdown, html, fail_if)
     if compare is not None:
         if target is not None:
             raise UsageError("--compare measures nothing.", hint=f"Leave out {target}, or --compare.")
@@ -244,7 +268,7 @@ def bench(
         "options": tuning,
         "extras": Extras(duration_s=duration_s, streams=streams, labels=labels, flip_test=flip_test),
     }
-    console = Console(stderr=True)
+    console = message_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("bench", total=None)
 
@@ -259,12 +283,12 @@ def bench(
             if inputs is not None:
                 raise UsageError("--inputs are for a file without a bundle.", hint="Name images with --images.")
             result = _bench_bundle(target, backend, precision, images, common, progress)
-    if json_file == STDOUT:
-        click.echo(json.dumps(result.to_dict(), allow_nan=False))
-    else:
+    if output.tables:
         show(table([result]), environment_table(result.environment))
-        if json_file is not None:
-            append_result(json_file, result)
+    if json_file == STDOUT:
+        put_json(json_file, result.to_dict(), line=True)
+    elif json_file is not None:
+        append_result(json_file, result)
     pictures = {}
     if html is not None and labels is not None and result.accuracy is not None:
         from splite_deploy.bench.report.pictures import draw_pictures
@@ -339,5 +363,7 @@ def _compare_files(files: tuple[Path, Path], output: Output) -> None:
     from splite_deploy.bench.compare import compare, comparison_tables
 
     before, after = (read_results(file) for file in files)
-    show(*comparison_tables(compare(before, after)))
+    compared = compare(before, after)
+    if output.tables:
+        show(*comparison_tables(compared))
     output.finish([*before, *after], limited=after)

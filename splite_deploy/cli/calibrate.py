@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from splite_deploy.cli.app import FilePath, json_option, main
-from splite_deploy.cli.console import STDOUT, put_json, working
+from splite_deploy.cli.console import STDOUT, put_json, remark, say, working
+from splite_deploy.text import command
 
 
 @main.command(short_help="Measure the ranges that int8 needs, to travel with a checkpoint.")
@@ -54,15 +55,17 @@ def calibrate(checkpoint: Path, output: Path, json_file: Path | None, **options:
     if json_file == STDOUT:
         return
     for warning in made.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    click.echo(f"{made.origin}. Checked: {', '.join(made.checked)}; {_found(len(made.warnings))}.")
+        remark(f"warning: {warning}")
+    say(f"{made.origin}. Checked: {', '.join(made.checked)}; {_found(len(made.warnings))}.")
     size = output.stat().st_size
-    click.echo(f"{output}: {size / 1e6:.2f} MB, ranges of {len(ranges.tensors)} activations.")
+    say(f"{output}: {size / 1e6:.2f} MB, ranges of {len(ranges.tensors)} activations.")
     if made.is_named:
-        click.echo(f"{made.model} names it already. Next:")
+        say(f"{made.model} names it already. Next:")
     else:
-        click.echo(f"Write this into {made.model}, above its first [table]:\n  {made.line}\nNext:")
-    click.echo(f"  splite-deploy export {checkpoint} --model {made.model} -p int8 -o NAME.splite")
+        say(f"Write this into {made.model}, above its first [table]:")
+        say(f"  {made.line}")
+        say("Next:")
+    say(f"  {command('export', checkpoint, '--model', made.model, '-p', 'int8', '-o', 'NAME.splite')}")
 
 
 def _found(warnings: int) -> str:

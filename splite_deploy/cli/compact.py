@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from splite_deploy.cli.app import FilePath, json_option, main
-from splite_deploy.cli.console import STDOUT, put_json, show, working
+from splite_deploy.cli.console import STDOUT, put_json, remark, say, show, working
 from splite_deploy.errors import OutputError
+from splite_deploy.text import command, quoted
 
 _SPEED_UP = 2.0
 """What is asked for where nothing says how much."""
@@ -51,7 +52,9 @@ def compact(checkpoint: Path, output: Path | None, json_file: Path | None, **giv
     if output is None:
         output = checkpoint.with_name(f"{checkpoint.stem}-compacted.safetensors")
         if output.exists():
-            raise OutputError(f"{output} exists.", hint=f"Name another file with -o, or -o {output} to replace it.")
+            raise OutputError(
+                f"{output} exists.", hint=f"Name another file with -o, or -o {quoted(output)} to replace it."
+            )
     if given["speed_up"] is given["ratio"] is given["threshold"] is None:
         given["speed_up"] = _SPEED_UP
     measure = {name: given.pop(name) for name in ("method", "speed_up", "ratio", "threshold", "round_to")}
@@ -61,8 +64,8 @@ def compact(checkpoint: Path, output: Path | None, json_file: Path | None, **giv
     if json_file == STDOUT:
         return
     for note in result.notes:
-        click.echo(f"note: {note}", err=True)
+        remark(f"note: {note}")
     show(*compaction_tables(result))
     spec = given["model"] or checkpoint.parent / "model.toml"
-    click.echo(f"{output}: {output.stat().st_size / 1e6:.2f} MB. Next: fine-tune it, then")
-    click.echo(f"  splite-deploy export {output} --model {spec} -o NAME.splite")
+    say(f"{output}: {output.stat().st_size / 1e6:.2f} MB. Next: fine-tune it, then")
+    say(f"  {command('export', output, '--model', spec, '-o', 'NAME.splite')}")

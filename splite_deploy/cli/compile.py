@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from splite_deploy.cli.app import FilePath, json_option, main
-from splite_deploy.cli.console import STDOUT, put_json, show
+from splite_deploy.cli.console import STDOUT, message_console, put_json, say, show
 from splite_deploy.compile.tensorrt.typing_mode import CALIBRATORS
 from splite_deploy.errors import UsageError
 from splite_deploy.spec import PRECISIONS, Precision
+from splite_deploy.text import command, shown
 
 if TYPE_CHECKING:
     from splite_deploy.compile.tensorrt.engines import Progress
@@ -117,8 +118,8 @@ def compile_command(
     from splite_deploy.cli.tables.bundle import engine_table
 
     show(engine_table(Bundle.open(bundle), engines))
-    click.echo(f"{bundle}: {len(engines)} built. Check them on this device:")
-    click.echo(f"  splite-deploy verify {bundle} -b {backend}")
+    say(f"{bundle}: {len(engines)} built. Check them on this device:")
+    say(f"  {command('verify', bundle, '-b', backend)}")
 
 
 def _three_numbers(text: str) -> tuple[int, int, int]:
@@ -132,12 +133,11 @@ def _three_numbers(text: str) -> tuple[int, int, int]:
 @contextmanager
 def _building() -> Iterator[Progress]:
     """A bar with the time that is left, where TensorRT reports its progress."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = message_console()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeElapsedColumn(),
         TextColumn("left:"),
@@ -148,6 +148,6 @@ def _building() -> Iterator[Progress]:
 
         def tell(step: str, share: float) -> None:
             known = share >= 0
-            bar.update(task, description=step, total=1.0 if known else None, completed=share if known else 0.0)
+            bar.update(task, description=shown(step), total=1.0 if known else None, completed=share if known else 0.0)
 
         yield tell

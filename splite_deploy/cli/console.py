@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
 
 from splite_deploy.errors import SpliteError
 from splite_deploy.files import write_file
+from splite_deploy.spec.plain import json_text
+from splite_deploy.text import shown
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
+    from rich.text import Text
 
 
 _Item = TypeVar("_Item")
@@ -27,15 +30,45 @@ STDOUT = Path("-")
 
 def fail(err: SpliteError) -> NoReturn:
     """Prints what happened and what to do, and ends with status 1."""
-    put_error(err.message, err.hint)
+    put_error(err.message, err.hint, lines=err.lines)
     sys.exit(1)
 
 
-def put_error(message: str, hint: str) -> None:
-    """Prints what happened and, where something can be done, what to do."""
-    click.echo(click.style("error: ", fg="red", bold=True) + message, err=True)
-    if hint:
-        click.echo(click.style("hint:  ", fg="yellow", bold=True) + hint, err=True)
+def put_error(message: str, hint: str, *, lines: bool = False) -> None:
+    """Prints what happened and, where something can be done, what to do.
+
+    Args:
+        message: One line.
+        hint: One line, or empty.
+        lines: Whether they may have several; those after the first are indented, so that none looks like a hint.
+    """
+    for kind, colour, text in (("error: ", "red", message), ("hint:  ", "yellow", hint)):
+        if text:
+            _put(kind, colour, text, lines=lines)
+
+
+def _put(kind: str, colour: str, text: str, *, lines: bool = False) -> None:
+    told = shown(text, lines=lines).replace("\n", f"\n{' ' * len(kind)}")
+    sys.stderr.write(f"{click.style(kind, fg=colour, bold=True) if _coloured() else kind}{told}\n")
+    sys.stderr.flush()
+
+
+def _coloured() -> bool:
+    """Whether standard error shows colours, and they are wanted; see no-color.org."""
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return wanted and os.name == "posix" and sys.stderr.isatty()
+
+
+def say(text: str) -> None:
+    """Prints what a result is, in one line."""
+    sys.stdout.write(f"{shown(text)}\n")
+    sys.stdout.flush()
+
+
+def remark(text: str) -> None:
+    """Prints what is worth knowing beside the result, in one line, on standard error."""
+    sys.stderr.write(f"{shown(text)}\n")
+    sys.stderr.flush()
 
 
 def put_notes(notes: Mapping[str, Sequence[Path]]) -> None:
@@ -43,26 +76,57 @@ def put_notes(notes: Mapping[str, Sequence[Path]]) -> None:
     for text, files in notes.items():
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         names = ", ".join(file.name for file in files[:3])
-        click.echo(f"{click.style('note:', fg='blue', bold=True)}  {text}: {names}{more}", err=True)
+        _put("note:  ", "blue", f"{text}: {names}{more}")
 
 
 def show(*renderables: RenderableType) -> None:
     """Prints tables; in a terminal they follow its width, elsewhere they are wide enough for all columns."""
+    from splite_deploy.plain_table import plain
+
+    console = _console(width=None if sys.stdout.isatty() else 110)
+    for renderable in renderables:
+        console.print(plain(renderable))
+
+
+def message_console() -> Console:
+    """Where progress is shown: standard error."""
+    return _console(stderr=True)
+
+
+def _console(**options: Any) -> Console:
+    """A console that follows no markup and guesses nothing."""
     from rich.console import Console
 
-    console = Console() if sys.stdout.isatty() else Console(width=110)
-    for renderable in renderables:
-        console.print(renderable, highlight=False)
+    return Console(markup=False, emoji=False, highlight=False, **options)
 
 
-def put_json(file: Path | None, value: object) -> None:
-    """Writes plain data (numbers, texts, lists, dictionaries) as JSON; see `put_text`."""
+def tick(stream: TextIO) -> Text:
+    """What says that something is right, as the stream can write it."""
+    from rich.text import Text
+
+    return Text("✓" if (stream.encoding or "").lower().startswith("utf") else "ok", "green")
+
+
+def put_json(file: Path | None, value: object, *, line: bool = False) -> None:
+    """Writes plain data (numbers, texts, lists, dictionaries) as JSON; see `put_text`.
+
+    A number that is not finite is null there, and a warning names it.
+
+    Args:
+        file: See `put_text`.
+        value: The data.
+        line: Whether it is one line.
+    """
     if file is not None:
-        put_text(file, f"{json.dumps(value, indent=1)}\n")
+        text, lost = json_text(value, indent=None if line else 1)
+        put_text(file, f"{text}\n")
+        if lost:
+            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+            remark(f"warning: null in the JSON, since it is not finite: {', '.join(lost[:3])}{more}")
 
 
 def put_text(file: Path | None, text: str) -> None:
-    """Writes a text to a file, whole or not at all, or to standard output.
+    """Writes a text in UTF-8 to a file, whole or not at all, or to standard output.
 
     Args:
         file: The file; `STDOUT` for standard output, None for nowhere.
@@ -72,7 +136,13 @@ def put_text(file: Path | None, text: str) -> None:
         OutputError: The file cannot be written.
     """
     if file == STDOUT:
-        click.echo(text, nl=False)
+        sys.stdout.flush()
+        binary = getattr(sys.stdout, "buffer", None)  # a notebook's has none
+        if binary is None:
+            sys.stdout.write(text)
+        else:
+            binary.write(text.encode())
+        sys.stdout.flush()
     elif file is not None:
         write_file(file, text.encode())
 
@@ -80,21 +150,22 @@ def put_text(file: Path | None, text: str) -> None:
 @contextmanager
 def working(title: str) -> Iterator[Callable[[str], None]]:
     """Shows each step of a longer work while it runs, with its time when it is done."""
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console(stderr=True)
+    console = message_console()
     step: list[Any] = ["", time.perf_counter()]
 
     def done() -> None:
         if step[0]:
-            console.print(f"  [green]✓[/] {step[0]} [dim]{time.perf_counter() - step[1]:.1f} s[/]", highlight=False)
+            took = Text(f"{time.perf_counter() - step[1]:.1f} s", "dim")
+            console.print(Text("  ") + tick(sys.stderr), Text(step[0]), took)
 
     with console.status(title) as status:
 
         def report(message: str) -> None:
             done()
-            step[:] = [message, time.perf_counter()]
-            status.update(f"{title}: {message} ...")
+            step[:] = [shown(message), time.perf_counter()]
+            status.update(Text(f"{title}: {step[0]} ..."))
 
         yield report
         done()
@@ -105,8 +176,7 @@ def progress_bar(items: list[_Item], what: str) -> Iterator[_Item]:
     if len(items) == 1:
         yield items[0]
         return
-    from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    console = message_console()
     yield from track(items, what, console=console, transient=True, disable=not console.is_terminal)

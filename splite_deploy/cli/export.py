@@ -11,11 +11,12 @@ import click
 from click.core import ParameterSource
 
 from splite_deploy.cli.app import BackendName, FilePath, json_option, main
-from splite_deploy.cli.console import STDOUT, put_error, put_json, show, working
+from splite_deploy.cli.console import STDOUT, put_error, put_json, remark, say, show, working
 from splite_deploy.compile.precision import INT8_RECIPES
 from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.runtime.backends import exportable_backends
 from splite_deploy.spec import PRECISIONS
+from splite_deploy.text import command, quoted
 
 if TYPE_CHECKING:
     from splite_deploy.bundle import Bundle, Report
@@ -227,8 +228,8 @@ def _adopting(file: Path, output: Path, model: Path | None, options: dict[str, A
     if others := [one for one in given.get("backends", ()) if one != "tflite"]:
         raise UsageError(
             f"{file.name} is a TFLite file, which LiteRT alone runs: nothing is made of it for {others[0]}.",
-            hint=f"Export the checkpoint or ONNX graph that it was made from with -b {others[0]}, or a graph that "
-            f"'python -m tf2onnx.convert --tflite {file.name} --output {file.stem}.onnx' makes of it.",
+            hint=f"Export the checkpoint or ONNX graph that it was made from with -b {others[0]}, or make a graph of "
+            f"it: python -m tf2onnx.convert --tflite {quoted(file)} --output {quoted(Path(f'{file.stem}.onnx'))}.",
         )
     parameters = {option.name: option.opts[0] for option in context.command.params}
     for name in given:
@@ -236,7 +237,7 @@ def _adopting(file: Path, output: Path, model: Path | None, options: dict[str, A
             flag = parameters[name]
             hint = f"Leave {flag} out, or export the network that it was made from."
             if name == "evaluation":
-                hint = f"Leave it out, and evaluate the bundle: splite-deploy bench {output} --eval LABELS."
+                hint = f"Leave it out, and evaluate the bundle: {command('bench', output, '--eval', 'LABELS')}."
             raise UsageError(f"{file.name} stays as it is, and {flag} is for what export converts.", hint=hint)
     precisions = [describe_file(one).precision for one in (file, *options["also"])]
     if unmet := [one for one in given.get("precisions", ()) if one not in precisions]:
@@ -260,19 +261,19 @@ def _show(bundle: Bundle, report: Report) -> None:
 
     output = bundle.path
     for note in report.notes:
-        click.echo(f"note: {note}", err=True)
+        remark(f"note: {note}")
     several = len(bundle.manifest.artifacts) > 1
     show(*measured_tables(report, bundle.model), *(types_tables(bundle.manifest, report) if several else ()))
     for search in report.searches:
-        click.echo(search_line(search))
+        say(search_line(search))
     size = sum(file.stat().st_size for file in output.iterdir())
-    click.echo(f"{output}: {size / 1e6:.2f} MB. Next:")
+    say(f"{output}: {size / 1e6:.2f} MB. Next:")
     if bundle.manifest.graphs:
-        precisions = " ".join(
-            f"-p {precision}" for precision in dict.fromkeys(g.precision for g in bundle.manifest.graphs)
-        )
-        click.echo(f"  splite-deploy compile {output} {precisions}  (on the device)")
-    click.echo(f"  splite-deploy bench {output}\n  splite-deploy run {output} IMAGE --save overlay.png")
+        precisions = dict.fromkeys(graph.precision for graph in bundle.manifest.graphs)
+        words = [word for precision in precisions for word in ("-p", precision)]
+        say(f"  {command('compile', output, *words)}  (on the device)")
+    say(f"  {command('bench', output)}")
+    say(f"  {command('run', output, 'IMAGE', '--save', 'overlay.png')}")
 
 
 def _tell_failures(bundle: Bundle, report: Report, first: str) -> None:
@@ -289,6 +290,6 @@ def _tell_failures(bundle: Bundle, report: Report, first: str) -> None:
         put_error(f"{', '.join(labels)} failed: {failure.message}", failure.hint)
     held = [one.label for one in bundle.manifest.artifacts]
     held += [f"a graph for trt {one.precision} ({one.typing}ly typed)" for one in bundle.manifest.graphs]
-    click.echo(f"{bundle.path} holds what passed: {', '.join(held)}.", err=True)
+    remark(f"{bundle.path} holds what passed: {', '.join(held)}.")
     if first in (one.artifact for one in report.failures) and bundle.manifest.artifacts:
-        click.echo(f"{first} was to run by default; instead {held[0]} runs.", err=True)
+        remark(f"{first} was to run by default; instead {held[0]} runs.")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
 from splite_deploy.cli.app import FilePath, json_option, main
-from splite_deploy.cli.console import STDOUT, put_json, show, working
+from splite_deploy.cli.console import STDOUT, put_json, say, show, working
 from splite_deploy.decoders.heatmap import ALIGNMENTS
 from splite_deploy.init.recognise import Kind
 from splite_deploy.spec.model import InputColor
 from splite_deploy.spec.presets import SKELETONS
 from splite_deploy.spec.recipes import RECIPES
+from splite_deploy.text import command as typed
 
 _FILL = {
     "color": "channels of training",
@@ -131,13 +131,13 @@ def init(source: Path, output: Path | None, overwrite: bool, json_file: Path | N
     from splite_deploy.cli.tables.described import described_tables
 
     show(*described_tables(described))
-    click.echo(f"{target}: written.")
+    say(f"{target}: written.")
     if unknown:
-        click.echo(f'Fill in what is written as "?" there: {", ".join(unknown)}. Then:')
+        say(f'Fill in what is written as "?" there: {", ".join(unknown)}. Then:')
     else:
-        click.echo("Next:")
+        say("Next:")
     old = bool(too_old(described.facts))
-    click.echo(f"  {next_command(source, target, trust=bool(options['trust']), bundled=not old)}")
+    say(f"  {next_command(source, target, trust=bool(options['trust']), bundled=not old)}")
 
 
 def told_of(options: dict[str, Any]) -> Any:
@@ -170,6 +170,7 @@ def told_of(options: dict[str, Any]) -> Any:
 def next_command(source: Path, model: Path, *, trust: bool, bundled: bool = True) -> str:
     """What to type when model.toml is filled in: ``export``, or ``verify`` of what no bundle is made of."""
     if not bundled:
-        return shlex.join(["splite-deploy", "verify", str(source), "--model", str(model), "--images", "PICTURES"])
-    words = ["splite-deploy", "export", str(source), "--model", str(model), "-o", f"{source.stem}.splite"]
-    return shlex.join([*words, *(["--trust"] if trust else []), "--images", "PICTURES"])
+        return typed("verify", source, "--model", model, "--images", "PICTURES")
+    trusted = ["--trust"] if trust else []
+    made = Path(f"{source.stem}.splite")
+    return typed("export", source, "--model", model, "-o", made, *trusted, "--images", "PICTURES")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from splite_deploy.cli.app import FilePath, backend_options, json_option, main, tuning_options
-from splite_deploy.cli.console import STDOUT, progress_bar, put_json
+from splite_deploy.cli.console import STDOUT, progress_bar, put_json, remark
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.errors import UsageError, naming
 from splite_deploy.files import writing
@@ -176,9 +176,9 @@ def run(
             else:
                 put_json(json_file, [one.to_dict() for one in done] if folder else done[0].to_dict())
     if json_file != STDOUT:
-        click.echo(f"keypoints: {json_file}", err=True)
+        remark(f"keypoints: {json_file}")
     if save is not None:
-        click.echo(f"{'video' if video else 'pictures' if folder else 'picture'}: {save}", err=True)
+        remark(f"{'video' if video else 'pictures' if folder else 'picture'}: {save}")
     if failed:
         raise _told(failed, len(pictures))
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
 from numpy.typing import ArrayLike
 
-from splite_deploy.cli.console import STDOUT
+from splite_deploy.cli.console import STDOUT, message_console, put_json
 from splite_deploy.errors import CameraError
 from splite_deploy.files import whole_file, write_all, writing
 from splite_deploy.runtime import PoseEstimator
@@ -22,6 +20,7 @@ from splite_deploy.runtime.io.native_output import NativeOutput, native_output
 from splite_deploy.runtime.io.video import check_video_name, write_video
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.runtime.tracker import BoxTracker
+from splite_deploy.spec.plain import json_text
 
 
 def run_video(
@@ -112,10 +111,9 @@ def _told(err: CameraError, said: NativeOutput) -> CameraError:
 
 def _timed(camera: Camera) -> Iterator[tuple[float, Image]]:
     """Frames with their time in seconds from the first: of a file by its own clock, of a camera by ours."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console, start_s = Console(stderr=True), 0.0
+    console, start_s = message_console(), 0.0
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("frames", total=camera.frames)
         for index, frame in enumerate(camera):
@@ -129,7 +127,7 @@ def _timed(camera: Camera) -> Iterator[tuple[float, Image]]:
 def _lines(file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Takes records and writes each as a line of JSON; a file is there, whole, when the block ends."""
     if file == STDOUT:
-        yield lambda record: click.echo(json.dumps(record))
+        yield lambda record: put_json(STDOUT, record, line=True)
         return
     with whole_file(file) as partial, ExitStack() as stack:
         with writing(file):
@@ -137,6 +135,6 @@ def _lines(file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
 
         def put(record: dict[str, Any]) -> None:
             with writing(file):
-                write_all(stream, f"{json.dumps(record)}\n".encode())
+                write_all(stream, f"{json_text(record)[0]}\n".encode())
 
         yield put

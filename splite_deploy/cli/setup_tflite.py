@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from splite_deploy.cli.app import FilePath, json_option, main
-from splite_deploy.cli.console import STDOUT, put_json, working
+from splite_deploy.cli.console import STDOUT, put_json, say, working
+from splite_deploy.text import quoted
 
 
 @main.command("setup-tflite", short_help="Make the environment that converts to TFLite.")
@@ -45,6 +46,6 @@ def setup_tflite(python: Path | None, folder: Path | None, tensorflow: bool, jso
     put_json(json_file, to_plain({**asdict(made), "python": str(made.python)}))
     if json_file == STDOUT:
         return
-    click.echo(f"{made.label}: {made.python}")
+    say(f"{made.label}: {made.python}")
     if folder is not None and folder.absolute() != default_folder():
-        click.echo(f"It is used where {SETTING}={made.python} is set.")
+        say(f"It is used where {SETTING}={quoted(made.python)} is set.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from splite_deploy.cli.app import BackendName, FilePath, json_option, main, threads_option, tuning_options
-from splite_deploy.cli.console import STDOUT, put_json, show, working
+from splite_deploy.cli.console import STDOUT, put_json, remark, say, show, working
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.backends import all_backends
@@ -102,7 +102,7 @@ def verify(
         rows = [(result.parity, result.violations) for result in results]
         show(parity_table(rows, opened.model), image_table(results))
     for warning in dict.fromkeys(f"{one.label}: {text}" for one in results for text in one.warnings):
-        click.echo(f"warning: {warning}", err=True)
+        remark(f"warning: {warning}")
     check(results)
 
 
@@ -145,5 +145,5 @@ def _verify_file(
     put_json(json_file, [to_plain(result) for result in results])
     if json_file != STDOUT:
         show(*(parity_table([(result.parity, result.violations)], file.spec) for result in results))
-        click.echo(f"{path.name} is {results[0].precision}: {results[0].numbers}.")
+        say(f"{path.name} is {results[0].precision}: {results[0].numbers}.")
     check_file(results)

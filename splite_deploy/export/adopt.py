@@ -51,6 +51,7 @@ from splite_deploy.runtime.scores import COMPARED, check_scores
 from splite_deploy.runtime.session import backend_of, open_bytes, open_file
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import PRECISIONS, Precision
+from splite_deploy.text import command
 
 _IDENTIFIER = b"TFL3"
 _LIBRARIES = ("ai-edge-litert", "onnxruntime", "numpy", "opencv-python-headless")
@@ -216,7 +217,7 @@ def _reference(files: Sequence[NetworkFile], options: AdoptOptions) -> NetworkFi
         raise UsageError(
             f"{options.reference_model} has another decoder, other keypoints or another input than the file's "
             "model.toml: golden outputs would be no outputs of this file.",
-            hint=f"Compare them with 'splite-deploy verify {first.path.name} --reference {named.path.name}'.",
+            hint=f"Compare them: {command('verify', first.path, '--reference', named.path)}.",
         )
     return named
 

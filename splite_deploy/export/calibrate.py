@@ -24,6 +24,7 @@ from splite_deploy.export.reference import Reference
 from splite_deploy.export.source.formats import ImportedOnnx
 from splite_deploy.export.source.load import LoadedModel, load_source
 from splite_deploy.files import cache_folder
+from splite_deploy.text import command
 
 Progress = Callable[[str], None]
 
@@ -224,9 +225,10 @@ def _written(
 
 def _remedy(checkpoint: Path, model: Path | None) -> str:
     """What to do about stored ranges that do not fit."""
-    named = "" if model is None else f" --model {model}"
-    file = checkpoint.with_suffix(".ranges.json").name
+    named = () if model is None else ("--model", model)
+    file = Path(checkpoint.with_suffix(".ranges.json").name)
+    measure = command("calibrate", checkpoint, *named, "--images", "DIR", "-o", file)
     return (
-        f"Measure them: splite-deploy calibrate {checkpoint}{named} --images DIR -o {file}, and name that file as "
+        f"Measure them: {measure}, and name that file as "
         "calibration in model.toml or with --calibration. Or name images with --calibration."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -27,6 +28,7 @@ from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.runtime.session import Session
 from splite_deploy.spec import PRECISIONS
+from splite_deploy.text import command
 
 GAIN = 1.05
 """A lower precision has to be so many times as fast: less is noise on most machines, and accuracy is lost for sure."""
@@ -257,7 +259,7 @@ def decide_on_device(rows: Sequence[RecommendationRow], ship: str | None, bundle
         row for row in rows if row.within_limits and row is not best
     ]
     compared = [best, *sorted(rivals, key=lambda row: row.shortest_ms)[:1]]
-    commands = (f"'splite-deploy bench {bundle} -b {row.backend} -p {row.precision}'" for row in compared)
+    commands = (command("bench", Path(bundle), "-b", row.backend, "-p", row.precision) for row in compared)
     return f"{where} Decide on the device: {' and '.join(commands)}."
 
 

@@ -154,7 +154,7 @@ def draft(looked: Looked, wishes: Wishes, *, made_of: str) -> Draft:
     """
     reading = looked.reading
     heading = [
-        f"Written by splite-deploy init for {made_of}, {looked.form}. models/README.md has every field.",
+        f"Written for {made_of}, {looked.form}, by splite-deploy init. models/README.md has every field.",
         *(f"It gives {line}." for line in looked.given),
         *(f"Read as follows: {line}." for line in (reading.because if reading else ())),
     ]

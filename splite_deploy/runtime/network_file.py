@@ -11,6 +11,7 @@ from splite_deploy.runtime.backends.base import Backend, ModelFile
 from splite_deploy.runtime.file_facts import FileFacts, describe_file
 from splite_deploy.runtime.session import OptionSet, Session, backend_of, configured, open_model_file, read_file
 from splite_deploy.spec import MODEL_TOML, HostSpec, ModelSpec, load_model_toml
+from splite_deploy.text import command
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class NetworkFile:
         if model is None and not beside.exists():
             raise SpecError(
                 f"No model spec of {path.name}: there is no {beside}.",
-                hint=f"'splite-deploy init {path.name}' writes one; or name it with --model.",
+                hint=f"This writes one: {command('init', path)}. Or name it with --model.",
             )
         return cls(path, *load_model_toml(model or beside))
 

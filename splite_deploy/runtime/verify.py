@@ -28,6 +28,7 @@ from splite_deploy.runtime.first_load import first_load
 from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, transform_points
 from splite_deploy.runtime.session import OptionSet, Session, check_content, open_artifact, pick_artifact
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
+from splite_deploy.text import quoted
 
 TOGETHER = 3
 """So many crops at once are compared with one at a time."""
@@ -363,5 +364,6 @@ def check(results: list[Verification]) -> None:
                 hint = _TAMPERED
             if not result.image.within_limits:
                 recorded = result.crop.opencv_recorded
-                hint = f"Install OpenCV {recorded} here (pip install 'opencv-python-headless=={recorded}.*')."
+                package = quoted(f"opencv-python-headless=={recorded}.*")
+                hint = f"Install OpenCV {recorded} here (pip install {package})."
             raise ParityError(f"{result.label} differs on this machine: {'; '.join(result.violations)}.", hint=hint)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import reprlib
 import sys
 import types
@@ -16,6 +17,7 @@ from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from splite_deploy.errors import FIELDS_DOC, SpecError
+from splite_deploy.text import whole
 
 T = TypeVar("T")
 Unknown = Literal["refuse", "ignore"]
@@ -86,6 +88,8 @@ class FieldsError(SpecError):
     Attributes:
         problems: One for each field.
     """
+
+    lines = True
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -319,3 +323,33 @@ def compact_json(data: Mapping[str, Any]) -> str:
         return json.dumps(value)
 
     return "{\n " + ",\n ".join(f"{json.dumps(key)}: {lines(value)}" for key, value in data.items()) + "\n}\n"
+
+
+def json_text(value: Any, *, indent: int | None = None) -> tuple[str, list[str]]:
+    """Plain data as JSON that every reader takes: without NaN and infinity, and without halves of characters.
+
+    Args:
+        value: Numbers, texts, lists, dictionaries.
+        indent: Spaces for each level; None for one line.
+
+    Returns:
+        The text, and where a number was not finite and null stands instead: ``[0].pose.scores[3]``.
+    """
+    lost: list[str] = []
+    return json.dumps(_sound(value, "", lost), indent=indent, allow_nan=False), lost
+
+
+def _sound(value: Any, where: str, lost: list[str]) -> Any:
+    if isinstance(value, str):
+        return whole(value)
+    if isinstance(value, Mapping):
+        return {
+            whole(key) if isinstance(key, str) else key: _sound(item, f"{where}.{key}".lstrip("."), lost)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_sound(item, f"{where}[{index}]", lost) for index, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        lost.append(where or "the value")
+        return None
+    return value

@@ -62,3 +62,39 @@ def test_what_a_hint_advises_exists(file: Path) -> None:
         shared = {name for name in OPTION.findall(text) if not any(known.startswith(f"{name}-") for known in own)}
         assert shared <= own | ELSEWHERE, f"{file}:{line}: {shared - own}"
         assert set(re.findall(r"-p (fp\w+|int\w+)", text)) <= set(PRECISIONS), f"{file}:{line}: {text}"
+
+
+def typed(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Lines and constant words of the commands that messages tell to type."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("command", "typed"):
+            words = [one for one in node.args if isinstance(one, ast.Constant)]
+            yield node.lineno, [str(one.value) for one in words]
+
+
+def test_commands_that_messages_tell_to_type_exist() -> None:
+    found = [(file, line, words) for file in FILES for line, words in typed(file) if words]
+    assert len(found) > 12
+    for file, line, words in found:
+        assert words[0] in main.commands, f"{file}:{line}"
+        given = {word for word in words if word.startswith("-")}
+        assert given <= options(main.commands[words[0]]), f"{file}:{line}"
+
+
+def test_paths_in_commands_are_quoted() -> None:
+    """A command of ours with a value inside is made by `command`, which quotes it."""
+    loose = re.compile(rf"splite-deploy ({'|'.join(main.commands)}) [^\"]*\{{")
+    for file in FILES:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            assert not loose.search(line), f"{file}:{number}: {line}"
+
+
+def test_only_the_console_prints() -> None:
+    """What shows text of others goes through one place, which makes it safe."""
+    printing = re.compile(r"click\.echo|click\.secho|(?<![\w.])Console\(|sys\.std(out|err)\.write")
+    for file in sorted((PACKAGE / "cli").rglob("*.py")):
+        if file.name != "console.py":
+            assert not printing.search(file.read_text(encoding="utf-8")), file
+    for file in FILES:
+        text = file.read_text(encoding="utf-8")
+        assert file.name == "plain_table.py" or not re.search(r"rich\.table|rich\.markup", text), file

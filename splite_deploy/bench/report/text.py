@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.markup import escape
-from rich.table import Table
-
 from splite_deploy.bench.loop import (
     COMPUTE,
     DECODE,
@@ -20,6 +17,7 @@ from splite_deploy.bench.loop import (
 from splite_deploy.bench.report.sentences import sentences
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.device.environment import NOT_AVAILABLE, Environment
+from splite_deploy.plain_table import Table
 
 STAGE_NAMES: Mapping[str, str] = {
     PREPROCESS: "Preprocess",
@@ -38,7 +36,7 @@ def table(results: Sequence[BenchResult]) -> Table:
     """One row per artifact and stage, with sentences on each artifact below."""
     grid = Table(
         title="Latency",
-        caption=escape("\n".join(" ".join(sentences(result)) for result in results)),
+        caption="\n".join(" ".join(sentences(result)) for result in results),
         caption_justify="left",
     )
     grid.add_column("Artifact")
@@ -49,7 +47,7 @@ def table(results: Sequence[BenchResult]) -> Table:
         shown = [stage for stage in STAGE_NAMES if stage in result.stages]
         for stage in shown:
             first, last = stage == shown[0], stage == shown[-1]
-            label = escape(f"{result.bundle or result.artifact_file}\n{result.label}") if first else ""
+            label = f"{result.bundle or result.artifact_file}\n{result.label}" if first else ""
             grid.add_row(label, STAGE_NAMES[stage], *_figures(result, stage), end_section=last)
     return grid
 
@@ -70,8 +68,8 @@ def environment_table(environment: Environment) -> Table:
     rows = environment.rows()
     for label, value in rows:
         if value != NOT_AVAILABLE:
-            grid.add_row(label, escape(value))
+            grid.add_row(label, value)
     absent = [label for label, value in rows if value == NOT_AVAILABLE]
     if absent:
-        grid.add_row("Not available", escape(", ".join(absent)))
+        grid.add_row("Not available", ", ".join(absent))
     return grid

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.markup import escape
-from rich.table import Table
 
 from splite_deploy.bench.profile import types_histogram
 from splite_deploy.bundle import REPORT, Artifact, Bundle, Failure, Parity, Report, TensorSpec
 from splite_deploy.bundle.report import LayerSearch, Recommendation
+from splite_deploy.cli.console import tick
+from splite_deploy.plain_table import Table, plain
 from splite_deploy.runtime.backends.trt.module import FLAVOURS
 from splite_deploy.spec import ModelSpec
 
@@ -37,7 +38,7 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
     first = rows[0][0]
     reference = _REFERENCES.get(first.reference, first.reference)
     title = f"{spec.name}: difference to {reference} on {first.crops} crops ({first.crops_from})"
-    table = Table(title=escape(title))
+    table = Table(title=title)
     table.add_column("step", no_wrap=True)
     for heading in ("tensor max abs", "deviation p50 px", "p95 px", "max px"):
         table.add_column(heading, justify="right")
@@ -59,7 +60,7 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
         if (people := parity.people) is not None:
             lost = "".join(f" {sign}{count}" for sign, count in (("-", people.missed), ("+", people.new)) if count)
             cells += [f"{people.score_max:.2g}", f"{people.found}{lost}"]
-        table.add_row(*cells, "[red]over the limit[/]" if broken else "[green]✓[/]")
+        table.add_row(*cells, plain("over the limit", "red") if broken else tick(sys.stdout))
     return table
 
 
@@ -68,7 +69,7 @@ def image_table(results: Sequence[Verification]) -> RenderableType:
     crop = results[0].crop
     same = f"equals the recorded one (OpenCV {crop.opencv_here} here, {crop.opencv_recorded} there)"
     caption = f"This machine's crop {same if not crop.max_levels else f'differs: {crop}'}."
-    table = Table(title="golden image: keypoints in its pixels, preprocessing included", caption=escape(caption))
+    table = Table(title="golden image: keypoints in its pixels, preprocessing included", caption=caption)
     table.add_column("artifact", no_wrap=True)
     for heading in ("deviation p50 px", "p95 px", "max px", "by the crop alone p95 px", "max px"):
         table.add_column(heading, justify="right")
@@ -78,8 +79,8 @@ def image_table(results: Sequence[Verification]) -> RenderableType:
         cells = [
             f"{value:.2g}" for value in (reference_px.p50, reference_px.p95, reference_px.max, crop_px.p95, crop_px.max)
         ]
-        mark = "[green]✓[/]" if not crop.max_levels else "[yellow]the crop differs[/]"
-        table.add_row(result.label, *cells, mark if result.image.within_limits else "[red]over the limit[/]")
+        mark = tick(sys.stdout) if not crop.max_levels else plain("the crop differs", "yellow")
+        table.add_row(result.label, *cells, mark if result.image.within_limits else plain("over the limit", "red"))
     return table
 
 
@@ -102,7 +103,7 @@ def _search_tables(search: LayerSearch, spec: ModelSpec) -> list[RenderableType]
     """What the search for layers in float found: before and after it, and the layers with their costs."""
     depth_limit = spec.depth_limit(search.limits) * (spec.mm_per_unit() or 1.0)
     unit = search.plain.depth_unit
-    table = Table(title=escape(f"{search.artifact}: layers in float, so that it keeps its limits"))
+    table = Table(title=f"{search.artifact}: layers in float, so that it keeps its limits")
     table.add_column("")
     scored = search.plain.score_max is not None
     more = [*([f"depth p95 {unit}"] if unit else ()), *(["score max"] if scored else ())]
@@ -120,14 +121,14 @@ def _search_tables(search: LayerSearch, spec: ModelSpec) -> list[RenderableType]
     limits += [search.limits.score_max] if scored else []
     table.add_row("limits", *(f"{value:.3g}" for value in limits), "")
     layers = Table(
-        title=escape(f"{search.artifact}: layers that went back to float, the costliest first"),
+        title=f"{search.artifact}: layers that went back to float, the costliest first",
         caption="Cost: keypoint deviation p95 with this layer alone in int8, on a part of the crops.",
     )
     for heading in ("layer", "kind"):
         layers.add_column(heading)
     layers.add_column("cost px", justify="right")
     for row in search.excluded:
-        layers.add_row(escape(row.layer), row.op, f"{row.isolated_p95_px:.3g}")
+        layers.add_row(row.layer, row.op, f"{row.isolated_p95_px:.3g}")
     return [table, layers]
 
 
@@ -148,7 +149,7 @@ def search_line(search: LayerSearch) -> str:
 def _recommendation_tables(recommendation: Recommendation) -> list[RenderableType]:
     """The artifacts side by side, their accuracy where it was measured, and the recommendation."""
     first = recommendation.rows[0]
-    table = Table(title="artifacts side by side", caption=escape(recommendation.measured))
+    table = Table(title="artifacts side by side", caption=recommendation.measured)
     headings = ["MB", "p50 ms", "min ms", "speed-up", "deviation p50 px", "p95 px", "max px"]
     headings += [f"depth p95 {first.depth_unit}"] if first.depth is not None else []
     accuracy = Table(title="accuracy on the labels")
@@ -161,7 +162,7 @@ def _recommendation_tables(recommendation: Recommendation) -> list[RenderableTyp
             one.add_column(name, justify="right")
     for row in recommendation.rows:
         deviation, found = row.deviation_px, row.accuracy
-        label = f"[bold]{row.label}[/]" if row.label == recommendation.ship else row.label
+        label = plain(row.label, "bold" if row.label == recommendation.ship else "")
         cells = [
             f"{row.size_bytes / 1e6:.2f}",
             f"{row.p50_ms:.3f}{' (unsteady)' if row.steady is False else ''}",
@@ -175,10 +176,10 @@ def _recommendation_tables(recommendation: Recommendation) -> list[RenderableTyp
             aligned = "" if found.pa_mpjpe_mm is None else f"{found.pa_mpjpe_mm:.2f}"
             figures = f"{found.mean_error_box_pct:.2f}", f"{found.pck_05:.3f}"
             accuracy.add_row(label, str(found.images), *figures, aligned)
-    return [table, *([accuracy] if first.accuracy is not None else ()), escape(recommendation.reason)]
+    return [table, *([accuracy] if first.accuracy is not None else ()), plain(recommendation.reason)]
 
 
-def _facts(bundle: Bundle, report: Report) -> Table:
+def _facts(bundle: Bundle, report: Report) -> RenderableType:
     spec, source = bundle.model, bundle.manifest.source
     size = f"{spec.input.width} x {spec.input.height} {spec.input.color.upper()}"
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
@@ -187,11 +188,11 @@ def _facts(bundle: Bundle, report: Report) -> Table:
     for name, value in (
         ("model", f"{spec.name}, {spec.keypoint_count} keypoints, decoder {spec.decoder.type}"),
         ("input", f"{size}, box padded by {spec.input.box_padding:g}"),
-        ("checkpoint", f"{source.checkpoint}, sha256 {source.checkpoint_sha256[:16]}…"),
+        ("checkpoint", f"{source.checkpoint}, sha256 {source.checkpoint_sha256[:16]}..."),
         ("made with", f"splite-deploy {source.tool_version}, {opset}{versions}"),
         *(("note", note) for note in report.notes),
     ):
-        facts.add_row(f"[bold]{name}[/]", escape(value))
+        facts.add_row(plain(name, "bold"), value)
     return facts
 
 
@@ -213,7 +214,7 @@ def _failures_table(failures: Sequence[Failure]) -> Table:
     for heading in ("artifact", "failed in", "why", "what to do"):
         table.add_column(heading)
     for one in failures:
-        table.add_row(*map(escape, (one.artifact, one.stage, one.message, one.hint)))
+        table.add_row(one.artifact, one.stage, one.message, one.hint)
     return table
 
 
@@ -231,11 +232,11 @@ def engine_table(bundle: Bundle, engines: Sequence[Artifact]) -> Table:
         target = engine.target
         groups = types_histogram(layers.get(engine.label, ()))
         table.add_row(
-            f"{engine.precision}\n{escape(engine.file)}",
+            f"{engine.precision}\n{engine.file}",
             f"{FLAVOURS[target['flavour']]} {target['tensorrt']}\n{_TYPING_MODES[target['typing']]}",
             f"{target['build_s']} s",
             f"{(bundle.path / engine.file).stat().st_size / 1e6:.2f} MB",
-            "\n".join(f"{name} {escape(value)}" for name, value in target.items() if name not in _APART),
+            "\n".join(f"{name} {value}" for name, value in target.items() if name not in _APART),
             "\n".join(f"{group.count} {group.types}" for group in groups) or "unknown: no GPU here to read them back",
         )
     return table

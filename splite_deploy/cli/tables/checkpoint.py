@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.markup import escape
-from rich.table import Table
 
 from splite_deploy.bundle import Bundle
+from splite_deploy.plain_table import Table, plain
 
 if TYPE_CHECKING:  # the device side has no torch
     from splite_deploy.compact import Compaction
@@ -26,7 +25,7 @@ def compaction_tables(result: Compaction) -> tuple[RenderableType, RenderableTyp
     for row in result.layers:
         widths = ((row.inputs_before, row.inputs_after), (row.outputs_before, row.outputs_after))
         cells = (str(before) if before == after else f"{before} -> {after}" for before, after in widths)
-        layers.add_row(escape(row.name), row.kind, *cells)
+        layers.add_row(row.name, row.kind, *cells)
     totals = Table(title="totals")
     for heading in ("", "dense", "compacted", "ratio"):
         totals.add_column(heading, justify="right" if heading else "left")
@@ -49,13 +48,13 @@ def checkpoint_tables(report: CheckpointReport) -> list[RenderableType]:
     kinds = Counter(layer.kind for layer in report.alignment.layers)
     facts = Table.grid(padding=(0, 2))
     for name, value in (
-        ("checkpoint", f"{report.file}, {report.format}, sha256 {report.sha256[:16]}…"),
+        ("checkpoint", f"{report.file}, {report.format}, sha256 {report.sha256[:16]}..."),
         ("size", f"{report.size_bytes / 1e6:.2f} MB, {report.parameters:,} parameters"),
         *([("compacted", header)] if header else ()),
         ("layers", f"{kinds.total()}: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"),
         *(("note", note) for note in report.notes),
     ):
-        facts.add_row(f"[bold]{name}[/]", escape(value))
+        facts.add_row(plain(name, "bold"), value)
     hint = "Widths without padding: splite-deploy compact DENSE --round-to 8 ... for fp16, 16 or 32 for int8."
     avoidable = any(not misfit.fixed for fit in report.alignment.fits for misfit in fit.misfits)
     return [facts, *alignment_tables(report.alignment), *([hint] if avoidable else ())]
@@ -77,7 +76,7 @@ def width_tables(
         if timed:
             raise
         install = "pip install 'splite-deploy[export]'"
-        return [escape(f"The channel widths are not checked: {err.name} is missing. Install it: {install}.")]
+        return [f"The channel widths are not checked: {err.name} is missing. Install it: {install}."]
     if not timed and all(artifact.label != "ort fp32" for artifact in bundle.manifest.artifacts):
         return [
             "The channel widths are not checked: they are read from the fp32 graph, which this bundle does not hold."
@@ -103,7 +102,7 @@ def alignment_tables(alignment: Alignment) -> list[RenderableType]:
         padded = [found.get(layer.name) for found in misfits]
         if any(padded):
             cells = (f"{m.inputs} -> {m.outputs} {m.cost:+.0%}" if m is not None else "fits" for m in padded)
-            layers.add_row(escape(layer.name), layer.kind, _widths(layer), *cells)
+            layers.add_row(layer.name, layer.kind, _widths(layer), *cells)
     return [layers, _rounding_up(alignment), *([_timings(alignment)] if alignment.timings else ())]
 
 
@@ -159,7 +158,7 @@ def _timings(alignment: Alignment) -> Table:
         same = [stats is timing.now for stats in timing.rounded.values()]
         total = [so_far + ms for so_far, ms in zip(total, times_ms, strict=True)]
         cells = ("" if equal else _change(ms, times_ms[0]) for ms, equal in zip(times_ms[1:], same, strict=True))
-        table.add_row(escape(timing.layer), f"{times_ms[0]:.3f}", *cells)
+        table.add_row(timing.layer, f"{times_ms[0]:.3f}", *cells)
     table.add_section()
     table.add_row("total", f"{total[0]:.3f}", *(_change(ms, total[0]) for ms in total[1:]))
     return table

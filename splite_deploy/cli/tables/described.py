@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.markup import escape
-from rich.table import Table
+
+from splite_deploy.plain_table import Table, plain
 
 if TYPE_CHECKING:
     from splite_deploy.init.command import Described
@@ -36,7 +36,7 @@ def described_tables(described: Described) -> list[RenderableType]:
     else:
         rows += [("source", "weights without an architecture"), ("note", described.draft.heading[1])]
     for name, value in rows:
-        facts.add_row(f"[bold]{name}[/]", escape(value))
+        facts.add_row(plain(name, "bold"), value)
     return [facts]
 
 
@@ -54,5 +54,5 @@ def file_tables(facts: FileFacts | None) -> list[RenderableType]:
         *((("operators", counts),) if counts else ()),
         *((("custom", ", ".join(facts.custom)),) if facts.custom else ()),
     ):
-        grid.add_row(f"[bold]{name}[/]", escape(value))
+        grid.add_row(plain(name, "bold"), value)
     return [grid]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import RenderableType
-from rich.markup import escape
-from rich.table import Table
 
 from splite_deploy.bench.profile import LayerGroup, float_layers, histogram, total_us, types_histogram
 from splite_deploy.bundle import Artifact, Manifest, Report
 from splite_deploy.bundle.report import Layer
+from splite_deploy.plain_table import Table
 from splite_deploy.runtime.backends import all_backends
 
 _NAMED = 6  # layers that a line names
@@ -26,7 +25,7 @@ def types_tables(manifest: Manifest, report: Report) -> list[RenderableType]:
     table.add_column("layers", justify="right")
     table.add_column("types: count and share of the time")
     for artifact, layers in recorded:
-        table.add_row(artifact.label, str(len(layers)), escape(", ".join(map(_count, types_histogram(layers)))))
+        table.add_row(artifact.label, str(len(layers)), ", ".join(map(_count, types_histogram(layers))))
     return [table, *_float_lines(manifest, report)]
 
 
@@ -40,7 +39,7 @@ def histogram_tables(manifest: Manifest, report: Report) -> list[RenderableType]
     for artifact, layers in recorded:
         for index, group in enumerate(histogram(layers)):
             figures = str(group.count), _us(group.time_us), _percent(group.share)
-            table.add_row("" if index else artifact.label, escape(group.kind), escape(group.types), *figures)
+            table.add_row("" if index else artifact.label, group.kind, group.types, *figures)
         table.add_section()
     return [table, *_float_lines(manifest, report)]
 
@@ -53,7 +52,7 @@ def layer_tables(manifest: Manifest, report: Report) -> list[RenderableType]:
         total = total_us(layers)
         for index, layer in enumerate(layers):
             share = layer.time_us / total if total and layer.time_us is not None else None
-            names = escape(layer.name), escape(layer.kind), escape(layer.types)
+            names = layer.name, layer.kind, layer.types
             table.add_row(str(index + 1), *names, _us(layer.time_us), _percent(share))
         table.add_section()
         table.add_row("", "total", "", "", _us(total), "")
@@ -69,7 +68,7 @@ def _recorded(manifest: Manifest, report: Report) -> list[tuple[Artifact, Sequen
 def _float_lines(manifest: Manifest, report: Report) -> list[RenderableType]:
     """A line for each int8 artifact: the layers that work in floating point all the same."""
     recorded = _recorded(manifest, report)
-    return [escape(f"{one.label}: {_float_line(layers)}") for one, layers in recorded if one.precision == "int8"]
+    return [f"{one.label}: {_float_line(layers)}" for one, layers in recorded if one.precision == "int8"]
 
 
 def _float_line(layers: Sequence[Layer]) -> str:

@@ -20,6 +20,7 @@ from splite_deploy.compile.tensorrt.typing_mode import TypingMode, typing_mode_o
 from splite_deploy.device.cuda_driver import Gpu, gpu
 from splite_deploy.errors import CompileError, UsageError
 from splite_deploy.runtime.backends.trt.module import load_tensorrt
+from splite_deploy.text import command
 
 LOW_MEMORY_WORKSPACE_MIB = 128
 _WEIGHTED = ("CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED")
@@ -56,7 +57,7 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
         raise CompileError(
             f"{tensorrt.label} needs the {mode.typing}ly typed {job.precision} graph, which the bundle does not hold.",
             hint="'splite-deploy inspect' says whether its export failed, and why. If not, export it again: "
-            f"splite-deploy export CHECKPOINT -b trt -p {job.precision} -o NAME.splite.",
+            f"{command('export', 'CHECKPOINT', '-b', 'trt', '-p', job.precision, '-o', 'NAME.splite')}.",
         )
     graph = Path(job.graphs[mode.typing])
     facts = facts_of(tensorrt, device)

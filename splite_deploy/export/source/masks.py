@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from splite_deploy.errors import CheckpointError
+from splite_deploy.text import command
 
 LEAST_SHARE = 0.1
 """From this share of zeros on a network counts as masked; a few dead channels come from any training."""
@@ -112,6 +112,6 @@ def masked_notes(network: nn.Module, checkpoint: Path, model: Path) -> tuple[str
         how = "group-norm --speed-up 2"
     else:
         return ()
-    command = f"splite-deploy compact {shlex.quote(str(checkpoint))} --model {shlex.quote(str(model))} --method {how}"
+    typed = command("compact", checkpoint, "--model", model, "--method", *how.split(), "-o", "compacted.safetensors")
     counts = f"{found[0]} of {found[1]} {what}"
-    return (f"the network is masked, not smaller: {counts}: {command} -o compacted.safetensors",)
+    return (f"the network is masked, not smaller: {counts}: {typed}",)

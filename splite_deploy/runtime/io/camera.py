@@ -17,6 +17,7 @@ from splite_deploy.runtime.io.native_log import quiet
 from splite_deploy.runtime.io.native_name import is_utf8, native_name
 from splite_deploy.runtime.io.video import known_rate
 from splite_deploy.runtime.preprocess import Image
+from splite_deploy.text import quoted
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
@@ -265,7 +266,7 @@ def _open_pipeline(pipeline: str, source: str) -> Camera:
     with quiet():
         capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
     if not capture.isOpened():
-        trial = f"gst-launch-1.0 '{pipeline}'".replace("appsink drop=true max-buffers=1", "fakesink")
+        trial = f"gst-launch-1.0 {quoted(pipeline)}".replace("appsink drop=true max-buffers=1", "fakesink")
         raise CameraError(f"{source} cannot be opened.", hint=f"See what GStreamer says: {trial}")
     return Camera(capture, source)
 

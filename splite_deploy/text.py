@@ -1,0 +1,68 @@
+"""Text of others made safe to show, and commands safe to type. Standard library only.
+
+Names of files, bundles, layers and keypoints, notes and metadata come from whoever made them. What shows them calls
+`shown` in the one place where it writes: the console, tables, pages.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import unicodedata
+
+_UNSEEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what has no glyph of its own: control and format characters, halves, other line breaks."""
+_JOINERS = "\u200c\u200d"  # they shape letters of Persian and Hindi, and emoji
+_LATIN = re.compile(r"[ -~]*")
+
+
+def shown(text: str, *, lines: bool = False) -> str:
+    r"""A text with everything replaced that a terminal would obey or hide: escape codes, line breaks, bidi overrides.
+
+    Such a character becomes what Python writes for it, for example ``\x1b``; a byte of a file's name that is no UTF-8
+    becomes ``\xe9``.
+
+    Args:
+        text: Any string.
+        lines: Whether it may have several lines; then line breaks and tabs stay.
+    """
+    if _LATIN.fullmatch(text):
+        return text
+    kept = f"{_JOINERS}\n\t" if lines else _JOINERS
+    return "".join(one if one in kept or unicodedata.category(one) not in _UNSEEN else _escaped(one) for one in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def whole(text: str) -> str:
+    """A text that can be encoded: halves of characters are replaced as `shown` does; all else stays."""
+    return "".join(_escaped(one) if "\ud800" <= one <= "\udfff" else one for one in text)
+
+
+def command(*words: str | os.PathLike[str]) -> str:
+    """What to type to run a command of ours.
+
+    Args:
+        words: The command's name, options and arguments. A path, given as such, that begins with a dash is no option.
+    """
+    return " ".join(["splite-deploy", *map(quoted, words)])
+
+
+def quoted(word: str | os.PathLike[str]) -> str:
+    """A word or path as a shell takes it; what cannot be shown is written as bytes, in the way of bash and zsh."""
+    text = os.fspath(word)
+    if not isinstance(word, str) and text.startswith("-"):
+        text = f"./{text}"
+    if shown(text) == text:
+        return shlex.quote(text)
+    try:
+        content = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a character, which no file's name holds
+        content = whole(text).encode()
+    parts = (chr(one) if 32 <= one < 127 and one not in b"\\'" else f"\\x{one:02x}" for one in content)
+    return f"$'{''.join(parts)}'"
