@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -34,13 +35,20 @@ from splite_deploy.bench.sustained import sustain
 from splite_deploy.bundle import Bundle
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
-from splite_deploy.files import sha256_of
 from splite_deploy.metrics.labels import read_images
 from splite_deploy.runtime.crops import cut, random_pictures
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.network_file import NetworkFile
 from splite_deploy.runtime.preprocess import check_image
-from splite_deploy.runtime.session import OptionSet, backend_of, configured, open_artifact, open_file, pick_artifact
+from splite_deploy.runtime.session import (
+    OptionSet,
+    backend_of,
+    configured,
+    open_artifact,
+    open_model_file,
+    pick_artifact,
+    read_file,
+)
 from splite_deploy.spec import Color, ModelSpec, Precision
 
 SAMPLES = 2000
@@ -231,12 +239,12 @@ def run_network_file(
         bundle="",
         model=spec.name,
         artifact_file=file.path.name,
-        artifact_sha256=sha256_of(file.path),
+        artifact_sha256=hashlib.sha256(file.data).hexdigest(),
         backend=chosen.name,
         precision=None,
         batch=batch,
         inputs_from=inputs_from,
-        model_bytes=file.path.stat().st_size,
+        model_bytes=len(file.data),
         startup=startup,
         memory=memory,
         layers=layers,
@@ -294,7 +302,8 @@ def run_file(
     settings = configured(chosen, options, threads=threads)
     conditions = _conditions(threads, affinity)
     with bound_to(affinity, threads):
-        with open_file(path, chosen.name, options=settings) as session:
+        file = read_file(path, chosen)
+        with open_model_file(chosen, file, options=settings) as session:
             feeds = random_feeds(session.inputs, batch) if tensors is None else feeds_from_file(tensors, session.inputs)
             batch = _crops(feeds[0], batch)
             subject = NetworkSubject(session, feeds)
@@ -308,7 +317,7 @@ def run_file(
         bundle="",
         model=path.stem,
         artifact_file=path.name,
-        artifact_sha256=sha256_of(path),
+        artifact_sha256=hashlib.sha256(file.data).hexdigest(),
         backend=chosen.name,
         precision=None,
         batch=batch,
@@ -316,7 +325,7 @@ def run_file(
         inputs_count=len(feeds),
         image_width_px=0,
         image_height_px=0,
-        model_bytes=path.stat().st_size,
+        model_bytes=len(file.data),
         startup=startup,
         memory=memory,
         sustained=sustained,

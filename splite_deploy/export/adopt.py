@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_lowercase
 
@@ -48,7 +48,7 @@ from splite_deploy.runtime.crops import Crops, crops_from_images, crops_without_
 from splite_deploy.runtime.network_file import NetworkFile
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.scores import COMPARED, check_scores
-from splite_deploy.runtime.session import backend_of, open_bytes, open_file
+from splite_deploy.runtime.session import backend_of, open_bytes, open_model_file
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import PRECISIONS, Precision
 from splite_deploy.text import command
@@ -157,7 +157,7 @@ def adopt_file(
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             model=spec,
-            source=Source(path.name, hashlib.sha256(first.content(backend).data).hexdigest(), __version__),
+            source=Source(path.name, hashlib.sha256(first.data).hexdigest(), __version__),
             artifacts=tuple(artifact for artifact, _, _ in made),
             golden=described,
         )
@@ -288,7 +288,7 @@ def _artifact(file: NetworkFile, data: bytes, backend: Backend) -> Artifact:
 def _ends(file: NetworkFile, backend: Backend, batch: int | None) -> tuple[_Shapes, _Shapes]:
     """Shapes of the inputs and of the outputs by name, as the file has them for images of the model's size."""
     shape = file.image_shape
-    with open_file(file.path, backend.name) as session:
+    with open_model_file(backend, replace(file.content(backend), view=None, model=None)) as session:
         (image,) = session.inputs
         given = session.run({image.name: np.zeros((batch or 1, *shape), image.dtype)})
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from splite_deploy.arrays import FloatArray
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.file_facts import FileFacts, TensorFacts, describe_file
-from splite_deploy.runtime.session import file_suffixes, open_file
+from splite_deploy.runtime.session import backend_of, file_suffixes, open_model_file, read_content, read_file
 from splite_deploy.spec.view import Source
 
 _FORMS = {"onnx": "an ONNX graph", "tflite": "a TFLite file"}
@@ -109,9 +109,10 @@ class FileNetwork(Network):
     """
 
     def __init__(self, path: Path) -> None:
-        self.facts = describe_file(path)
+        data, backend = read_content(path), backend_of(path)
+        self.facts = describe_file(path, data)
         self.form = _FORMS.get(self.facts.format, f"a file of the format {self.facts.format}")
-        self._session = open_file(path, threads=1)
+        self._session = open_model_file(backend, read_file(path, backend, data=data), threads=1)
         held = {one.name: one.dtype for one in self._session.outputs}
         strange = {name: dtype for name, dtype in held.items() if not _is_numbers(dtype)}
         self._read = [name for name in held if name not in strange]

@@ -78,11 +78,12 @@ class FileFacts:
     opset: int | None = None
 
 
-def describe_file(path: Path) -> FileFacts:
+def describe_file(path: Path, data: bytes | None = None) -> FileFacts:
     """Reads what a file of a backend says of itself.
 
     Args:
         path: An ``.onnx`` or ``.tflite`` file, or another that `splite_deploy.runtime.session.open_file` opens.
+        data: Its content, where that has been read; None reads the file.
 
     Raises:
         UsageError: No backend runs such a file, it does not exist, or it cannot be read.
@@ -90,7 +91,7 @@ def describe_file(path: Path) -> FileFacts:
         BackendError: It is not what its name says, or its backend cannot load it.
     """
     chosen = backend_of(path)
-    file = read_file(path, chosen)
+    file = read_file(path, chosen, data=data)
     kind, data = file.format, file.data
     if kind == "tflite":
         return describe_tflite(data, path.name)

@@ -9,7 +9,15 @@ from pathlib import Path
 from splite_deploy.errors import SpecError
 from splite_deploy.runtime.backends.base import Backend, ModelFile
 from splite_deploy.runtime.file_facts import FileFacts, describe_file
-from splite_deploy.runtime.session import OptionSet, Session, backend_of, configured, open_model_file, read_file
+from splite_deploy.runtime.session import (
+    OptionSet,
+    Session,
+    backend_of,
+    configured,
+    open_model_file,
+    read_content,
+    read_file,
+)
 from splite_deploy.spec import MODEL_TOML, HostSpec, ModelSpec, load_model_toml
 from splite_deploy.text import command
 
@@ -54,7 +62,16 @@ class NetworkFile:
     @cached_property
     def facts(self) -> FileFacts:
         """What the file says of itself; see `describe_file`."""
-        return describe_file(self.path)
+        return describe_file(self.path, self.data)
+
+    @cached_property
+    def data(self) -> bytes:
+        """Its bytes, read once: what was described, hashed and checked is what is run.
+
+        Raises:
+            UsageError: It cannot be read.
+        """
+        return read_content(self.path)
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -63,7 +80,7 @@ class NetworkFile:
 
     def content(self, backend: Backend) -> ModelFile:
         """Its bytes, and how they are read, for a backend."""
-        return read_file(self.path, backend, view=self.host.view, model=self.spec)
+        return read_file(self.path, backend, view=self.host.view, model=self.spec, data=self.data)
 
     def open(
         self, backend: Backend, *, threads: int | None = None, options: OptionSet = (), reference: bool = False

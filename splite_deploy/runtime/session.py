@@ -355,14 +355,32 @@ def open_file(
     return open_model_file(chosen, read_file(path, chosen, view=view, model=model), threads=threads, options=options)
 
 
-def read_file(path: Path, backend: Backend, *, view: View | None = None, model: ModelSpec | None = None) -> ModelFile:
-    """Reads a file without a bundle.
+def read_file(
+    path: Path,
+    backend: Backend,
+    *,
+    view: View | None = None,
+    model: ModelSpec | None = None,
+    data: bytes | None = None,
+) -> ModelFile:
+    """A file without a bundle, as a backend is given it.
 
     Args:
         path: The file.
         backend: Of `backend_of`.
         view: See `open_file`.
         model: See `open_file`.
+        data: What `read_content` has read; None reads the file.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    content = read_content(path) if data is None else data
+    return ModelFile(content, path.name, backend.suffixes[path.suffix.lower()], view=view, model=model)
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of a file without a bundle. Whoever needs them several times reads them once, and keeps them.
 
     Raises:
         UsageError: It cannot be read.
@@ -372,7 +390,7 @@ def read_file(path: Path, backend: Backend, *, view: View | None = None, model: 
     except ReadError as err:
         raise UsageError(f"{path} cannot be read: {err.reason}.", hint="Check its permissions.") from err
     refuse_stand_in(data[:64], str(path))
-    return ModelFile(data, path.name, backend.suffixes[path.suffix.lower()], view=view, model=model)
+    return data
 
 
 def open_model_file(

@@ -40,7 +40,7 @@ def test_recorded_outputs_need_no_backend(tiny_bundle: Path, tmp_path: Path, mon
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"nonsense")
-    with pytest.raises(BackendError, match=r"loads broken\.onnx ended with status 1: ONNX Runtime .* cannot load"):
+    with pytest.raises(BackendError, match=r"loads broken\.onnx ended with status 1: broken\.onnx is no ONNX graph"):
         cold_start(broken, find_backend("ort"), None, OrtOptions(), 1)
 
 

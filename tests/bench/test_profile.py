@@ -117,8 +117,13 @@ def test_nothing_is_left_behind(tiny_bundle: Path, tmp_path: Path, monkeypatch: 
     artifact = bundle.find("ort")
     profile_artifact(bundle, artifact, runs=1)
     assert list((tmp_path / "t").iterdir()) == []
-    no_graph = dataclasses.replace(artifact, file=MANIFEST, sha256=sha256_of(tiny_bundle / MANIFEST))
-    with pytest.raises(BackendError, match=r"cannot load manifest\.json"):
+    copy = tmp_path / "copy.splite"
+    shutil.copytree(tiny_bundle, copy)
+    graph = copy / artifact.file
+    graph.write_bytes(graph.read_bytes().replace(b"\x04Conv", b"\x04Corn"))  # an operator that there is not
+    bundle = dataclasses.replace(bundle, path=copy)
+    no_graph = dataclasses.replace(artifact, sha256=sha256_of(graph))
+    with pytest.raises(BackendError, match=r"cannot load model\.onnx"):
         profile_artifact(bundle, no_graph)
     assert list((tmp_path / "t").iterdir()) == []
 

@@ -15,7 +15,8 @@ from foreign_tflite import COORDINATES, HEATMAP, NHWC, READ_HEATMAP, READ_POINTS
 from splite_deploy.errors import BackendError, SpecError, UsageError
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.crops import crops_without_images, random_pictures
-from splite_deploy.runtime.session import open_file
+from splite_deploy.runtime.network_file import NetworkFile
+from splite_deploy.runtime.session import backend_of, open_file
 from splite_deploy.spec import load_model_toml
 
 BOX = (20, 10, 120, 100)
@@ -142,3 +143,15 @@ def test_a_session_of_a_view_is_that_of_the_decoder(tmp_path: Path) -> None:
         (image,), (heatmap,) = session.inputs, session.outputs
         assert (image.name, image.shape, image.layout) == ("image", (1, 3, 64, 48), "NCHW")
         assert (heatmap.role, heatmap.shape) == ("heatmap", (1, 5, 16, 12))
+
+
+def test_a_file_is_read_once(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    """What was described is what is run, whatever takes its place meanwhile."""
+    path = with_model(tmp_path, "float32")
+    file = NetworkFile.read(path)
+    said = file.facts
+    path.write_bytes(b"another file")
+    backend = backend_of(path)
+    with PoseEstimator(file.spec, file.open(backend, threads=1), compared=False) as estimator:
+        assert estimator(image, BOX).keypoints.shape == (5, 2)
+    assert file.content(backend).data == file.data and said.size_bytes == len(file.data)
