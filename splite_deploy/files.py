@@ -194,7 +194,7 @@ def _remove_leftover(path: Path) -> None:
         match = _HIDDEN.fullmatch(path.name)
         if match is not None and match["kind"] == "old":
             with suppress(OSError):
-                rename_to_new(path, path.with_name(_name_of_old(path.name)))
+                rename_to_new(path, place_of(path))
                 return
         if stat.S_ISDIR(mode):
             shutil.rmtree(path, ignore_errors=True)
@@ -205,9 +205,16 @@ def _remove_leftover(path: Path) -> None:
         os.close(handle)
 
 
-def _name_of_old(name: str) -> str:
-    stem, _, rest = name[1:].rpartition(".splite-")
-    return stem + rest.partition(".old")[2]
+def place_of(path: Path) -> Path:
+    """The place that a hidden name of ours belongs to; any other name is its own place.
+
+    That of a very long name is not the whole one.
+    """
+    match = _HIDDEN.fullmatch(path.name)
+    if match is None:
+        return path
+    stem, _, rest = path.name[1:].rpartition(".splite-")
+    return path.with_name(stem + rest.partition(f".{match['kind']}")[2])
 
 
 def _make_file(path: Path) -> int | None:

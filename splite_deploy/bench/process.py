@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from splite_deploy import children
 from splite_deploy.bench import cold_start_child
 from splite_deploy.bench.result import Memory, Startup
 from splite_deploy.errors import BackendError, UsageError
@@ -57,15 +58,15 @@ def cold_start(
     }
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        done = subprocess.run(
+        done = children.run(
             [sys.executable, cold_start_child.__file__, json.dumps(job)],
+            timeout_s=TIMEOUT_S,
             env=environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=TIMEOUT_S,
-            check=True,
         )
+        done.check_returncode()
         figures = json.loads(done.stdout.splitlines()[-1])
     except subprocess.CalledProcessError as err:
         reason = (err.stderr.strip().splitlines() or ["no message"])[-1][:300]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-import signal
+import secrets
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from splite_deploy import children
 from splite_deploy.errors import CompileError, how_it_ended
-from splite_deploy.files import writing
+from splite_deploy.files import part_file, place_of, writing
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TELLING = (
@@ -32,7 +33,7 @@ class Log:
     """A log file.
 
     Attributes:
-        path: The file.
+        path: The file. While it may go it has a hidden name, see `splite_deploy.files`, and messages name its place.
         keep: Whether it stays after the work; an error that passes through the context sets it.
     """
 
@@ -47,17 +48,19 @@ def kept_log(kind: str) -> Iterator[Log]:
     Args:
         kind: What is logged, for the name of the file.
     """
-    handle, name = tempfile.mkstemp(prefix=f"splite-{kind}-", suffix=".log")
-    os.close(handle)
-    log = Log(Path(name))
-    try:
-        yield log
-    except CompileError:
-        log.keep = True
-        raise
-    finally:
-        if not log.keep:
-            log.path.unlink(missing_ok=True)
+    with writing("to the folder for temporary files"):
+        place = Path(tempfile.gettempdir()) / f"splite-{kind}-{secrets.token_hex(4)}.log"
+    with part_file(place) as path:
+        log = Log(path)
+        try:
+            yield log
+        except CompileError:
+            log.keep = True
+            raise
+        finally:
+            if log.keep:
+                with writing(place):
+                    log.path = path.replace(place)
 
 
 class ChildFailed(CompileError):
@@ -96,7 +99,7 @@ class Child:
         with writing(log):
             stream = log.open("wb")
         with stream:
-            self._process = subprocess.Popen(
+            self._child = children.Child(
                 command,
                 cwd=folder,
                 env={**os.environ, **environment},
@@ -104,7 +107,6 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=stream,
                 text=True,
-                start_new_session=True,  # so that its own children end with it
             )
 
     def __enter__(self) -> Child:
@@ -113,15 +115,12 @@ class Child:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            assert stream is not None
-            stream.close()
+        self._child.__exit__(kind, error, trace)
 
     def begin(self) -> None:
         """Lets it begin; its progress waits for `finish`."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        assert self._child.process.stdin is not None
+        self._child.process.stdin.close()
 
     def finish(self, *, timeout_s: float, progress: Callable[[str], None]) -> None:
         """Lets it begin if it has not, and waits for its end.
@@ -134,13 +133,13 @@ class Child:
             ChildFailed: It failed or was killed; the hint names the log.
             CompileError: It took too long.
         """
-        process = self._process
+        process = self._child.process
         assert process.stdout is not None
         late = threading.Event()
 
         def stop() -> None:
             late.set()
-            self._kill()
+            self._child.stop()
 
         timer = threading.Timer(timeout_s, stop)
         timer.start()
@@ -154,26 +153,20 @@ class Child:
         if late.is_set():
             raise CompileError(
                 f"The conversion took longer than {timeout_s:g} s and was stopped.",
-                hint=f"Allow more time, or see in its log how far it came: {self._log}.",
+                hint=f"Allow more time, or see in its log how far it came: {place_of(self._log)}.",
             )
         if status < 0:
             raise ChildFailed(
                 f"The conversion was ended by {how_it_ended(status)}.",
-                hint=f"Its log is {self._log}.",
+                hint=f"Its log is {place_of(self._log)}.",
                 status=status,
             )
         if status > 0:
             raise ChildFailed(
                 f"The conversion failed: {_reason(self._log)}",
-                hint=f"Its log is {self._log}.",
+                hint=f"Its log is {place_of(self._log)}.",
                 status=status,
             )
-
-    def _kill(self) -> None:
-        if self._process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
 
 
 def _reason(log: Path) -> str:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from splite_deploy.children import Child
 from splite_deploy.device import sysfs, tegrastats
 from splite_deploy.device.tegrastats import Reading
 
@@ -92,8 +93,7 @@ class Recorder:
         """Stops; what was read stays."""
         self._stop.set()
         if self._child is not None:
-            self._child.terminate()
-            self._child.wait()
+            self._child.stop()
         self._thread.join()
 
     def _power_is_read(self) -> bool:
@@ -109,8 +109,8 @@ class Recorder:
                 return
 
     def _read_child(self) -> None:
-        assert self._child is not None and self._child.stdout is not None
-        with self._child.stdout as lines:
+        assert self._child is not None and self._child.process.stdout is not None
+        with self._child.process.stdout as lines:
             for line in lines:
                 self._add(tegrastats.parse(line))
 
@@ -125,13 +125,13 @@ def recording(root: Path = Path("/"), interval_s: float = INTERVAL_S) -> Iterato
         recorder.close()
 
 
-def _start_tegrastats(interval_s: float) -> subprocess.Popen[str] | None:
+def _start_tegrastats(interval_s: float) -> Child | None:
     """``tegrastats``, where there is one."""
     program = shutil.which("tegrastats")
     if program is None:
         return None
     with suppress(OSError):
-        return subprocess.Popen(
+        return Child(
             [program, "--interval", str(round(1e3 * interval_s))],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

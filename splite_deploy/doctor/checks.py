@@ -10,6 +10,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
+from splite_deploy import children
 from splite_deploy.errors import how_it_ended
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def run_in_child(code: str, argument: str, doing: str, timeout_s: float) -> Answ
     """
     command = [sys.executable, "-c", f"import sys; sys.path[:] = sys.argv[2:]\n{code}", argument, *sys.path]
     try:
-        child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
+        child = children.run(command, timeout_s=timeout_s, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except subprocess.TimeoutExpired:
         return Answer("", f"{doing} took more than {timeout_s:g} s")
     except OSError as err:

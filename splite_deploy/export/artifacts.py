@@ -27,7 +27,7 @@ from splite_deploy.export.graph.walk import serialised
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.reference import Explain, Reference, unexplained
 from splite_deploy.export.variants import FP32, Variants, deployed
-from splite_deploy.files import write_file
+from splite_deploy.files import place_of, write_file
 from splite_deploy.metrics.parity import MAX_FACTOR, Deviation, Outputs, compare, limits_of
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.backends.base import ModelFile
@@ -178,7 +178,7 @@ def tflite_compiler(options: ExportOptions, failures: Failures) -> Iterator[Tfli
 
     with kept_log("tflite") as log, TfliteCompiler(log.path) as compiler:
         yield compiler
-        log.keep = any(str(log.path) in one.hint for one in failures.found)
+        log.keep = any(str(place_of(log.path)) in one.hint for one in failures.found)
 
 
 def export_limits(precision: Precision, spec: ModelSpec, options: ExportOptions) -> LimitSpec:

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from splite_deploy import children
 from splite_deploy.errors import BackendError, OutputError, how_it_ended
 from splite_deploy.files import cache_folder, write_file
 from splite_deploy.runtime.backends import all_backends
@@ -30,7 +31,6 @@ TIME_LIMIT = "SPLITE_FIRST_LOAD_S"
 _TIME_LIMIT_S = 18.0
 _CHILD = "splite_deploy.runtime.first_load_child"
 _PACKAGES = Path(__file__).resolve().parents[2]
-_PYTHON = ("python", "pypy")
 _passed: set[str] = set()
 
 
@@ -56,7 +56,7 @@ def first_load(backend: Backend, file: ModelFile, *, reference: bool = False, qu
     if stamp is not None and stamp.is_file():
         _passed.add(name)
         return
-    command = _command()
+    command = children.python_command("-m", _CHILD)
     if not command:
         warnings.warn(
             f"{file.name} is loaded without having been tried in a process of its own: sys.executable is "
@@ -97,14 +97,6 @@ def _remember(stamp: Path) -> None:
         pass  # a cache that cannot be written costs the next process a moment, and no more
 
 
-def _command() -> list[str]:
-    """What starts Python as this process was; nothing where this process is a program that has Python inside."""
-    name = Path(sys.executable or "").name.lower()
-    if getattr(sys, "frozen", False) or not name.startswith(_PYTHON):
-        return []
-    return [sys.executable, "-m", _CHILD]
-
-
 def _ask(command: list[str], backend: Backend, file: ModelFile, reference: bool) -> dict[str, Any]:
     """What the process says of the file.
 
@@ -123,15 +115,14 @@ def _ask(command: list[str], backend: Backend, file: ModelFile, reference: bool)
     # In the folder of this package, so that it is the one that is found there, and not one of the user's folder.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        child = subprocess.run(
+        child = children.run(
             command,
-            input=request,
+            timeout_s=limit_s,
+            given=request,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=_PACKAGES,
             env=environment,
-            timeout=limit_s,
-            check=False,
         )
     except subprocess.TimeoutExpired as err:
         raise BackendError(

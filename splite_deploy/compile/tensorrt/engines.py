@@ -20,7 +20,7 @@ from splite_deploy.compile.tensorrt.inspect_engine import check_achieved, read_l
 from splite_deploy.compile.tensorrt.job import ENGINE, INSPECTED, Built, CalibrationInputs, Calibrator, Job, read_error
 from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import CompileError, UsageError
-from splite_deploy.files import sha256_of, work_folder, writing
+from splite_deploy.files import place_of, sha256_of, work_folder, writing
 from splite_deploy.runtime.backends.onnx_file import check_onnx
 from splite_deploy.runtime.session import open_bytes
 from splite_deploy.spec import Precision
@@ -269,7 +269,7 @@ def _absolute(timing_cache: str | None) -> str | None:
 
 def _run(folder: Path, log: Path, options: EngineOptions, file: str, progress: Progress) -> None:
     """Runs the child; raises `SpliteError` however it fails."""
-    environment = {"CUDA_MODULE_LOADING": "LAZY"} if options.low_memory else {}
+    environment = {"TMPDIR": str(folder), **({"CUDA_MODULE_LOADING": "LAZY"} if options.low_memory else {})}
     command = module_command("splite_deploy.compile.tensorrt.child")
     with Child(command, folder, log=log, environment=environment) as child:
 
@@ -287,7 +287,7 @@ def _run(folder: Path, log: Path, options: EngineOptions, file: str, progress: P
 
 
 def _with_log(hint: str, log: Path, err: Exception) -> str:
-    return f"{hint} TensorRT's log is {log}." if isinstance(err, CompileError) else hint
+    return f"{hint} TensorRT's log is {place_of(log)}." if isinstance(err, CompileError) else hint
 
 
 def _ended(file: str, err: ChildFailed, log: Path) -> CompileError:
@@ -295,12 +295,12 @@ def _ended(file: str, err: ChildFailed, log: Path) -> CompileError:
     if err.status == -signal.SIGKILL:
         return CompileError(
             f"The build of {file} was ended by SIGKILL, which the system sends where memory runs out.",
-            hint=f"{MEMORY_HINT} TensorRT's log is {log}.",
+            hint=f"{MEMORY_HINT} TensorRT's log is {place_of(log)}.",
         )
     if err.status < 0:
         message = err.message.replace("The conversion", f"The build of {file}")
         return CompileError(
             f"{message[:-1]}, which is a crash of TensorRT.",
-            hint=f"Try another --optimization-level or --low-memory. TensorRT's log is {log}.",
+            hint=f"Try another --optimization-level or --low-memory. TensorRT's log is {place_of(log)}.",
         )
     return CompileError(err.message.replace("The conversion", f"The build of {file}"), hint=err.hint)

@@ -65,11 +65,13 @@ class TfliteConverter:
     """
 
     def __init__(self, log: Path) -> None:
-        self._environment = environment = find_environment()
+        self._environment = find_environment()
         with ExitStack() as stack:
             self._work = stack.enter_context(work_folder("tflite"))
-            command = [str(environment.python), "-E", str(SCRIPT)]
-            self._child = stack.enter_context(Child(command, self._work, log=log, environment=_ENVIRONMENT))
+            command = [str(self._environment.python), "-E", str(SCRIPT)]
+            # what the converter's packages leave there goes with our folder, however they end
+            environment = {**_ENVIRONMENT, "TMPDIR": str(self._work)}
+            self._child = stack.enter_context(Child(command, self._work, log=log, environment=environment))
             self._stack = stack.pop_all()
 
     @property

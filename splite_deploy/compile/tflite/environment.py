@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from splite_deploy import children
 from splite_deploy.errors import CompileError, MissingDependencyError, UsageError
 from splite_deploy.files import locked, write_file, writing
 
@@ -205,14 +206,13 @@ def look_at(python: Path, origin: str) -> ConverterEnvironment:
     """
     hint = f"Make another environment: {SETUP}."
     try:
-        done = subprocess.run(
+        done = children.run(
             [python, "-E", "-c", _PROBE],
+            timeout_s=_PROBE_TIMEOUT_S,
             cwd=python.parent,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=_PROBE_TIMEOUT_S,
-            check=False,
         )
         found = json.loads(done.stdout) if done.returncode == 0 else None
     except (OSError, subprocess.TimeoutExpired, ValueError):
@@ -300,14 +300,14 @@ def _base_version(python: str) -> tuple[int, int] | None:
     """The version of a Python that can make environments; None of one that does not run or cannot."""
     code = "import sys, venv, ensurepip; print(*sys.version_info[:2])"
     with suppress(OSError, subprocess.SubprocessError, ValueError):
-        done = subprocess.run(
+        done = children.run(
             [python, "-I", "-c", code],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
+            timeout_s=_PROBE_TIMEOUT_S,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=_PROBE_TIMEOUT_S,
-            check=True,
         )
+        done.check_returncode()
         major, minor = map(int, done.stdout.split())
         return major, minor
     return None
@@ -321,23 +321,20 @@ def _run(command: list[str], doing: str, progress: Progress) -> None:
     """
     last = ""
     try:
-        with subprocess.Popen(
+        with children.Child(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
-            assert process.stdout is not None
-            try:
-                for line in process.stdout:
-                    last = line.strip() or last
-                    if last.startswith("Collecting "):  # pip tells much more
-                        progress(f"fetching {last.split()[1]}")
-                    elif last.startswith("Installing collected packages"):
-                        progress("unpacking them")
-            except BaseException:
-                process.kill()
-                raise
+        ) as child:
+            assert child.process.stdout is not None
+            for line in child.process.stdout:
+                last = line.strip() or last
+                if last.startswith("Collecting "):  # pip tells much more
+                    progress(f"fetching {last.split()[1]}")
+                elif last.startswith("Installing collected packages"):
+                    progress("unpacking them")
+            status = child.process.wait()
     except OSError as err:
         raise CompileError(f"{doing} failed: {err.strerror or err}.", hint="Try another --python.") from err
-    if process.returncode != 0:
+    if status != 0:
         raise CompileError(
             f"{doing} failed: {last[:300] or 'it printed nothing'}",
             hint="Check the connection to the package index and the space on the disk, or try another --python.",

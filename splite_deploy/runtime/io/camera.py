@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 
-from splite_deploy.errors import CameraError, UsageError
+from splite_deploy.errors import CameraError, OutputError, UsageError, first_line
 from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.io.container import READABLE, Container, examine
 from splite_deploy.runtime.io.native_log import quiet
@@ -210,8 +210,8 @@ def open_camera(source: str) -> Camera:
     try:
         with quiet(), native_name(Path(source)) as name:
             capture = cv2.VideoCapture(name, _reader())
-    except OSError as err:
-        message = f"{source} is no name in UTF-8, and no link to it can be made: {err.strerror}."
+    except (OSError, OutputError) as err:
+        message = f"{source} is no name in UTF-8, and no link to it can be made: {first_line(err)}."
         raise CameraError(message, hint="Rename it.") from err
     if not capture.isOpened():
         if container.missing_bytes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from splite_deploy.files import work_folder
 
 
 @contextmanager
@@ -16,14 +17,14 @@ def native_name(file: Path) -> Iterator[str]:
     one that is not UTF-8 every OpenCV (4.7 to 5.0) crashes: there it is reached through a link in a folder of ours.
 
     Raises:
-        OSError: That folder cannot be made.
+        OutputError: That folder cannot be made.
     """
     name = str(file.absolute())
     if is_utf8(name):
         yield name
         return
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / f"video{file.suffix if file.suffix.isascii() else ''}"
+    with work_folder("video") as folder:
+        link = folder / f"video{file.suffix if file.suffix.isascii() else ''}"
         link.symlink_to(name)
         yield str(link)
 
