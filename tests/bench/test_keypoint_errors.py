@@ -78,6 +78,8 @@ def test_bodies_of_whole_body_labels_are_those_with_a_labelled_keypoint(tmp_path
         {"image": f"{number}.png", "keypoints": np.column_stack([points, seen]).tolist(), "box": [0, 0, 64, 64]}
         for number, seen in enumerate((body, face))
     ]
+    for name in ("0.png", "1.png"):
+        (tmp_path / name).touch()
     file = tmp_path / "labels.json"
     file.write_text(json.dumps({"samples": samples}), encoding="utf-8")
     assert [one.path.name for one in evaluation_labels(file, 17)] == ["0.png"]
