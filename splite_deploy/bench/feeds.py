@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.errors import UsageError
+from splite_deploy.runtime.io.npz import read_npz
 
 Feeds = list[dict[str, NDArray[Any]]]
 """Inputs by name, one after the other."""
@@ -44,11 +44,7 @@ def feeds_from_file(path: Path, inputs: Sequence[TensorSpec]) -> Feeds:
     Raises:
         UsageError: The file cannot be read, or does not hold what the network takes.
     """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = dict(stored)
-    except (OSError, ValueError, BadZipFile, AttributeError, TypeError) as err:  # the last two: a .npy has no names
-        raise UsageError(f"Cannot read the tensors {path}: {err}.", hint="Save them with numpy.savez.") from err
+    arrays = read_npz(path, "Save an array for each input under its name, with numpy.savez.")
     names = [spec.name for spec in inputs]
     if set(arrays) != set(names):
         raise UsageError(

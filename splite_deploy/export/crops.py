@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import OutputError, SpecError, UsageError
-from splite_deploy.export.npz import read_npz
+from splite_deploy.runtime.io.npz import read_npz
 from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.files import cache_folder, sha256_of, write_file
 from splite_deploy.metrics.labels import BoxedImage, check_images, prefer_split, read_boxes

@@ -61,10 +61,11 @@ def test_feeds_from_file(tmp_path: Path) -> None:
 
 
 def test_feeds_from_file_that_do_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="Cannot read the tensors"):
+    with pytest.raises(UsageError, match=r"none\.npz is not an \.npz archive that can be read: No such file") as caught:
         feeds_from_file(tmp_path / "none.npz", INPUTS)
+    assert caught.value.hint == "Save an array for each input under its name, with numpy.savez."
     np.save(tmp_path / "array.npy", np.zeros(3))
-    with pytest.raises(UsageError, match="Cannot read the tensors"):
+    with pytest.raises(UsageError, match="it holds a single array without a name"):
         feeds_from_file(tmp_path / "array.npy", INPUTS)
     np.savez(tmp_path / "names.npz", picture=np.zeros(3))
     with pytest.raises(UsageError, match="holds picture; the network takes image, mask"):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.errors import CalibrationError, SpecError, UsageError, naming
 from splite_deploy.export.crops import File, Renderer, check_source, divide, evenly
-from splite_deploy.export.npz import read_npz
+from splite_deploy.runtime.io.npz import read_npz
 from splite_deploy.export.quant import calibration_lint as lint
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
