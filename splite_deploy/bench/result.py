@@ -317,7 +317,21 @@ class BenchResult:
             raise UsageError(
                 f"The benchmark result is malformed: it lacks the stage {missing[0]}.", hint="Measure again."
             )
+        if result.sustained is not None and (uneven := _uneven(result.sustained.sensors)):
+            raise UsageError(
+                f"The benchmark result is malformed: sustained.sensors.{uneven} has not one value for each of seconds.",
+                hint="Measure again.",
+            )
         return result
+
+
+def _uneven(sensors: Sensors | None) -> str:
+    """The first series of readings that has another length than the times; empty if none."""
+    if sensors is None:
+        return ""
+    kinds = {"power_mw": sensors.power_mw, "temperatures_c": sensors.temperatures_c, "clocks_mhz": sensors.clocks_mhz}
+    series = [(f"{kind}.{name}", values) for kind, lines in kinds.items() for name, values in lines.items()]
+    return next((name for name, values in series if len(values) != len(sensors.seconds)), "")
 
 
 def upgraded(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -341,6 +341,12 @@ def read_report(folder: Path) -> Report:
             hint="Upgrade splite-deploy on this machine." if newer else hint,
         )
     try:
-        return structure(Report, data, "", unknown="ignore")
+        report = structure(Report, data, "", unknown="ignore")
     except SpecError as err:
         raise BundleError(f"{file} is malformed: {err.message}", hint=hint) from err
+    empty = [f"parity[{index}].tensor_max_abs" for index, one in enumerate(report.parity) if not one.tensor_max_abs]
+    if report.recommendation is not None and not report.recommendation.rows:
+        empty.append("recommendation.rows")
+    if empty:  # the tables show their largest and first
+        raise BundleError(f"{file} is malformed: {empty[0]} is empty.", hint=hint)
+    return report

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import OutputError, SpecError, UsageError
-from splite_deploy.runtime.io.npz import read_npz
 from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.files import cache_folder, sha256_of, write_file
 from splite_deploy.metrics.labels import BoxedImage, check_images, prefer_split, read_boxes
 from splite_deploy.runtime.crops import Boxed, Crops, Example, crops_from_images, crops_of, cut, no_images, read_boxed
 from splite_deploy.runtime.io.images import boxed_images, folder_name, is_folder, whole_images
+from splite_deploy.runtime.io.npz import read_npz
 from splite_deploy.spec import HostSpec, InputSpec
 
 File = tuple[Path, NDArray[np.float64] | None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -304,6 +305,18 @@ def test_missing_stage_is_named(stage: str) -> None:
     del data["stages"][stage]
     with pytest.raises(UsageError, match=stage):
         BenchResult.from_dict(json.loads(json.dumps(data)))
+
+
+def test_readings_that_belong_to_no_time_are_refused() -> None:
+    data = json.loads(json.dumps(bench_result().to_dict()))
+    sensors = data["sustained"]["sensors"]
+    kind = next(kind for kind in ("power_mw", "temperatures_c", "clocks_mhz") if sensors[kind])
+    name = next(iter(sensors[kind]))
+    sensors[kind][name].append(1.0)
+    said = f"sustained.sensors.{kind}.{name} has not one value for each of seconds."
+    with pytest.raises(UsageError, match=re.escape(said)) as caught:
+        BenchResult.from_dict(data)
+    assert caught.value.hint == "Measure again."
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import random
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -291,6 +292,37 @@ def test_a_damaged_report_stops_only_those_who_read_it(bundle: Path, content: st
         opened.report()
     assert message in caught.value.message
     assert caught.value.hint.startswith("The bundle runs without it.") and "splite-deploy export" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data["parity"][0].update(tensor_max_abs={}), "parity[0].tensor_max_abs is empty."),
+        (
+            lambda data: data.update(recommendation={"rows": [], "measured": "", "ship": None, "reason": ""}),
+            "recommendation.rows is empty.",
+        ),
+    ],
+)
+def test_a_report_that_lacks_what_is_compared_is_malformed(
+    bundle: Path, change: Callable[[Any], None], said: str
+) -> None:
+    data = json.loads((bundle / REPORT).read_text(encoding="utf-8"))
+    change(data)
+    (bundle / REPORT).write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(BundleError, match=re.escape(f"report.json is malformed: {said}")) as caught:
+        Bundle.open(bundle).report()
+    assert caught.value.hint.startswith("The bundle runs without it.")
+
+
+def test_a_report_without_comparisons_is_shown(
+    splite: Callable[..., Result], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    path = shutil.copytree(tiny_bundle, tmp_path / "t.splite")
+    data = json.loads((path / REPORT).read_text(encoding="utf-8"))
+    (path / REPORT).write_text(json.dumps({**data, "parity": []}), encoding="utf-8")
+    result = splite("inspect", path)
+    assert result.exit_code == 0 and "difference to" not in result.stdout, result.output
 
 
 def test_a_command_that_reads_no_report_needs_none(

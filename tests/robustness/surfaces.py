@@ -168,7 +168,7 @@ def sign_file(bundle: Path, manifest: dict[str, Any], name: str) -> None:
     (bundle / "manifest.json").write_bytes(signed(manifest))
 
 
-@surface(12)
+@surface(16)
 def manifest(rng: Rng, folder: Path, good: Path) -> Case:
     """Its text; the checksum right in most cases."""
     bundle, data = copied_bundle(rng, folder, good)
@@ -193,7 +193,7 @@ def manifest(rng: Rng, folder: Path, good: Path) -> Case:
     return Case(note, drawn(rng, bundle_commands(name, good)), (f"{name}/manifest.json",), must_fail)
 
 
-@surface(3)
+@surface(6)
 def report(rng: Rng, folder: Path, good: Path) -> Case:
     """What was measured, which no runtime needs."""
     bundle, _ = copied_bundle(rng, folder, good)
@@ -208,7 +208,7 @@ def report(rng: Rng, folder: Path, good: Path) -> Case:
     return Case("report", drawn(rng, commands), (f"{bundle.name}/report.json",))
 
 
-@surface(6)
+@surface(8)
 def golden(rng: Rng, folder: Path, good: Path) -> Case:
     """Golden data whose hash is right; or not, which has to be noticed."""
     bundle, data = copied_bundle(rng, folder, good)
@@ -281,13 +281,13 @@ def _spoil_tflite_tables(rng: Rng, data: bytes) -> bytes:
     return data[:100]
 
 
-@surface(5)
+@surface(6)
 def artifact_onnx(rng: Rng, folder: Path, good: Path) -> Case:
     """A graph in a bundle."""
     return _artifact(rng, folder, good, ".onnx", _spoil_onnx, "tiny", "int8", "dynamic", "figures")
 
 
-@surface(5)
+@surface(6)
 def artifact_tflite(rng: Rng, folder: Path, good: Path) -> Case:
     """A TFLite file in a bundle."""
     return _artifact(rng, folder, good, ".tflite", _spoil_tflite, "lite")
@@ -296,7 +296,7 @@ def artifact_tflite(rng: Rng, folder: Path, good: Path) -> Case:
 # --- checkpoints ---
 
 
-@surface(6)
+@surface(5)
 def checkpoint_safetensors(rng: Rng, folder: Path, good: Path) -> Case:
     """Weights as safetensors."""
     data = (good / "tiny" / "tiny.safetensors").read_bytes()
@@ -306,7 +306,7 @@ def checkpoint_safetensors(rng: Rng, folder: Path, good: Path) -> Case:
     return Case("safetensors", drawn(rng, checkpoint_commands("w.safetensors", good)), ("w.safetensors",))
 
 
-@surface(8)
+@surface(7)
 def checkpoint_pt(rng: Rng, folder: Path, good: Path) -> Case:
     """Weights as torch writes them: the bytes, the archive, the pickle in it, and strange objects."""
     name = rng.choice(("tiny.pt", "tiny.pt", "training.pt", "old.pt", "script.pt"))
@@ -400,7 +400,7 @@ def _tiny_weights() -> dict[str, Any]:
 # --- files without a bundle ---
 
 
-@surface(7)
+@surface(4)
 def file_onnx(rng: Rng, folder: Path, good: Path) -> Case:
     """A graph without a bundle."""
     if rng.random() < 0.3:
@@ -417,7 +417,7 @@ def _first(bundle: Path, suffix: str) -> Path:
     return sorted(bundle.glob(f"*{suffix}"))[0]
 
 
-@surface(4)
+@surface(2.5)
 def file_values(rng: Rng, folder: Path, good: Path) -> Case:
     """A whole graph, one for each decoder, that gives numbers which are not finite or huge."""
     import onnx
@@ -440,7 +440,7 @@ def file_values(rng: Rng, folder: Path, good: Path) -> Case:
     return Case(source.name, drawn(rng, commands), ("net.onnx",))
 
 
-@surface(7)
+@surface(4)
 def file_tflite(rng: Rng, folder: Path, good: Path) -> Case:
     """A TFLite file without a bundle."""
     names = ("tiny.fp32", "tiny.fp16", "tiny.int8", "tiny.int8-ends", "foreign.float32", "foreign.uint8")
@@ -453,7 +453,7 @@ def file_tflite(rng: Rng, folder: Path, good: Path) -> Case:
 # --- pictures and videos ---
 
 
-@surface(7)
+@surface(10)
 def pictures(rng: Rng, folder: Path, good: Path) -> Case:
     """One picture, alone or in a folder."""
     name = rng.choice(PICTURES)
@@ -481,7 +481,7 @@ def pictures(rng: Rng, folder: Path, good: Path) -> Case:
     return Case(name, drawn(rng, commands), (picture,))
 
 
-@surface(4)
+@surface(5)
 def videos(rng: Rng, folder: Path, good: Path) -> Case:
     """A video file."""
     name = rng.choice(list(VIDEOS))
@@ -550,7 +550,7 @@ def labels_coco(rng: Rng, folder: Path, good: Path) -> Case:
     return Case(name, drawn(rng, _label_commands(name, good)), (name,))
 
 
-@surface(3)
+@surface(1.5)
 def calibration(rng: Rng, folder: Path, good: Path) -> Case:
     """A folder of pictures, an archive of crops, and stored ranges."""
     weights, spec = str(good / "tiny" / "tiny.safetensors"), str(good / "tiny" / "model.toml")
@@ -650,7 +650,7 @@ def _strange_crops(rng: Rng) -> bytes:
     return out.getvalue()
 
 
-@surface(2)
+@surface(1.5)
 def tensors_npz(rng: Rng, folder: Path, good: Path) -> Case:
     """The tensors of bench --inputs."""
     data = (good / "inputs.npz").read_bytes()
@@ -694,7 +694,7 @@ def _spoilt_toml(rng: Rng, text: str) -> bytes:
     return spoil_text(rng, text, spoil_lines, spoil_lines, spoil_tokens)
 
 
-@surface(5)
+@surface(8)
 def results(rng: Rng, folder: Path, good: Path) -> Case:
     """Recorded benchmark results."""
     lines = (good / "after.jsonl").read_text(encoding="utf-8").splitlines()
@@ -842,7 +842,7 @@ _TYPED = (
 )
 
 
-@surface(5)
+@surface(6)
 def options(rng: Rng, folder: Path, good: Path) -> Case:
     """Good files, and values of options that are none."""
     tiny, hand, arch = str(good / "tiny.splite"), str(good / "hand.png"), f"{good / 'tiny' / 'arch.py'}:build"

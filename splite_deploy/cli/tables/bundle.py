@@ -92,7 +92,7 @@ def bundle_tables(bundle: Bundle, report: Report) -> list[RenderableType]:
 
 def measured_tables(report: Report, spec: ModelSpec) -> list[RenderableType]:
     """What the export measured: differences, layers excluded from quantisation, and which artifact to ship."""
-    tables = [parity_table([(parity, ()) for parity in report.parity], spec)]
+    tables = [parity_table([(parity, ()) for parity in report.parity], spec)] if report.parity else []
     for search in report.searches:
         tables += _search_tables(search, spec)
     tables += [] if report.recommendation is None else _recommendation_tables(report.recommendation)

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from splite_deploy.errors import CalibrationError, SpecError, UsageError, naming
 from splite_deploy.export.crops import File, Renderer, check_source, divide, evenly
-from splite_deploy.runtime.io.npz import read_npz
 from splite_deploy.export.quant import calibration_lint as lint
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
 from splite_deploy.runtime.crops import Unreadable, seen_part
 from splite_deploy.runtime.io.images import boxed_images, folder_name, is_folder, read_image, whole_images
+from splite_deploy.runtime.io.npz import read_npz
 from splite_deploy.runtime.preprocess import Preprocessor, check_box
 from splite_deploy.spec import HostSpec, InputColor, InputSpec, ModelSpec
 

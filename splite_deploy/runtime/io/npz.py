@@ -32,7 +32,9 @@ def read_npz(
                 arrays = dict(loaded)
         if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
             raise ValueError(f"its member '{others[0]}' is no array")
-    except Exception as err:  # of headers that are parsed as Python, of zip's kinds and flags; numpy passes on many kinds
+    except (
+        Exception
+    ) as err:  # of headers that are parsed as Python, of zip's kinds and flags; numpy passes on many kinds
         reason = (isinstance(err, OSError) and err.strerror) or first_line(err, named=not isinstance(err, ValueError))
         raise UsageError(f"{path} is not an .npz archive that can be read: {reason}.", hint=hint) from err
     return arrays
