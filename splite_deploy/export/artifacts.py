@@ -18,7 +18,7 @@ from splite_deploy.bundle import Artifact, Graph, TensorSpec, Typing
 from splite_deploy.bundle.report import Layer, Parity
 from splite_deploy.compile.child_process import kept_log
 from splite_deploy.decoders import Decoder
-from splite_deploy.errors import ExportError, SpliteError, UsageError
+from splite_deploy.errors import CompileError, ExportError, MissingDependencyError, SpliteError, UsageError
 from splite_deploy.export.calibrate import Calibrated
 from splite_deploy.export.failures import Failures
 from splite_deploy.export.first_difference import from_graph_to_tflite
@@ -167,6 +167,8 @@ def tflite_compiler(options: ExportOptions, failures: Failures) -> Iterator[Tfli
 
     Its log is kept where a conversion fails; the failure's hint names it.
 
+    Where other backends are requested beside it, what its environment lacks is their artifacts' failure alone.
+
     Raises:
         MissingDependencyError: There is no environment that converts.
         CompileError: The one that is named cannot.
@@ -176,7 +178,15 @@ def tflite_compiler(options: ExportOptions, failures: Failures) -> Iterator[Tfli
         return
     from splite_deploy.compile.tflite.compiler import TfliteCompiler
 
-    with kept_log("tflite") as log, TfliteCompiler(log.path) as compiler:
+    with kept_log("tflite") as log, ExitStack() as stack:
+        try:
+            compiler = stack.enter_context(TfliteCompiler(log.path))
+        except (MissingDependencyError, CompileError) as err:
+            made = [name for name in options.backends if find_backend(name).export == "tflite"]
+            if len(made) == len(options.backends):
+                raise
+            failures.keep(err, *(f"{name} {precision}" for name in made for precision in options.precisions))
+            compiler = None
         yield compiler
         log.keep = any(str(place_of(log.path)) in one.hint for one in failures.found)
 

@@ -54,10 +54,22 @@ class Failures:
         except OutputError:
             raise
         except SpliteError as err:
-            if self._all_or_nothing:
-                raise
-            self._first = self._first or err
-            self.found += [Failure(label, _stage(err), err.message, err.hint) for label in artifacts]
+            self.keep(err, *artifacts)
+
+    def keep(self, err: SpliteError, *artifacts: str) -> None:
+        """Records an expected error.
+
+        Args:
+            err: The error.
+            artifacts: Labels of what fails with it.
+
+        Raises:
+            SpliteError: The error, where nothing is written if one artifact fails.
+        """
+        if self._all_or_nothing:
+            raise err
+        self._first = self._first or err
+        self.found += [Failure(label, _stage(err), err.message, err.hint) for label in artifacts]
 
     def check(self, source: str) -> None:
         """Refuses to go on with what is made from an artifact that failed.

@@ -36,7 +36,7 @@ from splite_deploy.bundle import (
 )
 from splite_deploy.bundle.report import Calibration, Parity
 from splite_deploy.device.int8 import read_int8_instructions
-from splite_deploy.errors import ExportError
+from splite_deploy.errors import CalibrationError, ExportError, SpecError, SpliteError
 from splite_deploy.export.artifacts import (
     FP32_LABEL,
     GraphFile,
@@ -210,7 +210,10 @@ def export_bundle(
             if has_qdq(basis.fp32.file.model):
                 basis = _of_trained(basis, source, tensors, options, stack)
             elif options.calibrates:
-                basis = _calibrated(basis, checkpoint, model, source, options, progress)
+                try:
+                    basis = _calibrated(basis, checkpoint, model, source, options, progress)
+                except (CalibrationError, SpecError) as err:
+                    options = _without_calibrated(options, err, failures)
             fp32, reference, calibration = basis.fp32, basis.reference, basis.calibration
             if compiler is not None:  # works on its own while the other files are made here
                 begin_tflite(compiler, fp32.file, spec, basis.pixels, options)
@@ -254,7 +257,14 @@ def export_bundle(
                 layers = {one.artifact.label: one.layers for one in measured}
                 notes = device_notes(layers, options, basis.trained is not None, read_int8_instructions())
                 recommendation = recommend(
-                    measured, reference, labels, progress, output.name, notes, flip_test=options.flip_test
+                    measured,
+                    reference,
+                    labels,
+                    progress,
+                    output.name,
+                    notes,
+                    flip_test=options.flip_test,
+                    searches=made.searches,
                 )
             progress("writing the bundle")
             golden = write_golden(folder / GOLDEN, make_golden(reference, image, basis.golden))
@@ -367,6 +377,28 @@ def _of_trained(
     if options.precisions == ("int8",):
         return replace(basis, fp32=replace(form, run=quantised.run))
     return replace(basis, fp32=form, reference=of_floats, golden=_last(floats))
+
+
+def _without_calibrated(options: ExportOptions, err: SpliteError, failures: Failures) -> ExportOptions:
+    """The options without the precisions that need ranges, which failed with ``err``; fp32 needs none.
+
+    Raises:
+        SpliteError: ``err``, where fp32 was not requested or is not to be kept alone.
+    """
+    if "fp32" not in options.precisions:
+        raise err
+    lost = [f"{backend} {one}" for one in options.precisions if one != "fp32" for backend in options.backends]
+    failures.keep(err, *lost)
+    return replace(
+        options,
+        precisions=("fp32",),
+        calibration=None,
+        allow_random_calibration=False,
+        max_shift_px=None,
+        max_shift_mm=None,
+        reduce_range=False,
+        int8_recipe="full-integer",
+    )
 
 
 def _calibrated(

@@ -16,7 +16,7 @@ from splite_deploy.bench.flip_test import flip_tested
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.loop import Options
 from splite_deploy.bench.windows import agree
-from splite_deploy.bundle.report import Accuracy, Layer, Recommendation, RecommendationRow
+from splite_deploy.bundle.report import Accuracy, Layer, LayerSearch, Recommendation, RecommendationRow
 from splite_deploy.device.int8 import Int8Instructions
 from splite_deploy.export.artifacts import Measured
 from splite_deploy.export.options import ExportOptions
@@ -32,6 +32,8 @@ from splite_deploy.text import command
 
 GAIN = 1.05
 """A lower precision has to be so many times as fast: less is noise on most machines, and accuracy is lost for sure."""
+MOST_FLOAT = 0.75
+"""An int8 network with a larger share of its layers in float gains next to nothing, and goes by a wrong name."""
 FRAMES = 200
 SECONDS = 0.9
 """All artifacts together take about so long to time, however slow they are; twice as long where they are unsteady."""
@@ -65,6 +67,7 @@ def recommend(
     notes: Sequence[str] = (),
     *,
     flip_test: bool = False,
+    searches: Sequence[LayerSearch] = (),
 ) -> Recommendation:
     """Times every artifact in one run, in turn, on one thread, and says which to ship.
 
@@ -75,6 +78,7 @@ def recommend(
         progress: Called with each step as it begins.
         bundle: Name of the bundle, for the commands that decide on the device.
         notes: What else is worth knowing before one is shipped, as text.
+        searches: Which layers int8 leaves in float, of the artifacts where some are; see `mostly_float`.
         flip_test: Whether the mirrored crop is evaluated, too; see `splite_deploy.bench.flip_test`.
 
     Raises:
@@ -114,7 +118,7 @@ def recommend(
     compared = f"compared on {len(reference.tensors)} crops ({reference.crops_from})"
     evaluated = f"; evaluated on {len(labels)} labelled images" if labels else ""
     evaluated += " and their mirror images" if labels and flip_test else ""
-    ship, reason = choose(rows)
+    ship, reason = choose(rows, mostly_float(searches))
     return Recommendation(
         tuple(rows),
         f"timed on one thread of this machine's CPU, all in turn; {compared}{evaluated}",
@@ -210,16 +214,33 @@ def time_sessions(sessions: Mapping[str, Session], feeds: Mapping[str, Feed]) ->
     return timings
 
 
-def choose(rows: Sequence[RecommendationRow]) -> tuple[str | None, str]:
+def mostly_float(searches: Sequence[LayerSearch]) -> dict[str, str]:
+    """Artifacts that are int8 by their name alone, by their label, each with what it really is, as text."""
+    return {
+        one.artifact: f"{one.artifact} is int8 by name alone: {len(one.excluded)} of its {one.layers} layers are in "
+        "float"
+        for one in searches
+        if len(one.excluded) > MOST_FLOAT * one.layers
+    }
+
+
+def choose(rows: Sequence[RecommendationRow], by_name: Mapping[str, str] | None = None) -> tuple[str | None, str]:
     """The artifact to ship, None if every one is over its limits, and why.
+
+    Args:
+        rows: The artifacts.
+        by_name: Those that may not be recommended whatever they measure, see `mostly_float`.
 
     It is the fastest within its limits; a lower precision has to be at least `GAIN` times as fast as the best of the
     precisions above it. The shortest latencies are compared: other work on the machine can only lengthen one.
     """
+    by_name = by_name or {}
     best: RecommendationRow | None = None
-    against = []
+    against: list[str] = []
     for precision in PRECISIONS:
         held = [row for row in rows if row.precision == precision]
+        against += [by_name[row.label] for row in held if row.label in by_name]
+        held = [row for row in held if row.label not in by_name]
         against += [f"{row.label} is over its limits" for row in held if not row.within_limits]
         fastest = min((row for row in held if row.within_limits), key=lambda row: row.shortest_ms, default=None)
         if fastest is None:

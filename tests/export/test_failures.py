@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ pytest.importorskip("onnxruntime")
 from splite_deploy.bundle import MANIFEST, Bundle
 from splite_deploy.bundle.report import Failure
 from splite_deploy.compile.child_process import kept_log
-from splite_deploy.errors import CompileError, ExportError, OutputError, ParityError
+from splite_deploy.errors import CalibrationError, CompileError, ExportError, OutputError, ParityError
 from splite_deploy.export import ExportOptions, PartialExportError, artifacts, export_bundle, pipeline, variants
 from splite_deploy.export.failures import Failures, grouped
 
@@ -245,3 +246,45 @@ def test_the_log_of_a_recorded_failure_stays() -> None:
         raise CompileError("no")
     assert log.path.exists()
     log.path.unlink()
+
+
+def test_a_missing_converter_costs_its_own_artifacts_alone(
+    tiny_checkpoint: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPLITE_TFLITE_PYTHON", str(tmp_path / "missing"))
+    options = ExportOptions(backends=("ort", "tflite"), crops=2)
+    with pytest.raises(PartialExportError) as caught:
+        export_bundle(tiny_checkpoint, tmp_path / "a.splite", model=tiny_model, options=options)
+    assert [one.label for one in Bundle.open(tmp_path / "a.splite").manifest.artifacts] == ["ort fp32"]
+    (failure,) = caught.value.failures
+    assert failure.artifact == "tflite fp32" and "there is no such file" in failure.message and failure.hint
+    for strict in (
+        dataclasses.replace(options, all_or_nothing=True),
+        dataclasses.replace(options, backends=("tflite",)),
+    ):
+        with pytest.raises(CompileError, match="there is no such file"):
+            export_bundle(tiny_checkpoint, tmp_path / "b.splite", model=tiny_model, options=strict)
+        assert not (tmp_path / "b.splite").exists()
+
+
+@pytest.mark.parametrize("name", ["a.ranges.json", "labels.json"])
+def test_damaged_ranges_cost_the_precisions_that_need_them(
+    name: str, tiny_checkpoint: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    ranges = tmp_path / name
+    ranges.write_text('{"made_by": "1", "images_sha256": "0", "tensors": [', encoding="utf-8")
+    options = ExportOptions(precisions=("fp32", "fp16", "int8"), crops=2, calibration=ranges)
+    with pytest.raises(PartialExportError) as caught:
+        export_bundle(tiny_checkpoint, tmp_path / "a.splite", model=tiny_model, options=options)
+    assert [one.label for one in Bundle.open(tmp_path / "a.splite").manifest.artifacts] == ["ort fp32"]
+    assert [one.artifact for one in caught.value.failures] == ["ort fp16", "ort int8"]
+    assert all(
+        f"{name} is not a whole file of ranges: it is not valid JSON" in one.message for one in caught.value.failures
+    )
+    for strict in (
+        dataclasses.replace(options, all_or_nothing=True),
+        dataclasses.replace(options, precisions=("int8",)),
+    ):
+        with pytest.raises(CalibrationError, match="is not a whole file of ranges"):
+            export_bundle(tiny_checkpoint, tmp_path / "b.splite", model=tiny_model, options=strict)
+        assert not (tmp_path / "b.splite").exists()

@@ -16,11 +16,19 @@ pytest.importorskip("onnxruntime")
 
 from splite_deploy.bench.interleaved import BLOCK_FRAMES
 from splite_deploy.bundle import TensorSpec
-from splite_deploy.bundle.report import Layer, Percentiles, RecommendationRow
+from splite_deploy.bundle.report import ExcludedLayer, Layer, LayerSearch, Mixture, Percentiles, RecommendationRow
 from splite_deploy.device.int8 import Int8Instructions
 from splite_deploy.export import recommend as verdict
 from splite_deploy.export.options import ExportOptions
-from splite_deploy.export.recommend import choose, decide_on_device, device_notes, saturation_note, time_sessions
+from splite_deploy.export.recommend import (
+    choose,
+    decide_on_device,
+    device_notes,
+    mostly_float,
+    saturation_note,
+    time_sessions,
+)
+from splite_deploy.spec import LimitSpec
 
 
 def row(label: str, p50_ms: float, speed_up: float | None = None, **changed: Any) -> RecommendationRow:
@@ -113,7 +121,7 @@ def test_the_device_decides_between_the_recommended_and_the_best_of_another_prec
     rows = [row("ort fp32", 2.0), row("tflite fp32", 1.8), row("ort int8", 1.0), row("tflite int8", 1.1)]
     assert decide_on_device(rows, "ort int8", "hand.splite") == (
         "This speaks of this machine's CPU alone. Decide on the device: "
-        "'splite-deploy bench hand.splite -b ort -p int8' and 'splite-deploy bench hand.splite -b tflite -p fp32'."
+        "splite-deploy bench hand.splite -b ort -p int8 and splite-deploy bench hand.splite -b tflite -p fp32."
     )
     assert decide_on_device(rows, None, "hand.splite") == "This speaks of this machine's CPU alone."
 
@@ -156,3 +164,19 @@ def test_a_cpu_where_int8_saturates_is_named() -> None:
     assert saturation_note(replace(options, reduce_range=True), False, WITHOUT) == ""
     assert "--reduce-range" not in saturation_note(options, True, WITHOUT)
     assert saturation_note(options, True, WITHOUT).endswith("check it there with 'splite-deploy verify'.")
+
+
+def test_int8_by_name_alone_is_not_recommended() -> None:
+    """45 of 46 layers in float, and fast by chance."""
+    limits, nothing = LimitSpec(1.0, 6.0, 1.0), Mixture(Percentiles(0.1, 0.1, 0.1), None, "", 1.0)
+
+    def search(excluded: int) -> LayerSearch:
+        layers = tuple(ExcludedLayer(f"conv{i}", "Conv", 1.0) for i in range(excluded))
+        return LayerSearch("ort int8", 46, limits, nothing, nothing, layers)
+
+    rows = [row("ort fp32", 2.0, 1.0), row("ort int8", 1.0, 2.0)]
+    ship, reason = choose(rows, mostly_float([search(45)]))
+    assert ship == "ort fp32" and "Ort int8 is int8 by name alone: 45 of its 46 layers are in float." in reason
+    assert choose(rows, mostly_float([search(10)]))[0] == "ort int8"
+    ship, reason = choose(rows[1:], mostly_float([search(45)]))
+    assert ship is None and reason.startswith("Ship none of them: ort int8 is int8 by name alone")

@@ -33,7 +33,7 @@ from splite_deploy.files import write_file
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.spec import InputSpec
 from splite_deploy.spec.plain import compact_json, structure, to_plain
-from splite_deploy.spec.reading import MissingError, ReadError, read_json
+from splite_deploy.spec.reading import MissingError, ReadError, check_file, read_json
 from splite_deploy.version import __version__
 
 RANGES_VERSION = 1
@@ -44,6 +44,9 @@ MISSING_SHARE = 0.25
 """Above this share of tensors that are not found the graph is taken for another network's."""
 _NAMED = 4
 _TINY = 1e-30
+_HEAD_BYTES = 1 << 16
+_MARKS = (b'"splite_ranges"', b'"images_sha256"', b'"fingerprint"')
+_LABELS = (b'"samples"', b'"annotations"')
 _PROBES = 2
 _GRID = 8  # cells of a probe along each side
 
@@ -69,6 +72,14 @@ class StoredTensor:
     magnitude: float
     extremes: tuple[float, float]
     means: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("limits", "extremes"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise SpecError(f"{name} of a tensor run from {low:g} to {high:g}.", hint="Measure them again.")
+        if self.magnitude < 0 or min(self.shape, default=1) < 1:
+            raise SpecError("A tensor has a negative magnitude or size.", hint="Measure them again.")
 
 
 @dataclass(frozen=True)
@@ -141,12 +152,16 @@ class StoredRanges:
 
 
 def is_ranges_file(path: Path) -> bool:
-    """Whether a file begins as `StoredRanges.write` lets it, whatever follows."""
+    """Whether a file is meant to be ranges, also where it is damaged: by its name, or by words of its beginning."""
+    if path.name.endswith(".ranges.json"):
+        return True
     try:
+        check_file(path)
         with path.open("rb") as stream:
-            return b'"splite_ranges"' in stream.read(32)
-    except OSError:
+            head = stream.read(_HEAD_BYTES)
+    except (OSError, ReadError):
         return False
+    return any(word in head for word in _MARKS) and not any(word in head for word in _LABELS)
 
 
 def read_ranges(path: Path, again: str) -> StoredRanges:
