@@ -141,6 +141,9 @@ CHANGES: list[tuple[str, Callable[[Any], None]]] = [
     (r"\(CONV_2D\) has no output", lambda m: (setattr(conv(m), "outputs", []), setattr(graph(m), "outputs", []))[0]),
     (r"\(CONV_2D\) lacks its options", lambda m: (setattr(conv(m), "builtinOptions", None),
                                                   setattr(conv(m), "builtinOptionsType", 0))[0]),
+    (r"\(CONV_2D\) has padding 2", set_field(lambda m: conv(m).builtinOptions, "padding", 2)),
+    (r"\(CONV_2D\) has fused_activation_function 9",
+     set_field(lambda m: conv(m).builtinOptions, "fusedActivationFunction", 9)),
     (r"\(CONV_2D\) has stride_w 0", set_field(lambda m: conv(m).builtinOptions, "strideW", 0)),
     (r"\(CONV_2D\) has dilation_h_factor 0", set_field(lambda m: conv(m).builtinOptions, "dilationHFactor", 0)),
     (r"tensor \d+ names the buffer 4000 of", set_field(kernel, "buffer", 4000)),
@@ -154,6 +157,20 @@ CHANGES: list[tuple[str, Callable[[Any], None]]] = [
      set_field(lambda m: m.signatureDefs[0].inputs[0], "tensorIndex", 300)),
     (r"its signature '.*' names the graph 3 of 1", set_field(lambda m: m.signatureDefs[0], "subgraphIndex", 3)),
 ]  # fmt: skip
+
+
+def test_a_depthwise_convolution_without_a_bias() -> None:
+    """LiteRT reads the bias all the same."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+
+    def change(model: Any) -> None:
+        one = conv(model)
+        one.inputs = list(one.inputs)[:2]
+        code = model.operatorCodes[one.opcodeIndex]
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DEPTHWISE_CONV_2D
+
+    with pytest.raises(BackendError, match=r"\(DEPTHWISE_CONV_2D\) has fewer inputs than it reads"):
+        read_tflite(changed(change), "a.tflite")
 
 
 @pytest.mark.parametrize(("message", "change"), CHANGES, ids=[message for message, _ in CHANGES])

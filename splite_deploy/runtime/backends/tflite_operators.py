@@ -36,8 +36,8 @@ _INPUTS = {
         SQUARED_DIFFERENCE SUB SUM TILE TOPK_V2 TRANSPOSE
     """,
     3: """
-        BATCH_TO_SPACE_ND DYNAMIC_UPDATE_SLICE PADV2 RANGE SCATTER_ND SELECT SELECT_V2 SLICE SPACE_TO_BATCH_ND
-        SPLIT_V TRANSPOSE_CONV
+        BATCH_TO_SPACE_ND DEPTHWISE_CONV_2D DYNAMIC_UPDATE_SLICE PADV2 RANGE SCATTER_ND SELECT SELECT_V2 SLICE
+        SPACE_TO_BATCH_ND SPLIT_V TRANSPOSE_CONV
     """,
     4: """
         ONE_HOT STRIDED_SLICE
@@ -49,8 +49,10 @@ _INPUTS = {
         NON_MAX_SUPPRESSION_V5
     """,
 }
-"""Operators by the number of inputs that each has at least."""
+"""Operators by the number of inputs that each has at least; LiteRT reads a depthwise bias that is not there."""
 _LEAST_INPUTS = {name: count for count, names in _INPUTS.items() for name in names.split()}
+_CHOICES = {"padding": 2, "fused_activation_function": 6, "weights_format": 2, "mode": 2}
+"""How many values an option may have, from 0 on."""
 _GRAPHS = """
 subgraph then_subgraph_index else_subgraph_index cond_subgraph_index body_subgraph_index init_subgraph_index
 decomposition_subgraph_index comparator_subgraph_index update_computation_subgraph_index
@@ -73,6 +75,10 @@ def check_operator(operator: ModelOperator, tensors: _Tensors, who: str) -> None
         raise DamagedError(f"{who} has fewer inputs than it reads")
     if least and not operator.outputs:
         raise DamagedError(f"{who} has no output")
+    for name, count in _CHOICES.items():
+        value = operator.options.get(name)
+        if isinstance(value, int) and not 0 <= value < count:
+            raise DamagedError(f"{who} has {name} {value}")
     if check := _CHECKS.get(operator.name):
         check(operator, tensors, who)
 
