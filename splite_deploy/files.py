@@ -18,6 +18,7 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -81,12 +82,16 @@ def whole_file(path: Path) -> Iterator[Path]:
         with writing(path):
             with partial.open("rb") as stream:
                 os.fsync(stream.fileno())
-            partial.replace(target)
+            with _moving:
+                partial.replace(target)
 
 
 _HIDDEN = re.compile(r"\..+\.splite-\d+(-\d+)?\.(?P<kind>part|old)(\.[^.]*)?", re.DOTALL)
 _LONGEST_NAME = 255  # bytes; of Linux' file systems, macOS and Windows
 _swept: set[tuple[int, int]] = set()
+_unfinished: set[Path] = set()
+_MOVES_WITHIN_S = 2.0
+_moving = threading.Lock()
 
 
 def hidden_name(path: Path, kind: str = "part", number: int = 0) -> Path:
@@ -118,8 +123,8 @@ def part_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
     finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        _remove(partial)
+        _unfinished.discard(partial)
         if handle is not None:
             os.close(handle)
 
@@ -137,7 +142,8 @@ def part_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
+        _unfinished.discard(partial)
         if handle is not None:
             os.close(handle)
 
@@ -156,6 +162,24 @@ def work_folder(purpose: str) -> Iterator[Path]:
         place = Path(tempfile.gettempdir()) / purpose
     with part_folder(place) as folder:
         yield folder
+
+
+def abandon_parts() -> None:
+    """Removes what this process has not finished, since it ends now; nothing takes its place from here on.
+
+    For a thread that ends the process while others are at work. What is about to take its place may do so first.
+    """
+    if _moving.acquire(timeout=_MOVES_WITHIN_S):
+        for path in list(_unfinished):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -196,11 +220,7 @@ def _remove_leftover(path: Path) -> None:
             with suppress(OSError):
                 rename_to_new(path, place_of(path))
                 return
-        if stat.S_ISDIR(mode):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                path.unlink()
+        _remove(path)
     finally:
         os.close(handle)
 
@@ -245,6 +265,7 @@ def _make_locked(path: Path, make: Callable[[Path], int | None]) -> tuple[Path, 
         except FileExistsError:  # of another thread, or of a container with the same process numbers
             continue
         if handle is None or (_try_lock(handle) is not False and _is_at(handle, name)):
+            _unfinished.add(name)
             return name, handle
         os.close(handle)  # somebody took it for a leftover before it was locked, and removes it
     raise AssertionError
@@ -280,16 +301,17 @@ def exchange(one: Path, other: Path) -> None:
     Raises:
         OSError: They cannot be renamed.
     """
-    if _rename_at_once(one, other, _EXCHANGE):
-        return
-    aside = hidden_name(other, "old")
-    other.rename(aside)
-    try:
-        one.rename(other)
-    except BaseException:
-        aside.rename(other)
-        raise
-    aside.rename(one)
+    with _moving:
+        if _rename_at_once(one, other, _EXCHANGE):
+            return
+        aside = hidden_name(other, "old")
+        other.rename(aside)
+        try:
+            one.rename(other)
+        except BaseException:
+            aside.rename(other)
+            raise
+        aside.rename(one)
 
 
 def rename_to_new(one: Path, other: Path) -> None:
@@ -301,15 +323,16 @@ def rename_to_new(one: Path, other: Path) -> None:
         FileExistsError: The name is taken.
         OSError: It cannot be renamed.
     """
-    if _rename_at_once(one, other, _TO_NEW):
-        return
-    if os.path.lexists(other):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(other))
-    if stat.S_ISDIR(one.lstat().st_mode):
-        one.rename(other)
-    else:  # rename(2) would replace a file
-        os.link(one, other, follow_symlinks=False)
-        one.unlink()
+    with _moving:
+        if _rename_at_once(one, other, _TO_NEW):
+            return
+        if os.path.lexists(other):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(other))
+        if stat.S_ISDIR(one.lstat().st_mode):
+            one.rename(other)
+        else:  # rename(2) would replace a file
+            os.link(one, other, follow_symlinks=False)
+            one.unlink()
 
 
 _EXCHANGE, _TO_NEW = "exchange", "to new"

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from splite_deploy import interruption
 from splite_deploy.cli.console import STDOUT, fail, put_notes
 from splite_deploy.cli.streams import prepare_streams
 from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError
@@ -59,13 +60,14 @@ class Commands(click.Group):
         """Runs the program, on streams that can be written to."""
         prepare_streams()
         try:
-            return super().main(*args, **options)
+            with interruption.taken():
+                return super().main(*args, **options)
         except SpliteError as err:  # of the help, which is written before there is a command
             fail(err)
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         """Reads what stands before the command."""
-        with _shown_errors():
+        with _shown_errors(), _interruptible():
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -73,7 +75,8 @@ class Commands(click.Group):
         try:
             with _shown_errors(), collecting_notes() as notes:
                 try:
-                    return super().invoke(ctx)
+                    with _interruptible():
+                        return super().invoke(ctx)
                 finally:
                     put_notes(notes)
         except SpliteError as err:
@@ -92,6 +95,20 @@ class Commands(click.Group):
                 raise
             message = f"'{ctx.invoked_subcommand}' needs a package that is broken here: {err}."
             fail(MissingDependencyError(message, hint="splite-deploy doctor says which, and what to type."))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ends the program where a signal came, whatever other packages made of its exception."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        interruption.current.end()
+    except (Exception, SystemExit):
+        if not interruption.current.came:
+            raise
+    if interruption.current.came:
+        interruption.current.end()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from splite_deploy import interruption
 from splite_deploy.cli.console import STDOUT, message_console, put_json
 from splite_deploy.errors import CameraError
 from splite_deploy.files import whole_file, write_all, writing
@@ -79,6 +80,7 @@ def run_video(
         except KeyboardInterrupt:
             if not camera.live or index < 0:
                 raise
+            interruption.current.settle()
         except CameraError as err:
             stopped = _told(err, said)
             if index < 0:
