@@ -289,7 +289,7 @@ def test_a_damaged_jpeg_is_told(
     assert capfd.readouterr().err == ""
 
 
-def test_headers_of_any_length(tmp_path: Path) -> None:
+def test_headers_of_any_length() -> None:
     for suffix in (".jpg", ".png", ".bmp", ".webp", ".tif", ".ppm"):
         data = turned(suffix, 6) if suffix in (".jpg", ".png", ".webp") else encoded(suffix, picture())
         for length in range(0, min(len(data), 600)):

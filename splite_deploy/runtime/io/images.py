@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import OutputError, UsageError
+from splite_deploy.errors import OutputError, UsageError, naming
 from splite_deploy.files import write_file
 from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
 from splite_deploy.runtime.io.native_log import quiet
@@ -131,7 +131,8 @@ def _decoded(path: Path, data: bytes, header: Header) -> Image:
         if bits != 16:
             note(f"16 bits a sample, of which only {bits} are in use: read as pictures of {bits} bits", path)
         image = (image >> (bits - 8)).astype(np.uint8)
-    return check_image(image)
+    with naming(path):
+        return check_image(image)
 
 
 def write_image(path: Path, image: AnyImage) -> None:
