@@ -45,9 +45,11 @@ def first_load(backend: Backend, file: ModelFile, *, reference: bool = False, qu
 
     Raises:
         BackendError: It ended the process, took too long or too much memory; or, unless ``quick``, it cannot be loaded.
+        MissingDependencyError: The backend is not installed.
     """
     if backend.needs_nvidia or not backend.computes or all_backends().get(backend.name) is not backend:
         return
+    backend.require()
     name = _stamp(backend, file, reference)
     if name in _passed:
         return
@@ -113,7 +115,8 @@ def _ask(command: list[str], backend: Backend, file: ModelFile, reference: bool)
     }
     request = json.dumps(asked).encode() + b"\n" + file.data
     # In the folder of this package, so that it is the one that is found there, and not one of the user's folder.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    searched = [os.path.abspath(place) for place in sys.path if place]  # noqa: PTH100 - resolves no links
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(searched)}
     try:
         child = children.run(
             command,
