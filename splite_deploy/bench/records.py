@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Mapping
-from os import PathLike
+from contextlib import suppress
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 from splite_deploy.bench.result import BenchResult
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import OutputError, UsageError
 from splite_deploy.files import writing
+from splite_deploy.spec.plain import json_text
 from splite_deploy.spec.reading import MIB, ReadError, parse_json, read_bytes
 
 _MOST_BYTES = 256 * MIB  # of some ten thousand results
@@ -24,17 +25,37 @@ def append_result(path: str | PathLike[str], result: BenchResult) -> None:
 
 
 def append_record(path: str | PathLike[str], record: Mapping[str, Any]) -> None:
-    """Appends a line to a file of JSON lines, by a single write; makes the file where there is none.
+    """Appends a line to a file of JSON lines, by a single write, whole or not at all; makes a file where is none.
+
+    Where the last line has no end, since what wrote it was killed, the new one does not become a part of it.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: The file cannot be written, or a figure is not finite: no reader would take it.
     """
-    line = json.dumps(record, allow_nan=False).encode() + b"\n"
+    text, lost = json_text(record)
+    if lost:
+        raise OutputError(
+            f"Nothing was appended to {fspath(path)}: {lost[0]} is not a finite number.",
+            hint="Run 'splite-deploy verify' on what was measured.",
+        )
+    line = text.encode() + b"\n"
     with writing(path), Path(path).open("ab", buffering=0) as stream:
         start = stream.seek(0, os.SEEK_END) if stream.seekable() else 0
-        if stream.write(line) != len(line):  # the disk filled up in the middle; half a line would spoil the file
-            stream.truncate(start)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        try:
+            if start and not _ends_a_line(path):
+                line = b"\n" + line
+            if stream.write(line) != len(line):  # the disk filled up in the middle
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except BaseException:
+            with suppress(OSError):  # a device has no length
+                stream.truncate(start)  # half a line would spoil the file
+            raise
+
+
+def _ends_a_line(path: str | PathLike[str]) -> bool:
+    with Path(path).open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"
 
 
 def read_results(path: str | PathLike[str]) -> list[BenchResult]:
@@ -55,6 +76,9 @@ def _parse(line: bytes, where: str) -> BenchResult:
     try:
         data = parse_json(line, where)
     except ReadError as err:
+        if line.lstrip().startswith(b"{") and not line.rstrip().endswith(b"}"):
+            message = f"{where} is cut off: what wrote it was ended, or the disk was full."
+            raise UsageError(message, hint="Remove that line; the others are whole.") from err
         raise UsageError(err.message, hint="Remove that line.") from err
     if not isinstance(data, dict):
         raise UsageError(f"{where} is not a benchmark result.", hint="Remove that line.")

@@ -19,6 +19,7 @@ from splite_deploy.spec.presets import SKELETONS, presets_of
 from splite_deploy.spec.recipes import Recipe
 from splite_deploy.spec.toml import UNKNOWN
 from splite_deploy.spec.view import InputView, OutputView
+from splite_deploy.text import shown, whole
 
 _WIDTH = 118
 _SAID: Mapping[str, str] = {
@@ -535,14 +536,15 @@ def _value(value: Any) -> str:
         return value.text
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)  # which escapes all that TOML forbids but DEL and halves of letters
+    return whole(text).replace("\x7f", "\\u007f")
 
 
 def _line(entry: Entry) -> list[str]:
     line = f"{entry.key} = {_value(entry.value)}"
     if not entry.said:
         return [line]
-    behind = f"{line}  # {entry.said}"
+    behind = f"{line}  # {shown(entry.said)}"
     return [behind] if len(behind) <= _WIDTH else [*_comments((entry.said,)), line]
 
 
@@ -551,7 +553,7 @@ def _comments(texts: Sequence[str]) -> list[str]:
     lines: list[str] = []
     for text in texts:
         line = "#"
-        for word in text.split():
+        for word in map(shown, text.split()):
             if len(line) + 1 + len(word) > _WIDTH and line != "#":
                 lines.append(line)
                 line = "#  "

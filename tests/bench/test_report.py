@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from bench_results import ENVIRONMENT, SUSTAINED, bench_result, stats_of
 from rich.console import Console, RenderableType
 
 from splite_deploy.bench.loop import STAGES
-from splite_deploy.bench.records import append_result, read_results
+from splite_deploy.bench.records import append_record, append_result, read_results
 from splite_deploy.bench.report.sentences import sentences
 from splite_deploy.bench.report.text import environment_table, table
 from splite_deploy.bench.result import BenchResult, Windows
@@ -322,3 +324,46 @@ def test_readings_that_belong_to_no_time_are_refused() -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Cannot read"):
         read_results(tmp_path / "none.jsonl")
+
+
+def test_a_line_that_was_cut_stays_and_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    append_result(file, bench_result())
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[:200])  # what a killed run may leave
+    with pytest.raises(UsageError, match="line 2 is cut off: what wrote it was ended") as caught:
+        read_results(file)
+    assert caught.value.hint == "Remove that line; the others are whole."
+    append_result(file, bench_result())
+    assert file.read_bytes() == whole + whole[:200] + b"\n" + whole
+
+
+def test_a_last_line_without_an_end_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    append_result(file, bench_result())
+    file.write_bytes(file.read_bytes()[:-1])
+    append_result(file, bench_result())
+    assert read_results(file) == [bench_result(), bench_result()]
+
+
+def test_a_figure_that_is_not_finite_is_not_appended(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    with pytest.raises(OutputError, match="rss_mib is not a finite number") as caught:
+        append_record(file, {"rss_mib": float("inf")})
+    assert "verify" in caught.value.hint and not file.exists()
+
+
+def test_a_disk_that_fills_up_leaves_whole_lines(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    append_result(file, bench_result())
+    before = file.read_bytes()
+    append = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parents[1] / "shared")!r})
+from bench_results import bench_result
+from splite_deploy.bench import append_result
+resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 500}, -1))
+append_result({str(file)!r}, bench_result())
+"""
+    done = subprocess.run([sys.executable, "-c", append], capture_output=True, text=True, check=False)
+    assert "OutputError: Cannot write" in done.stderr and file.read_bytes() == before

@@ -17,6 +17,7 @@ from splite_deploy.bench.report.text import STAGE_NAMES
 from splite_deploy.bench.result import BenchResult, Evaluation
 from splite_deploy.device.environment import NOT_AVAILABLE, Environment
 from splite_deploy.errors import MissingDependencyError, UsageError
+from splite_deploy.text import shown
 from splite_deploy.version import __version__
 
 PARTS = (PREPROCESS, INFERENCE, DECODE)
@@ -60,7 +61,7 @@ def html_page(results: Sequence[BenchResult], pictures: Mapping[int, Sequence[Pi
     source = (
         resources.files("splite_deploy.bench.report").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     )
-    jinja = Jinja(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    jinja = Jinja(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=_safe)
     page = jinja.from_string(source).render(
         version=__version__,
         title=", ".join(dict.fromkeys(result.model for result in results)),
@@ -84,6 +85,11 @@ def html_page(results: Sequence[BenchResult], pictures: Mapping[int, Sequence[Pi
         environments=_environments(results),
     )
     return str(page)
+
+
+def _safe(value: Any) -> Any:
+    """Whatever the page shows: texts of others without control characters; Jinja escapes what HTML would obey."""
+    return shown(value) if type(value) is str else value
 
 
 def name_of(result: BenchResult) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from splite_deploy.bench.loop import MODEL_ONLY
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.device.environment import Environment
+from splite_deploy.text import shown
 
 SERIES = ("samples_ms", "layers", "sustained.curve", "sustained.sensors", "accuracy.worst", "accuracy.median")
 """What has no place in one row; it is in the JSON line."""
@@ -36,7 +38,23 @@ def _flat(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping):
             yield from _flat(value, f"{path}.")
         else:
-            yield path, json.dumps(value) if isinstance(value, list) else value
+            yield path, _cell(json.dumps(value) if isinstance(value, list) else value)
+
+
+def _cell(value: Any) -> Any:
+    """A value of a spreadsheet: a text that would be taken for a formula gets a quotation mark before it.
+
+    See https://owasp.org/www-community/attacks/CSV_Injection.
+    """
+    if not isinstance(value, str):
+        return value
+    text = shown(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _markdown(text: str) -> str:
+    """A text that Markdown shows as it is: neither a link, nor HTML, nor the end of a cell."""
+    return re.sub(r"[\\`*\[\]<>|]", r"\\\g<0>", shown(text))
 
 
 def markdown_text(results: Sequence[BenchResult]) -> str:
@@ -57,7 +75,7 @@ def markdown_text(results: Sequence[BenchResult]) -> str:
     for result in results:
         stats, model_only = result.stages[result.headline], result.stages[MODEL_ONLY]
         cells = [
-            f"{result.bundle or result.artifact_file} {result.label}".replace("|", "\\|")
+            _markdown(f"{result.bundle or result.artifact_file} {result.label}")
             + (" (unsteady)" if result.unsteady else ""),
             "default" if result.threads is None else str(result.threads),
             *(f"{value:.3f}" for value in (stats.p50_ms, stats.p90_ms, stats.p99_ms, stats.max_ms, model_only.p50_ms)),
@@ -67,7 +85,7 @@ def markdown_text(results: Sequence[BenchResult]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     machines = dict.fromkeys(machine(result.environment) for result in results)
-    return "\n".join([*lines, "", f"{'; '.join(machines)}. Batch {_batches(results)}.", ""])
+    return "\n".join([*lines, "", f"{'; '.join(map(_markdown, machines))}. Batch {_batches(results)}.", ""])
 
 
 def machine(environment: Environment) -> str:

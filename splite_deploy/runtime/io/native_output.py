@@ -67,8 +67,10 @@ def native_output() -> Iterator[NativeOutput]:
             yield NativeOutput()
             return
         if _is_native(sys.stderr):
+            raw = getattr(getattr(sys.stderr, "buffer", None), "raw", None)
+            kind = type(raw) if isinstance(raw, io.FileIO) else io.FileIO  # the command line's bears a full disk
             shown = io.TextIOWrapper(
-                os.fdopen(os.dup(kept), "wb"),
+                io.BufferedWriter(kind(os.dup(kept), "wb")),
                 encoding=sys.stderr.encoding,
                 errors=sys.stderr.errors,
                 line_buffering=True,
