@@ -3,8 +3,9 @@
 Whatever is made before it takes its place has a hidden name beside that place, ``.NAME.splite-PID.part.SUFFIX`` (see
 `part_file` and `part_folder`), and is locked with flock(2) as long as its process lives: the system lifts the lock
 when the process dies, however it dies. A hidden name without a lock is thus a leftover, which `remove_leftovers`
-removes. Process numbers are for people who read them: in containers they repeat, and those of other containers mean
-nothing here. Where a file system has no locks nothing can be told, and nothing is removed.
+removes. Work of minutes claims its place when it begins (see `claimed`). Process numbers are for people who read them:
+in containers they repeat, and those of other containers mean nothing here. Where a file system has no locks nothing can
+be told, and nothing is removed.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import itertools
 import os
 import re
 import shutil
+import socket
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -86,7 +89,8 @@ def whole_file(path: Path) -> Iterator[Path]:
                 partial.replace(target)
 
 
-_HIDDEN = re.compile(r"\..+\.splite-\d+(-\d+)?\.(?P<kind>part|old)(\.[^.]*)?", re.DOTALL)
+_HIDDEN = re.compile(r"\..+\.splite-(\d+(-\d+)?\.(?P<kind>part|old)|claim)(\.[^.]*)?", re.DOTALL)
+_CLAIM_TRIES = 10
 _LONGEST_NAME = 255  # bytes; of Linux' file systems, macOS and Windows
 _swept: set[tuple[int, int]] = set()
 _unfinished: set[Path] = set()
@@ -94,17 +98,24 @@ _MOVES_WITHIN_S = 2.0
 _moving = threading.Lock()
 
 
+def is_hidden(name: str) -> bool:
+    """Whether this is a name that `hidden_name` gives."""
+    return _HIDDEN.fullmatch(name) is not None
+
+
 def hidden_name(path: Path, kind: str = "part", number: int = 0) -> Path:
-    """The name that this process gives to what shall become ``path``, or was it.
+    """The name of what shall become ``path``, was it, or says who writes it.
 
     Args:
         path: The place.
-        kind: "part" for what is not whole yet, "old" for what gave way for a moment.
+        kind: "part" for what is not whole yet, "old" for what gave way for a moment, "claim" for who writes, which is
+            the same name in all processes.
         number: Tells several apart.
     """
-    tag, stem = f".splite-{os.getpid()}{f'-{number}' if number else ''}.{kind}", path.stem
+    own = f"{os.getpid()}{f'-{number}' if number else ''}."
+    tag, stem = f".splite-{'' if kind == 'claim' else own}{kind}", path.stem
     room = _LONGEST_NAME - len(os.fsencode(f".{tag}{path.suffix}"))
-    if len(os.fsencode(stem)) > room and kind == "part":  # an old one tells by its name where it belongs
+    if len(os.fsencode(stem)) > room and kind != "old":  # an old one tells by its name where it belongs
         digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
         stem = os.fsencode(stem)[: max(room - 9, 0)].decode(errors="ignore") + f"-{digest}"
     return path.with_name(f".{stem}{tag}{path.suffix}")
@@ -182,6 +193,60 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
+@contextmanager
+def claimed(path: Path, shown: Path | None = None) -> Iterator[None]:
+    """Keeps others that claim the same place from it until the block ends; they are refused at once.
+
+    On file systems without locks nobody can be refused.
+
+    Args:
+        path: The place.
+        shown: What messages call it.
+
+    Raises:
+        OutputError: Another process, which the message names, has claimed it; or nothing can be written there.
+    """
+    claim, shown = hidden_name(path, "claim"), path if shown is None else shown
+    with writing(shown):
+        remove_leftovers(path.parent)
+        handle = _take(claim, shown)
+    try:
+        with writing(shown):
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        with suppress(OSError):
+            if os.name == "posix" and _is_at(handle, claim):
+                claim.unlink()
+        os.close(handle)
+        if os.name != "posix":
+            claim.unlink(missing_ok=True)
+
+
+def _take(claim: Path, shown: Path) -> int:
+    """A handle of a claim that is ours.
+
+    Raises:
+        OSError: It cannot be made.
+        OutputError: It is another's.
+    """
+    for left in itertools.count(_CLAIM_TRIES, -1):
+        handle = os.open(claim, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        if _try_lock(handle) is False:
+            who = os.read(handle, 200).decode(errors="replace") or "another process"
+            os.close(handle)
+            if left <= 0:
+                hint = "Wait until it is done, or name another place."
+                raise OutputError(f"{shown} is being written by {who}.", hint=hint)
+            time.sleep(0.01)  # it may be about to say who it is, or only looks whether this is a leftover
+            continue
+        if _is_at(handle, claim):
+            return handle
+        os.close(handle)  # it was another's until now, and is gone
+    raise AssertionError
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes what dead processes left in a folder, and gives a bundle back its name that gave way for a moment.
 
@@ -249,7 +314,10 @@ def _make_file(path: Path) -> int | None:
 def _make_folder(path: Path) -> int | None:
     """A handle of a new folder, which nobody else reads; none on Windows."""
     path.mkdir(0o700)
-    return os.open(path, os.O_RDONLY) if os.name == "posix" else None
+    try:
+        return os.open(path, os.O_RDONLY) if os.name == "posix" else None
+    except FileNotFoundError as err:  # somebody took it for a leftover already: the next name
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from err
 
 
 def _make_locked(path: Path, make: Callable[[Path], int | None]) -> tuple[Path, int | None]:
@@ -386,7 +454,8 @@ def _lock(folder: Path) -> int:
     while True:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            if _try_lock(handle) is False:
+                fcntl.flock(handle, fcntl.LOCK_EX)
             if os.path.samestat(os.fstat(handle), folder.stat()):
                 return handle
         except BaseException:

@@ -12,8 +12,9 @@ from splite_deploy.bundle.manifest import (
     TensorSpec,
     Typing,
 )
+from splite_deploy.bundle.new import new_bundle
 from splite_deploy.bundle.report import REPORT, REPORT_VERSION, Failure, Parity, Percentiles, Report
-from splite_deploy.bundle.store import Bundle, compile_command, new_bundle
+from splite_deploy.bundle.store import Bundle, compile_command
 
 __all__ = [
     "FORMAT_VERSION",

@@ -13,7 +13,7 @@ from pathlib import Path
 from splite_deploy.errors import BundleError, SpecError
 from splite_deploy.spec import LimitSpec
 from splite_deploy.spec.plain import compact_json, structure, to_plain
-from splite_deploy.spec.reading import MissingError, ReadError, read_json
+from splite_deploy.spec.reading import MissingError, ReadError, parse_json, read_json
 
 REPORT = "report.json"
 REPORT_VERSION = 1
@@ -319,8 +319,12 @@ class Report:
         return compact_json(to_plain(self))
 
 
-def read_report(folder: Path) -> Report:
+def read_report(folder: Path, content: bytes | None = None) -> Report:
     """Reads the report of a bundle.
+
+    Args:
+        folder: The bundle's.
+        content: Of the file, where it was read before.
 
     Raises:
         BundleError: It is missing or damaged, or of a later version than this one reads.
@@ -328,7 +332,7 @@ def read_report(folder: Path) -> Report:
     file = folder / REPORT
     hint = "The bundle runs without it. To have it again make the bundle anew with 'splite-deploy export'."
     try:
-        data = read_json(file)
+        data = read_json(file) if content is None else parse_json(content, str(file))
     except MissingError as err:
         raise BundleError(f"The bundle {folder} has no {REPORT}, which says what was measured.", hint=hint) from err
     except ReadError as err:

@@ -6,24 +6,29 @@
     model.onnx      the graph; further artifacts beside it
 
 A bundle appears whole or not at all, every file that runs is bound by its SHA-256, the manifest by its own checksum.
+Who opens a bundle while another takes its place has the old one or the new one, to the end: its files stay open.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from splite_deploy.bundle.golden import Golden, read_golden
 from splite_deploy.bundle.manifest import MANIFEST, REEXPORT, Artifact, GoldenFile, Graph, Manifest, read_manifest
-from splite_deploy.bundle.report import Report, read_report
-from splite_deploy.errors import BundleError, OutputError, UsageError
-from splite_deploy.files import exchange, locked, part_folder, sha256_of, sync, writing
+from splite_deploy.bundle.report import REPORT, Report, read_report
+from splite_deploy.errors import BundleError, UsageError
 from splite_deploy.spec import ModelSpec, Precision
+from splite_deploy.spec.reading import MOST_BYTES, ReadError, read_bytes
 from splite_deploy.text import command
+
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    _files: _OpenFiles | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, rebuilding: Collection[str] = ()) -> Bundle:
@@ -49,23 +55,43 @@ class Bundle:
         Raises:
             BundleError: It is missing, incomplete, damaged, or of another format version.
         """
-        bundle = cls(Path(path), read_manifest(Path(path)))
-        checked = set()
+        folder = Path(path)
+        for left in reversed(range(_TRIES)):
+            before = _manifest_bytes(folder)
+            try:
+                bundle = cls._open(folder, rebuilding)
+            except BundleError:
+                if not left or _manifest_bytes(folder) == before:
+                    raise
+            else:
+                if not left or _manifest_bytes(folder) == before:
+                    return bundle
+        raise AssertionError
+
+    @classmethod
+    def _open(cls, folder: Path, rebuilding: Collection[str]) -> Bundle:
+        files, checked = _OpenFiles(folder), set()
+        bundle = cls(folder, read_manifest(folder), files)
+        with suppress(OSError):
+            files.open(REPORT)
         for held in bundle.manifest.files:
             replaced = isinstance(held, Artifact) and held.label in rebuilding
             if replaced or (held.file, held.sha256) in checked:
                 continue
-            file = bundle.path / held.file
+            file = folder / held.file
             if not os.path.isfile(file):  # noqa: PTH113 - pathlib's raises where a folder may not be read
-                raise BundleError(f"The bundle {bundle.path} lacks its file {held.file}.", hint=bundle._anew(held))
-            if file.is_symlink() and file.resolve().parent != bundle.path.resolve():
+                raise BundleError(f"The bundle {folder} lacks its file {held.file}.", hint=bundle._anew(held))
+            if file.is_symlink() and file.resolve().parent != folder.resolve():
                 hint = "Copy the bundle with its files in the place of links: cp -rL."
                 raise BundleError(f"{file} is a link that leads out of the bundle.", hint=hint)
+            digest = hashlib.sha256()
             try:
-                digest = sha256_of(file)
+                files.open(held.file)
+                for block in files.blocks(held.file):
+                    digest.update(block)
             except OSError as err:
                 raise BundleError(f"{file} cannot be read: {err.strerror or err}.", hint=bundle._anew(held)) from err
-            if digest != held.sha256:
+            if digest.hexdigest() != held.sha256:
                 raise BundleError(_differs(file), hint=bundle._anew(held))
             checked.add((held.file, held.sha256))
         return bundle
@@ -95,8 +121,9 @@ class Bundle:
             BundleError: The file is missing, unreadable, or not what the manifest describes.
         """
         file = self.path / held.file
+        files = self._files or _OpenFiles(self.path)
         try:
-            content = file.read_bytes()
+            content = b"".join(files.blocks(held.file))
         except OSError as err:
             raise BundleError(f"{file} cannot be read: {err.strerror or err}.", hint=self._anew(held)) from err
         if hashlib.sha256(content).hexdigest() != held.sha256:
@@ -117,7 +144,8 @@ class Bundle:
         Raises:
             BundleError: There is no report, or it is damaged: the bundle runs all the same.
         """
-        return read_report(self.path)
+        held = self._files.content(REPORT, MOST_BYTES) if self._files else None
+        return read_report(self.path, held)
 
     def _anew(self, held: Artifact | Graph | GoldenFile) -> str:
         """How to come by a file again."""
@@ -145,39 +173,67 @@ def compile_command(bundle: Path, engine: Artifact, batch: str | None = None) ->
     return command("compile", bundle, *words, *(["--batch", batch] if batch != "1,1,1" else []))
 
 
-@contextmanager
-def new_bundle(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yields an empty folder that becomes the bundle ``path`` when the block ends, and vanishes if it fails.
+_TRIES = 100  # of opening; an exchange happens between two of them at most once
 
-    Raises:
-        OutputError: The place is taken (and ``overwrite`` is false) or cannot be written to.
+
+class _OpenFiles:
+    """Files of a folder that stay readable as they are when other files take their names, or the folder's.
+
+    Files are not held open where that would keep others from replacing them (Windows).
+
+    Args:
+        folder: The folder.
     """
-    with writing(path):
-        _check_free(path, overwrite)
-        made = [parent for parent in path.parents if not parent.exists()]  # deepest first
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._handles: dict[str, int] = {}
+
+    def __del__(self) -> None:
+        for handle in self._handles.values():
+            os.close(handle)
+
+    def open(self, name: str) -> None:
+        """Opens a file.
+
+        Raises:
+            OSError: It cannot be opened, or is none.
+        """
+        if os.name != "posix" or name in self._handles:
+            return
+        handle = os.open(self._folder / name, os.O_RDONLY | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise OSError(errno.EINVAL, "it is not a file")
+        self._handles[name] = handle
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """The content of a file, opened before or not.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        if name not in self._handles:
+            with (self._folder / name).open("rb") as stream:
+                while block := stream.read(_BLOCK_BYTES):
+                    yield block
+            return
+        place = 0
+        while block := os.pread(self._handles[name], _BLOCK_BYTES, place):
+            place += len(block)
+            yield block
+
+    def content(self, name: str, most_bytes: int) -> bytes | None:
+        """The content of a file that was opened; None of another, and of one that is larger."""
+        handle = self._handles.get(name)
+        if handle is None or os.fstat(handle).st_size > most_bytes:
+            return None
+        return b"".join(self.blocks(name))
+
+
+def _manifest_bytes(folder: Path) -> bytes | None:
+    """None where there is none that can be read."""
     try:
-        with part_folder(path) as folder, writing(path):
-            yield folder
-            for file in folder.iterdir():
-                sync(file)
-            sync(folder)
-            folder.chmod(0o755)
-            _check_free(path, overwrite)  # something may have come to lie there in the meantime
-            if path.exists():
-                with locked(path):  # nobody is adding to it
-                    exchange(folder, path)
-            else:
-                folder.rename(path)
-            sync(path.parent)
-    finally:
-        for parent in made if not path.exists() else ():
-            with suppress(OSError):  # something else may have come to lie there
-                parent.rmdir()
-
-
-def _check_free(path: Path, overwrite: bool) -> None:
-    if path.exists() and not (overwrite and (path / MANIFEST).is_file()):
-        hint = "Name another place with --output." if overwrite else "Add --overwrite, or name another place."
-        what = "exists and is not a bundle" if overwrite else "exists already"
-        raise OutputError(f"{path} {what}.", hint=hint)
+        return read_bytes(folder / MANIFEST)
+    except ReadError:
+        return None

@@ -121,6 +121,18 @@ def adopt_file(
         PartialExportError: Some of the files failed; the bundle is written and holds the others.
     """
     options = options or AdoptOptions()
+    with new_bundle(output, overwrite=options.overwrite) as folder, writing(output):
+        manifest, failures = _fill(folder, path, model, options, progress)
+    bundle = Bundle(output, manifest)
+    if failures.found:
+        raise PartialExportError(bundle, failures.found)
+    return bundle
+
+
+def _fill(
+    folder: Path, path: Path, model: Path | None, options: AdoptOptions, progress: Progress
+) -> tuple[Manifest, Failures]:
+    """Writes the files of the new bundle to a folder."""
     progress("reading the file")
     first = NetworkFile.read(path, model, "tflite")
     files = [first, *(NetworkFile(other, first.spec, first.host) for other in options.also)]
@@ -136,7 +148,7 @@ def adopt_file(
     compared = Reference(reference.facts.format, spec, crops.pixels, outputs, crops.origin)
     compared.check_finite(reference.path.name, outputs, "Check mean and std in model.toml, and the view of its ends.")
     check_scores(outputs, spec, COMPARED, ExportError)
-    with new_bundle(output, overwrite=options.overwrite) as folder, ExitStack() as stack:
+    with ExitStack() as stack:
         made: list[tuple[Artifact, Parity, tuple[Layer, ...]]] = []
         for file in files:
             progress(f"comparing {file.path.name}")
@@ -170,13 +182,9 @@ def adopt_file(
             layers={artifact.label: layers for artifact, _, layers in made},
             failures=tuple(failures.found),
         )
-        with writing(output):
-            (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
-            (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    bundle = Bundle(output, manifest)
-    if failures.found:
-        raise PartialExportError(bundle, failures.found)
-    return bundle
+        (folder / REPORT).write_text(report.to_json(), encoding="utf-8")
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest, failures
 
 
 def _check_precisions(files: Sequence[NetworkFile]) -> None:

@@ -181,6 +181,7 @@ def export_bundle(
     options = options or ExportOptions()
     failures = Failures(options.all_or_nothing)
     with (
+        new_bundle(output, overwrite=options.overwrite) as folder,
         tflite_compiler(options, failures) as compiler,  # it loads while torch exports
         ExitStack() as stack,
     ):
@@ -205,7 +206,7 @@ def export_bundle(
         check_scores(outputs, spec, COMPARED, ExportError)
         reference = Reference(source.name, spec, crops.pixels, _without_last(outputs), crops.origin)
 
-        with new_bundle(output, overwrite=options.overwrite) as folder:
+        with writing(output):
             basis = _Basis(_convert(source, reference, options, stack, progress), reference, _last(outputs))
             if has_qdq(basis.fp32.file.model):
                 basis = _of_trained(basis, source, tensors, options, stack)

@@ -6,10 +6,15 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import random
 import re
 import shutil
+import signal
 import struct
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +45,7 @@ from splite_deploy.bundle import (
 )
 from splite_deploy.decoders import Decoded, SoftArgmax, SoftArgmaxDepth
 from splite_deploy.errors import BundleError, OutputError, UsageError
-from splite_deploy.files import sha256_of
+from splite_deploy.files import sha256_of, writing
 from splite_deploy.spec import InputSpec, LimitSpec, ModelSpec, SkeletonSpec
 
 GRAPH = "model.onnx"
@@ -209,9 +214,10 @@ def test_a_file_is_read_once_and_checked(bundle: Path) -> None:
     with pytest.raises(BundleError, match=r"model\.onnx is not the file that the manifest describes") as caught:
         opened.read(opened.find())
     assert "Copy the bundle again" in caught.value.hint
+    never_opened = Bundle(bundle, opened.manifest)
     (bundle / GRAPH).unlink()
     with pytest.raises(BundleError, match=r"model\.onnx cannot be read: No such file") as caught:
-        opened.read(opened.find())
+        never_opened.read(never_opened.find())
     assert "Copy the bundle again" in caught.value.hint
 
 
@@ -527,8 +533,13 @@ def test_a_bundle_that_fails_leaves_nothing(tmp_path: Path, error: BaseException
 
 def test_a_full_disk_while_writing(tmp_path: Path) -> None:
     error = OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(OutputError, match=r"Cannot write .*a\.splite: No space left") as caught:
-        write(tmp_path / "a.splite", "x", error=error)
+    path = tmp_path / "a.splite"
+    with (
+        pytest.raises(OutputError, match=r"Cannot write .*a\.splite: No space left") as caught,
+        new_bundle(path),
+        writing(path),
+    ):
+        raise error
     assert "Free some space" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
 
@@ -555,18 +566,162 @@ def test_the_old_bundle_survives_a_failure_at_the_very_end(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_came_to_lie_there_in_the_meantime_stays(tmp_path: Path) -> None:
-    path = tmp_path / "a.splite"
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["bundle", "folder", "empty", "file", "link"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_came_to_lie_there_in_the_meantime_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool, kind: str, at_once: bool
+) -> None:
+    if not at_once:
+        monkeypatch.setattr("splite_deploy.files._rename_at_once", lambda one, other, way: False)
+    path, kept = tmp_path / "a.splite", tmp_path / "a-3.splite"
+    (tmp_path / "a-2.splite").touch()
+    lay: dict[str, Callable[[], object]] = {
+        "bundle": lambda: shutil.copytree(tmp_path / "bundle", path),
+        "folder": lambda: shutil.copytree(tmp_path / "photos", path),
+        "empty": path.mkdir,
+        "file": lambda: path.write_text("mine", encoding="utf-8"),
+        "link": lambda: path.symlink_to(tmp_path / "nowhere"),
+    }
+    for name, file in (("bundle", MANIFEST), ("photos", "a.jpg")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("first", encoding="utf-8")
 
     def late() -> None:
-        with new_bundle(path) as folder:
+        with new_bundle(path, overwrite=overwrite) as folder:
             (folder / MANIFEST).write_text("late", encoding="utf-8")
-            write(path, "first")
+            lay[kind]()
 
-    with pytest.raises(OutputError, match=r"a\.splite exists already\."):
+    if overwrite and kind == "bundle":
         late()
-    assert (path / MANIFEST).read_text(encoding="utf-8") == "first"
+        assert (path / MANIFEST).read_text(encoding="utf-8") == "late" and not kept.exists()
+        return
+    with pytest.raises(OutputError, match=r"a\.splite appeared while the bundle was made, and was left as") as caught:
+        late()
+    assert f"The bundle is {kept}." in caught.value.message and f"mv {kept} {path}" in caught.value.hint
+    assert (kept / MANIFEST).read_text(encoding="utf-8") == "late" and kept.stat().st_mode & 0o777 == 0o755
+    left = {file.name: file.read_text(encoding="utf-8") for file in path.iterdir()} if path.is_dir() else {}
+    assert left == {"bundle": {MANIFEST: "first"}, "folder": {"a.jpg": "first"}}.get(kind, {})
+    assert path.is_dir() or path.is_symlink() or path.read_text(encoding="utf-8") == "mine"
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+
+
+def test_a_place_is_claimed_from_the_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "a.splite"
+    (tmp_path / "link").symlink_to(path)
+    with new_bundle(path) as folder:
+        (folder / MANIFEST).write_text("mine", encoding="utf-8")
+        for place in (path, tmp_path / "b" / ".." / "a.splite", tmp_path / "link"):
+            for overwrite in (False, True):
+                with pytest.raises(
+                    OutputError, match=f"{place} is being written by process {os.getpid()} on"
+                ) as caught:
+                    write(place, "other", overwrite=overwrite)
+                assert caught.value.hint == "Wait until it is done, or name another place."
+        with new_bundle(tmp_path / "b.splite"):
+            pass
+    assert (path / MANIFEST).read_text(encoding="utf-8") == "mine"
+    write(path, "other", overwrite=True)
+
+
+CLAIM = """
+import os, pathlib, signal, sys
+from splite_deploy.bundle import new_bundle
+with new_bundle(pathlib.Path(sys.argv[1])):
+    print("claimed", flush=True)
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_claims_nothing(tmp_path: Path) -> None:
+    path, command = tmp_path / "a.splite", [sys.executable, "-c", CLAIM, str(tmp_path / "a.splite")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None and writer.stdin is not None and writer.stdout.readline()
+        with pytest.raises(OutputError, match=f"is being written by process {writer.pid} on"):
+            write(path, "mine")
+        assert len([file for file in tmp_path.iterdir() if file.name.startswith(".a.splite-")]) == 2
+        writer.stdin.close()
+        assert writer.wait(20) == -signal.SIGKILL
+    write(path, "mine")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_of_others_in_the_bundles_folder_move_into_the_new_one(tmp_path: Path, bundle: Path) -> None:
+    (bundle / "notes.md").write_text("mine", encoding="utf-8")
+    (bundle / "photos" / "deep").mkdir(parents=True)
+    (bundle / "photos" / "deep" / "a.jpg").write_text("mine", encoding="utf-8")
+    (bundle / "link").symlink_to("nowhere")
+    with new_bundle(bundle, overwrite=True) as folder:
+        (folder / MANIFEST).write_text("{}", encoding="utf-8")
+        (folder / "model.tflite").write_text("new", encoding="utf-8")
+        (bundle / "late.md").write_text("late", encoding="utf-8")
+    names = {str(file.relative_to(bundle)) for file in bundle.rglob("*")}
+    own = {MANIFEST, "model.tflite"}
+    assert names == {*own, "notes.md", "link", "late.md", "photos", "photos/deep", "photos/deep/a.jpg"}
+    assert (bundle / "link").is_symlink() and (bundle / "photos" / "deep" / "a.jpg").read_text() == "mine"
+    assert not [file for file in bundle.parent.iterdir() if file.name.startswith(".")]
+
+
+def test_a_file_of_others_with_a_name_that_the_new_bundle_needs(tmp_path: Path, bundle: Path) -> None:
+    (bundle / "model.tflite").write_text("mine", encoding="utf-8")
+    before = {file.name: file.read_bytes() for file in bundle.iterdir()}
+
+    def replace() -> None:
+        with new_bundle(bundle, overwrite=True) as folder:
+            (folder / MANIFEST).write_text("{}", encoding="utf-8")
+            (folder / "model.tflite").write_text("new", encoding="utf-8")
+
+    with pytest.raises(OutputError, match=r"hand\.splite holds model\.tflite, which the bundle there") as caught:
+        replace()
+    assert {file.name: file.read_bytes() for file in bundle.iterdir()} == before
+    kept = tmp_path / "hand-2.splite"
+    assert f"The new bundle is {kept}." in caught.value.message and "Move those files" in caught.value.hint
+    assert (kept / "model.tflite").read_text(encoding="utf-8") == "new"
+    assert sorted(tmp_path.iterdir()) == [kept, bundle]
+
+
+def test_a_damaged_bundle_is_replaced_and_keeps_what_the_new_one_lacks(tmp_path: Path, bundle: Path) -> None:
+    (bundle / MANIFEST).write_text("{", encoding="utf-8")
+    (bundle / "notes.md").write_text("mine", encoding="utf-8")
+    with new_bundle(bundle, overwrite=True) as folder:
+        (folder / MANIFEST).write_text("{}", encoding="utf-8")
+        (folder / GRAPH).write_text("new", encoding="utf-8")
+    assert (bundle / GRAPH).read_text(encoding="utf-8") == "new"
+    assert (bundle / "notes.md").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
+    link = tmp_path / "latest.splite"
+    link.symlink_to("deep/a.splite")
+    with new_bundle(link) as folder:  # what it leads to is not there yet
+        (folder / MANIFEST).write_text("old", encoding="utf-8")
+    with pytest.raises(OutputError, match=r"latest\.splite exists already"):
+        write(link, "new")
+    with new_bundle(link, overwrite=True) as folder:
+        (folder / MANIFEST).write_text("new", encoding="utf-8")
+    assert link.is_symlink() and (tmp_path / "deep" / "a.splite" / MANIFEST).read_text(encoding="utf-8") == "new"
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["a.splite"]
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match=r"loop exists already"):
+        write(tmp_path / "loop", "new")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.parametrize("closed", ["parent", "bundle"])
+def test_a_place_without_permission_is_refused_at_once(tmp_path: Path, closed: str) -> None:
+    path = tmp_path / "in" / "a.splite"
+    with new_bundle(path) as folder:
+        (folder / MANIFEST).write_text("old", encoding="utf-8")
+    shut = path.parent if closed == "parent" else path
+    shut.chmod(0o555)
+    begun = False
+    try:
+        with pytest.raises(OutputError, match="Permission denied"), new_bundle(path, overwrite=True):
+            begun = True
+    finally:
+        shut.chmod(0o755)
+    assert not begun
 
 
 def test_overwriting_has_to_be_asked_for(tmp_path: Path) -> None:
@@ -599,13 +754,15 @@ def test_only_a_bundle_is_ever_overwritten(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message", "hint"),
     [
-        ("file/a.splite", "File exists|Not a directory", "is a file, not a folder"),
-        ("x" * 300, "File name too long", "Check that the folder exists"),
+        ("file/a.splite", "Cannot write .*: (File exists|Not a directory)", "is a file, not a folder"),
+        ("x" * 300, "Cannot write .*: File name too long", "Check that the folder exists"),
+        ("a\0b", "Cannot write .*: embedded null", "Check that the folder exists"),
+        ("file", "exists already", "Add --overwrite"),
     ],
 )
 def test_a_place_that_cannot_be_written(tmp_path: Path, name: str, message: str, hint: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=f"Cannot write .*: ({message})") as caught:
+    with pytest.raises(OutputError, match=message) as caught:
         write(tmp_path / name, "new")
     assert hint in caught.value.hint
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
@@ -626,3 +783,60 @@ def test_a_failure_takes_the_folders_it_made_away(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="half way"), new_bundle(tmp_path / "a" / "b" / "x.splite"):
         raise RuntimeError("half way")
     assert list(tmp_path.iterdir()) == []
+
+
+# --- while others write ---
+
+WRITER = """
+import pathlib, shutil, sys, time
+from splite_deploy.bundle import new_bundle
+from splite_deploy.errors import OutputError
+path, source, end = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), time.monotonic() + 3
+made = refused = 0
+while time.monotonic() < end:
+    try:
+        with new_bundle(path, overwrite=True) as folder:
+            for file in source.iterdir():
+                shutil.copyfile(file, folder / file.name)
+        made += 1
+    except OutputError as err:
+        assert "is being written by" in err.message, err
+        refused += 1
+print(made, refused)
+"""
+
+
+def test_two_writers_and_a_reader(tmp_path: Path, bundle: Path) -> None:
+    """What is read is of one bundle: its graph's bytes, its golden tensors and its report agree with its manifest."""
+    reports = {}
+    for number in range(2):
+        source = tmp_path / f"source-{number}"
+        shutil.copytree(bundle, source)
+        (source / GRAPH).write_bytes(random.Random(number).randbytes(100_000))
+        manifest = manifest_of(source, write_golden(source / GOLDEN, GOLDENS))
+        (source / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        report = dataclasses.replace(REPORTED, notes=(str(number),))
+        (source / REPORT).write_text(report.to_json(), encoding="utf-8")
+        reports[manifest.artifacts[0].sha256] = report.notes
+    (bundle / "notes.md").write_text("mine", encoding="utf-8")
+    commands = [[sys.executable, "-c", WRITER, str(bundle), str(tmp_path / f"source-{number}")] for number in range(2)]
+    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    seen: set[str] = set()
+    descriptors = len(list(Path("/dev/fd").iterdir())) if Path("/dev/fd").is_dir() else 0
+    while any(writer.poll() is None for writer in writers):
+        opened = Bundle.open(bundle)
+        artifact = opened.find()
+        time.sleep(0.005)  # here others take its place
+        assert hashlib.sha256(opened.read(artifact)).hexdigest() == artifact.sha256
+        opened.golden()
+        if artifact.sha256 in reports:
+            assert opened.report().notes == reports[artifact.sha256]
+        seen.add(artifact.sha256)
+        assert (bundle / "notes.md").read_text(encoding="utf-8") == "mine"
+    del opened
+    if descriptors:
+        assert len(list(Path("/dev/fd").iterdir())) <= descriptors
+    counts = [writer.communicate()[0].split() for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert sum(int(made) for made, _ in counts) >= 10 and set(reports) <= seen
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
