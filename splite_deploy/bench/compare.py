@@ -28,6 +28,8 @@ from splite_deploy.plain_table import Table, plain
 THRESHOLD = 0.03
 """Smaller changes are none: two runs of one file differ as much. Of a short stage also those below half of it of the
 frame end to end, since what the caches held before is a matter of microseconds, and of chance."""
+_LEAST_MS = 1e-6
+"""A nanosecond, which a ratio takes for a time that is all gone since the cost of reading the clock is taken off."""
 OVERLOAD, OVERLOADED_THRESHOLD = 2.0, 0.1
 """From so many processes per core on even the fastest frames are disturbed; smaller changes are none then."""
 SHORT_S = 1.0
@@ -229,7 +231,7 @@ def _compare(before: _Group, after: _Group) -> Comparison:
                 f"comparison needs.",
                 hint="Measure it again with this version of splite-deploy.",
             )
-    stages = [stage for stage in STAGE_NAMES if all(stage in result.samples_ms for result in (*before, *after))]
+    stages = [stage for stage in STAGE_NAMES if all(result.samples_ms.get(stage) for result in (*before, *after))]
     return Comparison(
         _name(before[0]),
         _name(after[0]),
@@ -240,7 +242,9 @@ def _compare(before: _Group, after: _Group) -> Comparison:
 
 
 def _change(stage: str, before: _Group, after: _Group) -> StageChange:
-    old, new = (np.concatenate([result.samples_ms[stage] for result in group]) for group in (before, after))
+    old, new = (
+        np.concatenate([result.samples_ms[stage] for result in group]).clip(_LEAST_MS) for group in (before, after)
+    )
     median, fast, minimum = ratios_of_runs(new, old, (median_ranks, fast_ranks, minimum_ranks))
     old_ms, new_ms = value_of(old, median_ranks), value_of(new, median_ranks)
     frame_ms = before[0].stages[before[0].headline].p50_ms

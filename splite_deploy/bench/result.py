@@ -317,6 +317,14 @@ class BenchResult:
             raise UsageError(
                 f"The benchmark result is malformed: it lacks the stage {missing[0]}.", hint="Measure again."
             )
+        for stage in needed:
+            stats = result.stages[stage]
+            if stats.count < 1 or (stage in (END_TO_END, MODEL_ONLY) and stats.p50_ms <= 0):
+                raise UsageError(
+                    f"The benchmark result is malformed: the stage {stage} has {stats.count} samples and a median of "
+                    f"{stats.p50_ms:g} ms.",
+                    hint="Measure again.",
+                )
         if result.sustained is not None and (uneven := _uneven(result.sustained.sensors)):
             raise UsageError(
                 f"The benchmark result is malformed: sustained.sensors.{uneven} has not one value for each of seconds.",

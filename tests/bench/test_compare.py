@@ -170,3 +170,15 @@ def test_the_table_says_what_to_do_where_it_is_unclear() -> None:
     with console.capture() as captured:
         console.print(*comparison_tables(found))
     assert "append several runs of each to its file" in " ".join(captured.get().split())
+
+
+def test_times_of_nothing_and_stages_without_times_are_no_division_by_zero() -> None:
+    base = simulated(1)
+    stage = next(iter(base.samples_ms))
+    nothing = dataclasses.replace(base, samples_ms={**base.samples_ms, stage: (0.0,) * len(base.samples_ms[stage])})
+    for pair in ((nothing, base), (base, nothing), (nothing, nothing)):
+        (found,) = compare([pair[0]], [pair[1]])
+        assert all(np.isfinite([one.median.value, one.minimum.value]).all() for one in found.stages)
+    empty = dataclasses.replace(base, samples_ms={**base.samples_ms, stage: ()})
+    (found,) = compare([base], [empty])
+    assert stage not in [one.stage for one in found.stages]

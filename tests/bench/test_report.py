@@ -309,6 +309,15 @@ def test_missing_stage_is_named(stage: str) -> None:
         BenchResult.from_dict(json.loads(json.dumps(data)))
 
 
+@pytest.mark.parametrize(("field", "value"), [("p50_ms", 0.0), ("p50_ms", -1.0), ("count", 0)])
+def test_a_time_that_is_none_is_refused(field: str, value: float) -> None:
+    data = json.loads(json.dumps(bench_result().to_dict()))
+    data["stages"]["end_to_end"][field] = value
+    with pytest.raises(UsageError, match="malformed: the stage end_to_end has") as caught:
+        BenchResult.from_dict(data)
+    assert caught.value.hint == "Measure again."
+
+
 def test_readings_that_belong_to_no_time_are_refused() -> None:
     data = json.loads(json.dumps(bench_result().to_dict()))
     sensors = data["sustained"]["sensors"]
