@@ -41,6 +41,8 @@ def calibrate(checkpoint: Path, output: Path, json_file: Path | None, **options:
     fp16 and int8 need to know how large activations become. Where model.toml names the file as calibration, 'export'
     takes the ranges from there and needs no images. They are those of exactly these weights behind exactly this
     preprocessing; for others 'export' says so and stops. The file holds no pixels and no names of files.
+
+    The Python file that model.toml names as arch is code that is run with your rights.
     """
     from splite_deploy.export.calibrate import calibrate_checkpoint
 

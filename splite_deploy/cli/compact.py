@@ -45,6 +45,8 @@ def compact(checkpoint: Path, output: Path | None, json_file: Path | None, **giv
     One of --speed-up, --ratio and --threshold says how many. Coupled channels are removed together; the outputs
     keep all of theirs. The result is compared with the network whose channels are set to zero instead: the two have to
     be equal up to float32's rounding, or nothing is written. The network loses accuracy, so fine-tune the result.
+
+    The Python files that model.toml names as arch and samples are code that is run with your rights.
     """
     from splite_deploy.cli.tables.checkpoint import compaction_tables
     from splite_deploy.compact import CompactOptions, compact_checkpoint

@@ -153,6 +153,9 @@ def export(checkpoint: Path, output: Path, model: Path | None, json_file: Path |
     that moves them by more than its limits, or cannot be made, fails: the bundle holds the others, the last lines say
     what failed and why, and the exit status is 3. If nothing passes, nothing is written and it is 1. Several artifacts
     are timed side by side, and one line recommends which to ship.
+
+    The Python files that model.toml names as arch and samples (arch.py beside the checkpoint, for example) are code
+    that is run with your rights: read them before you export the checkpoint of somebody you do not know.
     """
     from splite_deploy.export.adopt import is_ready_file
     from splite_deploy.export.failures import PartialExportError

@@ -117,6 +117,9 @@ def init(source: Path, output: Path | None, overwrite: bool, json_file: Path | N
     keypoints, the stride, and what heatmaps hold. How the network was trained (normalisation, box, where heatmap cells
     lie) is known for a family with --like, or from the other options; the rest is written as "?", each with a comment,
     for you to fill in.
+
+    Only the Python file that you name with --arch is run, with your rights, and with --trust the code that a program
+    brings. An arch.py that happens to lie beside the source, or that a model.toml there names, is not.
     """
     from splite_deploy.init.command import describe, too_old, write_model_toml
 

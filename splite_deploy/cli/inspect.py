@@ -9,7 +9,7 @@ import click
 
 from splite_deploy.cli.app import FilePath, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, put_text, show, working
-from splite_deploy.cli.init import description_options, told_of, trust_option
+from splite_deploy.cli.init import description_options, told_of
 from splite_deploy.errors import BundleError, UsageError
 from splite_deploy.runtime.session import file_suffixes
 
@@ -21,18 +21,26 @@ PROGRAM_SUFFIXES = (".pt2", ".ts", ".torchscript")
 
 @main.command(short_help="Show the content of a bundle, checkpoint or file, and its costly channel widths.")
 @click.argument("path", type=FilePath)
-@click.option("--model", type=FilePath, help="The model spec of a checkpoint; model.toml beside it without it.")
+@click.option(
+    "--model", type=FilePath, help="With --trust: the model spec of weights, instead of model.toml beside them."
+)
 @click.option("--weights", help="Key of the weights to use, where a checkpoint holds several.")
 @click.option(
     "--measure",
     is_flag=True,
-    help="Time the layers that hardware pads on this CPU, at their widths and at rounded ones.",
+    help="Time the layers that hardware pads on this CPU, at their widths and at rounded ones; of a checkpoint with "
+    "--trust.",
 )
 @click.option(
     "--layers", is_flag=True, help="List every layer of a bundle's artifacts instead of counting them by kind."
 )
 @description_options
-@trust_option
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Run what can be code: a torch.export program, a TorchScript archive, or the Python file that the model spec "
+    "of weights names. Only use files whose maker you know.",
+)
 @json_option("Write the manifest of a bundle, or all about a checkpoint or a file, as JSON.")
 def inspect(
     path: Path,
@@ -48,10 +56,12 @@ def inspect(
     An .onnx or a .tflite file is run on a few pictures, and so are weights with --arch and a program with --trust: what
     goes in, what comes out, and what it may be, as 'init' writes it into a model.toml.
 
+    The arch.py beside a checkpoint is code, which 'inspect' never runs by itself: it reads the tensors alone, and with
+    --trust it builds the network as 'export' does. --arch runs the file that you name.
+
     FP16 and INT8 hardware works on channels in blocks of 8, 16 or 32 and pads the rest. The cost of the padding is
-    predicted for those targets; with --measure the layers are timed on this CPU in fp32. Without a model spec only the
-    tensors of a checkpoint are examined. For a bundle the layers of each artifact are counted by kind and type, with
-    their times, as the backend runs them.
+    predicted for those targets; with --measure the layers are timed on this CPU in fp32. For a bundle the layers of
+    each artifact are counted by kind and type, with their times, as the backend runs them.
     """
     from splite_deploy.bundle import MANIFEST, Bundle
     from splite_deploy.cli.tables.bundle import bundle_tables
@@ -67,9 +77,7 @@ def inspect(
             )
         _of_network(path, json_file, {**options, "weights": weights})
         return
-    if given := [
-        name for name in ("like", "skeleton", "size", "kind", "arch_args", "images", "trust") if options[name]
-    ]:
+    if given := [name for name in ("like", "skeleton", "size", "kind", "arch_args", "images") if options[name]]:
         option = {"size": "--input", "arch_args": "--arch-arg"}.get(given[0], f"--{given[0]}")
         raise UsageError(
             f"{option} is for a network that is run, and {path} is not.",
@@ -82,7 +90,10 @@ def inspect(
         from splite_deploy.spec.plain import to_plain
 
         with working("inspect") as progress:
-            report = inspect_checkpoint(path, model=model, weights=weights, timed=measure, progress=progress)
+            trust = bool(options["trust"])
+            report = inspect_checkpoint(
+                path, model=model, weights=weights, trust=trust, timed=measure, progress=progress
+            )
         put_json(json_file, to_plain(report))
         if json_file != STDOUT:
             show(*checkpoint_tables(report))
@@ -92,6 +103,8 @@ def inspect(
     except BundleError as err:
         other = "" if path.suffix == ".splite" else " Or name a checkpoint: .safetensors or .pt."
         raise BundleError(err.message, hint=err.hint + other) from err
+    if options["trust"]:
+        raise UsageError(f"--trust is for a checkpoint or a program, and {path} is a bundle.", hint="Leave it out.")
     if model or weights or (measure and json_file is not None):
         what = "--model and --weights are" if model or weights else "--json with --measure is"
         raise UsageError(f"{what} for a checkpoint, and {path} is a bundle.", hint="Leave it out.")

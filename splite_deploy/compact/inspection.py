@@ -75,43 +75,54 @@ def inspect_checkpoint(
     *,
     model: Path | None = None,
     weights: str | None = None,
+    trust: bool = False,
     timed: bool = False,
     progress: Callable[[str], None] = lambda message: None,
 ) -> CheckpointReport:
-    """Looks at a checkpoint: with its model spec at the graph that `export` makes of it, else at its tensors alone.
+    """Looks at a checkpoint: at its tensors alone, or at the graph that `export` makes of it.
+
+    The graph takes the network, which a Python file builds that the model spec names, and that is code: it is run for
+    whoever trusts it alone.
 
     Args:
         checkpoint: ``.safetensors`` or ``.pt``, dense or compacted.
         model: ``model.toml``; None is the one beside the checkpoint, if there is one.
         weights: Which weights of the checkpoint; see `splite_deploy.export.source.checkpoint.read_checkpoint`.
-        timed: Whether to `measure`.
+        trust: Builds the network of the model spec, which runs code.
+        timed: Whether to `measure`; this takes the network.
         progress: Called with each step as it begins.
 
     Raises:
-        UsageError: There is no model spec, and layers are to be timed.
+        UsageError: What is asked for takes the network, and there is no model spec or it is not trusted.
         SpliteError: Everything that can be wrong with the checkpoint and its model spec.
     """
     from splite_deploy.export.source.checkpoint import read_checkpoint
     from splite_deploy.export.source.formats import read_head
 
+    spec = model or checkpoint.parent / "model.toml"
+    if (model is not None or timed) and not trust:
+        raise UsageError(
+            f"{'--measure' if model is None else '--model'} takes the network, which a Python file builds that the "
+            "model spec names: that is code, and inspect does not run it by itself.",
+            hint="If you know who wrote it add --trust; else leave both options out: the tensors are read alone.",
+        )
+    if trust and model is None and not spec.exists():
+        raise UsageError(
+            f"There is no model spec beside {checkpoint}, and without it no network can be built.",
+            hint="Name it with --model, or leave out --trust and --measure.",
+        )
     progress("reading the checkpoint")
     stored = read_checkpoint(checkpoint, weights=weights)
     written_as = "safetensors" if read_head(checkpoint)[8:9] == b"{" else "torch"
     compacted = _header(stored)
-    spec = model or checkpoint.parent / "model.toml"
-    if model is not None or spec.exists():
+    if trust:
         alignment, notes = _of_network(checkpoint, spec, weights, timed, progress)
-    elif timed:
-        raise UsageError(
-            f"There is no model spec beside {checkpoint}, and without it no layer can be timed.",
-            hint="Name it with --model, or leave out --measure.",
-        )
     else:
         alignment = align(layers_of_tensors(stored.tensors))
         notes = (
             *stored.notes,
-            "read from the tensors alone: MACs, groups and which widths are outputs are not known; name the model spec "
-            "with --model",
+            "read from the tensors alone: MACs, groups and which widths are outputs are not known; --trust builds the "
+            "network by the Python file that model.toml names, which is code: only if you know who wrote it",
         )
     parameters = sum(
         tensor.numel()

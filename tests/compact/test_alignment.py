@@ -239,7 +239,7 @@ def test_tensors_alone_tell_kinds_and_widths(nets: ModuleType) -> None:
 def test_bundle_and_checkpoint_agree_with_each_other_and_with_the_trace(
     tiny_bundle: Path, tiny_dynamic_bundle: Path, tiny_checkpoint: Path, tiny_model: Path
 ) -> None:
-    report = inspect_checkpoint(tiny_checkpoint, model=tiny_model)
+    report = inspect_checkpoint(tiny_checkpoint, model=tiny_model, trust=True)
     assert inspect_bundle(Bundle.open(tiny_bundle)) == report.alignment
     assert inspect_bundle(Bundle.open(tiny_dynamic_bundle)) == report.alignment
     spec, host = load_model_toml(tiny_model)
@@ -269,9 +269,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 
 def test_compacting_to_multiples_leaves_only_what_is_fixed(wide: Path, splite: Callable[..., Result]) -> None:
-    odd = inspect_checkpoint(wide / "by-1.safetensors").alignment
+    odd = inspect_checkpoint(wide / "by-1.safetensors", trust=True).alignment
     assert any(not misfit.fixed for misfit in odd.fits[0].misfits)
-    done = splite("inspect", wide / "by-8.safetensors", "--json", "-")
+    done = splite("inspect", wide / "by-8.safetensors", "--trust", "--json", "-")
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     assert report["format"] == "safetensors"
@@ -286,7 +286,7 @@ def test_compacting_to_multiples_leaves_only_what_is_fixed(wide: Path, splite: C
 
 
 def test_the_command_shows_a_compacted_checkpoint_and_times_it(wide: Path, splite: Callable[..., Result]) -> None:
-    done = splite("inspect", wide / "by-1.safetensors", "--measure")
+    done = splite("inspect", wide / "by-1.safetensors", "--trust", "--measure")
     assert done.exit_code == 0, done.output
     for expected in (
         "compacted",
@@ -370,8 +370,12 @@ def test_a_device_without_onnx_still_shows_the_bundle(tiny_bundle: Path) -> None
         (("none.pt",), "Cannot read the checkpoint none.pt: No such file", ".safetensors or .pt"),
         (("text.pt",), "text.pt is no checkpoint", ".safetensors or .pt"),
         (("odd.safetensors",), "odd.safetensors: its header entry 'splite' is damaged: ", "Compact"),
-        (("net.pt", "--measure"), "There is no model spec beside net.pt", "--model"),
-        (("net.pt", "--model", "none.toml"), "No model spec at none.toml.", "--model"),
+        (("net.pt", "--measure"), "inspect does not run it by itself", "If you know who wrote it add --trust"),
+        (("net.pt", "--model", "none.toml"), "--model takes the network", "If you know who wrote it add --trust"),
+        (("net.pt", "--measure", "--trust"), "There is no model spec beside net.pt", "--model"),
+        (("net.pt", "--trust"), "There is no model spec beside net.pt", "leave out --trust"),
+        (("net.pt", "--model", "none.toml", "--trust"), "No model spec at none.toml.", "--model"),
+        (("tiny.splite", "--trust"), "--trust is for a checkpoint or a program", "Leave it out."),
         (("tiny.splite", "--model", "m.toml"), "--model and --weights are for a checkpoint", "Leave it out."),
         (("tiny.splite", "--measure", "--json", "-"), "--json with --measure is for a checkpoint", "Leave it out."),
     ],

@@ -107,7 +107,7 @@ def checkpoint_commands(checkpoint: str, good: Path, model: str = "") -> Weighte
     arch = ("--arch", f"{good / 'tiny' / 'arch.py'}:build")
     photographs = str(good / "photographs")
     return (
-        (3, ("inspect", checkpoint, *spec, "--json", "inspect.json")),
+        (3, ("inspect", checkpoint, *spec, "--trust", "--json", "inspect.json")),
         (1, ("inspect", checkpoint, "--json", "inspect.json")),
         (1, ("inspect", checkpoint, *arch, "--input", "64x48", "--json", "inspect.json")),
         (1, ("init", checkpoint, *arch, "--input", "64x48", "-o", "made.toml", "--json", "init.json")),
