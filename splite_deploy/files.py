@@ -474,6 +474,22 @@ def cache_folder() -> Path | None:
     return None
 
 
+def is_file(path: Path) -> bool:
+    """Whether this is a file; a name that the operating system refuses, for example as too long, is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether this is a folder; likewise."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file."""
     digest = hashlib.sha256()

@@ -190,6 +190,9 @@ CASES = [
     ),
     case("no bundle", nothing, ("run", "none.splite", "hand.png"), "none.splite does not exist.", "splite-deploy exp"),
     case("bundle too long", nothing, ("run", LONG, "hand.png"), "File name too long", "splite-deploy export"),
+    case("checkpoint too long to inspect", nothing, ("inspect", LONG), "File name too long", "name a checkpoint"),
+    case("labels too long", nothing, ("run", "tiny.splite", f"{LONG}.json"), "File name too long", "Name "),
+    case("network too long", nothing, ("init", f"{LONG}.onnx"), "There is no file", "Name a checkpoint"),
     case("bundle is a file", nothing, ("inspect", "hand.png"), "hand.png is a file, not a bundle", "splite-deploy exp"),
     case("no image", nothing, ("run", "tiny.splite", "none.png"), "Cannot read none.png: No such file", "image file"),
     case("image too long", nothing, ("run", "tiny.splite", LONG), "File name too long.", "Name an image file."),
@@ -362,3 +365,13 @@ def test_the_same_commands_succeed_where_nothing_is_wrong(
         result = splite(*arguments)
         assert result.exit_code == 0, (arguments, result.stderr)
     assert {"new.splite", "a.png", "a.json", "b.jsonl"} == {file.name for file in (place / "out").iterdir()}
+
+
+def test_a_python_file_beside_the_renderer_that_never_ends_is_passed_over(
+    place: Path, splite: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "endless.py").symlink_to("/dev/zero")
+    os.mkfifo(place / "pipe.py")
+    result = splite(*to("out/new.splite"))
+    assert result.exit_code == 0, result.output

@@ -35,6 +35,7 @@ from splite_deploy.bench.sustained import sustain
 from splite_deploy.bundle import Bundle
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
+from splite_deploy.files import is_folder
 from splite_deploy.metrics.labels import read_images
 from splite_deploy.runtime.crops import cut, random_pictures
 from splite_deploy.runtime.estimator import PoseEstimator
@@ -360,7 +361,7 @@ def _end_to_end(
         sustained = _sustained(subject, extras, progress)
         accuracy = None
         if labels is not None and extras.labels is not None:
-            folder = extras.labels if extras.labels.is_dir() else extras.labels.parent
+            folder = extras.labels if is_folder(extras.labels) else extras.labels.parent
             rgb = PoseEstimator(model, estimator.session, "rgb")
             accuracy = evaluate(
                 rgb,

@@ -11,6 +11,7 @@ from splite_deploy.cli.app import FilePath, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, put_text, show, working
 from splite_deploy.cli.init import description_options, told_of
 from splite_deploy.errors import BundleError, UsageError
+from splite_deploy.files import is_file
 from splite_deploy.runtime.session import file_suffixes
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
@@ -68,8 +69,8 @@ def inspect(
     from splite_deploy.cli.tables.checkpoint import checkpoint_tables, width_tables
     from splite_deploy.cli.tables.layers import histogram_tables, layer_tables
 
-    is_file = path.is_file() and path.suffix.lower() in (*file_suffixes(), *PROGRAM_SUFFIXES)
-    if is_file or options["arch"]:
+    runs = is_file(path) and path.suffix.lower() in (*file_suffixes(), *PROGRAM_SUFFIXES)
+    if runs or options["arch"]:
         if model or measure or layers:
             raise UsageError(
                 f"--model, --measure and --layers are for bundles and checkpoints, and {path} is run as it is.",

@@ -9,6 +9,7 @@ import click
 
 from splite_deploy.cli.app import FilePath
 from splite_deploy.errors import UsageError
+from splite_deploy.files import is_folder
 
 model_option = click.option(
     "--model", type=FilePath, help="For a file without a bundle: its model spec; model.toml beside it without it."
@@ -17,7 +18,6 @@ model_option = click.option(
 
 def is_network_file(path: Path) -> bool:
     """Whether this is named like a file that a backend runs without a bundle, and is no folder."""
-    from splite_deploy.runtime.io.images import is_folder
     from splite_deploy.runtime.session import file_suffixes
 
     return path.suffix.lower() in file_suffixes() and not is_folder(path)

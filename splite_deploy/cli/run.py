@@ -13,7 +13,7 @@ from splite_deploy.cli.app import FilePath, backend_options, json_option, main, 
 from splite_deploy.cli.console import STDOUT, progress_bar, put_json, remark
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.errors import UsageError, naming
-from splite_deploy.files import writing
+from splite_deploy.files import is_folder, writing
 from splite_deploy.spec import Precision
 
 if TYPE_CHECKING:
@@ -120,7 +120,6 @@ def run(
     """
     from splite_deploy.runtime import PoseEstimator
     from splite_deploy.runtime.io.camera import is_video
-    from splite_deploy.runtime.io.images import is_folder
 
     json_file = STDOUT if json_file is None else json_file
     video, path = is_video(source), Path(source)

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from splite_deploy.errors import OutputError, SpecError, UsageError
 from splite_deploy.export.source.symbol import load_symbol
-from splite_deploy.files import cache_folder, sha256_of, write_file
+from splite_deploy.files import cache_folder, is_file, is_folder, sha256_of, write_file
 from splite_deploy.metrics.labels import BoxedImage, check_images, prefer_split, read_boxes
 from splite_deploy.runtime.crops import Boxed, Crops, Example, crops_from_images, crops_of, cut, no_images, read_boxed
-from splite_deploy.runtime.io.images import boxed_images, folder_name, is_folder, whole_images
+from splite_deploy.runtime.io.images import boxed_images, folder_name, whole_images
 from splite_deploy.runtime.io.npz import read_npz
 from splite_deploy.spec import HostSpec, InputSpec
 
@@ -79,7 +79,7 @@ def divide(source: Path) -> tuple[list[File], list[File], str]:
         UsageError: There are no images, or the labels are malformed.
     """
     check_source(source)
-    if source.suffix == ".json" or (source / "labels.json").is_file():
+    if source.suffix == ".json" or is_file(source / "labels.json"):
         samples, has_train = prefer_split(read_boxes, source, "train")
         compared, has_val = prefer_split(read_boxes, source, "val")
         check_images((one.path for one in (*samples, *compared)), source)
@@ -210,7 +210,7 @@ class Renderer:
         requested: dict[str, Any] = {"samples": self.host.samples, "count": count, "seed": self.seed}
         made_by = {"numpy": np.__version__, "opencv": cv2.__version__, "input": dataclasses.asdict(self.spec)}
         folder = (self.host.folder / self.name).parent
-        sources = {file.name: sha256_of(file) for file in sorted(folder.glob("*.py"))}
+        sources = {file.name: sha256_of(file) for file in sorted(folder.glob("*.py")) if is_file(file)}
         return hashlib.sha256(json.dumps([requested, made_by, sources]).encode()).hexdigest()
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.errors import UsageError
+from splite_deploy.files import is_file
 from splite_deploy.runtime.file_facts import FileFacts, TensorFacts, describe_file
 from splite_deploy.runtime.session import backend_of, file_suffixes, open_model_file, read_content, read_file
 from splite_deploy.spec.view import Source
@@ -162,7 +163,7 @@ def open_network(path: Path, asked: Asked) -> Network | None:
     Raises:
         SpliteError: Everything that can be wrong with the file.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise UsageError(
             f"There is no file {path}.",
             hint="Name a checkpoint, an .onnx or a .tflite file, a torch.export program or a TorchScript archive.",

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import UsageError
+from splite_deploy.files import is_folder
 from splite_deploy.metrics.coco import CocoObject, image_files, is_coco, read_coco, refuse_outside
 from splite_deploy.metrics.numbers import numbers, text
 from splite_deploy.spec.reading import MIB, MalformedError, ReadError, read_json
@@ -157,7 +158,7 @@ def read_images(path: Path) -> list[Path]:
     Raises:
         UsageError: The file is missing or malformed.
     """
-    file = path / "labels.json" if path.is_dir() else path
+    file = path / "labels.json" if is_folder(path) else path
     samples = _read(file)
     data = _load(file)
     if is_coco(data):
@@ -179,7 +180,7 @@ def read_boxes(path: Path, *, split: str | None = None) -> list[BoxedImage]:
 
 
 def _of_split(path: Path, split: str | None) -> tuple[Path, list[_Sample]]:
-    file = path / "labels.json" if path.is_dir() else path
+    file = path / "labels.json" if is_folder(path) else path
     samples = [one for one in _read(file) if split in (None, one.split)]
     if not samples:
         which = f" in split '{split}'" if split is not None else ""

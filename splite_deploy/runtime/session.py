@@ -17,6 +17,7 @@ from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
+from splite_deploy.files import is_file
 from splite_deploy.runtime.backends import BUILT_IN, all_backends, find_backend
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, ModelFile
 from splite_deploy.runtime.backends.onnx_file import check_onnx
@@ -428,7 +429,7 @@ def backend_of(path: Path, backend: str = "auto") -> Backend:
             f"{path} {what}." if backend == "auto" else f"The backend '{backend}' does not run {path.name}.",
             hint=f"Files end in {', '.join(known)}." if known else "It runs bundles alone.",
         )
-    if not path.is_file():
+    if not is_file(path):
         raise UsageError(f"There is no file {path}.", hint="Name a bundle or a file of a backend.")
     chosen = next((one for one in running if one.installed), running[0])
     chosen.require(path.name)

@@ -11,6 +11,7 @@ import numpy as np
 
 from splite_deploy.bench.result import BenchResult, ImageError
 from splite_deploy.errors import UsageError
+from splite_deploy.files import is_folder
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.io.draw import overlay
 from splite_deploy.runtime.io.images import read_image
@@ -56,7 +57,7 @@ def draw_pictures(result: BenchResult, target: Path, labels: Path, model: Path |
     """
     if result.accuracy is None:
         raise UsageError(f"The result of {result.label} has no accuracy.", hint="Measure it with --eval LABELS.")
-    folder = labels if labels.is_dir() else labels.parent
+    folder = labels if is_folder(labels) else labels.parent
     if result.bundle:
         opened = PoseEstimator.open(target, result.backend, result.precision, result.threads)
     else:

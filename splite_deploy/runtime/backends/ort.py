@@ -73,7 +73,7 @@ class OrtSession(BaseSession):
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads or 0
         settings.inter_op_num_threads = 1
-        settings.log_severity_level = 3
+        settings.log_severity_level = 4  # what goes wrong is in the exception
         if options.reference:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if trace is not None:

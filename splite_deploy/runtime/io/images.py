@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import OutputError, UsageError, naming
-from splite_deploy.files import write_file
+from splite_deploy.files import is_file, is_folder, write_file
 from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
 from splite_deploy.runtime.io.native_log import quiet
 from splite_deploy.runtime.io.native_output import native_output
@@ -180,7 +180,7 @@ def boxed_images(
     """
     items: list[tuple[Path, NDArray[np.float64] | None]]
     part = ""
-    if path.suffix == ".json" or (is_folder(path) and (path / "labels.json").is_file()):
+    if path.suffix == ".json" or (is_folder(path) and is_file(path / "labels.json")):
         samples, alone = (read_boxes(path), False) if split is None else prefer_split(read_boxes, path, split)
         items, kind = [(item.path, item.box) for item in samples], "labelled images"
         part = f", split '{split}'" if alone else ""
@@ -204,14 +204,6 @@ def whole_images(items: Iterable[tuple[Path, object]]) -> list[tuple[Path, NDArr
 def folder_name(path: Path) -> str:
     """What the folder of a labels file, or a folder itself, is called, whatever it is reached from."""
     return (path.parent if path.suffix == ".json" else path).resolve().name
-
-
-def is_folder(path: Path) -> bool:
-    """Whether this is a folder; a name that the operating system refuses, for example as too long, is none."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def _is_shown(file: Path) -> bool:
