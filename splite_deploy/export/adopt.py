@@ -51,6 +51,7 @@ from splite_deploy.runtime.scores import COMPARED, check_scores
 from splite_deploy.runtime.session import backend_of, open_bytes, open_model_file
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import PRECISIONS, Precision
+from splite_deploy.spec.reading import ReadError, check_file
 from splite_deploy.text import command
 
 _IDENTIFIER = b"TFL3"
@@ -89,9 +90,10 @@ def is_ready_file(path: Path) -> bool:
     if path.suffix.lower() == ".tflite":
         return True
     try:
+        check_file(path)  # a pipe would be waited for
         with path.open("rb") as stream:
             return stream.read(8)[4:] == _IDENTIFIER
-    except OSError:
+    except (OSError, ReadError):
         return False
 
 

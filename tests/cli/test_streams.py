@@ -11,6 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
+
+from splite_deploy.cli import main
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
 
@@ -88,3 +91,23 @@ def test_terminals_that_have_no_letters_but_ascii(place: Path) -> None:
     assert lost.returncode == 1 and lost.stderr.startswith("error: H\\xe4nde.splite does not exist.")
     found = shell("$S run Händchen.splite hand.png --json -", place, **ascii_only)
     assert json.loads(found.stdout)["image"] == "hand.png"
+
+
+def test_nobody_waits_for_a_pipe(
+    place: Path, tiny_checkpoint: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    for name in ("a.pt", "a.onnx", "a.npz", "a.png", "a.json"):
+        os.mkfifo(place / name)
+    spec = ("--model", str(tiny_model))
+    for words in (
+        ("export", "a.pt", *spec, "-o", "out.splite"),
+        ("export", "a.onnx", *spec, "-o", "out.splite"),
+        ("calibrate", str(tiny_checkpoint), *spec, "--images", "a.npz", "-o", "out.json"),
+        ("run", "tiny.splite", "a.png"),
+        ("run", "tiny.splite", "a.json"),
+        ("bench", "--compare", "a.json", "a.json"),
+    ):
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 1 and isinstance(result.exception, SystemExit), (words, result.exception)
+        assert "\nhint:  " in f"\n{result.stderr}" and not (place / "out.splite").exists()

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import UsageError, first_line
+from splite_deploy.spec.reading import ReadError, check_file
 
 
 def read_npz(
@@ -23,6 +24,10 @@ def read_npz(
     Raises:
         UsageError: The file is missing, damaged, no ``.npz``, or holds Python objects or other files.
     """
+    try:
+        check_file(path)
+    except ReadError as err:
+        raise UsageError(err.message, hint=hint) from err
     try:
         with path.open("rb") as stream:  # numpy leaves a file open that it opened and could not read
             loaded = np.load(stream, allow_pickle=False)
