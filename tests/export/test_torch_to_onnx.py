@@ -26,6 +26,7 @@ from splite_deploy.export.graph.torch_to_onnx import (
     check_output_names,
     check_outputs,
     onnx_from_network,
+    settle_format,
     simplify,
 )
 from splite_deploy.export.graph.walk import load, run_graph, to_proto
@@ -137,6 +138,16 @@ def test_an_opset_that_is_not_supported(network: torch.nn.Module, spec: ModelSpe
     assert caught.value.hint == f"Choose {MIN_OPSET} to {MAX_OPSET}."
 
 
+def test_the_format_is_the_oldest_that_has_the_opset(tiny_bundle: Path) -> None:
+    """ONNX Runtime reads IR version 9 up to 1.17, and torch's exporter writes 10."""
+    model = to_proto(load(tiny_bundle / Bundle.open(tiny_bundle).find("ort", "fp32").file))
+    assert model.ir_version == 8
+    for written, opset, settled in ((10, 18, 8), (10, 19, 9), (11, 21, 10), (8, 21, 8), (10, 13, 8), (7, 13, 7)):
+        model.ir_version, model.opset_import[0].version = written, opset
+        settle_format(model)
+        assert model.ir_version == settled
+
+
 @pytest.mark.parametrize("opset", [MIN_OPSET, MAX_OPSET])
 def test_the_opset_is_the_one_asked_for(network: torch.nn.Module, spec: ModelSpec, opset: int) -> None:
     raw = onnx_from_network(network, spec, opset=opset, dynamic_batch=False)
@@ -146,6 +157,7 @@ def test_the_opset_is_the_one_asked_for(network: torch.nn.Module, spec: ModelSpe
     assert simple.metadata_props == {"key": "value"}
     for model in (raw, simple):
         assert model.opset_imports[""] == opset
+        assert model.ir_version == (8 if opset == 18 else 10)
     check_output_names(simple, spec)
     assert [output.name for output in simple.graph.outputs] == ["heatmap", "depth"]
     image = np.random.default_rng(0).normal(size=(1, 3, 64, 48)).astype(np.float32)

@@ -21,6 +21,7 @@ from splite_deploy.spec import ModelSpec
 
 MIN_OPSET = 18  # the lowest that torch's exporter writes without a conversion that fails on reductions
 MAX_OPSET = 23
+_LEAST_IR = 8  # of opset 18, which we write; older ones take notes and functions otherwise
 _SIMPLIFIER = "Install the onnxsim that constraints.txt names, or export with --opset 18."
 
 
@@ -109,6 +110,7 @@ def onnx_from_network(network: nn.Module, spec: ModelSpec, *, opset: int, dynami
             f"torch cannot export this network: {first_line(err, named=True)}",
             hint=hint + (" Without --dynamic-batch it may pass." if dynamic_batch else ""),
         ) from err
+    settle_format(model)
     _check(model, "The graph that torch made")
     return from_proto(model)
 
@@ -194,10 +196,23 @@ def simplify(model: ir.Model, *, metadata: dict[str, str]) -> ir.Model:
     if not valid:
         raise ExportError("onnxsim could not validate the simplified graph.", hint=_SIMPLIFIER)
     _set_metadata(simplified, metadata)
+    settle_format(simplified)
     _check(simplified, "The simplified graph")
     made = from_proto(simplified)
     fold_pool_padding(made.graph)
     return made
+
+
+def settle_format(model: onnx.ModelProto) -> None:
+    """Writes the lowest IR version that has the graph's opset, or leaves a lower one.
+
+    Exporters write their own newest; a runtime of the year of the opset refuses that, as ONNX Runtime up to 1.17 does
+    with 10. Versions and opsets: https://onnx.ai/onnx/repo-docs/Versioning.html
+    """
+    standard = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if standard:
+        least = max(_LEAST_IR, onnx.helper.find_min_ir_version_for(standard))
+        model.ir_version = min(model.ir_version, least)
 
 
 def _set_metadata(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
