@@ -16,7 +16,7 @@ SOAK := build/soak
 FRAMES ?= 1000000
 IN_CONVERTER := SPLITE_TFLITE_PYTHON=$${SPLITE_TFLITE_PYTHON:-$(CURDIR)/.venv-tflite/bin/python}
 
-.PHONY: help demo test lint unit fuzz soak converters clean
+.PHONY: help demo test lint unit fuzz soak converters newest oldest clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the commands
@@ -89,6 +89,12 @@ soak: converters  ## Runs a million frames each with ONNX Runtime and LiteRT, an
 		$(BIN)/python tests/robustness/soak.py --backend $$backend --bundle $(SOAK)/hand.splite --people $(SOAK)/figures.splite \
 			--frames $(FRAMES) --log $(SOAK)/$$backend.jsonl || failed=1; \
 	done; exit $$failed
+
+newest: converters  ## Runs the tests with the newest releases that pyproject.toml allows, and lists them
+	@$(BIN)/python tests/releases.py newest
+
+oldest: converters  ## Runs the tests with the oldest releases that pyproject.toml allows, and lists them
+	@$(BIN)/python tests/releases.py oldest
 
 clean:  ## Removes .venv and everything built
 	rm -rf .venv .venv-tflite .venv-tflite-tensorflow build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
