@@ -22,13 +22,13 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from os import PathLike, fspath
 from pathlib import Path
 
-from splite_deploy.errors import OutputError
+from splite_deploy.errors import OutputError, UsageError
 
 
 @contextmanager
@@ -486,6 +486,88 @@ def is_folder(path: Path) -> bool:
     """Whether this is a folder; likewise."""
     try:
         return path.is_dir()
+    except OSError:
+        return False
+
+
+_PICTURES = "bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp", "npz"
+_VIDEOS = "avi", "m4v", "mkv", "mov", "mp4", "webm"
+_MEDIA = frozenset(f".{one}" for one in (*_PICTURES, *_VIDEOS))
+
+
+def check_outputs(inputs: Sequence[tuple[str, Path]], outputs: Sequence[tuple[str, Path]]) -> None:
+    """Refuses to write over what is read, whatever way leads there: links, hard links, other spellings.
+
+    Pictures and videos inside a folder that is read count as read, and so does everything inside a bundle.
+
+    Args:
+        inputs: What is read, each with what messages call it; what does not exist is passed over.
+        outputs: What will be written. Devices and pipes are passed over.
+
+    Raises:
+        UsageError: An output is an input, lies in one, or is another output.
+    """
+    written = [(name, path) for name, path in outputs if _kind(path) in (None, stat.S_IFREG, stat.S_IFDIR)]
+    for number, (name, path) in enumerate(written):
+        for other, place in written[:number]:
+            if _is_same(path, place):
+                raise UsageError(f"{other} and {name} are the same file, {path}.", hint=f"Name another with {name}.")
+        for what, read in inputs:
+            if reason := _conflict(path, read):
+                message = f"{name} {path} would overwrite {reason} that {what} names, {read}."
+                raise UsageError(message, hint=f"Name another place with {name}.")
+
+
+def _kind(path: Path) -> int | None:
+    """What lies there, as `stat.S_IFMT` tells it; None where nothing does, or where it cannot be told."""
+    try:
+        return stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError):
+        return None
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether both are one file or folder, or will be."""
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return _real(one) == _real(other)
+
+
+def _real(path: Path) -> Path:
+    """Where links lead; the path itself where nothing can have such a name."""
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError):
+        return path
+
+
+def _conflict(output: Path, read: Path) -> str:
+    """What an output would overwrite of an input; empty where nothing."""
+    kind = _kind(read)
+    if kind is None:
+        return ""
+    if _is_same(output, read):
+        return "files of the folder" if kind == stat.S_IFDIR else "the input"
+    if kind != stat.S_IFDIR:
+        in_bundle = _kind(output / "manifest.json") is not None and _real(output) in _real(read).parents
+        return "the bundle around the input" if in_bundle else ""
+    inside = _real(read) in _real(output).parents
+    if inside and _kind(read / "manifest.json") is not None:
+        return "something in the bundle"
+    if _kind(output) == stat.S_IFREG and ((inside and output.suffix.lower() in _MEDIA) or _is_linked_in(output, read)):
+        return "a picture in the folder"
+    return ""
+
+
+def _is_linked_in(file: Path, folder: Path) -> bool:
+    """Whether a file of a folder is this one by another name."""
+    try:
+        found = file.stat()
+        if found.st_nlink < 2 or _real(file).parent == _real(folder):
+            return False
+        with os.scandir(folder) as entries:
+            return any(entry.inode() == found.st_ino for entry in entries)
     except OSError:
         return False
 

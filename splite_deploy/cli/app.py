@@ -16,7 +16,7 @@ from splite_deploy import interruption
 from splite_deploy.cli.console import STDOUT, fail, put_notes
 from splite_deploy.cli.streams import prepare_streams
 from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError
-from splite_deploy.files import writing
+from splite_deploy.files import check_outputs, writing
 from splite_deploy.runtime.backends import all_backends
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, OptionHelp, offered
 from splite_deploy.runtime.io.notes import collecting_notes
@@ -49,6 +49,38 @@ class Command(click.Command):
             if isinstance(value, float) and not math.isfinite(value):
                 raise click.BadParameter(f"{value} is no finite number.", ctx, parameter)
         return rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command, unless it would write over what it reads."""
+        inputs: list[tuple[str, Path]] = []
+        outputs: list[tuple[str, Path]] = []
+        for parameter in self.params:
+            value, is_argument = ctx.params.get(name := parameter.name or ""), isinstance(parameter, click.Argument)
+            if name in _NAMED_FILES and isinstance(value, str) and value:
+                value = Path(value.rpartition(":")[0] if name == "arch" else value)
+            paths = value if isinstance(value, tuple) else (value,)
+            called = name.upper() if is_argument else max(parameter.opts, key=len)
+            wanted = outputs if name in OUTPUTS else inputs
+            wanted += [(called, path) for path in paths if isinstance(path, Path) and path != STDOUT]
+        inputs += [(f"{called} (beside it)", one) for called, path in inputs for one in _beside(path, str(self.name))]
+        check_outputs(inputs, outputs)
+        return super().invoke(ctx)
+
+
+OUTPUTS = frozenset({"output", "json_file", "csv", "markdown", "html", "save"})
+"""Names of the parameters that say where results go; every other one that takes a path is read."""
+_NAMED_FILES = frozenset({"source", "arch", "timing_cache"})  # texts that may name a file
+
+
+def _beside(path: Path, command: str) -> list[Path]:
+    """Files that are read with a file; ``init`` writes model.toml itself."""
+    try:
+        names = ("model.toml", "arch.py", f"{path.name}.data") if path.is_file() else ()
+        return [
+            one for name in names if command != "init" or name != "model.toml" if (one := path.parent / name).is_file()
+        ]
+    except OSError:  # a name that is too long
+        return []
 
 
 class Commands(click.Group):

@@ -134,7 +134,11 @@ PARTIAL = 3
     help="Of a .tflite source: a further file of the same network in another precision, for the same bundle. May be "
     "given several times.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace the bundle if it exists; files of yours in its folder move into the new one.",
+)
 @click.option(
     "--all-or-nothing",
     is_flag=True,

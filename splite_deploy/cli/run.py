@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,8 +162,13 @@ def run(
             else:
                 pictures = _pictures(path, folder, [*corners] or [None])
             done: list[Picture] = []
+            targets: dict[Path, Path] = {}
+            if save is not None:
+                files = [picture.file for picture in pictures]
+                targets = _targets(save, files) if folder else {path: save}
+                _check_targets(targets, json_file)
             for picture in progress_bar(pictures, "images"):
-                target = (save / f"{picture.file.stem}.png" if folder else save) if save is not None else None
+                target = targets.get(picture.file)
                 try:
                     _run_image(estimator, picture, options, target)
                     done.append(picture)
@@ -180,6 +186,45 @@ def run(
         remark(f"{'video' if video else 'pictures' if folder else 'picture'}: {save}")
     if failed:
         raise _told(failed, len(pictures))
+
+
+def _targets(folder: Path, files: Sequence[Path]) -> dict[Path, Path]:
+    """Where the picture of each image goes: NAME.png, with its suffix and its folder where names are not unique."""
+    top = Path(os.path.commonpath([file.absolute().parent for file in files])) if files else folder
+    inside = {file: file.absolute().relative_to(top) for file in files}
+    for names in (
+        {file: f"{file.stem}.png" for file in files},
+        {file: f"{file.name}.png" for file in files},
+        {file: f"{inside[file]}.png" for file in files},
+    ):
+        if len({name.casefold() for name in names.values()}) == len(names):
+            break
+    return {file: folder / name for file, name in names.items()}
+
+
+def _check_targets(targets: Mapping[Path, Path], json_file: Path) -> None:
+    """Refuses to draw over an image, or over the result.
+
+    Raises:
+        UsageError: A picture would go there.
+    """
+    there = {place: file for file in targets if (place := _identity(file)) is not None}
+    for target in targets.values():
+        read = there.get(_identity(target) or (0, 0))
+        if read is not None:
+            message = f"--save would draw over the image {read}."
+            raise UsageError(message, hint="Name another folder with --save.")
+        if json_file != STDOUT and os.path.realpath(json_file) == os.path.realpath(target):
+            raise UsageError(f"--json and --save would both write {target}.", hint="Name another file with --json.")
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """The same for all names of a file; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _told(failed: Sequence[UsageError], count: int) -> UsageError:
