@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,7 @@ def test_weights_beside_the_graph(export: Export, graph: Callable[..., Path], ti
     assert {file.name for file in bundle.path.iterdir()} == {"manifest.json", "report.json", "golden.bin", "model.onnx"}
     golden_is_of(bundle, tiny)
     (tmp_path / "e.data").unlink()
+    shutil.rmtree(bundle.path)
     refused(
         CheckpointError,
         "keeps weights in another file, which cannot be read",

@@ -203,7 +203,12 @@ def _build(
     place = folder / "graphs"
     place.mkdir()
     for graph in graphs:  # what was checked is what TensorRT reads, whoever else writes to the bundle
-        content = bundle.read(graph)
+        try:
+            content = bundle.read(graph)
+        except MemoryError as err:
+            raise CompileError(
+                f"There was not enough memory to build the {precision} engine.", hint=MEMORY_HINT
+            ) from err
         check_onnx(content, graph.file)
         with writing(place):
             (place / graph.file).write_bytes(content)
