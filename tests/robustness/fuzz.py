@@ -22,7 +22,8 @@ import os
 import sys
 
 _SETTINGS = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-if any(os.environ.get(name) != value for name, value in _SETTINGS.items()):  # they are read at the start
+if __name__ == "__main__" and any(os.environ.get(name) != value for name, value in _SETTINGS.items()):
+    # they are read at the start
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **_SETTINGS})
 
 import faulthandler
