@@ -368,7 +368,7 @@ def _strange_checkpoint(rng: Rng) -> bytes:
         elif way < 0.9:
             weights[rng.choice(("state_dict", "model", "ema", "extra", "module", "steps"))] = rng.choice(strange)()
         elif isinstance(weights[key], torch.Tensor):
-            weights[key] = weights[key][..., :1] if rng.random() < 0.5 else weights[key].reshape(-1)
+            weights[key] = weights[key].reshape(-1)[:1] if rng.random() < 0.5 else weights[key].reshape(-1)
     saved: Any = weights
     way = rng.random()
     if way < 0.2:
