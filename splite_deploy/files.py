@@ -76,10 +76,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: It cannot be put in its place.
     """
-    if path.exists() and not path.is_file():
+    if anything_at(path) and not is_file(path):
         yield path
         return
-    target = path.resolve() if path.is_symlink() else path
+    target = path.resolve() if os.path.islink(path) else path  # noqa: PTH114 - see `is_file`
     with part_file(target) as partial:
         yield partial
         with writing(path):
@@ -488,6 +488,11 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
+
+
+def anything_at(path: Path) -> bool:
+    """The same of anything that lies there."""
+    return os.path.exists(path)  # noqa: PTH110
 
 
 _PICTURES = "bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp", "npz"

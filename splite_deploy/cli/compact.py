@@ -10,6 +10,7 @@ import click
 from splite_deploy.cli.app import FilePath, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, remark, say, show, working
 from splite_deploy.errors import OutputError
+from splite_deploy.files import anything_at
 from splite_deploy.text import command, quoted
 
 _SPEED_UP = 2.0
@@ -53,7 +54,7 @@ def compact(checkpoint: Path, output: Path | None, json_file: Path | None, **giv
 
     if output is None:
         output = checkpoint.with_name(f"{checkpoint.stem}-compacted.safetensors")
-        if output.exists():
+        if anything_at(output):
             raise OutputError(
                 f"{output} exists.", hint=f"Name another file with -o, or -o {quoted(output)} to replace it."
             )

@@ -23,7 +23,7 @@ from splite_deploy.export.quant.stored_ranges import StoredRanges, is_ranges_fil
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.source.formats import ImportedOnnx
 from splite_deploy.export.source.load import LoadedModel, load_source
-from splite_deploy.files import cache_folder
+from splite_deploy.files import anything_at, cache_folder
 from splite_deploy.text import command
 
 Progress = Callable[[str], None]
@@ -180,7 +180,7 @@ def calibrate_checkpoint(
     Raises:
         SpliteError: The inputs are wrong, the images are unfit, or the file exists.
     """
-    if output.exists() and not overwrite:
+    if anything_at(output) and not overwrite:
         raise OutputError(f"{output} exists.", hint="Name another file, or replace it with --overwrite.")
     progress("reading the checkpoint")
     source = load_source(checkpoint, model, ExportOptions(weights=weights, trust=trust))

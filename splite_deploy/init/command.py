@@ -11,7 +11,7 @@ from typing import Any
 
 from splite_deploy.decoders import decode
 from splite_deploy.errors import UsageError
-from splite_deploy.files import write_file
+from splite_deploy.files import anything_at, write_file
 from splite_deploy.init.draft import Draft, Wishes, draft, draft_of_tensors, unlike, unused
 from splite_deploy.init.look import Looked, Normalised, look
 from splite_deploy.init.network import Asked, open_network
@@ -156,7 +156,7 @@ def write_model_toml(described: Described, path: Path, *, overwrite: bool) -> No
         UsageError: There is one, and it is not to be replaced.
         OutputError: It cannot be written.
     """
-    if path.exists() and not overwrite:
+    if anything_at(path) and not overwrite:
         raise UsageError(f"{path} exists.", hint="Add --overwrite to replace it, or name another file with --output.")
     write_file(path, described.draft.text().encode())
 

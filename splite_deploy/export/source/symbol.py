@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from splite_deploy.errors import SpecError
+from splite_deploy.files import is_file
 
 _siblings: set[str] = set()
 """Modules that were imported while a model's file was."""
@@ -22,9 +23,9 @@ def load_symbol(reference: str, folder: Path) -> Callable[..., Any]:
     """
     name, _, symbol = reference.partition(":")
     file = (folder / name).resolve()
-    if not symbol or file.suffix != ".py" or not file.is_file():
+    if not symbol or file.suffix != ".py" or not is_file(file):
         raise SpecError(
-            f"'{reference}' in model.toml names no Python file" + ("." if file.is_file() else f" ({file} is missing)."),
+            f"'{reference}' in model.toml names no Python file" + ("." if is_file(file) else f" ({file} is missing)."),
             hint='Write "file.py:symbol"; the file is sought beside model.toml.',
         )
     module_name = f"_splite_{file.parent.name}_{file.stem}"
