@@ -16,7 +16,7 @@ SOAK := build/soak
 FRAMES ?= 1000000
 IN_CONVERTER := SPLITE_TFLITE_PYTHON=$${SPLITE_TFLITE_PYTHON:-$(CURDIR)/.venv-tflite/bin/python}
 
-.PHONY: help demo test lint unit fuzz soak converters newest oldest clean
+.PHONY: help demo test lint unit fuzz kills soak converters newest oldest clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the commands
@@ -79,6 +79,10 @@ unit: converters
 
 fuzz: $(STAMP)  ## Tries 20,000 spoilt inputs, for about half an hour, and prints what came of them
 	@$(BIN)/python tests/robustness/fuzz.py $(FUZZ)
+
+kills: converters  ## Kills commands at 300 random moments, for about half an hour, and judges what they leave (KILLS=...)
+	@mkdir -p build
+	@$(IN_CONVERTER) $(BIN)/python tests/robustness/kills.py --json build/kills.jsonl $(KILLS)
 
 soak: converters  ## Runs a million frames each with ONNX Runtime and LiteRT, and judges memory and results (FRAMES=...)
 	@mkdir -p $(SOAK)
