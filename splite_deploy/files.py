@@ -210,6 +210,7 @@ def claimed(path: Path, shown: Path | None = None) -> Iterator[None]:
     with writing(shown):
         remove_leftovers(path.parent)
         handle = _take(claim, shown)
+    _unfinished.add(claim)
     try:
         with writing(shown):
             os.ftruncate(handle, 0)
@@ -220,6 +221,7 @@ def claimed(path: Path, shown: Path | None = None) -> Iterator[None]:
             if os.name == "posix" and _is_at(handle, claim):
                 claim.unlink()
         os.close(handle)
+        _unfinished.discard(claim)
         if os.name != "posix":
             claim.unlink(missing_ok=True)
 

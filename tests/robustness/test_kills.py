@@ -80,14 +80,13 @@ def test_the_verdict_sees_what_a_command_leaves(tmp_path: Path) -> None:
         "leaves", ("--help",), lambda out: killing._json(out / "result.json", 1), ("result.json", "gone.json")
     )
     kill = killing.Kill(0, "leaves", "SIGKILL", "all", 0.0)
-    folder = killing._copy(good, tmp_path)
+    folder, never = killing._copy(good, tmp_path), killing.random.Random(0)
     (folder / "out" / "gone.json").write_text("")
-    pace = (0.2, 1)
-    killing._kill(folder, leaves, pace, kill, killing.random.Random(0))
-    assert kill.wrong == []
-    for path, text in (("out/result.json", "[1"),):
-        (folder / path).write_text(text)
-    killing._kill(folder, leaves, pace, kill, killing.random.Random(1))
+    (folder / "stderr").touch()
+    killing._kill(folder, leaves, (1e-3, 1), kill, never)
+    assert (kill.status, kill.wrong) == (-9, [])
+    (folder / "out" / "result.json").write_text("[1")
+    killing._kill(folder, leaves, (1e-3, 1), kill, never)
     assert [one.partition(":")[0] for one in kill.wrong] == ["result", "result of the next run"]
 
 
