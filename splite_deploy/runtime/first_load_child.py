@@ -71,7 +71,10 @@ def _tried(asked: dict[str, Any], data: bytes, say: Any) -> dict[str, Any]:
             "memory": True,
         }
     except Exception as err:  # a backend of another package may raise anything
-        return {"problem": f"{backend.label} cannot load {name}: {first_line(err, named=True)}", "hint": ""}
+        return {
+            "problem": f"{backend.label} cannot load {name}: {first_line(err, named=True)}",
+            "hint": f"It may be damaged: copy or convert it again, or upgrade {backend.label}.",
+        }
     return {"problem": None}
 
 

@@ -303,6 +303,12 @@ def test_a_graph_that_does_not_fit(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_text_that_is_not_utf_8(export: Export, graph: Callable[..., Path]) -> None:
+    path = graph(lambda model: setattr(model, "doc_string", "a mark"))
+    path.write_bytes(path.read_bytes().replace(b"a mark", b"a \xe9\xe9\xe9k"))
+    refused(CheckpointError, "g.onnx is not valid ONNX: UnicodeDecodeError: ", "Export it again", export, path)
+
+
 @pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x0a", None])
 def test_a_damaged_graph(export: Export, graph: Callable[..., Path], content: bytes | None) -> None:
     path = graph()

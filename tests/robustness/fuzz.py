@@ -95,6 +95,8 @@ def try_input(surface: str, seed: int, index: int, folder: Path, good: Path) -> 
     from surfaces import SURFACES
 
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for stream, name in ((1, "stdout"), (2, "stderr")):
         handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, stream)
@@ -122,8 +124,10 @@ def try_input(surface: str, seed: int, index: int, folder: Path, good: Path) -> 
         for command in case.commands:
             outcomes.write(json.dumps({"command": list(command)}) + "\n")
             outcomes.flush()
+            began_ns = time.time_ns()
             kind, detail = _run(command, folder)
-            if kind not in FAILURES and (wrong := _wrong(command, kind, folder, before, must_fail=case.must_fail)):
+            must_fail = case.must_fail
+            if kind not in FAILURES and (wrong := _wrong(command, kind, folder, before, began_ns, must_fail=must_fail)):
                 kind, detail = "wrong", wrong
             outcomes.write(json.dumps({"kind": kind, "detail": detail}) + "\n")
             outcomes.flush()
@@ -175,7 +179,9 @@ def _cause(err: BaseException) -> str:
     return f"{type(err).__name__} at {place}: {re.sub(r'[0-9]+', 'N', str(err).strip())[:120]!r}"
 
 
-def _wrong(command: Sequence[str], kind: str, folder: Path, before: dict[str, str | None], *, must_fail: bool) -> str:
+def _wrong(
+    command: Sequence[str], kind: str, folder: Path, before: dict[str, str | None], began_ns: int, *, must_fail: bool
+) -> str:
     """What is wrong with an outcome that looks right; empty if nothing is."""
     if must_fail and kind == "accepted":
         return "the damage was not noticed"
@@ -192,7 +198,7 @@ def _wrong(command: Sequence[str], kind: str, folder: Path, before: dict[str, st
     if changed := [name for name, digest in before.items() if _content(Path(name)) != digest]:
         return f"{changed[0]} was changed"
     for at, word in enumerate(command):
-        if word == "--json" and (text := _written(Path(command[at + 1]))) is not None:
+        if word == "--json" and (text := _written(Path(command[at + 1]), began_ns)) is not None:
             try:
                 for part in text.splitlines() if command[at + 1].endswith(".jsonl") else [text]:
                     json.loads(part, parse_constant=_no_constant)
@@ -202,10 +208,11 @@ def _wrong(command: Sequence[str], kind: str, folder: Path, before: dict[str, st
     return f"{left[0]} was left" if left else ""
 
 
-def _written(path: Path) -> str | None:
-    """What is in a plain file."""
+def _written(path: Path, since_ns: int) -> str | None:
+    """What is in a plain file that was written since then; clocks of files are 10 ms behind at most."""
     with suppress(OSError):
-        return (path.read_text(encoding="utf-8") or None) if path.is_file() else None
+        if path.is_file() and path.stat().st_mtime_ns >= since_ns - 10_000_000:
+            return path.read_text(encoding="utf-8") or None
     return None
 
 
@@ -230,12 +237,14 @@ def try_apart(surface: str, seed: int, index: int, folder: Path, good: Path) -> 
                 traceback.print_exc(file=stream)
         finally:
             os._exit(status)
-    hung = not _ended(pid, began)
-    if hung:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGUSR1)
-            time.sleep(0.3)
-    _end_group(pid)
+    try:
+        hung = not _ended(pid, began)
+        if hung:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
+                time.sleep(0.3)
+    finally:
+        _end_group(pid)
     _, status = os.waitpid(pid, 0)
     return _outcome(surface, index, folder, time.monotonic() - began, "hang" if hung else "", status)
 
@@ -330,6 +339,8 @@ def run_all(todo: Sequence[tuple[str, int]], seed: int, jobs: int, good: Path, k
     position = context.Value("l", 0)
 
     def work() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that counts ends this one
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         with tempfile.TemporaryDirectory(prefix="splite-fuzz-") as name:
             while True:
                 with position.get_lock():
@@ -350,13 +361,17 @@ def run_all(todo: Sequence[tuple[str, int]], seed: int, jobs: int, good: Path, k
     for worker in workers:
         worker.start()
     left = jobs
-    while left:
-        item = queue.get()
-        left -= item is None
-        if item is not None:
-            yield Outcome(**item)
-    for worker in workers:
-        worker.join()
+    try:
+        while left:
+            item = queue.get()
+            left -= item is None
+            if item is not None:
+                yield Outcome(**item)
+    finally:
+        for worker in workers:
+            if left:
+                worker.terminate()
+            worker.join()
 
 
 def _keep(folder: Path, place: Path) -> None:
@@ -562,12 +577,15 @@ def run(**options: Any) -> None:
         shutil.rmtree(kept, ignore_errors=True)
         todo = tasks(options["count"], options["chosen"] or list(SURFACES))
         began, outcomes, told = time.monotonic(), [], time.monotonic()
-        for outcome in run_all(todo, options["seed"], options["jobs"], good, kept):
-            outcomes.append(outcome)
-            if time.monotonic() - told > 15:
-                told = time.monotonic()
-                bad = sum(one.kind in FAILURES for one in outcomes)
-                print(f"{len(outcomes)} of {len(todo)}, {bad} findings", file=sys.stderr, flush=True)
+        try:
+            for outcome in run_all(todo, options["seed"], options["jobs"], good, kept):
+                outcomes.append(outcome)
+                if time.monotonic() - told > 15:
+                    told = time.monotonic()
+                    bad = sum(one.kind in FAILURES for one in outcomes)
+                    print(f"{len(outcomes)} of {len(todo)}, {bad} findings", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            print("Interrupted: the table is of what was tried so far.", file=sys.stderr)
         seconds = time.monotonic() - began
     show(outcomes, options["seed"], seconds)
     counts = {name: Counter(one.kind for one in outcomes if one.surface == name) for name in SURFACES}
@@ -580,7 +598,7 @@ def run(**options: Any) -> None:
         "messages": {name: dict(_messages(outcomes, name)) for name in counts if counts[name]},
     }
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    sys.exit(bool(result["findings"]))
+    sys.exit(bool(result["findings"]) or len(outcomes) < len(todo))
 
 
 if __name__ == "__main__":

@@ -131,3 +131,18 @@ def test_a_file_that_is_not_what_the_manifest_says(bundle: Bundle, precision: Pr
     with pytest.raises(BackendError, match=r"has the tensors .* says image int8") as caught:
         open_bytes((bundle.path / artifact.file).read_bytes(), tflite_artifact(ENDS, "int8"))
     assert caught.value.hint == "Compile the bundle again."
+
+
+def test_a_tensor_of_another_size_than_the_file_says_beside_it(bundle: Bundle) -> None:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf((VECTORS / "tiny.fp32.tflite").read_bytes(), 0)
+    image = model.subgraphs[0].tensors[0]
+    image.shape = np.array([1, 3, 48, 3], np.int32)  # shapeSignature still says 64
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    said = r"^a\.tflite gives 'image' the shape \(1, 3, 48, 3\), and \(1, 64, 48, 3\) as its signature\."
+    with pytest.raises(BackendError, match=said) as caught:
+        open_bytes(bytes(builder.Output()), dataclasses.replace(bundle.find(), file="a.tflite"))
+    assert caught.value.hint == "It is damaged: copy or convert it again."

@@ -36,6 +36,16 @@ def test_a_graph_tells_its_own_inputs_and_outputs(tiny_bundle: Path) -> None:
         alone.run(feeds)
 
 
+def test_sizes_that_none_can_be_are_none_too(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    ends = [onnx.helper.make_tensor_value_info(name, 1, size) for name, size in (("x", [1, -3]), ("y", [1, -3]))]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    with open_file(tmp_path / "a.onnx") as session:
+        assert session.inputs[0].shape == (1, None)
+
+
 def test_sizes_that_a_graph_leaves_open_are_none(tiny_dynamic_bundle: Path) -> None:
     session = open_file(tiny_dynamic_bundle / "model.onnx")
     assert session.inputs[0].shape[0] is None

@@ -100,13 +100,13 @@ class TfliteSession(BaseSession):
     def _infer(self, feeds: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         if self._open:
             self._resize({name: binding.in_file(feeds[name]) for name, binding in self._inputs.items()})
-        for name, binding in self._inputs.items():
-            binding.write(feeds[name])
         try:
+            for name, binding in self._inputs.items():
+                binding.write(feeds[name])
             self._interpreter.invoke()
-        except (RuntimeError, ValueError) as err:
+            return {name: binding.read() for name, binding in self._outputs.items()}
+        except (RuntimeError, ValueError) as err:  # of tensors that are not what the file's signature says, too
             raise BackendError(f"LiteRT failed: {first_line(err)}", hint="Run 'splite-deploy verify'.") from err
-        return {name: binding.read() for name, binding in self._outputs.items()}
 
     def _resize(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Gives the inputs these sizes and allocates all tensors anew, unless they are the last ones."""
@@ -133,7 +133,7 @@ class TfliteSession(BaseSession):
             levels: Whether integers are given as the file holds them, whatever they stand for.
 
         Raises:
-            BackendError: The file has no such tensor.
+            BackendError: The file has no such tensor, or two shapes of it.
         """
         found = details.get(spec.name)
         if found is None or not _fits(spec, found) or found["dtype"] != np.dtype(spec.dtype):
@@ -141,6 +141,12 @@ class TfliteSession(BaseSession):
             raise BackendError(
                 f"{file} has the tensors {held}; the manifest says {spec.name} {spec.dtype} {spec.shape}.",
                 hint="Compile the bundle again.",
+            )
+        sizes, held_sizes = _sizes(found), tuple(map(int, found["shape"]))
+        if any(size not in (None, held) for size, held in zip(sizes, held_sizes, strict=True)):
+            raise BackendError(
+                f"{file} gives '{spec.name}' the shape {held_sizes}, and {sizes} as its signature.",
+                hint="It is damaged: copy or convert it again.",
             )
         scale, zero = found["quantization"]
         layout = _session_layout(spec)

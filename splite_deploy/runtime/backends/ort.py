@@ -136,11 +136,11 @@ def _load_hint(reason: str) -> str:
 
 
 def _specs(values: Sequence[ort.NodeArg]) -> tuple[TensorSpec, ...]:
-    """Tensors as the graph declares them; sizes that it leaves open are None."""
+    """Tensors as the graph declares them; sizes that it leaves open, or that none can be, are None."""
     return tuple(
         TensorSpec(
             name=value.name,
-            shape=tuple(size if isinstance(size, int) else None for size in value.shape),
+            shape=tuple(size if isinstance(size, int) and size >= 0 else None for size in value.shape),
             dtype=_DTYPES.get(value.type, value.type),
             layout="",
             role="",
