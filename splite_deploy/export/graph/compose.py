@@ -47,7 +47,22 @@ def graph_of(
         constant.CopyFrom(helper.get_node_attr_value(node, "value"))
         constant.name = node.output[0]
         model.graph.node.remove(node)
-    return compose.add_prefix(model, prefix, rename_inputs=False, rename_outputs=False)
+    return _prefixed(model, prefix, (*inputs, *outputs))
+
+
+def _prefixed(model: onnx.ModelProto, prefix: str, ends: Iterable[str]) -> onnx.ModelProto:
+    """A copy whose names begin with ``prefix``, but for those of its ends.
+
+    onnx has options for that, which left the nodes without the ends' names up to 1.18 (https://github.com/onnx/onnx/pull/6869).
+    """
+    made: onnx.ModelProto = compose.add_prefix(model, prefix)
+    names = {prefix + end: end for end in ends}
+    for value in (*made.graph.input, *made.graph.output):
+        value.name = names[value.name]
+    for node in made.graph.node:
+        for used in (node.input, node.output):
+            used[:] = [names.get(name, name) for name in used]
+    return made
 
 
 def suited(piece: onnx.ModelProto, model: ir.Model) -> onnx.ModelProto:
