@@ -60,7 +60,7 @@ def graph(nodes: list[Node], outputs: str, image: tuple[int | str, ...] = (1, 3,
     x = onnx.helper.make_tensor_value_info("image", FLOAT, image)
     ends = [onnx.helper.make_tensor_value_info(name, FLOAT, None) for name in outputs.split()]
     whole = onnx.helper.make_graph(made, "net", [x], ends, stored)
-    model = onnx.helper.make_model(whole, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    model = onnx.helper.make_model(whole, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     return LayerGraph(from_proto(model))
 
 

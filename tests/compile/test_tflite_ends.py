@@ -184,7 +184,7 @@ def network(decoder: Decoder, columns: int) -> tuple[ModelSpec, Any]:
             outputs.append(helper.make_tensor_value_info(role, 1, [1, channels, H // 4, W // 4]))
     image = helper.make_tensor_value_info("image", 1, [1, 3, H, W])
     graph = helper.make_graph(nodes, "network", [image], outputs, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     spec = ModelSpec(
         "any",
         size,

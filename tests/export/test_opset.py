@@ -38,7 +38,7 @@ def of_nodes(*nodes: Any, opset: int = 18, **constants: Any) -> ir.Model:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     return from_proto(onnx.shape_inference.infer_shapes(model))
 
 

@@ -24,7 +24,8 @@ def through(shapes: Mapping[str, tuple[int | str, ...]], *, opset: int = 18) -> 
     outputs = [helper.make_tensor_value_info(role, TensorProto.FLOAT, shape) for role, shape in shapes.items()]
     nodes = [helper.make_node("Identity", [f"in_{role}"], [role]) for role in shapes]
     graph = helper.make_graph(nodes, "through", inputs, outputs)
-    return from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10))
+    opsets = [helper.make_opsetid("", opset)]
+    return from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets)))
 
 
 def run(model: ir.Model, **feeds: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
