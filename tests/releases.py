@@ -67,8 +67,8 @@ class Environment:
 ENVIRONMENTS = {
     "newest": (Environment("newest", "3.11", oldest=False),),
     "oldest": (
-        # On Python 3.11 ONNX Runtime 1.16 needs numpy 1.24.2, and 1.18 is the first that takes an older one.
-        Environment("oldest", "3.11", oldest=True, constraints=("onnxruntime<1.17", "numpy<1.25")),
+        # What comes with others (scipy) would have a newer numpy.
+        Environment("oldest", "3.11", oldest=True, constraints=("numpy<1.25",)),
         Environment("oldest-device", "3.10", True, DEVICE, (), packages=TESTERS, lint=False, tests=DEVICE_TESTS),
     ),
 }
@@ -134,14 +134,26 @@ def resolve(uv: Path, environment: Environment, folder: Path) -> Path:
     return exact
 
 
+def interpreter(version: str) -> str:
+    """A Python of this version that runs: on the path, or of pyenv, whose shims may not; else uv looks for one."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    found = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"{version}.*/bin/python3"))]
+    for python in filter(None, found):
+        try:
+            if not subprocess.run([python, "-I", "-c", ""], capture_output=True, check=False).returncode:
+                return str(python)
+        except OSError:
+            continue
+    return version
+
+
 def install(uv: Path, environment: Environment, exact: Path, folder: Path) -> Path:
     """Makes the environment; its Python."""
     place = folder / environment.name
     python = place / "bin" / "python"
     settings = {"UV_FIND_LINKS": ",".join(os.environ.get("PIP_FIND_LINKS", "").split())}
     if not python.exists():
-        own = shutil.which(f"python{environment.python}") or environment.python
-        output_of(uv, "venv", "--quiet", "--seed", "--python", own, place)
+        output_of(uv, "venv", "--quiet", "--seed", "--python", interpreter(environment.python), place)
     print(f"==> Installing {environment.name}", flush=True)
     output_of(uv, "pip", "install", "--quiet", "--python", python, "--requirement", exact, **settings)
     output_of(uv, "pip", "install", "--quiet", "--python", python, "--no-deps", "--editable", ".", **settings)
