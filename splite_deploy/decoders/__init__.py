@@ -131,6 +131,8 @@ class Decoding:
             _check_finite(f"network's output '{role}' is", outputs[role])
         if self._decodes:
             decoded = decoder.read(outputs, best=best)
+            if decoded.people is None:  # these are the outputs themselves
+                return decoded
         else:
             decoded = (decoder.best if best else decoder.decode)(outputs, self._model.input)
         _check_decoded(decoded)

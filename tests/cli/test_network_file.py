@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 pytest.importorskip("ai_edge_litert")
 
 from foreign_tflite import foreign, with_model
+
+from splite_deploy import children
 
 QUICK = ("--threads", 1, "--frames", 12, "--warmup", 1)
 Splite = Callable[..., Result]
@@ -92,13 +93,14 @@ def test_bench_starts_a_file_of_open_sizes_at_the_size_of_the_model(
     tmp_path: Path, splite: Splite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, jobs = with_model(tmp_path / "net", "open"), []
-    run = subprocess.run
+    run = children.run
 
     def noted(command: list[str], **options: Any) -> Any:
-        jobs.append(command[-1])
+        if any("cold_start_child" in part for part in command):
+            jobs.append(command[-1])
         return run(command, **options)
 
-    monkeypatch.setattr(subprocess, "run", noted)
+    monkeypatch.setattr(children, "run", noted)
     done = splite("bench", file, *QUICK, "--batch", 2, "--json", "-")
     assert done.exit_code == 0, done.stderr
     assert json.loads(jobs[-1])["sizes"] == [[2, 64, 48, 3]]

@@ -104,7 +104,7 @@ def test_little_is_done_around_the_network(fused: Path, image: NDArray[np.uint8]
             opened(image, BOXES[0])
         finally:
             sys.setprofile(None)
-    assert 20 < len(called) <= 42, called  # 36 or 38; 57 before checks were done once
+    assert 20 < len(called) <= 50, called  # 48; 10 of them keep threads apart and refuse what is not finite
 
 
 @pytest.mark.parametrize("parts", ["input decode"])

@@ -300,10 +300,9 @@ class BaseSession(Closing):
 
     def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
         """See `Session.run`."""
-        self._check_open()
         self._guard.enter()
         try:
-            self._check_open()  # it may have been closed since
+            self._check_open()
             check_feeds(feeds, self.artifact.inputs)
             return self._infer(feeds)
         finally:
