@@ -15,7 +15,7 @@ from splite_deploy.cli.console import STDOUT, message_console, put_json
 from splite_deploy.errors import CameraError
 from splite_deploy.files import whole_file, write_all, writing
 from splite_deploy.runtime import PoseEstimator
-from splite_deploy.runtime.io.camera import Camera, open_camera
+from splite_deploy.runtime.io.camera import Camera, is_live, open_camera
 from splite_deploy.runtime.io.draw import overlay
 from splite_deploy.runtime.io.native_output import NativeOutput, native_output
 from splite_deploy.runtime.io.video import check_video_name, write_video
@@ -53,7 +53,7 @@ def run_video(
     if save is not None:
         check_video_name(save)
     track = BoxTracker(estimator, start)
-    name = source if "://" in source or " ! " in source else Path(source).name
+    name = source if is_live(source) else Path(source).name
     stopped: CameraError | None = None
     with native_output() as said, ExitStack() as stack:
         try:

@@ -34,7 +34,9 @@ from splite_deploy.spec import Color, ModelSpec, Precision
 
 
 class PoseEstimator(Closing):
-    """Finds keypoints in boxes of images. One serves one thread: a second thread that calls it gets a `BackendError`.
+    """Finds keypoints in boxes of images.
+
+    One serves one thread: a call while one of another thread runs is a `BackendError`.
 
     The stages are public, so that a benchmark times exactly what an application runs: `prepare`, ``session.run``,
     `decode` and `finish`.

@@ -20,7 +20,7 @@ from click.testing import Result
 
 from splite_deploy.errors import CameraError, UsageError
 from splite_deploy.runtime.io import camera as camera_module
-from splite_deploy.runtime.io.camera import is_video, open_camera
+from splite_deploy.runtime.io.camera import is_live, is_video, open_camera
 from splite_deploy.runtime.io.container import Container, examine
 from splite_deploy.runtime.io.video import write_video
 
@@ -246,6 +246,31 @@ def test_addresses_are_refused(splite: Run, tiny_bundle: Path, source: str) -> N
     assert done.exit_code == 1 and "Download the file first" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["v ! w.mp4", "videotestsrc ! filesink location=x ! appsink"])
+def test_a_file_is_no_pipeline(splite: Run, tiny_bundle: Path, tmp_path: Path, name: str) -> None:
+    """A pipeline can write files and open connections: the name of a stranger's file must not become one."""
+    file = tmp_path / name
+    assert is_live(name) == name.endswith("appsink") and not is_live("a ! b")
+    with write_video(tmp_path / "a.mp4", 10) as put:
+        put(clips.frame(0))
+    (tmp_path / "a.mp4").rename(file)
+    assert not is_live(str(file))
+    with open_camera(str(file)) as camera:
+        assert len(list(camera)) == 1
+    picture = tmp_path / "v ! w ! appsink.png"
+    cv2.imwrite(str(picture), clips.frame(0))
+    done = splite("run", tiny_bundle, picture, "--json", "-")
+    assert done.exit_code == 0 and "GStreamer" not in done.stderr, done.stderr
+
+
+def test_a_file_named_like_a_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("987").touch()
+    with pytest.raises(CameraError, match=r"Camera 987 cannot be opened\.") as caught:
+        open_camera("987")
+    assert caught.value.hint.endswith("If you mean the file of this name, write ./987")
+
+
 @pytest.mark.parametrize("source", ["csi://", "csi://x", "csi://-1"])
 def test_numbers_of_csi_cameras(source: str) -> None:
     with pytest.raises(UsageError, match="names no camera") as caught:
@@ -310,5 +335,5 @@ def test_a_stream_that_hangs_has_a_limit(
             with listener.accept()[0] as client:
                 client.settimeout(1)
                 assert client.recv(100).startswith(f"OPTIONS {source} RTSP/1.0".encode())
-    assert done.exit_code == 1 and f"{source} gives no video within 0 s." in done.stderr
+    assert done.exit_code == 1 and f"{source} gives no video (waited for at most 0 s)." in done.stderr
     assert "ffprobe" in done.stderr and capfd.readouterr().err == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 _CSI = re.compile(r"csi://([0-9]{1,4})")
 _STREAM = re.compile(r"(rtsps?|udp)://.+", re.IGNORECASE)
+_PIPELINE = re.compile(r" ! (.* ! )?appsink\b", re.DOTALL)
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]+")
 _MOST_NUMBER = 9999
@@ -71,9 +73,13 @@ def is_video(source: str) -> bool:
 
 
 def is_live(source: str) -> bool:
-    """Whether this names a camera (``0``, ``csi://0``), a stream or a pipeline, whose frames do not wait."""
-    named = (_NUMBER, _CSI, _STREAM)
-    return any(form.fullmatch(source) for form in named) or " ! " in source
+    """Whether this names a camera (``0``, ``csi://0``), a stream or a pipeline, whose frames do not wait.
+
+    A pipeline can write files and open connections, so the name of a file that is there is never taken for one.
+    """
+    if any(form.fullmatch(source) for form in (_NUMBER, _CSI, _STREAM)):
+        return True
+    return _PIPELINE.search(source) is not None and not os.path.lexists(source)
 
 
 class Camera(Closing):
@@ -198,13 +204,13 @@ def open_camera(source: str) -> Camera:
         CameraError: It cannot be opened; the hint says what to look at.
         UsageError: It is an address of another kind.
     """
-    csi = _CSI.fullmatch(source)
-    if csi is not None or " ! " in source:
+    if is_live(source):
+        if _STREAM.fullmatch(source):
+            return _open_stream(source)
+        if _NUMBER.fullmatch(source):
+            return _open_numbered(source)
+        csi = _CSI.fullmatch(source)
         return _open_pipeline(csi_pipeline(int(csi[1])) if csi else source, source)
-    if _STREAM.fullmatch(source):
-        return _open_stream(source)
-    if _NUMBER.fullmatch(source):
-        return _open_numbered(source)
     is_video(source)  # refuses other addresses
     container = examine(Path(source))
     try:
@@ -234,6 +240,8 @@ def _open_numbered(source: str) -> Camera:
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame; not every driver obeys
     if not capture.isOpened():
         hint = f"Check that /dev/video{int(source)} is there, that you may read it, and that no other program uses it."
+        if os.path.lexists(source):
+            hint += f" If you mean the file of this name, write ./{source}"
         raise CameraError(f"Camera {source} cannot be opened.", hint=hint)
     return Camera(capture, source)
 
@@ -245,8 +253,8 @@ def _open_stream(source: str) -> Camera:
     with quiet():
         capture = cv2.VideoCapture(source, _reader(), limits)
     if not capture.isOpened():
-        hint = "Check the address and the network; ffprobe says more: ffprobe -rtsp_transport tcp ADDRESS"
-        raise CameraError(f"{source} gives no video within {TIMEOUT_MS // 1000} s.", hint=hint)
+        hint = "Check the address and the network, for example with ffprobe and this address."
+        raise CameraError(f"{source} gives no video (waited for at most {TIMEOUT_MS // 1000} s).", hint=hint)
     return Camera(capture, source)
 
 
