@@ -39,7 +39,7 @@ def trace(network: nn.Module, example: Tensor, *, numbers: bool = False) -> Trac
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(network, (example[:1],), strict=False)
-    except Exception as err:  # torch raises many kinds, some of them private
+    except (Exception, SystemExit) as err:  # torch raises many kinds, some of them private
         reason = str(err).strip().partition("\n")[0] or type(err).__name__
         raise ExportError(
             f"torch cannot trace this network: {reason}",

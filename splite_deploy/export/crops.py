@@ -156,7 +156,7 @@ def rendered(host: HostSpec, count: int, *, seed: int) -> Iterator[Boxed]:
     try:
         for image, box in islice(samples(count, seed), count):  # noqa: UP028 - what is no pair has to fail here
             yield image, box
-    except Exception as err:  # the user's file can raise anything
+    except (Exception, SystemExit) as err:  # the user's file can raise anything
         raise SpecError(
             f"{host.samples} fails: {type(err).__name__}: {err}",
             hint="It takes (count, seed) and yields pairs of an RGB image and an xyxy box.",

@@ -40,7 +40,7 @@ class TorchNetwork(Network):
         try:
             with torch.inference_mode(), quiet():
                 given = self._network(torch.from_numpy(tensor))
-        except Exception as err:  # the user's own code can raise anything
+        except (Exception, SystemExit) as err:  # the user's own code can raise anything
             shape = " x ".join(map(str, tensor.shape))
             raise ExportError(
                 f"The network cannot be run on {shape}: {first_line(err, named=True)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import random
 import shutil
@@ -420,6 +421,13 @@ def test_a_file_that_defines_nothing(host: Callable[..., HostSpec]) -> None:
     with pytest.raises(SpecError, match="defines no 'build'") as caught:
         load_symbol(spec.arch, spec.folder)
     assert caught.value.hint == "It defines: nothing callable."
+
+
+def test_an_architecture_that_exits(host: Callable[..., HostSpec]) -> None:
+    """Else a command would end with status 0 and nothing done."""
+    spec = host(code="import sys\ndef build(): sys.exit(0)\n")
+    with pytest.raises(SpecError, match=r"arch\.py:build cannot be built: SystemExit: 0"):
+        build_network(dataclasses.replace(spec, arch_args={}), Checkpoint(Path("c.pt"), "", {}))
 
 
 @pytest.mark.parametrize("arguments", [{"width": 3}, {"channels": "many"}, {"channels": -1}])

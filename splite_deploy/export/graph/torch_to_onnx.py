@@ -41,7 +41,7 @@ def check_outputs(network: nn.Module, spec: ModelSpec) -> None:
     try:
         with torch.inference_mode():
             outputs = network(example)
-    except Exception as err:  # the user's network can raise anything
+    except (Exception, SystemExit) as err:  # the user's network can raise anything
         raise failure_on(tuple(example.shape), err) from err
     values = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
     if not isinstance(values, tuple | list) or not all(
@@ -64,7 +64,7 @@ def check_outputs(network: nn.Module, spec: ModelSpec) -> None:
     check_shapes(shapes, spec, crops=1, error=ExportError)
 
 
-def failure_on(shape: tuple[int, ...], err: Exception) -> ExportError:
+def failure_on(shape: tuple[int, ...], err: BaseException) -> ExportError:
     """The error of a network that fails on an input of this shape."""
     return ExportError(
         f"The network fails on an input of {shape}: {type(err).__name__}: {err}",
@@ -102,7 +102,7 @@ def onnx_from_network(network: nn.Module, spec: ModelSpec, *, opset: int, dynami
     try:
         with quiet():
             model = convert(network, example, spec, opset, dynamic_batch)
-    except Exception as err:  # torch raises many kinds, some of them private
+    except (Exception, SystemExit) as err:  # torch raises many kinds, some of them private
         hint = "Data-dependent control flow is the usual cause; try torch.export.export on it for the details."
         if is_script:
             hint = "Save the weights alone (.safetensors) or a torch.export program where its class is at hand."
@@ -146,7 +146,7 @@ def _exported(
 
     try:
         return to_onnx(network, dynamic_shapes=shapes)
-    except Exception as err:  # torch raises many kinds
+    except (Exception, SystemExit) as err:  # torch raises many kinds
         # Of some operations the exporter knows one form alone, as of attention that with a head axis: in small steps
         # it takes all of them. The graph has more nodes then, so that this is the second choice
         try:

@@ -218,7 +218,7 @@ def run_once(network: nn.Module, example: Tensor) -> Any:
     try:
         with torch.inference_mode():
             return network(example)
-    except Exception as err:  # the user's network can raise anything
+    except (Exception, SystemExit) as err:  # the user's network can raise anything
         raise failure_on(tuple(example.shape), err) from err
 
 

@@ -387,7 +387,7 @@ def build_architecture(host: HostSpec) -> nn.Module:
     build = load_symbol(host.arch, host.folder)
     try:
         network = build(**host.arch_args)
-    except Exception as err:
+    except (Exception, SystemExit) as err:
         raise SpecError(
             f"{host.arch} cannot be built: {type(err).__name__}: {err}",
             hint=f"Its arguments come from [arch_args] of model.toml: {dict(host.arch_args)}.",

@@ -313,7 +313,7 @@ def _forward(network: nn.Module, example: Tensor, pairs: Pairs, follow: Callable
             network(example)
         except _ForwardError:
             raise
-        except Exception as err:  # forward() is the user's and can raise anything
+        except (Exception, SystemExit) as err:  # forward() is the user's and can raise anything
             raise watch.explain(err) from err
 
 
@@ -335,13 +335,13 @@ class _Watch(TorchFunctionMode):
         self.made: dict[int, tuple[Tensor, tuple[str, ...]]] = {}  # holds the tensors, so that no id is used twice
         self.note(example, ("the input",))
         self.running: list[tuple[str, nn.Module, list[Tensor]]] = []
-        self.failed: tuple[Exception, list[Tensor]] | None = None
+        self.failed: tuple[BaseException, list[Tensor]] | None = None
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operands = list(_tensors_in((args, kwargs)))
         try:
             result = func(*args, **(kwargs or {}))
-        except Exception as err:
+        except (Exception, SystemExit) as err:
             self.failed = (err, operands)
             raise
         self.note(result, tuple(dict.fromkeys(chain.from_iterable(map(self.sources, operands)))))
@@ -367,7 +367,7 @@ class _Watch(TorchFunctionMode):
         if _own(module):  # a layer with weights gives its output a width; others pass on what they get
             self.note(result, (label,))
 
-    def explain(self, err: Exception) -> _ForwardError:
+    def explain(self, err: BaseException) -> _ForwardError:
         label, module, inputs = self.running[-1]
         made_for = _made_for(module)
         if inputs and made_for is not None and inputs[0].dim() > 1 and inputs[0].shape[made_for[0]] != made_for[1]:
@@ -395,7 +395,7 @@ def _made_for(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _place(err: Exception) -> str:
+def _place(err: BaseException) -> str:
     """The line of the user's code that failed."""
     torch_folder = Path(torch.__file__).parent
     for frame in reversed(traceback.extract_tb(err.__traceback__)):
