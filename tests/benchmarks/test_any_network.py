@@ -42,13 +42,13 @@ def test_a_network_all_the_way(root: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_a_network_that_cannot_be_exported_says_why(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_exported_says_why(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPLITE_TFLITE_PYTHON", str(tmp_path / "missing"))
     row, printed = run(root, tmp_path / "out.jsonl")
-    assert row["cells"] == [] and "SPLITE_TFLITE_PYTHON" in row["reason"]
-    assert "* blaze: " in printed
+    reasons = {(cell["backend"], cell["precision"]): cell["reason"] for cell in row["cells"]}
+    assert [reasons["ort", precision] for precision in ("fp32", "int8")] == ["", ""]  # what passed is kept
+    assert all("SPLITE_TFLITE_PYTHON names" in reasons["tflite", precision] for precision in ("fp32", "int8"))
+    assert "* blaze, tflite fp32: SPLITE_TFLITE_PYTHON names" in printed
 
 
 def test_lines_are_edited_as_they_are_found(tmp_path: Path) -> None:
