@@ -93,8 +93,8 @@ PLANTED: dict[str, tuple[list[Node], str, str]] = {
             node("NonMaxSuppression", "boxes scores", "kept", "my_nms"),
             node("Cast", "kept", "heatmap", "cast", to=TensorProto.FLOAT),
         ],
-        "TensorRT built no engine of planted.onnx: ",
-        "Compile another precision to see whether the graph is the cause",
+        " while building planted.onnx: ",
+        "Give it more --workspace-mib, or compile another precision.",
     ),
 }
 

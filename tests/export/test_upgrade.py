@@ -240,7 +240,9 @@ def test_what_has_no_later_form_is_named(model: Any, message: str) -> None:
 @pytest.fixture
 def exported(tmp_path: Path) -> Callable[..., Bundle]:
     def run_export(graph: Path, **options: Any) -> Bundle:
-        bundle = export_bundle(graph, tmp_path / "net.splite", options=ExportOptions(crops=4, **options))
+        bundle = export_bundle(
+            graph, tmp_path / "net.splite", options=ExportOptions(**{"crops": 4, "overwrite": True} | options)
+        )
         check(verify(bundle))
         return bundle
 

@@ -118,13 +118,13 @@ def test_a_wrong_result_and_a_leak_are_seen_where_they_happen() -> None:
 
     def step() -> Pose:
         calls.append(0)
-        leaked.append(bytearray(100_000))
+        leaked.append(b"x" * 1_000_000)  # pages of their own, and written to
         return Pose(ones * np.float32(1 + 1e-7 * (len(calls) == 150)), ones[:, 0], np.zeros(4, np.float32))
 
     expected, lines = [soaking.bits(Pose(ones, ones[:, 0], np.zeros(4, np.float32)))], []
     soaking.soak([step], expected, 300, lines.append, every_s=0, between=lambda: int(len(calls) == 170))
     assert lines[-1]["differing"] == 2 and lines[-1]["where"] == [[149, 0]]
     verdict = soaking.judge([json.dumps(line) for line in lines])
-    assert verdict.slopes["anonymous_bytes"].slope == pytest.approx(100e6, rel=0.2)
+    assert verdict.slopes["anonymous_bytes"].slope == pytest.approx(1e9, rel=0.2)
     growing = [one.partition(" grow")[0] for one in verdict.failures if "grow" in one]
     assert growing[:2] == ["rss_bytes", "anonymous_bytes"]

@@ -101,8 +101,8 @@ class OnnxParser:
     def __init__(self, network: Network, logger: Any) -> None:
         self.network = network
 
-    def parse_from_file(self, path: str) -> bool:
-        graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    def parse(self, content: bytes) -> bool:
+        graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(content)).graph
         weights = {weight.name for weight in graph.initializer}
         found = {}
         for info in (*graph.input, *graph.value_info, *graph.output):
