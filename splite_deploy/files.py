@@ -130,14 +130,8 @@ def part_file(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         _sweep_once(path.parent)
-        partial, handle = _make_locked(path, _make_file)
-    try:
+    with _part(path, _make_file) as partial:
         yield partial
-    finally:
-        _remove(partial)
-        _unfinished.discard(partial)
-        if handle is not None:
-            os.close(handle)
 
 
 @contextmanager
@@ -149,7 +143,15 @@ def part_folder(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         remove_leftovers(path.parent)
-        partial, handle = _make_locked(path, _make_folder)
+    with _part(path, _make_folder) as partial:
+        yield partial
+
+
+@contextmanager
+def _part(path: Path, make: Callable[[Path], int | None]) -> Iterator[Path]:
+    """What `part_file` and `part_folder` share."""
+    with writing(path):
+        partial, handle = _make_locked(path, make)
     try:
         yield partial
     finally:
