@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import Result
+from pickle_bomb import Bomb
 
 from splite_deploy.bundle import FORMAT_VERSION, Bundle
 
@@ -24,16 +25,6 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-
-
-class Evil:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.file,)
 
 
 @pytest.fixture
@@ -81,7 +72,7 @@ def truncate(folder: Path) -> None:
 
 
 def pickle_a_module(folder: Path) -> None:
-    torch.save({"state_dict": Evil(folder / "proof")}, folder / "tiny.safetensors")
+    torch.save({"state_dict": Bomb(folder / "proof")}, folder / "tiny.safetensors")
 
 
 def drop_symbol(folder: Path) -> None:

@@ -15,7 +15,6 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +22,7 @@ import pytest
 from click.testing import Result
 
 torch = pytest.importorskip("torch")
+from pickle_bomb import Bomb
 from safetensors.torch import load_file
 
 from splite_deploy.bundle import Bundle
@@ -34,16 +34,6 @@ PLANTED = """from pathlib import Path
 
 """
 VECTORS = Path(__file__).parent / "vectors"
-
-
-class Bomb:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
 
 
 @pytest.fixture

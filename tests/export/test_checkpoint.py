@@ -15,6 +15,8 @@ import pytest
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
+from pickle_bomb import Bomb
+
 from splite_deploy.errors import CheckpointError, SpecError
 from splite_deploy.export.source.checkpoint import Checkpoint, build_network, load_symbol, read_checkpoint
 from splite_deploy.spec import HostSpec, load_model_toml
@@ -48,16 +50,6 @@ number = 3
 """
 PLAIN = {"a.weight": torch.full((2, 3), 1.0), "a.bias": torch.arange(2.0)}
 EMA = {name: tensor + 1 for name, tensor in PLAIN.items()}
-
-
-class Evil:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.file,)
 
 
 @pytest.fixture
@@ -288,7 +280,7 @@ def test_a_pickled_module_is_refused(save: Callable[..., Path]) -> None:
 @pytest.mark.parametrize("kind", ["zip", "legacy", "pickle2", "pickle5"])
 def test_code_in_a_pickle_is_never_run(tmp_path: Path, kind: str) -> None:
     target, path = tmp_path / "proof", tmp_path / "c.pt"
-    content = {"state_dict": Evil(target)}
+    content = {"state_dict": Bomb(target)}
     if kind.startswith("pickle"):
         path.write_bytes(pickle.dumps(content, protocol=int(kind[-1])))
     else:
