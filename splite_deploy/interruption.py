@@ -93,6 +93,9 @@ class Interruption:
 
     def end(self) -> NoReturn:
         """Says why the program ends, and leaves it; the thread looks after that."""
+        from splite_deploy.files import abandon_parts
+
+        abandon_parts()  # a signal may have come just when a block removed its work
         number = self._number or signal.SIGINT
         self._say(number)
         sys.exit(_status(number))

@@ -69,6 +69,17 @@ MISTAKEN = """
             raise ImportError("numpy.core.multiarray failed to import")
 """
 
+WHILE_IT_REMOVES = """
+        import os, shutil, signal
+        rmtree = shutil.rmtree
+        def interrupted(path, **options):
+            shutil.rmtree = rmtree
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(600)
+        shutil.rmtree = interrupted
+        sys.exit(1)
+"""
+
 
 def start(folder: Path, body: str, *prefix: str) -> subprocess.Popen[str]:
     (folder / "program.py").write_text(PROGRAM.replace("BODY", body))
@@ -122,6 +133,10 @@ def test_it_ends_wherever_the_main_thread_is(tmp_path: Path, body: str) -> None:
     process = start(tmp_path, body)
     process.send_signal(signal.SIGTERM)
     ended(tmp_path, process, signal.SIGTERM)
+
+
+def test_it_leaves_nothing_where_it_comes_as_a_finished_block_removes_its_work(tmp_path: Path) -> None:
+    ended(tmp_path, start(tmp_path, WHILE_IT_REMOVES), signal.SIGTERM)
 
 
 def test_the_same_signal_to_it_and_its_group_is_one(tmp_path: Path) -> None:
