@@ -27,6 +27,7 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from os import PathLike, fspath
 from pathlib import Path
+from stat import S_IMODE, S_IRUSR, S_IWUSR
 
 from splite_deploy.errors import OutputError, UsageError
 
@@ -71,7 +72,9 @@ def write_all(stream: FileIO, data: bytes) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to; it takes the place of ``path`` when the block ends, and goes if that fails.
 
-    A device, for example ``/dev/stdout``, is written to as it is; a link stays, and what it leads to is replaced.
+    A device is written to as it is; a link stays, and what it leads to is replaced. What is replaced keeps its mode,
+    and its owner where we may give that. A descriptor that the shell opened, as in ``--json /dev/stdout >>log``, is
+    given the whole content where it stands, and the file behind it is not replaced.
 
     Raises:
         OutputError: It cannot be put in its place.
@@ -79,14 +82,81 @@ def whole_file(path: Path) -> Iterator[Path]:
     if anything_at(path) and not is_file(path):
         yield path
         return
+    if descriptor_of(path) is not None:
+        with work_folder("splite-output") as folder:
+            yield (content := folder / f"content{path.suffix}")
+            with writing(path), content.open("rb") as source, appending(path) as stream:
+                while block := source.read(1 << 20):
+                    write_all(stream, block)
+        return
     target = path.resolve() if os.path.islink(path) else path  # noqa: PTH114 - see `is_file`
     with part_file(target) as partial:
+        keep_access(target, partial, S_IRUSR | S_IWUSR)
         yield partial
         with writing(path):
+            keep_access(target, partial)
             with partial.open("rb") as stream:
                 os.fsync(stream.fileno())
             with _moving:
                 partial.replace(target)
+
+
+def keep_access(old: Path, new: Path, more: int = 0) -> None:
+    """Gives what is about to replace something the owner, as far as we may, and the mode of that.
+
+    Args:
+        old: What is replaced; nothing happens where it does not exist.
+        new: What replaces it.
+        more: Bits of the mode that it has besides.
+    """
+    with suppress(OSError, AttributeError):  # of another user, of a file system without modes, Windows
+        found, made = old.stat(), new.stat()
+        with suppress(OSError):
+            if found.st_gid != made.st_gid:
+                os.chown(new, -1, found.st_gid)
+        with suppress(OSError):
+            if found.st_uid != made.st_uid:
+                os.chown(new, found.st_uid, -1)
+        new.chmod(S_IMODE(found.st_mode) | more)
+
+
+def descriptor_of(path: Path) -> int | Path | None:
+    """What an open descriptor's name means: our own descriptor, or the name of another process's; None of any other.
+
+    ``/dev/stdout`` and ``/dev/fd/1`` lead to ``/proc/self/fd/1``, and that by a link to the file which was opened:
+    whoever follows it to the end has lost how it was opened, for example to be appended to.
+    """
+    for _ in range(_MOST_LINKS):
+        folder = _real(path.parent)
+        match = _DESCRIPTORS.fullmatch(folder.as_posix())
+        if match is not None and path.name.isdecimal():
+            own = match["pid"] in (None, str(os.getpid()))
+            return int(path.name) if own else folder / path.name
+        try:
+            path = folder / os.readlink(path)  # noqa: PTH115
+        except (OSError, ValueError):
+            return None
+    return None
+
+
+_DESCRIPTORS = re.compile(r"/dev/fd|/proc/(?P<pid>\d+)(/task/\d+)?/fd")
+_MOST_LINKS = 40
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[FileIO]:
+    """A file to append to, or a descriptor that goes on where it stands; unbuffered.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    named = descriptor_of(path)
+    if isinstance(named, int):
+        with FileIO(os.dup(named), "wb") as stream:
+            yield stream
+    else:
+        with FileIO(path if named is None else named, "ab") as stream:
+            yield stream
 
 
 _HIDDEN = re.compile(r"\..+\.splite-(\d+(-\d+)?\.(?P<kind>part|old)|claim)(\.[^.]*)?", re.DOTALL)

@@ -255,3 +255,62 @@ def test_a_rename_never_replaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         clear()
     rename_to_new(one, other)
     assert list(tmp_path.iterdir()) == [other]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])
+def test_what_is_replaced_keeps_its_mode(tmp_path: Path, mode: int) -> None:
+    file, link = tmp_path / "result.json", tmp_path / "link.json"
+    file.touch()
+    file.chmod(mode)
+    link.symlink_to(file)
+    for path in (file, link):
+        with whole_file(path) as partial:
+            assert partial.stat().st_mode & 0o077 == mode & 0o077  # nobody reads it before it is whole
+            partial.write_bytes(b"new")
+        assert file.read_bytes() == b"new" and file.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_is_replaced_keeps_its_owner(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.touch()
+    os.chown(file, 1234, 4321)
+    write_file(file, b"new")
+    assert (file.stat().st_uid, file.stat().st_gid) == (1234, 4321)
+
+
+TO_DESCRIPTOR = """
+import sys
+from pathlib import Path
+from splite_deploy.files import appending, write_all, write_file
+for name in sys.argv[1:]:
+    write_file(Path(name), b"one\\n")
+    with appending(Path(name)) as stream:
+        write_all(stream, b"two\\n")
+    print("three", flush=True)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux")
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1", "link"])
+@pytest.mark.parametrize("shell", [">>", ">"])
+def test_a_descriptor_is_written_to_where_it_stands(tmp_path: Path, name: str, shell: str) -> None:
+    log, before = tmp_path / "log", "before\n" if shell == ">>" else ""
+    log.write_text("before\n", encoding="utf-8")
+    inode = log.stat().st_ino
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    name = str(tmp_path / name)  # an absolute one stays as it is
+    with log.open("ab" if shell == ">>" else "wb") as stream:
+        subprocess.run([sys.executable, "-c", TO_DESCRIPTOR, name, name], stdout=stream, check=True)
+    assert log.read_text(encoding="utf-8") == before + "one\ntwo\nthree\n" * 2
+    assert log.stat().st_ino == inode and sorted(tmp_path.iterdir()) == [tmp_path / "link", log]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux")
+def test_a_descriptor_of_another_process_is_appended_to(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("before\n", encoding="utf-8")
+    with log.open("ab") as stream:
+        name = f"/proc/{os.getpid()}/fd/{stream.fileno()}"
+        subprocess.run([sys.executable, "-c", TO_DESCRIPTOR, name], stdout=subprocess.DEVNULL, check=True)
+    assert log.read_text(encoding="utf-8") == "before\none\ntwo\n"

@@ -12,7 +12,7 @@ from typing import Any
 
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.errors import OutputError, UsageError
-from splite_deploy.files import writing
+from splite_deploy.files import appending, descriptor_of, write_all, writing
 from splite_deploy.spec.plain import json_text
 from splite_deploy.spec.reading import MIB, ReadError, parse_json, read_bytes
 
@@ -39,6 +39,10 @@ def append_record(path: str | PathLike[str], record: Mapping[str, Any]) -> None:
             hint="Run 'splite-deploy verify' on what was measured.",
         )
     line = text.encode() + b"\n"
+    if descriptor_of(Path(path)) is not None:
+        with writing(path), appending(Path(path)) as stream:
+            write_all(stream, line)
+        return
     with writing(path), Path(path).open("ab", buffering=0) as stream:
         start = stream.seek(0, os.SEEK_END) if stream.seekable() else 0
         try:
