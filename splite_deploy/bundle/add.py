@@ -7,12 +7,14 @@ new one. A lock keeps two processes that add to one bundle from losing each othe
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from splite_deploy.bundle.links import refuse_link_out
 from splite_deploy.bundle.manifest import MANIFEST, Artifact, Manifest, read_manifest
 from splite_deploy.bundle.report import REPORT, Layer, Report, read_report
 from splite_deploy.bundle.store import Bundle
@@ -48,9 +50,11 @@ def add_artifacts(bundle: Bundle, additions: Sequence[Addition]) -> Bundle:
         The bundle with the artifacts, as they were named.
 
     Raises:
-        BundleError: Another export has taken the bundle's place since it was opened.
+        BundleError: Another export has taken the bundle's place since it was opened, or its manifest or report is a
+            link that leads out of it.
         OutputError: It cannot be written; the bundle is as it was.
     """
+    refuse_link_out(bundle.path / REPORT)
     with locked(bundle.path):
         before = read_manifest(bundle.path)
         if _origin(before) != _origin(bundle.manifest):
@@ -124,11 +128,11 @@ def _named_by(manifest: Manifest) -> set[str]:
 def _free_name(folder: Path, artifact: Artifact) -> Artifact:
     """The artifact under a name that no other content has."""
     file = folder / artifact.file
-    if not file.exists() or _holds(file, artifact):
+    if not os.path.lexists(file) or _holds(file, artifact):
         return artifact
     stem, dot, suffix = artifact.file.rpartition(".")
     return replace(artifact, file=f"{stem}-{artifact.sha256[:8]}{dot}{suffix}")
 
 
 def _holds(file: Path, artifact: Artifact) -> bool:
-    return file.is_file() and sha256_of(file) == artifact.sha256
+    return not file.is_symlink() and file.is_file() and sha256_of(file) == artifact.sha256

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from splite_deploy.bundle.links import refuse_link_out
 from splite_deploy.decoders import check_shapes
 from splite_deploy.errors import BundleError, SpecError
 from splite_deploy.spec import Color, LimitSpec, ModelSpec, Precision, View
@@ -224,6 +225,7 @@ def read_manifest(folder: Path) -> Manifest:
         BundleError: It is missing, damaged, changed, or of another format version.
     """
     file = folder / MANIFEST
+    refuse_link_out(file)
     try:
         content = read_bytes(file)
         data = parse_json(content, str(file), mark=False)

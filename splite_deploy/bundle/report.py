@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from splite_deploy.bundle.links import refuse_link_out
 from splite_deploy.errors import BundleError, SpecError
 from splite_deploy.spec import LimitSpec
 from splite_deploy.spec.plain import compact_json, structure, to_plain
@@ -331,6 +332,7 @@ def read_report(folder: Path, content: bytes | None = None) -> Report:
     """
     file = folder / REPORT
     hint = "The bundle runs without it. To have it again make the bundle anew with 'splite-deploy export'."
+    refuse_link_out(file)
     try:
         data = read_json(file) if content is None else parse_json(content, str(file))
     except MissingError as err:

@@ -18,9 +18,11 @@ import stat
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 
 from splite_deploy.bundle.golden import Golden, read_golden
+from splite_deploy.bundle.links import refuse_link_out
 from splite_deploy.bundle.manifest import MANIFEST, REEXPORT, Artifact, GoldenFile, Graph, Manifest, read_manifest
 from splite_deploy.bundle.report import REPORT, Report, read_report
 from splite_deploy.errors import BundleError, UsageError
@@ -72,6 +74,7 @@ class Bundle:
     def _open(cls, folder: Path, rebuilding: Collection[str]) -> Bundle:
         files, checked = _OpenFiles(folder), set()
         bundle = cls(folder, read_manifest(folder), files)
+        refuse_link_out(folder / REPORT)
         with suppress(OSError):
             files.open(REPORT)
         for held in bundle.manifest.files:
@@ -79,11 +82,9 @@ class Bundle:
             if replaced or (held.file, held.sha256) in checked:
                 continue
             file = folder / held.file
+            refuse_link_out(file)
             if not os.path.isfile(file):  # noqa: PTH113 - pathlib's raises where a folder may not be read
                 raise BundleError(f"The bundle {folder} lacks its file {held.file}.", hint=bundle._anew(held))
-            if file.is_symlink() and file.resolve().parent != folder.resolve():
-                hint = "Copy the bundle with its files in the place of links: cp -rL."
-                raise BundleError(f"{file} is a link that leads out of the bundle.", hint=hint)
             digest = hashlib.sha256()
             try:
                 files.open(held.file)
@@ -179,7 +180,8 @@ _TRIES = 100  # of opening; an exchange happens between two of them at most once
 class _OpenFiles:
     """Files of a folder that stay readable as they are when other files take their names, or the folder's.
 
-    Files are not held open where that would keep others from replacing them (Windows).
+    Files are not held open where that would keep others from replacing them (Windows). Copies share the open files; in
+    another process, to which an object of this class is sent pickled, they are opened anew by their names.
 
     Args:
         folder: The folder.
@@ -187,11 +189,21 @@ class _OpenFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._handles: dict[str, int] = {}
+        self._streams: dict[str, FileIO] = {}
 
     def __del__(self) -> None:
-        for handle in self._handles.values():
-            os.close(handle)
+        for stream in vars(self).get("_streams", {}).values():  # nobody closes a bundle
+            with suppress(OSError):
+                stream.close()
+
+    def __copy__(self) -> _OpenFiles:
+        return self
+
+    def __deepcopy__(self, copied: dict[int, object]) -> _OpenFiles:
+        return self
+
+    def __reduce__(self) -> tuple[type[_OpenFiles], tuple[Path]]:
+        return _OpenFiles, (self._folder,)
 
     def open(self, name: str) -> None:
         """Opens a file.
@@ -199,13 +211,13 @@ class _OpenFiles:
         Raises:
             OSError: It cannot be opened, or is none.
         """
-        if os.name != "posix" or name in self._handles:
+        if os.name != "posix" or name in self._streams:
             return
         handle = os.open(self._folder / name, os.O_RDONLY | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
             raise OSError(errno.EINVAL, "it is not a file")
-        self._handles[name] = handle
+        self._streams[name] = FileIO(handle, "rb")
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """The content of a file, opened before or not.
@@ -213,20 +225,20 @@ class _OpenFiles:
         Raises:
             OSError: It cannot be read.
         """
-        if name not in self._handles:
+        if name not in self._streams:
             with (self._folder / name).open("rb") as stream:
                 while block := stream.read(_BLOCK_BYTES):
                     yield block
             return
-        place = 0
-        while block := os.pread(self._handles[name], _BLOCK_BYTES, place):
+        handle, place = self._streams[name].fileno(), 0
+        while block := os.pread(handle, _BLOCK_BYTES, place):
             place += len(block)
             yield block
 
     def content(self, name: str, most_bytes: int) -> bytes | None:
         """The content of a file that was opened; None of another, and of one that is larger."""
-        handle = self._handles.get(name)
-        if handle is None or os.fstat(handle).st_size > most_bytes:
+        stream = self._streams.get(name)
+        if stream is None or os.fstat(stream.fileno()).st_size > most_bytes:
             return None
         return b"".join(self.blocks(name))
 
@@ -234,6 +246,7 @@ class _OpenFiles:
 def _manifest_bytes(folder: Path) -> bytes | None:
     """None where there is none that can be read."""
     try:
+        refuse_link_out(folder / MANIFEST)
         return read_bytes(folder / MANIFEST)
-    except ReadError:
+    except (ReadError, BundleError):
         return None

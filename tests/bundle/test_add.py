@@ -219,3 +219,22 @@ def test_a_bundle_without_a_report_can_be_added_to(bundle: Bundle, tmp_path: Pat
     (bundle.path / REPORT).unlink()
     made = add_artifacts(bundle, [engine(bundle, tmp_path, b"plan")])
     assert Bundle.open(bundle.path) == made and not (bundle.path / REPORT).exists()
+
+
+@pytest.mark.parametrize("name", [REPORT, MANIFEST, "model.fp16.engine"])
+@pytest.mark.parametrize("there", [True, False])
+def test_nothing_is_written_through_a_link(bundle: Bundle, tmp_path: Path, name: str, there: bool) -> None:
+    outside, file = tmp_path / "outside", bundle.path / name
+    content = file.read_bytes() if file.exists() else b"plan"
+    if there:
+        outside.write_bytes(content)
+    file.unlink(missing_ok=True)
+    file.symlink_to(outside)
+    if name in (REPORT, MANIFEST):
+        with pytest.raises(BundleError, match=f"{name} is a link that leads out of the bundle"):
+            add_artifacts(bundle, [engine(bundle, tmp_path, b"plan")])
+        assert file.is_symlink()
+    else:
+        made = add_artifacts(bundle, [engine(bundle, tmp_path, b"plan")])
+        assert Bundle.open(bundle.path) == made and made.find("trt", "fp16").file != name
+    assert outside.read_bytes() == content if there else not outside.exists()
