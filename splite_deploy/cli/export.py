@@ -263,6 +263,8 @@ def _adopting(file: Path, output: Path, model: Path | None, options: dict[str, A
 
 def _show(bundle: Bundle, report: Report) -> None:
     """Prints what was measured, and what to type next."""
+    from splite_deploy.bundle.manifest import MANIFEST
+    from splite_deploy.bundle.report import REPORT
     from splite_deploy.cli.tables.bundle import measured_tables, search_line
     from splite_deploy.cli.tables.layers import types_tables
 
@@ -273,7 +275,8 @@ def _show(bundle: Bundle, report: Report) -> None:
     show(*measured_tables(report, bundle.model), *(types_tables(bundle.manifest, report) if several else ()))
     for search in report.searches:
         say(search_line(search))
-    size = sum(file.stat().st_size for file in output.iterdir())
+    own = {MANIFEST, REPORT, *(held.file for held in bundle.manifest.files)}
+    size = sum((output / name).lstat().st_size for name in own)
     say(f"{output}: {size / 1e6:.2f} MB. Next:")
     if bundle.manifest.graphs:
         precisions = dict.fromkeys(graph.precision for graph in bundle.manifest.graphs)

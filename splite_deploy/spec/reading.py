@@ -28,6 +28,7 @@ MOST_BYTES = 64 * MIB
 MOST_LEVELS = 64
 """How deep lists and tables may lie in each other; no file of ours goes beyond ten. Python's own limit depends on where
 it is reached, and what walks the data later needs some room."""
+_READ_BYTES = MIB  # at once: Python makes room for all that it is asked to read
 _WALKED_BYTES = 16 * MIB  # a walk over more takes seconds; the parser's own limit of a thousand levels holds there
 _STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/")
 
@@ -77,9 +78,12 @@ def read_bytes(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
                 os.set_blocking(handle, True)
             elif not stat.S_ISREG(mode):
                 raise ReadError(str(path), "it is a device, not a file")
-            content = b""
+            parts, left = [], most_bytes + 1
             if os.fstat(handle).st_size <= most_bytes:
-                content = stream.read(most_bytes + 1)
+                while left and (part := stream.read(min(left, max(_READ_BYTES, os.fstat(handle).st_size)))):
+                    parts.append(part)
+                    left -= len(part)
+            content = parts[0] if len(parts) == 1 else b"".join(parts)
             if len(content) > most_bytes or os.fstat(handle).st_size > most_bytes:
                 raise ReadError(str(path), f"it is larger than {most_bytes // MIB} MiB, the most that is read")
             return content

@@ -298,8 +298,11 @@ def test_overwriting(
     result = splite(*arguments)
     assert result.exit_code == 1 and f"error: {output} exists already." in result.stderr
     assert "hint:  Add --overwrite" in result.stderr and content(output) == content(tiny_bundle)
+    (output / "gone.jpg").symlink_to("nowhere")
     result = splite(*arguments, "--overwrite")
     assert result.exit_code == 0, result.stderr
+    own = sum(file.stat().st_size for file in output.iterdir() if not file.is_symlink())
+    assert f"{output}: {own / 1e6:.2f} MB." in result.stdout and (output / "gone.jpg").is_symlink()
     assert Bundle.open(output).report().parity[0].crops == 2
     assert list(output.parent.iterdir()) == [output]
 

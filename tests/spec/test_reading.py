@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,16 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     root = str(Path(reading.__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", script, file, root], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "Permission denied"
+
+
+def test_only_as_much_memory_is_taken_as_a_file_has(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    for content in (b"", b"{}", b"x" * 3_000_000):
+        file.write_bytes(content)
+        tracemalloc.start()
+        try:
+            assert read_bytes(file, most_bytes=1 << 31) == content
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert most < 3 * len(content) + (1 << 21)
