@@ -1,8 +1,9 @@
 """Makes a bundle: its place is claimed when the work begins, and it appears there whole when the work is done.
 
 What lies there already is never lost. A bundle is replaced where that was asked for, in one step, and files in its
-folder that it does not name (notes, pictures) move into the new one. Anything else that lies there, or appears there
-while the work runs, stays, and the finished bundle goes beside it.
+folder that are not its own (notes, pictures) move into the new one. Its own are the manifest, the report, and what has
+the name and the hash that the manifest says. Anything else that lies there, or appears there while the work runs,
+stays, and the finished bundle goes beside it.
 """
 
 from __future__ import annotations
@@ -11,27 +12,34 @@ import errno
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from splite_deploy.bundle.manifest import MANIFEST
+from splite_deploy.bundle.manifest import MANIFEST, is_plain_name
 from splite_deploy.bundle.report import REPORT
 from splite_deploy.errors import OutputError
 from splite_deploy.files import (
+    anything_at,
     claimed,
     exchange,
+    is_file,
     is_hidden,
+    keep_access,
     locked,
     part_folder,
     remove_leftovers,
     rename_to_new,
+    sha256_of,
     sync,
     writing,
 )
+from splite_deploy.spec.reading import ReadError, read_bytes
 
 
 @contextmanager
@@ -82,7 +90,7 @@ def _check_free(path: Path, place: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise OutputError(f"{path} exists already.", hint="Add --overwrite, or name another place.")
-    if not (place / MANIFEST).is_file():
+    if not is_bundle(place):
         raise OutputError(f"{path} exists and is not a bundle.", hint="Name another place with --output.")
     if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
@@ -119,7 +127,7 @@ def _put(folder: Path, path: Path, place: Path, overwrite: bool) -> None:
         with suppress(FileExistsError):
             rename_to_new(folder, place)
             return
-        if not (overwrite and (place / MANIFEST).is_file()):
+        if not (overwrite and is_bundle(place)):
             kept = _keep(folder, place)
             message = f"{path} appeared while the bundle was made, and was left as it is. The bundle is {kept}."
             hint = f"Move away what lies there, then: {shlex.join(['mv', str(kept), str(path)])}"
@@ -139,9 +147,9 @@ def _replace(folder: Path, path: Path, place: Path) -> None:
     """
     with locked(place):  # nobody is adding to it
         remove_leftovers(place)
-        own = _own_files(place) or {file.name for file in folder.iterdir()} | {MANIFEST, REPORT}
+        own, spoilt = _own_files(place)
         foreign = _foreign(place, own)
-        if both := sorted(name for name in foreign if _exists(folder / name)):
+        if both := sorted(name for name in foreign if name not in spoilt and _exists(folder / name)):
             kept = _keep(folder, place)
             raise OutputError(
                 f"{path} holds {', '.join(both)}, which the bundle there does not name and the new one needs. "
@@ -149,32 +157,86 @@ def _replace(folder: Path, path: Path, place: Path) -> None:
                 hint="Move those files elsewhere, then the new bundle to its place.",
             )
         for name in foreign:
-            _link_all(place / name, folder / name)
+            _link_all(place / name, _free(folder / name) if _exists(folder / name) else folder / name)
+        keep_access(place, folder)
         sync(folder)
         exchange(folder, place)
         for name in set(_foreign(folder, own)) - set(foreign):  # they came in the very last moment
             rename_to_new(folder / name, _free(place / name))
 
 
-def _own_files(bundle: Path) -> set[str] | None:
-    """Names of the files that a bundle of whatever version names; None where it does not say."""
+def _own_files(bundle: Path) -> tuple[set[str], set[str]]:
+    """Names of a bundle's own files, and names that its manifest or we gave, whose content is not the bundle's.
+
+    What was damaged, and what somebody put in a file's place, cannot be told apart; of a manifest that cannot be read
+    it is not known which names it gave.
+    """
     try:
         data = json.loads((bundle / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError, MemoryError):
-        return None
-    if not (isinstance(data, dict) and "artifacts" in data):
-        return None
-    return {MANIFEST, REPORT, *_named_files(data)}
+        names = os.listdir(bundle)  # noqa: PTH208 - names
+        return {MANIFEST, *_ours(bundle)}, set(names)
+    own, spoilt = {MANIFEST, *_ours(bundle)}, {REPORT}
+    for name, digest in _named_files(data):
+        file = bundle / name
+        is_own = os.path.islink(file) or not anything_at(file) or (is_file(file) and _has_hash(file, digest))  # noqa: PTH114
+        (own if is_own else spoilt).add(name)
+    return own, spoilt - own
 
 
-def _named_files(data: Any) -> Iterator[str]:
-    """What stands under ``file``, wherever that is."""
+def _ours(bundle: Path) -> set[str]:
+    """The report, where it is one of ours or is none."""
+    file = bundle / REPORT
+    return {REPORT} if os.path.islink(file) or _begins(file, _REPORT) else set()  # noqa: PTH114
+
+
+def _has_hash(file: Path, digest: str) -> bool:
+    try:
+        return sha256_of(file) == digest
+    except OSError:
+        return False
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether this is a bundle, of whatever version, be it damaged: its manifest has our fields, or begins with ours.
+
+    Other programs have a ``manifest.json``, too: extensions of browsers, pages, other exports of networks.
+    """
+    file = folder / MANIFEST
+    try:
+        if not _begins(file, _ANYTHING):
+            return False
+        data = json.loads(read_bytes(file))
+    except (ValueError, RecursionError, MemoryError, ReadError):
+        return _begins(file, _OURS)
+    has = isinstance(data, dict) and type(data.get("format_version")) is int
+    return has and isinstance(data.get("model"), dict) and isinstance(data.get("artifacts"), list)
+
+
+_ANYTHING = re.compile(rb"")
+_OURS = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*"format_version"\s*:\s*\d')
+_REPORT = re.compile(rb'\s*(\{\s*"report_version"\s*:\s*\d|$)')
+
+
+def _begins(file: Path, how: re.Pattern[bytes]) -> bool:
+    """Whether a file that is no link begins like this."""
+    try:
+        if not stat.S_ISREG(file.lstat().st_mode):
+            return False
+        with file.open("rb") as stream:
+            return how.match(stream.read(200)) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def _named_files(data: Any) -> Iterator[tuple[str, str]]:
+    """What stands under ``file``, wherever that is, with what stands under ``sha256`` beside it."""
     waiting = [data]
     while waiting:
         one = waiting.pop()
         if isinstance(one, dict):
-            if isinstance(name := one.get("file"), str):
-                yield name
+            if isinstance(name := one.get("file"), str) and is_plain_name(name):
+                yield name, str(one.get("sha256", ""))
             waiting += one.values()
         elif isinstance(one, list):
             waiting += one

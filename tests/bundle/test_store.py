@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
+import gc
 import hashlib
 import json
 import os
+import pickle
 import random
 import re
 import shutil
@@ -506,6 +509,11 @@ def test_find_says_what_there_is(bundle: Path, backend: Any, precision: Any, wan
 # --- writing ---
 
 
+def ours(text: str) -> str:
+    """A manifest that is damaged, and known as ours by how it begins."""
+    return f'{{"format_version": {FORMAT_VERSION}, {text}'
+
+
 def write(path: Path, text: str, *, error: BaseException | None = None, **options: Any) -> None:
     with new_bundle(path, **options) as folder:
         assert folder.parent == path.parent and not list(folder.iterdir())
@@ -551,7 +559,7 @@ def test_the_old_bundle_survives_a_failure_at_the_very_end(
 ) -> None:
     path, calls, rename = tmp_path / "a.splite", [0], Path.rename
     monkeypatch.setattr("splite_deploy.files._rename_at_once", lambda one, other, way: False)  # as on older systems
-    write(path, "old")
+    write(path, ours("old"))
 
     def failing(self: Path, target: Path) -> Path:
         calls[0] += 1
@@ -562,7 +570,7 @@ def test_the_old_bundle_survives_a_failure_at_the_very_end(
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises((OutputError, KeyboardInterrupt)):
         write(path, "new", overwrite=True)
-    assert (path / MANIFEST).read_text(encoding="utf-8") == "old"
+    assert (path / MANIFEST).read_text(encoding="utf-8") == ours("old")
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -585,7 +593,7 @@ def test_what_came_to_lie_there_in_the_meantime_stays(
     }
     for name, file in (("bundle", MANIFEST), ("photos", "a.jpg")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / file).write_text("first", encoding="utf-8")
+        (tmp_path / name / file).write_text(ours("first"), encoding="utf-8")
 
     def late() -> None:
         with new_bundle(path, overwrite=overwrite) as folder:
@@ -601,7 +609,7 @@ def test_what_came_to_lie_there_in_the_meantime_stays(
     assert f"The bundle is {kept}." in caught.value.message and f"mv {kept} {path}" in caught.value.hint
     assert (kept / MANIFEST).read_text(encoding="utf-8") == "late" and kept.stat().st_mode & 0o777 == 0o755
     left = {file.name: file.read_text(encoding="utf-8") for file in path.iterdir()} if path.is_dir() else {}
-    assert left == {"bundle": {MANIFEST: "first"}, "folder": {"a.jpg": "first"}}.get(kind, {})
+    assert left == {"bundle": {MANIFEST: ours("first")}, "folder": {"a.jpg": ours("first")}}.get(kind, {})
     assert path.is_dir() or path.is_symlink() or path.read_text(encoding="utf-8") == "mine"
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
 
@@ -610,7 +618,7 @@ def test_a_place_is_claimed_from_the_beginning(tmp_path: Path) -> None:
     path = tmp_path / "a.splite"
     (tmp_path / "link").symlink_to(path)
     with new_bundle(path) as folder:
-        (folder / MANIFEST).write_text("mine", encoding="utf-8")
+        (folder / MANIFEST).write_text(ours("mine"), encoding="utf-8")
         for place in (path, tmp_path / "b" / ".." / "a.splite", tmp_path / "link"):
             for overwrite in (False, True):
                 with pytest.raises(
@@ -620,7 +628,7 @@ def test_a_place_is_claimed_from_the_beginning(tmp_path: Path) -> None:
                 assert caught.value.hint == "Wait until it is done, or name another place."
         with new_bundle(tmp_path / "b.splite"):
             pass
-    assert (path / MANIFEST).read_text(encoding="utf-8") == "mine"
+    assert (path / MANIFEST).read_text(encoding="utf-8") == ours("mine")
     write(path, "other", overwrite=True)
 
 
@@ -682,7 +690,7 @@ def test_a_file_of_others_with_a_name_that_the_new_bundle_needs(tmp_path: Path, 
 
 
 def test_a_damaged_bundle_is_replaced_and_keeps_what_the_new_one_lacks(tmp_path: Path, bundle: Path) -> None:
-    (bundle / MANIFEST).write_text("{", encoding="utf-8")
+    (bundle / MANIFEST).write_bytes((bundle / MANIFEST).read_bytes()[:100])
     (bundle / "notes.md").write_text("mine", encoding="utf-8")
     with new_bundle(bundle, overwrite=True) as folder:
         (folder / MANIFEST).write_text("{}", encoding="utf-8")
@@ -691,11 +699,135 @@ def test_a_damaged_bundle_is_replaced_and_keeps_what_the_new_one_lacks(tmp_path:
     assert (bundle / "notes.md").read_text(encoding="utf-8") == "mine"
 
 
+FOREIGN_MANIFESTS = {
+    "extension": '{"manifest_version": 3, "name": "x", "icons": {"128": "icon.png"}, "version": "1"}',
+    "other export": '{"artifacts": [{"file": "model.onnx"}, {"file": "notes.txt"}], "version": 1}',
+    "their version": '{"format_version": 2, "files": [{"file": "model.onnx"}, {"file": "notes.txt"}]}',
+    "no JSON": "version 1",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN_MANIFESTS)
+def test_a_manifest_of_another_program_makes_no_bundle(tmp_path: Path, bundle: Path, kind: str) -> None:
+    folder = tmp_path / "web"
+    folder.mkdir()
+    for name in (GRAPH, REPORT, "notes.txt"):
+        (folder / name).write_text("mine", encoding="utf-8")
+    (folder / MANIFEST).write_text(FOREIGN_MANIFESTS[kind], encoding="utf-8")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    begun = False
+    with pytest.raises(OutputError, match="web exists and is not a bundle") as caught:  # noqa: SIM117
+        with new_bundle(folder, overwrite=True):
+            begun = True
+    assert caught.value.hint == "Name another place with --output." and not begun
+    shutil.rmtree(folder)
+
+    def late() -> None:
+        with new_bundle(folder, overwrite=True) as made:
+            (made / MANIFEST).write_text(ours("new"), encoding="utf-8")
+            folder.mkdir()
+            for name, content in before.items():
+                (folder / name).write_bytes(content)
+
+    with pytest.raises(OutputError, match="web appeared while the bundle was made, and was left as it is"):
+        late()
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("said", ["of another hash", "without a hash", "a folder"])
+def test_files_that_a_manifest_only_names_are_not_lost(forge: Callable[..., Path], said: str) -> None:
+    named = {"file": "notes.md"} if said == "without a hash" else {"file": "notes.md", "sha256": "0" * 64}
+    folder = forge(lambda data: data.update(extra=[named, {"file": "../outside", "sha256": "0" * 64}]))
+    mine = folder / "notes.md"
+    if said == "a folder":
+        mine.mkdir()
+        mine /= "a.md"
+    mine.write_text("mine", encoding="utf-8")
+    with new_bundle(folder, overwrite=True) as made:
+        (made / MANIFEST).write_text(ours("new"), encoding="utf-8")
+    assert mine.read_text(encoding="utf-8") == "mine"
+    assert (folder / MANIFEST).read_text(encoding="utf-8") == ours("new") and not (folder / GRAPH).exists()
+
+
+@pytest.mark.parametrize("manifest", ["whole", "cut off"])
+@pytest.mark.parametrize("name", [GRAPH, REPORT])
+def test_what_lies_in_the_place_of_a_bundles_file_moves_aside(bundle: Path, name: str, manifest: str) -> None:
+    """It may be the bundle's, damaged, or a file that somebody put there: nobody can tell."""
+    (bundle / name).write_text("mine", encoding="utf-8")
+    if manifest == "cut off":
+        (bundle / MANIFEST).write_bytes((bundle / MANIFEST).read_bytes()[:100])
+    with new_bundle(bundle, overwrite=True) as made:
+        for one in (MANIFEST, GRAPH, REPORT):
+            (made / one).write_text(ours("new"), encoding="utf-8")
+    aside = bundle / f"{Path(name).stem}-2{Path(name).suffix}"
+    assert aside.read_text(encoding="utf-8") == "mine"
+    assert (bundle / name).read_text(encoding="utf-8") == ours("new")
+
+
+def test_a_replaced_bundle_keeps_who_may_enter_it(bundle: Path) -> None:
+    bundle.chmod(0o700)
+    write(bundle, "new", overwrite=True)
+    assert bundle.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", [MANIFEST, REPORT, GRAPH, GOLDEN])
+@pytest.mark.parametrize("there", [True, False])
+def test_no_link_out_of_the_bundle_is_followed(tmp_path: Path, bundle: Path, name: str, there: bool) -> None:
+    outside = tmp_path / "outside"
+    if there:
+        (bundle / name).rename(outside)
+    else:
+        (bundle / name).unlink()
+    (bundle / name).symlink_to(outside)
+    with pytest.raises(BundleError, match=f"{name} is a link that leads out of the bundle") as caught:
+        Bundle.open(bundle)
+    assert caught.value.hint == "Copy the bundle with its files in the place of links: cp -rL."
+
+
+def test_a_link_inside_of_the_bundle_is_followed(tmp_path: Path, bundle: Path) -> None:
+    for name in (MANIFEST, REPORT, GRAPH):
+        (bundle / name).rename(bundle / f"other.{name}")
+        (bundle / name).symlink_to(f"other.{name}")
+    (tmp_path / "link").symlink_to(bundle)
+    for path in (bundle, tmp_path / "link"):
+        assert Bundle.open(path).report() == REPORTED
+
+
+def test_copies_of_a_bundle_close_nothing_of_others(bundle: Path, tmp_path: Path) -> None:
+    opened = Bundle.open(bundle)
+    artifact = opened.manifest.artifacts[0]
+    content = opened.read(artifact)
+    copies = [copy.copy(opened), copy.deepcopy(opened), pickle.loads(pickle.dumps(opened))]
+    assert all(one == opened and one.read(artifact) == content for one in copies)
+    assert all(one.report() == opened.report() for one in copies)
+    del copies
+    gc.collect()
+    assert opened.read(artifact) == content
+    kept = copy.deepcopy(opened)
+    del opened
+    gc.collect()
+    with (tmp_path / "mine").open("wb") as mine:  # takes the first free number
+        del kept
+        gc.collect()
+        mine.write(b"mine")
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+
+
+def test_a_bundle_whose_descriptors_somebody_closed_ends_quietly(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    assert opened._files is not None
+    for stream in opened._files._streams.values():
+        os.close(stream.fileno())
+    del opened
+    gc.collect()
+
+
 def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
     link = tmp_path / "latest.splite"
     link.symlink_to("deep/a.splite")
     with new_bundle(link) as folder:  # what it leads to is not there yet
-        (folder / MANIFEST).write_text("old", encoding="utf-8")
+        (folder / MANIFEST).write_text(ours("old"), encoding="utf-8")
     with pytest.raises(OutputError, match=r"latest\.splite exists already"):
         write(link, "new")
     with new_bundle(link, overwrite=True) as folder:
@@ -712,7 +844,7 @@ def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
 def test_a_place_without_permission_is_refused_at_once(tmp_path: Path, closed: str) -> None:
     path = tmp_path / "in" / "a.splite"
     with new_bundle(path) as folder:
-        (folder / MANIFEST).write_text("old", encoding="utf-8")
+        (folder / MANIFEST).write_text(ours("old"), encoding="utf-8")
     shut = path.parent if closed == "parent" else path
     shut.chmod(0o555)
     begun = False
@@ -726,11 +858,11 @@ def test_a_place_without_permission_is_refused_at_once(tmp_path: Path, closed: s
 
 def test_overwriting_has_to_be_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "a.splite"
-    write(path, "old")
+    write(path, ours("old"))
     with pytest.raises(OutputError, match=r"a\.splite exists already\.") as caught:
         write(path, "new")
     assert caught.value.hint == "Add --overwrite, or name another place."
-    assert (path / MANIFEST).read_text(encoding="utf-8") == "old"
+    assert (path / MANIFEST).read_text(encoding="utf-8") == ours("old")
     write(path, "new", overwrite=True)
     assert (path / MANIFEST).read_text(encoding="utf-8") == "new"
     assert list(tmp_path.iterdir()) == [path]
