@@ -13,6 +13,7 @@ from splite_deploy.cli.app import FilePath, json_option, main
 from splite_deploy.cli.console import STDOUT, message_console, put_json, say, show
 from splite_deploy.compile.tensorrt.typing_mode import CALIBRATORS
 from splite_deploy.errors import UsageError
+from splite_deploy.files import check_writable, writing
 from splite_deploy.spec import PRECISIONS, Precision
 from splite_deploy.text import command, shown
 
@@ -94,8 +95,9 @@ def compile_command(
     The engines are added to the bundle. An engine runs only with the TensorRT and on the kind of GPU that it was built
     with. The precision of its layers is read back; if it is not the requested one, nothing is written.
     """
-    from splite_deploy.bundle import Bundle
+    from splite_deploy.bundle import MANIFEST, Bundle
     from splite_deploy.compile.tensorrt.engines import EngineOptions, compile_trt
+    from splite_deploy.compile.tensorrt.timing_cache import check_timing_file
     from splite_deploy.spec.plain import to_plain
 
     options = EngineOptions(
@@ -110,6 +112,9 @@ def compile_command(
         calibrator=calibrator,
     )
     opened = Bundle.open(bundle, rebuilding=[f"{backend} {precision}" for precision in precisions])
+    check_timing_file(timing_cache)
+    with writing(bundle):
+        check_writable(bundle / MANIFEST)
     with _building() as progress:
         engines = compile_trt(opened, precisions, options, progress)
     put_json(json_file, [to_plain(engine) for engine in engines])

@@ -17,7 +17,7 @@ from splite_deploy.compile.tensorrt.best_of import Trial, choose_build, try_buil
 from splite_deploy.compile.tensorrt.job import Built, CalibrationInputs, Job, read_error, write_error
 from splite_deploy.compile.tensorrt.progress import Phases
 from splite_deploy.compile.tensorrt.target import facts_of
-from splite_deploy.compile.tensorrt.timing_cache import keep_timings, timing_file, use_timings
+from splite_deploy.compile.tensorrt.timing_cache import check_timing_file, keep_timings, timing_file, use_timings
 from splite_deploy.device.cuda_driver import Gpu
 from splite_deploy.errors import (
     BackendError,
@@ -185,6 +185,43 @@ def test_timings_of_another_device_count_as_none(tmp_path: Path) -> None:
     config.cache.lines.add(b"mine")
     keep_timings(config, file)
     assert file.read_bytes() == b"mine"
+
+
+def test_a_named_file_that_holds_no_timings_is_not_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "timings.cache"
+    file.write_bytes(b"another device")
+    with pytest.raises(UsageError, match=r"timings\.cache holds something else than timings") as caught:
+        use_timings(Config(), file, named=True)
+    assert caught.value.hint == "Name a new file with --timing-cache, or leave it out."
+    assert file.read_bytes() == b"another device"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("photo", b"\xff\xd8\xff\xe0" + bytes(range(256))),
+        ("photo", b"\x89PNG\r\n\x1a\n" + bytes(range(256))),
+        ("net", b"\x20\0\0\0TFL3" + bytes(range(256))),
+        ("net.onnx", bytes(range(256))),
+        ("net.engine", bytes(range(256))),
+        ("notes", b"mine"),
+        ("notes", ("a" * 4095 + "\u00e9").encode()),
+    ],
+)
+def test_a_file_of_something_else_is_refused_before_the_build(tmp_path: Path, name: str, content: bytes) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match=f"--timing-cache .*{name} holds something else than timings"):
+        check_timing_file(str(file))
+    with pytest.raises(UsageError, match="holds something else"):
+        check_timing_file(str(tmp_path))
+
+
+def test_a_file_that_may_hold_timings_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "empty.json").touch()
+    (tmp_path / "timings").write_bytes(bytes(range(256)))
+    for named in (None, "off", str(tmp_path / "new"), str(tmp_path / "empty.json"), str(tmp_path / "timings")):
+        check_timing_file(named)
 
 
 def test_a_cache_that_cannot_be_written_fails_nothing(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
         keep_interface_float(trt, network, requested)
     timings = timing_file(job.timing_cache, facts) if mode.timing_cache else None
     if timings is not None:
-        use_timings(config, timings)
+        use_timings(config, timings, named=job.timing_cache is not None)
     if mode.progress:
         config.progress_monitor = progress_monitor(trt, tell)
     else:
