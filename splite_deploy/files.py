@@ -43,12 +43,27 @@ def writing(path: str | PathLike[str]) -> Iterator[None]:
             errno.EDQUOT: "Your quota is used up: free some space, or name another place.",
             errno.EACCES: "Check the permissions of the folder, or name another place.",
             errno.EPERM: "Check the permissions of the folder, or name another place.",
+            errno.EISDIR: "That is a folder: name a file in it.",
             errno.EROFS: "That file system is read-only: name another place.",
             errno.EEXIST: "A part of that path is a file, not a folder: name another place.",
             errno.ENOTDIR: "A part of that path is a file, not a folder: name another place.",
         }
         hint = hints.get(err.errno or 0, "Check that the folder exists and can be written to.")
         raise OutputError(f"Cannot write {fspath(path)}: {err.strerror or err}.", hint=hint) from err
+
+
+def check_writable(path: Path) -> None:
+    """Sees that a file can be made or replaced, as far as that can be told without doing it.
+
+    Raises:
+        OSError: Its folder is missing or closed, or a folder has that name.
+    """
+    (path.parent / ".").stat()
+    if is_folder(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    folder = _real(path).parent
+    if not (os.access(folder, os.W_OK | os.X_OK) or os.access(path, os.W_OK)):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def write_file(path: Path, data: bytes) -> None:

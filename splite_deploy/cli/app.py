@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -14,9 +14,10 @@ import click
 
 from splite_deploy import interruption
 from splite_deploy.cli.console import STDOUT, fail, put_notes
+from splite_deploy.cli.inputs import check_bundles, read_along
 from splite_deploy.cli.streams import prepare_streams
 from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError
-from splite_deploy.files import check_outputs, writing
+from splite_deploy.files import check_outputs, check_writable, writing
 from splite_deploy.runtime.backends import all_backends
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, OptionHelp, offered
 from splite_deploy.runtime.io.notes import collecting_notes
@@ -34,7 +35,17 @@ _EXTRAS = {
 
 
 class Command(click.Command):
-    """Refuses what click takes: an option of one value that is given twice, numbers that are not finite."""
+    """Refuses what click takes: an option of one value that is given twice, numbers that are not finite.
+
+    Args:
+        default_output: Where the result goes without ``--output``, from the values of all parameters.
+    """
+
+    def __init__(
+        self, *args: Any, default_output: Callable[[Mapping[str, Any]], Path] | None = None, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self._default_output = default_output
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the command line."""
@@ -57,30 +68,23 @@ class Command(click.Command):
         for parameter in self.params:
             value, is_argument = ctx.params.get(name := parameter.name or ""), isinstance(parameter, click.Argument)
             if name in _NAMED_FILES and isinstance(value, str) and value:
-                value = Path(value.rpartition(":")[0] if name == "arch" else value)
+                value = None if value == "off" else Path(value.rpartition(":")[0] if name == "arch" else value)
+            if name == "output" and value is None and self._default_output is not None:
+                value = self._default_output(ctx.params)
             paths = value if isinstance(value, tuple) else (value,)
             called = name.upper() if is_argument else max(parameter.opts, key=len)
             wanted = outputs if name in OUTPUTS else inputs
             wanted += [(called, path) for path in paths if isinstance(path, Path) and path != STDOUT]
-        inputs += [(f"{called} (beside it)", one) for called, path in inputs for one in _beside(path, str(self.name))]
         check_outputs(inputs, outputs)
+        beside = read_along(inputs, outputs, writes_model=self.name == "init")
+        check_outputs([(f"{called} (beside it)", path) for called, path in beside], outputs)
+        check_bundles(outputs, ctx.params.get("output") if self.name == "export" else None)
         return super().invoke(ctx)
 
 
-OUTPUTS = frozenset({"output", "json_file", "csv", "markdown", "html", "save"})
+OUTPUTS = frozenset({"output", "json_file", "csv", "markdown", "html", "save", "timing_cache"})
 """Names of the parameters that say where results go; every other one that takes a path is read."""
 _NAMED_FILES = frozenset({"source", "arch", "timing_cache"})  # texts that may name a file
-
-
-def _beside(path: Path, command: str) -> list[Path]:
-    """Files that are read with a file; ``init`` writes model.toml itself."""
-    try:
-        names = ("model.toml", "arch.py", f"{path.name}.data") if path.is_file() else ()
-        return [
-            one for name in names if command != "init" or name != "model.toml" if (one := path.parent / name).is_file()
-        ]
-    except OSError:  # a name that is too long
-        return []
 
 
 class Commands(click.Group):
@@ -170,17 +174,17 @@ class BackendName(click.Choice):  # type: ignore[type-arg]  # click 8.1 knows no
         return self._names[super().convert(value, param, ctx)]
 
 
-def _check_place(context: click.Context, option: click.Parameter, file: Path | None) -> Path | None:
-    """Refuses a folder that is missing before the work begins, which may take minutes."""
+def check_place(context: click.Context, option: click.Parameter, file: Path | None) -> Path | None:
+    """Refuses a folder that is missing or closed before the work begins, which may take minutes."""
     if file is not None and file != STDOUT:
         with writing(file):
-            (file.parent / ".").stat()
+            check_writable(file)
     return file
 
 
 def output_file(name: str, help: str) -> Callable[[CommandFunction], CommandFunction]:
     """An option that names a file of results; ``-`` is standard output."""
-    return click.option(name, metavar="FILE", type=FilePath, callback=_check_place, help=help)
+    return click.option(name, metavar="FILE", type=FilePath, callback=check_place, help=help)
 
 
 def json_option(help: str) -> Callable[[CommandFunction], CommandFunction]:
@@ -193,7 +197,7 @@ def json_option(help: str) -> Callable[[CommandFunction], CommandFunction]:
         "json_file",
         metavar="FILE",
         type=FilePath,
-        callback=_check_place,
+        callback=check_place,
         help=f"{help} FILE may be -, for standard output without tables.",
     )
 

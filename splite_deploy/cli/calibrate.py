@@ -7,14 +7,21 @@ from typing import Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, json_option, main
+from splite_deploy.cli.app import FilePath, check_place, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, remark, say, working
 from splite_deploy.text import command
 
 
 @main.command(short_help="Measure the ranges that int8 needs, to travel with a checkpoint.")
 @click.argument("checkpoint", type=FilePath)
-@click.option("--output", "-o", type=FilePath, required=True, help="The file to write, usually NAME.ranges.json.")
+@click.option(
+    "--output",
+    "-o",
+    type=FilePath,
+    required=True,
+    callback=check_place,
+    help="The file to write, usually NAME.ranges.json.",
+)
 @click.option(
     "--images",
     type=FilePath,

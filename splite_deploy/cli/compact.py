@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, json_option, main
+from splite_deploy.cli.app import FilePath, check_place, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, remark, say, show, working
 from splite_deploy.errors import OutputError
-from splite_deploy.files import anything_at
+from splite_deploy.files import anything_at, check_writable, writing
 from splite_deploy.text import command, quoted
 
 _SPEED_UP = 2.0
 """What is asked for where nothing says how much."""
 
 
-@main.command(short_help="Remove channels from a checkpoint, and prove the result.")
+def _default_output(given: Mapping[str, Any]) -> Path:
+    """Where the result goes without ``--output``."""
+    checkpoint: Path = given["checkpoint"]
+    return checkpoint.with_name(f"{checkpoint.stem}-compacted.safetensors")
+
+
+@main.command(short_help="Remove channels from a checkpoint, and prove the result.", default_output=_default_output)
 @click.argument("checkpoint", type=FilePath)
 @click.option(
-    "--output", "-o", type=FilePath, help="The OUT.safetensors to write; NAME-compacted.safetensors beside it else."
+    "--output",
+    "-o",
+    type=FilePath,
+    callback=check_place,
+    help="The OUT.safetensors to write; NAME-compacted.safetensors beside it else.",
 )
 @click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
 @click.option(
@@ -53,7 +64,9 @@ def compact(checkpoint: Path, output: Path | None, json_file: Path | None, **giv
     from splite_deploy.compact import CompactOptions, compact_checkpoint
 
     if output is None:
-        output = checkpoint.with_name(f"{checkpoint.stem}-compacted.safetensors")
+        output = _default_output({"checkpoint": checkpoint})
+        with writing(output):
+            check_writable(output)
         if anything_at(output):
             raise OutputError(
                 f"{output} exists.", hint=f"Name another file with -o, or -o {quoted(output)} to replace it."

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
-from splite_deploy.cli.app import FilePath, json_option, main
+from splite_deploy.cli.app import FilePath, check_place, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, say, show, working
 from splite_deploy.decoders.heatmap import ALIGNMENTS
+from splite_deploy.files import check_writable, writing
 from splite_deploy.init.recognise import Kind
 from splite_deploy.spec.model import InputColor
 from splite_deploy.spec.presets import SKELETONS
@@ -92,9 +94,23 @@ def description_options(command: Any) -> Any:
     return command
 
 
-@main.command(short_help="Write model.toml for a network: look at its file, and run it.")
+def _default_output(given: Mapping[str, Any]) -> Path:
+    """Where model.toml goes without ``--output``."""
+    source: Path = given["source"]
+    return source.parent / "model.toml"
+
+
+@main.command(
+    short_help="Write model.toml for a network: look at its file, and run it.", default_output=_default_output
+)
 @click.argument("source", type=FilePath)
-@click.option("--output", "-o", type=FilePath, help="The file to write; model.toml beside the source without it.")
+@click.option(
+    "--output",
+    "-o",
+    type=FilePath,
+    callback=check_place,
+    help="The file to write; model.toml beside the source without it.",
+)
 @description_options
 @click.option("--name", help="Name of the model; that of the source without it.")
 @click.option("--color", type=click.Choice(get_args(InputColor)), help=f"Fill in color: {_FILL['color']}.")
@@ -123,7 +139,9 @@ def init(source: Path, output: Path | None, overwrite: bool, json_file: Path | N
     """
     from splite_deploy.init.command import describe, too_old, write_model_toml
 
-    target = output or source.parent / "model.toml"
+    target = output or _default_output({"source": source})
+    with writing(target):
+        check_writable(target)
     with working("init") as progress:
         described = describe(source, target.parent, told_of(options), progress=progress)
     write_model_toml(described, target, overwrite=overwrite)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from click.testing import Result
 
 from splite_deploy.cli import main
 from splite_deploy.cli.app import OUTPUTS
+from splite_deploy.cli.inputs import read_along
 from splite_deploy.errors import UsageError
 from splite_deploy.files import check_outputs
 
@@ -134,6 +137,187 @@ def test_names_that_no_file_can_have(tmp_path: Path, splite: Callable[..., Resul
     for words in (["x" * 300, "--json", "y" * 300], ["x" * 300, "--json", "x" * 300]):
         result = splite("verify", *words)
         assert result.exit_code == 1 and result.stderr.startswith("error: "), result.output
+
+
+# --- what is read along ---
+
+LABELS = {
+    "ours": {"samples": [{"image": "images/x.jpg", "keypoints": [[1, 2], [3, 4]]}]},
+    "coco": {
+        "images": [{"id": 1, "file_name": "images/x.jpg", "width": 40, "height": 40}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "keypoints": [1, 2, 2]}],
+        "categories": [{"id": 1, "name": "hand", "keypoints": ["a"]}],
+    },
+}
+
+
+@pytest.fixture(params=LABELS)
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    folder = tmp_path / "lab"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "x.jpg").write_bytes(b"mine")
+    (folder / "labels.json").write_text(json.dumps(LABELS[request.param]), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("way", ["itself", "symlink", "hard link"])
+@pytest.mark.parametrize("read", ["labels.json", "."])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "B", "READ", "--json", "OUT"),
+        ("bench", "B", "--images", "READ", "--html", "OUT"),
+        ("bench", "B", "--eval", "READ", "--csv", "OUT"),
+        ("export", "C", "--calibration", "READ", "-o", "N.splite", "--json", "OUT"),
+        ("calibrate", "C", "--images", "READ", "-o", "OUT", "--overwrite"),
+        ("compile", "B", "--calibration", "READ", "--timing-cache", "OUT"),
+    ],
+)
+def test_pictures_that_labels_name_are_read(
+    lab: Path, words: tuple[str, ...], read: str, way: str, tmp_path: Path, splite: Callable[..., Result]
+) -> None:
+    for mine in (lab / "images" / "x.jpg", lab / "labels.json"):
+        before, out = mine.read_bytes(), mine
+        if way != "itself":
+            out = tmp_path / f"{mine.stem}.out"
+            out.symlink_to(mine) if way == "symlink" else out.hardlink_to(mine)
+        result = splite(*({"READ": lab / read, "OUT": out}.get(word, word) for word in words))
+        assert result.exit_code == 1 and "would overwrite" in result.stderr, result.output
+        assert f"hint:  Name another place with --{'output' if words[0] == 'calibrate' else words[-2][2:]}." in (
+            result.stderr
+        )
+        assert mine.read_bytes() == before
+
+
+MODEL_FILES = {
+    'calibration = "deep/r.json"': "deep/r.json",
+    'calibration = ["no.json", "deep/r.json"]': "deep/r.json",
+    'arch = "net.py:build"': "net.py",
+    'samples = "draw.txt:images"': "draw.txt",
+}
+
+
+@pytest.mark.parametrize("where", ["beside", "elsewhere"])
+@pytest.mark.parametrize("line", MODEL_FILES)
+def test_files_that_model_toml_names_are_read(
+    line: str, where: str, tmp_path: Path, splite: Callable[..., Result]
+) -> None:
+    network, model = tmp_path / "net.pt", tmp_path / ("model.toml" if where == "beside" else "m/spec.txt")
+    mine = model.parent / MODEL_FILES[line]
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    for file in (network, mine):
+        file.write_bytes(b"mine")
+    model.write_text(line, encoding="utf-8")
+    given = () if where == "beside" else ("--model", model)
+    result = splite("export", network, *given, "-o", tmp_path / "n.splite", "--json", mine)
+    assert result.exit_code == 1 and "would overwrite the input" in result.stderr, result.output
+    assert mine.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("place", ["weights", "deep/net.bin", "link"])
+def test_weights_of_a_graph_are_read(place: str, tmp_path: Path, splite: Callable[..., Result]) -> None:
+    onnx = pytest.importorskip("onnx")
+    values = onnx.numpy_helper.from_array(np.zeros(300, np.float32), "w")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["w"], ["y"])], "g", [], [], [values])
+    model, mine = onnx.helper.make_model(graph), tmp_path / ("real" if place == "link" else place)
+    mine.parent.mkdir(exist_ok=True)
+    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="temporary", size_threshold=0)
+    model.graph.initializer[0].external_data[0].value = place
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "temporary").rename(mine)
+    if place == "link":
+        (tmp_path / "link").symlink_to(mine)
+    before = mine.read_bytes()
+    for words in (("export", "-o", tmp_path / "n.splite", "--json", mine), ("verify", "--json", mine)):
+        result = splite(words[0], tmp_path / "net.onnx", *words[1:])
+        assert result.exit_code == 1 and "would overwrite the input" in result.stderr, result.output
+    assert mine.read_bytes() == before
+
+
+def test_nothing_is_read_along_where_nothing_is_replaced(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*given: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("splite_deploy.metrics.labels.read_images", read)
+    assert read_along([("SOURCE", lab)], [("--json", tmp_path / "new.json"), ("--csv", Path("/dev/null"))]) == []
+
+
+# --- bundles ---
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "B/model.onnx", "pic.png", "--model", "m.toml", "--json", "B/manifest.json"),
+        ("run", "other", "pic.png", "--json", "B/manifest.json"),
+        ("run", "other", "pic.png", "--json", "link.json"),
+        ("run", "other", "pic.png", "--json", "B/sub/new.json"),
+        ("run", "other", "pic.png", "--save", "B"),
+        ("init", "B/model.onnx", "-o", "B/model.toml"),
+        ("init", "B/model.onnx"),
+        ("bench", "other", "--html", "B/report.json"),
+        ("export", "c.pt", "-o", "n.splite", "--json", "B/report.json"),
+        ("export", "c.pt", "-o", "B/n.splite"),
+        ("compact", "B/model.onnx"),
+        ("calibrate", "c.pt", "--images", "x", "-o", "B/r.json"),
+        ("compile", "other", "--timing-cache", "B/model.onnx"),
+        ("compile", "B", "--timing-cache", "B/timings"),
+        ("doctor", "--json", "B/doctor.json"),
+    ],
+)
+def test_nothing_is_written_into_a_bundle(
+    words: tuple[str, ...], tiny_bundle: Path, tmp_path: Path, splite: Callable[..., Result]
+) -> None:
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "B")
+    (bundle / "sub").mkdir()
+    (tmp_path / "link.json").symlink_to(bundle / "golden.bin")
+    before = {file: file.read_bytes() for file in bundle.rglob("*") if file.is_file()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        result = splite(*words)
+    told = "would write into the bundle", "something in the bundle", "files of the folder", "would overwrite the input"
+    assert result.exit_code == 1 and any(one in result.stderr for one in told), result.output
+    assert "hint:  Name another place with --" in result.stderr
+    assert {file: file.read_bytes() for file in bundle.rglob("*") if file.is_file()} == before
+
+
+def test_a_folder_with_a_manifest_of_others_is_written_into(tmp_path: Path, splite: Callable[..., Result]) -> None:
+    (tmp_path / "manifest.json").write_text('{"manifest_version": 3}', encoding="utf-8")
+    assert splite("doctor", "--json", tmp_path / "doctor.json").exit_code == 0
+    assert (tmp_path / "doctor.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [(("init", "net.onnx"), "model.toml"), (("compact", "net.pt"), "net-compacted.safetensors")],
+)
+def test_a_default_place_is_an_output(
+    words: tuple[str, str], place: str, tmp_path: Path, splite: Callable[..., Result]
+) -> None:
+    (tmp_path / words[1]).write_bytes(b"mine")
+    result = splite(words[0], tmp_path / words[1], "--json", tmp_path / place)
+    assert result.exit_code == 1 and "--output and --json are the same file" in result.stderr, result.output
+    assert not (tmp_path / place).exists()
+
+
+OF_FILES = [("init", "N"), ("compact", "N"), ("calibrate", "N", "--images", "N")]
+
+
+@pytest.mark.parametrize("words", OF_FILES, ids=lambda words: words[0])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    words: tuple[str, ...], tmp_path: Path, splite: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "N").write_bytes(b"no network")
+    monkeypatch.chdir(tmp_path)
+    places = [("missing/a.out", "No such file or directory"), (".", "Is a directory")]
+    if os.geteuid() != 0:
+        (tmp_path / "shut").mkdir(0o555)
+        places.append(("shut/a.out", "Permission denied"))
+    for place, reason in places:
+        result = splite(*words, "-o", place)
+        assert result.exit_code == 1 and f"error: Cannot write {place}: {reason}." in result.stderr, result.output
 
 
 # --- pictures of a folder ---
