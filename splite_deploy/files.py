@@ -58,7 +58,8 @@ def check_writable(path: Path) -> None:
     Raises:
         OSError: Its folder is missing or closed, or a folder has that name.
     """
-    (path.parent / ".").stat()
+    if not stat.S_ISDIR(path.parent.stat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     if is_folder(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     folder = _real(path).parent
