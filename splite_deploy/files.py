@@ -56,7 +56,7 @@ def check_writable(path: Path) -> None:
     """Sees that a file can be made or replaced, as far as that can be told without doing it.
 
     Raises:
-        OSError: Its folder is missing or closed, or a folder has that name.
+        OSError: Its folder is missing or closed, the file system is read-only, or a folder has that name.
     """
     if not stat.S_ISDIR(path.parent.stat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
@@ -64,7 +64,9 @@ def check_writable(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     folder = _real(path).parent
     if not (os.access(folder, os.W_OK | os.X_OK) or os.access(path, os.W_OK)):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        is_read_only = hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+        code = errno.EROFS if is_read_only else errno.EACCES
+        raise OSError(code, os.strerror(code), str(path))
 
 
 def write_file(path: Path, data: bytes) -> None:
