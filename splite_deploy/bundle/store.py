@@ -15,6 +15,7 @@ import errno
 import hashlib
 import os
 import stat
+import weakref
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -190,11 +191,7 @@ class _OpenFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._streams: dict[str, FileIO] = {}
-
-    def __del__(self) -> None:
-        for stream in vars(self).get("_streams", {}).values():  # nobody closes a bundle
-            with suppress(OSError):
-                stream.close()
+        weakref.finalize(self, _close, self._streams)  # nobody closes a bundle
 
     def __copy__(self) -> _OpenFiles:
         return self
@@ -241,6 +238,12 @@ class _OpenFiles:
         if stream is None or os.fstat(stream.fileno()).st_size > most_bytes:
             return None
         return b"".join(self.blocks(name))
+
+
+def _close(streams: dict[str, FileIO]) -> None:
+    for stream in streams.values():
+        with suppress(OSError):
+            stream.close()
 
 
 def _manifest_bytes(folder: Path) -> bytes | None:
