@@ -119,6 +119,40 @@ assert 'onnxruntime' not in sys.modules and 'rich' not in sys.modules
     assert done.stdout.startswith("Usage:")
 
 
+OTHERS = (
+    "splite_deploy.children",
+    "splite_deploy.keeper",
+    "splite_deploy.runtime.backends.flatbuffer",
+    "splite_deploy.runtime.backends.tflite_file",
+    "splite_deploy.runtime.backends.tflite_model",
+    "splite_deploy.runtime.backends.tflite_operators",
+    "splite_deploy.runtime.backends.tflite_schema",
+    "splite_deploy.runtime.file_facts",
+    "splite_deploy.runtime.first_load",
+    "splite_deploy.runtime.verify",
+)
+"""What a run of an ONNX bundle has no use for: they cost it a fifth of its start."""
+MOST_OF_OURS = 106
+
+
+def test_a_run_imports_only_what_it_uses(tiny_bundle: Path, tmp_path: Path) -> None:
+    code = """
+import splite_deploy.cli, cv2, numpy
+cv2.imwrite(sys.argv[2], numpy.zeros((60, 80, 3), numpy.uint8))
+try:
+    splite_deploy.cli.main(['run', sys.argv[1], sys.argv[2], '--json', sys.argv[2] + '.json'])
+except SystemExit as end:
+    assert not end.code, end.code
+print(*sorted(name for name in sys.modules if name.startswith('splite_deploy')))
+"""
+    done = run_python(code, tiny_bundle, tmp_path / "a.png")
+    assert done.returncode == 0, done.stderr
+    ours = done.stdout.split()
+    assert "splite_deploy.runtime.backends.ort" in ours
+    assert not set(OTHERS) & set(ours)
+    assert len(ours) <= MOST_OF_OURS, ours
+
+
 def test_a_missing_package_is_an_error_with_the_command_to_type(tmp_path: Path) -> None:
     code = "import splite_deploy.cli\nsplite_deploy.cli.main(['export', 'x.pt', '-o', sys.argv[1]])"
     done = run_python(code, tmp_path / "x.splite")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from splite_deploy.errors import SpecError
 from splite_deploy.runtime.backends.base import Backend, ModelFile
-from splite_deploy.runtime.file_facts import FileFacts, describe_file
 from splite_deploy.runtime.session import (
     OptionSet,
     Session,
@@ -20,6 +20,9 @@ from splite_deploy.runtime.session import (
 )
 from splite_deploy.spec import MODEL_TOML, HostSpec, ModelSpec, load_model_toml
 from splite_deploy.text import command
+
+if TYPE_CHECKING:
+    from splite_deploy.runtime.file_facts import FileFacts
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class NetworkFile:
     @cached_property
     def facts(self) -> FileFacts:
         """What the file says of itself; see `describe_file`."""
+        from splite_deploy.runtime.file_facts import describe_file  # with the readers of TFLite, which few need
+
         return describe_file(self.path, self.data)
 
     @cached_property

@@ -22,8 +22,6 @@ from splite_deploy.runtime.backends import BUILT_IN, all_backends, find_backend
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, ModelFile
 from splite_deploy.runtime.backends.onnx_file import check_onnx
 from splite_deploy.runtime.backends.plug_in import held, held_traced, misbehaving
-from splite_deploy.runtime.backends.tflite_model import read_tflite
-from splite_deploy.runtime.first_load import first_load
 from splite_deploy.runtime.view import TracedViewedSession, ViewedSession
 from splite_deploy.spec import ModelSpec, Precision, View
 from splite_deploy.spec.reading import ReadError, read_bytes, refuse_stand_in
@@ -470,6 +468,8 @@ def _check(backend: Backend, file: ModelFile, options: BackendOptions) -> None:
     backend.require()
     check_content(file)
     if file.artifact is None:
+        from splite_deploy.runtime.first_load import first_load
+
         first_load(backend, file, reference=getattr(options, "reference", False))
 
 
@@ -482,4 +482,6 @@ def check_content(file: ModelFile) -> None:
     if file.format == "onnx":
         check_onnx(file.data, file.name)
     elif file.format == "tflite":
+        from splite_deploy.runtime.backends.tflite_model import read_tflite  # 50 ms, which others need not wait for
+
         read_tflite(file.data, file.name)

@@ -335,6 +335,12 @@ def json_text(value: Any, *, indent: int | None = None) -> tuple[str, list[str]]
     Returns:
         The text, and where a number was not finite and null stands instead: ``[0].pose.scores[3]``.
     """
+    try:
+        text = json.dumps(value, indent=indent, allow_nan=False)
+    except (TypeError, ValueError):  # a number that is not finite, or a mapping that is no dictionary
+        text = ""
+    if text and "\\ud" not in text:  # no half of a character either: nothing has to be replaced
+        return text, []
     lost: list[str] = []
     return json.dumps(_sound(value, "", lost), indent=indent, allow_nan=False), lost
 

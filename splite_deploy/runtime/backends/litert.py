@@ -24,7 +24,6 @@ from splite_deploy.runtime.backends.base import (
     layer_types,
     option,
 )
-from splite_deploy.runtime.backends.tflite_file import read_foreign
 from splite_deploy.runtime.layout import PLANES_FIRST, to_pixels, to_planes
 
 _SESSION_LAYOUTS = ("NCHW", "NKC")
@@ -167,6 +166,8 @@ class TracedTfliteSession(TfliteSession):
 
     def layers(self) -> tuple[Layer, ...]:
         """See `TracedSession.layers`."""
+        from splite_deploy.runtime.backends.tflite_file import read_foreign
+
         return tuple(
             Layer(op.result, op.name, layer_types(op.computed or op.inputs, op.outputs, op.weights), None)
             for op in read_foreign(self._file.data, self._file.name).operators
@@ -251,6 +252,8 @@ def _loading(file: ModelFile) -> Iterator[None]:
         raise
     except Exception as err:  # LiteRT raises ValueError and RuntimeError, and what its own code trips over
         import ai_edge_litert
+
+        from splite_deploy.runtime.backends.tflite_file import read_foreign
 
         what = f"LiteRT {ai_edge_litert.__version__} cannot load {file.name}: {first_line(err)}"
         hint = "Upgrade ai-edge-litert, or compile the bundle again."
