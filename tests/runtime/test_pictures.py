@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,17 @@ def test_orientations_that_are_none(tmp_path: Path) -> None:
     for turn in (0, 9, 65535):
         (tmp_path / "a.png").write_bytes(turned(".png", turn))
         np.testing.assert_array_equal(read_image(tmp_path / "a.png"), picture())
+
+
+def test_reading_takes_room_for_the_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded(".jpg", picture()))
+    tracemalloc.start()
+    try:
+        read_image(tmp_path / "a.jpg")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20, peak
 
 
 # --- depth and colours ---

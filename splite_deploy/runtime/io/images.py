@@ -96,7 +96,7 @@ def _bytes_of(path: Path) -> bytes:
                 raise UsageError(f"{path} is no file.", hint="Name an image file.")
             if state.st_size > _MOST_BYTES:
                 raise UsageError(f"{path} is larger than 2 GiB.", hint="Make it smaller.")
-            return stream.read(_MOST_BYTES)
+            return stream.read(min(state.st_size + 1, _MOST_BYTES))  # room is made for as much as is asked for
     except OSError as err:
         raise UsageError(f"Cannot read {path}: {err.strerror or err}.", hint="Name an image file.") from err
     except ValueError as err:  # of a name with a NUL

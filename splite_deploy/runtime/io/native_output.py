@@ -62,7 +62,7 @@ def native_output() -> Iterator[NativeOutput]:
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, kept)
         try:
-            file: BinaryIO = stack.enter_context(tempfile.TemporaryFile("a+b", buffering=0))
+            file = stack.enter_context(_place())
         except OSError:  # no room: the output is lost, the work is not
             yield NativeOutput()
             return
@@ -81,6 +81,18 @@ def native_output() -> Iterator[NativeOutput]:
         os.dup2(file.fileno(), 2)
         stack.callback(os.dup2, kept, 2)
         yield NativeOutput(file)
+
+
+def _place() -> BinaryIO:
+    """A file without a name, open for appending: in memory where it can be, since each picture needs one."""
+    if sys.platform == "linux" and hasattr(os, "memfd_create"):
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            handle = os.memfd_create("native-output")
+            fcntl.fcntl(handle, fcntl.F_SETFL, os.O_APPEND)
+            return os.fdopen(handle, "a+b", buffering=0)
+    return tempfile.TemporaryFile("a+b", buffering=0)
 
 
 def _is_native(stream: object) -> bool:
