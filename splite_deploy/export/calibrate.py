@@ -29,6 +29,10 @@ from splite_deploy.text import command
 Progress = Callable[[str], None]
 
 
+Given = CalibrationSet | tuple[Path, StoredRanges]
+"""Images to calibrate on, or ranges that were measured, with their file."""
+
+
 @dataclass(frozen=True)
 class Calibrated:
     """The ranges of an export, and where they come from.
@@ -61,6 +65,7 @@ def find_ranges(
     options: ExportOptions,
     scorer: Scorer,
     progress: Progress,
+    given: Given | None,
 ) -> Calibrated:
     """The ranges for fp16 and int8: of ``--calibration``, else those stored with the checkpoint, else of the renderer.
 
@@ -73,51 +78,87 @@ def find_ranges(
         options: The requested options.
         scorer: See `load_calibration`.
         progress: Called with each step as it begins.
+        given: What ``--calibration`` names, of `read_given`.
 
     Raises:
         SpliteError: See `load_calibration`, `read_ranges`, `StoredRanges.check_input` and `restore`; or no file is for
             these weights.
     """
-    named, host = options.calibration, source.host
-    files = [host.folder / name for name in host.calibration] if named is None else []
-    if named is not None and is_ranges_file(named):
-        files = [named]
-    if not files:
-        chosen = load_calibration(
-            named,
-            source.spec,
-            source.host,
-            allow_random=options.allow_random_calibration,
-            hold_out=options.images is None,
-            evaluation=options.evaluation,
-            comparison=options.images,
-            scorer=scorer,
-            cache=cache_folder(),
-            progress=progress,
-        )
-        progress(f"measuring the ranges of activations on {len(chosen.pixels)} crops")
-        ranges = calibrate(graph, chosen.tensors(source.spec.input), METHOD)
-        return Calibrated(
-            ranges, chosen.kind, chosen.origin, len(chosen.pixels), chosen.sha256, chosen.warnings, chosen.pixels
-        )
-    progress("reading the ranges of activations")
     remedy = _remedy(checkpoint, model)
-    file, found = _chosen(files, source.weights_sha256, remedy)
-    found.check_input(source.spec.input, file, remedy)
+    files = [source.host.folder / name for name in source.host.calibration]
+    if given is None and files:
+        given = _chosen(files, source, remedy)
+    if given is None:
+        given = _images(source, options, scorer, progress)
+    if isinstance(given, CalibrationSet):
+        progress(f"measuring the ranges of activations on {len(given.pixels)} crops")
+        ranges = calibrate(graph, given.tensors(source.spec.input), METHOD)
+        return Calibrated(
+            ranges, given.kind, given.origin, len(given.pixels), given.sha256, given.warnings, given.pixels
+        )
+    progress("restoring the ranges of activations")
+    file, found = given
     ranges, notes = restore(found, graph, source.spec.input, reference.tensors, file, remedy)
     notes = (f"calibrated with {found.origin}", *notes)
     return Calibrated(ranges, found.kind, found.origin, found.images, found.images_sha256, notes, reference.pixels)
 
 
-def _chosen(files: Sequence[Path], weights: str, remedy: str) -> tuple[Path, StoredRanges]:
-    """The file that was measured for these weights.
+def read_given(
+    checkpoint: Path,
+    model: Path | None,
+    source: LoadedModel | ImportedOnnx,
+    options: ExportOptions,
+    progress: Progress,
+) -> Given | None:
+    """What ``--calibration`` names, read and checked before minutes of work; None where it names nothing.
+
+    Args:
+        checkpoint: See `find_ranges`.
+        model: See `find_ranges`.
+        source: See `find_ranges`.
+        options: The requested options.
+        progress: Called with each step as it begins.
+
+    Raises:
+        SpliteError: See `find_ranges`.
+    """
+    named = options.calibration
+    if named is None:
+        return None
+    if is_ranges_file(named):
+        progress("reading the ranges of activations")
+        return _chosen([named], source, _remedy(checkpoint, model))
+    return _images(source, options, source.run, progress)
+
+
+def _images(
+    source: LoadedModel | ImportedOnnx, options: ExportOptions, scorer: Scorer, progress: Progress
+) -> CalibrationSet:
+    """The images to calibrate on."""
+    return load_calibration(
+        options.calibration,
+        source.spec,
+        source.host,
+        allow_random=options.allow_random_calibration,
+        hold_out=options.images is None,
+        evaluation=options.evaluation,
+        comparison=options.images,
+        scorer=scorer,
+        cache=cache_folder(),
+        progress=progress,
+    )
+
+
+def _chosen(files: Sequence[Path], source: LoadedModel | ImportedOnnx, remedy: str) -> tuple[Path, StoredRanges]:
+    """The file that was measured for these weights behind this preprocessing.
 
     Raises:
         SpliteError: There is none, or a file cannot be read.
     """
     for file in files:
         found = read_ranges(file, remedy)
-        if found.weights == weights:
+        if found.weights == source.weights_sha256:
+            found.check_input(source.spec.input, file, remedy)
             return file, found
     names = " and ".join(map(str, files))
     raise CalibrationError(
@@ -185,6 +226,17 @@ def calibrate_checkpoint(
     progress("reading the checkpoint")
     source = load_source(checkpoint, model, ExportOptions(weights=weights, trust=trust))
     spec = source.spec
+    chosen = load_calibration(
+        images,
+        spec,
+        source.host,
+        count=count,
+        evaluation=evaluation,
+        scorer=source.run,
+        cache=cache_folder(),
+        progress=progress,
+        option="--images",
+    )
     progress("making the graph")
     if isinstance(source, ImportedOnnx):
         graph = simplify(source.model, metadata={})
@@ -195,16 +247,6 @@ def calibrate_checkpoint(
             "This network was trained for int8 and brings its own scales: there is nothing to calibrate.",
             hint="Export it as it is, with -p int8; or calibrate the float checkpoint.",
         )
-    chosen = load_calibration(
-        images,
-        spec,
-        source.host,
-        count=count,
-        evaluation=evaluation,
-        scorer=source.run,
-        cache=cache_folder(),
-        progress=progress,
-    )
     progress(f"measuring the ranges of activations on {len(chosen.pixels)} crops")
     ranges = calibrate(graph, chosen.tensors(spec.input), method)
     found = store(graph, ranges, chosen, source.weights_sha256, spec.input)

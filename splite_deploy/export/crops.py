@@ -95,12 +95,12 @@ def divide(source: Path) -> tuple[list[File], list[File], str]:
     return [one for one in files if one[0] not in spare], [one for one in files if one[0] in spare], "held out"
 
 
-def check_source(path: Path) -> None:
+def check_source(path: Path, option: str = "--calibration") -> None:
     """Raises `UsageError` unless this is a folder, or a JSON file by its name."""
     if not (path.suffix == ".json" or is_folder(path)):
         raise UsageError(
             f"{path} is not a folder of images, a labels.json or an .npz.",
-            hint="Name one, for example with --calibration.",
+            hint=f"Name one, for example with {option}.",
         )
 
 

@@ -53,7 +53,7 @@ from splite_deploy.export.artifacts import (
     tflite_compiler,
     write_graphs,
 )
-from splite_deploy.export.calibrate import Calibrated, find_ranges
+from splite_deploy.export.calibrate import Calibrated, Given, find_ranges, read_given
 from splite_deploy.export.crops import make_crops
 from splite_deploy.export.failures import Failures, PartialExportError
 from splite_deploy.export.first_difference import (
@@ -191,13 +191,19 @@ def export_bundle(
         limits = {precision: export_limits(precision, spec, options) for precision in ("fp32", *options.precisions)}
         labels = evaluation_labels(options.evaluation, spec.keypoint_count) if options.evaluation else []
 
+        photographs, given = options.calibration_images, None
+        try:
+            given = read_given(checkpoint, model, source, options, progress)
+        except (CalibrationError, SpecError) as err:
+            options = _without_calibrated(options, err, failures)
+
         progress("cropping images for the comparison")
         crops = make_crops(
             options.images,
             options.crops,
             spec.input,
             source.host,
-            calibration=options.calibration_images,
+            calibration=photographs,
             progress=progress,
         )
         image = prepare_image(crops.example, spec.input)
@@ -212,7 +218,7 @@ def export_bundle(
                 basis = _of_trained(basis, source, tensors, options, stack)
             elif options.calibrates:
                 try:
-                    basis = _calibrated(basis, checkpoint, model, source, options, progress)
+                    basis = _calibrated(basis, checkpoint, model, source, options, progress, given)
                 except (CalibrationError, SpecError) as err:
                     options = _without_calibrated(options, err, failures)
             fp32, reference, calibration = basis.fp32, basis.reference, basis.calibration
@@ -409,6 +415,7 @@ def _calibrated(
     source: LoadedModel | ImportedOnnx,
     options: ExportOptions,
     progress: Progress,
+    given: Given | None,
 ) -> _Basis:
     """The basis with ranges of the activations; see `splite_deploy.export.calibrate.find_ranges`."""
     graph, session = basis.fp32.file.model, basis.fp32.run.session
@@ -421,6 +428,7 @@ def _calibrated(
         options,
         lambda tensors: run_each(session, tensors),
         progress,
+        given,
     )
     return replace(basis, calibration=found, ranges=found.ranges, pixels=found.pixels)
 

@@ -20,10 +20,11 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 torch = pytest.importorskip("torch")
 
 from splite_deploy.bundle import Bundle
-from splite_deploy.errors import CalibrationError, SpecError, SpliteError
+from splite_deploy.errors import CalibrationError, SpecError, SpliteError, UsageError
 from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.export.artifacts import likely_cause
 from splite_deploy.export.calibrate import Calibrated, calibrate_checkpoint
+from splite_deploy.export.failures import PartialExportError
 from splite_deploy.export.graph.walk import from_proto, load, to_proto
 from splite_deploy.export.quant.calibration import CalibrationSet
 from splite_deploy.export.quant.ranges import Ranges, calibrate
@@ -136,6 +137,45 @@ def test_ranges_may_be_named_on_the_command_line(place: Path, photographs: Path)
     assert is_ranges_file(file) and not is_ranges_file(place / "tiny.onnx") and not is_ranges_file(place)
     bundle = export(place, calibration=file)
     assert bundle.report().calibration.origin.startswith("ranges measured on 32 photographs")  # type: ignore[union-attr]
+
+
+def test_too_few_images_are_told_before_the_work(place: Path, photographs: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for file in sorted(photographs.glob("*.png"))[:5]:
+        shutil.copy(file, few)
+    told: list[str] = []
+    with pytest.raises(CalibrationError, match="holds 5 images; at least 8 are needed") as caught:
+        calibrate_checkpoint(place / "tiny.onnx", place / "a.ranges.json", images=few, progress=told.append)
+    assert caught.value.hint.startswith("Give more with --images: ")
+    assert "making the graph" not in told
+    with pytest.raises(UsageError, match="is not a folder of images") as wrong:
+        calibrate_checkpoint(place / "tiny.onnx", place / "a.ranges.json", images=tmp_path / "none")
+    assert wrong.value.hint == "Name one, for example with --images."
+
+
+@pytest.mark.parametrize("name", ["none.ranges.json", "bad.ranges.json", "none.npz", "few"])
+def test_a_bad_calibration_is_told_before_the_work(place: Path, photographs: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "few").mkdir()
+    shutil.copy(sorted(photographs.glob("*.png"))[0], tmp_path / "few")
+    (tmp_path / "bad.ranges.json").write_text("{")
+    told: list[str] = []
+    options = ExportOptions(precisions=("int8",), crops=4, calibration=tmp_path / name, images=photographs)
+    with pytest.raises(SpliteError):
+        export_bundle(place / "tiny.onnx", place / "t.splite", options=options, progress=told.append)
+    assert "cropping images for the comparison" not in told
+    assert not (place / "t.splite").exists()
+
+
+def test_a_bad_calibration_costs_fp32_nothing(place: Path, photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.ranges.json").write_text("{")
+    options = ExportOptions(
+        precisions=("fp32", "int8"), crops=4, calibration=tmp_path / "bad.ranges.json", images=photographs
+    )
+    with pytest.raises(PartialExportError) as caught:
+        export_bundle(place / "tiny.onnx", place / "t.splite", options=options)
+    (failure,) = caught.value.bundle.report().failures
+    assert "is not a whole file of ranges" in failure.message
 
 
 def test_images_given_go_before_stored_ranges(place: Path, photographs: Path) -> None:

@@ -86,6 +86,7 @@ def load_calibration(
     scorer: lint.Scorer | None = None,
     cache: Path | None = None,
     progress: Progress = lambda message: None,
+    option: str = "--calibration",
 ) -> CalibrationSet:
     """Takes the calibration images and checks them.
 
@@ -105,16 +106,19 @@ def load_calibration(
             does not name it.
         cache: Folder of rendered images, see `splite_deploy.files.cache_folder`; None keeps none.
         progress: Called with each step as it begins.
+        option: What the command line calls the source.
 
     Raises:
         UsageError: There is no source, or it cannot be read.
         SpecError: The renderer cannot be imported, or fails.
         CalibrationError: The images are unfit; see `calibration_lint`.
     """
+    if source is not None and source.suffix != ".npz":
+        check_source(source, option)
     renderer = Renderer(host, spec.input, SEED, "calibration", cache, progress)
     selected = _select(source, spec.input, renderer, count, allow_random, hold_out, progress)
-    warnings = [*selected.warnings, *lint.check_count(selected.pixels)]
-    warnings += lint.check_flat(selected.pixels, selected.parts) + lint.check_repeats(selected.pixels)
+    warnings = [*selected.warnings, *lint.check_count(selected.pixels, option)]
+    warnings += lint.check_flat(selected.pixels, selected.parts) + lint.check_repeats(selected.pixels, option)
     checked = ["number", "flat images", "repeats"]
     if not selected.order_known and spec.input.color != "gray":
         if scorer is None or len(selected.pixels) < lint.MIN_SCORED:

@@ -46,11 +46,14 @@ GAIN = 0.005
 
 _SIGNATURE = 16
 _GREY = np.array([0.25, 0.5, 0.25])  # near to what JPEG keeps best, and the same for rgb and bgr
-_MORE = f"Give more with --calibration: {FEW_CROPS} or more, better some hundred, of what the network will see."
 
 
-def check_count(pixels: Pixels) -> list[str]:
+def check_count(pixels: Pixels, option: str = "--calibration") -> list[str]:
     """Too few crops do not show the range of the activations.
+
+    Args:
+        pixels: The crops.
+        option: What the command line calls their source.
 
     Raises:
         CalibrationError: There are fewer than `MIN_CROPS`.
@@ -58,7 +61,8 @@ def check_count(pixels: Pixels) -> list[str]:
     count = len(pixels)
     if count < MIN_CROPS:
         raise CalibrationError(
-            f"The calibration set holds {count} image{'s'[: count != 1]}; at least {MIN_CROPS} are needed.", hint=_MORE
+            f"The calibration set holds {count} image{'s'[: count != 1]}; at least {MIN_CROPS} are needed.",
+            hint=_more(option),
         )
     if count < FEW_CROPS:
         return [
@@ -66,6 +70,10 @@ def check_count(pixels: Pixels) -> list[str]:
             f"activation; give {FEW_CROPS} or more"
         ]
     return []
+
+
+def _more(option: str) -> str:
+    return f"Give more with {option}: {FEW_CROPS} or more, better some hundred, of what the network will see."
 
 
 def check_flat(pixels: Pixels, parts: Sequence[Part] = ()) -> list[str]:
@@ -104,8 +112,12 @@ def alike(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.bool_]:
     return same
 
 
-def check_repeats(pixels: Pixels) -> list[str]:
+def check_repeats(pixels: Pixels, option: str = "--calibration") -> list[str]:
     """A picture counts once, however often it is there: frames of a video at rest, copies, other compression.
+
+    Args:
+        pixels: The crops.
+        option: See `check_count`.
 
     Raises:
         CalibrationError: Fewer than `MIN_CROPS` are distinct.
@@ -115,7 +127,7 @@ def check_repeats(pixels: Pixels) -> list[str]:
     exact = len(pixels) - len({crop.tobytes() for crop in pixels})
     said = f"only {distinct} of {len(pixels)} calibration images are distinct ({exact} are exact copies)"
     if distinct < MIN_CROPS:
-        raise CalibrationError(f"{said[0].upper()}{said[1:]}; at least {MIN_CROPS} are needed.", hint=_MORE)
+        raise CalibrationError(f"{said[0].upper()}{said[1:]}; at least {MIN_CROPS} are needed.", hint=_more(option))
     return [f"{said}; replace the others by other pictures"] if distinct < len(pixels) else []
 
 
