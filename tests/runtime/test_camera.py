@@ -11,6 +11,7 @@ import pytest
 
 from splite_deploy.errors import CameraError, OutputError, UsageError
 from splite_deploy.runtime.io.camera import Camera, csi_pipeline, is_live, is_video, open_camera
+from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.io.video import CODECS, check_video_name, write_video
 
 GSTREAMER = cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER)
@@ -109,6 +110,23 @@ def test_a_file_that_is_missing() -> None:
     with pytest.raises(CameraError, match=r"Cannot read none\.mp4: No such file or directory\.") as caught:
         open_camera("none.mp4")
     assert caught.value.hint == "Name a video file."
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("/dev/video7", "Name this camera 7: cameras are named by their number."),
+        ("rtsp:/host/a", "If it is a camera's address, it lacks a slash: write rtsp://host/a"),
+        ("RTSPS:/host/a.mp4", "If it is a camera's address, it lacks a slash: write RTSPS://host/a.mp4"),
+    ],
+)
+def test_a_camera_that_is_named_as_a_file(source: str, hint: str) -> None:
+    with pytest.raises(CameraError) as caught:
+        open_camera(source)
+    assert caught.value.hint == hint
+    with pytest.raises(UsageError) as refused:
+        read_image(Path(source))
+    assert refused.value.hint == hint
 
 
 def test_a_file_that_is_no_video(tmp_path: Path) -> None:

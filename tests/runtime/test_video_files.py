@@ -124,6 +124,16 @@ def written(file: Path) -> Path:
     return file
 
 
+def test_a_file_without_its_index_is_told_without_ffmpeg(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = clips.write_clip(tmp_path / "a.mp4", FRAMES)
+    data = file.read_bytes()
+    file.write_bytes(data[: data.index(b"moov") // 2])
+    with pytest.raises(CameraError, match=r"a\.mp4 is cut: [\d,]+ bytes at its end are missing\.") as caught:
+        open_camera(str(file))
+    assert caught.value.hint == "Copy it again from where it was recorded."
+    assert capfd.readouterr().err == ""
+
+
 def test_every_length_of_a_cut_video_is_told(tmp_path: Path) -> None:
     whole = clips.index_first(clips.write_clip(tmp_path / "a.mp4", FRAMES).read_bytes())
     for length in range(len(whole) // 50, len(whole), len(whole) // 50):

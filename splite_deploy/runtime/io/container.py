@@ -9,6 +9,7 @@ Microsoft's "AVI RIFF File Reference" the chunks of AVI.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import struct
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ _PACKET = 188
 """Bytes of a packet of an MPEG transport stream, each of which begins with 0x47."""
 _MOST_MOOV = 1 << 28
 _MOST_FRAMES = 10_000_000
+
+_DEVICE = re.compile(r"/dev/video(\d+)")
+_ONE_SLASH = re.compile(r"(rtsps?|udp):/*", re.IGNORECASE)
 
 READABLE = "Convert it to MP4 (H.264), for example: ffmpeg -i VIDEO -pix_fmt yuv420p video.mp4"
 
@@ -62,16 +66,20 @@ def examine(file: Path) -> Container:
         with open(file, "rb", opener=_without_waiting) as stream:
             state = os.fstat(stream.fileno())
             if not stat.S_ISREG(state.st_mode):
-                raise CameraError(f"{file} is no file.", hint="Name a video file, or a camera by its number.")
+                raise CameraError(
+                    f"{file} is no file.", hint=camera_meant(file) or "Name a video file, or a camera by its number."
+                )
             head = stream.read(2 * _PACKET)
             if head[4:8] in _BOXES:
-                return _mp4(stream, state.st_size)
+                return _mp4(stream, file, state.st_size)
             if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
                 return Container(counts=True, missing_bytes=_riff(stream, state.st_size))
             if head[:4] == b"\x1a\x45\xdf\xa3":
                 return Container(counts=False, missing_bytes=_matroska(head, state.st_size))
     except OSError as err:
-        raise CameraError(f"Cannot read {file}: {err.strerror or err}.", hint="Name a video file.") from err
+        raise CameraError(
+            f"Cannot read {file}: {err.strerror or err}.", hint=camera_meant(file) or "Name a video file."
+        ) from err
     except ValueError as err:  # of a name with a NUL
         raise CameraError(f"Cannot read {file}: {err}.", hint="Name a video file.") from err
     if head.startswith(_STREAMS) or (head[:1] == b"\x47" and head[_PACKET : _PACKET + 1] == b"\x47"):
@@ -81,13 +89,23 @@ def examine(file: Path) -> Container:
     raise CameraError(f"{file} is not a video that can be read.", hint=READABLE)
 
 
+def camera_meant(file: Path) -> str:
+    """How to name the camera that somebody means who names this as a file; empty where it looks like none."""
+    name = os.fspath(file)
+    if device := _DEVICE.fullmatch(name):
+        return f"Name this camera {device[1]}: cameras are named by their number."
+    if protocol := _ONE_SLASH.match(name):
+        return f"If it is a camera's address, it lacks a slash: write {protocol[1]}://{name[protocol.end() :]}"
+    return ""
+
+
 def _without_waiting(name: str, flags: int) -> int:
     """Opens a pipe at once, which would otherwise wait for somebody who writes to it."""
     return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _mp4(stream: BinaryIO, size: int) -> Container:
-    place, missing, counts, shown = 0, 0, False, None
+def _mp4(stream: BinaryIO, file: Path, size: int) -> Container:
+    place, missing, counts, shown, described = 0, 0, False, None, False
     while place + 8 <= size:
         stream.seek(place)
         head = stream.read(16)
@@ -101,10 +119,14 @@ def _mp4(stream: BinaryIO, size: int) -> Container:
             start = 8
         end = size if length == 0 else place + max(length, start)
         missing = max(end - size, 0)
+        described |= kind in (b"moov", b"moof")
         if kind == b"moov" and not missing and end - place <= _MOST_MOOV:
             stream.seek(place + start)
             counts, shown = _movie(stream.read(end - place - start))
         place = end
+    if missing and not described:  # FFmpeg would say so too, on the standard error of whose program this is
+        hint = "Copy it again from where it was recorded."
+        raise CameraError(f"{file} is cut: {missing:,} bytes at its end are missing.", hint=hint)
     return Container(counts, missing, shown)
 
 

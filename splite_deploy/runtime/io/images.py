@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from splite_deploy.errors import OutputError, UsageError, naming
 from splite_deploy.files import is_file, is_folder, write_file
 from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
+from splite_deploy.runtime.io.container import camera_meant
 from splite_deploy.runtime.io.native_log import quiet
 from splite_deploy.runtime.io.native_output import native_output
 from splite_deploy.runtime.io.notes import are_collected, note
@@ -93,12 +94,13 @@ def _bytes_of(path: Path) -> bytes:
         with open(path, "rb", opener=_without_waiting) as stream:
             state = os.fstat(stream.fileno())
             if not stat.S_ISREG(state.st_mode):
-                raise UsageError(f"{path} is no file.", hint="Name an image file.")
+                raise UsageError(f"{path} is no file.", hint=camera_meant(path) or "Name an image file.")
             if state.st_size > _MOST_BYTES:
                 raise UsageError(f"{path} is larger than 2 GiB.", hint="Make it smaller.")
             return stream.read(min(state.st_size + 1, _MOST_BYTES))  # room is made for as much as is asked for
     except OSError as err:
-        raise UsageError(f"Cannot read {path}: {err.strerror or err}.", hint="Name an image file.") from err
+        hint = camera_meant(path) or "Name an image file."
+        raise UsageError(f"Cannot read {path}: {err.strerror or err}.", hint=hint) from err
     except ValueError as err:  # of a name with a NUL
         raise UsageError(f"Cannot read {path}: {err}.", hint="Name an image file.") from err
 
