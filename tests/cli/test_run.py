@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,3 +65,11 @@ def test_results_go_to_standard_output_unless_a_file_is_named(
     assert plain.stdout == dash.stdout == (tmp_path / "a.json").read_text(encoding="utf-8")
     assert (plain.stderr, dash.stderr, named.stdout) == ("", "", "")
     assert named.stderr == f"keypoints: {tmp_path / 'a.json'}\n"
+
+
+def test_what_a_runtime_logs_stays_off_the_terminal(tiny_tflite_bundle: Path, tmp_path: Path) -> None:
+    """LiteRT tells once in each process that it has made its delegate."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 48, 3), np.uint8))
+    command = [sys.executable, "-m", "splite_deploy", "run", tiny_tflite_bundle, tmp_path / "a.png"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

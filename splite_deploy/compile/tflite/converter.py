@@ -27,6 +27,7 @@ from splite_deploy.compile.tflite.rewrite import with_signature
 from splite_deploy.errors import CompileError, first_line
 from splite_deploy.files import work_folder
 from splite_deploy.runtime.backends.tflite_file import read_operators
+from splite_deploy.runtime.io.native_output import own_output
 
 TIMEOUT_S = 3600.0
 SCRIPT = Path(__file__).with_name("onnx2tf_child.py")
@@ -179,7 +180,8 @@ def recognise(
     """
     try:
         interpreter = Interpreter(model_content=content)
-        interpreter.allocate_tensors()
+        with own_output():
+            interpreter.allocate_tensors()
         (found,), outputs = interpreter.get_input_details(), interpreter.get_output_details()
         layout = _input_layout(example.shape, tuple(found["shape"]))
         interpreter.set_tensor(found["index"], np.ascontiguousarray(example.transpose(axes(_PLANES_FIRST, layout))))

@@ -17,6 +17,7 @@ from splite_deploy.arrays import FloatArray
 from splite_deploy.compile.tflite.network import MOVERS, Network, Range
 from splite_deploy.compile.tflite.plan import bounds, float_operators
 from splite_deploy.compile.tflite.simplify import simplified
+from splite_deploy.runtime.io.native_output import own_output
 
 _TOLERANCE = 1e-3  # of the largest value: kernels sum in another order
 _MEASURED = 32
@@ -178,7 +179,8 @@ def _run(network: Network, crops: FloatArray, tensors: Sequence[int]) -> Iterato
     exposed.outputs = [tensor for tensor in tensors if tensor not in network.inputs]
     exposed.model.signatureDefs = []
     interpreter = Interpreter(model_content=exposed.content(), num_threads=1)
-    interpreter.allocate_tensors()
+    with own_output():
+        interpreter.allocate_tensors()
     (source,), outputs = interpreter.get_input_details(), interpreter.get_output_details()
     for crop in crops:
         interpreter.set_tensor(source["index"], crop[None])

@@ -16,6 +16,7 @@ from splite_deploy.compile.tflite.ranges import KnownRange, find_ranges, fingerp
 from splite_deploy.export.graph.walk import ExposedGraph
 from splite_deploy.export.quant.ranges import Ranges
 from splite_deploy.metrics.parity import Outputs
+from splite_deploy.runtime.io.native_output import own_output
 
 _COMPARED = 2  # crops by whose values tensors are recognised
 _NAMED = 4  # operators that a note names
@@ -49,6 +50,8 @@ class TfliteCandidates:
         from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(model_content=self.make(floats)[0], num_threads=1)
+        with own_output():
+            interpreter.allocate_tensors()
         run = interpreter.get_signature_runner()
         (image,) = run.get_input_details()
 

@@ -24,6 +24,7 @@ from splite_deploy.runtime.backends.base import (
     layer_types,
     option,
 )
+from splite_deploy.runtime.io.native_output import own_output
 from splite_deploy.runtime.layout import PLANES_FIRST, to_pixels, to_planes
 
 _SESSION_LAYOUTS = ("NCHW", "NKC")
@@ -241,13 +242,14 @@ class _Binding:
 
 @contextmanager
 def _loading(file: ModelFile) -> Iterator[None]:
-    """Tells what LiteRT trips over while it loads a file.
+    """Tells what LiteRT trips over while it loads a file, and keeps from the terminal what it writes there.
 
     Raises:
         BackendError: It does.
     """
     try:
-        yield
+        with own_output():
+            yield
     except SpliteError:
         raise
     except Exception as err:  # LiteRT raises ValueError and RuntimeError, and what its own code trips over

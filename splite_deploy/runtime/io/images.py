@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -18,8 +18,8 @@ from splite_deploy.files import is_file, is_folder, write_file
 from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
 from splite_deploy.runtime.io.container import camera_meant
 from splite_deploy.runtime.io.native_log import quiet
-from splite_deploy.runtime.io.native_output import native_output
-from splite_deploy.runtime.io.notes import are_collected, note
+from splite_deploy.runtime.io.native_output import own_output
+from splite_deploy.runtime.io.notes import note
 from splite_deploy.runtime.io.picture_header import Header, read_header
 from splite_deploy.runtime.preprocess import AnyImage, Image, check_image
 
@@ -115,11 +115,10 @@ def _decoded(path: Path, data: bytes, header: Header) -> Image:
     if header.bits == 16:
         flags |= cv2.IMREAD_ANYDEPTH
     image: AnyImage = None
-    # whose process it is: a robot's own standard error is not touched
-    with native_output() if are_collected() else nullcontext() as said:
+    with own_output() as said:
         with suppress(cv2.error, MemoryError), quiet():
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        damaged = any(_DAMAGED.search(line) for line in (said.lines() if said is not None else []))
+        damaged = any(_DAMAGED.search(line) for line in said.lines())
     if image is not None and damaged:
         note("damaged pictures, of which parts may be wrong", path)
     if image is None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from splite_deploy.runtime.io.notes import are_collected
+
 _MOST_BYTES = 1 << 16
 _FFMPEG = re.compile(r"\[([\w,]+) @ 0x[0-9a-f]+\] (.*)")
 _HARMLESS = re.compile(
@@ -81,6 +83,13 @@ def native_output() -> Iterator[NativeOutput]:
         os.dup2(file.fileno(), 2)
         stack.callback(os.dup2, kept, 2)
         yield NativeOutput(file)
+
+
+@contextmanager
+def own_output() -> Iterator[NativeOutput]:
+    """The same in a process of the command line; another program's standard error is not touched."""
+    with native_output() if are_collected() else contextlib.nullcontext(NativeOutput()) as said:
+        yield said
 
 
 def _place() -> BinaryIO:
