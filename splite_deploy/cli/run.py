@@ -108,13 +108,16 @@ def run(
     SOURCE is an image, a folder of images, the boxes of a labels.json or of COCO's JSON (keypoints, or a detector's
     results), a video (.mp4, .avi, ...), a USB camera (0), a Jetson's camera (csi://0), a network camera (rtsp://...) or
     a GStreamer pipeline that ends in appsink. A video is turned as its file says; of one that is damaged or cut what
-    can be read is delivered, with exit status 1; likewise of a folder in
-    which an image cannot be read.
+    can be read is delivered, with exit status 1; likewise of a folder in which an image cannot be read.
 
     The result is JSON: for each image its name, size and poses, one for each --box (box, keypoints in pixels, scores,
     3D keypoints with their unit and origin). One object for an image, a list for a folder or labels; for a video or
     camera one line for each frame, where "found" tells whether the hand or person was found. A camera runs until
     Ctrl-C.
+
+    Of a folder or labels the result is written when the last image is done: a run that is stopped before writes none,
+    so give many images in several folders. Of a video or camera each line is printed at once; a FILE of --json is there
+    when the video ends.
 
     A network that finds people itself (decoder yolo-pose or anchors) gives a pose for each of them, with the box that
     it found and its "box_score"; with --box it looks inside that box alone, in every frame of a video.

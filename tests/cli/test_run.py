@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import clips
 import cv2
 import numpy as np
 import pytest
@@ -73,3 +74,14 @@ def test_what_a_runtime_logs_stays_off_the_terminal(tiny_tflite_bundle: Path, tm
     command = [sys.executable, "-m", "splite_deploy", "run", tiny_tflite_bundle, tmp_path / "a.png"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_each_line_of_a_video_is_printed_at_once(tiny_bundle: Path, tmp_path: Path) -> None:
+    source = clips.write_clip(tmp_path / "a.mp4", 200)
+    command = [sys.executable, "-m", "splite_deploy", "run", tiny_bundle, source]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        first = json.loads(child.stdout.readline())
+        assert child.poll() is None and first["frame"] == 0
+        assert len(child.stdout.readlines()) == 199
+    assert child.returncode == 0
