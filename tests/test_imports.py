@@ -121,6 +121,7 @@ assert 'onnxruntime' not in sys.modules and 'rich' not in sys.modules
 
 OTHERS = (
     "splite_deploy.children",
+    "splite_deploy.init.recognise",
     "splite_deploy.keeper",
     "splite_deploy.runtime.backends.flatbuffer",
     "splite_deploy.runtime.backends.tflite_file",

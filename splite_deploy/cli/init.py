@@ -12,7 +12,7 @@ from splite_deploy.cli.app import FilePath, check_place, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, say, show, working
 from splite_deploy.decoders.heatmap import ALIGNMENTS
 from splite_deploy.files import check_writable, writing
-from splite_deploy.init.recognise import Kind
+from splite_deploy.init.kinds import Kind
 from splite_deploy.spec.model import InputColor
 from splite_deploy.spec.presets import SKELETONS
 from splite_deploy.spec.recipes import RECIPES

@@ -13,9 +13,10 @@ from splite_deploy.decoders import decode
 from splite_deploy.errors import UsageError
 from splite_deploy.files import anything_at, write_file
 from splite_deploy.init.draft import Draft, Wishes, draft, draft_of_tensors, unlike, unused
+from splite_deploy.init.kinds import Kind
 from splite_deploy.init.look import Looked, Normalised, look
 from splite_deploy.init.network import Asked, open_network
-from splite_deploy.init.recognise import Hints, Kind
+from splite_deploy.init.recognise import Hints
 from splite_deploy.runtime.backends.onnx_file import LEAST_OPSET
 from splite_deploy.runtime.file_facts import FileFacts
 from splite_deploy.runtime.view import apply_view

@@ -12,8 +12,9 @@ from typing import Any
 
 from splite_deploy.decoders.heatmap import ALIGNMENTS
 from splite_deploy.errors import UsageError
+from splite_deploy.init.kinds import Kind
 from splite_deploy.init.look import Looked, Normalised
-from splite_deploy.init.recognise import WHAT, Kind, Reading
+from splite_deploy.init.recognise import WHAT, Reading
 from splite_deploy.runtime.file_facts import TensorFacts
 from splite_deploy.spec.presets import SKELETONS, presets_of
 from splite_deploy.spec.recipes import Recipe

@@ -18,12 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
+from splite_deploy.init.kinds import Kind
 from splite_deploy.spec.presets import SKELETONS
 from splite_deploy.spec.view import Column, OutputView, Source
 
-Kind = Literal["heatmap", "combined", "depth", "offset", "simcc", "volume", "coordinates", "yolo-pose", "anchors"]
-"""What a network gives: ``depth`` is a heatmap with a map of depths, ``combined`` three maps for each keypoint, as the
-combined target of UDP has them."""
 Values = Literal["peaks", "logits", "sigmoid", "distribution"]
 """What the cells of a heatmap hold: unit peaks over a background of about zero, any numbers, numbers that a sigmoid has
 put between 0 and 1, or shares that sum to one."""
