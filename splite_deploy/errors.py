@@ -10,7 +10,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
 
 FIELDS_DOC = "see models/README.md for every field with an example"
 """Ends the hint of an error in ``model.toml``."""
@@ -20,12 +19,9 @@ class SpliteError(Exception):
     """Root of all expected errors.
 
     Attributes:
-        message: What happened, in one sentence.
-        hint: What to do about it, in one sentence; empty only where nothing can be done.
-        lines: Whether line breaks in them are ours; those of others are shown as what they are.
+        message: What happened, in one sentence; one of several lines is a `splite_deploy.text.Lines`.
+        hint: What to do about it, in one sentence or such lines; empty only where nothing can be done.
     """
-
-    lines: ClassVar[bool] = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -93,8 +89,6 @@ class CameraError(SpliteError):
 
 class GateError(SpliteError):
     """A benchmark result is beyond a limit that was set on it."""
-
-    lines = True
 
 
 class OutputError(SpliteError):

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import unicodedata
+from collections.abc import Iterable
 
 _UNSEEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 """Unicode's categories of what has no glyph of its own: control and format characters, halves, other line breaks."""
@@ -37,6 +38,21 @@ def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # how Python keeps a byte that is no UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+class Lines(str):
+    """Lines of ours as one text: what others wrote in them was made safe before they were joined."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, lines: Iterable[str]) -> Lines:
+        """Joins lines; a line break within one is of others, and shown as what it is."""
+        return cls("\n".join(map(shown, lines)))
+
+    def __add__(self, more: str) -> Lines:
+        """The text with more at the end of its last line."""
+        return Lines(super().__add__(more if isinstance(more, Lines) else shown(more)))
 
 
 def whole(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from splite_deploy.bench.loop import DEVICE_STAGES, END_TO_END, STAGES
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.errors import GateError, UsageError
+from splite_deploy.text import Lines
 
 Reading = Callable[[BenchResult], float | None]
 _FIGURES = ("mean_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms")
@@ -151,4 +152,4 @@ def check(gates: Sequence[Gate], results: Sequence[BenchResult]) -> None:
     """
     failures = [failure for result in results for gate in gates if (failure := gate.failure(result)) is not None]
     if failures:
-        raise GateError("\n".join(failures), hint="The limits are those of --fail-if.")
+        raise GateError(Lines.of(failures), hint="The limits are those of --fail-if.")

@@ -15,7 +15,7 @@ import click
 from splite_deploy.errors import SpliteError
 from splite_deploy.files import write_file
 from splite_deploy.spec.plain import json_text
-from splite_deploy.text import shown
+from splite_deploy.text import Lines, shown
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -30,25 +30,24 @@ STDOUT = Path("-")
 
 def fail(err: SpliteError) -> NoReturn:
     """Prints what happened and what to do, and ends with status 1."""
-    put_error(err.message, err.hint, lines=err.lines)
+    put_error(err.message, err.hint)
     sys.exit(1)
 
 
-def put_error(message: str, hint: str, *, lines: bool = False) -> None:
+def put_error(message: str, hint: str) -> None:
     """Prints what happened and, where something can be done, what to do.
 
     Args:
-        message: One line.
-        hint: One line, or empty.
-        lines: Whether they may have several; those after the first are indented, so that none looks like a hint.
+        message: One line, or `Lines`; those after the first are indented, so that none looks like a hint.
+        hint: The same, or empty.
     """
     for kind, colour, text in (("error: ", "red", message), ("hint:  ", "yellow", hint)):
         if text:
-            _put(kind, colour, text, lines=lines)
+            _put(kind, colour, text)
 
 
-def _put(kind: str, colour: str, text: str, *, lines: bool = False) -> None:
-    told = shown(text, lines=lines).replace("\n", f"\n{' ' * len(kind)}")
+def _put(kind: str, colour: str, text: str) -> None:
+    told = shown(text, lines=isinstance(text, Lines)).replace("\n", f"\n{' ' * len(kind)}")
     sys.stderr.write(f"{click.style(kind, fg=colour, bold=True) if _coloured() else kind}{told}\n")
     sys.stderr.flush()
 

@@ -158,7 +158,7 @@ def _opened_reference(reference: NetworkFile, backend: Backend) -> Session:
     try:
         return reference.open(backend, reference=bool(backend.reference))
     except (BackendError, SpecError) as err:
-        hint = f"{err.hint} Where its tensors lie in another way, name its own spec with --reference-model."
+        hint = err.hint + " Where its tensors lie in another way, name its own spec with --reference-model."
         raise type(err)(f"{reference.path.name}: {err.message}", hint=hint) from err
 
 

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from splite_deploy.errors import FIELDS_DOC, SpecError
-from splite_deploy.text import whole
+from splite_deploy.text import Lines, whole
 
 T = TypeVar("T")
 Unknown = Literal["refuse", "ignore"]
@@ -89,8 +89,6 @@ class FieldsError(SpecError):
         problems: One for each field.
     """
 
-    lines = True
-
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         first, *others = self.problems
@@ -104,7 +102,7 @@ class FieldsError(SpecError):
         lines = (f"{', '.join(filter(None, names)) or 'Elsewhere'}: {hint}" for hint, names in advice.items())
         super().__init__(
             f"{len(self.problems)} fields are missing or wrong: {'; '.join(text.removesuffix('.') for text in said)}.",
-            hint="\n".join(lines),
+            hint=Lines.of(lines),
         )
 
 

@@ -17,6 +17,7 @@ from bench_results import bench_result
 from click.testing import CliRunner
 
 from splite_deploy.bench.records import append_result
+from splite_deploy.bundle import Bundle
 from splite_deploy.cli import main
 
 NASTY = "[red]a[/] [/] [link=x]b\x1b[31m\x9b2J\u202e; $(touch owned) 'q' \"r\" -x"
@@ -107,3 +108,20 @@ def test_a_dash_is_standard_output_for_every_kind(tmp_path: Path, kind: str, mon
 def test_two_files_cannot_be_printed(tmp_path: Path) -> None:
     _, err = invoke("bench", tmp_path / "x.splite", "--json", "-", "--csv", "-", status=1)
     assert err == "error: --json and --csv name standard output, -.\nhint:  Name a file for all but one of them.\n"
+
+
+def test_line_breaks_of_ours_stay_and_those_of_others_are_shown(
+    tmp_path: Path, tiny_model: Path, tiny_bundle: Path
+) -> None:
+    spec = tiny_model.read_text(encoding="utf-8")
+    wrong = spec.replace("mean = ", '"me\\nan" = ').replace("std = ", "st = ")
+    assert wrong.count("st = ") == 1
+    (tmp_path / "model.toml").write_text(wrong, encoding="utf-8")
+    shutil.copy(tiny_bundle / Bundle.open(tiny_bundle).find().file, tmp_path / "net.onnx")
+    picture = tmp_path / "hand.png"
+    cv2.imwrite(str(picture), np.zeros((64, 48, 3), np.uint8))
+    _, err = invoke("run", tmp_path / "net.onnx", picture, status=1)
+    message, *lines = err.splitlines()
+    assert "me\\nan" in message and message.startswith("error: ")
+    assert len(lines) > 1 and lines[0].startswith("hint:  ") and all(line.startswith("       ") for line in lines[1:])
+    assert not any(": Write" in line and "\\nin" in line for line in lines)
