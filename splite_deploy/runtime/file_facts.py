@@ -14,12 +14,10 @@ from pathlib import Path
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.runtime.backends.litert import unique
 from splite_deploy.runtime.backends.onnx_file import OnnxContents, read_onnx
+from splite_deploy.runtime.backends.precision import Numbers, numbers_of_onnx, numbers_of_tflite
 from splite_deploy.runtime.backends.tflite_file import Tensor, read_foreign
 from splite_deploy.runtime.session import backend_of, configured, open_model_file, read_file
 from splite_deploy.spec import Precision
-
-_INTEGERS = ("int8", "uint8", "int16", "int4", "int2")
-_QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize")
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def describe_file(path: Path, data: bytes | None = None) -> FileFacts:
     options = configured(chosen, reference=bool(chosen.reference))  # nothing is optimised for a look
     with open_model_file(chosen, file, options=options) as session:
         inputs, outputs = _as_told(session.inputs), _as_told(session.outputs)
-    precision, numbers = _of_onnx(contents) if kind == "onnx" else ("fp32", "not told")
+    numbers = numbers_of_onnx(contents) if kind == "onnx" else Numbers("fp32", "not told", frozenset())
     return FileFacts(
         path.name,
         kind,
@@ -108,8 +106,8 @@ def describe_file(path: Path, data: bytes | None = None) -> FileFacts:
         outputs,
         dict(sorted(contents.operators.items())),
         tuple(sorted(name for name in contents.operators if "." in name)),
-        precision,
-        numbers,
+        numbers.precision,
+        numbers.said,
         contents.producer,
         contents.opset,
     )
@@ -133,13 +131,7 @@ def describe_tflite(data: bytes, name: str) -> FileFacts:
         )
 
     contents = read_foreign(data, name)
-    weights, computed = Counter[str](), Counter[str]()
-    for one in contents.operators:
-        if not one.weights:
-            continue
-        weights[one.weights] += one.weight_count
-        computed[one.inputs[0]] += one.weight_count
-    precision, numbers = _of_tflite(weights, computed)
+    numbers = numbers_of_tflite(contents.operators)
     return FileFacts(
         name,
         "tflite",
@@ -148,43 +140,9 @@ def describe_tflite(data: bytes, name: str) -> FileFacts:
         facts(contents.outputs),
         dict(sorted(Counter(one.name for one in contents.operators).items())),
         contents.custom,
-        precision,
-        numbers,
+        numbers.precision,
+        numbers.said,
     )
-
-
-def _of_tflite(weights: Counter[str], computed: Counter[str]) -> tuple[Precision, str]:
-    """What most weights of a file are stored in, and what most of them are computed with.
-
-    Args:
-        weights: Number of weights by the type in which they are stored.
-        computed: Number of weights by the type of what they are multiplied with.
-    """
-    if not weights:
-        return "fp32", "no weights"
-    ((stored, _),), ((acting, _),) = weights.most_common(1), computed.most_common(1)
-    mixed = f" ({_listed(weights)} weights)" if len(weights) > 1 else ""
-    if stored in _INTEGERS and acting in _INTEGERS:
-        return "int8", f"{stored} weights, {acting} activations{mixed}"
-    if stored in _INTEGERS:
-        return "int8", f"{stored} weights, {acting} activations: dynamic range, or weights alone{mixed}"
-    if stored == "float16":
-        return "fp16", f"float16 weights, {acting} activations{mixed}"
-    return "fp32", f"{stored}{mixed}"
-
-
-def _of_onnx(contents: OnnxContents) -> tuple[Precision, str]:
-    """The same of an ONNX graph, by its operators and constants."""
-    weights = Counter({kind: count for kind, count in contents.weights.items() if kind != "int64"})
-    if any(name.rpartition(".")[2].startswith(_QUANTISED) for name in contents.operators):
-        return "int8", f"quantised ({_listed(weights)} constants)"
-    if weights and weights.most_common(1)[0][0] == "float16":
-        return "fp16", f"float16 ({_listed(weights)} constants)"
-    return "fp32", weights.most_common(1)[0][0] if weights else "no weights"
-
-
-def _listed(weights: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {kind}" for kind, count in weights.most_common())
 
 
 def _as_told(tensors: Iterable[TensorSpec]) -> tuple[TensorFacts, ...]:

@@ -19,9 +19,10 @@ from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
 from splite_deploy.files import is_file
 from splite_deploy.runtime.backends import BUILT_IN, all_backends, find_backend
-from splite_deploy.runtime.backends.base import Backend, BackendOptions, ModelFile
+from splite_deploy.runtime.backends.base import Backend, BackendOptions, IoSignature, ModelFile, check_signature
 from splite_deploy.runtime.backends.onnx_file import check_onnx
 from splite_deploy.runtime.backends.plug_in import held, held_traced, misbehaving
+from splite_deploy.runtime.backends.precision import check_precision
 from splite_deploy.runtime.view import TracedViewedSession, ViewedSession
 from splite_deploy.spec import ModelSpec, Precision, View
 from splite_deploy.spec.reading import ReadError, read_bytes, refuse_stand_in
@@ -441,6 +442,9 @@ def _load(backend: Backend, file: ModelFile, options: BackendOptions) -> Session
     else:
         with misbehaving(backend, f"to load {file.name}"):
             session = held(backend, backend.open(file, options), file.name)
+        if file.artifact is not None:
+            own = IoSignature(session.inputs, session.outputs)
+            check_signature(file.name, file.artifact, own, names_alone=True)
     if file.view is None or not backend.computes:  # a recording is of what the decoder reads
         return session
     return ViewedSession(session, file.view, _model_of(file))
@@ -459,6 +463,7 @@ def _check(backend: Backend, file: ModelFile, options: BackendOptions) -> None:
         UsageError: The backend does not read such files.
         MissingDependencyError: The backend is not installed.
         BackendError: The file is damaged, or keeps weights elsewhere; or, without a bundle, ends the process.
+        BundleError: It has another precision than its manifest says.
     """
     if not backend.reads(file.format):
         raise UsageError(
@@ -478,6 +483,7 @@ def check_content(file: ModelFile) -> None:
 
     Raises:
         BackendError: It is damaged, or keeps weights elsewhere.
+        BundleError: It has another precision than its manifest says.
     """
     if file.format == "onnx":
         check_onnx(file.data, file.name)
@@ -485,3 +491,4 @@ def check_content(file: ModelFile) -> None:
         from splite_deploy.runtime.backends.tflite_model import read_tflite  # 50 ms, which others need not wait for
 
         read_tflite(file.data, file.name)
+    check_precision(file)

@@ -359,7 +359,10 @@ def check(results: list[Verification]) -> None:
         raise UsageError("Nothing was verified.", hint="Name a bundle with artifacts.")
     for result in results:
         if result.violations:
-            hint = "Do not ship it from here: compare the backend's version with 'splite-deploy inspect'."
+            hint = (
+                "Do not ship it from here: compare the backend's version, which 'splite-deploy doctor' tells, with "
+                "that in the bundle's report.json."
+            )
             if any("recorded" in one and "crop" not in one for one in result.violations):
                 hint = _TAMPERED
             if not result.image.within_limits:

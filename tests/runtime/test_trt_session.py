@@ -18,7 +18,7 @@ from numpy_cuda import NumpyCuda
 from trt_stand_in import StandInEngine, tensorrt
 
 from splite_deploy.bundle import Artifact, TensorSpec, compile_command
-from splite_deploy.errors import BackendError, UsageError
+from splite_deploy.errors import BackendError, BundleError, UsageError
 from splite_deploy.runtime.backends.base import ModelFile
 from splite_deploy.runtime.backends.trt import TrtOptions
 from splite_deploy.runtime.backends.trt import module as trt_module
@@ -353,7 +353,7 @@ def test_an_engine_that_the_manifest_does_not_describe(cuda: NumpyCuda, change: 
     for name, value in change.items():
         setattr(engine, name, value)
     file = engine_file(described)
-    with pytest.raises(BackendError, match=message) as caught:
+    with pytest.raises(BundleError, match=message) as caught:
         TrtSession(SimpleNamespace(), engine, tensorrt(), cuda, described, TrtOptions(), file)
     assert caught.value.hint == f"Build it here: {COMMAND}."
 

@@ -14,12 +14,17 @@ import numpy as np
 import pytest
 from click.testing import Result
 from numpy.typing import NDArray
+from tiny_tflite import VECTORS, tflite_artifact
 
-from splite_deploy.bundle import GOLDEN, MANIFEST, Bundle, Percentiles, write_golden
-from splite_deploy.errors import ParityError, UsageError
+from splite_deploy.bundle import GOLDEN, MANIFEST, Artifact, Bundle, Percentiles, write_golden
+from splite_deploy.bundle.manifest import REEXPORT
+from splite_deploy.errors import BundleError, ParityError, UsageError
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.parity import compare, violations
+from splite_deploy.runtime.session import open_bytes, open_session
 from splite_deploy.runtime.verify import Verification, check, verify
+from splite_deploy.spec import Precision
+from splite_deploy.spec.plain import structure, to_plain
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -266,3 +271,81 @@ def test_golden_data_that_contradicts_itself_fails(
 
 def test_golden_data_that_says_the_same_passes(recorded: Callable[..., Path]) -> None:
     check(verify(Bundle.open(recorded(keypoints=lambda values: values + np.float32(1e-4)))))
+
+
+def resigned(bundle: Path, place: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy whose first artifact is described otherwise, under a checksum that fits."""
+    shutil.copytree(bundle, place)
+    opened = Bundle.open(bundle)
+    manifest = to_plain(opened.manifest)
+    edit(manifest["artifacts"][0])
+    changed = structure(Artifact, manifest["artifacts"][0], "", unknown="ignore")
+    written = dataclasses.replace(opened.manifest, artifacts=(changed, *opened.manifest.artifacts[1:]))
+    (place / MANIFEST).write_text(written.to_json(), encoding="utf-8")
+    return place
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_float_graph_that_is_called_something_else(
+    splite: Callable[..., Result], tiny_bundle: Path, tmp_path: Path, precision: str
+) -> None:
+    path = resigned(tiny_bundle, tmp_path / "a.splite", lambda artifact: artifact.update(precision=precision))
+    for words in (("verify",), ("bench", "--frames", "50")):
+        result = splite(words[0], path, *words[1:])
+        assert result.exit_code == 1 and "✓" not in result.stdout
+        said = f"error: model.onnx is fp32 (float32); the manifest says {precision}.\nhint:  {REEXPORT}\n"
+        assert result.stderr.endswith(said)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_float_tflite_file_that_is_called_something_else(precision: Precision) -> None:
+    file = VECTORS / "tiny.fp32.tflite"
+    with pytest.raises(BundleError, match=rf"^\S+ is fp32 \(float32\); the manifest says {precision}\.\n"):
+        open_bytes(file.read_bytes(), tflite_artifact(file, precision))
+
+
+@pytest.mark.parametrize("wrong", ["fp32", "fp16"])
+def test_an_int8_tflite_file_that_is_called_finer(wrong: Precision) -> None:
+    file = VECTORS / "tiny.int8.tflite"
+    with pytest.raises(BundleError, match=rf"^\S+ is int8 \(int8 weights, .*\); the manifest says {wrong}\.\n"):
+        open_bytes(file.read_bytes(), tflite_artifact(file, wrong))
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (
+            lambda artifact: artifact["outputs"][0].update(name="hm2"),
+            "model.onnx has the outputs 'heatmap' float32 1x5x16x12, 'depth' float32 1x5x16x12; the manifest says ",
+        ),
+        (
+            lambda artifact: artifact["inputs"][0].update(name="picture"),
+            "model.onnx has the inputs 'image' float32 1x3x64x48; the manifest says 'picture' float32 1x3x64x48.",
+        ),
+        (
+            lambda artifact: artifact["inputs"][0].update(shape=[1 << 30, 3, 64, 48]),
+            "model.onnx has the input 'image' float32 1x3x64x48; the manifest says 'image' float32 1073741824x3x64x48.",
+        ),
+        (
+            lambda artifact: artifact["inputs"][0].update(shape=[None, 3, 64, 48]),
+            "model.onnx has the input 'image' float32 1x3x64x48; the manifest says 'image' float32 Nx3x64x48.",
+        ),
+        (
+            lambda artifact: artifact["inputs"][0].update(dtype="uint8"),
+            "model.onnx has the input 'image' float32 1x3x64x48; the manifest says 'image' uint8 1x3x64x48.",
+        ),
+    ],
+)
+def test_tensors_that_the_graph_does_not_have(
+    splite: Callable[..., Result],
+    tiny_bundle: Path,
+    tmp_path: Path,
+    edit: Callable[[dict[str, Any]], object],
+    said: str,
+) -> None:
+    path = resigned(tiny_bundle, tmp_path / "a.splite", edit)
+    with pytest.raises(BundleError) as caught:
+        open_session(Bundle.open(path))
+    assert caught.value.message.startswith(said) and caught.value.hint == REEXPORT
+    result = splite("verify", path)
+    assert result.exit_code == 1 and result.stderr.endswith(f"error: {caught.value.message}\nhint:  {REEXPORT}\n")

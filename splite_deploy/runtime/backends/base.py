@@ -19,7 +19,8 @@ import numpy as np
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
-from splite_deploy.errors import BackendError, MissingDependencyError
+from splite_deploy.bundle.manifest import REEXPORT
+from splite_deploy.errors import BackendError, BundleError, MissingDependencyError
 from splite_deploy.runtime.closing import Closing
 from splite_deploy.spec import ModelSpec, View
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 Recipe = Literal["ort", "tflite", "trt"]
 """How ``export`` makes something for a backend: ``ort`` graphs, quantised as CPU kernels take it; ``tflite`` files; or
 ``trt`` graphs that engines are built from on the device."""
+FAILED_HINT = (
+    "Copy or export the file again; if it fails here alone, 'splite-deploy doctor' says which version it is."
+)
+"""Where an engine fails on a file that it has loaded."""
 ANY_FORMAT = "*"
 """The format of a backend that looks into no file."""
 
@@ -215,6 +220,51 @@ class IoSignature:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+def check_signature(
+    file: str, artifact: Artifact | IoSignature, own: Artifact | IoSignature, *, names_alone: bool = False
+) -> None:
+    """Compares what a manifest says of a file's tensors with what the loaded file says.
+
+    Sizes that the file leaves open are not compared, but for those of inputs that the manifest calls open.
+
+    Args:
+        file: Its name, for messages.
+        artifact: What the manifest says.
+        own: What the file says.
+        names_alone: Whether layouts and types may be others, as a session gives them.
+
+    Raises:
+        BundleError: A tensor is missing, or of another type or shape; the message names it and both sides.
+    """
+    for side, said, found in (("input", artifact.inputs, own.inputs), ("output", artifact.outputs, own.outputs)):
+        has = {spec.name: spec for spec in found}
+        for spec in said:
+            tensor = has.get(spec.name)
+            if tensor is None:
+                held = f"the {side}s {', '.join(map(_tensor, found))}"
+            elif names_alone:
+                continue
+            elif tensor.dtype != spec.dtype or not _same_sizes(spec.shape, tensor.shape, is_input=side == "input"):
+                held = f"the {side} {_tensor(tensor)}"
+            else:
+                continue
+            raise BundleError(f"{file} has {held}; the manifest says {_tensor(spec)}.", hint=REEXPORT)
+        if side == "input" and (more := set(has) - {spec.name for spec in said}):
+            raise BundleError(
+                f"{file} has the input {_tensor(has[min(more)])}, which the manifest lacks.", hint=REEXPORT
+            )
+
+
+def _same_sizes(said: tuple[int | None, ...], found: tuple[int | None, ...], *, is_input: bool) -> bool:
+    return len(said) == len(found) and all(
+        have is None or want == have or (want is None and not is_input) for want, have in zip(said, found, strict=True)
+    )
+
+
+def _tensor(spec: TensorSpec) -> str:
+    return f"'{spec.name}' {spec.dtype} {'x'.join('N' if size is None else str(size) for size in spec.shape)}"
 
 
 class OneAtATime:

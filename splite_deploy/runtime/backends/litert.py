@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import TensorSpec
+from splite_deploy.bundle.manifest import REEXPORT
 from splite_deploy.bundle.report import Layer
-from splite_deploy.errors import BackendError, SpliteError, first_line
+from splite_deploy.errors import BackendError, BundleError, SpliteError, first_line
 from splite_deploy.runtime.backends.base import (
+    FAILED_HINT,
     Backend,
     BackendOptions,
     BaseSession,
@@ -65,7 +67,8 @@ class TfliteSession(BaseSession):
         options: How it works.
 
     Raises:
-        BackendError: LiteRT cannot load it, or it is not what its artifact says.
+        BackendError: LiteRT cannot load it.
+        BundleError: It is not what its artifact says.
     """
 
     def __init__(self, file: ModelFile, options: TfliteOptions) -> None:
@@ -106,7 +109,7 @@ class TfliteSession(BaseSession):
             self._interpreter.invoke()
             return {name: binding.read() for name, binding in self._outputs.items()}
         except (RuntimeError, ValueError) as err:  # of tensors that are not what the file's signature says, too
-            raise BackendError(f"LiteRT failed: {first_line(err)}", hint="Run 'splite-deploy verify'.") from err
+            raise BackendError(f"LiteRT failed: {first_line(err)}", hint=FAILED_HINT) from err
 
     def _resize(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Gives the inputs these sizes and allocates all tensors anew, unless they are the last ones."""
@@ -133,14 +136,15 @@ class TfliteSession(BaseSession):
             levels: Whether integers are given as the file holds them, whatever they stand for.
 
         Raises:
-            BackendError: The file has no such tensor, or two shapes of it.
+            BundleError: The file has no such tensor.
+            BackendError: It has two shapes of it.
         """
         found = details.get(spec.name)
         if found is None or not _fits(spec, found) or found["dtype"] != np.dtype(spec.dtype):
             held = ", ".join(f"{name} {d['dtype'].__name__} {_sizes(d)}" for name, d in details.items())
-            raise BackendError(
+            raise BundleError(
                 f"{file} has the tensors {held}; the manifest says {spec.name} {spec.dtype} {spec.shape}.",
-                hint="Compile the bundle again.",
+                hint=REEXPORT,
             )
         sizes, held_sizes = _sizes(found), tuple(map(int, found["shape"]))
         if any(size not in (None, held) for size, held in zip(sizes, held_sizes, strict=True)):

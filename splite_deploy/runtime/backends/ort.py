@@ -17,11 +17,13 @@ from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import BackendError, first_line
 from splite_deploy.files import work_folder
 from splite_deploy.runtime.backends.base import (
+    FAILED_HINT,
     Backend,
     BackendOptions,
     BaseSession,
     IoSignature,
     ModelFile,
+    check_signature,
     layer_types,
     option,
 )
@@ -65,6 +67,7 @@ class OrtSession(BaseSession):
 
     Raises:
         BackendError: ONNX Runtime cannot load it.
+        BundleError: It has other tensors than its artifact says.
     """
 
     def __init__(self, file: ModelFile, options: OrtOptions, *, trace: Path | None = None) -> None:
@@ -87,6 +90,8 @@ class OrtSession(BaseSession):
                 hint=_load_hint(str(err)),
             ) from err
         own = IoSignature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
+        if file.artifact is not None:
+            check_signature(file.name, file.artifact, own)
         super().__init__(file.artifact or own)
         self._names = [spec.name for spec in self.outputs]
 
@@ -94,7 +99,7 @@ class OrtSession(BaseSession):
         try:
             values = self._session.run(self._names, feeds)
         except Exception as err:
-            raise BackendError(f"ONNX Runtime failed: {first_line(err)}", hint="Run 'splite-deploy verify'.") from err
+            raise BackendError(f"ONNX Runtime failed: {first_line(err)}", hint=FAILED_HINT) from err
         return dict(zip(self._names, values, strict=True))
 
     def _release(self) -> None:

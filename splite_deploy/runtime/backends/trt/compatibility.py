@@ -50,7 +50,7 @@ class EngineFile:
     def failed_hint(self) -> str:
         """The hint where TensorRT failed on it."""
         if self.command is not None:
-            return f"Run 'splite-deploy verify'; if it fails too: {self.command(None)}."
+            return f"Build it anew: {self.command(None)}. 'splite-deploy doctor' says what works on this machine."
         return self.build_hint()
 
 

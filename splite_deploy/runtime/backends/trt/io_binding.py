@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import Artifact, TensorSpec
-from splite_deploy.errors import BackendError
+from splite_deploy.errors import BackendError, BundleError
 from splite_deploy.runtime.backends.base import IoSignature
 from splite_deploy.runtime.backends.trt.compatibility import EngineFile
 from splite_deploy.runtime.cuda.memory import Cuda, Handle, HostBuffer
@@ -127,7 +127,8 @@ def bind_tensors(
         file: Where it comes from.
 
     Raises:
-        BackendError: The engine has other tensors than the manifest says, or the memory is full.
+        BackendError: The memory is full.
+        BundleError: The engine has other tensors than the manifest says.
     """
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     sizes = _sizes(engine, names)
@@ -137,7 +138,7 @@ def bind_tensors(
     found = {name: _shown(*_read(engine, name, sizes[name], low if low == high else None)) for name in names}
     wanted = {name: _shown("input" if name in inputs else "output", s.dtype, s.shape) for name, s in specs.items()}
     if found != wanted:
-        raise BackendError(
+        raise BundleError(
             f"{file.name} has the tensors {_listed(found)}; the manifest says {_listed(wanted)}.",
             hint=file.build_hint(),
         )

@@ -51,7 +51,8 @@ class TrtSession(BaseSession):
         file: Where it comes from, for messages.
 
     Raises:
-        BackendError: The engine is not what the manifest describes, or there is not enough memory.
+        BackendError: There is not enough memory.
+        BundleError: The engine is not what the manifest describes.
         UsageError: A CUDA graph is requested, and the memory backend does not support one.
     """
 
