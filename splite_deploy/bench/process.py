@@ -17,6 +17,7 @@ from splite_deploy.bench.result import Memory, Startup
 from splite_deploy.errors import BackendError, UsageError
 from splite_deploy.runtime.backends.base import Backend, BackendOptions
 from splite_deploy.spec import Precision
+from splite_deploy.text import command
 
 TIMEOUT_S = 600
 
@@ -72,16 +73,23 @@ def cold_start(
         reason = (err.stderr.strip().splitlines() or ["no message"])[-1][:300]
         raise BackendError(
             f"A new process that loads {path.name} ended with status {err.returncode}: {reason}",
-            hint="Run 'splite-deploy verify' on this machine.",
+            hint=_hint(path),
         ) from err
     except subprocess.TimeoutExpired as err:
         raise BackendError(
             f"A new process that loads {path.name} did not end within {TIMEOUT_S} s.",
-            hint="Run 'splite-deploy verify' on this machine.",
+            hint=_hint(path),
         ) from err
     startup = Startup(figures["import_ms"], figures["load_ms"], figures["first_inference_ms"])
     mib = [figures[name] for name in ("rss_before_mib", "rss_steady_mib", "rss_peak_mib")]
     return startup, None if None in mib else Memory(*mib)
+
+
+def _hint(path: Path) -> str:
+    """What to do where a new process cannot load a bundle or a file."""
+    if path.is_dir():
+        return f"See whether it runs here at all: {command('verify', path)}."
+    return "'splite-deploy doctor' says what works on this machine."
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def append_record(path: str | PathLike[str], record: Mapping[str, Any]) -> None:
     if lost:
         raise OutputError(
             f"Nothing was appended to {fspath(path)}: {lost[0]} is not a finite number.",
-            hint="Run 'splite-deploy verify' on what was measured.",
+            hint="Measure it again, without --json if it stays so: the table shows which figure it is.",
         )
     line = text.encode() + b"\n"
     if descriptor_of(Path(path)) is not None:

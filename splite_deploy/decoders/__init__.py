@@ -213,6 +213,6 @@ def _check_finite(what: str, values: FloatArray) -> None:
     if not math.isfinite(total) and not np.isfinite(values).all():
         raise BackendError(
             f"The {what} not finite (NaN or infinity).",
-            hint="Run 'splite-deploy verify' on this bundle; in fp16 a layer may overflow: take the artifact of fp32, "
-            "-p fp32. Where that is not finite either, look at the weights.",
+            hint="In fp16 a layer may overflow: run the network in fp32, of a bundle with -p fp32. Where that is not "
+            "finite either, its weights are wrong: export it from another checkpoint.",
         )

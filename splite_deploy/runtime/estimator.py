@@ -271,8 +271,7 @@ class PoseEstimator(Closing):
         if said:
             raise BackendError(
                 f"The {said} are not finite (NaN or infinity).",
-                hint="The network gives numbers near the end of float32: look at its weights, and run 'splite-deploy "
-                "verify'.",
+                hint="The network gives numbers near the end of float32: look at its weights.",
             )
 
     def _lift(

@@ -126,7 +126,7 @@ def _squares(bones: FloatArray) -> float:
     if not math.isfinite(total):
         raise BackendError(
             "The lengths of bones are not finite: the network gives keypoints or depths near the end of float32.",
-            hint="Look at the network's weights, and run 'splite-deploy verify' on its bundle.",
+            hint="Look at the network's weights: they are damaged, or its training diverged.",
         )
     return total
 

@@ -136,7 +136,7 @@ def test_a_session_that_fails_while_it_is_profiled_is_closed(
     close = OrtSession.close
 
     def fail(self: OrtSession, feeds: Any) -> None:
-        raise BackendError("ONNX Runtime failed: out of memory", hint="Run 'splite-deploy verify'.")
+        raise BackendError("ONNX Runtime failed: out of memory", hint="Free memory.")
 
     def note(self: OrtSession) -> None:
         closed.append(self)

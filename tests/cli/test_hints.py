@@ -98,3 +98,13 @@ def test_only_the_console_prints() -> None:
     for file in FILES:
         text = file.read_text(encoding="utf-8")
         assert file.name == "plain_table.py" or not re.search(r"rich\.table|rich\.markup", text), file
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(PACKAGE).as_posix())
+def test_what_a_hint_tells_to_run_can_be_typed(file: Path) -> None:
+    lacking = [name for name, one in main.commands.items() if any(p.required for p in one.params)]
+    for line, text in hints(file):
+        for name in re.findall(r"(?:Run|run|with|;|^) ?'splite-deploy ([a-z-]+)'", text):
+            assert name not in lacking or name in ("export", "init", "bench"), f"{file}:{line}: it needs an argument"
+        for name in re.findall(r"^'splite-deploy ([a-z-]+)' (?:says|lists)", text):
+            assert name not in lacking, f"{file}:{line}: it needs an argument"

@@ -343,7 +343,7 @@ def test_refuses_what_is_not_finite(decoder: Decoder, role: str, where: tuple[in
     maps[role][where] = value
     with pytest.raises(BackendError, match="not finite") as caught:
         decode(maps, model(decoder, 2, 32, 32))
-    assert "splite-deploy verify" in caught.value.hint
+    assert "-p fp32" in caught.value.hint
 
 
 @pytest.mark.parametrize("side", [8, 64], ids=["few values", "many"])

@@ -184,4 +184,4 @@ def test_decoded_outputs_are_checked(fused: Path) -> None:
         broken.flat[0] = np.nan
         with pytest.raises(BackendError, match=f"The network's output '{role}' is not finite") as caught:
             decode({**arrays, role: broken}, spec)
-        assert "splite-deploy verify" in caught.value.hint
+        assert "-p fp32" in caught.value.hint

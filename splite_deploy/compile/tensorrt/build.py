@@ -56,7 +56,7 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
     if mode.typing not in job.graphs:
         raise CompileError(
             f"{tensorrt.label} needs the {mode.typing}ly typed {job.precision} graph, which the bundle does not hold.",
-            hint="'splite-deploy inspect' says whether its export failed, and why. If not, export it again: "
+            hint="The bundle's report.json says whether its export failed, and why. If not, export it again: "
             f"{command('export', 'CHECKPOINT', '-b', 'trt', '-p', job.precision, '-o', 'NAME.splite')}.",
         )
     graph = Path(job.graphs[mode.typing])
@@ -73,8 +73,8 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
     if job.precision != "fp32" and not requested:
         raise CompileError(
             f"{job.precision} was requested, but no layer with weights of {graph.name} computes in it.",
-            hint="'splite-deploy inspect' lists the layers that export returned to float so that keypoints keep their "
-            "limits: compile another precision, or export with a larger --max-shift-px.",
+            hint="Export returned its layers to float, so that keypoints keep their limits; the bundle's report.json "
+            "lists them: compile another precision, or export with a larger --max-shift-px.",
         )
     config = builder.create_builder_config()
     flags = _configure(trt, builder, config, job, mode, tensorrt.label)

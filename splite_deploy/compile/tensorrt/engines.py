@@ -24,6 +24,7 @@ from splite_deploy.files import place_of, sha256_of, work_folder, writing
 from splite_deploy.runtime.backends.onnx_file import check_onnx
 from splite_deploy.runtime.session import open_bytes
 from splite_deploy.spec import Precision
+from splite_deploy.text import command
 
 TIMEOUT_S = 4 * 3600.0
 Progress = Callable[[str, float], None]
@@ -150,8 +151,8 @@ def _graphs(bundle: Bundle, precision: Precision, options: EngineOptions) -> lis
         available = ", ".join(dict.fromkeys(graph.precision for graph in bundle.manifest.graphs)) or "none"
         raise UsageError(
             f"The bundle {bundle.path} holds no graph for {precision} engines.",
-            hint=f"Export it with: -b trt -p {precision}; where that failed, 'splite-deploy inspect' says why. "
-            f"It holds graphs for: {available}.",
+            hint=f"Export it with: -b trt -p {precision}; where that failed, this says why: "
+            f"{command('inspect', bundle.path)}. It holds graphs for: {available}.",
         )
     return found
 
