@@ -80,11 +80,11 @@ unit: converters
 fuzz: $(STAMP)  ## Tries 20,000 spoilt inputs, for about half an hour, and prints what came of them
 	@$(BIN)/python tests/robustness/fuzz.py $(FUZZ)
 
-kills: converters  ## Kills commands at 300 random moments, for about half an hour, and judges what they leave (KILLS=...)
+kills: converters  ## Kills commands at 300 random moments, for about half an hour, and judges what they leave (KILLS=...; makes converters)
 	@mkdir -p build
 	@$(IN_CONVERTER) $(BIN)/python tests/robustness/kills.py --json build/kills.jsonl $(KILLS)
 
-soak: converters  ## Runs a million frames each with ONNX Runtime and LiteRT, and judges memory and results (FRAMES=...)
+soak: converters  ## Runs a million frames each with ONNX Runtime and LiteRT, for half an hour, and judges memory and results (FRAMES=...; makes converters)
 	@mkdir -p $(SOAK)
 	@test -d $(SOAK)/hand.splite || $(IN_CONVERTER) $(SPLITE) export $(HAND)/splite_hand.safetensors -b ort -b tflite -o $(SOAK)/hand.splite
 	@test -d $(SOAK)/figures.splite || $(IN_CONVERTER) $(SPLITE) export tests/people/figures.safetensors -b ort -b tflite -o $(SOAK)/figures.splite
@@ -94,10 +94,10 @@ soak: converters  ## Runs a million frames each with ONNX Runtime and LiteRT, an
 			--frames $(FRAMES) --log $(SOAK)/$$backend.jsonl || failed=1; \
 	done; exit $$failed
 
-newest: converters  ## Runs the tests with the newest releases that pyproject.toml allows, and lists them
+newest: converters  ## Runs the tests with the newest releases that pyproject.toml allows, in an environment made first (makes converters)
 	@$(BIN)/python tests/releases.py newest
 
-oldest: converters  ## Runs the tests with the oldest releases that pyproject.toml allows, and lists them
+oldest: converters  ## Runs the tests with the oldest releases that pyproject.toml allows, in an environment made first (makes converters)
 	@$(BIN)/python tests/releases.py oldest
 
 clean:  ## Removes .venv and everything built

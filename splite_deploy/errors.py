@@ -33,7 +33,14 @@ class SpliteError(Exception):
 
 
 class UsageError(SpliteError):
-    """A value given by the caller cannot be used: an empty box, a file that is no image, a wrong option."""
+    """A value given by the caller cannot be used: an empty box, a wrong option."""
+
+
+class InputError(UsageError):
+    """A file that was given holds something else than it should, or is damaged or cut: a picture, labels.
+
+    The command was typed well.
+    """
 
 
 @contextmanager
@@ -42,7 +49,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except UsageError as err:
-        raise UsageError(f"{path}: {err.message}", hint=err.hint) from err
+        raise type(err)(f"{path}: {err.message}", hint=err.hint) from err
 
 
 class SpecError(SpliteError):

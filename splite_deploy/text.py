@@ -40,6 +40,18 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+_USER = re.compile(r"(?<=://)\S+@")
+_SECRET = re.compile(r"\b((?:[a-z]+[-_])?(?:password|passwd|pwd|pass|pw|token|secret)=)[^&\s'\"]+", re.IGNORECASE)
+
+
+def without_secrets(text: str) -> str:
+    """A text without the names and passwords in addresses of cameras, and passwords in their queries and pipelines.
+
+    Logs and results are read by more people than may see through a camera.
+    """
+    return _SECRET.sub(r"\1***", _USER.sub("***@", text))
+
+
 class Lines(str):
     """Lines of ours as one text: what others wrote in them was made safe before they were joined."""
 

@@ -112,9 +112,13 @@ class Bundle:
         for artifact in self.manifest.artifacts:
             if backend in (None, artifact.backend) and precision in (None, artifact.precision):
                 return artifact
-        wanted = " ".join(filter(None, (backend, precision)))
+        wanted = " ".join(filter(None, ("no", backend, precision, "artifact")))
         held = ", ".join(artifact.label for artifact in self.manifest.artifacts)
-        raise UsageError(f"The bundle {self.path} holds no {wanted} artifact.", hint=f"It holds: {held}.")
+        graphs = ", ".join(dict.fromkeys(f"trt {one.precision}" for one in self.manifest.graphs))
+        hint = f"It holds: {held}." if held else f"It holds none. {REEXPORT}"
+        if graphs and not held:
+            hint = f"It holds graphs of engines alone ({graphs}); build one here: {command('compile', self.path)}."
+        raise UsageError(f"The bundle {self.path} holds {wanted}.", hint=hint)
 
     def read(self, held: Artifact | Graph | GoldenFile) -> bytes:
         """The bytes of a file, read once and checked: what a backend loads is what the manifest describes.

@@ -22,7 +22,7 @@ from splite_deploy.runtime.backends import all_backends
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, OptionHelp, offered
 from splite_deploy.runtime.io.notes import collecting_notes
 from splite_deploy.spec import PRECISIONS
-from splite_deploy.text import shown
+from splite_deploy.text import shown, without_secrets
 from splite_deploy.version import __version__
 
 FilePath = click.Path(path_type=Path)
@@ -153,7 +153,7 @@ def _shown_errors() -> Iterator[None]:
     try:
         yield
     except click.ClickException as err:
-        vars(err)["message"] = shown(err.message, lines=True)  # final for whoever checks types
+        vars(err)["message"] = shown(without_secrets(err.message), lines=True)  # final for whoever checks types
         raise
 
 

@@ -15,7 +15,7 @@ import click
 from splite_deploy.errors import SpliteError
 from splite_deploy.files import write_file
 from splite_deploy.spec.plain import json_text
-from splite_deploy.text import Lines, shown
+from splite_deploy.text import Lines, shown, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -47,7 +47,7 @@ def put_error(message: str, hint: str) -> None:
 
 
 def _put(kind: str, colour: str, text: str) -> None:
-    told = shown(text, lines=isinstance(text, Lines)).replace("\n", f"\n{' ' * len(kind)}")
+    told = shown(without_secrets(text), lines=isinstance(text, Lines)).replace("\n", f"\n{' ' * len(kind)}")
     sys.stderr.write(f"{click.style(kind, fg=colour, bold=True) if _coloured() else kind}{told}\n")
     sys.stderr.flush()
 

@@ -47,7 +47,7 @@ def reject_model(bundle: Path, model: Path | None) -> None:
     Raises:
         UsageError: One was given.
     """
-    if model is not None:
+    if model is not None and is_folder(bundle):  # what else it is, its reader says
         raise UsageError(
             f"--model is for a file without a bundle; {bundle} is a bundle, which holds its model spec.",
             hint="Leave --model out.",

@@ -13,7 +13,7 @@ import click
 from splite_deploy.cli.app import FilePath, backend_options, json_option, main, tuning_options
 from splite_deploy.cli.console import STDOUT, progress_bar, put_json, remark
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
-from splite_deploy.errors import UsageError, naming
+from splite_deploy.errors import InputError, UsageError, naming
 from splite_deploy.files import is_folder, writing
 from splite_deploy.spec import Precision
 
@@ -108,7 +108,8 @@ def run(
     SOURCE is an image, a folder of images, the boxes of a labels.json or of COCO's JSON (keypoints, or a detector's
     results), a video (.mp4, .avi, ...), a USB camera (0), a Jetson's camera (csi://0), a network camera (rtsp://...) or
     a GStreamer pipeline that ends in appsink. A video is turned as its file says; of one that is damaged or cut what
-    can be read is delivered, with exit status 1; likewise of a folder in which an image cannot be read.
+    can be read is delivered, with exit status 1; likewise of a damaged image, and of a folder in which an image cannot
+    be read.
 
     The result is JSON: for each image its name, size and poses, one for each --box (box, keypoints in pixels, scores,
     3D keypoints with their unit and origin). One object for an image, a list for a folder or labels; for a video or
@@ -124,6 +125,8 @@ def run(
     """
     from splite_deploy.runtime import PoseEstimator
     from splite_deploy.runtime.io.camera import is_video
+    from splite_deploy.runtime.io.images import DAMAGED
+    from splite_deploy.runtime.io.notes import taken
 
     json_file = STDOUT if json_file is None else json_file
     video, path = is_video(source), Path(source)
@@ -187,8 +190,16 @@ def run(
         remark(f"keypoints: {json_file}")
     if save is not None:
         remark(f"{'video' if video else 'pictures' if folder else 'picture'}: {save}")
+    damaged = taken(DAMAGED)
     if failed:
         raise _told(failed, len(pictures))
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise InputError(
+            f"{damaged[0]}{more} can be read, but {'are' if more else 'is'} damaged: parts may be wrong, and so may "
+            "the keypoints, which were delivered.",
+            hint="Copy it again from where it was taken.",
+        )
 
 
 def _targets(folder: Path, files: Sequence[Path]) -> dict[Path, Path]:
@@ -237,7 +248,9 @@ def _told(failed: Sequence[UsageError], count: int) -> UsageError:
     message = f"{len(failed)} of {count} images gave no result. {failed[0].message}"
     others = f" And: {failed[1].message}" if len(failed) > 1 else ""
     more = f" And {len(failed) - 2} more." if len(failed) > 2 else ""
-    return UsageError(f"{message}{others}{more}", hint=failed[0].hint)
+    hints = list(dict.fromkeys(one.hint for one in failed[:2]))
+    hint = hints[0] if len(hints) == 1 else f"Of the first: {hints[0]} Of the second: {hints[1]}"
+    return InputError(f"{message}{others}{more}", hint=hint)
 
 
 def _pictures(path: Path, folder: bool, boxes: list[Sequence[float] | None]) -> list[Picture]:

@@ -22,6 +22,7 @@ from splite_deploy.runtime.io.video import check_video_name, write_video
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.runtime.tracker import BoxTracker
 from splite_deploy.spec.plain import json_text
+from splite_deploy.text import without_secrets
 
 
 def run_video(
@@ -53,7 +54,7 @@ def run_video(
     if save is not None:
         check_video_name(save)
     track = BoxTracker(estimator, start)
-    name = source if is_live(source) else Path(source).name
+    name = without_secrets(source) if is_live(source) else Path(source).name
     stopped: CameraError | None = None
     with native_output() as said, ExitStack() as stack:
         try:

@@ -43,7 +43,7 @@ class _Output(io.FileIO):
         except OutputError as err:
             self._lost = True
             raise OutputError(
-                err.message, hint="Send it elsewhere, or write the result to a file with --json FILE."
+                err.message, hint="Send it elsewhere: > FILE; or keep a result alone: --json FILE > /dev/null."
             ) from err
 
 

@@ -11,6 +11,7 @@ from splite_deploy.cli.app import BackendName, FilePath, json_option, main, thre
 from splite_deploy.cli.console import STDOUT, put_json, remark, say, show, working
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.errors import UsageError
+from splite_deploy.files import is_folder
 from splite_deploy.runtime.backends import all_backends
 from splite_deploy.spec import PRECISIONS, Precision
 
@@ -83,7 +84,7 @@ def verify(
         return
     reject_model(bundle, model)
     for name, value in (("--images", images), ("--reference", reference), ("--reference-model", reference_model)):
-        if value is not None:
+        if value is not None and is_folder(bundle):
             raise UsageError(
                 f"{name} is for a file without a bundle; {bundle} is a bundle, which holds what it is compared with.",
                 hint=f"Leave {name} out.",

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import InputError
 from splite_deploy.metrics.numbers import number, numbers, text
 
 _WHOLE_BODY = ("foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
@@ -84,7 +84,7 @@ def read_coco(data: Any, file: Path) -> list[CocoObject]:
     folder: Path | None = None
     objects = data if results else data["annotations"]
     if not isinstance(objects, list):
-        raise UsageError(f"{file}: annotations is not a list.", hint=_HINT)
+        raise InputError(f"{file}: annotations is not a list.", hint=_HINT)
     for index, one in enumerate(objects):
         try:
             if not isinstance(one, Mapping):
@@ -99,7 +99,7 @@ def read_coco(data: Any, file: Path) -> list[CocoObject]:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
             what = "result" if results else "annotation"
             named = f", id {one['id']}," if isinstance(one, Mapping) and "id" in one else ""
-            raise UsageError(f"{file}: {what} {index}{named} is malformed ({err!r}).", hint=_HINT) from err
+            raise InputError(f"{file}: {what} {index}{named} is malformed ({err!r}).", hint=_HINT) from err
     return found
 
 
@@ -119,14 +119,14 @@ def _names(data: Mapping[str, Any], file: Path) -> dict[int, str]:
     """Names of files by the number of the image."""
     names: dict[int, str] = {}
     if not isinstance(data["images"], list):
-        raise UsageError(f"{file}: images is not a list.", hint=_HINT)
+        raise InputError(f"{file}: images is not a list.", hint=_HINT)
     for index, image in enumerate(data["images"]):
         try:
             image_id, name = _whole(image["id"]), text(image["file_name"], "file_name")
             if names.setdefault(image_id, name) != name:
                 raise ValueError(f"there are two images of the id {image_id}")
         except (KeyError, TypeError, ValueError) as err:
-            raise UsageError(f"{file}: image {index} is malformed ({err!r}).", hint=_HINT) from err
+            raise InputError(f"{file}: image {index} is malformed ({err!r}).", hint=_HINT) from err
     return names
 
 
@@ -143,7 +143,7 @@ def refuse_outside(names: Sequence[object], file: Path) -> None:
     texts = dict.fromkeys(name for name in names if isinstance(name, str))
     outside = [name for name in texts if PurePath(name).is_absolute() or ".." in PurePath(name).parts]
     if outside:
-        raise UsageError(
+        raise InputError(
             f"{file} names {len(outside)} image{'s'[: len(outside) != 1]} outside of its folder: {outside[0]}.",
             hint="Put the images below the folder of the labels, and name them by their path from there, without '..'.",
         )
@@ -160,7 +160,7 @@ def _categories(data: Mapping[str, Any], file: Path) -> set[int] | None:
     try:
         return _wanted(categories)
     except (KeyError, TypeError, ValueError, AttributeError) as err:
-        raise UsageError(f"{file}: its categories are malformed ({err!r}).", hint=_HINT) from err
+        raise InputError(f"{file}: its categories are malformed ({err!r}).", hint=_HINT) from err
 
 
 def _wanted(categories: Sequence[Mapping[str, Any]]) -> set[int] | None:
@@ -225,7 +225,7 @@ def image_folder(file: Path, name: str) -> Path:
     for folder in folders:
         if os.path.isfile(folder / name):  # noqa: PTH113 - pathlib's raises on a name that is too long
             return folder
-    raise UsageError(
+    raise InputError(
         f"The image {name} of {file} was not found.",
         hint=f"Put the images beside the file, into 'images' beside it, or into '../{split}' as COCO does.",
     )

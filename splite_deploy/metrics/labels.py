@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import InputError, UsageError
 from splite_deploy.files import is_folder
 from splite_deploy.metrics.coco import CocoObject, image_files, is_coco, read_coco, refuse_outside
 from splite_deploy.metrics.numbers import numbers, text
@@ -111,7 +111,7 @@ def check_images(files: Iterable[Path], source: Path) -> None:
     missing = [file for file in distinct if not os.path.isfile(file)]  # noqa: PTH113 - pathlib's raises on long names
     if missing:
         what = "no file" if os.path.exists(missing[0]) else "missing"  # noqa: PTH110
-        raise UsageError(
+        raise InputError(
             f"{len(missing)} of the {len(distinct)} images that {source} names are not there: the first, "
             f"{missing[0]}, is {what}.",
             hint="Copy them to where the labels say, or take them out of the labels.",
@@ -137,7 +137,7 @@ def read_labels(path: Path, *, split: str | None = None) -> list[LabelledImage]:
     file, samples = _of_split(path, split)
     labelled = [one.labelled for one in samples if one.labelled is not None and not one.ignored]
     if not labelled:
-        raise UsageError(
+        raise InputError(
             f"{file} holds boxes without keypoints.", hint="Accuracy needs keypoints; boxes alone serve --calibration."
         )
     return labelled
@@ -175,7 +175,7 @@ def read_boxes(path: Path, *, split: str | None = None) -> list[BoxedImage]:
     file, samples = _of_split(path, split)
     boxes = [one.boxed for one in samples if not one.ignored]
     if not boxes:
-        raise UsageError(f"{file} holds no box that is no crowd.", hint=_EXAMPLE)
+        raise InputError(f"{file} holds no box that is no crowd.", hint=_EXAMPLE)
     return boxes
 
 
@@ -184,7 +184,7 @@ def _of_split(path: Path, split: str | None) -> tuple[Path, list[_Sample]]:
     samples = [one for one in _read(file) if split in (None, one.split)]
     if not samples:
         which = f" in split '{split}'" if split is not None else ""
-        raise UsageError(f"{file} holds no sample{which}.", hint=_EXAMPLE)
+        raise InputError(f"{file} holds no sample{which}.", hint=_EXAMPLE)
     return file, samples
 
 
@@ -194,7 +194,7 @@ def _read(file: Path) -> tuple[_Sample, ...]:
         state = file.stat()
     except (OSError, ValueError) as err:  # a name with NUL is a ValueError
         reason = getattr(err, "strerror", None) or err
-        raise UsageError(f"Cannot read {file}: {reason}.", hint=_NAME_ONE) from err
+        raise InputError(f"Cannot read {file}: {reason}.", hint=_NAME_ONE) from err
     return _parse(file, state.st_mtime_ns, state.st_size)
 
 
@@ -208,16 +208,16 @@ def _parse(file: Path, _mtime_ns: int, _size: int) -> tuple[_Sample, ...]:
         if not isinstance(samples, list):
             raise TypeError("samples is not a list")
     except (KeyError, TypeError, IndexError) as err:
-        raise UsageError(f"{file} is not a labels file: {err!r}.", hint=_FORMATS) from err
+        raise InputError(f"{file} is not a labels file: {err!r}.", hint=_FORMATS) from err
     refuse_outside([sample.get("image") for sample in samples if isinstance(sample, dict)], file)
     found = []
     for index, sample in enumerate(samples):
         try:
             found.append(_sample(sample, file.parent))
         except KeyError as err:
-            raise UsageError(f"{file}: sample {index} is malformed: it has no {err}.", hint=_EXAMPLE) from err
+            raise InputError(f"{file}: sample {index} is malformed: it has no {err}.", hint=_EXAMPLE) from err
         except ValueError as err:
-            raise UsageError(f"{file}: sample {index} is malformed: {err}.", hint=_EXAMPLE) from err
+            raise InputError(f"{file}: sample {index} is malformed: {err}.", hint=_EXAMPLE) from err
     return tuple(found)
 
 
@@ -226,9 +226,9 @@ def _load(file: Path) -> Any:
     try:
         return read_json(file, most_bytes=_MOST_BYTES)
     except MalformedError as err:
-        raise UsageError(f"{file} is not a labels file: {err.reason}.", hint=_FORMATS) from err
+        raise InputError(f"{file} is not a labels file: {err.reason}.", hint=_FORMATS) from err
     except ReadError as err:
-        raise UsageError(err.message, hint=_NAME_ONE) from err
+        raise InputError(err.message, hint=_NAME_ONE) from err
 
 
 def _sample(sample: Any, folder: Path) -> _Sample:

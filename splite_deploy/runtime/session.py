@@ -145,9 +145,11 @@ def pick_artifact(
     fitting = [(one, artifact) for one in computing for artifact in _readable(bundle, one, precision)[:1]]
     fitting.sort(key=lambda pair: _preference(*pair))
     if not fitting:
+        if not bundle.manifest.artifacts:
+            bundle.find()  # raises
         raise UsageError(
             f"The bundle {bundle.path} holds no artifact that this version of splite-deploy runs.",
-            hint=f"It holds: {_held(bundle) or 'none'}. Upgrade splite-deploy on this machine.",
+            hint=f"It holds: {_held(bundle)}. Upgrade splite-deploy on this machine.",
         )
     chosen, artifact = next((pair for pair in fitting if pair[0].installed), fitting[0])
     chosen.require()

@@ -22,7 +22,7 @@ from splite_deploy.decoders import Decoded, PeopleDecoder, decode
 from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.metrics.parity import NOBODY_FACTOR, candidates_of, compare, limits_of, percentiles, violations
 from splite_deploy.metrics.people import nearest_person, same_person
-from splite_deploy.runtime.backends import find_backend
+from splite_deploy.runtime.backends import all_backends, find_backend
 from splite_deploy.runtime.backends.base import Backend, ModelFile
 from splite_deploy.runtime.first_load import first_load
 from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, transform_points
@@ -260,13 +260,34 @@ def _chosen(bundle: Bundle, backend: str | None, precision: Precision | None) ->
     if backend is None:
         if not artifacts:
             bundle.find(None, precision)  # raises with what there is
-        return [pick_artifact(bundle, one.backend, one.precision) for one in artifacts]
+        return [_reader(bundle, one) for one in artifacts]
     requested = find_backend(backend)
     if not requested.computes:
         bundle.find(requested.name, precision)  # raises: a recording says nothing of this machine
     made = [one for one in artifacts if requested.made(one)]
     precisions = dict.fromkeys(one.precision for one in made or artifacts if requested.reads(one.format))
     return [pick_artifact(bundle, requested.name, one) for one in precisions or [precision]]
+
+
+def _reader(bundle: Bundle, artifact: Artifact) -> tuple[Backend, Artifact]:
+    """What an artifact was made for; where this version lacks that, the first backend that reads its format.
+
+    Raises:
+        UsageError: There is none.
+    """
+    backends = all_backends().values()
+    if any(artifact.backend in (one.name, *one.aliases) for one in backends):
+        return pick_artifact(bundle, artifact.backend, artifact.precision)
+    readers = [one for one in backends if one.computes and one.reads(artifact.format)]
+    if not readers:
+        raise UsageError(
+            f"{artifact.file} was made for the backend '{artifact.backend}', which this version of splite-deploy "
+            "lacks, and no other reads it.",
+            hint="Upgrade splite-deploy, or verify the other artifacts alone: name their backends with -b.",
+        )
+    chosen = next((one for one in readers if one.installed), readers[0])
+    chosen.require()
+    return chosen, artifact
 
 
 def compare_crops(image: GoldenImage, crop: Image) -> CropDifference:

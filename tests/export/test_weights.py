@@ -168,7 +168,7 @@ def headed(tiny: Any, tiny_model: Path, tmp_path: Path) -> Callable[..., Path]:
     [
         ({}, None),
         ({"model": "other"}, "the checkpoint was compacted for the model 'other', not 'tiny'"),
-        ({"spec_sha256": "0"}, "the model spec was changed after the checkpoint was compacted; its input is the same"),
+        ({"spec_sha256": "0"}, None),
     ],
 )
 def test_a_header_that_fits(

@@ -133,7 +133,7 @@ def test_what_is_no_tflite_file(tmp_path: Path) -> None:
     for content, said in (
         (b"", "it does not begin as one"),
         (b"PK\x03\x04 a zip archive", "it does not begin as one"),
-        (b"\x08\x07\x12\x04onnx", "an ONNX graph?"),
+        (b"\x08\x07\x12\x04onnx", "it looks like an ONNX graph."),
         (whole[:3000], "damaged"),
         (b"\x1c\x00\x00\x00TFL3" + b"\xff" * 40, "damaged"),
         (b"\x1c\x00\x00\x00TFL3" + bytes(40), "damaged"),

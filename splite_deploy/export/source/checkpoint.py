@@ -56,8 +56,9 @@ _BESIDE = (
 TORCH_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How a ``.pt`` file begins: a zip archive since torch 1.6, a pickle before."""
 _TWO_WAYS_OUT = (
-    "Save the weights alone, torch.save(model.state_dict(), ...) or safetensors.torch.save_file(...), where the "
-    "class is at hand; or there export the network with torch.onnx.export and give the ONNX file instead."
+    "Load it in the program that trained it, which has the network's class. Save the weights alone there, with "
+    "torch.save(model.state_dict(), ...) or safetensors.torch.save_file(...), or export the network there with "
+    "torch.onnx.export and give the ONNX file instead."
 )
 
 

@@ -49,7 +49,7 @@ def find_backend(name: str) -> Backend:
             if backend.problem:
                 backend.require()  # raises
             return backend
-    raise UsageError(f"There is no backend '{name}'.", hint=f"Choose one of: auto, {', '.join(all_backends())}.")
+    raise UsageError(f"There is no backend '{name}'.", hint=f"Choose one of: {', '.join(all_backends())}.")
 
 
 def exportable_backends() -> tuple[str, ...]:

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 Recipe = Literal["ort", "tflite", "trt"]
 """How ``export`` makes something for a backend: ``ort`` graphs, quantised as CPU kernels take it; ``tflite`` files; or
 ``trt`` graphs that engines are built from on the device."""
-FAILED_HINT = (
-    "Copy or export the file again; if it fails here alone, 'splite-deploy doctor' says which version it is."
-)
+FAILED_HINT = "Copy or export the file again; if it fails here alone, 'splite-deploy doctor' says which version it is."
 """Where an engine fails on a file that it has loaded."""
 ANY_FORMAT = "*"
 """The format of a backend that looks into no file."""

@@ -129,7 +129,7 @@ def read_tflite(data: bytes, name: str) -> TfliteModel:
         BackendError: It is no TFLite file, or a damaged one.
     """
     if data[4:8] != _IDENTIFIER:
-        kind = "an ONNX graph?" if data[:1] == b"\x08" else "it does not begin as one"
+        kind = "it looks like an ONNX graph" if data[:1] == b"\x08" else "it does not begin as one"
         raise BackendError(
             f"{name} is not a TFLite file: {kind}.",
             hint="Name a file that TensorFlow Lite's converter or another tool wrote as a .tflite file.",

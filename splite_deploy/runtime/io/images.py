@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import OutputError, UsageError, naming
+from splite_deploy.errors import InputError, OutputError, UsageError, naming
 from splite_deploy.files import is_file, is_folder, write_file
 from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
 from splite_deploy.runtime.io.container import camera_meant
@@ -46,6 +46,8 @@ _TURNS: dict[int, tuple[int | None, int | None]] = {
 _DAMAGED = re.compile(r"[Cc]orrupt (JPEG )?data(?!: \d extraneous)|[Pp]remature end|Invalid SOS|bad Huffman")
 """What the decoders of JPEG say of a picture that they fill up; some cameras write a few bytes too many, harmlessly."""
 
+DAMAGED = "damaged pictures, of which parts may be wrong"
+"""The note on a picture that its decoder has filled up."""
 _FORMATS = "Use a JPEG, PNG, BMP, WebP or TIFF file."
 
 
@@ -66,19 +68,19 @@ def read_image(path: Path) -> Image:
     data = _bytes_of(path)
     header = read_header(data)
     if header is None:
-        raise UsageError(f"{path} is not an image that can be read.", hint=_FORMATS)
+        raise InputError(f"{path} is not an image that can be read.", hint=_FORMATS)
     if header.height * header.width > MOST_PIXELS:
-        raise UsageError(
+        raise InputError(
             f"{path} states {header.width} x {header.height} pixels; at most {MOST_PIXELS:,} are read.",
             hint="Make it smaller, or cut out what the network shall see.",
         )
     if not header.whole:
-        raise UsageError(f"{path} is cut: its end is missing.", hint="Copy it again from where it was taken.")
+        raise InputError(f"{path} is cut: its end is missing.", hint="Copy it again from where it was taken.")
     if header.floating or header.bits > 16:
         kind = "floating-point" if header.floating else f"{header.bits}-bit"
-        raise UsageError(f"{path} has {kind} samples.", hint="Save it with 8 or 16 bits.")
+        raise InputError(f"{path} has {kind} samples.", hint="Save it with 8 or 16 bits.")
     if header.pictures > 1 and header.format == "WebP":
-        raise UsageError(f"{path} is animated.", hint="Save the picture that you mean, or make a video (.mp4) of it.")
+        raise InputError(f"{path} is animated.", hint="Save the picture that you mean, or make a video (.mp4) of it.")
     image = _decoded(path, data, header)
     if header.pictures > 1:
         note("several pictures in a file: only the first was read", path)
@@ -94,15 +96,15 @@ def _bytes_of(path: Path) -> bytes:
         with open(path, "rb", opener=_without_waiting) as stream:
             state = os.fstat(stream.fileno())
             if not stat.S_ISREG(state.st_mode):
-                raise UsageError(f"{path} is no file.", hint=camera_meant(path) or "Name an image file.")
+                raise InputError(f"{path} is no file.", hint=camera_meant(path) or "Name an image file.")
             if state.st_size > _MOST_BYTES:
-                raise UsageError(f"{path} is larger than 2 GiB.", hint="Make it smaller.")
+                raise InputError(f"{path} is larger than 2 GiB.", hint="Make it smaller.")
             return stream.read(min(state.st_size + 1, _MOST_BYTES))  # room is made for as much as is asked for
     except OSError as err:
         hint = camera_meant(path) or "Name an image file."
-        raise UsageError(f"Cannot read {path}: {err.strerror or err}.", hint=hint) from err
+        raise InputError(f"Cannot read {path}: {err.strerror or err}.", hint=hint) from err
     except ValueError as err:  # of a name with a NUL
-        raise UsageError(f"Cannot read {path}: {err}.", hint="Name an image file.") from err
+        raise InputError(f"Cannot read {path}: {err}.", hint="Name an image file.") from err
 
 
 def _without_waiting(name: str, flags: int) -> int:
@@ -120,9 +122,9 @@ def _decoded(path: Path, data: bytes, header: Header) -> Image:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         damaged = any(_DAMAGED.search(line) for line in said.lines())
     if image is not None and damaged:
-        note("damaged pictures, of which parts may be wrong", path)
+        note(DAMAGED, path)
     if image is None:
-        raise UsageError(f"{path} is not an image that can be read.", hint=_FORMATS)
+        raise InputError(f"{path} is not an image that can be read.", hint=_FORMATS)
     if image.dtype == np.uint16:
         bits, largest = 16, int(image.max())
         if header.significant_bits is not None and 8 <= header.significant_bits < 16:
@@ -212,6 +214,15 @@ def _is_shown(file: Path) -> bool:
     return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and not is_folder(file)
 
 
+def _elsewhere(folder: Path) -> str:
+    """Where images may be, of a folder that holds none itself."""
+    ends = f"Images end in {', '.join(IMAGE_SUFFIXES)}."
+    if is_file(folder / "labels.json"):
+        return f"Name the labels in it: {folder / 'labels.json'}. {ends}"
+    inside = next((one for one in sorted(folder.iterdir()) if is_folder(one) and not one.name.startswith(".")), None)
+    return ends if inside is None else f"Folders in it are not searched: name one of them, for example {inside}. {ends}"
+
+
 def image_files(folder: Path) -> list[Path]:
     """The image files directly in a folder, by name; hidden files are passed over.
 
@@ -223,5 +234,5 @@ def image_files(folder: Path) -> list[Path]:
     except OSError as err:
         raise UsageError(f"Cannot read {folder}: {err.strerror}.", hint="Check the permissions of the folder.") from err
     if not files:
-        raise UsageError(f"{folder} holds no image.", hint=f"Images end in {', '.join(IMAGE_SUFFIXES)}.")
+        raise UsageError(f"{folder} holds no image.", hint=_elsewhere(folder))
     return files

@@ -22,6 +22,11 @@ def note(text: str, file: Path) -> None:
             files.append(file)
 
 
+def taken(text: str) -> list[Path]:
+    """The files of a note that the caller tells of by itself: they are noted no longer."""
+    return (_OPEN.get() or {}).pop(text, [])
+
+
 def are_collected() -> bool:
     """Whether somebody collects them: the command line, whose process is ours."""
     return _OPEN.get() is not None
