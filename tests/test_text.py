@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from splite_deploy.text import command, quoted, shown, whole
+from splite_deploy.text import command, quoted, shown, whole, without_secrets
 
 NASTY = "a\x1b[31mred\x1b]8;;http://x\x07 \x9b31m\u202egnp.\u2066 [red]b[/] :smile:\r\n\x7f\u2028\udcff\ud800"
 """Escape codes of both lengths, a link, bidi overrides, markup, other line breaks, a byte of a name, half a letter."""
@@ -69,3 +69,21 @@ def test_a_shell_gets_the_name_back(name: str) -> None:
 def test_a_word_that_begins_with_a_dash_is_an_option() -> None:
     assert command("bench", "-b", Path("-b")) == "splite-deploy bench -b ./-b"
     assert quoted("\ud800'") == r"$'\x5cud800\x27'"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("rtsp://admin:secret@10.0.0.2/a did not answer.", "rtsp://***@10.0.0.2/a did not answer."),
+        ("rtsp://admin:s/e@cret@host:554/a", "rtsp://***@host:554/a"),
+        ("rtsp://host/a?user=x&password=secret&channel=1", "rtsp://host/a?user=x&password=***&channel=1"),
+        (
+            "rtspsrc location=rtsp://host/a user-pw=secret ! decodebin",
+            "rtspsrc location=rtsp://host/a user-pw=*** ! decodebin",
+        ),
+        ("rtsp://host/a and a@b", "rtsp://host/a and a@b"),
+        ("https://host/a", "https://host/a"),
+    ],
+)
+def test_passwords_are_not_shown(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown

@@ -144,7 +144,7 @@ def refuse_outside(names: Sequence[object], file: Path) -> None:
     outside = [name for name in texts if PurePath(name).is_absolute() or ".." in PurePath(name).parts]
     if outside:
         raise InputError(
-            f"{file} names {len(outside)} image{'s'[: len(outside) != 1]} outside of its folder: {outside[0]}.",
+            f"{file} names {len(outside)} image{'s'[: len(outside) != 1]} outside of its folder: {outside[0][:200]}.",
             hint="Put the images below the folder of the labels, and name them by their path from there, without '..'.",
         )
 

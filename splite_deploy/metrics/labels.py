@@ -231,10 +231,18 @@ def _load(file: Path) -> Any:
         raise InputError(err.message, hint=_NAME_ONE) from err
 
 
+_LARGEST_SIDE_PX = 1 << 28
+
+
 def _sample(sample: Any, folder: Path) -> _Sample:
     if not isinstance(sample, dict):
         raise ValueError("it is not an object")
     path, split = folder / text(sample["image"], "image"), sample.get("split")
+    for name in ("width", "height"):
+        if (size := sample.get(name)) is not None and not (type(size) is int and 0 < size <= _LARGEST_SIDE_PX):
+            raise ValueError(f"{name} is no number of pixels")
+    if not isinstance(sample.get("subject"), (str, int, type(None))):
+        raise ValueError("subject is neither a text nor a number")
     if split is not None and not isinstance(split, str):
         raise ValueError("split is not a text")
     if "keypoints" not in sample and "box" in sample:

@@ -46,6 +46,9 @@ def number(value: Any, what: str) -> float:
     return float(numbers(value, what))
 
 
+_LONGEST_TEXT = 4096  # no path is longer
+
+
 def text(value: Any, what: str) -> str:
     """A text that is not empty.
 
@@ -54,4 +57,6 @@ def text(value: Any, what: str) -> str:
     """
     if not isinstance(value, str) or not value:
         raise ValueError(f"{what} is {'empty' if value == '' else type(value).__name__}, not a text")
+    if len(value) > _LONGEST_TEXT:
+        raise ValueError(f"{what} is a text of {len(value):,} letters")
     return value

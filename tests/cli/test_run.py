@@ -85,3 +85,8 @@ def test_each_line_of_a_video_is_printed_at_once(tiny_bundle: Path, tmp_path: Pa
         assert child.poll() is None and first["frame"] == 0
         assert len(child.stdout.readlines()) == 199
     assert child.returncode == 0
+
+
+def test_the_password_of_a_camera_is_not_told(splite: Callable[..., Result], tiny_bundle: Path) -> None:
+    done = splite("run", tiny_bundle, "rtsp://admin:secret@127.0.0.1:9/x")
+    assert done.exit_code == 1 and "rtsp://***@127.0.0.1:9/x" in done.stderr and "secret" not in done.output

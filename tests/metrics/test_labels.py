@@ -150,3 +150,21 @@ def test_boxes_alone_measure_no_accuracy(tmp_path: Path) -> None:
     assert read_boxes(tmp_path)[0].box.tolist() == [1, 2, 5, 9]
     with pytest.raises(UsageError, match="holds boxes without keypoints"):
         read_labels(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"width": -1}, "width is no number of pixels"),
+        ({"height": 1e308}, "height is no number of pixels"),
+        ({"subject": {}}, "subject is neither a text nor a number"),
+        ({"image": "n" * 5000}, "image is a text of 5,000 letters"),
+    ],
+)
+def test_facts_beside_the_points_that_are_none(tmp_path: Path, extra: dict[str, Any], said: str) -> None:
+    write(tmp_path, {"samples": [{**SAMPLE, "width": 64, "height": 48, "subject": "a"}]})
+    assert len(read_labels(tmp_path)) == 1
+    write(tmp_path, {"samples": [{**SAMPLE, **extra}]})
+    with pytest.raises(UsageError) as caught:
+        read_labels(tmp_path)
+    assert caught.value.message.endswith(f"sample 0 is malformed: {said}.") and len(caught.value.message) < 300

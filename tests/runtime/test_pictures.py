@@ -16,7 +16,7 @@ import pytest
 from click.testing import Result
 from numpy.typing import NDArray
 
-from splite_deploy.errors import OutputError, UsageError
+from splite_deploy.errors import InputError, OutputError, UsageError
 from splite_deploy.runtime.io.images import boxed_images, image_files, read_image, write_image
 from splite_deploy.runtime.io.notes import collecting_notes
 from splite_deploy.runtime.io.picture_header import read_header
@@ -274,7 +274,7 @@ def test_a_small_file_that_states_a_huge_picture(splite: Run, tiny_bundle: Path,
 def test_a_picture_that_is_cut(tmp_path: Path, suffix: str, part: float) -> None:
     data = encoded(suffix, np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     (tmp_path / f"a{suffix}").write_bytes(data[: int(part * len(data))])
-    with pytest.raises(UsageError, match=r"is cut: its end is missing\.|is not an image that can be read"):
+    with pytest.raises(UsageError, match=r"is cut: its end|is cut or damaged|is not an image that can be read"):
         read_image(tmp_path / f"a{suffix}")
 
 
@@ -296,8 +296,9 @@ def test_a_damaged_jpeg_is_told(
     data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
     (tmp_path / "a.jpg").write_bytes(data)
     done = splite("run", tiny_bundle, tmp_path / "a.jpg")
-    assert done.exit_code == 0 and len(json.loads(done.stdout)["poses"]) == 1
-    assert done.stderr == "note:  damaged pictures, of which parts may be wrong: a.jpg\n"
+    assert done.exit_code == 1 and len(json.loads(done.stdout)["poses"]) == 1
+    said = f"{tmp_path / 'a.jpg'} can be read, but is damaged: parts may be wrong, and so may the keypoints, which were"
+    assert done.stderr == f"error: {said} delivered.\nhint:  Copy it again from where it was taken.\n"
     assert capfd.readouterr().err == ""
 
 
@@ -447,3 +448,36 @@ def test_a_box_of_half_a_pixel_is_one(splite: Run, tiny_bundle: Path, tmp_path: 
     done = splite("run", tiny_bundle, file, "--box", "10.25,10.25,10.75,10.75")
     assert done.exit_code == 0
     assert np.isfinite(json.loads(done.stdout)["poses"][0]["keypoints"]).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".jpg", ".webp", ".ppm"])
+def test_a_picture_that_is_cut_is_said_to_be(tmp_path: Path, suffix: str) -> None:
+    data = encoded(suffix, np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    for length in (200, len(data) // 2, len(data) - 12, len(data) - 3):
+        (tmp_path / f"a{suffix}").write_bytes(data[:length])
+        with pytest.raises(InputError, match=r"is (a \w+ file that is )?cut") as caught:
+            read_image(tmp_path / f"a{suffix}")
+        assert caught.value.hint.startswith("Copy it again")
+
+
+def test_a_text_that_begins_like_a_bitmap_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.bmp").write_text("BMW, a text that is long enough to look like a header of a bitmap")
+    with pytest.raises(InputError, match="is not an image that can be read"):
+        read_image(tmp_path / "a.bmp")
+
+
+def test_a_folder_with_a_foreign_and_a_cut_picture(splite: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    (tmp_path / "b.png").write_bytes(encoded(".png", picture())[:-20])
+    done = splite("run", tiny_bundle, tmp_path)
+    assert done.exit_code == 1
+    assert "hint:  Of the first: Use a JPEG, PNG, BMP, WebP or TIFF file. Of the second: Copy it again" in done.stderr
+
+
+def test_a_folder_of_folders(splite: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    done = splite("run", tiny_bundle, tmp_path / "set")
+    assert f"Folders in it are not searched: name one of them, for example {tmp_path / 'set' / 'train'}." in done.stderr
+    (tmp_path / "set" / "labels.json").write_text("{}")
+    done = splite("run", tiny_bundle, tmp_path / "set")
+    assert f"hint:  Name the labels in it: {tmp_path / 'set' / 'labels.json'}." in done.stderr

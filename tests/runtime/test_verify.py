@@ -349,3 +349,34 @@ def test_tensors_that_the_graph_does_not_have(
     assert caught.value.message.startswith(said) and caught.value.hint == REEXPORT
     result = splite("verify", path)
     assert result.exit_code == 1 and result.stderr.endswith(f"error: {caught.value.message}\nhint:  {REEXPORT}\n")
+
+
+def test_an_artifact_for_a_backend_that_this_version_lacks(
+    splite: Callable[..., Result], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    path = resigned(tiny_bundle, tmp_path / "a.splite", lambda artifact: artifact.update(backend="openvino"))
+    result = splite("verify", path)
+    assert result.exit_code == 0 and "ort fp32" in result.stdout, result.stderr
+    unread = resigned(
+        tiny_bundle, tmp_path / "b.splite", lambda artifact: artifact.update(backend="openvino", format="xml")
+    )
+    result = splite("verify", unread)
+    assert "model.onnx was made for the backend 'openvino', which this version of splite-deploy lacks" in result.stderr
+    assert "auto" not in result.stderr
+
+
+def test_a_bundle_without_artifacts(splite: Callable[..., Result], tiny_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.splite"
+    shutil.copytree(tiny_bundle, path)
+    manifest = dataclasses.replace(Bundle.open(path).manifest, artifacts=())
+    (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    for command in ("verify", "bench"):
+        result = splite(command, path)
+        said = f"error: The bundle {path} holds no artifact.\nhint:  It holds none. {REEXPORT}\n"
+        assert result.stderr == said
+
+
+def test_a_checkpoint_is_not_called_a_bundle(splite: Callable[..., Result], tiny_checkpoint: Path) -> None:
+    for option in ("--images", "--reference", "--model"):
+        result = splite("verify", tiny_checkpoint, option, "x")
+        assert result.stderr.startswith(f"error: {tiny_checkpoint} is a file, not a bundle folder."), result.stderr

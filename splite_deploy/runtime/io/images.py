@@ -20,7 +20,7 @@ from splite_deploy.runtime.io.container import camera_meant
 from splite_deploy.runtime.io.native_log import quiet
 from splite_deploy.runtime.io.native_output import own_output
 from splite_deploy.runtime.io.notes import note
-from splite_deploy.runtime.io.picture_header import Header, read_header
+from splite_deploy.runtime.io.picture_header import Header, begins_as, read_header
 from splite_deploy.runtime.preprocess import AnyImage, Image, check_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -68,7 +68,7 @@ def read_image(path: Path) -> Image:
     data = _bytes_of(path)
     header = read_header(data)
     if header is None:
-        raise InputError(f"{path} is not an image that can be read.", hint=_FORMATS)
+        raise _broken(path, begins_as(data))
     if header.height * header.width > MOST_PIXELS:
         raise InputError(
             f"{path} states {header.width} x {header.height} pixels; at most {MOST_PIXELS:,} are read.",
@@ -88,6 +88,20 @@ def read_image(path: Path) -> Image:
     if turn is not None:
         image = cv2.rotate(image, turn)  # type: ignore[assignment]
     return image if mirror is None else cv2.flip(image, mirror)  # type: ignore[return-value]
+
+
+def _broken(path: Path, form: str) -> InputError:
+    """What is said of a file that cannot be decoded.
+
+    Args:
+        path: The file.
+        form: The format that it begins as; empty where it is none.
+    """
+    if not form:
+        return InputError(f"{path} is not an image that can be read.", hint=_FORMATS)
+    return InputError(
+        f"{path} is a {form} file that is cut or damaged.", hint=f"Copy it again from where it was taken. {_FORMATS}"
+    )
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -124,7 +138,7 @@ def _decoded(path: Path, data: bytes, header: Header) -> Image:
     if image is not None and damaged:
         note(DAMAGED, path)
     if image is None:
-        raise InputError(f"{path} is not an image that can be read.", hint=_FORMATS)
+        raise _broken(path, header.format)
     if image.dtype == np.uint16:
         bits, largest = 16, int(image.max())
         if header.significant_bits is not None and 8 <= header.significant_bits < 16:

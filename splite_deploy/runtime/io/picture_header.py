@@ -42,6 +42,14 @@ class Header:
     whole: bool = True
 
 
+def begins_as(data: bytes) -> str:
+    """The format whose mark a file begins with, though its header may be broken; empty where none that is distinct."""
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WebP"
+    marks = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", **dict.fromkeys(TIFF_MARKS, "TIFF")}
+    return next((name for mark, name in marks.items() if data.startswith(mark)), "")
+
+
 def read_header(data: bytes) -> Header | None:
     """The header of an encoded picture; None where it has none that is known, or a broken one."""
     try:
@@ -75,7 +83,7 @@ def _png(data: bytes) -> Header | None:
         elif kind == b"acTL" and len(body) >= 4 and int.from_bytes(body[:4], "big") > 1:
             pictures = 2
         elif kind == b"IEND":
-            whole = True
+            whole = place + 12 + length <= len(data)
             break
         place += 12 + length
     return Header("PNG", height, width, bits, False, significant, turn, pictures, whole)
@@ -132,8 +140,14 @@ def _webp(data: bytes) -> Header | None:
     return None
 
 
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
+"""Bytes of the headers that there are."""
+
+
 def _bmp(data: bytes) -> Header | None:
     (size,) = struct.unpack_from("<I", data, 14)
+    if size not in _BMP_HEADERS:  # two letters alone may begin any text
+        return None
     width, height = struct.unpack_from("<HH", data, 18) if size == 12 else struct.unpack_from("<ii", data, 18)
     return Header("BMP", abs(height), abs(width))
 
