@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 FIELDS_DOC = "see models/README.md for every field with an example"
 """Ends the hint of an error in ``model.toml``."""
@@ -21,7 +22,10 @@ class SpliteError(Exception):
     Attributes:
         message: What happened, in one sentence; one of several lines is a `splite_deploy.text.Lines`.
         hint: What to do about it, in one sentence or such lines; empty only where nothing can be done.
+        exit_status: Of a command that it ends: 1, or 2 for wrong usage.
     """
+
+    exit_status: ClassVar[int] = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -34,6 +38,12 @@ class SpliteError(Exception):
 
 class UsageError(SpliteError):
     """A value given by the caller cannot be used: an empty box, a wrong option."""
+
+
+class OptionError(UsageError):
+    """An option is wrong as it was typed, whatever the files hold: misspelt, malformed, or contradicted by another."""
+
+    exit_status = 2
 
 
 class InputError(UsageError):

@@ -11,7 +11,7 @@ from typing import Any
 
 from splite_deploy.bench.loop import DEVICE_STAGES, END_TO_END, STAGES
 from splite_deploy.bench.result import BenchResult
-from splite_deploy.errors import GateError, UsageError
+from splite_deploy.errors import GateError, OptionError
 from splite_deploy.text import Lines
 
 Reading = Callable[[BenchResult], float | None]
@@ -116,12 +116,12 @@ class Gate:
         except ValueError:
             limit = math.nan
         if match is None or not math.isfinite(limit):
-            raise UsageError(
+            raise OptionError(
                 f"The limit '{text}' is not METRIC, comparison and number.",
                 hint="Write for example --fail-if 'p99_ms>33', in quotes; comparisons are > >= < <=.",
             )
         if match.group(1) not in METRICS:
-            raise UsageError(f"There is no metric '{match.group(1)}'.", hint=f"There are: {', '.join(METRICS)}.")
+            raise OptionError(f"There is no metric '{match.group(1)}'.", hint=f"There are: {', '.join(METRICS)}.")
         return cls(match.group(1), match.group(2), limit)
 
     def failure(self, result: BenchResult) -> str | None:
@@ -133,7 +133,7 @@ class Gate:
         metric = METRICS[self.metric]
         value = metric.read(result)
         if value is None:
-            raise UsageError(f"{self.metric} was not measured ({result.label}).", hint=metric.needs)
+            raise OptionError(f"{self.metric} was not measured ({result.label}).", hint=metric.needs)
         if not _OPERATORS[self.comparison](value, self.limit):
             return None
         side = "over" if self.comparison in (">", ">=") else "under"

@@ -88,7 +88,7 @@ _NAMED_FILES = frozenset({"source", "arch", "timing_cache"})  # texts that may n
 
 
 class Commands(click.Group):
-    """Turns expected errors into two lines and exit status 1, in this one place."""
+    """Turns expected errors into two lines and an exit status, 1 or of wrong usage 2, in this one place."""
 
     command_class = Command
 

@@ -29,9 +29,9 @@ STDOUT = Path("-")
 
 
 def fail(err: SpliteError) -> NoReturn:
-    """Prints what happened and what to do, and ends with status 1."""
+    """Prints what happened and what to do, and ends with its exit status."""
     put_error(err.message, err.hint)
-    sys.exit(1)
+    sys.exit(err.exit_status)
 
 
 def put_error(message: str, hint: str) -> None:

@@ -13,7 +13,7 @@ import click
 from splite_deploy.cli.app import FilePath, backend_options, json_option, main, tuning_options
 from splite_deploy.cli.console import STDOUT, progress_bar, put_json, remark
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
-from splite_deploy.errors import InputError, UsageError, naming
+from splite_deploy.errors import InputError, OptionError, UsageError, naming
 from splite_deploy.files import is_folder, writing
 from splite_deploy.spec import Precision
 
@@ -133,16 +133,16 @@ def run(
     labels = not video and path.suffix.lower() == ".json"
     folder = labels or (not video and is_folder(path))
     if video and form != "json":
-        raise UsageError("COCO's format is for images, not for a video.", hint="Leave out --format.")
+        raise OptionError("COCO's format is for images, not for a video.", hint="Leave out --format.")
     if labels and boxes:
-        raise UsageError(f"{path} has boxes of its own, and --box was given.", hint="Leave out --box.")
+        raise OptionError(f"{path} has boxes of its own, and --box was given.", hint="Leave out --box.")
     if folder and save is not None and save.suffix:
         what = "has many images" if labels else "is a folder"
-        raise UsageError(f"--save {save} names a file, but {path} {what}.", hint="Name a folder with --save.")
+        raise OptionError(f"--save {save} names a file, but {path} {what}.", hint="Name a folder with --save.")
     corners = [four_numbers("box", box, "x0,y0,x1,y1") for box in boxes]
     if video and len(corners) > 1:
         message = f"A video is followed from one box, and --box was given {len(corners)} times."
-        raise UsageError(message, hint="Give it once: where to look at first.")
+        raise OptionError(message, hint="Give it once: where to look at first.")
     options: dict[str, Any] = {"bone_length_mm": bone_length_mm}
     if intrinsics is not None:
         fx, fy, cx, cy = four_numbers("intrinsics", intrinsics, "fx,fy,cx,cy")
@@ -318,5 +318,5 @@ def four_numbers(name: str, text: str, form: str) -> list[float]:
     except ValueError:
         values = []
     if len(values) != 4:
-        raise UsageError(f"The {name} '{text}' is not four numbers.", hint=f"Write it as --{name} {form}, in pixels.")
+        raise OptionError(f"The {name} '{text}' is not four numbers.", hint=f"Write it as --{name} {form}, in pixels.")
     return values

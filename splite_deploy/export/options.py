@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import OptionError
 from splite_deploy.export.quant.stored_ranges import is_ranges_file
 from splite_deploy.runtime.backends import exportable_backends, find_backend
 from splite_deploy.runtime.backends.base import Recipe
@@ -72,38 +72,38 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.crops < 1:
-            raise UsageError("At least one crop is needed to compare conversions.", hint="Give --crops 1 or more.")
+            raise OptionError("At least one crop is needed to compare conversions.", hint="Give --crops 1 or more.")
         for what, given, known in (
             ("backends", self.backends, exportable_backends()),
             ("precisions", self.precisions, PRECISIONS),
             ("int8 recipe", (self.int8_recipe,), INT8_RECIPES),
         ):
             if not given or not set(given) <= set(known) or len(set(given)) < len(given):
-                raise UsageError(
+                raise OptionError(
                     f"The requested {what} are: {', '.join(given) or 'none'}.",
                     hint=f"Choose from {', '.join(known)}, each once.",
                 )
         if self.flip_test and self.evaluation is None:
-            raise UsageError("A flip test belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
+            raise OptionError("A flip test belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
         for budget in (self.max_shift_px, self.max_shift_mm):
             if budget is not None and not 0 < budget < math.inf:
-                raise UsageError("An error budget is a positive number.", hint="Give pixels, millimetres, or both.")
+                raise OptionError("An error budget is a positive number.", hint="Give pixels, millimetres, or both.")
         if self.has_budget and "int8" not in self.precisions:
-            raise UsageError(
+            raise OptionError(
                 "An error budget is for int8, which was not requested.", hint="Add -p int8, or leave out --max-shift-*."
             )
         if self.reduce_range and not self.makes("ort", "int8"):
-            raise UsageError(
+            raise OptionError(
                 "Weights of 7 bits are for int8 in ONNX Runtime, which was not requested.",
                 hint="Add -b ort -p int8, or leave out --reduce-range.",
             )
         if self.int8_recipe != "full-integer" and not self.makes("tflite", "int8"):
-            raise UsageError(
+            raise OptionError(
                 f"The recipe {self.int8_recipe} is one of TFLite's int8, which was not requested.",
                 hint="Add -b tflite -p int8, or leave out --int8-recipe.",
             )
         if not self.calibrates and (self.calibration is not None or self.allow_random_calibration):
-            raise UsageError(
+            raise OptionError(
                 "Nothing that was requested needs calibration.",
                 hint="Add -p int8 or -p fp16, or leave out --calibration.",
             )

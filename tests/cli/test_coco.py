@@ -155,11 +155,11 @@ def test_a_detectors_boxes_are_run_and_weigh_the_score(
 
 def test_what_does_not_fit_is_refused(splite: Callable[..., Result], body_bundle: Path, people: Path) -> None:
     both = splite("run", body_bundle, people, "--box", "0,0,9,9")
-    assert (both.exit_code, "has boxes of its own" in both.output, "Leave out --box" in both.output) == (1, True, True)
+    assert (both.exit_code, "has boxes of its own" in both.output, "Leave out --box" in both.output) == (2, True, True)
     one_file = splite("run", body_bundle, people, "--save", "a.png")
-    assert one_file.exit_code == 1 and "has many images" in one_file.output
+    assert one_file.exit_code == 2 and "has many images" in one_file.output
     video = splite("run", body_bundle, "a.mp4", "--format", "coco")
-    assert video.exit_code == 1 and "COCO's format is for images" in video.output
+    assert video.exit_code == 2 and "COCO's format is for images" in video.output
     alone = splite("bench", body_bundle, "--flip-test")
     assert alone.exit_code == 1 and "Add --eval LABELS" in alone.output
 

@@ -90,3 +90,19 @@ def test_each_line_of_a_video_is_printed_at_once(tiny_bundle: Path, tmp_path: Pa
 def test_the_password_of_a_camera_is_not_told(splite: Callable[..., Result], tiny_bundle: Path) -> None:
     done = splite("run", tiny_bundle, "rtsp://admin:secret@127.0.0.1:9/x")
     assert done.exit_code == 1 and "rtsp://***@127.0.0.1:9/x" in done.stderr and "secret" not in done.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "{bundle}", "x.png", "--box", "1,2,3"),
+        ("run", "{bundle}", "x.mp4", "--box", "1,2,3,4", "--box", "1,2,3,4"),
+        ("bench", "{bundle}", "--fail-if", "p99_mss>1"),
+        ("export", "x.pt", "-o", "x.splite", "-p", "int8", "-p", "int8"),
+    ],
+)
+def test_a_mistyped_option_is_wrong_usage(
+    splite: Callable[..., Result], tiny_bundle: Path, words: tuple[str, ...]
+) -> None:
+    done = splite(*(word.format(bundle=tiny_bundle) for word in words))
+    assert done.exit_code == 2 and "hint:" in done.stderr, done.stderr

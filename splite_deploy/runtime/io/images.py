@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import InputError, OutputError, UsageError, naming
+from splite_deploy.errors import InputError, OptionError, OutputError, UsageError, naming
 from splite_deploy.files import is_file, is_folder, write_file
 from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
 from splite_deploy.runtime.io.container import camera_meant
@@ -161,7 +161,7 @@ def write_image(path: Path, image: AnyImage) -> None:
     """
     image = check_image(image)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise UsageError(f"{path} has no image suffix.", hint=f"Use one of {', '.join(IMAGE_SUFFIXES)}.")
+        raise OptionError(f"{path} has no image suffix.", hint=f"Use one of {', '.join(IMAGE_SUFFIXES)}.")
     try:
         with quiet():
             done, data = cv2.imencode(path.suffix, image)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import cv2
 
-from splite_deploy.errors import OutputError, UsageError
+from splite_deploy.errors import OptionError, OutputError, UsageError
 from splite_deploy.files import whole_file, writing
 from splite_deploy.runtime.io.native_name import native_name
 from splite_deploy.runtime.preprocess import AnyImage, check_image
@@ -31,7 +31,7 @@ class Write(Protocol):
 def check_video_name(path: Path) -> None:
     """Raises `UsageError` if the suffix names no format that can be written."""
     if path.suffix.lower() not in CODECS:
-        raise UsageError(f"{path} has no video suffix.", hint=f"Use one of {', '.join(CODECS)}.")
+        raise OptionError(f"{path} has no video suffix.", hint=f"Use one of {', '.join(CODECS)}.")
 
 
 def known_rate(fps: float) -> float | None:
