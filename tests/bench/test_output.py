@@ -71,13 +71,13 @@ def test_a_wrong_limit_is_told_before_anything_is_measured(
     splite: Splite, tmp_path: Path, limit: str, told: str
 ) -> None:
     done = splite("bench", tmp_path / "none.splite", "--fail-if", limit)
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert told in done.stderr
 
 
 def test_a_metric_that_was_not_measured(splite: Splite, tiny_bundle: Path) -> None:
     done = splite("bench", tiny_bundle, *QUICK, "--fail-if", "epe_box_pct>2.5")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "epe_box_pct was not measured" in done.stderr
     assert "Add --eval LABELS." in done.stderr
 

@@ -359,7 +359,7 @@ def test_a_figure_that_is_not_finite_is_not_appended(tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
     with pytest.raises(OutputError, match="rss_mib is not a finite number") as caught:
         append_record(file, {"rss_mib": float("inf")})
-    assert "verify" in caught.value.hint and not file.exists()
+    assert "without --json" in caught.value.hint and not file.exists()
 
 
 def test_a_disk_that_fills_up_leaves_whole_lines(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from splite_deploy.bundle.manifest import REEXPORT
 from splite_deploy.errors import BundleError
 from splite_deploy.runtime.backends.onnx_file import OnnxContents, read_onnx
-from splite_deploy.runtime.backends.tflite_file import Operator, read_operators
 from splite_deploy.spec import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from splite_deploy.runtime.backends.base import ModelFile
+    from splite_deploy.runtime.backends.tflite_file import Operator
 
 _INTEGERS = ("int8", "uint8", "int16", "int4", "int2")
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QLinear", "ConvInteger", "MatMulInteger", "DynamicQuantize")
@@ -50,6 +50,8 @@ def check_precision(file: ModelFile) -> None:
     if file.format == "onnx":
         numbers = numbers_of_onnx(read_onnx(file.data, file.name))
     else:
+        from splite_deploy.runtime.backends.tflite_file import read_operators  # which others need not wait for
+
         numbers = numbers_of_tflite(read_operators(file.data))
     said = file.artifact.precision
     if not numbers.held or said == numbers.precision:
