@@ -38,7 +38,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions: Path, root:
     tracked = subprocess.run(["git", "ls-files", "splite_deploy"], cwd=root, capture_output=True, text=True, check=True)
     assert names == set(tracked.stdout.splitlines())
     assert {"splite_deploy/cli/app.py", "splite_deploy/runtime/backends/ort.py", "splite_deploy/py.typed"} <= names
-    assert wheel.stat().st_size < 800_000
+    assert wheel.stat().st_size < 1_000_000
 
 
 def test_the_wheel_names_its_needs(distributions: Path) -> None:

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -18,6 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
+
+from splite_deploy.keeper import end_with_parent
 
 SAVE_EVERY_S = 60.0
 LONGEST_GRADIENT = 5.0
@@ -123,6 +126,12 @@ class Resumable(Generic[BatchT]):
         return state
 
 
+def _end_with(owner: int, _worker: int) -> None:
+    """Ends a loader's process at once when its owner is killed: torch's own watch lets it live for seconds."""
+    if os.getppid() == owner:  # it is a fork, and not one of a server
+        end_with_parent(owner)
+
+
 def run(
     training: Resumable[BatchT],
     batches: Dataset[BatchT],
@@ -151,7 +160,14 @@ def run(
     if state.exists():
         training.restore(state)
         progress.console.print(f"going on from step {training.step}")
-    loader = DataLoader(batches, batch_size=None, sampler=range(training.step, steps), num_workers=1, prefetch_factor=8)
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(training.step, steps),
+        num_workers=1,
+        prefetch_factor=8,
+        worker_init_fn=partial(_end_with, os.getpid()),
+    )
     task = progress.add_task("training", total=steps, completed=training.step)
     mean: dict[str, float] = {}
     saved_s = time.monotonic()

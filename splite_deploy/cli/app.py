@@ -76,7 +76,7 @@ class Command(click.Command):
             wanted = outputs if name in OUTPUTS else inputs
             wanted += [(called, path) for path in paths if isinstance(path, Path) and path != STDOUT]
         check_outputs(inputs, outputs)
-        beside = read_along(inputs, outputs, writes_model=self.name == "init")
+        beside = read_along(inputs, outputs, made=_MADE.get(self.name or "", ""))
         check_outputs([(f"{called} (beside it)", path) for called, path in beside], outputs)
         check_bundles(outputs, ctx.params.get("output") if self.name == "export" else None)
         return super().invoke(ctx)
@@ -84,6 +84,8 @@ class Command(click.Command):
 
 OUTPUTS = frozenset({"output", "json_file", "csv", "markdown", "html", "save", "timing_cache"})
 """Names of the parameters that say where results go; every other one that takes a path is read."""
+_MADE = {"init": "model", "calibrate": "calibration"}
+"""What these commands write anew where other commands read it."""
 _NAMED_FILES = frozenset({"source", "arch", "timing_cache"})  # texts that may name a file
 
 

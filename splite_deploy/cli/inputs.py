@@ -49,23 +49,24 @@ def check_bundles(outputs: Sequence[Named], bundle_made: Path | None) -> None:
                     )
 
 
-def read_along(inputs: Sequence[Named], outputs: Sequence[Named], *, writes_model: bool = False) -> list[Named]:
+def read_along(inputs: Sequence[Named], outputs: Sequence[Named], *, made: str = "") -> list[Named]:
     """Files that are read with the inputs, as far as outputs would replace them.
 
     Args:
         inputs: What is read; what does not exist is passed over.
         outputs: What will be written.
-        writes_model: Whether the command writes model.toml, instead of reading that beside its input.
+        made: What the command makes anew and thus does not read: "model" for model.toml, "calibration" for the ranges
+            that it names.
     """
     places = [path for _, path in outputs if is_file(path)]
     replaced = set(filter(None, map(_identity, places)))
     if not replaced:
         return []
-    found = [(called, one) for called, path in inputs for one in _along(called, path, places, writes_model)]
+    found = [(called, one) for called, path in inputs for one in _along(called, path, places, made)]
     return [(called, path) for called, path in found if _identity(path) in replaced]
 
 
-def _along(called: str, path: Path, places: Sequence[Path], writes_model: bool) -> Iterator[Path]:
+def _along(called: str, path: Path, places: Sequence[Path], made: str) -> Iterator[Path]:
     if is_folder(path):
         yield path / "labels.json"
         yield from _pictures(path / "labels.json")
@@ -73,11 +74,11 @@ def _along(called: str, path: Path, places: Sequence[Path], writes_model: bool) 
         beside = path.parent / "model.toml"
         yield path.parent / "arch.py"
         yield path.with_name(f"{path.name}.data")
-        if not writes_model:
+        if made != "model":
             yield beside
-            yield from _of_model(beside)
+            yield from _of_model(beside, made)
         if called in ("--model", "--reference-model"):
-            yield from _of_model(path)
+            yield from _of_model(path, made)
         yield from _pictures(path)
         yield from _weights(path, places)
 
@@ -109,14 +110,14 @@ def _pictures(labels: Path) -> Iterable[Path]:
     return dict.fromkeys(found)
 
 
-def _of_model(file: Path) -> Iterator[Path]:
-    """Files that a model.toml names, which may be wrong in any other way."""
+def _of_model(file: Path, made: str) -> Iterator[Path]:
+    """Files that a model.toml names, which may be wrong in any other way, but for what is made anew."""
     from splite_deploy.spec.reading import ReadError, read_toml
 
     data: dict[str, Any] = {}
     with suppress(ReadError):
         data = read_toml(file)
-    named = data.get("calibration", [])
+    named = [] if made == "calibration" else data.get("calibration", [])
     for name in named if isinstance(named, list) else [named]:
         if isinstance(name, str):
             yield file.parent / name

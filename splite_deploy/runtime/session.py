@@ -444,9 +444,9 @@ def _load(backend: Backend, file: ModelFile, options: BackendOptions) -> Session
     else:
         with misbehaving(backend, f"to load {file.name}"):
             session = held(backend, backend.open(file, options), file.name)
-        if file.artifact is not None:
+        if file.said is not None:
             own = IoSignature(session.inputs, session.outputs)
-            check_signature(file.name, file.artifact, own, names_alone=True)
+            check_signature(file.name, file.said, own, names_alone=True)
     if file.view is None or not backend.computes:  # a recording is of what the decoder reads
         return session
     return ViewedSession(session, file.view, _model_of(file))

@@ -276,7 +276,7 @@ def test_a_bundle_of_format_1_is_made_anew_by_the_command_that_its_refusal_names
     splite: Callable[..., Result], tiny_checkpoint: Path, model: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output.mkdir()
-    old = {"format_version": 1, "source": {"checkpoint": tiny_checkpoint.name}}
+    old = {"format_version": 1, "source": {"checkpoint": tiny_checkpoint.name}, "model": {}, "artifacts": []}
     (output / MANIFEST).write_text(json.dumps(old), encoding="utf-8")
     done = splite("verify", output)
     assert done.exit_code == 1 and "has format version 1; this version of splite-deploy reads 2." in done.stderr

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,25 @@ def test_training_resumes_where_it_was_cut(tmp_path: Path) -> None:
     other = run_training(tmp_path / "cut", 5)
     assert other.returncode == 1
     assert "belongs to another recipe" in other.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere torch's own watch ends it, in seconds")
+def test_no_process_outlives_a_killed_training(tmp_path: Path) -> None:
+    command = [sys.executable, HAND / "train.py", "--out", tmp_path, "--steps", 9999]
+    command += ["--synthetic", 6, "--batch", 2, "--eval-every", 2, "--threads", 1]
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL) as training:
+        children = Path(f"/proc/{training.pid}/task/{training.pid}/children")
+        end = time.monotonic() + 60
+        while not (tmp_path / "log.jsonl").exists() and training.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        workers = [Path("/proc") / name for name in children.read_text().split()]
+        assert len(workers) == 1
+        training.kill()
+    end = time.monotonic() + 2
+    while workers[0].exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not workers[0].exists()
 
 
 @pytest.mark.slow

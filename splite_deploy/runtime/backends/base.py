@@ -67,6 +67,11 @@ class ModelFile:
         """
         return cls(bundle.read(artifact), artifact.file, artifact.format, artifact, bundle, artifact.view, bundle.model)
 
+    @property
+    def said(self) -> Artifact | None:
+        """What a manifest says that the file has to keep; None while that is still being found out."""
+        return None if self.bundle is None else self.artifact
+
 
 @dataclass(frozen=True)
 class BackendOptions:

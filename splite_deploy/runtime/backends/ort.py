@@ -90,8 +90,8 @@ class OrtSession(BaseSession):
                 hint=_load_hint(str(err)),
             ) from err
         own = IoSignature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
-        if file.artifact is not None:
-            check_signature(file.name, file.artifact, own)
+        if file.said is not None:
+            check_signature(file.name, file.said, own)
         super().__init__(file.artifact or own)
         self._names = [spec.name for spec in self.outputs]
 

@@ -45,7 +45,7 @@ def check_precision(file: ModelFile) -> None:
         BundleError: They contradict each other.
         BackendError: The file is damaged.
     """
-    if file.artifact is None or file.format not in ("onnx", "tflite"):
+    if file.said is None or file.format not in ("onnx", "tflite"):
         return
     if file.format == "onnx":
         numbers = numbers_of_onnx(read_onnx(file.data, file.name))
@@ -53,7 +53,7 @@ def check_precision(file: ModelFile) -> None:
         from splite_deploy.runtime.backends.tflite_file import read_operators  # which others need not wait for
 
         numbers = numbers_of_tflite(read_operators(file.data))
-    said = file.artifact.precision
+    said = file.said.precision
     if not numbers.held or said == numbers.precision:
         return
     rougher = PRECISIONS.index(said) > PRECISIONS.index(numbers.precision)
