@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -118,7 +119,9 @@ def test_a_wrong_result_and_a_leak_are_seen_where_they_happen() -> None:
 
     def step() -> Pose:
         calls.append(0)
-        leaked.append(b"x" * 1_000_000)  # pages of their own, and written to
+        pages = mmap.mmap(-1, 1_000_000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # none that was freed before
+        pages.write(b"x" * len(pages))
+        leaked.append(pages)
         return Pose(ones * np.float32(1 + 1e-7 * (len(calls) == 150)), ones[:, 0], np.zeros(4, np.float32))
 
     expected, lines = [soaking.bits(Pose(ones, ones[:, 0], np.zeros(4, np.float32)))], []
