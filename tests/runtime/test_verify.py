@@ -21,7 +21,8 @@ from splite_deploy.bundle.manifest import REEXPORT
 from splite_deploy.errors import BundleError, ParityError, UsageError
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.parity import compare, violations
-from splite_deploy.runtime.session import open_bytes, open_session
+from splite_deploy.runtime.backends.base import ModelFile
+from splite_deploy.runtime.session import check_content, open_session
 from splite_deploy.runtime.verify import Verification, check, verify
 from splite_deploy.spec import Precision
 from splite_deploy.spec.plain import structure, to_plain
@@ -297,18 +298,23 @@ def test_a_float_graph_that_is_called_something_else(
         assert result.stderr.endswith(said)
 
 
+def in_bundle(bundle: Path, file: Path, precision: Precision) -> ModelFile:
+    artifact = tflite_artifact(file, precision)
+    return ModelFile(file.read_bytes(), artifact.file, "tflite", artifact, Bundle.open(bundle))
+
+
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
-def test_a_float_tflite_file_that_is_called_something_else(precision: Precision) -> None:
+def test_a_float_tflite_file_that_is_called_something_else(tiny_bundle: Path, precision: Precision) -> None:
     file = VECTORS / "tiny.fp32.tflite"
     with pytest.raises(BundleError, match=rf"^\S+ is fp32 \(float32\); the manifest says {precision}\.\n"):
-        open_bytes(file.read_bytes(), tflite_artifact(file, precision))
+        check_content(in_bundle(tiny_bundle, file, precision))
 
 
 @pytest.mark.parametrize("wrong", ["fp32", "fp16"])
-def test_an_int8_tflite_file_that_is_called_finer(wrong: Precision) -> None:
+def test_an_int8_tflite_file_that_is_called_finer(tiny_bundle: Path, wrong: Precision) -> None:
     file = VECTORS / "tiny.int8.tflite"
     with pytest.raises(BundleError, match=rf"^\S+ is int8 \(int8 weights, .*\); the manifest says {wrong}\.\n"):
-        open_bytes(file.read_bytes(), tflite_artifact(file, wrong))
+        check_content(in_bundle(tiny_bundle, file, wrong))
 
 
 @pytest.mark.parametrize(
