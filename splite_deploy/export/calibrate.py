@@ -259,7 +259,7 @@ def _written(
     found: StoredRanges, chosen: CalibrationSet, output: Path, model: Path, named: tuple[str, ...]
 ) -> CalibratedFile:
     folder, file = model.parent.resolve(), output.resolve()
-    names = [*named, Path(os.path.relpath(file, folder)).as_posix()]
+    names = [Path(os.path.relpath(file, folder)).as_posix(), *named]  # the first for these weights is taken
     line = f"calibration = {json.dumps(names if named else names[0])}"
     is_named = file in {(folder / name).resolve() for name in named}
     return CalibratedFile(found, chosen.origin, chosen.checked, chosen.warnings, model, line, is_named)

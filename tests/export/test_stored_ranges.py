@@ -121,6 +121,21 @@ def test_a_stored_file_stands_for_the_photographs(
     assert file.read_text() == text
 
 
+def test_what_is_to_be_written_takes_the_place_of_the_ranges_before(
+    splite: Run, place: Path, photographs: Path, other_photographs: Path
+) -> None:
+    calibrate_checkpoint(place / "tiny.onnx", place / "tiny.ranges.json", images=photographs)
+    name_it(place)
+    result = splite("calibrate", place / "tiny.onnx", "--images", photographs, "--count", "16", "-o", place / "my.json")
+    assert result.exit_code == 0, result.stderr
+    line = 'calibration = ["my.json", "tiny.ranges.json"]'
+    assert line in result.stdout
+    model = place / "model.toml"
+    model.write_text(model.read_text().replace('calibration = "tiny.ranges.json"', line))
+    calibration = export(place).report().calibration
+    assert calibration is not None and calibration.crops == 16
+
+
 def assert_alike(one: ir.Model, other: ir.Model) -> None:
     """The same scales and weights, but for the last digits."""
     left, right = one.graph.initializers, other.graph.initializers
@@ -203,7 +218,7 @@ def test_each_checkpoint_has_its_own(place: Path, photographs: Path, splite: Run
         line = next(line.strip() for line in result.stdout.splitlines() if line.startswith("  calibration = "))
         text = model.read_text()
         model.write_text(f"{line}\n{text[text.index('name =') :]}")
-    assert load_model_toml(model)[1].calibration == ("other.ranges.json", "tiny.ranges.json")
+    assert load_model_toml(model)[1].calibration == ("tiny.ranges.json", "other.ranges.json")
     assert export(place).report().calibration.origin.startswith("ranges measured on 32")  # type: ignore[union-attr]
     result = splite("calibrate", place / "tiny.onnx", *arguments)
     assert f"{model} names it already." in result.stdout
