@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import threading
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import cv2
@@ -142,6 +143,87 @@ def test_a_file_without_a_frame(tmp_path: Path) -> None:
     assert capture.grab()
     with pytest.raises(CameraError, match=r"a\.avi holds no frame that can be read\."):
         list(Camera(capture, "a.avi"))
+
+
+def test_a_second_loop_goes_on_where_the_first_stopped(tmp_path: Path) -> None:
+    with open_camera(str(video(tmp_path / "a.avi"))) as camera:
+        for _ in camera:
+            break
+        assert camera.time_s == 0
+        assert len(list(camera)) == 9 and camera.time_s == pytest.approx(9 / 25)
+        assert list(camera) == []
+
+
+def test_what_is_closed_says_so(tmp_path: Path) -> None:
+    with open_camera(str(video(tmp_path / "a.avi"))) as camera:
+        frames = iter(camera)
+        next(frames)
+    for reads in (lambda: next(frames), lambda: list(camera)):
+        with pytest.raises(CameraError, match=r"a\.avi is closed\.") as caught:
+            reads()
+        assert caught.value.hint == "Open it again with open_camera."
+    camera.close()
+
+
+class Slow(Stating):
+    """A capture whose frames come when they are let, and that knows who uses it at once."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.asked, self.let, self.uses = threading.Event(), threading.Event(), 0
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        self.uses += 1
+        self.asked.set()
+        assert self.let.wait(10)
+        self.uses -= 1
+        return True, flat(1)
+
+    def release(self) -> None:
+        assert self.uses == 0, "OpenCV would abort the process"
+
+
+def test_another_thread_may_close_and_not_read() -> None:
+    capture = Slow()
+    camera, said = Camera(capture, "0"), []  # type: ignore[arg-type, var-annotated]
+
+    def read() -> None:
+        try:
+            said.extend(frame.mean() for frame in camera)
+        except CameraError as err:
+            said.append(str(err.message))
+
+    reader, closer = threading.Thread(target=read), threading.Thread(target=camera.close)
+    reader.start()
+    assert capture.asked.wait(10)
+    with pytest.raises(CameraError, match=r"0 is being read in another thread\.") as caught:
+        next(iter(camera))
+    assert "queue.Queue" in caught.value.hint
+    closer.start()
+    closer.join(0.05)
+    assert closer.is_alive()
+    capture.let.set()
+    reader.join(10)
+    closer.join(10)
+    assert said == [1.0, "0 is closed."]
+
+
+def test_a_thread_that_closes_a_video_ends_no_process(tmp_path: Path) -> None:
+    file = video(tmp_path / "a.mp4", range(60))
+    for _ in range(5):
+        camera, begun = open_camera(str(file)), threading.Event()
+
+        def read(camera: Camera = camera, begun: threading.Event = begun) -> None:
+            with suppress(CameraError):
+                for _ in camera:
+                    begun.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert begun.wait(10)
+        camera.close()
+        reader.join(10)
+        assert not reader.is_alive()
 
 
 def test_a_camera_that_stops_is_an_error(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from threading import RLock
 
 import cv2
 
@@ -85,6 +86,9 @@ def is_live(source: str) -> bool:
 class Camera(Closing):
     """Frames in order, each (H, W, 3) uint8 BGR, upright. A live camera drops frames that come too fast.
 
+    Each frame is given once: a second loop goes on where the first one stopped. One thread reads; another may close,
+    which waits for the frame that is being read, since OpenCV ends the whole process where two use one capture.
+
     Attributes:
         source: As it was named.
         live: Whether it is a camera, a stream or a pipeline, no file.
@@ -111,31 +115,53 @@ class Camera(Closing):
             self.frames = self._container.shown
         self.time_s: float | None = None
         self._turn = None if self.live else _turn_of(capture)
+        self._lock = RLock()  # a handler of signals may close what this thread reads
+        self._closed = False
+        self._count, self._clock = 0, _Clock(None if self.live else self.fps)
 
     def __iter__(self) -> Iterator[Image]:
         """Reads until a file ends; a live source never ends by itself.
 
         Raises:
-            CameraError: A live source stopped, or a file holds no frame; or, after the last frame, a file is not whole.
+            CameraError: A live source stopped, or a file holds no frame; or, after the last frame, a file is not whole;
+                or the camera was closed, or another thread reads it.
         """
-        count, clock = 0, _Clock(None if self.live else self.fps)
         while True:
-            there, frame = self._capture.read()
-            if there:
-                if not self.live:
-                    self.time_s = clock(count, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-                count += 1
+            frame = self._read()
+            if frame is not None:
                 yield frame if self._turn is None else cv2.rotate(frame, self._turn)  # type: ignore[misc]
             elif self.live:
                 hint = "Check the cable, and that no other program uses it."
                 if _STREAM.fullmatch(self.source):
                     hint = "Check that the camera still sends, and the network to it."
                 raise CameraError(f"{self.source} gave no more frames.", hint=hint)
-            elif count == 0:
+            elif self._count == 0:
                 raise CameraError(f"{self.source} holds no frame that can be read.", hint=READABLE)
             else:
-                self._check_whole(count)
+                self._check_whole(self._count)
                 return
+
+    def _read(self) -> Image | None:
+        """The next frame as it is stored; None where there is none."""
+        alone = self._lock.acquire(blocking=False)
+        try:
+            if self._closed:
+                raise CameraError(f"{self.source} is closed.", hint="Open it again with open_camera.")
+            if not alone:
+                raise CameraError(
+                    f"{self.source} is being read in another thread.",
+                    hint="Read it in one thread, and hand its frames to the others, for example by a queue.Queue.",
+                )
+            there, frame = self._capture.read()
+            if not there:
+                return None
+            if not self.live:
+                self.time_s = self._clock(self._count, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+            self._count += 1
+            return frame  # type: ignore[return-value]
+        finally:
+            if alone:
+                self._lock.release()
 
     def _check_whole(self, count: int) -> None:
         """OpenCV ends a file that was cut, or whose frames are damaged, like a whole one."""
@@ -153,8 +179,10 @@ class Camera(Closing):
         )
 
     def close(self) -> None:
-        """Lets go of the device or file."""
-        self._capture.release()
+        """Lets go of the device or file, when the frame that another thread reads has come."""
+        self._closed = True
+        with self._lock:
+            self._capture.release()
 
 
 class _Clock:
@@ -196,9 +224,9 @@ def open_camera(source: str) -> Camera:
     """Opens a camera or a video file.
 
     Args:
-        source: A video file, the number of a USB camera (``0``), ``csi://0`` for a Jetson's CSI camera, a stream of a
-            network camera (``rtsp://``, ``rtsps://`` or ``udp://``), or a GStreamer pipeline that ends in ``appsink``,
-            for example of `csi_pipeline`. A colon alone makes no protocol: ``a:b.mp4`` is a file.
+        source: A video file, the number of a USB camera (``0``), ``csi://0`` for a Jetson's CSI camera, a stream
+            of a network camera (``rtsp://``, ``rtsps://`` or ``udp://``), or a GStreamer pipeline that ends in
+            ``appsink``, for example of `csi_pipeline`. A colon alone makes no protocol: ``a:b.mp4`` is a file.
 
     Raises:
         CameraError: It cannot be opened; the hint says what to look at.
