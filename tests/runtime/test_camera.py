@@ -211,7 +211,7 @@ def test_another_thread_may_close_and_not_read() -> None:
 def test_a_thread_that_closes_a_video_ends_no_process(tmp_path: Path) -> None:
     file = video(tmp_path / "a.mp4", range(60))
     for _ in range(5):
-        camera, begun = open_camera(str(file)), threading.Event()
+        camera, begun = open_camera(file), threading.Event()
 
         def read(camera: Camera = camera, begun: threading.Event = begun) -> None:
             with suppress(CameraError):
@@ -224,6 +224,20 @@ def test_a_thread_that_closes_a_video_ends_no_process(tmp_path: Path) -> None:
         camera.close()
         reader.join(10)
         assert not reader.is_alive()
+
+
+def test_a_source_is_named_as_people_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_camera(video(tmp_path / "a.avi")) as camera:
+        assert camera.source == str(tmp_path / "a.avi") and len(list(camera)) == 10
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CameraError, match=r"Cannot read .*0: No such file"):
+        open_camera(Path("0"))
+    with pytest.raises(CameraError, match=r"Camera 987 cannot be opened\."):
+        open_camera(987)
+    for nothing in (None, "", True, -1, b"a.avi", 1.5):
+        with pytest.raises(UsageError, match=r" names no camera and no video\.") as caught:
+            open_camera(nothing)  # type: ignore[arg-type]
+        assert caught.value.hint == 'Pass the name of a file, or of a camera, for example "0".'
 
 
 def test_a_camera_that_stops_is_an_error(tmp_path: Path) -> None:

@@ -220,18 +220,19 @@ def _turn_of(capture: cv2.VideoCapture) -> int | None:
     return _TURNS.get(round(degrees) % 360) if math.isfinite(degrees) else None
 
 
-def open_camera(source: str) -> Camera:
+def open_camera(source: str | os.PathLike[str] | int) -> Camera:
     """Opens a camera or a video file.
 
     Args:
-        source: A video file, the number of a USB camera (``0``), ``csi://0`` for a Jetson's CSI camera, a stream
+        source: A video file, the number of a USB camera (``"0"`` or 0), ``csi://0`` for a Jetson's CSI camera, a stream
             of a network camera (``rtsp://``, ``rtsps://`` or ``udp://``), or a GStreamer pipeline that ends in
             ``appsink``, for example of `csi_pipeline`. A colon alone makes no protocol: ``a:b.mp4`` is a file.
 
     Raises:
         CameraError: It cannot be opened; the hint says what to look at.
-        UsageError: It is an address of another kind.
+        UsageError: It is an address of another kind, or names nothing.
     """
+    source = _named(source)
     if is_live(source):
         if _STREAM.fullmatch(source):
             return _open_stream(source)
@@ -253,6 +254,21 @@ def open_camera(source: str) -> Camera:
             raise CameraError(f"{source} is cut: {container.missing_bytes:,} bytes at its end are missing.", hint=hint)
         raise CameraError(f"{source} is not a video that can be read.", hint=READABLE)
     return Camera(capture, source, container)
+
+
+def _named(source: str | os.PathLike[str] | int) -> str:
+    """The name as text: a path is always that of a file."""
+    if isinstance(source, int) and not isinstance(source, bool) and source >= 0:
+        return str(source)
+    if isinstance(source, os.PathLike):
+        name = os.fspath(source)
+        source = f"{os.curdir}{os.sep}{name}" if isinstance(name, str) and is_live(name) else name
+    if not isinstance(source, str) or not source:
+        raise UsageError(
+            f"{source!r} names no camera and no video.",
+            hint='Pass the name of a file, or of a camera, for example "0".',
+        )
+    return source
 
 
 def _reader() -> int:
