@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from splite_deploy.bundle.new import is_bundle
 from splite_deploy.errors import SpecError
 from splite_deploy.runtime.backends.base import Backend, ModelFile
 from splite_deploy.runtime.session import (
@@ -19,7 +20,7 @@ from splite_deploy.runtime.session import (
     read_file,
 )
 from splite_deploy.spec import MODEL_TOML, HostSpec, ModelSpec, load_model_toml
-from splite_deploy.text import command
+from splite_deploy.text import command, quoted
 
 if TYPE_CHECKING:
     from splite_deploy.runtime.file_facts import FileFacts
@@ -56,10 +57,10 @@ class NetworkFile:
         backend_of(path, backend)
         beside = path.with_name(MODEL_TOML)
         if model is None and not beside.exists():
-            raise SpecError(
-                f"No model spec of {path.name}: there is no {beside}.",
-                hint=f"This writes one: {command('init', path)}. Or name it with --model.",
-            )
+            hint = f"This writes one: {command('init', path)}. Or name it with --model."
+            if is_bundle(path.parent):  # into which init writes nothing
+                hint = f"The file belongs to a bundle: name that, {quoted(path.parent)}."
+            raise SpecError(f"No model spec of {path.name}: there is no {beside}.", hint=hint)
         return cls(path, *load_model_toml(model or beside))
 
     @cached_property

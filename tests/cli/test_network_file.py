@@ -49,6 +49,12 @@ def test_run_takes_a_model_spec_from_elsewhere(tmp_path: Path, photograph: Path,
     assert "No model spec of foreign.float32.tflite: there is no " in without.stderr and "--model" in without.stderr
 
 
+def test_a_file_of_a_bundle_is_run_by_its_bundle(photograph: Path, tiny_bundle: Path, splite: Splite) -> None:
+    done = splite("run", tiny_bundle / "model.onnx", photograph)
+    assert done.exit_code == 1
+    assert f"The file belongs to a bundle: name that, {tiny_bundle}." in " ".join(done.stderr.split())
+
+
 def test_options_of_the_other_kind_are_refused(
     tmp_path: Path, photograph: Path, tiny_bundle: Path, tiny_model: Path, splite: Splite
 ) -> None:
