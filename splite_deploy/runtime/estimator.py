@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -196,7 +196,7 @@ class PoseEstimator(Closing):
         """Whether the network finds any number of people in an image; see `detect`."""
         return isinstance(self.spec.decoder, PeopleDecoder)
 
-    def batch(self, image: AnyImage, boxes: Sequence[ArrayLike]) -> list[Pose]:
+    def batch(self, image: AnyImage, boxes: Iterable[ArrayLike | None]) -> list[Pose]:
         """Keypoints in several boxes of one image, by one inference; the bundle needs a dynamic batch.
 
         A network that finds several people gives for each box the person of the highest score.
@@ -205,7 +205,13 @@ class PoseEstimator(Closing):
             UsageError: The image or a box cannot be used.
             BackendError: The artifact has a fixed batch size, or the backend failed.
         """
-        if len(boxes) == 0:
+        try:
+            boxes = list(boxes)
+        except TypeError as err:
+            raise UsageError(
+                f"{boxes!r} is no list of boxes.", hint="Pass a list of boxes; None in it is the whole image."
+            ) from err
+        if not boxes:
             return []
         self._guard.enter()
         try:

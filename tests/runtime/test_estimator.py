@@ -187,6 +187,14 @@ def test_an_empty_batch(dynamic: PoseEstimator, estimator: PoseEstimator, image:
     assert dynamic.batch(image, []) == [] == estimator.batch(image, [])
 
 
+def test_boxes_of_a_batch_come_from_anything_that_gives_them(dynamic: PoseEstimator, image: NDArray[np.uint8]) -> None:
+    assert dynamic.batch(image, iter(BOXES[:2])) == dynamic.batch(image, BOXES[:2])
+    for boxes in (None, 5):
+        with pytest.raises(UsageError, match=rf"{boxes} is no list of boxes\.") as caught:
+            dynamic.batch(image, boxes)  # type: ignore[arg-type]
+        assert caught.value.hint == "Pass a list of boxes; None in it is the whole image."
+
+
 def test_a_batch_needs_a_dynamic_graph(estimator: PoseEstimator, image: NDArray[np.uint8]) -> None:
     assert len(estimator.batch(image, BOXES[:1])) == 1
     with pytest.raises(BackendError, match=r"of shape \(2, 3, 64, 48\); the network takes float32 1x3x64x48") as caught:
