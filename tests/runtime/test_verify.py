@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +206,7 @@ def test_a_crop_that_differs_is_named_and_does_not_fail(
     named = f"(OpenCV {cv2.__version__} here, 5.0.0 where it was recorded)"
     assert "warning: ort fp32: the crop of the golden image differs: 10." in shown.stderr and named in shown.stderr
     assert named in " ".join(shown.stdout.split()) and "the crop differs" in shown.stdout
+    assert re.search("[│|┃] crop ", shown.stdout), "what the mark of the second table judges"
     (entry,) = json.loads(splite("verify", path, "--json", "-").stdout)
     assert entry["violations"] == [] and len(entry["warnings"]) == 1 and entry["crop"]["opencv_recorded"] == "5.0.0"
 

@@ -73,7 +73,7 @@ def image_table(results: Sequence[Verification]) -> RenderableType:
     table.add_column("artifact", no_wrap=True)
     for heading in ("deviation p50 px", "p95 px", "max px", "by the crop alone p95 px", "max px"):
         table.add_column(heading, justify="right")
-    table.add_column("", no_wrap=True)
+    table.add_column("crop", no_wrap=True)  # what the mark judges: the table above judges the rest
     for result in results:
         reference_px, crop_px = result.image.reference_px, result.image.crop_px
         cells = [
