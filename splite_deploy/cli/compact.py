@@ -31,7 +31,8 @@ def _default_output(given: Mapping[str, Any]) -> Path:
     "-o",
     type=FilePath,
     callback=check_place,
-    help="The OUT.safetensors to write; NAME-compacted.safetensors beside it else.",
+    help="The OUT.safetensors to write, or to replace; NAME-compacted.safetensors beside the checkpoint else, which is "
+    "never replaced.",
 )
 @click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
 @click.option(
