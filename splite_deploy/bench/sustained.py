@@ -84,7 +84,8 @@ def throttling(points: Sequence[CurvePoint], sensors: Sensors | None) -> tuple[T
     """Compares the last fifth of a run with its first, in latency and in what clocks were read."""
     part = len(points) // PART
     if len(points) < LEAST_POINTS:
-        return "too short", f"{len(points)} seconds with frames; {LEAST_POINTS} or more tell whether it slows down"
+        seconds = f"{len(points)} second{'s'[: len(points) != 1]}"
+        return "too short", f"{seconds} with frames; {LEAST_POINTS} or more tell whether it slows down"
     first = float(np.median([point.p50_ms for point in points[:part]]))
     last = float(np.median([point.p50_ms for point in points[-part:]]))
     change = f"p50 {first:.3f} ms in the first {part} s, {last:.3f} ms in the last"

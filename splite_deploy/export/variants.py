@@ -211,17 +211,21 @@ def check_trained(options: ExportOptions) -> None:
 
 def _fp16_note(report: Fp16Report) -> str:
     excluded = [f"{one.node} ({one.reason})" for one in report.excluded]
-    return f"{FP16}: {sum(report.float16.values())} nodes in float16; in float32: {_listed(excluded)}"
+    return f"{FP16}: {_nodes(sum(report.float16.values()))} in float16; in float32: {_listed(excluded)}"
 
 
 def _int8_note(file: str, report: Int8Report) -> str:
     kernels, islands = INT8_OPS[report.consumer], report.float_islands.items()
     lacking = [f"{name} ({op})" for name, op in islands if op not in kernels]
     beside = [f"{name} ({op})" for name, op in islands if op in kernels]
-    text = f"{file}: {len(report.quantised)} nodes in int8; excluded: {_listed(report.excluded)}"
+    text = f"{file}: {_nodes(len(report.quantised))} in int8; excluded: {_listed(report.excluded)}"
     text = f"{text}; float for want of a kernel: {_listed(lacking)}"
     also = [f"in float beside them: {_listed(beside)}"] if beside else []
     return "; ".join([text, *also, *report.notes])
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node{'s'[: count != 1]}"
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:

@@ -96,6 +96,7 @@ def test_ten_seconds_are_needed_to_tell() -> None:
     state, reason = throttling(points(*[1.0] * 4, *[2.0] * 5), None)
     assert state == "too short"
     assert reason.startswith("9 seconds with frames; 10 or more")
+    assert throttling(points(1.0), None)[1].startswith("1 second with frames; ")
 
 
 def test_a_clock_that_was_not_read_at_an_end_has_not_fallen() -> None:
