@@ -69,7 +69,7 @@ def inspect(
     from splite_deploy.cli.tables.checkpoint import checkpoint_tables, width_tables
     from splite_deploy.cli.tables.layers import histogram_tables, layer_tables
 
-    runs = is_file(path) and path.suffix.lower() in (*file_suffixes(), *PROGRAM_SUFFIXES)
+    runs = is_file(path) and (path.suffix.lower() in (*file_suffixes(), *PROGRAM_SUFFIXES) or _is_program(path))
     if runs or options["arch"]:
         if model or measure or layers:
             raise UsageError(
@@ -119,6 +119,15 @@ def inspect(
         tables = width_tables(bundle, timed=measure, progress=progress)
     made_of = (layer_tables if layers else histogram_tables)(bundle.manifest, measured)
     show(*bundle_tables(bundle, measured), *made_of, *tables)
+
+
+def _is_program(path: Path) -> bool:
+    """Whether a program has the suffix of weights, as torch.jit.save is often given it."""
+    if path.suffix.lower() not in CHECKPOINT_SUFFIXES[1:]:  # of a safetensors file nobody has to look
+        return False
+    from splite_deploy.export.source.formats import format_of
+
+    return format_of(path) in ("program", "script")
 
 
 def _of_network(path: Path, json_file: Path | None, options: dict[str, Any]) -> None:

@@ -289,6 +289,11 @@ def test_a_path_into_what_torch_gives(tmp_path: Path, splite: Splite) -> None:
     assert result.exit_code == 0, result.output
     assert written(tmp_path / "model.toml")["outputs"]["heatmap"]["source"] == [1, -1]
     assert "--trust" in result.output.splitlines()[-1]
+    weights_by_name = (tmp_path / "stages.ts").rename(tmp_path / "stages.pt")
+    refused = splite("inspect", weights_by_name)
+    assert refused.exit_code == 1 and "is a TorchScript archive; it was not loaded" in refused.output
+    result = splite("inspect", weights_by_name, "--input", "64x48", "--trust")
+    assert result.exit_code == 0 and "heatmap, 20 keypoints" in " ".join(result.output.split()), result.output
 
 
 @pytest.mark.parametrize(
