@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from splite_deploy.bench.report.charts import Axis, pareto_front, polylines, ridge, stacked
 
@@ -51,6 +53,17 @@ def test_a_ridge_is_high_where_the_times_are() -> None:
 def test_a_line_is_broken_where_a_value_is_missing() -> None:
     axis = Axis(0.0, 10.0)
     assert polylines([0, 5, 7, 10], [0.0, 10.0, None, 5.0], axis, axis) == ["0.0,100.0 50.0,0.0", "100.0,50.0"]
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=6), st.booleans())
+@example([1e-320], False)
+@example([1e-320], True)
+@example([1e308, -1e308], False)
+@example([1.0, 1.0 + 2e-16], False)
+def test_an_axis_holds_whatever_a_record_may_hold(values: list[float], zero: bool) -> None:
+    axis = Axis.around(values, zero=zero)
+    assert all(0 <= axis.percent(value) <= 100 for value in values)
+    assert all(0 <= place <= 100 for place, _ in axis.ticks())
 
 
 def test_the_pareto_front() -> None:

@@ -19,6 +19,11 @@ LABEL_WIDTH_PCT, LABEL_HEIGHT_PCT = 10.0, 10.0
 """What a number in a circle takes of the chart of a phone."""
 
 
+_LEAST, _MOST = 1e-50, 1e50
+_NOISE = 1e-9
+"""Share of the values below which they do not differ: float64 could not tell the ends of the axis apart."""
+
+
 @dataclass(frozen=True)
 class Axis:
     """A range of values and how it is divided.
@@ -35,14 +40,19 @@ class Axis:
 
     @classmethod
     def around(cls, values: Sequence[float], *, zero: bool = False, margin: float = 0.06) -> Axis:
-        """An axis that holds ``values`` with some room; ``zero`` makes it linear from 0 on."""
-        low, high = min(values), max(values)
+        """An axis that holds ``values`` with some room; ``zero`` makes it linear from 0 on.
+
+        A record may hold any float64: values outside of what an axis can divide count as the nearest that it can.
+        """
+        low, high = (min(max(value, -_MOST), _MOST) for value in (min(values), max(values)))
         if zero:
-            return cls(0.0, high * (1 + margin) or 1.0)
-        if low > 0 and high / low >= WIDE_RATIO:
+            return cls(0.0, high * (1 + margin) if high > _LEAST else 1.0)
+        if low > _LEAST and high / low >= WIDE_RATIO:
             room = (high / low) ** margin
             return cls(low / room, high * room, logarithmic=True)
-        room = (high - low or abs(high) or 1.0) * margin
+        largest = max(abs(low), abs(high))
+        spread = high - low if high - low > _NOISE * largest else largest
+        room = max(spread, _LEAST) * margin
         return cls(low - room, high + room)
 
     def percent(self, value: float) -> float:

@@ -267,7 +267,8 @@ def _chart(
     values = [value for line in series.values() for value in line if value is not None]
     if not values:
         return None
-    x_axis, y_axis = Axis(0.0, max(end_s, *seconds)), Axis.around(values, margin=0.12)
+    x_axis = Axis.around([end_s, *seconds], zero=True, margin=0)
+    y_axis = Axis.around(values, margin=0.12)
     lines = [{"name": name, "lines": polylines(seconds, line, x_axis, y_axis)} for name, line in series.items()]
     return {"title": title, "lines": lines, "x_ticks": x_axis.ticks(), "y_ticks": y_axis.ticks()}
 
