@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -54,6 +55,10 @@ def read_graph(path: Path) -> tuple[ir.Model, tuple[str, ...], frozenset[str], s
         whole = False
     if not whole:
         raise CheckpointError(f"{path} is not a whole ONNX graph.", hint="Copy it again; it may be truncated.")
+    if not _is_text(model):
+        raise CheckpointError(
+            f"{path} is not valid ONNX: a text in it is not UTF-8.", hint="Export it again from its framework."
+        )
     nodes = list(_nodes(model.graph))
     _check_makers(nodes)
     digest = embed_external_data(model, path, content)
@@ -124,6 +129,17 @@ def _known_opset(model: ir.Model, notes: list[str]) -> ir.Model:
         )
     notes.append(f"wrote opset {MAX_OPSET} for {found}: every node is the same in both")
     return lower
+
+
+def _is_text(message: Any) -> bool:
+    """Whether all its texts are UTF-8: protobuf gives the bytes of others, and some versions say nothing."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        values = [value] if isinstance(value, (str, bytes)) or hasattr(value, "ListFields") else value
+        if not all(isinstance(one, str) if field.type == field.TYPE_STRING else _is_text(one) for one in values):
+            return False
+    return True
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
