@@ -12,7 +12,7 @@ from splite_deploy.cli.app import FilePath, check_place, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, remark, say, show, working
 from splite_deploy.errors import OutputError
 from splite_deploy.files import anything_at, check_writable, writing
-from splite_deploy.text import command, quoted
+from splite_deploy.text import command
 
 _SPEED_UP = 2.0
 """What is asked for where nothing says how much."""
@@ -31,9 +31,9 @@ def _default_output(given: Mapping[str, Any]) -> Path:
     "-o",
     type=FilePath,
     callback=check_place,
-    help="The OUT.safetensors to write, or to replace; NAME-compacted.safetensors beside the checkpoint else, which is "
-    "never replaced.",
+    help="The OUT.safetensors to write; NAME-compacted.safetensors beside the checkpoint without it.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
 @click.option(
     "--method",
@@ -52,7 +52,7 @@ def _default_output(given: Mapping[str, Any]) -> Path:
 @click.option("--crops", type=click.IntRange(1), default=16, show_default=True, help="Number of images.")
 @click.option("--weights", help="Key of the weights to use, where the checkpoint holds several.")
 @json_option("Write the result as JSON.")
-def compact(checkpoint: Path, output: Path | None, json_file: Path | None, **given: Any) -> None:
+def compact(checkpoint: Path, output: Path | None, overwrite: bool, json_file: Path | None, **given: Any) -> None:
     """Removes the least important channels of a network from its tensors.
 
     One of --speed-up, --ratio and --threshold says how many. Coupled channels are removed together; the outputs
@@ -64,14 +64,11 @@ def compact(checkpoint: Path, output: Path | None, json_file: Path | None, **giv
     from splite_deploy.cli.tables.checkpoint import compaction_tables
     from splite_deploy.compact import CompactOptions, compact_checkpoint
 
-    if output is None:
-        output = _default_output({"checkpoint": checkpoint})
-        with writing(output):
-            check_writable(output)
-        if anything_at(output):
-            raise OutputError(
-                f"{output} exists.", hint=f"Name another file with -o, or -o {quoted(output)} to replace it."
-            )
+    output = _default_output({"checkpoint": checkpoint}) if output is None else output
+    with writing(output):
+        check_writable(output)
+    if anything_at(output) and not overwrite:  # perhaps somebody has fine-tuned it for days
+        raise OutputError(f"{output} exists.", hint="Add --overwrite, or name another file with --output.")
     if given["speed_up"] is given["ratio"] is given["threshold"] is None:
         given["speed_up"] = _SPEED_UP
     measure = {name: given.pop(name) for name in ("method", "speed_up", "ratio", "threshold", "round_to")}

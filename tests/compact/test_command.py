@@ -57,6 +57,16 @@ def test_what_cannot_be_done_is_said_and_nothing_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_is_replaced_unasked(compact: Callable[..., Result], tmp_path: Path) -> None:
+    tuned = tmp_path / "thin.safetensors"
+    tuned.write_bytes(b"for days")
+    done = compact("--ratio", 0.4)
+    assert done.exit_code == 1 and f"{tuned} exists." in done.stderr and "Add --overwrite" in done.stderr
+    assert tuned.read_bytes() == b"for days"
+    done = compact("--ratio", 0.4, "--overwrite")
+    assert done.exit_code == 0 and tuned.read_bytes() != b"for days"
+
+
 def test_the_methods_offered_are_those_there_are() -> None:
     """The command names them itself, since its help imports no torch."""
     from splite_deploy.cli import main
