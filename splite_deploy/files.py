@@ -592,7 +592,11 @@ _VIDEOS = "avi", "m4v", "mkv", "mov", "mp4", "webm"
 _MEDIA = frozenset(f".{one}" for one in (*_PICTURES, *_VIDEOS))
 
 
-def check_outputs(inputs: Sequence[tuple[str, Path]], outputs: Sequence[tuple[str, Path]]) -> None:
+def check_outputs(
+    inputs: Sequence[tuple[str, Path]],
+    outputs: Sequence[tuple[str, Path]],
+    is_bundle: Callable[[Path], bool] = lambda folder: is_file(folder / "manifest.json"),
+) -> None:
     """Refuses to write over what is read, whatever way leads there: links, hard links, other spellings.
 
     Pictures and videos inside a folder that is read count as read, and so does everything inside a bundle.
@@ -600,6 +604,7 @@ def check_outputs(inputs: Sequence[tuple[str, Path]], outputs: Sequence[tuple[st
     Args:
         inputs: What is read, each with what messages call it; what does not exist is passed over.
         outputs: What will be written. Devices and pipes are passed over.
+        is_bundle: Whether a folder is a bundle.
 
     Raises:
         UsageError: An output is an input, lies in one, or is another output.
@@ -610,7 +615,7 @@ def check_outputs(inputs: Sequence[tuple[str, Path]], outputs: Sequence[tuple[st
             if _is_same(path, place):
                 raise UsageError(f"{other} and {name} are the same file, {path}.", hint=f"Name another with {name}.")
         for what, read in inputs:
-            if reason := _conflict(path, read):
+            if reason := _conflict(path, read, is_bundle):
                 message = f"{name} {path} would overwrite {reason} that {what} names, {read}."
                 raise UsageError(message, hint=f"Name another place with {name}.")
 
@@ -639,7 +644,7 @@ def _real(path: Path) -> Path:
         return path
 
 
-def _conflict(output: Path, read: Path) -> str:
+def _conflict(output: Path, read: Path, is_bundle: Callable[[Path], bool]) -> str:
     """What an output would overwrite of an input; empty where nothing."""
     kind = _kind(read)
     if kind is None:
@@ -647,10 +652,10 @@ def _conflict(output: Path, read: Path) -> str:
     if _is_same(output, read):
         return "files of the folder" if kind == stat.S_IFDIR else "the input"
     if kind != stat.S_IFDIR:
-        in_bundle = _kind(output / "manifest.json") is not None and _real(output) in _real(read).parents
+        in_bundle = _real(output) in _real(read).parents and is_bundle(output)
         return "the bundle around the input" if in_bundle else ""
     inside = _real(read) in _real(output).parents
-    if inside and _kind(read / "manifest.json") is not None:
+    if inside and is_bundle(read):
         return "something in the bundle"
     if _kind(output) == stat.S_IFREG and ((inside and output.suffix.lower() in _MEDIA) or _is_linked_in(output, read)):
         return "a picture in the folder"

@@ -14,7 +14,7 @@ import click
 
 from splite_deploy import interruption
 from splite_deploy.cli.console import STDOUT, fail, put_notes
-from splite_deploy.cli.inputs import check_bundles, read_along
+from splite_deploy.cli.inputs import check_bundles, is_bundle, read_along
 from splite_deploy.cli.streams import prepare_streams
 from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError
 from splite_deploy.files import check_outputs, check_writable, writing
@@ -75,7 +75,7 @@ class Command(click.Command):
             called = name.upper() if is_argument else max(parameter.opts, key=len)
             wanted = outputs if name in OUTPUTS else inputs
             wanted += [(called, path) for path in paths if isinstance(path, Path) and path != STDOUT]
-        check_outputs(inputs, outputs)
+        check_outputs(inputs, outputs, is_bundle)
         beside = read_along(inputs, outputs, made=_MADE.get(self.name or "", ""))
         check_outputs([(f"{called} (beside it)", path) for called, path in beside], outputs)
         check_bundles(outputs, ctx.params.get("output") if self.name == "export" else None)

@@ -23,6 +23,15 @@ Named = tuple[str, Path]
 _TEXT_BEGINS = b"{", b"[", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"
 
 
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder is a bundle: others have a ``manifest.json``, too. Of those without one nothing is imported."""
+    if not is_file(folder / "manifest.json"):
+        return False
+    from splite_deploy.bundle import new
+
+    return new.is_bundle(folder)
+
+
 def check_bundles(outputs: Sequence[Named], bundle_made: Path | None) -> None:
     """Refuses to write into a bundle, whichever: its files have to be those that its manifest describes.
 
@@ -39,14 +48,11 @@ def check_bundles(outputs: Sequence[Named], bundle_made: Path | None) -> None:
         except (OSError, ValueError):  # nothing can have such a name
             continue
         for folder in place.parents if path == bundle_made else (place, *place.parents):
-            if is_file(folder / "manifest.json"):
-                from splite_deploy.bundle.new import is_bundle
-
-                if is_bundle(folder):
-                    raise UsageError(
-                        f"{name} {path} would write into the bundle {folder}.",
-                        hint=f"Name another place with {name}.",
-                    )
+            if is_bundle(folder):
+                raise UsageError(
+                    f"{name} {path} would write into the bundle {folder}.",
+                    hint=f"Name another place with {name}.",
+                )
 
 
 def read_along(inputs: Sequence[Named], outputs: Sequence[Named], *, made: str = "") -> list[Named]:

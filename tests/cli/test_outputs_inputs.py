@@ -289,6 +289,17 @@ def test_a_folder_with_a_manifest_of_others_is_written_into(tmp_path: Path, spli
     assert (tmp_path / "doctor.json").is_file()
 
 
+def test_pictures_beside_a_manifest_of_others(tmp_path: Path, tiny_bundle: Path, splite: Callable[..., Result]) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    cv2.imwrite(str(photos / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    (photos / "manifest.json").write_text('{"name": "a page", "icons": []}', encoding="utf-8")
+    for words in (("--json", photos / "new.json"), ("--json", tmp_path / "a.json", "--save", photos / "drawn")):
+        assert splite("run", tiny_bundle, photos, *words).exit_code == 0
+    result = splite("run", tiny_bundle, photos / "a.png", "--save", photos)
+    assert result.exit_code == 2 and "has no image suffix" in result.stderr, result.output
+
+
 @pytest.mark.parametrize(
     ("words", "place"),
     [(("init", "net.onnx"), "model.toml"), (("compact", "net.pt"), "net-compacted.safetensors")],
