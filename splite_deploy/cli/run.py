@@ -172,7 +172,7 @@ def run(
             if save is not None:
                 files = [picture.file for picture in pictures]
                 targets = _targets(save, files) if folder else {path: save}
-                _check_targets(targets, json_file)
+                _check_targets(targets, json_file, many=folder)
             for picture in progress_bar(pictures, "images"):
                 target = targets.get(picture.file)
                 try:
@@ -216,17 +216,28 @@ def _targets(folder: Path, files: Sequence[Path]) -> dict[Path, Path]:
     return {file: folder / name for file, name in names.items()}
 
 
-def _check_targets(targets: Mapping[Path, Path], json_file: Path) -> None:
+def _check_targets(targets: Mapping[Path, Path], json_file: Path, *, many: bool) -> None:
     """Refuses to draw over an image, or over the result.
+
+    Args:
+        targets: Where the picture of each image goes.
+        json_file: Where the result goes.
+        many: Whether the command, not the user, gave the pictures their names: in a folder of images those may be names
+            of others, which labels leave out.
 
     Raises:
         UsageError: A picture would go there.
     """
     there = {place: file for file in targets if (place := _identity(file)) is not None}
+    read = {place for folder in {file.parent for file in targets} if many and (place := _identity(folder)) is not None}
+    for folder in {target.parent for target in targets.values()}:
+        if _identity(folder) in read:
+            message = f"--save would draw into the folder of the images, {folder}."
+            raise UsageError(message, hint="Name another folder with --save.")
     for target in targets.values():
-        read = there.get(_identity(target) or (0, 0))
-        if read is not None:
-            message = f"--save would draw over the image {read}."
+        image = there.get(_identity(target) or (0, 0))
+        if image is not None:
+            message = f"--save would draw over the image {image}."
             raise UsageError(message, hint="Name another folder with --save.")
         if json_file != STDOUT and os.path.realpath(json_file) == os.path.realpath(target):
             raise UsageError(f"--json and --save would both write {target}.", hint="Name another file with --json.")

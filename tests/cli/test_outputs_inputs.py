@@ -348,6 +348,26 @@ def test_a_folder_is_not_drawn_over(tmp_path: Path, tiny_bundle: Path, splite: C
     assert (tmp_path / "a.png").read_bytes() == before
 
 
+def test_no_picture_beside_those_of_labels_is_drawn_over(
+    tmp_path: Path, tiny_bundle: Path, splite: Callable[..., Result]
+) -> None:
+    labels = {"samples": [{"image": "images/a.jpg", "keypoints": [[9, 9], [30, 9], [9, 30], [30, 30], [20, 20]]}]}
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "a.png"):  # the labels leave one out
+        cv2.imwrite(str(tmp_path / "images" / name), np.zeros((40, 40, 3), np.uint8))
+    (tmp_path / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    before = (tmp_path / "images" / "a.png").read_bytes()
+    for place in ("images", "link"):
+        result = splite("run", tiny_bundle, tmp_path / "labels.json", "--save", tmp_path / place)
+        assert result.exit_code == 1, result.output
+        assert f"error: --save would draw into the folder of the images, {tmp_path / place}." in result.stderr
+    assert (tmp_path / "images" / "a.png").read_bytes() == before
+    assert splite("run", tiny_bundle, tmp_path / "labels.json", "--save", tmp_path / "images" / "drawn").exit_code == 0
+    one = tmp_path / "images" / "a.jpg"
+    assert splite("run", tiny_bundle, one, "--save", tmp_path / "images" / "overlay.png").exit_code == 0
+
+
 def test_pictures_of_one_name_are_drawn_apart(tmp_path: Path, tiny_bundle: Path, splite: Callable[..., Result]) -> None:
     folder, image = tmp_path / "in", np.zeros((40, 40, 3), np.uint8)
     folder.mkdir()
