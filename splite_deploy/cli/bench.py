@@ -249,6 +249,7 @@ def bench(
     if compare is not None:
         if target is not None:
             raise UsageError("--compare measures nothing.", hint=f"Leave out {target}, or --compare.")
+        _check_compared()
         _compare_files(compare, output)
         return
     if flip_test and labels is None:
@@ -351,6 +352,28 @@ def _bench_file(
     network = NetworkFile.read(file, model, backend or "auto")
     given = _given(images, network.spec.input) if images is not None else {}
     return run_network_file(network, backend=backend or "auto", progress=progress, **common, **given)
+
+
+_OF_COMPARED = frozenset({"compare", "csv", "markdown", "html", "fail_if"})
+"""Parameters that a comparison has a use for."""
+
+
+def _check_compared() -> None:
+    """Refuses what belongs to a measurement, beside ``--compare``: it would be left undone without a word.
+
+    Raises:
+        UsageError: There is something.
+    """
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = option.name or ""
+        if name not in _OF_COMPARED and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = max(option.opts, key=len)
+            more = " Its results go to --csv, --markdown and --html." if name == "json_file" else ""
+            raise UsageError(
+                f"--compare measures nothing, and {flag} is for a measurement.{more}",
+                hint=f"Leave out {flag}, or --compare.",
+            )
 
 
 def _compare_files(files: tuple[Path, Path], output: Output) -> None:

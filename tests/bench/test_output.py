@@ -112,3 +112,19 @@ def test_a_comparison_measures_nothing(splite: Splite, tiny_bundle: Path, tmp_pa
     done = splite("bench")
     assert done.exit_code == 1
     assert "Name a bundle or a file, or two with --compare." in done.stderr
+
+
+@pytest.mark.parametrize("words", [("--json", "new.json"), ("--json", "-"), ("--eval", "x"), ("-p", "int8")])
+def test_what_a_comparison_has_no_use_for(
+    splite: Splite, tmp_path: Path, words: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = record(tmp_path / "a.jsonl", 1.0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPLITE_BENCH_MIN_SECONDS", "0.1")
+    done = splite("bench", "--compare", file, file, *words)
+    flag = "--precision" if words[0] == "-p" else words[0]
+    assert done.exit_code == 1, done.output
+    assert f"error: --compare measures nothing, and {flag} is for a measurement." in done.stderr
+    assert f"hint:  Leave out {flag}, or --compare." in done.stderr
+    assert not (tmp_path / "new.json").exists()
+    assert splite("bench", "--compare", file, file).exit_code == 0
