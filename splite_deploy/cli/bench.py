@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 BENCH_IMAGES = 64
 """Largest number of images that are kept in memory and used in turn."""
+_MOST_AT_ONCE = 1024
+"""Crops or streams: far more are a slip of the finger, which would take all memory, or hours."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,13 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
 @click.option(
     "--warmup", type=click.IntRange(0), default=50, show_default=True, help="Frames that run before the timed ones."
 )
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Number of crops in one inference.")
+@click.option(
+    "--batch",
+    type=click.IntRange(1, _MOST_AT_ONCE),
+    default=1,
+    show_default=True,
+    help="Number of crops in one inference.",
+)
 @click.option(
     "--images", type=FilePath, help="Images to time: a folder, or a labels.json; the golden images without it."
 )
@@ -190,7 +198,7 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
     default=0.0,
     help="Afterwards run for this many seconds, to see whether it slows down.",
 )
-@click.option("--streams", type=click.IntRange(1), default=1, help="Afterwards run this many at once.")
+@click.option("--streams", type=click.IntRange(1, _MOST_AT_ONCE), default=1, help="Afterwards run this many at once.")
 @click.option(
     "--eval",
     "labels",

@@ -100,3 +100,9 @@ def test_what_is_neither_a_bundle_nor_a_file(splite: Splite, tmp_path: Path) -> 
     done = splite("bench", tmp_path / "none.onnx")
     assert done.exit_code == 1
     assert "There is no file" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--batch", "--streams"])
+def test_more_at_once_than_there_is_memory_for(splite: Splite, tmp_path: Path, option: str) -> None:
+    done = splite("bench", tmp_path / "none.splite", option, 1_000_000_000)
+    assert done.exit_code == 2 and "not in the range 1<=x<=1024" in done.stderr, done.output
