@@ -46,6 +46,7 @@ def writing(path: str | PathLike[str]) -> Iterator[None]:
             errno.EISDIR: "That is a folder: name a file in it.",
             errno.EROFS: "That file system is read-only: name another place.",
             errno.EEXIST: "A part of that path is a file, not a folder: name another place.",
+            errno.ELOOP: "Links of that name lead in a circle: name another place.",
             errno.ENOTDIR: "A part of that path is a file, not a folder: name another place.",
         }
         hint = hints.get(err.errno or 0, "Check that the folder exists and can be written to.")
@@ -56,13 +57,15 @@ def check_writable(path: Path) -> None:
     """Sees that a file can be made or replaced, as far as that can be told without doing it.
 
     Raises:
-        OSError: Its folder is missing or closed, the file system is read-only, or a folder has that name.
+        OSError: Its folder is missing or closed, the file system is read-only, a folder has that name, or links of that
+            name lead in a circle.
     """
+    _followed(path)
     if not stat.S_ISDIR(path.parent.stat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     if is_folder(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    folder = _real(path).parent
+    folder = real_path(path).parent
     if not (os.access(folder, os.W_OK | os.X_OK) or os.access(path, os.W_OK)):
         is_read_only = hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
         code = errno.EROFS if is_read_only else errno.EACCES
@@ -107,7 +110,8 @@ def whole_file(path: Path) -> Iterator[Path]:
                 while block := source.read(1 << 20):
                     write_all(stream, block)
         return
-    target = path.resolve() if os.path.islink(path) else path  # noqa: PTH114 - see `is_file`
+    with writing(path):
+        target = _followed(path)
     with part_file(target) as partial:
         keep_access(target, partial, S_IRUSR | S_IWUSR)
         yield partial
@@ -117,6 +121,18 @@ def whole_file(path: Path) -> Iterator[Path]:
                 os.fsync(stream.fileno())
             with _moving:
                 partial.replace(target)
+
+
+def _followed(path: Path) -> Path:
+    """What a link leads to, or the path itself.
+
+    Raises:
+        OSError: Links lead in a circle.
+    """
+    target = real_path(path) if os.path.islink(path) else path  # noqa: PTH114 - see `is_file`
+    if target is not path and os.path.islink(target):  # noqa: PTH114
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
 
 
 def keep_access(old: Path, new: Path, more: int = 0) -> None:
@@ -145,7 +161,7 @@ def descriptor_of(path: Path) -> int | Path | None:
     whoever follows it to the end has lost how it was opened, for example to be appended to.
     """
     for _ in range(_MOST_LINKS):
-        folder = _real(path.parent)
+        folder = real_path(path.parent)
         match = _DESCRIPTORS.fullmatch(folder.as_posix())
         if match is not None and path.name.isdecimal():
             own = match["pid"] in (None, str(os.getpid()))
@@ -633,11 +649,15 @@ def _is_same(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
     except (OSError, ValueError):
-        return _real(one) == _real(other)
+        return real_path(one) == real_path(other)
 
 
-def _real(path: Path) -> Path:
-    """Where links lead; the path itself where nothing can have such a name."""
+def real_path(path: Path) -> Path:
+    """Where links lead, as `Path.resolve` has it; that raises where they lead in a circle, until Python 3.13.
+
+    Returns:
+        One of the links where they lead in a circle, and the path itself where nothing can have such a name.
+    """
     try:
         return Path(os.path.realpath(path))
     except (OSError, ValueError):
@@ -652,9 +672,9 @@ def _conflict(output: Path, read: Path, is_bundle: Callable[[Path], bool]) -> st
     if _is_same(output, read):
         return "files of the folder" if kind == stat.S_IFDIR else "the input"
     if kind != stat.S_IFDIR:
-        in_bundle = _real(output) in _real(read).parents and is_bundle(output)
+        in_bundle = real_path(output) in real_path(read).parents and is_bundle(output)
         return "the bundle around the input" if in_bundle else ""
-    inside = _real(read) in _real(output).parents
+    inside = real_path(read) in real_path(output).parents
     if inside and is_bundle(read):
         return "something in the bundle"
     if _kind(output) == stat.S_IFREG and ((inside and output.suffix.lower() in _MEDIA) or _is_linked_in(output, read)):
@@ -666,7 +686,7 @@ def _is_linked_in(file: Path, folder: Path) -> bool:
     """Whether a file of a folder is this one by another name."""
     try:
         found = file.stat()
-        if found.st_nlink < 2 or _real(file).parent == _real(folder):
+        if found.st_nlink < 2 or real_path(file).parent == real_path(folder):
             return False
         with os.scandir(folder) as entries:
             return any(entry.inode() == found.st_ino for entry in entries)

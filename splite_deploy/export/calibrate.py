@@ -23,7 +23,7 @@ from splite_deploy.export.quant.stored_ranges import StoredRanges, is_ranges_fil
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.source.formats import ImportedOnnx
 from splite_deploy.export.source.load import LoadedModel, load_source
-from splite_deploy.files import anything_at, cache_folder
+from splite_deploy.files import anything_at, cache_folder, real_path
 from splite_deploy.text import command
 
 Progress = Callable[[str], None]
@@ -258,10 +258,10 @@ def calibrate_checkpoint(
 def _written(
     found: StoredRanges, chosen: CalibrationSet, output: Path, model: Path, named: tuple[str, ...]
 ) -> CalibratedFile:
-    folder, file = model.parent.resolve(), output.resolve()
+    folder, file = real_path(model.parent), real_path(output)
     names = [Path(os.path.relpath(file, folder)).as_posix(), *named]  # the first for these weights is taken
     line = f"calibration = {json.dumps(names if named else names[0])}"
-    is_named = file in {(folder / name).resolve() for name in named}
+    is_named = file in {real_path(folder / name) for name in named}
     return CalibratedFile(found, chosen.origin, chosen.checked, chosen.warnings, model, line, is_named)
 
 

@@ -20,7 +20,7 @@ from splite_deploy.compile.tensorrt.inspect_engine import check_achieved, read_l
 from splite_deploy.compile.tensorrt.job import ENGINE, INSPECTED, Built, CalibrationInputs, Calibrator, Job, read_error
 from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import CompileError, UsageError
-from splite_deploy.files import place_of, sha256_of, work_folder, writing
+from splite_deploy.files import place_of, real_path, sha256_of, work_folder, writing
 from splite_deploy.runtime.backends.onnx_file import check_onnx
 from splite_deploy.runtime.session import open_bytes
 from splite_deploy.spec import Precision
@@ -270,7 +270,7 @@ def _with_batch(specs: Sequence[TensorSpec], batch: tuple[int, int, int] | None)
 
 
 def _absolute(timing_cache: str | None) -> str | None:
-    return str(Path(timing_cache).resolve()) if timing_cache not in (None, "off") else timing_cache
+    return str(real_path(Path(timing_cache))) if timing_cache not in (None, "off") else timing_cache
 
 
 def _run(folder: Path, log: Path, options: EngineOptions, file: str, progress: Progress) -> None:

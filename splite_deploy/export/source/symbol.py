@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from splite_deploy.errors import SpecError
-from splite_deploy.files import is_file
+from splite_deploy.files import is_file, real_path
 
 _siblings: set[str] = set()
 """Modules that were imported while a model's file was."""
@@ -22,7 +22,7 @@ def load_symbol(reference: str, folder: Path) -> Callable[..., Any]:
         SpecError: The file or the symbol is not there, or the file does not run.
     """
     name, _, symbol = reference.partition(":")
-    file = (folder / name).resolve()
+    file = real_path(folder / name)
     if not symbol or file.suffix != ".py" or not is_file(file):
         raise SpecError(
             f"'{reference}' in model.toml names no Python file" + ("." if is_file(file) else f" ({file} is missing)."),
