@@ -203,12 +203,10 @@ def _parse(file: Path, _mtime_ns: int, _size: int) -> tuple[_Sample, ...]:
     data = _load(file)
     if is_coco(data):
         return tuple(map(_from_coco, read_coco(data, file)))
-    try:
-        samples = data["samples"]
-        if not isinstance(samples, list):
-            raise TypeError("samples is not a list")
-    except (KeyError, TypeError, IndexError) as err:
-        raise InputError(f"{file} is not a labels file: {err!r}.", hint=_FORMATS) from err
+    samples = data.get("samples") if isinstance(data, dict) else None
+    if not isinstance(samples, list):
+        reason = "its samples are no list" if samples is not None else "it has no samples"
+        raise InputError(f"{file} is not a labels file: {reason}.", hint=_FORMATS)
     refuse_outside([sample.get("image") for sample in samples if isinstance(sample, dict)], file)
     found = []
     for index, sample in enumerate(samples):

@@ -58,13 +58,14 @@ def test_split_keeps_its_samples_in_order(tmp_path: Path, split: str | None, exp
     ("content", "message", "hint"),
     [
         ("{", "is not a labels file", 'a list "samples"'),
-        ([SAMPLE], "is not a labels file", 'a list "samples"'),
-        ({"images": []}, "is not a labels file", 'a list "samples"'),
-        ({"samples": 5}, "is not a labels file", 'a list "samples"'),
-        ({"samples": {"a": SAMPLE}}, "is not a labels file", 'a list "samples"'),
+        ([SAMPLE], "is not a labels file: it has no samples.", 'a list "samples"'),
+        (5, "is not a labels file: it has no samples.", 'a list "samples"'),
+        ({"images": []}, "is not a labels file: it has no samples.", 'a list "samples"'),
+        ({"samples": 5}, "is not a labels file: its samples are no list.", 'a list "samples"'),
+        ({"samples": {"a": SAMPLE}}, "is not a labels file: its samples are no list.", 'a list "samples"'),
         ({"samples": []}, "holds no sample.", "A sample looks like"),
     ],
-    ids=["no json", "a list", "no samples", "a number", "an object", "empty"],
+    ids=["no json", "a list", "a number alone", "no samples", "a number", "an object", "empty"],
 )
 def test_refuses_a_file_that_holds_no_samples(tmp_path: Path, content: Any, message: str, hint: str) -> None:
     file = write(tmp_path, content)
