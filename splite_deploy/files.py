@@ -46,6 +46,7 @@ def writing(path: str | PathLike[str]) -> Iterator[None]:
             errno.EISDIR: "That is a folder: name a file in it.",
             errno.EROFS: "That file system is read-only: name another place.",
             errno.EEXIST: "A part of that path is a file, not a folder: name another place.",
+            errno.EBUSY: "It is mounted on its own, or in use: mount the folder around it, or name another place.",
             errno.ELOOP: "Links of that name lead in a circle: name another place.",
             errno.ENOTDIR: "A part of that path is a file, not a folder: name another place.",
         }
@@ -53,23 +54,43 @@ def writing(path: str | PathLike[str]) -> Iterator[None]:
         raise OutputError(f"Cannot write {fspath(path)}: {err.strerror or err}.", hint=hint) from err
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *, appends: bool = False) -> None:
     """Sees that a file can be made or replaced, as far as that can be told without doing it.
 
+    Args:
+        path: The file.
+        appends: Whether a file that is there is written to where it lies, instead of being replaced.
+
     Raises:
-        OSError: Its folder is missing or closed, the file system is read-only, a folder has that name, or links of that
-            name lead in a circle.
+        OSError: Its folder is missing or closed, the file system is read-only, a folder has that name, links of that
+            name lead in a circle, or a file has to be replaced that is mounted on its own.
     """
     _followed(path)
     if not stat.S_ISDIR(path.parent.stat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     if is_folder(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    folder = real_path(path).parent
-    if not (os.access(folder, os.W_OK | os.X_OK) or os.access(path, os.W_OK)):
+    real, is_replaced = real_path(path), is_file(path) and not appends and descriptor_of(path) is None
+    if is_replaced and _is_mounted(real):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+    folder = real.parent
+    if not (os.access(folder, os.W_OK | os.X_OK) or (not is_replaced and os.access(path, os.W_OK))):
         is_read_only = hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
         code = errno.EROFS if is_read_only else errno.EACCES
         raise OSError(code, os.strerror(code), str(path))
+
+
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def _is_mounted(file: Path) -> bool:
+    """Whether a file is mounted on its own, as containers are given some: nothing can take its place."""
+    name = "".join(f"\\{ord(one):03o}" if one in " \t\n\\" else one for one in str(file))
+    try:
+        with _MOUNTS.open(encoding="utf-8", errors="surrogateescape") as lines:
+            return any(line.split(" ", 5)[4:5] == [name] for line in lines)
+    except OSError:  # not Linux
+        return False
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from splite_deploy import files
 from splite_deploy.errors import OutputError
 from splite_deploy.files import (
     cache_folder,
+    check_writable,
     exchange,
     hidden_name,
     locked,
@@ -314,3 +316,29 @@ def test_a_descriptor_of_another_process_is_appended_to(tmp_path: Path) -> None:
         name = f"/proc/{os.getpid()}/fd/{stream.fileno()}"
         subprocess.run([sys.executable, "-c", TO_DESCRIPTOR, name], stdout=subprocess.DEVNULL, check=True)
     assert log.read_text(encoding="utf-8") == "before\none\ntwo\n"
+
+
+def test_what_cannot_be_replaced_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, mounts = tmp_path / "a result.json", tmp_path / "mountinfo"
+    mine.write_bytes(b"mine")
+    name = str(mine).replace(" ", r"\040")
+    mounts.write_text(f"22 28 0:21 / /sys rw - sysfs sysfs rw\n36 28 0:22 /x {name} rw - ext4 /dev/x rw\n")
+    check_writable(mine)
+    monkeypatch.setattr(files, "_MOUNTS", mounts)
+    with pytest.raises(OutputError, match=r"Cannot write .*a result\.json: ") as caught, files.writing(mine):
+        check_writable(mine)
+    assert caught.value.hint.startswith("It is mounted on its own, or in use: mount the folder")
+    check_writable(mine, appends=True)
+    check_writable(tmp_path / "new.json")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_file_that_may_be_written_in_a_folder_that_may_not(tmp_path: Path) -> None:
+    mine = tmp_path / "shut" / "a.json"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    mine.parent.chmod(0o555)
+    with pytest.raises(PermissionError):
+        check_writable(mine)
+    check_writable(mine, appends=True)
+    mine.parent.chmod(0o755)

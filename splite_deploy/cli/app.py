@@ -184,12 +184,20 @@ def check_place(context: click.Context, option: click.Parameter, file: Path | No
     return file
 
 
+def check_appended(context: click.Context, option: click.Parameter, file: Path | None) -> Path | None:
+    """The same of a file that lines are appended to."""
+    if file is not None and file != STDOUT:
+        with writing(file):
+            check_writable(file, appends=True)
+    return file
+
+
 def output_file(name: str, help: str) -> Callable[[CommandFunction], CommandFunction]:
     """An option that names a file of results; ``-`` is standard output."""
     return click.option(name, metavar="FILE", type=FilePath, callback=check_place, help=help)
 
 
-def json_option(help: str) -> Callable[[CommandFunction], CommandFunction]:
+def json_option(help: str, *, appends: bool = False) -> Callable[[CommandFunction], CommandFunction]:
     """``--json FILE``, the same for every command: ``-`` is standard output, without tables.
 
     Passed to the command as ``json_file``.
@@ -199,7 +207,7 @@ def json_option(help: str) -> Callable[[CommandFunction], CommandFunction]:
         "json_file",
         metavar="FILE",
         type=FilePath,
-        callback=check_place,
+        callback=check_appended if appends else check_place,
         help=f"{help} FILE may be -, for standard output without tables.",
     )
 

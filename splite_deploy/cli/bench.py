@@ -210,7 +210,7 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
     is_flag=True,
     help="With --eval: run each crop and its mirror image, and take the mean, as many published accuracies do.",
 )
-@json_option("Append the result as one line of JSON.")
+@json_option("Append the result as one line of JSON.", appends=True)
 @output_options
 def bench(
     target: Path | None,
