@@ -367,7 +367,7 @@ def _strange_checkpoint(rng: Rng) -> bytes:
             del weights[key]
         elif way < 0.9:
             weights[rng.choice(("state_dict", "model", "ema", "extra", "module", "steps"))] = rng.choice(strange)()
-        elif isinstance(weights[key], torch.Tensor):
+        elif isinstance(weights[key], torch.Tensor) and weights[key].layout == torch.strided:
             weights[key] = weights[key].reshape(-1)[:1] if rng.random() < 0.5 else weights[key].reshape(-1)
     saved: Any = weights
     way = rng.random()
