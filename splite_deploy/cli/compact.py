@@ -21,7 +21,7 @@ _SPEED_UP = 2.0
 def _default_output(given: Mapping[str, Any]) -> Path:
     """Where the result goes without ``--output``."""
     checkpoint: Path = given["checkpoint"]
-    return checkpoint.with_name(f"{checkpoint.stem}-compacted.safetensors")
+    return checkpoint.parent / f"{checkpoint.stem}-compacted.safetensors"  # "." has no name to replace
 
 
 @main.command(short_help="Remove channels from a checkpoint, and prove the result.", default_output=_default_output)

@@ -13,6 +13,7 @@ from splite_deploy.cli.console import STDOUT, put_json, say, show, working
 from splite_deploy.decoders.heatmap import ALIGNMENTS
 from splite_deploy.files import check_writable, writing
 from splite_deploy.init.kinds import Kind
+from splite_deploy.spec.bounds import LONGEST_INPUT_PX
 from splite_deploy.spec.model import InputColor
 from splite_deploy.spec.presets import SKELETONS
 from splite_deploy.spec.recipes import RECIPES
@@ -37,8 +38,12 @@ class InputSize(click.ParamType):  # type: ignore[type-arg]  # click 8.1 knows n
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """(height, width)."""
         height, _, width = str(value).lower().partition("x")
-        if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        sides = height.lstrip("0"), width.lstrip("0")
+        if not all(side.isascii() and side.isdecimal() for side in sides):
             self.fail(f"{value!r} is not HxW in pixels, for example 256x192.", param, ctx)
+        # Python reads no number of thousands of digits
+        if any(len(side) > len(str(LONGEST_INPUT_PX)) or int(side) > LONGEST_INPUT_PX for side in sides):
+            self.fail(f"{value[:40]!r}: a side has at most {LONGEST_INPUT_PX} pixels.", param, ctx)
         return int(height), int(width)
 
 

@@ -609,3 +609,17 @@ def quantised_tflite(path: Path, dtype: str, scale: float, zero_point: int) -> P
     floats = network.add("DEQUANTIZE", [network.image], (1, 16, 16, 3), "floats", schema.DequantizeOptionsT())
     path.write_bytes(network.content(network.conv(floats, 17, name="heatmap")))
     return path
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("99999999999x1", "a side has at most 4096 pixels"),
+        (f"{'9' * 5000}x3", "a side has at most 4096 pixels"),
+        ("0x5", "'0x5' is not HxW in pixels, for example 256x192."),
+        ("\u0663x5", "is not HxW in pixels"),
+    ],
+)
+def test_a_size_that_no_network_has(splite: Callable[..., Result], size: str, message: str) -> None:
+    done = splite("init", "net.onnx", "--input", size)
+    assert done.exit_code == 2 and message in " ".join(done.stderr.split())
