@@ -26,6 +26,8 @@ from splite_deploy.text import shown, without_secrets
 from splite_deploy.version import __version__
 
 FilePath = click.Path(path_type=Path)
+Images = click.IntRange(1, 10_000)
+"""Numbers of images that are held in memory at once: 10,000 crops of 256 x 256 take 2 GB."""
 CommandFunction = Callable[..., Any]
 
 _EXTRAS = {

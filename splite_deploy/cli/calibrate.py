@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, check_place, json_option, main
+from splite_deploy.cli.app import FilePath, Images, check_place, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, remark, say, working
 from splite_deploy.text import command
 
@@ -29,9 +29,7 @@ from splite_deploy.text import command
     help="Images of what the network will see: a folder, a labels.json with boxes (its split 'train' if it has one), "
     "or an .npz of crops.",
 )
-@click.option(
-    "--count", type=click.IntRange(1), default=128, show_default=True, help="Number of images, picked evenly."
-)
+@click.option("--count", type=Images, default=128, show_default=True, help="Number of images, picked evenly.")
 @click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
 @click.option("--eval", "evaluation", type=FilePath, help="Images of the evaluation, which should not be among these.")
 @click.option("--weights", help="Key of the weights to use, where the checkpoint holds several.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, check_place, json_option, main
+from splite_deploy.cli.app import FilePath, Images, check_place, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, remark, say, show, working
 from splite_deploy.errors import OutputError
 from splite_deploy.files import anything_at, check_writable, writing
@@ -49,7 +49,7 @@ def _default_output(given: Mapping[str, Any]) -> Path:
 @click.option("--threshold", type=float, help="Remove the channels of less importance than this.")
 @click.option("--round-to", type=click.IntRange(1), default=8, show_default=True, help="Widths stay multiples of this.")
 @click.option("--images", type=FilePath, help="Images for the comparison and for taylor; rendered ones without it.")
-@click.option("--crops", type=click.IntRange(1), default=16, show_default=True, help="Number of images.")
+@click.option("--crops", type=Images, default=16, show_default=True, help="Number of images.")
 @click.option("--weights", help="Key of the weights to use, where the checkpoint holds several.")
 @json_option("Write the result as JSON.")
 def compact(checkpoint: Path, output: Path | None, overwrite: bool, json_file: Path | None, **given: Any) -> None:

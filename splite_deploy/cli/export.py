@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from splite_deploy.cli.app import BackendName, FilePath, json_option, main
+from splite_deploy.cli.app import BackendName, FilePath, Images, json_option, main
 from splite_deploy.cli.console import STDOUT, put_error, put_json, remark, say, show, working
 from splite_deploy.compile.precision import INT8_RECIPES
 from splite_deploy.errors import ParityError, UsageError
@@ -101,7 +101,7 @@ PARTIAL = 3
     help="Images on which to compare the conversions: a folder, or a labels.json with boxes. Without it a part of the "
     "calibration images, or images of the model's own renderer.",
 )
-@click.option("--crops", type=click.IntRange(1), default=64, show_default=True, help="Number of images to compare.")
+@click.option("--crops", type=Images, default=64, show_default=True, help="Number of images to compare.")
 @click.option(
     "--fuse-input",
     is_flag=True,

@@ -142,11 +142,12 @@ def init(source: Path, output: Path | None, overwrite: bool, json_file: Path | N
     Only the Python file that you name with --arch is run, with your rights, and with --trust the code that a program
     brings. An arch.py that happens to lie beside the source, or that a model.toml there names, is not.
     """
-    from splite_deploy.init.command import describe, too_old, write_model_toml
+    from splite_deploy.init.command import describe, refuse_existing, too_old, write_model_toml
 
     target = output or _default_output({"source": source})
     with writing(target):
         check_writable(target)
+    refuse_existing(target, overwrite=overwrite)
     with working("init") as progress:
         described = describe(source, target.parent, told_of(options), progress=progress)
     write_model_toml(described, target, overwrite=overwrite)

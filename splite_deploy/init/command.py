@@ -150,6 +150,16 @@ def _check(made: Draft, looked: Looked, path: Path) -> None:
     decode(apply_view(host.view, outputs, spec), spec)
 
 
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Refuses to replace a file unasked.
+
+    Raises:
+        UsageError: There is one, and it is not to be replaced.
+    """
+    if anything_at(path) and not overwrite:
+        raise UsageError(f"{path} exists.", hint="Add --overwrite to replace it, or name another file with --output.")
+
+
 def write_model_toml(described: Described, path: Path, *, overwrite: bool) -> None:
     """Writes the file, whole or not at all.
 
@@ -157,8 +167,7 @@ def write_model_toml(described: Described, path: Path, *, overwrite: bool) -> No
         UsageError: There is one, and it is not to be replaced.
         OutputError: It cannot be written.
     """
-    if anything_at(path) and not overwrite:
-        raise UsageError(f"{path} exists.", hint="Add --overwrite to replace it, or name another file with --output.")
+    refuse_existing(path, overwrite=overwrite)
     write_file(path, described.draft.text().encode())
 
 

@@ -74,6 +74,11 @@ def test_a_folder_is_no_checkpoint(splite: Callable[..., Result], name: str) -> 
     assert "Name a .safetensors or .pt file" in done.stderr
 
 
+def test_more_images_than_memory_holds_are_refused(splite: Callable[..., Result]) -> None:
+    done = splite("compact", "net.safetensors", "--ratio", 0.4, "--crops", 10**9)
+    assert done.exit_code == 2 and "1000000000 is not in the range 1<=x<=10000." in done.stderr
+
+
 def test_the_methods_offered_are_those_there_are() -> None:
     """The command names them itself, since its help imports no torch."""
     from splite_deploy.cli import main
