@@ -30,6 +30,7 @@ from pathlib import Path
 from stat import S_IMODE, S_IRUSR, S_IWUSR
 
 from splite_deploy.errors import OutputError, UsageError
+from splite_deploy.interruption import current as interruption
 
 
 @contextmanager
@@ -312,6 +313,9 @@ def abandon_parts() -> None:
             _remove(path)
 
 
+interruption.at_end(abandon_parts)
+
+
 def _remove(path: Path) -> None:
     with suppress(OSError):
         if stat.S_ISDIR(path.lstat().st_mode):
@@ -336,8 +340,9 @@ def claimed(path: Path, shown: Path | None = None) -> Iterator[None]:
     claim, shown = hidden_name(path, "claim"), path if shown is None else shown
     with writing(shown):
         remove_leftovers(path.parent)
-        handle = _take(claim, shown)
-    _unfinished.add(claim)
+        with interruption.undivided():
+            handle = _take(claim, shown)
+            _unfinished.add(claim)
     try:
         with writing(shown):
             os.ftruncate(handle, 0)
@@ -457,13 +462,14 @@ def _make_locked(path: Path, make: Callable[[Path], int | None]) -> tuple[Path, 
     """
     for number in itertools.count():
         name = hidden_name(path, number=number)
-        try:
-            handle = make(name)
-        except FileExistsError:  # of another thread, or of a container with the same process numbers
-            continue
-        if handle is None or (_try_lock(handle) is not False and _is_at(handle, name)):
-            _unfinished.add(name)
-            return name, handle
+        with interruption.undivided():
+            try:
+                handle = make(name)
+            except FileExistsError:  # of another thread, or of a container with the same process numbers
+                continue
+            if handle is None or (_try_lock(handle) is not False and _is_at(handle, name)):
+                _unfinished.add(name)
+                return name, handle
         os.close(handle)  # somebody took it for a leftover before it was locked, and removes it
     raise AssertionError
 

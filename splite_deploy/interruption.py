@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
@@ -43,6 +43,8 @@ class Interruption:
     def __init__(self) -> None:
         self._number: int | None = None
         self._again = False
+        self._undivided, self._late = 0, False
+        self._last_acts: list[Callable[[], None]] = []
         self._said = False
         self._before: dict[int, Any] = {}
         self._write: int | None = None
@@ -86,6 +88,10 @@ class Interruption:
         write, self._write = self._write, None
         os.close(write)  # the thread ends
 
+    def at_end(self, act: Callable[[], None]) -> None:
+        """Has this called before the program ends because of a signal, perhaps in another thread than the main one."""
+        self._last_acts.append(act)
+
     def settle(self) -> None:
         """The work ends as it should where somebody stops it; another signal is the first one again."""
         self._number = None
@@ -93,9 +99,7 @@ class Interruption:
 
     def end(self) -> NoReturn:
         """Says why the program ends, and leaves it; the thread looks after that."""
-        from splite_deploy.files import abandon_parts
-
-        abandon_parts()  # a signal may have come just when a block removed its work
+        self._clean_up()  # a signal may have come just when a block removed its work
         number = self._number or signal.SIGINT
         self._say(number)
         sys.exit(_status(number))
@@ -115,12 +119,33 @@ class Interruption:
             self._before.clear()
             self._write = None
 
+    @contextmanager
+    def undivided(self) -> Iterator[None]:
+        """A signal that comes while this short block runs is raised when it ends.
+
+        For what is made and noted down in two steps: between them nobody would know of it.
+        """
+        if threading.current_thread() is not threading.main_thread():  # where signals raise nothing
+            yield
+            return
+        self._undivided += 1
+        try:
+            yield
+        finally:
+            self._undivided -= 1
+            if self._late and not self._undivided:
+                self._late = False
+                raise Interrupted
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._number is not None and not self._again:
             return  # the thread decides what a second one means
         self._again = False
         self._number = number
         self._tell(_REACTED)
+        if self._undivided:
+            self._late = True
+            return
         raise Interrupted
 
     def _unraisable(self, unraisable: Any) -> None:
@@ -161,11 +186,13 @@ class Interruption:
                     os._exit(_status(first))  # children end with this process, and the next run removes what is left
 
     def _leave(self, number: int) -> NoReturn:
-        from splite_deploy.files import abandon_parts
-
-        abandon_parts()
+        self._clean_up()
         self._say(number)
         os._exit(_status(number))
+
+    def _clean_up(self) -> None:
+        for act in self._last_acts:
+            act()
 
     def _say(self, number: int) -> None:
         if self._said:

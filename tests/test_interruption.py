@@ -80,6 +80,20 @@ WHILE_IT_REMOVES = """
         sys.exit(1)
 """
 
+WHILE_IT_MAKES = """
+        import os, signal
+        from splite_deploy import files
+        make_file = files._make_file
+        def interrupted(path):
+            handle = make_file(path)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+            return handle
+        files._make_file = interrupted
+        with whole_file(Path("another")):
+            time.sleep(600)
+"""
+
 
 def start(folder: Path, body: str, *prefix: str) -> subprocess.Popen[str]:
     (folder / "program.py").write_text(PROGRAM.replace("BODY", body))
@@ -135,8 +149,9 @@ def test_it_ends_wherever_the_main_thread_is(tmp_path: Path, body: str) -> None:
     ended(tmp_path, process, signal.SIGTERM)
 
 
-def test_it_leaves_nothing_where_it_comes_as_a_finished_block_removes_its_work(tmp_path: Path) -> None:
-    ended(tmp_path, start(tmp_path, WHILE_IT_REMOVES), signal.SIGTERM)
+@pytest.mark.parametrize("body", [WHILE_IT_MAKES, WHILE_IT_REMOVES], ids=["makes", "removes"])
+def test_it_leaves_nothing_where_it_comes_as_a_file_is_made_or_removed(tmp_path: Path, body: str) -> None:
+    ended(tmp_path, start(tmp_path, body), signal.SIGTERM)
 
 
 def test_the_same_signal_to_it_and_its_group_is_one(tmp_path: Path) -> None:
