@@ -295,11 +295,14 @@ def _make_inputs(folder: Path) -> None:
 
 
 def _command(arguments: Sequence[str]) -> None:
-    interruption.current.take()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, TAKEN)
     from splite_deploy.cli import main as command_line
 
-    command_line(list(arguments), prog_name="splite-deploy")
+    interruption.current.take()
+    try:  # as the program does
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TAKEN)
+        command_line(list(arguments), prog_name="splite-deploy")
+    except KeyboardInterrupt:
+        interruption.current.end()
 
 
 def _start(folder: Path, work: Callable[[], None]) -> int:

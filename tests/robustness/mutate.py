@@ -13,6 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
 Rng = random.Random
@@ -387,7 +388,7 @@ def _spoil_field(rng: Rng, fields: list[Field], index: int, all_fields: list[Any
         fields[index] = [rng.choice((number + 1, max(1, number - 1), rng.randrange(1, 30))), wire, value]
     elif way < 0.4:
         other, place = rng.choice(all_fields)
-        fields[index] = [number, *other[place][1:]]
+        fields[index] = [number, *deepcopy(other[place][1:])]  # a message in itself would have no end
     elif wire == 0:
         fields[index] = [number, 0, rng.choice((*LONG_WORDS, value + 1, value * 2, rng.randrange(24), 0, 1))]
     elif wire in (1, 5):
