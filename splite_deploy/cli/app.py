@@ -56,7 +56,12 @@ class Command(click.Command):
             if isinstance(option, click.Option) and not (option.multiple or option.is_flag) and times > 1:
                 message = f"It takes one value and was given {times} times. Give it once."
                 raise click.BadParameter(message, ctx, option)
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except UnicodeEncodeError as err:  # of click, which looks for the file
+            raise click.UsageError(
+                f"No file can be called {shown(err.object)}: it has half of a character.", ctx
+            ) from err
         for parameter in self.params:
             value = ctx.params.get(parameter.name or "")
             if isinstance(value, float) and not math.isfinite(value):

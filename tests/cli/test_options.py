@@ -179,3 +179,9 @@ def test_numbers_that_are_not_finite(splite: Callable[..., Result], arguments: t
 def test_durations_that_nobody_waits_for(splite: Callable[..., Result], value: str) -> None:
     done = splite("bench", "x", "--duration", value)
     assert done.exit_code == 2 and "is not in the range 0<=x<=100000000" in done.stderr
+
+
+def test_half_of_a_character_names_no_file(splite: Callable[..., Result]) -> None:
+    """No command line holds one on Linux; on Windows one may."""
+    done = splite("bench", "--compare", "a.jsonl", "b.jsonl", "--html=\ud800")
+    assert done.exit_code == 2 and "No file can be called \\ud800: it has half of a character." in done.stderr

@@ -160,11 +160,17 @@ def test_constants_that_are_not_as_large_as_they_say(change: Any, why: str) -> N
         check_onnx(PLACES["branch"](tensor), "a.onnx")
 
 
-@pytest.mark.parametrize("given", [{"strides": [0, 1]}, {"dilations": [1, -1]}, {"group": 0}, {"kernel_shape": [0, 3]}])
+STEPS: list[dict[str, Any]] = [{"strides": [0, 1]}, {"dilations": [1, -1]}, {"group": 0}, {"kernel_shape": [0, 3]}, {}]
+
+
+@pytest.mark.parametrize("given", STEPS)
 def test_steps_of_zero(given: dict[str, Any]) -> None:
     """ONNX Runtime divides by some of them, which ends the process."""
-    data = model_of(graph([helper.make_node("Conv", ["x", "w"], ["y"], **given)]))
-    with pytest.raises(BackendError, match=f"a node has {next(iter(given))} below 1"):
+    node = helper.make_node("Conv", ["x", "w"], ["y"], **given)
+    if given == {}:
+        node.attribute.append(onnx.AttributeProto(name="group", type=onnx.AttributeProto.INT))  # its value: 0
+    data = model_of(graph([node]))
+    with pytest.raises(BackendError, match=f"a node has {next(iter(given), 'group')} below 1"):
         check_onnx(data, "a.onnx")
 
 

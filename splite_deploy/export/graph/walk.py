@@ -6,6 +6,7 @@ In memory a graph is an ``onnx_ir.Model``: values know who makes and who reads t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from os import fspath
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.arrays import FloatArray
-from splite_deploy.errors import ExportError, first_line
+from splite_deploy.errors import BackendError, ExportError, first_line
 from splite_deploy.export.log_output import quiet
 from splite_deploy.files import whole_file, work_folder, writing
+from splite_deploy.runtime.backends.onnx_file import check_onnx
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _HUGE = 1e30  # larger than any activation
@@ -56,12 +58,17 @@ def load(path: Path, content: bytes | None = None) -> ir.Model:
         content: Its bytes, where they have been read and checked before.
 
     Raises:
-        ExportError: The file is no ONNX graph.
+        BackendError: The file is damaged.
+        ExportError: It is no ONNX graph.
     """
     try:
-        proto = onnx.load_model_from_string(path.read_bytes() if content is None else content)
+        content = path.read_bytes() if content is None else content
+        check_onnx(content, fspath(path))
+        proto = onnx.load_model_from_string(content)
         onnx.checker.check_model(proto)
         return from_proto(proto)
+    except BackendError:
+        raise
     except Exception as err:  # protobuf and onnx raise many kinds
         raise ExportError(f"{path} is not an ONNX graph: {first_line(err, named=True)}", hint=_RAISE_HINT) from err
 

@@ -47,7 +47,8 @@ _BITS: Mapping[int, int] = {
 }
 """Of one element in the raw data of a TensorProto, by the number of its type."""
 _NAME, _INT, _INTS = 1, 3, 8
-_STEPS = (b"strides", b"dilations", b"kernel_shape", b"group", b"blocksize")
+_SINGLE_STEPS = (b"group", b"blocksize")
+_STEPS = (b"strides", b"dilations", b"kernel_shape", *_SINGLE_STEPS)
 _SIGN = 1 << 63  # from here on a number is a negative one
 _MOST_ELEMENTS = 1 << 40
 _DEEPEST = 100  # of protobuf's own parsers
@@ -183,6 +184,8 @@ def _check_attribute(attribute: memoryview) -> None:
                 return
         elif number in (_INT, _INTS):
             values += [value] if isinstance(value, int) else _packed(value)
+    if name in _SINGLE_STEPS:
+        values = values or [0]  # protobuf's default, where it is left out
     if name in _STEPS and any(not 0 < value < _SIGN for value in values):
         raise ValueError(f"a node has {name.decode()} below 1")
 
