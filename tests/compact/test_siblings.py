@@ -251,7 +251,7 @@ def test_the_command_alone(splite: Callable[..., Result], tmp_path: Path) -> Non
     again = splite("compact", checkpoint, "--round-to", 2)
     assert again.exit_code == 1
     assert "net-compacted.safetensors exists." in again.stderr
-    assert "to replace it." in again.stderr
+    assert "Add --overwrite" in again.stderr
 
 
 def test_sizes_are_named_as_the_network_names_them(splite: Callable[..., Result], tmp_path: Path) -> None:
