@@ -189,8 +189,9 @@ def with_uint8(model: ir.Model) -> ir.Model:
     for node in list(made.graph):
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             scalar_grid(node)
-        zero = constant(node.inputs[2]) if node.op_type == "QuantizeLinear" and len(node.inputs) > 2 else None
-        source, reading = node.inputs[0], readers(node.outputs[0])
+        if node.op_type != "QuantizeLinear" or len(node.inputs) < 3:
+            continue
+        zero, source, reading = constant(node.inputs[2]), node.inputs[0], readers(node.outputs[0])
         if zero is None or zero.size > 1 or source is None or source.is_initializer():
             continue
         if zero.dtype == np.int8 and all(reader.op_type == "DequantizeLinear" for reader in reading):
