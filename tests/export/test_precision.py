@@ -17,7 +17,7 @@ from graphs import export_net
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 
-from splite_deploy.errors import ExportError, UsageError
+from splite_deploy.errors import BackendError, ExportError, UsageError
 from splite_deploy.export.graph.walk import (
     attributes,
     constant,
@@ -149,7 +149,7 @@ def test_calibration_refuses_what_does_not_fit(tmp_path: Path) -> None:
         calibrate(graph, np.full((1, 3, 8, 8), np.nan, np.float32))
     assert "mean and std" in raised_nan.value.hint
     (tmp_path / "bad.onnx").write_bytes(b"no graph")
-    with pytest.raises(ExportError, match="is not an ONNX graph"):
+    with pytest.raises(BackendError, match="is no ONNX graph, or a damaged one"):
         load(tmp_path / "bad.onnx")
 
 
