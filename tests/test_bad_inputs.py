@@ -183,7 +183,9 @@ CASES = [
     case("bundle too long", nothing, ("run", LONG, "hand.png"), "File name too long", "splite-deploy export"),
     case("checkpoint too long to inspect", nothing, ("inspect", LONG), "File name too long", "name a checkpoint"),
     case("labels too long", nothing, ("run", "tiny.splite", f"{LONG}.json"), "File name too long", "Name "),
-    case("network too long", nothing, ("init", f"{LONG}.onnx"), "There is no file", "Name a checkpoint"),
+    case(
+        "network too long", nothing, ("init", f"{LONG}.onnx", "-o", "new.toml"), "There is no file", "Name a checkpoint"
+    ),
     case("bundle is a file", nothing, ("inspect", "hand.png"), "hand.png is a file, not a bundle", "splite-deploy exp"),
     case("no image", nothing, ("run", "tiny.splite", "none.png"), "Cannot read none.png: No such file", "image file"),
     case("image too long", nothing, ("run", "tiny.splite", LONG), "File name too long.", "Name an image file."),
