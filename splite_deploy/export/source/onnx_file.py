@@ -13,7 +13,7 @@ from onnx import AttributeProto, GraphProto, NodeProto, defs, numpy_helper
 from splite_deploy.errors import CheckpointError, ExportError, first_line
 from splite_deploy.export.graph.torch_to_onnx import MAX_OPSET
 from splite_deploy.export.graph.upgrade import UPGRADED_OPSET, restate, upgrade
-from splite_deploy.export.graph.walk import from_proto, to_proto
+from splite_deploy.export.graph.walk import from_proto
 from splite_deploy.export.source.external_data import embed_external_data
 from splite_deploy.export.source.floats import to_float32
 from splite_deploy.runtime.backends.onnx_file import LEAST_OPSET
@@ -78,7 +78,6 @@ def read_graph(path: Path) -> tuple[ir.Model, tuple[str, ...], frozenset[str], s
     _drop_constant_inputs(model)
     try:
         graph = from_proto(model)
-        to_proto(graph)  # as whoever runs it does: a text that is not UTF-8 is noticed by nobody before
     except Exception as err:  # onnx_ir raises many kinds
         raise CheckpointError(
             f"{path} is not valid ONNX: {first_line(err, named=True)}", hint="Export it again from its framework."
