@@ -94,6 +94,16 @@ def _is_mounted(file: Path) -> bool:
         return False
 
 
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Refuses to replace what somebody has there, unless it was asked for.
+
+    Raises:
+        OutputError: There is something, and it is not to be replaced.
+    """
+    if anything_at(path) and not overwrite:
+        raise OutputError(f"{path} exists.", hint="Add --overwrite to replace it, or name another file with --output.")
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all: where that fails, or is interrupted, what lay there lies there still.
 

@@ -10,8 +10,7 @@ import click
 
 from splite_deploy.cli.app import FilePath, Images, check_place, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, remark, say, show, working
-from splite_deploy.errors import OutputError
-from splite_deploy.files import anything_at, check_writable, writing
+from splite_deploy.files import check_writable, refuse_existing, writing
 from splite_deploy.text import command
 
 _SPEED_UP = 2.0
@@ -67,8 +66,7 @@ def compact(checkpoint: Path, output: Path | None, overwrite: bool, json_file: P
     output = _default_output({"checkpoint": checkpoint}) if output is None else output
     with writing(output):
         check_writable(output)
-    if anything_at(output) and not overwrite:  # perhaps somebody has fine-tuned it for days
-        raise OutputError(f"{output} exists.", hint="Add --overwrite, or name another file with --output.")
+    refuse_existing(output, overwrite=overwrite)  # perhaps somebody has fine-tuned it for days
     if given["speed_up"] is given["ratio"] is given["threshold"] is None:
         given["speed_up"] = _SPEED_UP
     measure = {name: given.pop(name) for name in ("method", "speed_up", "ratio", "threshold", "round_to")}

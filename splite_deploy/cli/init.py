@@ -11,7 +11,7 @@ import click
 from splite_deploy.cli.app import FilePath, check_place, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, say, show, working
 from splite_deploy.decoders.heatmap import ALIGNMENTS
-from splite_deploy.files import check_writable, writing
+from splite_deploy.files import check_writable, refuse_existing, writing
 from splite_deploy.init.kinds import Kind
 from splite_deploy.spec.bounds import LONGEST_INPUT_PX
 from splite_deploy.spec.model import InputColor
@@ -142,7 +142,7 @@ def init(source: Path, output: Path | None, overwrite: bool, json_file: Path | N
     Only the Python file that you name with --arch is run, with your rights, and with --trust the code that a program
     brings. An arch.py that happens to lie beside the source, or that a model.toml there names, is not.
     """
-    from splite_deploy.init.command import describe, refuse_existing, too_old, write_model_toml
+    from splite_deploy.init.command import describe, too_old, write_model_toml
 
     target = output or _default_output({"source": source})
     with writing(target):

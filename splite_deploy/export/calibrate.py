@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from splite_deploy.errors import CalibrationError, OutputError, UsageError
+from splite_deploy.errors import CalibrationError, UsageError
 from splite_deploy.export.graph.torch_to_onnx import simplified_graph, simplify
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.quant.calibration import CalibrationSet, Kind, load_calibration
@@ -23,7 +23,7 @@ from splite_deploy.export.quant.stored_ranges import StoredRanges, is_ranges_fil
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.source.formats import ImportedOnnx
 from splite_deploy.export.source.load import LoadedModel, load_source
-from splite_deploy.files import anything_at, cache_folder, real_path
+from splite_deploy.files import cache_folder, real_path, refuse_existing
 from splite_deploy.text import command
 
 Progress = Callable[[str], None]
@@ -221,8 +221,7 @@ def calibrate_checkpoint(
     Raises:
         SpliteError: The inputs are wrong, the images are unfit, or the file exists.
     """
-    if anything_at(output) and not overwrite:
-        raise OutputError(f"{output} exists.", hint="Name another file, or replace it with --overwrite.")
+    refuse_existing(output, overwrite=overwrite)
     progress("reading the checkpoint")
     source = load_source(checkpoint, model, ExportOptions(weights=weights, trust=trust))
     spec = source.spec

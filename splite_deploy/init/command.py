@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from splite_deploy.decoders import decode
-from splite_deploy.errors import UsageError
-from splite_deploy.files import anything_at, write_file
+from splite_deploy.files import refuse_existing, write_file
 from splite_deploy.init.draft import Draft, Wishes, draft, draft_of_tensors, unlike, unused
 from splite_deploy.init.kinds import Kind
 from splite_deploy.init.look import Looked, Normalised, look
@@ -150,22 +149,11 @@ def _check(made: Draft, looked: Looked, path: Path) -> None:
     decode(apply_view(host.view, outputs, spec), spec)
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Refuses to replace a file unasked.
-
-    Raises:
-        UsageError: There is one, and it is not to be replaced.
-    """
-    if anything_at(path) and not overwrite:
-        raise UsageError(f"{path} exists.", hint="Add --overwrite to replace it, or name another file with --output.")
-
-
 def write_model_toml(described: Described, path: Path, *, overwrite: bool) -> None:
     """Writes the file, whole or not at all.
 
     Raises:
-        UsageError: There is one, and it is not to be replaced.
-        OutputError: It cannot be written.
+        OutputError: There is one, and it is not to be replaced; or it cannot be written.
     """
     refuse_existing(path, overwrite=overwrite)
     write_file(path, described.draft.text().encode())
