@@ -62,7 +62,8 @@ class Golden:
         crops: (N, h, w, C) uint8, channels in the order of the input spec; tensor ``crops``.
         outputs: fp32 outputs of the original network by role, N first; tensors ``output.ROLE``.
         decoded: What they decode to, in pixels of the crop; tensors ``keypoints``, ``scores`` and, where there is one,
-            ``depth``; of several people also ``people.crops``, ``people.boxes`` and ``people.scores``.
+            ``depth``; of several people also ``people.crops``, ``people.boxes`` and ``people.scores``. Each head, such
+            as ``presence``, is a tensor (N, 1) by its name.
         image: An image for the comparison of preprocessing.
         reference: What computed the outputs: ``torch``, or ``onnx`` or ``tflite`` where a file was the source.
     """
@@ -136,6 +137,7 @@ def read_golden(content: bytes, file: GoldenFile, model: ModelSpec) -> Golden:
             scores=tensor("scores"),
             depth=tensor("depth") if "depth" in file.tensors else None,
             people=None if f"{_PEOPLE}crops" not in file.tensors else _people(tensor),
+            heads={head: _head(head, tensor(head)) for head in model.heads} or None,
         ),
         image=GoldenImage(
             pixels=tensor("image"),
@@ -169,6 +171,8 @@ def _check(golden: Golden, model: ModelSpec) -> None:
     _fits("scores", decoded.scores, "float32", (found, points))
     if decoded.depth is not None:
         _fits("depth", decoded.depth, "float32", (found, points))
+    for head, values in (decoded.heads or {}).items():
+        _fits(head, values, "float32", (count,))
     if people is not None:
         _fits("people.boxes", people.boxes, "float32", (found, 4))
         _fits("people.scores", people.scores, "float32", (found,))
@@ -198,6 +202,12 @@ def _fits(name: str, values: NDArray[Any], dtype: str, shape: tuple[int, ...]) -
             f"The golden tensor '{name}' is {values.dtype.name} {values.shape}; the model has {dtype} {shape}.",
             hint=_AGAIN,
         )
+
+
+def _head(name: str, values: NDArray[Any]) -> FloatArray:
+    if values.ndim != 2 or values.shape[1] != 1:
+        raise BundleError(f"The golden tensor '{name}' is {values.shape}, not one number for each crop.", hint=_AGAIN)
+    return values[:, 0]
 
 
 def _people(tensor: Callable[[str], NDArray[Any]]) -> People:

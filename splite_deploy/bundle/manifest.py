@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from splite_deploy.bundle.links import refuse_link_out
-from splite_deploy.decoders import check_shapes
+from splite_deploy.decoders import check_shapes, layouts_of
 from splite_deploy.errors import BundleError, SpecError
 from splite_deploy.spec import Color, LimitSpec, ModelSpec, Precision, View
 from splite_deploy.spec.plain import compact_json, structure, to_plain
@@ -53,7 +53,8 @@ class TensorSpec:
         dtype: numpy name of its type.
         layout: For example ``NCHW``.
         role: What it is to the decoder: ``image``, ``heatmap``, ``depth`` or ``coordinates``; where the graph decodes
-            ``keypoints``, ``scores`` and, one number each, ``depth``. Empty where a view says it.
+            ``keypoints``, ``scores`` and, one number each, ``depth``. ``presence`` and ``handedness`` lie beside
+            either. Empty where a view says it.
     """
 
     name: str
@@ -302,13 +303,12 @@ def _check_tensor(tensor: TensorSpec, what: str) -> None:
 
 def _check_roles(held: Artifact | Graph, model: ModelSpec) -> None:
     """Compares what a network takes and gives with the model: its image, and what the decoder reads."""
-    decoder = model.decoder
     _hold(len(held.inputs) == 1 and held.inputs[0].role == "image", f"{held.file} takes another input than one image")
     image = _in_order(held.inputs[0], "NCHW")
     planes = (model.input.channels, model.input.height, model.input.width)
     _hold(image[1:] == planes, f"the image of {held.file} is {image[1:]}, that of the model {planes}")
     by_role = {tensor.role: tensor for tensor in held.outputs}
-    layouts = decoder.decoded_layouts if decoder.decodes(by_role) else decoder.layouts
+    layouts = layouts_of(model.decoder, decoded=model.decoder.decodes(by_role))
     shapes = {role: _in_order(one, layouts[role]) for role, one in by_role.items() if role in layouts}
     check_shapes(shapes, model, error=BundleError)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from splite_deploy.bundle.links import refuse_link_out
 from splite_deploy.errors import BundleError, SpecError
 from splite_deploy.spec import LimitSpec
-from splite_deploy.spec.plain import compact_json, structure, to_plain
+from splite_deploy.spec.plain import OPTIONAL, compact_json, structure, to_plain
 from splite_deploy.spec.reading import MissingError, ReadError, parse_json, read_json
 
 REPORT = "report.json"
@@ -75,6 +75,7 @@ class Parity:
         depth: Deviation of the depth, in ``depth_unit``; None for models without depth.
         depth_unit: ``mm``, ``palm`` where the model spec has no ``palm_mm``, or ``pixel``; empty without depth.
         people: Where a network finds any number of people; None for others.
+        heads: Deviation of each head, such as ``presence``, of 0 to 1; left out for networks without.
     """
 
     reference: str
@@ -86,6 +87,7 @@ class Parity:
     depth: Percentiles | None
     depth_unit: str
     people: PeopleParity | None = None
+    heads: Mapping[str, Percentiles] = field(default_factory=dict, metadata=OPTIONAL)
 
     @property
     def label(self) -> str:

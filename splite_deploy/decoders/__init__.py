@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from operator import contains
 
 import numpy as np
@@ -17,6 +18,15 @@ from splite_deploy.decoders.coordinates import Coordinates
 from splite_deploy.decoders.dark import Dark
 from splite_deploy.decoders.depth import Depth, DepthUnit, Unit
 from splite_deploy.decoders.expectation import Expectation
+from splite_deploy.decoders.heads import (
+    HEADS,
+    decoded_by_role,
+    layouts_of,
+    read_heads,
+    roles_of,
+    shapes_of,
+    sizes_of,
+)
 from splite_deploy.decoders.heatmap import HeatmapDecoder, SoftHeatmapDecoder
 from splite_deploy.decoders.offset import Offset
 from splite_deploy.decoders.people import PeopleDecoder
@@ -54,6 +64,7 @@ warnings.filterwarnings("ignore", "(overflow|invalid value) encountered", Runtim
 
 __all__ = [
     "DECODERS",
+    "HEADS",
     "Anchors",
     "Argmax",
     "Coordinates",
@@ -82,6 +93,11 @@ __all__ = [
     "YoloPose",
     "check_shapes",
     "decode",
+    "decoded_by_role",
+    "layouts_of",
+    "roles_of",
+    "shapes_of",
+    "sizes_of",
 ]
 
 
@@ -111,6 +127,7 @@ class Decoding:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._roles: tuple[str, ...] = ()
         self._decodes = False
+        self._heads = model.heads
 
     def __call__(self, outputs: Mapping[str, FloatArray]) -> Decoded:
         """See `decode`."""
@@ -126,17 +143,20 @@ class Decoding:
         if shapes != self._shapes:
             check_shapes(shapes, self._model)
             self._shapes, self._decodes = shapes, decoder.decodes(outputs)
-            self._roles = decoder.decoded_roles if self._decodes else decoder.roles
+            self._roles = roles_of(self._model, decoded=self._decodes)
         for role in self._roles:
             _check_finite(f"network's output '{role}' is", outputs[role])
         if self._decodes:
             decoded = decoder.read(outputs, best=best)
             if decoded.people is None:  # these are the outputs themselves
-                return decoded
+                return self._with_heads(decoded, outputs)
         else:
             decoded = (decoder.best if best else decoder.decode)(outputs, self._model.input)
         _check_decoded(decoded)
-        return decoded
+        return self._with_heads(decoded, outputs)
+
+    def _with_heads(self, decoded: Decoded, outputs: Mapping[str, FloatArray]) -> Decoded:
+        return replace(decoded, heads=read_heads(outputs, self._heads)) if self._heads else decoded
 
 
 def check_shapes(
@@ -159,10 +179,11 @@ def check_shapes(
     """
     decoder, count = model.decoder, model.keypoint_count
     decodes = decoder.decodes(shapes)
-    wanted = decoder.decoded_shapes(count) if decodes else decoder.shapes(count, model.input)
+    wanted = shapes_of(model, decoded=decodes)
     if missing := [role for role in wanted if role not in shapes]:
+        whose = "the model has" if missing[0] in HEADS else f"the decoder '{decoder.type}' reads"
         raise error(
-            f"There is no output '{missing[0]}', which the decoder '{decoder.type}' reads.",
+            f"There is no output '{missing[0]}', which {whose}.",
             hint=f"The outputs are: {', '.join(shapes)}. Export again, with the outputs named by these roles.",
         )
     batch = shapes[decoder.decoded_roles[0] if decodes else decoder.roles[0]][:1] if crops is None else (crops,)

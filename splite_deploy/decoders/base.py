@@ -44,17 +44,22 @@ class Decoded:
         scores: (N, K) float32 in [0, 1]; the rule is the decoder's; (P, K) of people.
         depth: (N, K) float32 relative to the root keypoint, in the unit of `Decoder.depth`, or None.
         people: Whose keypoints they are, where a crop may show any number of people; None where each shows one.
+        heads: (N,) float32 in [0, 1] of each head of the network, by role, see `splite_deploy.decoders.heads`; None
+            where it has none.
     """
 
     keypoints: FloatArray
     scores: FloatArray
     depth: FloatArray | None
     people: People | None = None
+    heads: Mapping[str, FloatArray] | None = None
 
     def by_role(self) -> dict[str, FloatArray]:
         """The arrays by role, as a graph that decodes gives them."""
         arrays = {"keypoints": self.keypoints, "scores": self.scores}
-        return arrays if self.depth is None else {**arrays, "depth": self.depth}
+        if self.depth is not None:
+            arrays["depth"] = self.depth
+        return {**arrays, **{role: values[:, None] for role, values in (self.heads or {}).items()}}
 
 
 class InputSize(Protocol):
@@ -202,4 +207,9 @@ class Model(Protocol):
     @property
     def input(self) -> InputSize:
         """The network's input."""
+        ...
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What the network gives beside what its decoder reads; see `splite_deploy.decoders.heads`."""
         ...

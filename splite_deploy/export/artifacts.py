@@ -320,7 +320,7 @@ def begin_tflite(
     graph, beside = fp32.content, dict[str, str]()
     if options.fuse_decode:
         graph = serialised(decode_beside(fp32.model, spec), fp32.name)
-        beside = {role: in_network(role) for role in spec.decoder.roles}
+        beside = {role: in_network(role) for role in spec.decoder.roles} | {head: head for head in spec.heads}
     recipe = options.int8_recipe
     compiler.begin(graph, spec, options.precisions, calibration=calibration, recipe=recipe, beside=beside)
 

@@ -154,4 +154,5 @@ def with_room_on_golden(artifact: Artifact, session: Session, reference: Referen
     share = _ROOM * share_used(parity, limits, spec)
     depth = None if limits.depth_p95 is None else share * limits.depth_p95
     shift_px = share * limits.shift_p95_px, share * limits.shift_max_px
-    return replace(artifact, limits=LimitSpec(*shift_px, depth, share * limits.score_max))
+    head = None if limits.head_p95 is None else min(1.0, share * limits.head_p95)
+    return replace(artifact, limits=LimitSpec(*shift_px, depth, share * limits.score_max, head))

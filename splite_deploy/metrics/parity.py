@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from splite_deploy.arrays import DoubleArray, FloatArray
 from splite_deploy.bundle import Parity, Percentiles
 from splite_deploy.bundle.report import PeopleParity
-from splite_deploy.decoders import PeopleDecoder, decode
+from splite_deploy.decoders import PeopleDecoder, decode, decoded_by_role
 from splite_deploy.metrics.people import Moved, compare_people
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
@@ -21,6 +21,7 @@ SWITCH_CELLS = 2
 MAX_FACTOR = 6.0
 """Below fp32 the largest deviation may be this many times the limit of the 95th percentile: one ambiguous keypoint in a
 thousand must not rule out a precision."""
+_HEAD_P95, _HEAD_INT8_P95 = 0.001, 0.05
 NOBODY_FACTOR = 6.0
 """Where a network finds nobody the largest deviation may be this many times its limit: of hundreds of candidates that
 are no people some lie where activations are as large as calibration never saw them."""
@@ -61,7 +62,7 @@ def compare(
         unit = "mm" if scale is not None or how is None else how.unit
         depth = percentiles(moved.depth * (scale or 1.0))
     if spec.decoder.decodes(candidate) and not spec.decoder.decodes(reference):
-        reference = spec.decoder.by_role(reference, spec.input)
+        reference = decoded_by_role(reference, spec)
     return Parity(
         reference=reference_name,
         stage=stage,
@@ -72,6 +73,7 @@ def compare(
         depth=depth,
         depth_unit=unit,
         people=None if moved.people is None else _people(moved.people),
+        heads={role: percentiles(values) for role, values in moved.heads.items()},
     )
 
 
@@ -83,11 +85,13 @@ class Movement:
         deviation_px: Distances of keypoints, pixels of the network's input, (N, K) of crops or (M, K) of candidates.
         depth: (N, K) differences of the depth in the decoder's unit; None without depth.
         people: What became of people, where a network finds any number of them.
+        heads: (N,) differences of each head, such as ``presence``, of 0 to 1.
     """
 
     deviation_px: DoubleArray
     depth: DoubleArray | None
     people: Moved | None = None
+    heads: Mapping[str, DoubleArray] = field(default_factory=dict)
 
 
 def move(reference: Outputs, candidate: Outputs, spec: ModelSpec) -> Movement:
@@ -98,9 +102,11 @@ def move(reference: Outputs, candidate: Outputs, spec: ModelSpec) -> Movement:
         return Movement(found.deviation_px, None, found)
     before, after = decode(reference, spec), decode(candidate, spec)
     moved_px = np.linalg.norm((after.keypoints - before.keypoints).astype(np.float64), axis=-1)
+    pairs = {role: (values, (after.heads or {})[role]) for role, values in (before.heads or {}).items()}
+    heads = {role: np.abs((now - then).astype(np.float64)) for role, (then, now) in pairs.items()}
     if before.depth is None or after.depth is None:
-        return Movement(moved_px, None)
-    return Movement(moved_px, np.abs((after.depth - before.depth).astype(np.float64)))
+        return Movement(moved_px, None, heads=heads)
+    return Movement(moved_px, np.abs((after.depth - before.depth).astype(np.float64)), heads=heads)
 
 
 def candidates_of(outputs: Outputs, spec: ModelSpec) -> FloatArray:
@@ -184,6 +190,9 @@ def _limited(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[tuple[s
     if parity.depth is not None:
         limit = spec.depth_limit(limits) * (spec.mm_per_unit() or 1.0)
         found.append(("depth deviation p95", parity.depth.p95, limit, parity.depth_unit))
+    for role, away in parity.heads.items():
+        found.append((f"{role} deviation p95", away.p95, head_limit(limits), ""))
+        found.append((f"{role} deviation max", away.max, MAX_FACTOR * head_limit(limits), ""))
     if (people := parity.people) is not None:
         found.append(("score deviation max", people.score_max, limits.score_max, ""))
         lost = f"{people.missed} people missed and {people.new} new, one with a score over the threshold by"
@@ -193,11 +202,16 @@ def _limited(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[tuple[s
     return found
 
 
+def head_limit(limits: LimitSpec) -> float:
+    """How far the 95th percentile of a head, such as ``presence``, may move; the largest `MAX_FACTOR` times that."""
+    return _HEAD_P95 if limits.head_p95 is None else limits.head_p95
+
+
 def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
     """How far keypoints may move: the spec's limits in fp32, below them at least a part of the box's longer side.
 
     int8: 0.5 % (p95) and 3 % (max) of the side as it lies in the crop, 5 % of a palm in depth, or where
-    depth is in pixels the same as of x and y, and 0.1 of a person's score. fp16: a tenth of that.
+    depth is in pixels the same as of x and y, 0.1 of a person's score, and 0.05 (p95) of a head. fp16: a tenth of that.
 
     A decoder that rounds makes a jump of the least change where a place lies between two that it finds: the largest
     deviation may be so much more, and in int8, where one in twenty such places is soon reached, p95, too.
@@ -214,6 +228,7 @@ def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
         shift_max_px=max(spec.limits.shift_max_px, MAX_FACTOR * shift_px) + rounding_px,
         depth_p95=max(spec.depth_limit(spec.limits), shift_px if how is not None and how.unit == "pixel" else depth),
         score_max=max(spec.limits.score_max, 0.1 * part),
+        head_p95=max(head_limit(spec.limits), _HEAD_INT8_P95 * part) if spec.heads else None,
     )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -265,7 +266,8 @@ class PoseEstimator(Closing):
                 box = transform_points(people.boxes[index].reshape(2, 2), invert(matrix)).reshape(4)
                 score = float(people.scores[index])
             found = keypoints, decoded.scores[index].copy(), box.astype(np.float32)
-            poses.append(Pose(*found, points_3d, unit, origin, score))
+            heads: dict[str, Any] = {role: float(values[index]) for role, values in (decoded.heads or {}).items()}
+            poses.append(Pose(*found, points_3d, unit, origin, score, **heads))
         return poses
 
     @staticmethod

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from splite_deploy.arrays import FloatArray
-from splite_deploy.decoders import Unit
+from splite_deploy.decoders import HEADS, Unit
 
 Origin = Literal["root", "camera"]
 """Where ``keypoints_3d`` have their origin: the root keypoint of the decoder, or the centre of the camera."""
@@ -31,6 +31,9 @@ class Pose:
         origin: What ``keypoints_3d`` are relative to: ``root`` (then the root keypoint is at 0) or ``camera`` (then
             ``unit`` is ``mm`` and every z is positive); None without 3D.
         box_score: Score of the person in [0, 1] where the network found the box; None where it was requested.
+        presence: How likely the crop shows a hand or a person, 0 to 1; None where the network does not say.
+        handedness: How likely it is a right hand, 0 to 1, seen as it is: in an image that is not mirrored. Below 0.5 it
+            is a left one; None where the network does not say.
     """
 
     keypoints: FloatArray
@@ -40,6 +43,8 @@ class Pose:
     unit: Unit | None = None
     origin: Origin | None = None
     box_score: float | None = None
+    presence: float | None = None
+    handedness: float | None = None
 
     def __eq__(self, other: object) -> bool:
         """Whether all values are equal."""
@@ -52,7 +57,11 @@ class Pose:
         return hash(tuple(_hashable(getattr(self, name)) for name in self.__dataclass_fields__))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data with numbers rounded to a thousandth, as ``splite-deploy run --json`` writes it."""
+        """Plain data with numbers rounded to a thousandth, as ``splite-deploy run --json`` writes it.
+
+        ``presence`` and ``handedness`` are there where the network gives them.
+        """
+        heads = {name: getattr(self, name) for name in HEADS}
         return {
             "box": _rounded(self.box),
             "keypoints": _rounded(self.keypoints),
@@ -61,6 +70,7 @@ class Pose:
             "unit": self.unit,
             "origin": self.origin,
             "box_score": None if self.box_score is None else round(self.box_score, 4),
+            **{name: round(value, 4) for name, value in heads.items() if value is not None},
         }
 
 

@@ -27,8 +27,8 @@ def check_scores(outputs: Outputs, spec: ModelSpec, where: str, error: type[Spli
         error: What to raise.
 
     Raises:
-        error: An output of scores, a column of coordinates or the score of a candidate reaches beyond, as a depth, a
-            visibility or a score before its sigmoid does.
+        error: An output of scores, a head, a column of coordinates or the score of a candidate reaches beyond, as a
+            depth, a visibility or a score before its sigmoid does.
     """
     decoder, said = spec.decoder, f"on {where}, not in 0 to 1."
     if isinstance(decoder, PeopleDecoder):
@@ -39,12 +39,13 @@ def check_scores(outputs: Outputs, spec: ModelSpec, where: str, error: type[Spli
                 "export the network with the sigmoid of the scores inside.",
             )
         return
-    if "scores" in outputs and (beyond := _beyond(outputs["scores"])):
-        raise error(
-            f"The output 'scores' lies {beyond} {said}",
-            hint='Write activation = "sigmoid" in [outputs.scores] of model.toml if they are scores before their '
-            "sigmoid; otherwise name the output that holds the scores as its source.",
-        )
+    for role in ("scores", *spec.heads):
+        if role in outputs and (beyond := _beyond(outputs[role])):
+            raise error(
+                f"The output '{role}' lies {beyond} {said}",
+                hint=f'Write activation = "sigmoid" in [outputs.{role}] of model.toml if they are scores before their '
+                f"sigmoid; otherwise name the output that holds the {role} as its source.",
+            )
     for role, values in outputs.items():
         if role not in decoder.layouts or not has_columns(decoder, role):
             continue

@@ -324,6 +324,9 @@ def recorded_violations(golden: Golden, spec: ModelSpec) -> list[str]:
         moved = float(np.abs(found.depth - recorded.depth).max())
         if not moved <= spec.depth_limit(limits):
             broken.append(f"the recorded depths lie {moved:.4g} from what the recorded outputs decode to")
+    for head, values in (found.heads or {}).items():
+        if not float(np.abs(values - (recorded.heads or {})[head]).max()) <= _RECORDED_SCORE:
+            broken.append(f"the recorded {head} is not what the recorded outputs decode to")
     return broken
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.bundle.report import Layer
-from splite_deploy.decoders import check_shapes
+from splite_deploy.decoders import check_shapes, layouts_of
 from splite_deploy.errors import BackendError
 from splite_deploy.runtime.backends.base import BaseSession, IoSignature
 from splite_deploy.runtime.layout import PIXELS_FIRST, PLANES_FIRST, to_pixels, to_planes
@@ -99,7 +99,7 @@ class Viewing:
         Raises:
             BackendError: An output is missing, or its shape does not fit the view.
         """
-        chosen, _ = choose(outputs, self._view, self._model.decoder, BackendError)
+        chosen, _ = choose(outputs, self._view, self._model, BackendError)
         return {role: canonical_output(self.steps(role, values.shape[1:]), values) for role, values in chosen.items()}
 
     def steps(self, role: str, shape: tuple[int, ...]) -> Steps:
@@ -142,11 +142,10 @@ class ViewedSession(BaseSession):
         batch = self._source.shape[0]
         self._group = batch if batch is not None and batch > 1 else None
         held = self._shapes(batch)
-        batch = None if self._group else batch
+        batch, layouts = None if self._group else batch, layouts_of(model.decoder)
         inputs = (TensorSpec("image", (batch, *model.input.planes), "float32", IMAGE, "image"),)
         outputs = tuple(
-            TensorSpec(role, (batch, *shape[1:]), "float32", model.decoder.layouts[role], role)
-            for role, shape in held.items()
+            TensorSpec(role, (batch, *shape[1:]), "float32", layouts[role], role) for role, shape in held.items()
         )
         own = session.artifact if isinstance(session, BaseSession) else None
         signature = replace(own, inputs=inputs, outputs=outputs) if isinstance(own, Artifact) else None
@@ -195,7 +194,7 @@ class ViewedSession(BaseSession):
         made = {}
         ones = {name: np.broadcast_to(np.float32(0), (batch or 1, *_whole(shape[1:]))) for name, shape in known.items()}
         kinds = {one.name: one.dtype for one in self._session.outputs}
-        for role, values in choose(ones, self._view, self._model.decoder, BackendError)[0].items():
+        for role, values in choose(ones, self._view, self._model, BackendError)[0].items():
             name = next(name for name, one in ones.items() if one is values)
             if kinds[name].startswith(_NO_TENSORS):
                 raise no_tensor(name, role, BackendError)

@@ -28,6 +28,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "limits.shift_max_px": (0, 1_000),
     "limits.depth_p95": (0, 1_000),
     "limits.score_max": (0, 1),
+    "limits.head_p95": (0, 1),
     "palm_mm": (0.1, 1e4),
     "decoder.stride": (0.01, LONGEST_INPUT_PX),
     "decoder.strides": (0.01, LONGEST_INPUT_PX),

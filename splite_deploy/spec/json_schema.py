@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from splite_deploy.decoders import DECODERS, Decoder
-from splite_deploy.spec.plain import to_plain
+from splite_deploy.spec.plain import is_optional, to_plain
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PLAIN: Mapping[Any, dict[str, Any]] = {
@@ -29,8 +29,9 @@ def schema_of(cls: type, title: str, *, closed: bool) -> dict[str, Any]:
     Args:
         cls: The dataclass; its docstring and those of its parts say what each field means.
         title: Of the schema.
-        closed: True describes what one version writes: every field, and no others. False describes what a reader
-            accepts: fields with a default may be missing, and those of a later version be there.
+        closed: True describes what one version writes: every field that is not left out where it has its default, and
+            no others. False describes what a reader accepts: fields with a default may be missing, and those of a later
+            version be there.
     """
     maker = _Maker(closed)
     body = maker.table(cls)
@@ -46,7 +47,8 @@ class _Maker:
         """A dataclass; ``properties`` come before its fields and are required."""
         hints, described = get_type_hints(cls), _descriptions(cls)
         properties, fields = dict(properties or {}), dataclasses.fields(cls)
-        required = [*properties, *(field.name for field in fields if self.closed or not _has_default(field))]
+        always = [field.name for field in fields if not is_optional(field) and (self.closed or not _has_default(field))]
+        required = [*properties, *always]
         for field in fields:
             properties[field.name] = {**self.value(hints[field.name]), "description": described[field.name]}
             if not self.closed and field.default is not dataclasses.MISSING:

@@ -10,14 +10,14 @@ its centre at (i + .5, j + .5). Where the cells of a heatmap lie in them is the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from splite_deploy.decoders import DECODERS, Decoder, PeopleDecoder
+from splite_deploy.decoders import DECODERS, HEADS, Decoder, PeopleDecoder
 from splite_deploy.errors import FIELDS_DOC, SpecError, require
 from splite_deploy.spec.bounds import LONGEST_NAME, MOST_KEYPOINTS, check_bounds
-from splite_deploy.spec.plain import FieldsError, Problem, Unknown, collecting, structure, to_plain
+from splite_deploy.spec.plain import OPTIONAL, FieldsError, Problem, Unknown, collecting, structure, to_plain
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -124,12 +124,15 @@ class LimitSpec:
             is the same length in every unit, or ``shift_p95_px`` of a depth in pixels.
         score_max: Largest deviation of a person's score, where a network finds any number of people. So far over the
             threshold a person may be that only one of two networks finds.
+        head_p95: 95th percentile of the deviation of each head, such as ``presence``, of 0 to 1; the largest may be six
+            times that. Absent it is 0.001, and in fp16 and int8 0.005 and 0.05 at least.
     """
 
     shift_p95_px: float = 0.01
     shift_max_px: float = 0.05
     depth_p95: float | None = None
     score_max: float = 0.001
+    head_p95: float | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         require(all(value is None or value > 0 for value in dataclasses.astuple(self)), "limits must be positive")
@@ -148,6 +151,8 @@ class ModelSpec:
         limits: Parity limits of the fp32 conversions; that of the depth is never absent here.
         palm_mm: Palm length (see `splite_deploy.decoders.Depth`) of the people the model was made for, in mm; turns
             palm units into millimetres in reports, and gives x and y their scale where the depth is in mm.
+        heads: What the network gives beside what its decoder reads, ``presence`` and ``handedness``, each (N, 1) of 0
+            to 1; see `splite_deploy.decoders.heads`. In ``model.toml`` the tables ``[outputs.HEAD]`` say it.
     """
 
     name: str
@@ -156,6 +161,7 @@ class ModelSpec:
     skeleton: SkeletonSpec
     limits: LimitSpec = LimitSpec()
     palm_mm: float | None = None
+    heads: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         require(self.name != "" and self.name.replace("-", "").replace("_", "").isalnum(), "name must be a word")
@@ -168,6 +174,15 @@ class ModelSpec:
             said = f"input.letterbox is missing: the decoder '{self.decoder.type}' finds people in whole images, and it"
             where = 'says where they lie in the input: "centre" (the YOLO family, MediaPipe) or "corner" (YOLOX, RTMO)'
             require(self.input.letterbox is not None, f"{said} {where}")
+        said = f"heads are {', '.join(self.heads)}, not some of {', '.join(HEADS)} in this order"
+        require(self.heads == tuple(head for head in HEADS if head in self.heads), said)
+        if isinstance(self.decoder, PeopleDecoder) and self.heads:
+            table = f"outputs.{self.heads[0]}"
+            raise SpecError(
+                f"Model spec: {table} is of one hand or person in a crop, and the decoder '{self.decoder.type}' finds "
+                "any number.",
+                hint=f"Leave out [{table}]: each of its people has a score.",
+            )
         if self.decoder.depth is not None and self.decoder.depth.unit == "mm":
             require(self.palm_mm is not None, "a depth in mm needs palm_mm, which tells the scale of x and y")
         object.__setattr__(self, "limits", dataclasses.replace(self.limits, depth_p95=self.depth_limit(self.limits)))
@@ -176,6 +191,10 @@ class ModelSpec:
     def keypoint_count(self) -> int:
         """Number of keypoints K."""
         return len(self.skeleton.keypoint_names)
+
+    def with_heads(self, heads: Collection[str]) -> ModelSpec:
+        """The same model with these heads, in whichever order they are named."""
+        return dataclasses.replace(self, heads=tuple(head for head in HEADS if head in heads))
 
     def mm_per_unit(self) -> float | None:
         """Millimetres per unit of the decoder's depth, or None where the spec cannot tell."""

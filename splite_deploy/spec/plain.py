@@ -19,6 +19,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from splite_deploy.errors import FIELDS_DOC, SpecError
 from splite_deploy.text import Lines, whole
 
+OPTIONAL: Mapping[str, bool] = {"optional": True}
+"""Metadata of a field that is left out where it has its default; see `to_plain`."""
 T = TypeVar("T")
 Unknown = Literal["refuse", "ignore"]
 _LARGEST = 1 << 63
@@ -299,14 +301,31 @@ def _describe(hint: Any) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """JSON-able data: dataclasses become dictionaries and tuples lists, recursively."""
+    """JSON-able data: dataclasses become dictionaries and tuples lists, recursively.
+
+    A field whose metadata says ``OPTIONAL`` is left out where it has its default, so that what is written is what was
+    written before there was such a field.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: to_plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not (is_optional(field) and getattr(value, field.name) == _default(field))
+        }
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     return value
+
+
+def is_optional(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field is left out of plain data where it has its default."""
+    return bool(field.metadata.get("optional"))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def compact_json(data: Mapping[str, Any]) -> str:

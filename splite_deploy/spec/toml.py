@@ -90,6 +90,8 @@ def _model_of(data: dict[str, Any], path: Path) -> tuple[ModelSpec, HostSpec]:
             "and [arch_args] as a table of keyword arguments."
         )
         problems.append(Problem(said, hint))
+    if data.pop("heads", None) is not None:
+        problems.append(Problem("Unknown field {}.", "Write a table for each, as in [outputs.presence].", ".heads"))
     tables: dict[str, Any] = {name: data.pop(name) for name in ("inputs", "outputs") if name in data}
     spec, view = None, View()
     in_skeleton: list[Problem] = []
@@ -105,6 +107,7 @@ def _model_of(data: dict[str, Any], path: Path) -> tuple[ModelSpec, HostSpec]:
         view = view_of(tables)
         if spec is not None:
             view.check(spec.decoder, spec.input.channels)
+            spec = spec.with_heads(view.heads)
     if problems or spec is None:
         wrong = FieldsError(problems)
         raise SpecError(f"{path}: {wrong.message}", hint=wrong.hint)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from splite_deploy.decoders import Decoder, InputSize, PeopleDecoder
+from splite_deploy.decoders import HEADS, Decoder, InputSize, Model, PeopleDecoder, layouts_of, roles_of, sizes_of
 from splite_deploy.errors import FIELDS_DOC, SpecError, SpliteError, require
 from splite_deploy.spec.plain import Unknown, structure, to_plain
 
@@ -114,7 +114,7 @@ class OutputView:
         Raises:
             SpecError: The layout, the slice or the columns do not fit the canonical layout of the role.
         """
-        canonical, where = decoder.layouts[role], f"outputs.{role}"
+        canonical, where = layouts_of(decoder)[role], f"outputs.{role}"
         layout = canonical if self.layout is None else self.layout
         require(self.source != (), f"{where}.source is empty; it is a name, an index, or a path of some")
         _check_layout(layout, canonical, f"{where}.layout", joined=decoder.joined)
@@ -133,7 +133,7 @@ class OutputView:
             self._check_activation(role, decoder)
 
     def _check_columns(self, role: str, decoder: Decoder) -> None:
-        canonical, where = decoder.layouts[role], f"outputs.{role}"
+        canonical, where = layouts_of(decoder)[role], f"outputs.{role}"
         require(has_columns(decoder, role), f"{where}.columns is for coordinates; the decoder reads {canonical}")
         named = [name for name in self.columns if name != _IGNORED]
         require(len(set(named)) == len(named), f"{where}.columns has a name twice")
@@ -150,6 +150,8 @@ class OutputView:
     def _check_activation(self, role: str, decoder: Decoder) -> None:
         """Refuses an activation that would reach more than maps or scores, or nothing."""
         what = f"Model spec: outputs.{role}.activation is {self.activation!r}"
+        if role in HEADS:
+            return
         if isinstance(decoder, PeopleDecoder):
             raise SpecError(
                 f"{what}; it would reach boxes and keypoints, or what the decoder '{decoder.type}' takes before its "
@@ -186,7 +188,7 @@ class OutputView:
         Raises:
             error: The shape does not fit the layout.
         """
-        canonical = decoder.layouts[role]
+        canonical = layouts_of(decoder)[role]
         layout = canonical if self.layout is None else self.layout
         known = self._known(role, decoder, keypoints, size)
         joined, apart = _joined(layout, shape, decoder.joined)
@@ -195,7 +197,7 @@ class OutputView:
         found: dict[str, int] = {}
         fits = len(groups) == len(joined)
         for axis, (count, each) in apart.items():
-            whole = decoder.shapes(keypoints, size)[role][canonical.index(axis) - 1]
+            whole = sizes_of(decoder, role, keypoints, size)[canonical.index(axis) - 1]
             assert isinstance(whole, int)
             slower, faster = tuple(decoder.joined[axis])
             known |= (
@@ -255,7 +257,7 @@ class OutputView:
 
     def _known(self, role: str, decoder: Decoder, keypoints: int, size: InputSize) -> dict[str, int]:
         """What the axes of the role measure before anything is cut, as far as the model says."""
-        canonical, sizes = decoder.layouts[role], decoder.shapes(keypoints, size)[role]
+        canonical, sizes = layouts_of(decoder)[role], sizes_of(decoder, role, keypoints, size)
         known = {
             axis: measured for axis, measured in zip(canonical[1:], sizes, strict=True) if isinstance(measured, int)
         }
@@ -289,6 +291,11 @@ class View:
         """Of one role."""
         return self.outputs.get(role, OutputView())
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads that it has a table of; see `splite_deploy.decoders.heads`."""
+        return tuple(role for role in HEADS if role in self.outputs)
+
     def check(self, decoder: Decoder, channels: int) -> None:
         """Compares it with the model.
 
@@ -297,19 +304,18 @@ class View:
         """
         _check_layout(self.input.layout, IMAGE, "inputs.image.layout", {"C"} if channels == 1 else set())
         for role, one in self.outputs.items():
-            if role not in decoder.layouts:
+            if role not in layouts_of(decoder):
                 raise SpecError(
                     f"Model spec: [outputs.{role}] is no output that the decoder '{decoder.type}' reads.",
-                    hint=f"It reads: {', '.join(decoder.layouts)}.",
+                    hint=f"It reads: {', '.join(decoder.layouts)}. Any network may have {' and '.join(HEADS)}, too.",
                 )
             one.check(role, decoder)
         named = [role for role, one in self.outputs.items() if one.source is not None]
-        rest = [role for role in decoder.layouts if role not in named]
+        rest = [role for role in (*decoder.layouts, *self.heads) if role not in named]
         if named and rest:
             raise SpecError(
                 f"Model spec: [outputs.{named[0]}] names its source, and [outputs.{rest[0]}] does not.",
-                hint="Name the source of every output that the decoder reads, or of none; then their names or their "
-                "order count.",
+                hint="Name the source of every output that is read, or of none; then their names or their order count.",
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -351,14 +357,14 @@ def view_of(tables: Mapping[str, Any]) -> View:
     return View(read.inputs.image, read.outputs)
 
 
-def choose(outputs: Any, view: View, decoder: Decoder, error: type[SpliteError]) -> tuple[dict[str, Any], bool]:
-    """The outputs of a network that are the decoder's, by role.
+def choose(outputs: Any, view: View, model: Model, error: type[SpliteError]) -> tuple[dict[str, Any], bool]:
+    """The outputs of a network that are the decoder's and the model's heads, by role.
 
     Args:
         outputs: One tensor, or tensors in a dictionary, a list or an object with attributes, which may be nested. A
             tensor is what has a ``shape``.
         view: Names their sources. Where it does not they are those that have the roles' names, else their order counts.
-        decoder: Whose roles.
+        model: Whose roles.
         error: What to raise.
 
     Returns:
@@ -367,7 +373,7 @@ def choose(outputs: Any, view: View, decoder: Decoder, error: type[SpliteError])
     Raises:
         error: One is missing, or there are more or fewer than the decoder reads and none is named.
     """
-    roles = decoder.roles
+    roles, decoder = roles_of(model), model.decoder
     sources = {role: source for role in roles if (source := view.output(role).source) is not None}
     if sources:
         return {role: _follow(outputs, source, role, error) for role, source in sources.items()}, False
@@ -393,6 +399,20 @@ def choose(outputs: Any, view: View, decoder: Decoder, error: type[SpliteError])
             "all that the decoder reads need one.",
         )
     return dict(zip(roles, held.values(), strict=True)), True
+
+
+def heads_in(outputs: Any, view: View, model: Model) -> tuple[str, ...]:
+    """The heads of a network: those that its model has, and those that it names itself beside its decoder's roles.
+
+    Args:
+        outputs: See `choose`.
+        view: Where it names a source, it names all that is read.
+        model: The decoder's roles, and the heads that are known.
+    """
+    held = parts_of(outputs)
+    by_name = not any(one.source is not None for one in view.outputs.values()) and set(model.decoder.roles) <= set(held)
+    found = {role for role in HEADS if by_name and role in held and _is_tensor(held[role])}
+    return tuple(role for role in HEADS if role in found or role in model.heads)
 
 
 def no_tensor(name: str, role: str, error: type[SpliteError]) -> SpliteError:
@@ -481,7 +501,7 @@ def _example(value: Any, path: Sequence[str | int] = ()) -> str:
 
 def has_columns(decoder: Decoder, role: str) -> bool:
     """Whether the last axis of a role are columns that have names."""
-    return decoder.layouts[role] == "NKC"
+    return layouts_of(decoder)[role] == "NKC"
 
 
 def wanted_columns(decoder: Decoder, given: tuple[Column, ...] = ()) -> tuple[Column, ...]:

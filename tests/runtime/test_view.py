@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from splite_deploy.bundle import TensorSpec
+from splite_deploy.decoders import HEADS
 from splite_deploy.errors import BackendError
 from splite_deploy.runtime.backends.base import BaseSession, IoSignature
 from splite_deploy.runtime.verify import batch_violations
@@ -23,7 +24,10 @@ POINTS = next(case for case in OUTPUTS if case["name"] == "flat pairs")
 
 @pytest.mark.parametrize("case", OUTPUTS, ids=lambda case: case["name"])
 def test_outputs(case: dict[str, Any]) -> None:
-    found = apply_view(view_of(case), {"any": given(case)}, model_of(case))[case["role"]]
+    role, model, outputs = case["role"], model_of(case), {"any": given(case)}
+    if role in HEADS:
+        model, outputs = model.with_heads([role]), {"coordinates": np.zeros((1, 1, 2), np.float32), role: given(case)}
+    found = apply_view(view_of(case), outputs, model)[role]
     assert found.dtype == np.float32
     assert found.flags.c_contiguous
     np.testing.assert_allclose(found, expected(case), rtol=0, atol=1e-6)
@@ -92,7 +96,7 @@ A, B = np.zeros((1, 3, 2)), np.ones((1, 3, 2))
 )
 def test_sources_lead_through_dictionaries_lists_and_objects(outputs: Any, source: Any) -> None:
     view = View(outputs={} if source is None else {"coordinates": OutputView(source)})
-    assert choose(outputs, view, model_of(POINTS).decoder, BackendError)[0]["coordinates"] is B
+    assert choose(outputs, view, model_of(POINTS), BackendError)[0]["coordinates"] is B
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_sources_lead_through_dictionaries_lists_and_objects(outputs: Any, sourc
 def test_a_source_that_leads_nowhere_is_told(outputs: Any, source: Any, message: str, hint: str) -> None:
     view = View(outputs={} if source is None else {"coordinates": OutputView(source)})
     with pytest.raises(BackendError) as caught:
-        choose(outputs, view, model_of(POINTS).decoder, BackendError)
+        choose(outputs, view, model_of(POINTS), BackendError)
     assert message in caught.value.message
     assert hint in caught.value.hint
 

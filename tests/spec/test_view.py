@@ -12,7 +12,7 @@ import pytest
 
 from splite_deploy.decoders import Coordinates, Decoder, SoftArgmax, SoftArgmaxDepth, YoloPose
 from splite_deploy.errors import ExportError, SpecError
-from splite_deploy.spec import InputView, OutputView, View, load_model_toml
+from splite_deploy.spec import InputView, ModelSpec, OutputView, View, load_model_toml
 from splite_deploy.spec.view import Steps
 
 SIZE = SimpleNamespace(height=64, width=48)
@@ -230,3 +230,49 @@ def test_a_byte_order_mark_is_no_part_of_the_model(tmp_path: Path) -> None:
     file = tmp_path / "model.toml"
     file.write_bytes(b"\xef\xbb\xbf" + MODEL.encode())
     assert load_model_toml(file)[0].name == "net"
+
+
+def test_heads_are_known_by_their_tables(tmp_path: Path) -> None:
+    read(tmp_path, '[outputs.handedness]\nactivation = "sigmoid"\n[outputs.presence]\n')
+    spec, host = load_model_toml(tmp_path / "model.toml")
+    assert spec.heads == ("presence", "handedness")
+    assert host.view.output("handedness").activation == "sigmoid"
+    assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_a_model_without_heads_is_written_as_before(tmp_path: Path) -> None:
+    read(tmp_path, "")
+    written = load_model_toml(tmp_path / "model.toml")[0].to_dict()
+    assert list(written) == ["name", "input", "decoder", "skeleton", "limits", "palm_mm"]
+    assert list(written["limits"]) == ["shift_p95_px", "shift_max_px", "depth_p95", "score_max"]
+
+
+@pytest.mark.parametrize(
+    ("tables", "message", "hint"),
+    [
+        ('heads = ["presence"]', "Unknown field heads.", "as in [outputs.presence]"),
+        (
+            "[outputs.presence]\nsource = 1",
+            "[outputs.presence] names its source, and [outputs.coordinates] does",
+            "or of",
+        ),
+        ("[outputs.presence]\nlayout = 'NK'", "outputs.presence.layout is 'NK'", "then the letters of NC"),
+        ("[outputs.presence]\ncolumns = ['x']", "outputs.presence.columns is for coordinates", "Correct"),
+        ("[limits]\nhead_p95 = 2.0", "limits.head_p95 is 2, and must lie between 0 and 1", "Correct"),
+    ],
+)
+def test_a_mistake_of_a_head_is_told(tmp_path: Path, tables: str, message: str, hint: str) -> None:
+    model = MODEL.replace('name = "net"', f'name = "net"\n{tables}') if tables.startswith("heads") else MODEL + tables
+    with pytest.raises(SpecError) as caught:
+        read(tmp_path, "", model)
+    assert message in caught.value.message and hint in caught.value.hint
+
+
+def test_heads_are_of_one_person_in_a_crop(tmp_path: Path) -> None:
+    people = 'type = "yolo-pose"\nform = "final"\nvisibility = true\nboxes = "xyxy"\nscale = "pixel"\n'
+    people += "min_score = 0.5\noverlap = 0.5\nmax_people = 3\n"
+    model = MODEL.replace('type = "coordinates"\nscale = "unit"\n', people)
+    model = model.replace("pad_value = 0", 'pad_value = 0\nletterbox = "centre"')
+    with pytest.raises(SpecError, match=r"outputs\.presence is of one hand or person in a crop") as caught:
+        read(tmp_path, "[outputs.presence]\n", model)
+    assert "Leave out [outputs.presence]" in caught.value.hint

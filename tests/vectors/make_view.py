@@ -18,8 +18,8 @@ from typing import Any
 ABOUT = [
     "Test vectors of views, for any implementation in any language. All arrays are row-major, the batch first.",
     "outputs[]: `given` with the shape `given_shape` is what a network gives, `expected` with `expected_shape` what a "
-    "decoder reads; `view` is a table [outputs.ROLE] of model.toml, `decoder` the table [decoder]; `keypoints`, "
-    "`height` and `width` are those of the model.",
+    "decoder reads, or a head such as `presence` is; `view` is a table [outputs.ROLE] of model.toml, `decoder` the "
+    "table [decoder]; `keypoints`, `height` and `width` are those of the model.",
     "inputs[]: `given` is a normalised image, NCHW; `expected` what the network takes; `view` is [inputs.image].",
 ]
 HEATMAP = {"type": "softargmax", "stride": 4.0, "beta": 1.0, "alignment": "centre", "score_window": 1}
@@ -91,6 +91,31 @@ OUTPUTS: list[dict[str, Any]] = [
         "view": {"layout": "NCK", "slice": {"K": [2, -1]}},
     },
 ]
+HEADS: list[dict[str, Any]] = [
+    {"name": "a head as it is", "role": "presence", "axes": "NC", "sizes": [3, 1], "view": {}},
+    {
+        "name": "a head as a flat logit",
+        "role": "presence",
+        "axes": "NC",
+        "sizes": [3, 1],
+        "view": {"layout": "N", "activation": "sigmoid"},
+    },
+    {
+        "name": "a head behind axes of one",
+        "role": "handedness",
+        "axes": "NC",
+        "sizes": [2, 1],
+        "view": {"layout": "N11C", "activation": "sigmoid"},
+    },
+    {
+        "name": "the second of a pair, left and right",
+        "role": "handedness",
+        "axes": "NC",
+        "sizes": [2, 2],
+        "view": {"slice": {"C": [1, 2]}},
+    },
+]
+"""Outputs beside those of a decoder."""
 INPUTS: list[dict[str, Any]] = [
     {"name": "channels last", "sizes": [2, 3, 4, 5], "view": {"layout": "NHWC"}},
     {"name": "bytes", "sizes": [1, 3, 4, 5], "view": {"layout": "NHWC", "dtype": "uint8"}},
@@ -186,10 +211,13 @@ def input_case(case: dict[str, Any], random_: random.Random) -> dict[str, Any]:
 
 def main() -> None:
     """Writes the file."""
-    random_ = random.Random(7)
+    random_, apart = random.Random(7), random.Random(8)
     document = {
         "about": ABOUT,
-        "outputs": [output_case(case, random_) for case in OUTPUTS],
+        "outputs": [
+            *(output_case(case, random_) for case in OUTPUTS),
+            *(output_case(case, apart) for case in HEADS),
+        ],
         "inputs": [input_case(case, random_) for case in INPUTS],
     }
     text = json.dumps(document, indent=1)

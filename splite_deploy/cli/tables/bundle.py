@@ -45,6 +45,9 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
     if first.depth is not None:
         table.add_column(f"depth p95 {first.depth_unit}", justify="right")
         table.add_column(f"max {first.depth_unit}", justify="right")
+    for head in first.heads:
+        table.add_column(f"{head} p95", justify="right")
+        table.add_column("max", justify="right")
     if first.people is not None:
         for heading in ("score max", "people"):
             table.add_column(heading, justify="right")
@@ -57,6 +60,7 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
         cells = [parity.label, f"{max(parity.tensor_max_abs.values()):.2g}"]
         cells += [f"{value:.2g}" for value in (deviation.p50, deviation.p95, deviation.max)]
         cells += [f"{value:.2g}" for value in (depth.p95, depth.max)] if depth is not None else []
+        cells += [f"{value:.2g}" for away in parity.heads.values() for value in (away.p95, away.max)]
         if (people := parity.people) is not None:
             lost = "".join(f" {sign}{count}" for sign, count in (("-", people.missed), ("+", people.new)) if count)
             cells += [f"{people.score_max:.2g}", f"{people.found}{lost}"]

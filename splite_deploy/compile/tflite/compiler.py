@@ -22,6 +22,7 @@ from splite_deploy.compile.tflite.ends import network_alone, with_decoder, with_
 from splite_deploy.compile.tflite.match import axes
 from splite_deploy.compile.tflite.quantise import QuantisationReport, quantise
 from splite_deploy.compile.tflite.rewrite import with_half_weights
+from splite_deploy.decoders import layouts_of, roles_of
 from splite_deploy.errors import CompileError, UsageError
 from splite_deploy.files import write_file
 from splite_deploy.metrics.parity import limits_of
@@ -81,7 +82,7 @@ class TfliteCompiler:
         crops = check_options(spec, precisions, calibration, recipe, integer_io)
         tensors = Preprocessor(spec.input, spec.input.color).normalise(crops)
         self._job = _Job(spec, tuple(precisions), tensors, recipe, integer_io, beside or {})
-        self._converter.begin(graph, tensors[:1], in_order=bool(beside))
+        self._converter.begin(graph, _examples(tensors, spec), in_order=bool(beside))
 
     def finish(
         self,
@@ -145,7 +146,7 @@ class TfliteCompiler:
         spec, layouts = self._job.spec, dict(self._converted.layouts)
         if self._job.beside:
             joints = {name: role for role, name in self._job.beside.items()}
-            content = with_decoder(content, self._converted.content, joints, spec.decoder.decoded_roles)
+            content = with_decoder(content, self._converted.content, joints, roles_of(spec, decoded=True))
         if normalises:
             planes_first = layouts["image"] == "NCHW"
             content = with_normalisation(content, spec.input.mean, spec.input.std, planes_first=planes_first)
@@ -159,6 +160,15 @@ class TfliteCompiler:
         digest = hashlib.sha256(content).hexdigest()
         inputs, outputs = tensors(contents.inputs), tensors(contents.outputs)
         return content, replace(artifact, sha256=digest, inputs=inputs, outputs=outputs)
+
+
+def _examples(tensors: FloatArray, spec: ModelSpec) -> FloatArray:
+    """What outputs are recognised by: a crop; two heads may be equally sure of that, and noise tells them apart."""
+    if not spec.heads:
+        return tensors[:1]
+    noise = np.random.default_rng(0).integers(0, 256, (1, spec.input.height, spec.input.width, spec.input.channels))
+    made = Preprocessor(spec.input, spec.input.color).normalise(noise.astype(np.uint8))
+    return np.concatenate([tensors[:1], made])
 
 
 def _network(converted: Converted, beside: Mapping[str, str]) -> Converted:
@@ -293,17 +303,17 @@ def check_options(
 
 
 def _as_read(layout: str, role: str, spec: ModelSpec) -> str:
-    """A layout of three axes that are in the decoder's order by the decoder's letters."""
-    known = {**spec.decoder.layouts, **spec.decoder.decoded_layouts}
-    return known.get(role, layout) if layout == "NKC" else layout
+    """A layout of two or three axes that are in the decoder's order by the decoder's letters."""
+    known = {**layouts_of(spec.decoder), **layouts_of(spec.decoder, decoded=True)}
+    return known.get(role, layout) if layout in ("NKC", "NK") else layout
 
 
 def _artifact(made: _Made, precision: Precision, spec: ModelSpec, recipe: Int8Recipe) -> Artifact:
     contents = made.contents
     tensors = {**contents.inputs, **contents.outputs}
-    if set(contents.inputs) != {"image"} or set(contents.outputs) != set(spec.decoder.roles):
+    if set(contents.inputs) != {"image"} or set(contents.outputs) != set(roles_of(spec)):
         raise CompileError(
-            f"{made.name} has the tensors {', '.join(tensors)}, not image, {', '.join(spec.decoder.roles)}.",
+            f"{made.name} has the tensors {', '.join(tensors)}, not image, {', '.join(roles_of(spec))}.",
             hint="Report this with the graph.",
         )
     if any(found.dtype != made.dtype for found in tensors.values()):
@@ -322,7 +332,7 @@ def _artifact(made: _Made, precision: Precision, spec: ModelSpec, recipe: Int8Re
         file=made.name,
         sha256=hashlib.sha256(made.data).hexdigest(),
         inputs=(tensor("image", contents.inputs["image"]),),
-        outputs=tuple(tensor(role, contents.outputs[role]) for role in spec.decoder.roles),
+        outputs=tuple(tensor(role, contents.outputs[role]) for role in roles_of(spec)),
         limits=limits_of(precision, spec),
         target={"recipe": recipe} if precision == "int8" else {},
     )

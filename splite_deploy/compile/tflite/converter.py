@@ -94,8 +94,8 @@ class TfliteConverter:
 
         Args:
             graph: A simplified ONNX file with one input; a dynamic batch becomes 1.
-            example: What goes into that input, as ONNX Runtime takes it: outputs are recognised by the values that it
-                gives.
+            example: What goes into that input, as ONNX Runtime takes it, one after the other: outputs are recognised by
+                the values that it gives.
             in_order: Of outputs with equal values those that come first in the graph are computed first.
         """
         self._in_order = in_order
@@ -183,10 +183,13 @@ def recognise(
         with own_output():
             interpreter.allocate_tensors()
         (found,), outputs = interpreter.get_input_details(), interpreter.get_output_details()
-        layout = _input_layout(example.shape, tuple(found["shape"]))
-        interpreter.set_tensor(found["index"], np.ascontiguousarray(example.transpose(axes(_PLANES_FIRST, layout))))
-        interpreter.invoke()
-        values = [interpreter.get_tensor(output["index"]) for output in outputs]
+        layout = _input_layout((1, *example.shape[1:]), tuple(found["shape"]))
+        rows = []
+        for row in np.split(example, len(example)):
+            interpreter.set_tensor(found["index"], np.ascontiguousarray(row.transpose(axes(_PLANES_FIRST, layout))))
+            interpreter.invoke()
+            rows.append([interpreter.get_tensor(output["index"]) for output in outputs])
+        values = [np.concatenate(each) for each in zip(*rows, strict=True)]
     except (RuntimeError, ValueError) as err:
         raise CompileError(
             f"LiteRT cannot run what onnx2tf made: {first_line(err)}",
@@ -233,7 +236,8 @@ def _run_onnx(graph: bytes, example: NDArray[Any]) -> tuple[str, dict[str, Float
     session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
     names = [output.name for output in session.get_outputs()]
-    return given.name, dict(zip(names, session.run(names, {given.name: example}), strict=True))
+    rows = [session.run(names, {given.name: row}) for row in np.split(example, len(example))]
+    return given.name, dict(zip(names, map(np.concatenate, zip(*rows, strict=True)), strict=True))
 
 
 def _input_layout(given: tuple[int, ...], found: tuple[int, ...]) -> str:

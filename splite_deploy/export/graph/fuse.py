@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from splite_deploy.bundle import TensorSpec
-from splite_deploy.decoders import Decoder, check_shapes
+from splite_deploy.decoders import Decoder, check_shapes, layouts_of, roles_of
 from splite_deploy.decoders.torch import make_module
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.compose import graph_of, joined, renamed, set_batch, suited
@@ -63,6 +63,8 @@ def fuse_input(model: ir.Model, spec: ModelSpec) -> ir.Model:
 def fuse_decode(model: ir.Model, spec: ModelSpec) -> ir.Model:
     """A copy that decodes: ``keypoints`` (N, K, 2) in input pixels, ``scores`` (N, K), and ``depth`` (N, K) if any.
 
+    The heads of a network, such as ``presence``, stay its outputs.
+
     See `fuse`.
     """
     return fuse(model, spec, postprocessing=True)
@@ -107,7 +109,7 @@ def fuse(
     image = _image(model, spec) if preprocessing else None
     decoding = _decoding(model, spec) if postprocessing else None
     # A decoded role may be the name of another tensor: "depth" is a map before, and K numbers afterwards
-    named = (*spec.decoder.decoded_roles, *(spec.decoder.roles if beside else ()))
+    named = (*spec.decoder.decoded_roles, *(spec.decoder.roles if beside else ()))  # heads stay what they are
     moved = {role: in_network(role) for role in named if decoding is not None}
     made = to_proto(renamed(model, moved))
     if image is not None:
@@ -118,7 +120,7 @@ def fuse(
     fused = from_proto(made)
     if beside:
         values = {name_of(value): value for node in fused.graph for value in node.outputs}
-        for index, output in enumerate(outputs):
+        for index, output in enumerate(value for value in outputs if value.name in spec.decoder.roles):
             value = values[in_network(name_of(output))]
             value.type, value.shape = output.type, output.shape
             fused.graph.outputs.insert(index, value)
@@ -144,15 +146,15 @@ def _decoding(model: ir.Model, spec: ModelSpec) -> onnx.ModelProto:
     """The graph of the decoder, for the outputs of a graph."""
     decoder, count = spec.decoder, spec.keypoint_count
     outputs = {name_of(value): value for value in model.graph.outputs}
-    if set(outputs) != set(decoder.roles) or {value.dtype for value in outputs.values()} != {ir.DataType.FLOAT}:
+    if set(outputs) != set(roles_of(spec)) or {value.dtype for value in outputs.values()} != {ir.DataType.FLOAT}:
         raise ExportError(
             f"The graph's outputs are {_describe(outputs.values())}; the decoder '{decoder.type}' reads float32 "
-            f"{', '.join(decoder.roles)} of {count} keypoints.",
+            f"{', '.join(roles_of(spec))} of {count} keypoints.",
             hint="Fuse the decoder once, into the graph that export made of this model.toml.",
         )
-    shapes = {role: sizes(outputs[role]) for role in decoder.roles}
+    shapes = {role: sizes(outputs[role]) for role in roles_of(spec)}
     check_shapes(shapes, spec, error=ExportError)
-    maps = tuple(tuple(size or 0 for size in shape[1:]) for shape in shapes.values())
+    maps = tuple(tuple(size or 0 for size in shapes[role][1:]) for role in decoder.roles)
     return _postprocessing(decoder, count, spec.input, maps)
 
 
@@ -194,7 +196,8 @@ def tensor_specs(model: ir.Model, decoder: Decoder) -> tuple[tuple[TensorSpec, .
 
 def _layout(value: ir.Value, decoder: Decoder) -> str:
     """The layout of an output, which is named by its role; empty if the decoder has none for it."""
-    layouts = [found[name_of(value)] for found in (decoder.layouts, decoder.decoded_layouts) if value.name in found]
+    known = layouts_of(decoder), layouts_of(decoder, decoded=True)
+    layouts = [found[name_of(value)] for found in known if value.name in found]
     fitting = (layout for layout in layouts if len(layout) == len(sizes(value)))  # "depth" is a map, or K numbers
     return next(fitting, "")
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from splite_deploy.bundle import TensorSpec
-from splite_deploy.decoders import check_shapes
+from splite_deploy.decoders import check_shapes, roles_of
 from splite_deploy.errors import ExportError, first_line
 from splite_deploy.export.graph.walk import fold_pool_padding, from_proto, name_of, to_proto
 from splite_deploy.export.log_output import quiet, without_stdout
@@ -49,10 +49,10 @@ def check_outputs(network: nn.Module, spec: ModelSpec) -> None:
     ):
         raise ExportError(
             f"The network gives {_describe(values)}, not float32 tensors.",
-            hint=f"Return a tuple of float32 tensors: {', '.join(spec.decoder.roles)}; or say in [outputs] of "
+            hint=f"Return a tuple of float32 tensors: {', '.join(roles_of(spec))}; or say in [outputs] of "
             "model.toml where they are.",
         )
-    roles = spec.decoder.roles
+    roles = roles_of(spec)
     if len(values) != len(roles):
         raise ExportError(
             f"The network gives {len(values)} outputs; the decoder '{spec.decoder.type}' reads {len(roles)}: "
@@ -134,7 +134,7 @@ def _exported(
             source,
             (example,),
             input_names=["image"],
-            output_names=list(spec.decoder.roles),
+            output_names=list(roles_of(spec)),
             opset_version=opset,
             dynamo=True,
             verbose=False,
@@ -160,7 +160,7 @@ def _traced(
     network: nn.Module, example: torch.Tensor, spec: ModelSpec, opset: int, dynamic_batch: bool
 ) -> onnx.ModelProto:
     """The graph of a ScriptModule or of fake quantisers, which only torch's older exporter takes."""
-    names, written = ["image", *spec.decoder.roles], io.BytesIO()
+    names, written = ["image", *roles_of(spec)], io.BytesIO()
     with without_stdout():
         torch.onnx.export(
             network,
@@ -241,9 +241,9 @@ def check_output_names(model: ir.Model, spec: ModelSpec) -> None:
         ExportError: They are others.
     """
     names = list(map(name_of, model.graph.outputs))
-    if set(names) != set(spec.decoder.roles):
+    if set(names) != set(roles_of(spec)):
         raise ExportError(
-            f"The graph's outputs are {names}, not {list(spec.decoder.roles)}.",
+            f"The graph's outputs are {names}, not {list(roles_of(spec))}.",
             hint="Two outputs of the network may be the same tensor; return them separately.",
         )
 

@@ -15,13 +15,14 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from splite_deploy.decoders import roles_of
 from splite_deploy.errors import ExportError
 from splite_deploy.export.graph.compose import graph_of, joined, suited
 from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, failure_on
 from splite_deploy.export.graph.walk import attributes, from_proto, name_of, readers, to_proto
 from splite_deploy.export.log_output import quiet
-from splite_deploy.spec import InputSpec, InputView, ModelSpec, View
-from splite_deploy.spec.view import Dtype, Steps, choose
+from splite_deploy.spec import InputSpec, InputView, ModelSpec, OutputView, View
+from splite_deploy.spec.view import Dtype, Steps, choose, heads_in
 
 _TYPES: Mapping[Dtype, torch.dtype] = {
     "float32": torch.float32,
@@ -134,25 +135,27 @@ class ViewedNetwork(nn.Module):
     def __init__(self, network: nn.Module, view: View, spec: ModelSpec) -> None:
         super().__init__()
         self.network = network
-        self._view, self._decoder = view, spec.decoder
+        self._view, self._spec = view, spec
         self._before = InputModule(view.input, spec.input)
         example = self._before(torch.zeros(1, *spec.input.planes))
         given = run_once(network, example)
-        chosen, self.by_order = choose(given, view, spec.decoder, ExportError)
+        chosen, self.by_order = choose(given, view, spec, ExportError)
         _check_tensors(chosen)
         steps = {role: _steps(view, role, spec, tuple(values.shape)) for role, values in chosen.items()}
-        self._behind = OutputsModule([(place, steps[role]) for place, role in enumerate(spec.decoder.roles)])
+        self._behind = OutputsModule([(place, steps[role]) for place, role in enumerate(roles_of(spec))])
         self.training = network.training  # of a program it cannot be set
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """The decoder's outputs, in the order of its roles."""
-        chosen, _ = choose(self.network(self._before(image)), self._view, self._decoder, ExportError)
-        made: tuple[Tensor, ...] = self._behind(*(chosen[role] for role in self._decoder.roles))
+        chosen, _ = choose(self.network(self._before(image)), self._view, self._spec, ExportError)
+        made: tuple[Tensor, ...] = self._behind(*(chosen[role] for role in roles_of(self._spec)))
         return made
 
 
-def viewed(network: nn.Module, view: View, spec: ModelSpec) -> tuple[nn.Module, tuple[str, ...]]:
-    """A network that takes and gives what the decoder reads, and notes on what was done; the network itself if it does.
+def viewed(network: nn.Module, view: View, spec: ModelSpec) -> tuple[nn.Module, ModelSpec, tuple[str, ...]]:
+    """A network that takes and gives what the decoder reads, its model, and notes on what was done.
+
+    It is the network itself if it does so already. The model has the heads that the network names itself, too.
 
     Args:
         network: In evaluation mode.
@@ -162,13 +165,15 @@ def viewed(network: nn.Module, view: View, spec: ModelSpec) -> tuple[nn.Module, 
     Raises:
         ExportError: See `ViewedNetwork`.
     """
-    if view.is_canonical and _is_plain(run_once(network, torch.zeros(1, *spec.input.planes))):
-        return network, ()  # it gives tensors in the order of the roles, or `check_outputs` says what is wrong
+    given = run_once(network, network_example(view.input, spec.input))
+    spec = spec.with_heads(heads_in(given, view, spec))
+    if (view.is_canonical or view == View(outputs=dict.fromkeys(spec.heads, OutputView()))) and _is_plain(given):
+        return network, spec, ()  # it gives tensors in the order of the roles, or `check_outputs` says what is wrong
     made = ViewedNetwork(network, view, spec)
     notes = view_notes(view)
     if made.by_order:
-        notes = (*notes, f"matched the network's outputs by their order: {', '.join(spec.decoder.roles)}")
-    return _traced(made, spec) if isinstance(network, torch.jit.ScriptModule) else made, notes
+        notes = (*notes, f"matched the network's outputs by their order: {', '.join(roles_of(spec))}")
+    return _traced(made, spec) if isinstance(network, torch.jit.ScriptModule) else made, spec, notes
 
 
 def _traced(network: ViewedNetwork, spec: ModelSpec) -> nn.Module:

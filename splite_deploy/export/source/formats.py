@@ -35,9 +35,9 @@ from splite_deploy.runtime.first_load import first_load
 from splite_deploy.runtime.session import open_bytes
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.runtime.view import apply_view, network_input
-from splite_deploy.spec import HostSpec, InputView, ModelSpec, View
+from splite_deploy.spec import HostSpec, InputView, ModelSpec, OutputView, View
 from splite_deploy.spec.reading import ReadError, check_file, refuse_stand_in
-from splite_deploy.spec.view import DTYPES, choose, no_tensor
+from splite_deploy.spec.view import DTYPES, choose, heads_in, no_tensor
 
 Format = Literal["weights", "program", "script", "onnx"]
 FORMATS: dict[Format, str] = {
@@ -275,7 +275,8 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
     model, single = _one_crop(model, spec, given.input, dynamic_batch)
     image = _image(model.graph, spec, given.input, dynamic_batch)
     held = {name_of(value): value for value in model.graph.outputs}
-    chosen, by_order = choose(held, given, spec.decoder, ExportError)
+    spec = spec.with_heads(heads_in(held, given, spec))
+    chosen, by_order = choose(held, given, spec, ExportError)
     for role, value in chosen.items():
         if not isinstance(value.type, ir.TensorType):
             raise no_tensor(name_of(value), role, ExportError)
@@ -293,7 +294,8 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
     model, upgraded = settle_opset(model, opset)  # the reference stays as it is
     found = model.opset_imports[""]
     image, held = model.graph.inputs[0], {name_of(value): value for value in model.graph.outputs}
-    plain = given.is_canonical and len(held) == len(sources) and {one.dtype for one in outputs} == {"float32"}
+    as_read = replace(given, outputs={role: one for role, one in given.outputs.items() if one != OutputView()})
+    plain = as_read.is_canonical and len(held) == len(sources) and {one.dtype for one in outputs} == {"float32"}
     names = {name_of(image): "image", **{name: role for role, name in sources.items()}}
     if not plain:
         names = {old: f"network/{new}" for old, new in names.items()}

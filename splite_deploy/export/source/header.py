@@ -47,7 +47,7 @@ def compacted_metadata(spec: ModelSpec, sizes: Mapping[str, Sequence[int]] | Non
         spec: The model.
         sizes: Sizes of unequal pieces, by the path of the attribute that holds them; see `set_sizes`.
     """
-    plain = spec.to_dict()
+    plain = _of(spec)
     entry = {
         "format_version": FORMAT_VERSION,
         "model": spec.name,
@@ -57,6 +57,11 @@ def compacted_metadata(spec: ModelSpec, sizes: Mapping[str, Sequence[int]] | Non
     if sizes:
         entry["sizes"] = {path: list(held) for path, held in sizes.items()}
     return {HEADER: json.dumps(entry, sort_keys=True)}
+
+
+def _of(spec: ModelSpec) -> dict[str, Any]:
+    """A spec as plain data, without the heads that only the running network tells."""
+    return {key: value for key, value in spec.to_dict().items() if key != "heads"}
 
 
 def check_metadata(metadata: Mapping[str, str], spec: ModelSpec, path: Path) -> tuple[str, ...]:
@@ -71,7 +76,7 @@ def check_metadata(metadata: Mapping[str, str], spec: ModelSpec, path: Path) -> 
     if HEADER not in metadata:
         return ()
     entry = read_entry(metadata[HEADER], path)
-    plain = json.loads(json.dumps(spec.to_dict()))  # as JSON has it: no tuples
+    plain = json.loads(json.dumps(_of(spec)))  # as JSON has it: no tuples
     made_for = entry.input
     for name in sorted({*made_for, *plain["input"]}):
         before, now = made_for.get(name), plain["input"].get(name)

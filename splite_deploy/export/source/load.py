@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from splite_deploy.decoders import roles_of
 from splite_deploy.errors import CheckpointError, UsageError
 from splite_deploy.export.graph.torch_to_onnx import check_outputs
 from splite_deploy.export.graph.view import base_network, network_example, viewed
@@ -86,7 +87,7 @@ def load_model(checkpoint: Path, model: Path | None, weights: str | None) -> Loa
     made_for = check_metadata(stored.metadata, spec, checkpoint)
     network = build_architecture(host)
     notes = load_weights(network, stored, network_example(host.view.input, spec.input))
-    network, said = viewed(network, host.view, spec)
+    network, spec, said = viewed(network, host.view, spec)
     check_outputs(network, spec)
     return LoadedModel(network, spec, host, stored.sha256, (*stored.notes, *made_for, *notes, *said))
 
@@ -121,7 +122,7 @@ def load_source(checkpoint: Path, model: Path | None, options: ExportOptions) ->
         network = load_program(checkpoint, spec, host.view.input, options.dynamic_batch)
     else:
         network = load_script(checkpoint)
-    network, said = viewed(network, host.view, spec)
+    network, spec, said = viewed(network, host.view, spec)
     check_outputs(network, spec)
     unused = "; arch in model.toml was not used" if host.arch else ""
     notes = (f"the network is {FORMATS[kind]}{unused}", *said)
@@ -135,5 +136,5 @@ def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpe
     rows = [(result,) if isinstance(result, torch.Tensor) else tuple(result) for result in results]
     return {
         role: torch.cat([row[index] for row in rows]).numpy().astype(np.float32)
-        for index, role in enumerate(spec.decoder.roles)
+        for index, role in enumerate(roles_of(spec))
     }

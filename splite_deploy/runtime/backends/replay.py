@@ -14,7 +14,7 @@ import numpy as np
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Golden, TensorSpec
-from splite_deploy.decoders import decode
+from splite_deploy.decoders import decode, decoded_by_role, layouts_of
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.backends.base import ANY_FORMAT, Backend, BackendOptions, BaseSession, ModelFile
 from splite_deploy.spec import ModelSpec
@@ -38,7 +38,7 @@ class ReplaySession(BaseSession):
         self._known = {_key(tensor): index for index, tensor in enumerate(tensors)}
         decodes = spec.decoder.decodes([tensor.role for tensor in artifact.outputs])
         decode(golden.outputs, spec)  # checks them
-        self._recorded = dict(spec.decoder.by_role(golden.outputs, spec.input) if decodes else golden.outputs)
+        self._recorded = dict(decoded_by_role(golden.outputs, spec) if decodes else golden.outputs)
 
     def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
         keys = [_key(tensor) for tensor in feeds[self.artifact.inputs[0].name]]
@@ -63,8 +63,9 @@ def _open(file: ModelFile, options: BackendOptions) -> ReplaySession:
     if artifact.view is not None:  # what was recorded is what the view makes of the file's outputs
         batch = artifact.inputs[0].shape[0]
         image = TensorSpec("image", (batch, *model.input.planes), "float32", IMAGE, "image")
+        layouts = layouts_of(model.decoder)
         outputs = tuple(
-            TensorSpec(role, (batch, *values.shape[1:]), "float32", model.decoder.layouts[role], role)
+            TensorSpec(role, (batch, *values.shape[1:]), "float32", layouts[role], role)
             for role, values in golden.outputs.items()
         )
         artifact = replace(artifact, inputs=(image,), outputs=outputs)
