@@ -96,16 +96,20 @@ def test_the_page_names_every_field(root: Path) -> None:
 
 def crop_by_the_page(image: NDArray[np.uint8], box: NDArray[np.float64], spec: InputSpec) -> NDArray[np.float64]:
     """Steps 1 to 3 for an image in the channel order of the input."""
-    x0, y0, x1, y1 = box
+    x0, y0, x1, y1, *angle = box
+    a = math.radians(angle[0]) if angle else 0.0
+    turn = np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
     s = min(spec.width / (x1 - x0), spec.height / (y1 - y0)) / spec.box_padding
-    offset = np.array([spec.width / 2 - s * (x0 + x1) / 2, spec.height / 2 - s * (y0 + y1) / 2])
     size = np.array([spec.width, spec.height])
+    offset = size / 2 - s * turn @ np.array([x0 + x1, y0 + y1]) / 2
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * size
     levels = image.astype(np.float64)
     m = math.floor(math.log2(1 / s)) if s < 1 else 0
     f = 2**m
     if m > 0:
-        low = np.maximum(0, np.floor((0 - offset) / s - 2 * f)).astype(int)
-        high = np.minimum(image.shape[1::-1], np.ceil((size - offset) / s + 2 * f)).astype(int)
+        seen = (corners - offset) @ turn / s
+        low = np.maximum(0, np.floor(seen.min(axis=0) - 2 * f)).astype(int)
+        high = np.minimum(image.shape[1::-1], np.ceil(seen.max(axis=0) + 2 * f)).astype(int)
         blocks = (high - low) // f
         if blocks.min() > 0:
             high = low + blocks * f
@@ -113,14 +117,14 @@ def crop_by_the_page(image: NDArray[np.uint8], box: NDArray[np.float64], spec: I
             for _ in range(m):
                 rows, columns = levels.shape[0] // 2, levels.shape[1] // 2
                 levels = np.floor(levels.reshape(rows, 2, columns, 2, 3).mean(axis=(1, 3)) + 0.5)
-            offset, s = offset + s * low, s * f
+            offset, s = offset + s * turn @ low, s * f
     rows, columns = levels.shape[:2]
     grey = np.full((rows + 2, columns + 2, 3), float(spec.pad_value))
     grey[1:-1, 1:-1] = levels
     found = np.empty((spec.height, spec.width, 3))
     for j in range(spec.height):
         for i in range(spec.width):
-            x, y = (np.array([i, j]) + 0.5 - offset) / s - 0.5  # in pixel centres
+            x, y = (np.array([i, j]) + 0.5 - offset) @ turn / s - 0.5  # in pixel centres
             p, q = math.floor(x), math.floor(y)
             a, b = x - p, y - q
             at = lambda row, column: grey[np.clip(row + 1, 0, rows + 1), np.clip(column + 1, 0, columns + 1)]  # noqa: E731
@@ -137,10 +141,13 @@ def crop_by_the_page(image: NDArray[np.uint8], box: NDArray[np.float64], spec: I
         (100.7, 50.2, 400.9, 460.4),  # halved once
         (-150.0, -80.0, 700.0, 900.5),  # halved twice, and beyond the image
         (0.0, 0.0, 640.0, 480.0),
+        (10.0, 20.0, 60.0, 90.0, 90.0),
+        (100.7, 50.2, 400.9, 460.4, 33.0),
+        (-150.0, -80.0, 700.0, 900.5, -150.0),
     ],
 )
 def test_the_steps_give_the_crop(box: tuple[float, ...]) -> None:
-    spec = InputSpec(64, 48, "rgb", (127.5,) * 3, (64.0,) * 3, 1.25, 127)
+    spec = InputSpec(64, 48, "rgb", (127.5,) * 3, (64.0,) * 3, 1.25, 127, rotate_by=(0, 1))
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     expected = crop_by_the_page(image, np.array(box), spec)
     crop, _ = Preprocessor(spec, "rgb").crop(image, np.array(box))

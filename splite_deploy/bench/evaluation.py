@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.bench.flip_test import flip_tested
-from splite_deploy.bench.result import Evaluation, ImageError
+from splite_deploy.bench.result import Angles, Evaluation, HandLabels, ImageError
 from splite_deploy.bundle.report import Accuracy
 from splite_deploy.decoders import Decoder
 from splite_deploy.decoders.people import overlaps
@@ -35,7 +35,7 @@ from splite_deploy.metrics.accuracy import (
 )
 from splite_deploy.metrics.coco import result_score
 from splite_deploy.metrics.labels import LabelledImage, check_images, prefer_split, read_ignored, read_labels
-from splite_deploy.runtime.estimator import PoseEstimator
+from splite_deploy.runtime.estimator import PoseEstimator, two_passes
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import Image
@@ -52,6 +52,7 @@ AREA_OF_BOX = 0.53
 """Part of its box that a person covers, as mmpose takes it for data sets without outlines; COCO has outlines."""
 _WHOLE_BODY = 133
 _FOUND = 0.5
+_EITHER = 0.5
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,13 @@ def evaluate(
     ignored: Sequence[LabelledImage] = (),
     images: Sequence[Path] = (),
     flip_test: bool = False,
+    angles: Angles = "two-passes",
+    hands: HandLabels = "as-seen",
 ) -> Evaluation:
     """Runs an estimator for RGB images on every labelled image, in the box of its label.
+
+    Of a network whose crops are turned a box needs an angle, which nobody has who is given a box alone: as there, two
+    passes find it. That of the label tells how good the network is where the angle is right.
 
     A network that finds people itself is given whole images. Its errors are those of the people whose box overlaps that
     of a label by half; the average precision counts those who were missed, and those who are not there.
@@ -200,13 +206,15 @@ def evaluate(
         ignored: Objects of the same images that nobody has to find, see `ignored_labels`.
         images: All images of the labels; a network that finds people itself looks into those without anybody, too.
         flip_test: Whether the mirrored crop is run, too; see `splite_deploy.bench.flip_test`.
+        angles: Where the angles come from, of a network whose crops are turned.
+        hands: Whose left and right the labels mean: of the picture ``as-seen``, or ``mirrored`` as of MediaPipe.
 
     Raises:
         UsageError: An image cannot be read, a flip test was requested of a network that finds people, or none was
             found.
         BackendError: The backend failed.
     """
-    all_labels = labels
+    all_labels, turn = labels, estimator.spec.input.turn
     if flip_test and estimator.finds_people:
         raise UsageError(
             "A flip test is for networks that look into a box, and this one finds people itself.",
@@ -225,11 +233,13 @@ def evaluate(
             )
         labels, poses = [labelled for labelled, _ in pairs], [pose for _, pose in pairs]
     else:
-        estimate = flip_tested(estimator) if flip_test else estimator
+        estimate: Callable[..., Pose] = flip_tested(estimator) if flip_test else estimator
+        if angles == "two-passes":
+            estimate = two_passes(estimate, estimator.spec.input)
         poses = []
         for labelled, image in _images(labels):
             with naming(labelled.path):
-                poses.append(estimate(image, labelled.box))
+                poses.append(estimate(image, labelled.placed(turn) if angles == "labels" else labelled.box))
         for labelled, pose in zip(labels, poses, strict=True):
             everybody.setdefault(labelled.path, []).append(pose)
     errors = _errors(labels, [pose.keypoints for pose in poses], [pose.keypoints_3d for pose in poses])
@@ -241,7 +251,7 @@ def evaluate(
     sigmas = oks_sigmas(estimator.spec.skeleton.keypoint_names)
 
     def shown(indices: NDArray[np.int_]) -> tuple[ImageError, ...]:
-        return tuple(_image_error(labels[i], 100 * float(of_image[i]), folder) for i in indices)
+        return tuple(_image_error(labels[i], poses[i], 100 * float(of_image[i]), folder) for i in indices)
 
     return Evaluation(
         labels_from=labels_from + (" and their mirror images" if flip_test else ""),
@@ -255,7 +265,22 @@ def evaluate(
         oks_ap=_oks_ap(everybody, all_labels, ignored, sigmas) if sigmas else None,
         worst=shown(order[:SHOWN]),
         median=shown(order[middle : middle + SHOWN]),
+        angles=None if turn is None else angles,
+        **_handedness(poses, labels, hands),
     )
+
+
+def _handedness(poses: Sequence[Pose], labels: Sequence[LabelledImage], hands: HandLabels) -> dict[str, Any]:
+    """The share of hands that are called what their label calls them; nothing where nobody says which they are."""
+    right = [
+        (pose.handedness >= _EITHER) == (labelled.right == (hands == "as-seen"))
+        for pose, labelled in zip(poses, labels, strict=True)
+        if pose.handedness is not None and labelled.right is not None
+    ]
+    if not right:
+        return {}
+    share = sum(right) / len(right)
+    return {"handedness": share, "handedness_hands": len(right), "handedness_labels": hands}
 
 
 def _pairs(labels: Sequence[LabelledImage], people: Mapping[Path, Sequence[Pose]]) -> list[tuple[LabelledImage, Pose]]:
@@ -328,7 +353,7 @@ def _similarity(predicted: Points, one: LabelledImage, sigmas: Sequence[float]) 
     return oks(predicted, one.keypoints, np.full(len(predicted), area), sigmas, one.mask)
 
 
-def _image_error(labelled: LabelledImage, error_box_pct: float, folder: Path) -> ImageError:
+def _image_error(labelled: LabelledImage, pose: Pose, error_box_pct: float, folder: Path) -> ImageError:
     name = Path(os.path.relpath(labelled.path, folder))  # COCO's images lie beside the folder of the labels
-    x0, y0, x1, y1 = map(float, labelled.box)
-    return ImageError(name.as_posix(), (x0, y0, x1, y1), error_box_pct)
+    x0, y0, x1, y1 = map(float, labelled.box if pose.angle_deg is None else pose.box)
+    return ImageError(name.as_posix(), (x0, y0, x1, y1), error_box_pct, pose.angle_deg)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import TensorSpec
-from splite_deploy.decoders import Decoded
+from splite_deploy.decoders import Decoded, mean_heads
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import AnyImage
@@ -42,7 +42,7 @@ def flip_tested(estimator: PoseEstimator) -> Callable[[AnyImage, ArrayLike | Non
 def _copy(decoded: Decoded) -> Decoded:
     """Outputs of a session last until its next run, and a graph that decodes gives them as they are."""
     depth = None if decoded.depth is None else decoded.depth.copy()
-    return Decoded(decoded.keypoints.copy(), decoded.scores.copy(), depth)
+    return Decoded(decoded.keypoints.copy(), decoded.scores.copy(), depth, heads=decoded.heads)
 
 
 def mirrored(tensor: Feed, image: TensorSpec) -> Feed:
@@ -67,4 +67,6 @@ def mean_of_mirrored(decoded: Decoded, of_mirrored: Decoded, spec: ModelSpec) ->
     depth = None
     if decoded.depth is not None and of_mirrored.depth is not None:
         depth = (decoded.depth + of_mirrored.depth[:, places]) / 2
-    return Decoded((decoded.keypoints + back) / 2, (decoded.scores + of_mirrored.scores[:, places]) / 2, depth)
+    scores = (decoded.scores + of_mirrored.scores[:, places]) / 2
+    heads = mean_heads(decoded.heads, of_mirrored.heads)
+    return Decoded((decoded.keypoints + back) / 2, scores, depth, heads=heads)

@@ -74,6 +74,7 @@ METRICS: Mapping[str, Metric] = {
     },
     **{name: _part(f"accuracy.{name}", _LABELS) for name in ("epe_px", "epe_box_pct", "pck_05", "pck_auc")},
     **{name: _part(f"accuracy.{name}", _LABELS_3D) for name in ("mpjpe_mm", "pa_mpjpe_mm")},
+    "handedness": _part("accuracy.handedness", "Add --eval LABELS with handedness, of a network that tells it."),
     "oks_ap": _part("accuracy.oks_ap", _COCO),
     "frames_per_second": _part("frames_per_second", _AGAIN),
     "model_mb": Metric(lambda result: None if result.model_bytes is None else result.model_bytes / 1e6, _AGAIN),

@@ -13,7 +13,7 @@ from splite_deploy.device.environment import Environment
 from splite_deploy.device.sensors import Sensors
 from splite_deploy.errors import SpecError, UsageError
 from splite_deploy.spec import Precision
-from splite_deploy.spec.plain import structure, to_plain
+from splite_deploy.spec.plain import OPTIONAL, structure, to_plain
 
 SCHEMA_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)
@@ -21,6 +21,8 @@ READABLE_VERSIONS = (1, 2, 3)
 the cost of reading the clock."""
 _STAGES_BEFORE_3 = {"total": END_TO_END, "bare_inference": MODEL_ONLY}
 
+Angles = Literal["two-passes", "labels"]
+HandLabels = Literal["as-seen", "mirrored"]
 ThrottlingState = Literal["steady", "slowed", "throttled", "too short"]
 
 
@@ -142,11 +144,14 @@ class ImageError:
         box: Its xyxy box, pixels.
         error_box_pct: Mean keypoint error in percent of the longer side of the tight box of the labels, or of
             their box where a keypoint is not labelled.
+        angle_deg: Of a network whose crops are turned: by how much the box was turned, in degrees; left out where it
+            was not.
     """
 
     image: str
     box: tuple[float, float, float, float]
     error_box_pct: float
+    angle_deg: float | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,11 @@ class Evaluation:
         oks_ap: COCO's average precision by object keypoint similarity, 0 to 1; None for skeletons without sigmas.
         worst: The images with the largest error, largest first.
         median: The images around the median error.
+        angles: Of a network whose crops are turned, where the angles of boxes came from: ``two-passes``, from what a
+            first pass at angle 0 found, as for who has a box alone; or ``labels``. Left out for others.
+        handedness: Share of hands whose handedness it tells right, 0 to 1; left out where labels or network have none.
+        handedness_hands: How many hands that share is of.
+        handedness_labels: Whose left and right those labels mean: ``as-seen``, or ``mirrored`` as of MediaPipe.
     """
 
     labels_from: str
@@ -180,6 +190,10 @@ class Evaluation:
     oks_ap: float | None
     worst: tuple[ImageError, ...]
     median: tuple[ImageError, ...]
+    angles: Angles | None = field(default=None, metadata=OPTIONAL)
+    handedness: float | None = field(default=None, metadata=OPTIONAL)
+    handedness_hands: int | None = field(default=None, metadata=OPTIONAL)
+    handedness_labels: HandLabels | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from splite_deploy.bench.loop import (
 )
 from splite_deploy.bench.process import bound_to, cold_start
 from splite_deploy.bench.profile import profile_artifact, profile_file
-from splite_deploy.bench.result import SCHEMA_VERSION, BenchResult, Sustained, Windows
+from splite_deploy.bench.result import SCHEMA_VERSION, Angles, BenchResult, HandLabels, Sustained, Windows
 from splite_deploy.bench.streams import run_streams
 from splite_deploy.bench.sustained import sustain
 from splite_deploy.bundle import Bundle
@@ -72,6 +72,8 @@ class Extras:
         streams_s: How long they run, and one of them alone before, seconds.
         labels: Evaluate on this ``labels.json`` or its folder, the split ``val`` where it has one, or COCO file.
         flip_test: Evaluate on the mean of each crop and its mirror image.
+        angles: Where the evaluation has the angles of boxes from; see `evaluate`.
+        hands: Whose left and right the labels mean; see `evaluate`.
     """
 
     cold_start: bool = True
@@ -81,6 +83,8 @@ class Extras:
     streams_s: float = 2.0
     labels: Path | None = None
     flip_test: bool = False
+    angles: Angles = "two-passes"
+    hands: HandLabels = "as-seen"
 
 
 def run_bench(
@@ -371,6 +375,8 @@ def _end_to_end(
                 ignored=ignored_labels(extras.labels, model.keypoint_count),
                 images=read_images(extras.labels),
                 flip_test=extras.flip_test,
+                angles=extras.angles,
+                hands=extras.hands,
             )
     streams = None
     if extras.streams > 1:

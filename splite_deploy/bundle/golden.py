@@ -37,7 +37,7 @@ class GoldenImage:
     Attributes:
         pixels: (H, W, 3) uint8; tensor ``image``.
         color: Channel order of ``pixels``.
-        box: (4,) float64 x0, y0, x1, y1 in pixels of the image.
+        box: (4,) float64 x0, y0, x1, y1 in pixels of the image, or (5,) with an angle in degrees.
         crop: (h, w, C) uint8, as the machine that exported cut it, channels in the order of the input spec; tensor
             ``image.crop``.
         keypoints: (K, 2) float32 of the reference on that crop, in pixels of the image; tensor ``image.keypoints``.
@@ -89,8 +89,8 @@ def write_golden(path: Path, golden: Golden) -> GoldenFile:
         "image.keypoints": golden.image.keypoints,
         "image.scores": golden.image.scores,
     }
-    x0, y0, x1, y1 = golden.image.box.tolist()
-    facts = ImageFacts(golden.image.color, (x0, y0, x1, y1), golden.image.opencv)
+    x0, y0, x1, y1, *angle = golden.image.box.tolist()
+    facts = ImageFacts(golden.image.color, (x0, y0, x1, y1), golden.image.opencv, *angle)
     content, described = bytearray(), {}
     for name, values in tensors.items():
         content += bytes(-len(content) % ALIGNMENT)
@@ -142,7 +142,7 @@ def read_golden(content: bytes, file: GoldenFile, model: ModelSpec) -> Golden:
         image=GoldenImage(
             pixels=tensor("image"),
             color=file.image.color,
-            box=np.array(file.image.box),
+            box=np.array([*file.image.box, *([file.image.angle_deg] if file.image.angle_deg else [])]),
             crop=tensor("image.crop"),
             keypoints=tensor("image.keypoints"),
             scores=tensor("image.scores"),
@@ -183,7 +183,9 @@ def _check(golden: Golden, model: ModelSpec) -> None:
     _fits("image.keypoints", image.keypoints, "float32", (points, 2))
     _fits("image.scores", image.scores, "float32", (points,))
     rows, columns = image.pixels.shape[:2]
-    x0, y0, x1, y1 = image.box.tolist()
+    x0, y0, x1, y1 = image.box.tolist()[:4]
+    if image.box.size > 4 and model.input.turn is None:
+        raise BundleError("The box of the golden image has an angle; the model turns no crops.", hint=_AGAIN)
     if not (max(x0, 0) < min(x1, columns) and max(y0, 0) < min(y1, rows) and max(x1 - x0, y1 - y0) < _LONGEST_BOX_PX):
         raise BundleError(f"The box of the golden image lies outside its {columns} x {rows} pixels.", hint=_AGAIN)
     for role, values in golden.outputs.items():

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from splite_deploy.bundle.links import refuse_link_out
 from splite_deploy.decoders import check_shapes, layouts_of
 from splite_deploy.errors import BundleError, SpecError
 from splite_deploy.spec import Color, LimitSpec, ModelSpec, Precision, View
-from splite_deploy.spec.plain import compact_json, structure, to_plain
+from splite_deploy.spec.plain import OPTIONAL, compact_json, structure, to_plain
 from splite_deploy.spec.reading import MissingError, ReadError, parse_json, read_bytes
 from splite_deploy.text import command
 
@@ -161,11 +161,13 @@ class ImageFacts:
         color: Channel order of the image. The crop is in that of the model's input.
         box: x0, y0, x1, y1 of what is cropped, in pixels of the image.
         opencv: Version of OpenCV that cut the crop.
+        angle_deg: By how much the box is turned about its centre, clockwise, in degrees; left out where it is not.
     """
 
     color: Color
     box: tuple[float, float, float, float]
     opencv: str
+    angle_deg: float = field(default=0.0, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

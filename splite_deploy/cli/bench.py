@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from splite_deploy.bench import BenchResult
     from splite_deploy.bench.gates import Gate
     from splite_deploy.bench.report.pictures import Picture
+    from splite_deploy.bench.result import Angles, HandLabels
     from splite_deploy.runtime.backends.base import BackendOptions
 
 BENCH_IMAGES = 64
@@ -210,6 +211,22 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
     is_flag=True,
     help="With --eval: run each crop and its mirror image, and take the mean, as many published accuracies do.",
 )
+@click.option(
+    "--angles",
+    type=click.Choice(("two-passes", "labels")),
+    default="two-passes",
+    show_default=True,
+    help="With --eval, for a network whose crops are turned (rotate_by): the angle of a box. two-passes: what a first "
+    "pass at angle 0 finds, as for a user who has a box alone. labels: that of the label, which nobody has in use.",
+)
+@click.option(
+    "--hands",
+    type=click.Choice(("as-seen", "mirrored")),
+    default="as-seen",
+    show_default=True,
+    help="With --eval: whose left and right the handedness of the labels means. mirrored: that of MediaPipe's labels, "
+    "which name hands as in a mirrored picture.",
+)
 @json_option("Append the result as one line of JSON.", appends=True)
 @output_options
 def bench(
@@ -230,6 +247,8 @@ def bench(
     streams: int,
     labels: Path | None,
     flip_test: bool,
+    angles: Angles,
+    hands: HandLabels,
     json_file: Path | None,
     csv: Path | None,
     markdown: Path | None,
@@ -275,7 +294,9 @@ def bench(
         "warmup": warmup,
         "batch": batch,
         "options": tuning,
-        "extras": Extras(duration_s=duration_s, streams=streams, labels=labels, flip_test=flip_test),
+        "extras": Extras(
+            duration_s=duration_s, streams=streams, labels=labels, flip_test=flip_test, angles=angles, hands=hands
+        ),
     }
     console = message_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -325,7 +346,7 @@ def _given(images: Path, spec: InputSpec) -> dict[str, Any]:
     """The user's images as arguments of a measurement."""
     from splite_deploy.runtime.io.images import boxed_images, read_image
 
-    boxed, origin = boxed_images(images, BENCH_IMAGES, whole=spec.letterbox is not None)
+    boxed, origin = boxed_images(images, BENCH_IMAGES, whole=spec.letterbox is not None, turn=spec.turn)
     return {"inputs": [(read_image(file), box) for file, box in boxed], "inputs_from": origin}
 
 

@@ -60,10 +60,11 @@ class Picture:
 @click.option(
     "--box",
     "boxes",
-    metavar="X0,Y0,X1,Y1",
+    metavar="X0,Y0,X1,Y1[,ANGLE]",
     multiple=True,
     help="Box in pixels around the hand or person, in a video at its start; the whole image without it. May be given "
-    "several times for images.",
+    "several times for images. For a network whose crops are turned (rotate_by) the angle in degrees may follow, by "
+    "which the box is turned clockwise about its centre; without it an image is run twice, first at angle 0.",
 )
 @click.option(
     "--intrinsics",
@@ -112,8 +113,9 @@ def run(
     be read.
 
     The result is JSON: for each image its name, size and poses, one for each --box (box, keypoints in pixels, scores,
-    3D keypoints with their unit and origin). One object for an image, a list for a folder or labels; for a video or
-    camera one line for each frame, where "found" tells whether the hand or person was found. A camera runs until
+    3D keypoints with their unit and origin; of networks that have them "presence", "handedness", 1 for a right hand,
+    and "angle_deg", by which the box was turned). One object for an image, a list for a folder or labels; for a video
+    or camera one line for each frame, where "found" tells whether the hand or person was found. A camera runs until
     Ctrl-C.
 
     Of a folder or labels the result is written when the last image is done: a run that is stopped before writes none,
@@ -139,7 +141,7 @@ def run(
     if folder and save is not None and save.suffix:
         what = "has many images" if labels else "is a folder"
         raise OptionError(f"--save {save} names a file, but {path} {what}.", hint="Name a folder with --save.")
-    corners = [four_numbers("box", box, "x0,y0,x1,y1") for box in boxes]
+    corners = [box_numbers(box) for box in boxes]
     if video and len(corners) > 1:
         message = f"A video is followed from one box, and --box was given {len(corners)} times."
         raise OptionError(message, hint="Give it once: where to look at first.")
@@ -292,8 +294,12 @@ def _run_image(estimator: PoseEstimator, picture: Picture, options: dict[str, An
     picture.size = height, width
     with naming(picture.file):
         for box in picture.boxes:
-            found = estimator.detect(image, box) if estimator.finds_people else [estimator(image, box, **options)]
-            picture.poses += found
+            if estimator.finds_people:
+                picture.poses += estimator.detect(image, box)
+            elif box is None or len(box) == _CORNERS:
+                picture.poses.append(estimator.in_two_passes(image, box, **options))
+            else:
+                picture.poses.append(estimator(image, box, **options))
     if save is not None:
         with writing(save):
             save.parent.mkdir(parents=True, exist_ok=True)
@@ -316,6 +322,28 @@ def _coco(pictures: Sequence[Picture], spec: ModelSpec) -> Any:
     if pictures and all(picture.image_id is not None for picture in pictures):
         return results
     return dataset(images, results, spec.name, spec.skeleton.keypoint_names, spec.skeleton.edges)
+
+
+_CORNERS = 4
+
+
+def box_numbers(text: str) -> list[float]:
+    """The four numbers of a box, or five with its angle.
+
+    Raises:
+        UsageError: They are not.
+    """
+    corners, angle = text.split(",")[:_CORNERS], text.split(",")[_CORNERS:]
+    try:
+        turned = [float(part) for part in angle]
+    except ValueError:
+        turned = [0.0, 0.0]
+    if len(turned) > 1:
+        raise OptionError(
+            f"The box '{text}' is not four numbers, nor five with an angle.",
+            hint="Write it as --box x0,y0,x1,y1 in pixels, or --box x0,y0,x1,y1,ANGLE in degrees.",
+        )
+    return four_numbers("box", ",".join(corners), "x0,y0,x1,y1") + turned
 
 
 def four_numbers(name: str, text: str, form: str) -> list[float]:

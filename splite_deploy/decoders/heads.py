@@ -13,12 +13,15 @@ import numpy as np
 from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders.base import Decoder, InputSize, Model, Sizes
 
+Heads = Mapping[str, FloatArray] | None
 HEADS: Mapping[str, str] = {
     "presence": "how likely the crop shows a hand or a person",
     "handedness": "how likely it is a right hand, seen as it is: in a picture that is not mirrored",
 }
 """The roles of such outputs, in their order, and what 1 means; 0 means the opposite."""
 HEAD_LAYOUT = "NC"
+_TURNED_ROUND = frozenset({"handedness"})
+"""What a mirror makes the opposite."""
 _SIZES: Sizes = (1,)
 
 
@@ -55,7 +58,15 @@ def decoded_by_role(outputs: Mapping[str, FloatArray], model: Model) -> dict[str
     return {**made, **{role: outputs[role] for role in model.heads}}
 
 
-def read_heads(outputs: Mapping[str, FloatArray], heads: Collection[str]) -> dict[str, FloatArray] | None:
+def mean_heads(heads: Mapping[str, FloatArray] | None, of_mirrored: Mapping[str, FloatArray] | None) -> Heads:
+    """The mean of heads in crops and in their mirror images, where a right hand is a left one."""
+    if heads is None or of_mirrored is None:
+        return None
+    back = {role: 1 - values if role in _TURNED_ROUND else values for role, values in of_mirrored.items()}
+    return {role: (values + back[role]) / 2 for role, values in heads.items()}
+
+
+def read_heads(outputs: Mapping[str, FloatArray], heads: Collection[str]) -> Heads:
     """(N,) of each head, clipped to 0 to 1; None where a network has none.
 
     Args:

@@ -220,8 +220,8 @@ def _reference(files: Sequence[NetworkFile], options: AdoptOptions) -> NetworkFi
         return NetworkFile(options.reference, first.spec, first.host)
     named = NetworkFile.read(options.reference, options.reference_model)
     ours, theirs = (
-        (one.spec.decoder, one.spec.keypoint_count, one.spec.input.planes, one.spec.input.box_padding)
-        for one in (first, named)
+        (spec.decoder, spec.keypoint_count, spec.input.planes, spec.input.box_padding, spec.input.turn)
+        for spec in (first.spec, named.spec)
     )
     if ours != theirs:
         raise UsageError(

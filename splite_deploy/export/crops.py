@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -21,10 +20,12 @@ from splite_deploy.errors import OutputError, SpecError, UsageError
 from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.files import cache_folder, is_file, is_folder, sha256_of, write_file
 from splite_deploy.metrics.labels import BoxedImage, check_images, prefer_split, read_boxes
+from splite_deploy.metrics.turned_boxes import Turn
 from splite_deploy.runtime.crops import Boxed, Crops, Example, crops_from_images, crops_of, cut, no_images, read_boxed
 from splite_deploy.runtime.io.images import boxed_images, folder_name, whole_images
 from splite_deploy.runtime.io.npz import read_npz
 from splite_deploy.spec import HostSpec, InputSpec
+from splite_deploy.spec.plain import to_plain
 
 File = tuple[Path, NDArray[np.float64] | None]
 
@@ -60,7 +61,7 @@ def make_crops(
     if images is not None:
         return crops_from_images(images, count, spec)
     if calibration is not None and calibration.suffix != ".npz":
-        _, rest, part = divide(calibration)
+        _, rest, part = divide(calibration, spec.turn)
         rest = whole_images(rest) if spec.letterbox else rest
         if rest:
             picked = [rest[i] for i in evenly(len(rest), count)]
@@ -69,11 +70,15 @@ def make_crops(
     return crops_from_renderer(host, count, spec, cache=cache_folder(), progress=progress)
 
 
-def divide(source: Path) -> tuple[list[File], list[File], str]:
+def divide(source: Path, turn: Turn | None = None) -> tuple[list[File], list[File], str]:
     """Images to calibrate on, the rest to compare on, and what the rest is in words.
 
     A labels file that has the splits ``train`` and ``val`` is divided so; of any other source every `HELD_OUT`-th
     image is the rest, and none of a source of fewer than twice that.
+
+    Args:
+        source: A folder of images or labels.
+        turn: For a network whose crops are turned; see `boxed_images`.
 
     Raises:
         UsageError: There are no images, or the labels are malformed.
@@ -84,8 +89,8 @@ def divide(source: Path) -> tuple[list[File], list[File], str]:
         compared, has_val = prefer_split(read_boxes, source, "val")
         check_images((one.path for one in (*samples, *compared)), source)
         if has_train and has_val:
-            return _files(samples), _files(compared), "split 'val'"
-        files = _files(samples)
+            return _files(samples, turn), _files(compared, turn), "split 'val'"
+        files = _files(samples, turn)
     else:
         files, _ = boxed_images(source)
     images = list(dict.fromkeys(file for file, _ in files))
@@ -104,8 +109,8 @@ def check_source(path: Path, option: str = "--calibration") -> None:
         )
 
 
-def _files(samples: list[BoxedImage]) -> list[File]:
-    return [(sample.path, sample.box) for sample in samples]
+def _files(samples: list[BoxedImage], turn: Turn | None) -> list[File]:
+    return [(sample.path, sample.placed(turn)) for sample in samples]
 
 
 def crops_from_renderer(
@@ -208,7 +213,7 @@ class Renderer:
     def _key(self, count: int) -> str:
         """Of everything that the pictures depend on: the Python files of its folder, since one imports another."""
         requested: dict[str, Any] = {"samples": self.host.samples, "count": count, "seed": self.seed}
-        made_by = {"numpy": np.__version__, "opencv": cv2.__version__, "input": dataclasses.asdict(self.spec)}
+        made_by = {"numpy": np.__version__, "opencv": cv2.__version__, "input": to_plain(self.spec)}
         folder = (self.host.folder / self.name).parent
         sources = {file.name: sha256_of(file) for file in sorted(folder.glob("*.py")) if is_file(file)}
         return hashlib.sha256(json.dumps([requested, made_by, sources]).encode()).hexdigest()

@@ -18,6 +18,7 @@ from splite_deploy.export.crops import evenly
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.parity import Outputs, candidates_of, share_used, violations
 from splite_deploy.metrics.people import crops_with_people, same_person
+from splite_deploy.metrics.turned_boxes import corners_of
 from splite_deploy.runtime.crops import Example
 from splite_deploy.runtime.preprocess import (
     Image,
@@ -27,6 +28,7 @@ from splite_deploy.runtime.preprocess import (
     check_image,
     crop_matrix,
     invert,
+    scale_of,
     transform_points,
 )
 from splite_deploy.runtime.session import Session
@@ -50,7 +52,7 @@ class PreparedImage:
     Attributes:
         pixels: (H, W, 3) uint8.
         color: Channel order of ``pixels``.
-        box: (4,) float64 xyxy, pixels of the image.
+        box: (4,) float64 xyxy, pixels of the image, or (5,) with an angle.
         crop: (h, w, C) uint8, channels in the order of the input spec.
         matrix: (2, 3), pixels of the image to pixels of the crop.
     """
@@ -73,17 +75,18 @@ def prepare_image(example: Example, spec: InputSpec) -> PreparedImage:
     box = check_box(None if spec.letterbox else example.box, *image.shape[:2])
     matrix, size = crop_matrix(box, spec), np.array([spec.width, spec.height])
     shrink = max(1.0, min(SHRINK, (LONGEST_PX - 2 * MARGIN_PX) / size.max()))
-    ratio = shrink * matrix[0, 0]  # pixels of the golden image per pixel of the example
+    ratio = shrink * scale_of(matrix)  # pixels of the golden image per pixel of the example
     whole = np.array(image.shape[1::-1])
-    corners = transform_points(np.array([[0, 0], size], float), invert(matrix))
-    low = np.floor(corners[0] - MARGIN_PX / ratio).astype(int).clip(0, whole - 1)
-    high = np.ceil(corners[1] + MARGIN_PX / ratio).astype(int).clip(low + 1, whole)
+    corners = transform_points(corners_of(np.array([0.0, 0.0, *size])), invert(matrix))
+    low = np.floor(corners.min(axis=0) - MARGIN_PX / ratio).astype(int).clip(0, whole - 1)
+    high = np.ceil(corners.max(axis=0) + MARGIN_PX / ratio).astype(int).clip(low + 1, whole)
     part = image[low[1] : high[1], low[0] : high[0]]
     longest = max(LONGEST_PX, size.max() + 2 * MARGIN_PX)
     resized = ((high - low) * ratio).round().astype(int).clip(1, longest)
     method = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
     pixels: Image = cv2.resize(part, resized.tolist(), interpolation=method)  # type: ignore[assignment]
-    moved = ((box.reshape(2, 2) - low) * resized / (high - low)).reshape(4)
+    moved = ((box[:4].reshape(2, 2) - low) * resized / (high - low)).reshape(4)
+    moved = np.concatenate([moved, box[4:]])
     crop, matrix = Preprocessor(spec, example.color).crop(pixels, moved)
     return PreparedImage(pixels, example.color, moved, crop, matrix)
 

@@ -23,7 +23,7 @@ from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.labels import LabelledImage
 from splite_deploy.metrics.parity import violations
-from splite_deploy.runtime.estimator import PoseEstimator
+from splite_deploy.runtime.estimator import PoseEstimator, two_passes
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.runtime.session import Session
@@ -92,7 +92,10 @@ def recommend(
     if labels:
         progress(f"evaluating all artifacts on {len(labels)} labelled images")
         estimators = {label: PoseEstimator(spec, session, "rgb") for label, session in sessions.items()}
-        estimates = {label: _estimate(flip_tested(one) if flip_test else one) for label, one in estimators.items()}
+        estimates = {
+            label: _estimate(two_passes(flip_tested(one) if flip_test else one, spec.input))
+            for label, one in estimators.items()
+        }
         accuracy = {label: errors.summary() for label, errors in errors_of_each(labels, estimates).items()}
     rows = []
     for one in measured:
@@ -118,6 +121,7 @@ def recommend(
     compared = f"compared on {len(reference.tensors)} crops ({reference.crops_from})"
     evaluated = f"; evaluated on {len(labels)} labelled images" if labels else ""
     evaluated += " and their mirror images" if labels and flip_test else ""
+    evaluated += ", in two passes, of which the first finds the angle" if labels and spec.input.turn else ""
     ship, reason = choose(rows, mostly_float(searches))
     return Recommendation(
         tuple(rows),

@@ -3,8 +3,9 @@
 `docs/labels.md` describes the files. A ``labels.json`` is an object with ``samples``, a list of objects with ``image``
 (path relative to the file), ``keypoints`` (K pairs x, y in pixels, origin at the top-left corner of the top-left pixel;
 or K triples, whose third number is 0 where the keypoint is not labelled) and, optionally, ``world_mm`` (K triples in
-millimetres), ``split`` and anything else. The box of a sample is its ``box`` (xyxy) or the tight box of its keypoints;
-where boxes are enough, keypoints may be left out. `splite_deploy.metrics.coco` describes the other format.
+millimetres), ``handedness`` (``left`` or ``right``), ``split`` and anything else. The box of a sample is its ``box``
+(xyxy) or the tight box of its keypoints; where boxes are enough, keypoints may be left out.
+`splite_deploy.metrics.coco` describes the other format.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from splite_deploy.errors import InputError, UsageError
 from splite_deploy.files import is_folder
 from splite_deploy.metrics.coco import CocoObject, image_files, is_coco, read_coco, refuse_outside
 from splite_deploy.metrics.numbers import numbers, text
+from splite_deploy.metrics.turned_boxes import Turn, angle_of, turned_box
 from splite_deploy.spec.reading import MIB, MalformedError, ReadError, read_json
 
 _MOST_BYTES = 1536 * MIB
@@ -47,6 +49,7 @@ class LabelledImage:
         area_px2: Area of the hand or body in the image, or None where it is not known.
         image_id: Number of the image in a COCO file, or None.
         crowd: Whether it stands for a crowd, in which nobody is told apart.
+        right: Whether the label calls it a right hand; None where it does not say which it is.
     """
 
     path: Path
@@ -57,6 +60,11 @@ class LabelledImage:
     area_px2: float | None = None
     image_id: int | None = None
     crowd: bool = False
+    right: bool | None = None
+
+    def placed(self, turn: Turn | None) -> NDArray[np.float64]:
+        """Where a network looks for it; see `BoxedImage.placed`."""
+        return _placed(self.box, self.keypoints if self.image_id is None else None, self.labelled, turn)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -79,12 +87,27 @@ class BoxedImage:
         box: (4,) float64 xyxy pixels.
         score: How sure a detector was, 0 to 1; None for a label.
         image_id: Number of the image in a COCO file, or None.
+        keypoints: (K, 2) float64 pixels of a ``labels.json`` that has them.
+        labelled: (K,) which of them are labelled; None where all are.
     """
 
     path: Path
     box: NDArray[np.float64]
     score: float | None = None
     image_id: int | None = None
+    keypoints: NDArray[np.float64] | None = None
+    labelled: NDArray[np.bool_] | None = None
+
+    def placed(self, turn: Turn | None) -> NDArray[np.float64]:
+        """Where a network looks: the box, or for one whose crops are turned a box (5,) with the angle of the label.
+
+        Such a box is the tight one of the labelled keypoints at that angle. Where they do not tell it, and of COCO's
+        files, it is ``box`` at angle 0.
+
+        Args:
+            turn: See `splite_deploy.spec.InputSpec.turn`; None where crops are not turned.
+        """
+        return _placed(self.box, self.keypoints, self.labelled, turn)
 
 
 @dataclass(frozen=True)
@@ -95,6 +118,22 @@ class _Sample:
     labelled: LabelledImage | None
     split: str | None = None
     ignored: bool = False
+
+
+def _placed(
+    box: NDArray[np.float64],
+    keypoints: NDArray[np.float64] | None,
+    labelled: NDArray[np.bool_] | None,
+    turn: Turn | None,
+) -> NDArray[np.float64]:
+    if turn is None:
+        return box
+    if keypoints is not None and max(turn) < len(keypoints):
+        known = keypoints if labelled is None else np.where(labelled[:, None], keypoints, np.nan)
+        angle_deg = angle_of(known, turn)
+        if angle_deg is not None:
+            return turned_box(known[np.isfinite(known).all(axis=1)], angle_deg)
+    return np.append(box, 0.0)
 
 
 def check_images(files: Iterable[Path], source: Path) -> None:
@@ -255,7 +294,17 @@ def _sample(sample: Any, folder: Path) -> _Sample:
     world = numbers(sample["world_mm"], "world_mm") if "world_mm" in sample else None
     if world is not None and world.shape != (len(keypoints), 3):
         raise ValueError(f"world_mm are not {len(keypoints)} triples")
-    return _Sample(BoxedImage(path, box), LabelledImage(path, keypoints, box, world, labelled), split)
+    boxed = BoxedImage(path, box, keypoints=keypoints, labelled=labelled)
+    right = _right(sample.get("handedness"))
+    return _Sample(boxed, LabelledImage(path, keypoints, box, world, labelled, right=right), split)
+
+
+def _right(said: Any) -> bool | None:
+    if said is None:
+        return None
+    if not isinstance(said, str) or said.lower() not in ("left", "right"):
+        raise ValueError("handedness is neither 'left' nor 'right'")
+    return said.lower() == "right"
 
 
 def _box(values: Any) -> NDArray[np.float64]:

@@ -14,8 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import CalibrationError, UsageError
+from splite_deploy.metrics.turned_boxes import corners_of
 from splite_deploy.runtime.io.images import boxed_images, read_image
-from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, check_box, check_image, transform_points
+from splite_deploy.runtime.preprocess import (
+    Image,
+    Matrix,
+    Preprocessor,
+    check_box,
+    check_image,
+    invert,
+    transform_points,
+)
 from splite_deploy.spec import Color, InputSpec
 
 Boxed = tuple[Image, NDArray[np.floating[Any]] | None]
@@ -30,7 +39,7 @@ class Example:
     Attributes:
         image: (H, W, 3) uint8.
         color: Channel order of ``image``.
-        box: (4,) xyxy in pixels of the image; None is the whole image.
+        box: (4,) xyxy in pixels of the image, or (5,) with an angle; None is the whole image.
     """
 
     image: Image
@@ -59,7 +68,7 @@ def crops_from_images(path: Path, count: int, spec: InputSpec) -> Crops:
     Raises:
         UsageError: There are no images, or one of them cannot be read.
     """
-    items, origin = boxed_images(path, count, whole=spec.letterbox is not None)
+    items, origin = boxed_images(path, count, whole=spec.letterbox is not None, turn=spec.turn)
     return crops_of(read_boxed(items), "bgr", spec, origin)
 
 
@@ -125,7 +134,21 @@ def seen_part(matrix: Matrix, height: int, width: int, spec: InputSpec) -> tuple
         width: Of the image, in pixels.
         spec: The input.
     """
+    if spec.rotate_by is not None:
+        return _seen_in_turned(matrix, height, width, spec)
     (left, top), (right, bottom) = transform_points(np.array([[0.0, 0.0], [width, height]]), matrix).tolist()
+    return _inside(top, bottom, spec.height), _inside(left, right, spec.width)
+
+
+def _seen_in_turned(matrix: Matrix, height: int, width: int, spec: InputSpec) -> tuple[slice, slice]:
+    """The same of a crop that may be turned: the largest part about its middle, of its aspect, by hundredths."""
+    size, back = np.array([spec.width, spec.height]), invert(matrix)
+    for share in np.arange(100, 0, -1) / 100:
+        low, high = size / 2 * (1 - share), size / 2 * (1 + share)
+        corners = transform_points(corners_of(np.concatenate([low, high])), back)
+        if (corners >= 0).all() and (corners <= (width, height)).all():
+            break
+    (left, top), (right, bottom) = low.tolist(), high.tolist()
     return _inside(top, bottom, spec.height), _inside(left, right, spec.width)
 
 

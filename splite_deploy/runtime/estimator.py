@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Bundle
 from splite_deploy.decoders import Decoded, Decoding, PeopleDecoder, Unit, check_shapes
 from splite_deploy.errors import BackendError, UsageError
+from splite_deploy.metrics.turned_boxes import box_around, wrapped
 from splite_deploy.runtime.backends.base import OneAtATime
 from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.lift import absolute, in_palms, weak_perspective
@@ -31,7 +32,7 @@ from splite_deploy.runtime.preprocess import (
 )
 from splite_deploy.runtime.scores import check_scores
 from splite_deploy.runtime.session import OptionSet, Session, backend_of, open_session
-from splite_deploy.spec import Color, ModelSpec, Precision
+from splite_deploy.spec import Color, InputSpec, ModelSpec, Precision
 
 
 class PoseEstimator(Closing):
@@ -69,6 +70,7 @@ class PoseEstimator(Closing):
         self._decode = Decoding(spec)
         self._compared = compared
         self._depth = spec.decoder.depth
+        self._turn = spec.input.turn
         self._image = session.inputs[0]
         self._roles = {tensor.name: tensor.role for tensor in session.outputs}
 
@@ -147,7 +149,8 @@ class PoseEstimator(Closing):
 
         Args:
             image: (H, W, 3) uint8, as ``cv2.imread`` gives it; its None, where there is no image, is refused.
-            box: xyxy in pixels; None is the whole image.
+            box: xyxy in pixels; None is the whole image. Where crops are turned a fifth number may follow, the angle in
+                degrees; see `splite_deploy.metrics.turned_boxes`. `in_two_passes` needs none.
             intrinsics: (3, 3) camera matrix; with ``bone_length_mm`` it makes ``keypoints_3d`` absolute millimetres.
             bone_length_mm: Palm length of this person: the length of the decoder's scale bone, or the root mean
                 square of several.
@@ -168,6 +171,22 @@ class PoseEstimator(Closing):
             return self.finish(decoded, frames, intrinsics, bone_length_mm)[0]
         finally:
             self._guard.leave()
+
+    def in_two_passes(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
+        """Keypoints in a box whose angle nobody knows, by two inferences where crops are turned, else by one.
+
+        The first looks into the box at angle 0, the second into the tight box of what that found, at its angle.
+
+        Args:
+            image: See `__call__`.
+            box: xyxy in pixels; None is the whole image.
+            options: Those of `__call__`.
+
+        Raises:
+            UsageError: See `__call__`.
+            BackendError: See `__call__`.
+        """
+        return two_passes(self, self.spec.input)(image, box, **options)
 
     def detect(self, image: AnyImage, box: ArrayLike | None = None) -> list[Pose]:
         """All people whose score reaches the threshold of the model, by falling score; an empty list for none.
@@ -265,8 +284,11 @@ class PoseEstimator(Closing):
             if people is not None:
                 box = transform_points(people.boxes[index].reshape(2, 2), invert(matrix)).reshape(4)
                 score = float(people.scores[index])
-            found = keypoints, decoded.scores[index].copy(), box.astype(np.float32)
             heads: dict[str, Any] = {role: float(values[index]) for role, values in (decoded.heads or {}).items()}
+            if self._turn is not None:
+                heads["angle_deg"] = wrapped(float(box[4])) if box.size > 4 else 0.0
+                box = box[:4]
+            found = keypoints, decoded.scores[index].copy(), box.astype(np.float32)
             poses.append(Pose(*found, points_3d, unit, origin, score, **heads))
         return poses
 
@@ -327,3 +349,28 @@ class PoseEstimator(Closing):
             self.session.close()
         finally:
             self._guard.leave()
+
+
+def two_passes(estimate: Callable[..., Pose], spec: InputSpec) -> Callable[..., Pose]:
+    """An estimator that needs no angle, of one that looks into a box of an angle; see `PoseEstimator.in_two_passes`.
+
+    Where the first pass finds nothing that could be looked into, its result is given.
+
+    Args:
+        estimate: From an image and a box, with options, to a pose.
+        spec: The input; where crops are not turned ``estimate`` itself is given.
+    """
+    turn = spec.turn
+    if turn is None:
+        return estimate
+
+    def twice(image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
+        first = estimate(image, box, **options)
+        around = box_around(first.keypoints, turn)
+        try:
+            checked = check_box(around, *check_image(image).shape[:2])
+        except UsageError:
+            return first
+        return estimate(image, checked, **options)
+
+    return twice

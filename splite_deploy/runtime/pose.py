@@ -34,6 +34,8 @@ class Pose:
         presence: How likely the crop shows a hand or a person, 0 to 1; None where the network does not say.
         handedness: How likely it is a right hand, 0 to 1, seen as it is: in an image that is not mirrored. Below 0.5 it
             is a left one; None where the network does not say.
+        angle_deg: By how much ``box`` was turned about its centre, in degrees, clockwise; None of a network whose crops
+            are not turned. ``keypoints`` and ``keypoints_3d`` are turned back: their axes are those of the image.
     """
 
     keypoints: FloatArray
@@ -45,6 +47,7 @@ class Pose:
     box_score: float | None = None
     presence: float | None = None
     handedness: float | None = None
+    angle_deg: float | None = None
 
     def __eq__(self, other: object) -> bool:
         """Whether all values are equal."""
@@ -59,7 +62,7 @@ class Pose:
     def to_dict(self) -> dict[str, Any]:
         """Plain data with numbers rounded to a thousandth, as ``splite-deploy run --json`` writes it.
 
-        ``presence`` and ``handedness`` are there where the network gives them.
+        ``presence`` and ``handedness`` are there where the network gives them, ``angle_deg`` where crops are turned.
         """
         heads = {name: getattr(self, name) for name in HEADS}
         return {
@@ -71,6 +74,7 @@ class Pose:
             "origin": self.origin,
             "box_score": None if self.box_score is None else round(self.box_score, 4),
             **{name: round(value, 4) for name, value in heads.items() if value is not None},
+            **({} if self.angle_deg is None else {"angle_deg": round(self.angle_deg, 3)}),
         }
 
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.errors import UsageError
+from splite_deploy.metrics.turned_boxes import corners_of, rotation
 from splite_deploy.spec import InputColor, InputSpec
 
 Image = NDArray[np.uint8]
@@ -26,6 +27,7 @@ AnyImage = NDArray[Any] | None
 (H, W, 3) uint8."""
 Matrix = NDArray[np.float64]
 
+_MOST_DEG = 1e6
 _MOST_SIDE = 32_766
 """Of an image that OpenCV's warpAffine takes, whose coordinates have 16 bits."""
 
@@ -50,7 +52,9 @@ def check_image(image: object) -> Image:
 
 
 def check_box(box: ArrayLike | None, height: int, width: int) -> NDArray[np.float64]:
-    """Returns the xyxy box as (4,) float64; ``None`` is the whole image.
+    """Returns the xyxy box as (4,) float64, or as (5,) with an angle in degrees; ``None`` is the whole image.
+
+    A box with an angle is turned about its centre, see `splite_deploy.metrics.turned_boxes`.
 
     Raises:
         UsageError: The box is empty, not finite, or entirely outside the image.
@@ -61,9 +65,9 @@ def check_box(box: ArrayLike | None, height: int, width: int) -> NDArray[np.floa
         values = np.asarray(box, np.float64)
     except (TypeError, ValueError) as err:
         raise UsageError(f"The box {box!r} is not four numbers.", hint="Pass x0, y0, x1, y1 in pixels.") from err
-    if values.shape != (4,) or not all(map(math.isfinite, corners := values.tolist())):
+    if values.shape not in ((4,), (5,)) or not all(map(math.isfinite, corners := values.tolist())):
         raise UsageError(f"The box {box!r} is not four finite numbers.", hint="Pass x0, y0, x1, y1 in pixels.")
-    x0, y0, x1, y1 = corners
+    x0, y0, x1, y1, *angle = corners
     if x1 <= x0 or y1 <= y0:
         raise UsageError(
             f"The box {_shown(values)} is empty.",
@@ -71,6 +75,11 @@ def check_box(box: ArrayLike | None, height: int, width: int) -> NDArray[np.floa
         )
     if max(x1 - x0, y1 - y0) > 1e6 or min(x1 - x0, y1 - y0) < 1e-3:
         raise UsageError(f"The box {_shown(values)} has an impossible size.", hint="Pass x0, y0, x1, y1 in pixels.")
+    if angle and abs(angle[0]) > _MOST_DEG:
+        raise UsageError(f"The angle of the box {_shown(values)} is none.", hint="Pass degrees, from -180 to 180.")
+    if angle:
+        turned = corners_of(values)
+        (x0, y0), (x1, y1) = turned.min(axis=0).tolist(), turned.max(axis=0).tolist()
     if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
         raise UsageError(
             f"The box {_shown(values)} lies outside the {width} x {height} image.",
@@ -84,7 +93,13 @@ def _shown(box: NDArray[np.float64]) -> str:
 
 
 def crop_matrix(box: NDArray[np.float64], spec: InputSpec) -> Matrix:
-    """Maps image pixels to input pixels: the box grows to the input's aspect and by ``box_padding``, is not turned.
+    """Maps image pixels to input pixels: the box grows to the input's aspect and by ``box_padding``.
+
+    A box with an angle of a degrees is turned about its centre (cx, cy), so that what points a clockwise from up in the
+    image points up in the crop. With the scale s:
+
+        u = s ( cos a (x - cx) + sin a (y - cy)) + w / 2
+        v = s (-sin a (x - cx) + cos a (y - cy)) + h / 2
 
     The corners of the grown box become those of the input: its w pixels become W, and both are counted from the corner
     of the first pixel. Published codecs differ in where pixels lie, and none of it moves what is found, since keypoints
@@ -100,14 +115,19 @@ def crop_matrix(box: NDArray[np.float64], spec: InputSpec) -> Matrix:
     of the input's aspect is added at its right or below it; otherwise its centre is that of the input.
 
     Args:
-        box: (4,) xyxy, valid.
+        box: (4,) xyxy or (5,) with an angle, valid.
         spec: The input.
 
     Returns:
         (2, 3) matrix with one scale for both axes.
+
+    Raises:
+        UsageError: The box has an angle, and crops of this input are not turned.
     """
-    x0, y0, x1, y1 = box.tolist()
+    x0, y0, x1, y1, *angle = box.tolist()
     scale = min(spec.width / (x1 - x0), spec.height / (y1 - y0)) / spec.box_padding
+    if angle:
+        return _turned(scale, (x0 + x1) / 2, (y0 + y1) / 2, angle[0], spec)
     if spec.letterbox == "corner":
         grow = (spec.box_padding - 1) / 2
         left, top = x0 - grow * (x1 - x0), y0 - grow * (y1 - y0)
@@ -118,6 +138,22 @@ def crop_matrix(box: NDArray[np.float64], spec: InputSpec) -> Matrix:
             [0.0, scale, spec.height / 2 - scale * (y0 + y1) / 2],
         ]
     )
+
+
+def _turned(scale: float, x: float, y: float, angle_deg: float, spec: InputSpec) -> Matrix:
+    """The matrix of a turned box, see `crop_matrix`, from its scale and its centre in the image."""
+    if spec.rotate_by is None:
+        raise UsageError(
+            f"The box has an angle of {angle_deg:g} degrees, and crops of this model are not turned.",
+            hint="Pass x0, y0, x1, y1; a model whose crops are turned says so by rotate_by of [input].",
+        )
+    (a, b), (c, d) = (scale * rotation(-angle_deg)).tolist()
+    return np.array([[a, b, spec.width / 2 - (a * x + b * y)], [c, d, spec.height / 2 - (c * x + d * y)]])
+
+
+def scale_of(matrix: Matrix) -> float:
+    """Pixels of the crop per pixel of the image, of a matrix of `crop_matrix`."""
+    return math.hypot(matrix[0, 0], matrix[0, 1])
 
 
 def transform_points(points: NDArray[np.floating[Any]], matrix: Matrix) -> NDArray[np.float64]:

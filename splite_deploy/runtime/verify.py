@@ -25,7 +25,7 @@ from splite_deploy.metrics.people import nearest_person, same_person
 from splite_deploy.runtime.backends import all_backends, find_backend
 from splite_deploy.runtime.backends.base import Backend, ModelFile
 from splite_deploy.runtime.first_load import first_load
-from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, transform_points
+from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, scale_of, transform_points
 from splite_deploy.runtime.session import OptionSet, Session, check_content, open_artifact, pick_artifact
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 from splite_deploy.text import quoted
@@ -363,7 +363,7 @@ def _on_image(
         found = both = decode(outputs, spec).keypoints
     on_recorded, nearest = transform_points(both, back)
     recorded, here = transform_points(found, back)
-    limits, image_px = limits_of("fp16", spec), 1 / float(matrix[0, 0])
+    limits, image_px = limits_of("fp16", spec), 1 / scale_of(matrix)
     off = [percentiles(np.linalg.norm(one - image.keypoints, axis=-1)) for one in (nearest, on_recorded)]
     return ImageDeviation(
         reference_px=off[0],

@@ -139,6 +139,11 @@ def _check_comparable(file: NetworkFile, reference: NetworkFile, images: Path | 
     """
     ours, theirs = file.spec, reference.spec
     wanted, found = ((spec.keypoint_count, *spec.input.planes, spec.input.box_padding) for spec in (ours, theirs))
+    if ours.input.turn != theirs.input.turn:
+        raise UsageError(
+            f"{file.path.name} and {reference.path.name} are given other crops: rotate_by differs.",
+            hint="Name a file of the same network with --reference.",
+        )
     if wanted != found or ours.input.color != theirs.input.color:
         raise UsageError(
             f"{file.path.name} and {reference.path.name} are no two forms of one network: keypoints, channels, height, "

@@ -44,6 +44,8 @@ class InputSpec:
         letterbox: For networks that are given whole images: where an image lies in the input, which keeps its aspect
             and is as large as it can be: in the ``centre``, or at the ``corner`` at the top left. Absent: networks that
             are given boxes.
+        rotate_by: Two keypoints, by name or index; the ModelSpec has their indices. The crop is turned so that the line
+            from the first to the second points up; see `splite_deploy.metrics.turned_boxes`. Absent: it is not turned.
     """
 
     height: int
@@ -54,6 +56,7 @@ class InputSpec:
     box_padding: float
     pad_value: int
     letterbox: Literal["centre", "corner"] | None = None
+    rotate_by: tuple[str | int, str | int] | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         require(self.height > 0 and self.width > 0, "input.height and input.width must be positive")
@@ -67,12 +70,30 @@ class InputSpec:
         require(not unit_scale, f"input.std looks like the 0-1 scale; {advice}")
         require(self.box_padding > 0, "input.box_padding must be positive (1.0 adds nothing)")
         require(0 <= self.pad_value <= 255, "input.pad_value must lie in 0-255")
+        if self.rotate_by is not None:
+            require(self.rotate_by[0] != self.rotate_by[1], "input.rotate_by names one keypoint twice")
+            said = "input.rotate_by is for networks that are given boxes, and input.letterbox for whole images"
+            require(self.letterbox is None, said)
         check_bounds(self, "input")
 
     @property
     def channels(self) -> int:
         """1 for a grey image, else 3."""
         return 1 if self.color == "gray" else 3
+
+    @property
+    def turn(self) -> tuple[int, int] | None:
+        """Indices of the keypoints of ``rotate_by``; None where crops are not turned.
+
+        Raises:
+            SpecError: They are names still: this is not the input of a `ModelSpec`.
+        """
+        if self.rotate_by is None:
+            return None
+        first, second = self.rotate_by
+        if isinstance(first, str) or isinstance(second, str):
+            raise SpecError(f"input.rotate_by has names: {first}, {second}.", hint="Take the input of a ModelSpec.")
+        return first, second
 
     @property
     def picture_color(self) -> Color:
@@ -167,6 +188,9 @@ class ModelSpec:
         require(self.name != "" and self.name.replace("-", "").replace("_", "").isalnum(), "name must be a word")
         require(len(self.name) <= LONGEST_NAME, f"name has more than {LONGEST_NAME} characters")
         require(self.palm_mm is None or self.palm_mm > 0, "palm_mm must be positive")
+        if self.input.rotate_by is not None:
+            first, second = map(self._keypoint, self.input.rotate_by)
+            object.__setattr__(self, "input", dataclasses.replace(self.input, rotate_by=(first, second)))
         check_bounds(self, "")
         check_bounds(self.decoder, "decoder")
         self.decoder.check(self.keypoint_count, self.input)
@@ -186,6 +210,15 @@ class ModelSpec:
         if self.decoder.depth is not None and self.decoder.depth.unit == "mm":
             require(self.palm_mm is not None, "a depth in mm needs palm_mm, which tells the scale of x and y")
         object.__setattr__(self, "limits", dataclasses.replace(self.limits, depth_p95=self.depth_limit(self.limits)))
+
+    def _keypoint(self, which: str | int) -> int:
+        """The index of a keypoint of ``rotate_by``."""
+        names = self.skeleton.keypoint_names
+        known = which in names if isinstance(which, str) else 0 <= which < len(names)
+        if not known:
+            hint = f"The skeleton has: {', '.join(names[:30])}{', ...' if len(names) > 30 else ''}."
+            raise SpecError(f"Model spec: input.rotate_by names {which!r}, which is no keypoint.", hint=hint)
+        return names.index(which) if isinstance(which, str) else which
 
     @property
     def keypoint_count(self) -> int:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,11 +15,14 @@ torch = pytest.importorskip("torch")
 from converters import DIRECT, use_converter
 from torch import Tensor, nn  # noqa: TID253
 
+from splite_deploy.bench.evaluation import evaluate, evaluation_labels
 from splite_deploy.bundle import Bundle
-from splite_deploy.errors import ExportError
+from splite_deploy.decoders import mean_heads
+from splite_deploy.errors import ExportError, UsageError
 from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.export.failures import PartialExportError
 from splite_deploy.export.log_output import quiet
+from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.verify import verify
 
@@ -193,3 +197,49 @@ def test_a_conversion_may_move_them_by_the_limit(tmp_path: Path, monkeypatch: py
         exported(tmp_path, *FORMS[0], backends=("ort",), precisions=("int8",))
     assert "ort int8 breaks its limits" in caught.value.message
     assert "handedness deviation p95" in caught.value.message and "(limit 1e-06)" in caught.value.message
+
+
+@pytest.fixture
+def hands(tmp_path: Path) -> Path:
+    """Pictures whose labels call every second hand a right one."""
+    folder, samples = tmp_path / "hands", []
+    folder.mkdir()
+    for index in range(6):
+        noise = np.random.default_rng(index).integers(0, 256, (80, 100, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{index}.png"), noise)
+        points = np.random.default_rng(index).uniform(10, 70, (5, 2)).tolist()
+        samples.append({"image": f"{index}.png", "keypoints": points, "handedness": ("Left", "right")[index % 2]})
+    samples.append({"image": "0.png", "keypoints": samples[0]["keypoints"]})
+    (folder / "labels.json").write_text(json.dumps({"samples": samples}), encoding="utf-8")
+    return folder
+
+
+def test_an_evaluation_counts_whose_handedness_is_right(tmp_path: Path, hands: Path) -> None:
+    bundle, _ = exported(tmp_path, *FORMS[0])
+    labels = evaluation_labels(hands, 5)
+    with PoseEstimator.open(bundle.path, color="rgb") as estimator:
+        told = [estimator(cv2.imread(str(one.path))[..., ::-1].copy(), one.box) for one in labels[:6]]  # type: ignore[index]
+        right = [((pose.handedness or 0) >= 0.5) == bool(index % 2) for index, pose in enumerate(told)]
+        as_seen = evaluate(estimator, labels, "hands", hands)
+        mirrored = evaluate(estimator, labels, "hands", hands, hands="mirrored")
+    assert (as_seen.handedness, as_seen.handedness_hands) == (sum(right) / 6, 6)  # the seventh does not say
+    assert as_seen.handedness_labels == "as-seen" and mirrored.handedness_labels == "mirrored"
+    assert mirrored.handedness == pytest.approx(1 - sum(right) / 6)
+
+
+def test_a_label_names_a_hand_or_none(hands: Path) -> None:
+    file = hands / "labels.json"
+    assert [one.right for one in read_labels(file)] == [False, True, False, True, False, True, None]
+    file.write_text(file.read_text(encoding="utf-8").replace("Left", "both"), encoding="utf-8")
+    with pytest.raises(UsageError, match="sample 0 is malformed: handedness is neither 'left' nor 'right'"):
+        read_labels(file)
+
+
+def test_a_mirror_turns_a_right_hand_into_a_left_one() -> None:
+    one = {"presence": np.array([0.8], np.float32), "handedness": np.array([0.9], np.float32)}
+    other = {"presence": np.array([0.6], np.float32), "handedness": np.array([0.3], np.float32)}
+    found = mean_heads(one, other) or {}
+    assert {role: float(values[0]) for role, values in found.items()} == pytest.approx(
+        {"presence": 0.7, "handedness": 0.8}
+    )
+    assert mean_heads(None, None) is None

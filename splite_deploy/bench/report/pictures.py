@@ -71,7 +71,7 @@ def _draw(estimator: PoseEstimator, result: BenchResult, folder: Path) -> Iterat
     for kind, errors in (("worst", result.accuracy.worst), ("median", result.accuracy.median)):
         for error in errors[:PER_KIND]:
             image = read_image(folder / error.image)
-            pose = estimator(image, error.box)
+            pose = estimator(image, error.box if error.angle_deg is None else [*error.box, error.angle_deg])
             yield Picture(kind, error, _encoded(close_up(image, pose, error.box, estimator.spec.skeleton)))
 
 
@@ -81,7 +81,8 @@ def close_up(image: Image, pose: Pose, box: tuple[float, float, float, float], s
     margin = MARGIN * max(box[2] - box[0], box[3] - box[1])
     x0, y0 = (int(max(0, low - margin)) for low in box[:2])
     x1, y1 = (int(min(size, high + margin) + 1) for size, high in zip((width, height), box[2:], strict=True))
-    shifted = replace(pose, keypoints=pose.keypoints - np.array([x0, y0], np.float32))
+    corner = np.array([x0, y0], np.float32)
+    shifted = replace(pose, keypoints=pose.keypoints - corner, box=pose.box - np.tile(corner, 2))
     drawn = overlay(image[y0:y1, x0:x1], [shifted], skeleton)
     factor = SIDE_PX / max(drawn.shape[:2])
     if factor >= 1:

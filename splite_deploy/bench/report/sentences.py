@@ -103,5 +103,7 @@ def _accuracy(found: Evaluation) -> str:
         *(() if found.mpjpe_mm is None else (f"MPJPE {found.mpjpe_mm:.2f} mm",)),
         *(() if found.pa_mpjpe_mm is None else (f"PA-MPJPE {found.pa_mpjpe_mm:.2f} mm",)),
         *(() if found.oks_ap is None else (f"AP (OKS) {found.oks_ap:.4f}",)),
+        *(() if found.handedness is None else (f"handedness {found.handedness:.4f} ({found.handedness_hands})",)),
     ]
-    return f"This file on {found.labels_from}: {', '.join(parts)}."
+    turned = {None: "", "labels": ", turned by the angles of the labels", "two-passes": ", turned in two passes"}
+    return f"This file on {found.labels_from}{turned[found.angles]}: {', '.join(parts)}."

@@ -69,7 +69,8 @@ def write_inputs(
         OutputError: The file cannot be written.
     """
     whole = bundle.model.input.letterbox is not None
-    items, origin = boxed_images(source, MOST, split="train", option="--calibration", whole=whole)
+    turn = bundle.model.input.turn
+    items, origin = boxed_images(source, MOST, split="train", option="--calibration", whole=whole, turn=turn)
     if len(items) < LEAST:
         raise CalibrationError(
             f"There are {origin} to calibrate on; at least {LEAST} are needed.",

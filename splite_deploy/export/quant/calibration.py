@@ -205,7 +205,7 @@ def _files(
         part = ""
     else:
         samples, has_split = prefer_split(read_boxes, path, split)
-        found = [(one.path, one.box) for one in samples]
+        found = [(one.path, one.placed(spec.turn)) for one in samples]
         check_images((file for file, _ in found), path)
         part = f", split '{split}'" if has_split else f", no split '{split}' there"
     if hold_out:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from splite_deploy.metrics.turned_boxes import corners_of
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import AnyImage, Image, check_image
 from splite_deploy.spec import SkeletonSpec
@@ -20,7 +21,7 @@ def overlay(image: AnyImage, poses: Sequence[Pose], skeleton: SkeletonSpec) -> I
     """Draws skeletons on a copy of ``image`` (BGR); small images are enlarged by a whole factor.
 
     Every chain of the skeleton has its own hue; a keypoint of low score is drawn hollow. A box that the network found
-    is drawn around its person.
+    is drawn around its person, and so is one that was turned.
 
     Raises:
         UsageError: The image is no (H, W, 3) uint8 array.
@@ -39,6 +40,10 @@ def _draw(canvas: Image, pose: Pose, skeleton: SkeletonSpec, factor: int) -> Non
     # OpenCV's pixel centres are at integers; it takes fixed-point coordinates with `shift` fractional bits
     fixed = np.round((pose.keypoints.astype(np.float64) * factor - 0.5) * (1 << shift))
     points = fixed.clip(-(1 << 30), 1 << 30).astype(int).tolist()  # OpenCV's are 32-bit
+    if pose.angle_deg is not None:
+        turned = np.round((corners_of(np.append(pose.box, pose.angle_deg)) * factor - 0.5) * (1 << shift))
+        outline = turned.clip(-(1 << 30), 1 << 30).astype(np.int32)
+        cv2.polylines(canvas, [outline], True, (255, 255, 255), max(1, thickness // 2), cv2.LINE_AA, shift)
     if pose.box_score is not None:
         box = np.round((pose.box.reshape(2, 2).astype(np.float64) * factor - 0.5) * (1 << shift))
         low, high = box.clip(-(1 << 30), 1 << 30).astype(int).tolist()

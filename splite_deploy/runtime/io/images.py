@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from splite_deploy.errors import InputError, OptionError, OutputError, UsageError, naming
 from splite_deploy.files import is_file, is_folder, write_file
 from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
+from splite_deploy.metrics.turned_boxes import Turn
 from splite_deploy.runtime.io.container import camera_meant
 from splite_deploy.runtime.io.native_log import quiet
 from splite_deploy.runtime.io.native_output import own_output
@@ -179,6 +180,7 @@ def boxed_images(
     split: str | None = None,
     option: str = "--images",
     whole: bool = False,
+    turn: Turn | None = None,
 ) -> tuple[list[tuple[Path, NDArray[np.float64] | None]], str]:
     """Image files with their boxes: of a labels file its boxes, of a folder each image whole.
 
@@ -188,9 +190,11 @@ def boxed_images(
         split: Split of the labels that is taken alone where they have it.
         option: What the command line calls the path.
         whole: Whether images are whole, each once, for a network that finds people in them itself.
+        turn: For a network whose crops are turned: which keypoints of the labels tell the angle of a box.
 
     Returns:
-        (file, xyxy box or None) of each image, and where they come from, as text.
+        (file, xyxy box or None) of each image, and where they come from, as text. Where crops are turned a box of
+        labels is (5,), with its angle.
 
     Raises:
         UsageError: There are no images.
@@ -199,7 +203,7 @@ def boxed_images(
     part = ""
     if path.suffix == ".json" or (is_folder(path) and is_file(path / "labels.json")):
         samples, alone = (read_boxes(path), False) if split is None else prefer_split(read_boxes, path, split)
-        items, kind = [(item.path, item.box) for item in samples], "labelled images"
+        items, kind = [(item.path, item.placed(turn)) for item in samples], "labelled images"
         part = f", split '{split}'" if alone else ""
         check_images((file for file, _ in items), path)
     elif is_folder(path):
