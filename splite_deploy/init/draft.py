@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from splite_deploy.decoders import HEADS
 from splite_deploy.decoders.heatmap import ALIGNMENTS
 from splite_deploy.errors import UsageError
 from splite_deploy.init.kinds import Kind
 from splite_deploy.init.look import Looked, Normalised
-from splite_deploy.init.recognise import WHAT, Reading
+from splite_deploy.init.recognise import WHAT, Reading, head_view
 from splite_deploy.runtime.file_facts import TensorFacts
 from splite_deploy.spec.presets import SKELETONS, presets_of
 from splite_deploy.spec.recipes import Recipe
@@ -31,6 +32,7 @@ _SAID: Mapping[str, str] = {
     "std": "likewise: ImageNet's are [58.395, 57.12, 57.375]; 255.0 each for 0-1; 1.0 each for raw 0-255",
     "box_padding": "factor on the box before it is cropped, of training: often 1.25; 1.0 for whole pictures",
     "pad_value": "grey value 0-255 of what lies outside the picture: often 0, of YOLO 114",
+    "rotate_by": "two keypoints; the crop is turned so that the line from the first to the second points up",
     "letterbox": '"centre" (the YOLO family) or "corner" (YOLOX, RTMO): where a whole picture lies in the input',
     "stride": "input pixels per heatmap cell: the input's size by the heatmap's, often 4.0",
     "alignment": "where the centre of cell i lies: "
@@ -256,6 +258,8 @@ def _input(looked: Looked, wishes: Wishes) -> Table:
             value = getattr(recipe, key)
             value = list(value)[: looked.channels] if isinstance(value, tuple) else value
             known[key] = ("gray" if grey and key == "color" else value), recipe.said.get(key, family)
+        if recipe.rotate_by is not None:
+            known["rotate_by"] = list(recipe.rotate_by), family
     if told.because:
         known["mean"], known["std"] = (list(told.mean), told.because), (list(told.std), "")
     keys: tuple[str, ...] = _INPUT
@@ -267,6 +271,7 @@ def _input(looked: Looked, wishes: Wishes) -> Table:
         if recipe is not None and recipe.letterbox is not None:
             place = recipe.letterbox
         known["letterbox"] = place, _SAID["letterbox"] if place == UNKNOWN else family
+    keys = (*keys, *(("rotate_by",) if "rotate_by" in known else ()))
     known |= {key: (value, "") for key, value in wishes.given.items() if key in _INPUT}
     entries = [Entry(key, *known.get(key, (UNKNOWN, _SAID[key]))) for key in keys]
     return Table("input", tuple(entries))
@@ -293,7 +298,7 @@ def _views(looked: Looked, wishes: Wishes) -> Iterator[Table]:
         if looked.reading.kind == "heatmap":
             view = replace(view, source=_from_the_end(view.source, looked.sources))
         choices = looked.reading.choices.get(role, ())
-        entries = list(_output(view, named=not named or bool(choices)))
+        entries = list(_output(view, named=not named or bool(choices) or not set(outputs).isdisjoint(HEADS)))
         if choices:
             entries[0] = Entry("source", UNKNOWN, f"{' or '.join(choices)}, as the network's code or paper says")
         yield Table(f"outputs.{role}", tuple(entries))
@@ -311,7 +316,11 @@ def _chosen(looked: Looked, reading: Reading, wishes: Wishes) -> Mapping[str, Ou
     if recipe.presence and numbers and "scores" not in made:
         shape = next(one.shape for one in looked.outputs if one.source == numbers[0])
         made["scores"] = OutputView(numbers[0], None if len(shape) == 1 else f"NK{'1' * (len(shape) - 1)}")
+    for head, source in zip(recipe.heads, numbers, strict=False):
+        made.setdefault(head, head_view(next(one for one in looked.outputs if one.source == source)))
     for role, view in made.items():
+        if role in HEADS:
+            continue
         if recipe.columns and len(recipe.columns) == len(view.columns):
             made[role] = replace(view, columns=recipe.columns)
         if recipe.logits is not None and reading.values == "logits":

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
+from splite_deploy.decoders import HEADS
 from splite_deploy.init.kinds import Kind
 from splite_deploy.spec.presets import SKELETONS
 from splite_deploy.spec.view import Column, OutputView, Source
@@ -144,13 +145,44 @@ def recognise(given: Sequence[Given], size: tuple[int, int], hints: Hints = NO_H
     for read in readers.values():
         found = read(readable, size, hints)
         if found is not None:
+            found = _with_heads(found, given)
             used = [view.source for view in found.outputs.values()]
-            told = [view.source for role, view in found.outputs.items() if role != "scores"]
+            told = [view.source for role, view in found.outputs.items() if role not in ("scores", *HEADS)]
             if any(one.silent for one in given if one.source in told):
                 return None
             unused = tuple(one.name for one in given if one.source not in used)
             return replace(found, unused=unused)
     return None
+
+
+_FLAGS: Mapping[str, tuple[str, ...]] = {
+    "presence": ("presence", "handflag", "hand_flag"),
+    "handedness": ("handedness",),
+}
+"""Parts of names by which heads are known; the flags are those of MediaPipe's files of 2021 and before."""
+
+
+def _with_heads(reading: Reading, given: Sequence[Given]) -> Reading:
+    """A reading with the outputs of one number that are named as heads are, see `splite_deploy.decoders.heads`."""
+    if reading.kind in ("yolo-pose", "anchors"):
+        return reading
+    outputs, because = dict(reading.outputs), list(reading.because)
+    used = {view.source for view in outputs.values()}
+    for head in HEADS:
+        for one in given:
+            named = any(part in str(one.source).lower() for part in _FLAGS.get(head, (head,)))
+            if head not in outputs and one.batched and one.source not in used and named and one.values[0].size == 1:
+                outputs[head] = head_view(one)
+                used.add(one.source)
+                because.append(f"{one.name}: {head}, by its name")
+    return replace(reading, outputs=outputs, because=tuple(because))
+
+
+def head_view(one: Given) -> OutputView:
+    """How an output of one number is read as a head: with a sigmoid where it lies beyond 0 to 1."""
+    chance = one.values.min() >= 0 and one.values.max() <= 1
+    layout = "N" if not one.shape else f"NC{'1' * (len(one.shape) - 1)}"
+    return OutputView(one.source, _unless(layout, "NC"), activation="none" if chance else "sigmoid")
 
 
 # --- heatmaps ---

@@ -36,6 +36,8 @@ class Recipe:
             none.
         columns: What the columns of coordinates are, in the network's order; empty where the file tells.
         presence: Whether the first output of one number is the score of all keypoints.
+        heads: What its outputs of one number are, in their order; see `splite_deploy.decoders.heads`.
+        rotate_by: Names of the keypoints by which its crops are turned; None where they are not.
         letterbox: Where a whole image lies in the input; None for networks that are given boxes.
         said: What to know of a field, by its name, as comments in model.toml.
     """
@@ -53,6 +55,8 @@ class Recipe:
     logits: Mapping[str, Any] | None = None
     columns: tuple[Column, ...] = ()
     presence: bool = False
+    heads: tuple[str, ...] = ()
+    rotate_by: tuple[str, str] | None = None
     letterbox: Literal["centre", "corner"] | None = None
     said: Mapping[str, str] = field(default_factory=dict)
 
@@ -174,7 +178,12 @@ RECIPES: Mapping[str, Recipe] = {
         },
         columns=("x", "y", "z"),
         presence=True,
-        said={"box_padding": "on a box around the keypoints; MediaPipe turns the crop upright besides"},
+        # hand_landmark_cpu.pbtxt: the second output is the presence, the third how likely the label "Left" is, which in
+        # a picture that is not mirrored is a right hand. Turned as by hand_landmark_landmarks_to_roi.pbtxt, which takes
+        # the mean of three knuckles and their middle joints for the middle one
+        heads=("presence", "handedness"),
+        rotate_by=("wrist", "middle_mcp"),
+        said={"box_padding": "on a box around the keypoints"},
     ),
     "yolo-pose": Recipe(
         # ultralytics/data/augment.py LetterBox (114, centred), engine/predictor.py (/ 255, RGB), cfg/default.yaml (iou

@@ -183,6 +183,8 @@ def test_mediapipe_hand(tmp_path: Path, splite: Splite) -> None:
     view = host.view.output("coordinates")
     assert (view.source, view.layout, view.columns) == ("Identity", "N(KC)", ("x", "y", "z"))
     assert host.view.output("scores").source == "Identity_1"  # of the hand's presence, for all keypoints
+    assert spec.heads == ("presence", "handedness") and spec.input.rotate_by == (0, 9)
+    assert [host.view.output(head).source for head in spec.heads] == ["Identity_1", "Identity_2"]
     assert spec.decoder.depth is not None and spec.decoder.depth.unit == "pixel"
     assert spec.skeleton.keypoint_names[8] == "index_tip" and spec.input.std == (255, 255, 255)
     assert "not read" in result.output and "'Identity_1'" in result.output

@@ -209,12 +209,12 @@ def test_what_is_the_same_for_every_picture_is_nothing() -> None:
     ],
 )
 def test_coordinates(shape: tuple[int, ...], layout: str | None, keypoints: int, columns: tuple[str, ...]) -> None:
-    found = read(out=between(0, 1, *shape), presence=between(0, 1, 1))
+    found = read(out=between(0, 1, *shape), presence=between(0, 1, 1), rest=between(0, 1, 1))
     assert found.kind == "coordinates" and found.keypoints == keypoints
     view = found.outputs["coordinates"]
     assert (view.layout, view.columns, found.fields) == (layout, columns, {"scale": "unit"})
     assert view.slice == ({"K": (0, 33)} if shape == (195,) else {})
-    assert found.unused == ("'presence'",)
+    assert found.outputs["presence"].source == "presence" and found.unused == ("'rest'",)
 
 
 def test_cells_on_the_first_and_the_last_pixel() -> None:
@@ -353,3 +353,29 @@ def test_an_output_without_a_batch_is_not_read() -> None:
 def test_what_is_like_nothing_known_is_nothing() -> None:
     assert recognise([Given("classes", between(0, 1, 1000))], SIZE) is None
     assert recognise([Given("mask", between(0, 1, 1, 256, 192))], SIZE) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "low", "layout", "activation"),
+    [((1,), 0.1, None, "none"), ((), 0.1, "N", "none"), ((1, 1), -4.0, "NC1", "sigmoid")],
+)
+def test_heads_are_known_by_their_names(
+    shape: tuple[int, ...], low: float, layout: str | None, activation: str
+) -> None:
+    rng = np.random.default_rng(0)
+    one = rng.uniform(low, 0.9, (4, *shape)).astype(np.float32)
+    one.flat[0] = low
+    points = rng.uniform(0.1, 0.9, (4, 21, 2)).astype(np.float32)
+    given = [Given("out_handedness", one), Given("points", points), Given("hand_Presence", one), Given("other", one)]
+    found = recognise(given, (64, 64))
+    assert found is not None and list(found.outputs) == ["coordinates", "presence", "handedness"]
+    assert found.outputs["presence"] == OutputView("hand_Presence", layout, activation=activation)  # type: ignore[arg-type]
+    assert found.unused == ("'other'",)
+    assert "'out_handedness': handedness, by its name" in found.because
+
+
+def test_what_is_larger_than_one_number_is_no_head() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0.1, 0.9, (4, 21, 2)).astype(np.float32)
+    found = recognise([Given("points", points), Given("presence", points[:, :7, 0])], (64, 64))
+    assert found is not None and list(found.outputs) == ["coordinates"]
