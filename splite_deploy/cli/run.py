@@ -308,7 +308,10 @@ def _run_image(estimator: PoseEstimator, picture: Picture, options: dict[str, An
 
 def _coco(pictures: Sequence[Picture], spec: ModelSpec) -> Any:
     """COCO's results where the images have COCO's numbers, else a data set that numbers them from 1."""
+    import numpy as np
+
     from splite_deploy.metrics.coco import dataset, result
+    from splite_deploy.metrics.turned_boxes import bounds_of
 
     results, images = [], []
     for number, picture in enumerate(pictures, 1):
@@ -318,7 +321,8 @@ def _coco(pictures: Sequence[Picture], spec: ModelSpec) -> Any:
         scores = picture.box_scores or [None] * len(picture.poses)
         for pose, score in zip(picture.poses, scores, strict=True):
             sure = score if pose.box_score is None else pose.box_score
-            results.append(result(image_id, pose.keypoints, pose.scores, pose.box, sure))
+            box = pose.box if pose.angle_deg is None else bounds_of(np.append(pose.box, pose.angle_deg))
+            results.append(result(image_id, pose.keypoints, pose.scores, box, sure))
     if pictures and all(picture.image_id is not None for picture in pictures):
         return results
     return dataset(images, results, spec.name, spec.skeleton.keypoint_names, spec.skeleton.edges)

@@ -90,3 +90,10 @@ def corners_of(box: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     centre = np.array([x0 + x1, y0 + y1]) / 2
     turned: NDArray[np.float64] = (corners - centre) @ rotation(angle[0]).T + centre
     return turned
+
+
+def bounds_of(box: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """The box (4,) that just holds a box (4,) or (5,), in pixels of the image."""
+    corners = corners_of(box)
+    bounds: NDArray[np.float64] = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+    return bounds

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.errors import UsageError
-from splite_deploy.metrics.turned_boxes import corners_of, rotation
+from splite_deploy.metrics.turned_boxes import bounds_of, rotation
 from splite_deploy.spec import InputColor, InputSpec
 
 Image = NDArray[np.uint8]
@@ -78,8 +78,7 @@ def check_box(box: ArrayLike | None, height: int, width: int) -> NDArray[np.floa
     if angle and abs(angle[0]) > _MOST_DEG:
         raise UsageError(f"The angle of the box {_shown(values)} is none.", hint="Pass degrees, from -180 to 180.")
     if angle:
-        turned = corners_of(values)
-        (x0, y0), (x1, y1) = turned.min(axis=0).tolist(), turned.max(axis=0).tolist()
+        x0, y0, x1, y1 = bounds_of(values).tolist()
     if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
         raise UsageError(
             f"The box {_shown(values)} lies outside the {width} x {height} image.",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,20 @@ import pytest
 from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
+from click.testing import Result
 from converters import DIRECT, use_converter
 from torch import Tensor, nn  # noqa: TID253
 
 from splite_deploy.bench.evaluation import evaluate, evaluation_labels
-from splite_deploy.bundle import Bundle
+from splite_deploy.bundle import MANIFEST, Bundle
 from splite_deploy.decoders import mean_heads
-from splite_deploy.errors import ExportError, UsageError
+from splite_deploy.errors import BundleError, ExportError, UsageError
 from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.export.failures import PartialExportError
 from splite_deploy.export.log_output import quiet
 from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime import PoseEstimator
-from splite_deploy.runtime.verify import verify
+from splite_deploy.runtime.verify import recorded_violations, verify
 
 MODEL = """
 name = "heads"
@@ -165,6 +168,32 @@ def test_golden_data_and_the_replay_of_it(tmp_path: Path, image: NDArray[np.uint
     np.testing.assert_array_equal(heads["handedness"], golden.outputs["handedness"][:, 0])
     with PoseEstimator.open(bundle.path, "replay") as estimator:
         assert estimator(image, BOX).presence in heads["presence"]
+
+
+def test_golden_data_that_was_changed_is_told(tmp_path: Path) -> None:
+    bundle, _ = exported(tmp_path, *FORMS[0])
+    golden = bundle.golden()
+    heads = {role: 1 - values for role, values in (golden.decoded.heads or {}).items()}
+    wrong = replace(golden, decoded=replace(golden.decoded, heads=heads))
+    assert recorded_violations(golden, bundle.model) == []
+    told = recorded_violations(wrong, bundle.model)
+    assert told == [f"the recorded {head} is not what the recorded outputs decode to" for head in heads]
+
+
+def test_a_bundle_without_a_head_of_its_model_is_refused(tmp_path: Path) -> None:
+    bundle, _ = exported(tmp_path, *FORMS[0])
+    (artifact,) = bundle.manifest.artifacts
+    outputs = tuple(one for one in artifact.outputs if one.role != "presence")
+    manifest = replace(bundle.manifest, artifacts=(replace(artifact, outputs=outputs),))
+    (bundle.path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    with pytest.raises(BundleError, match="There is no output 'presence', which the model has"):
+        Bundle.open(bundle.path)
+
+
+def test_inspect_names_them(tmp_path: Path, splite: Callable[..., Result]) -> None:
+    bundle, _ = exported(tmp_path, *FORMS[0])
+    said = " ".join(splite("inspect", bundle.path).output.split())
+    assert "gives besides presence, handedness" in said
 
 
 @pytest.mark.slow

@@ -129,6 +129,20 @@ def test_a_box_is_given_with_its_angle(
         assert json.loads(two.stdout)["poses"] == [estimator.in_two_passes(image, (60, 50, 180, 170)).to_dict()]
 
 
+def test_cocos_results_have_the_box_around_a_turned_one(
+    bundle: Bundle, labels: Path, splite: Callable[..., Result]
+) -> None:
+    done = splite("run", bundle.path, labels / "3.png", "--box", "100,80,140,180,90", "--format", "coco")
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(done.stdout)["annotations"]
+    assert found["bbox"] == [70, 110, 100, 40]
+
+
+def test_inspect_says_how_crops_are_turned(bundle: Bundle, splite: Callable[..., Result]) -> None:
+    done = splite("inspect", bundle.path)
+    assert "turned so that middle lies above wrist" in " ".join(done.output.split())
+
+
 @pytest.mark.parametrize("text", ["1,2,30,40,x", "1,2,30,40,5,6", "1,2,30"])
 def test_a_box_that_is_none_is_told(tiny_bundle: Path, splite: Callable[..., Result], root: Path, text: str) -> None:
     done = splite("run", tiny_bundle, root / "README.md", "--box", text)

@@ -24,6 +24,7 @@ from splite_deploy.runtime.network_file import NetworkFile
 from splite_deploy.runtime.verify import check, verify
 from splite_deploy.runtime.verify_file import check_file, verify_file
 
+VARIED = os.environ.get("SPLITE_HANDS_VARIED", "")
 MODEL = """
 name = "mediapipe"
 [input]
@@ -136,6 +137,23 @@ def test_hands_are_found_where_the_labels_are(
     with PoseEstimator.open_file(mediapipe[stem], model(tmp_path, HAND, 224), color="rgb", threads=1) as estimator:
         found = evaluate(estimator, labels, stem, hand_digits)
     assert found.epe_box_pct < most_pct
+
+
+@pytest.mark.skipif(not VARIED, reason="SPLITE_HANDS_VARIED names no folder")
+def test_upright_crops_find_more_and_hands_are_told_apart(mediapipe: dict[str, Path], tmp_path: Path) -> None:
+    labels, found = evaluation_labels(Path(VARIED), 21)[::6], {}
+    heads = HAND + '[outputs.presence]\nsource = "Identity_1"\n[outputs.handedness]\nsource = "Identity_2"\n'
+    toml = model(tmp_path, heads, 224, 1.65)
+    for name, field in (("straight", ""), ("turned", 'rotate_by = ["wrist", "middle_mcp"]')):
+        toml.write_text(toml.read_text("utf-8").replace("pad_value = 0", f"pad_value = 0\n{field}"), encoding="utf-8")
+        with PoseEstimator.open_file(mediapipe["hand_landmark_lite"], toml, color="rgb", threads=1) as estimator:
+            found[name] = evaluate(estimator, labels, name, Path(VARIED), hands="mirrored")
+            if field:
+                given = evaluate(estimator, labels, name, Path(VARIED), hands="mirrored", angles="labels")
+                empty = estimator(np.full((300, 300, 3), 60, np.uint8), (50, 50, 250, 250))
+    assert given.epe_box_pct < found["turned"].epe_box_pct < found["straight"].epe_box_pct
+    assert (found["turned"].handedness or 0) > 0.9
+    assert empty.presence is not None and empty.presence < 0.1
 
 
 def test_a_bundle_of_a_hand_network(mediapipe: dict[str, Path], hand_digits: Path, tmp_path: Path) -> None:

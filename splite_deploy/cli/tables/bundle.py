@@ -191,13 +191,20 @@ def _facts(bundle: Bundle, report: Report) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     for name, value in (
         ("model", f"{spec.name}, {spec.keypoint_count} keypoints, decoder {spec.decoder.type}"),
-        ("input", f"{size}, box padded by {spec.input.box_padding:g}"),
+        ("input", f"{size}, box padded by {spec.input.box_padding:g}{_turned(spec)}"),
+        *((("gives besides", ", ".join(spec.heads)),) if spec.heads else ()),
         ("checkpoint", f"{source.checkpoint}, sha256 {source.checkpoint_sha256[:16]}..."),
         ("made with", f"splite-deploy {source.tool_version}, {opset}{versions}"),
         *(("note", note) for note in report.notes),
     ):
         facts.add_row(plain(name, "bold"), value)
     return facts
+
+
+def _turned(spec: ModelSpec) -> str:
+    """By which keypoints crops are turned, if they are."""
+    names, turn = spec.skeleton.keypoint_names, spec.input.turn
+    return "" if turn is None else f", turned so that {names[turn[1]]} lies above {names[turn[0]]}"
 
 
 def _artifacts(bundle: Bundle) -> Table:
