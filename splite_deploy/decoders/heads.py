@@ -14,6 +14,7 @@ from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders.base import Decoder, InputSize, Model, Sizes
 
 Heads = Mapping[str, FloatArray] | None
+"""(N,) of each head in 0 to 1, by role; None of a network without."""
 HEADS: Mapping[str, str] = {
     "presence": "how likely the crop shows a hand or a person",
     "handedness": "how likely it is a right hand, seen as it is: in a picture that is not mirrored",

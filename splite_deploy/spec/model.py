@@ -270,6 +270,8 @@ class ModelSpec:
         """
         if not isinstance(data, Mapping):
             raise SpecError("The model spec is not a table.", hint=f"Write its fields; {FIELDS_DOC}.")
+        if unknown == "ignore" and isinstance(heads := data.get("heads"), list | tuple):  # of a later version
+            data = {**data, "heads": [head for head in heads if not isinstance(head, str) or head in HEADS]}
         problems: list[Problem] = []
         table, decoder = data.get("decoder", {}), None
         if isinstance(table, Mapping):

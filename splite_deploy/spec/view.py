@@ -409,10 +409,17 @@ def heads_in(outputs: Any, view: View, model: Model) -> tuple[str, ...]:
         view: Where it names a source, it names all that is read.
         model: The decoder's roles, and the heads that are known.
     """
-    held = parts_of(outputs)
+    held, found = parts_of(outputs), set(model.heads)
     by_name = not any(one.source is not None for one in view.outputs.values()) and set(model.decoder.roles) <= set(held)
-    found = {role for role in HEADS if by_name and role in held and _is_tensor(held[role])}
-    return tuple(role for role in HEADS if role in found or role in model.heads)
+    if by_name and not isinstance(model.decoder, PeopleDecoder):
+        found |= {role for role in HEADS if role in held and _is_one_number(held[role])}
+    return tuple(role for role in HEADS if role in found)
+
+
+def _is_one_number(value: Any) -> bool:
+    """Whether it is a tensor of one number for each crop: what else has a head's name is something else."""
+    shape = getattr(value, "shape", None)
+    return shape is not None and len(shape) > 0 and all(size == 1 for size in shape[1:])
 
 
 def no_tensor(name: str, role: str, error: type[SpliteError]) -> SpliteError:

@@ -8,9 +8,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from bench_results import ENVIRONMENT, SUSTAINED, bench_result, stats_of
+from bench_results import ENVIRONMENT, EVALUATION, SUSTAINED, bench_result, stats_of
 from rich.console import Console, RenderableType
 
 from splite_deploy.bench.loop import STAGES
@@ -376,3 +377,15 @@ append_result({str(file)!r}, bench_result())
 """
     done = subprocess.run([sys.executable, "-c", append], capture_output=True, text=True, check=False)
     assert "OutputError: Cannot write" in done.stderr and file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("angles", "said"), [("two-passes", "turned in two passes"), ("labels", "turned by the angles of the labels")]
+)
+def test_an_evaluation_of_turned_crops_says_whose_angles_it_took(angles: Any, said: str) -> None:
+    turned = dataclasses.replace(
+        EVALUATION, angles=angles, handedness=0.95, handedness_hands=280, handedness_labels="as-seen"
+    )
+    text = summary(bench_result(accuracy=turned))
+    assert f"This file on 289 labels of hands, {said}: mean error 1.25 px" in text
+    assert "handedness 0.9500 (280)" in text

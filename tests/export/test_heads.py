@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -188,6 +189,17 @@ def test_a_bundle_without_a_head_of_its_model_is_refused(tmp_path: Path) -> None
     (bundle.path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     with pytest.raises(BundleError, match="There is no output 'presence', which the model has"):
         Bundle.open(bundle.path)
+
+
+def test_a_head_of_a_later_version_is_passed_over(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    bundle, _ = exported(tmp_path, *FORMS[0])
+    file = bundle.path / MANIFEST
+    text = file.read_text(encoding="utf-8").replace('"presence"', '"pointing"')
+    text = text.replace('"heads": ["pointing", "handedness"]', '"heads": ["handedness", "pointing"]')
+    content = text[: text.rindex('"checksum"')]
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    file.write_text(f'{content}"checksum": "{digest}"\n}}\n', encoding="utf-8")
+    assert Bundle.open(bundle.path).model.heads == ("handedness",)
 
 
 def test_inspect_names_them(tmp_path: Path, splite: Callable[..., Result]) -> None:

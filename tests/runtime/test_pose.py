@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from splite_deploy.decoders import HEADS
 from splite_deploy.runtime import Pose
 
 
@@ -75,3 +76,12 @@ def test_plain_data_says_the_unit_and_the_origin() -> None:
         "origin": "root",
         "box_score": None,
     }
+
+
+def test_every_head_is_a_field_and_is_written_where_it_is_there() -> None:
+    plain = Pose(np.zeros((1, 2), np.float32), np.ones(1, np.float32), np.zeros(4, np.float32))
+    for head in HEADS:
+        assert getattr(plain, head) is None and head not in plain.to_dict()
+        told = replace(plain, **{head: 0.123456})
+        assert told.to_dict()[head] == 0.1235 and told != plain
+    assert "angle_deg" not in plain.to_dict() and replace(plain, angle_deg=-12.34567).to_dict()["angle_deg"] == -12.346

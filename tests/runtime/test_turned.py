@@ -70,9 +70,9 @@ def picture(keypoints: NDArray[np.float64]) -> NDArray[np.uint8]:
 class Finder(BaseSession):
     """Gives the middle of each colour in the crop: a network that is never wrong."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: int = 2) -> None:
         image = TensorSpec("image", (None, 3, 128, 96), "float32", "NCHW", "image")
-        points = TensorSpec("coordinates", (None, 3, 2), "float32", "NKC", "coordinates")
+        points = TensorSpec("coordinates", (None, 3, columns), "float32", "NKC", "coordinates")
         super().__init__(Artifact("onnx", "ort", "fp32", "f.onnx", "0" * 64, (image,), (points,), LimitSpec(), {}))
         self.crops: list[NDArray[np.float32]] = []
 
@@ -134,6 +134,29 @@ def test_a_turned_crop_shows_the_hand_upright_and_finds_it(finder: PoseEstimator
     np.testing.assert_allclose(pose.keypoints, keypoints, rtol=0, atol=0.25)
     assert pose.angle_deg == pytest.approx(angle_deg) and pose.box.tolist() == pytest.approx(box[:4].tolist(), abs=1e-4)
     assert pose.to_dict()["angle_deg"] == round(angle_deg, 3)
+
+
+class Deep(Finder):
+    """Gives depths, too: those of a hand that is bent towards the camera, on the scale of the crop."""
+
+    def _infer(self, feeds: Any) -> dict[str, NDArray[np.float32]]:
+        found = super()._infer(feeds)["coordinates"]
+        palm_px = np.linalg.norm(found[:, 1] - found[:, 0], axis=-1)
+        z = palm_px[:, None, None] * np.array([0.0, -0.5, 0.25], np.float32)[None, :, None]
+        return {"coordinates": np.concatenate([found, z], axis=-1).astype(np.float32)}
+
+
+@pytest.mark.parametrize("angle_deg", [0.0, 75.0, -140.0])
+def test_three_dimensions_have_the_axes_of_the_image(angle_deg: float) -> None:
+    depth = {"columns": ["x", "y", "z"], "root_keypoint": 0, "unit": "pixel", "scale_bones": [[0, 1]]}
+    spec = ModelSpec.from_dict({**DATA, "decoder": {**DATA["decoder"], **depth}})
+    session = Deep(columns=3)
+    keypoints = hand(angle_deg)
+    pose = PoseEstimator(spec, session, "rgb")(picture(keypoints), box_around(keypoints, TURN))
+    assert pose.keypoints_3d is not None
+    palm_px = 60 * np.sqrt(1 + 0.5**2)
+    expected = np.column_stack([(keypoints - keypoints[0]) / palm_px, 60 * np.array([0, -0.5, 0.25]) / palm_px])
+    np.testing.assert_allclose(pose.keypoints_3d, expected, rtol=0, atol=0.01)
 
 
 def test_angle_0_and_no_rotate_by_are_the_same_to_the_bit() -> None:

@@ -16,7 +16,7 @@ from splite_deploy.runtime.backends.base import BaseSession, IoSignature
 from splite_deploy.runtime.verify import batch_violations
 from splite_deploy.runtime.view import ViewedSession, apply_view, network_input
 from splite_deploy.spec import InputView, LimitSpec, ModelSpec, OutputView, View
-from splite_deploy.spec.view import Dtype, choose
+from splite_deploy.spec.view import Dtype, choose, heads_in
 from tests.shared.view_vectors import INPUTS, OUTPUTS, expected, given, input_view_of, model_of, view_of
 
 POINTS = next(case for case in OUTPUTS if case["name"] == "flat pairs")
@@ -207,3 +207,24 @@ def test_a_file_that_mixes_its_crops_is_found_out() -> None:
         network.mixing = lambda image: np.broadcast_to(image.mean(axis=0, keepdims=True), image.shape)
         (said, *_) = batch_violations(session, crops, model, LimitSpec())
     assert said.startswith("keypoint deviation p95 ")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "heads"),
+    [
+        ({"coordinates": B, "handedness": np.zeros((1, 1)), "presence": np.zeros(1)}, ("presence", "handedness")),
+        ({"coordinates": B, "presence": np.zeros((1, 1, 1))}, ("presence",)),
+        ({"coordinates": B, "presence": np.zeros((1, 3))}, ()),  # of every keypoint: something else
+        ({"coordinates": B, "presence": Named(shape=None)}, ()),
+        ({"points": B, "presence": np.zeros((1, 1))}, ()),
+        ([B, np.zeros((1, 1))], ()),
+    ],
+)
+def test_heads_that_a_network_names_itself(outputs: Any, heads: tuple[str, ...]) -> None:
+    model = model_of(POINTS)
+    assert heads_in(outputs, View(), model) == heads
+    assert heads_in(outputs, View(), model.with_heads(["presence"])) == tuple(
+        head for head in HEADS if head in heads or head == "presence"
+    )
+    named = View(outputs={"coordinates": OutputView(source=0)})
+    assert heads_in(outputs, named, model) == ()  # which names all that is read
