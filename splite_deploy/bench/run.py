@@ -353,7 +353,16 @@ def _end_to_end(
     extras: Extras,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """The part of a result that comes of an estimator on images."""
+    """The part of a result that comes of an estimator on images.
+
+    Raises:
+        UsageError: The labels cannot be used, or their angles are requested of a model whose crops are not turned.
+    """
+    if extras.angles == "labels" and model.input.turn is None:
+        raise UsageError(
+            f"Crops of the model '{model.name}' are not turned: it has no use for the angles of labels.",
+            hint="Leave out --angles; a model whose crops are turned says so by rotate_by of [input].",
+        )
     labels = None if extras.labels is None else evaluation_labels(extras.labels, model.keypoint_count)
     sizes = [check_image(image).shape for image, _ in inputs]
     with open_estimator() as estimator:

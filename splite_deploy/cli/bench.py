@@ -281,6 +281,9 @@ def bench(
         return
     if flip_test and labels is None:
         raise UsageError("--flip-test belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
+    for flag, changed in (("--angles", angles != "two-passes"), ("--hands", hands != "as-seen")):
+        if changed and labels is None:
+            raise UsageError(f"{flag} belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
     if target is None:
         raise UsageError("There is nothing to measure.", hint="Name a bundle or a file, or two with --compare.")
     source = click.get_current_context().get_parameter_source("min_s")

@@ -143,6 +143,25 @@ def test_inspect_says_how_crops_are_turned(bundle: Bundle, splite: Callable[...,
     assert "turned so that middle lies above wrist" in " ".join(done.output.split())
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--angles", "labels"), "--angles belongs to the evaluation."),
+        (("--hands", "mirrored"), "--hands belongs to the evaluation."),
+        (("--angles", "labels", "--eval", "LABELS"), "it has no use for the angles of labels."),
+    ],
+)
+def test_what_an_evaluation_has_no_use_for_is_refused(
+    tiny_bundle: Path, tmp_path: Path, splite: Callable[..., Result], options: tuple[str, ...], said: str
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((90, 90, 3), np.uint8))
+    points = [[10, 20], [30, 40], [50, 60], [70, 80], [20, 70]]
+    samples = {"samples": [{"image": "a.png", "keypoints": points}]}
+    (tmp_path / "labels.json").write_text(json.dumps(samples), encoding="utf-8")
+    done = splite("bench", tiny_bundle, *(part.replace("LABELS", str(tmp_path)) for part in options))
+    assert done.exit_code == 1 and said in " ".join(done.output.split())
+
+
 @pytest.mark.parametrize("text", ["1,2,30,40,x", "1,2,30,40,5,6", "1,2,30"])
 def test_a_box_that_is_none_is_told(tiny_bundle: Path, splite: Callable[..., Result], root: Path, text: str) -> None:
     done = splite("run", tiny_bundle, root / "README.md", "--box", text)
