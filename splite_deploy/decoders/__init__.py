@@ -151,14 +151,14 @@ class Decoding:
         if self._decodes:
             decoded = decoder.read(outputs, best=best)
             if decoded.people is None:  # these are the outputs themselves
-                return self._with_heads(decoded, outputs)
+                return self._with_heads(decoded, outputs) if self._heads else decoded
         else:
             decoded = (decoder.best if best else decoder.decode)(outputs, self._model.input)
         _check_decoded(decoded)
-        return self._with_heads(decoded, outputs)
+        return self._with_heads(decoded, outputs) if self._heads else decoded
 
     def _with_heads(self, decoded: Decoded, outputs: Mapping[str, FloatArray]) -> Decoded:
-        return replace(decoded, heads=read_heads(outputs, self._heads)) if self._heads else decoded
+        return replace(decoded, heads=read_heads(outputs, self._heads))
 
 
 def check_shapes(

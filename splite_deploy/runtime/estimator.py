@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class PoseEstimator(Closing):
         self._compared = compared
         self._depth = spec.decoder.depth
         self._turn = spec.input.turn
+        self._gives_more = self._turn is not None or bool(spec.heads)
         self._image = session.inputs[0]
         self._roles = {tensor.name: tensor.role for tensor in session.outputs}
 
@@ -284,13 +286,17 @@ class PoseEstimator(Closing):
             if people is not None:
                 box = transform_points(people.boxes[index].reshape(2, 2), invert(matrix)).reshape(4)
                 score = float(people.scores[index])
-            heads: dict[str, Any] = {role: float(values[index]) for role, values in (decoded.heads or {}).items()}
-            if self._turn is not None:
-                heads["angle_deg"] = wrapped(float(box[4])) if box.size > 4 else 0.0
-                box = box[:4]
-            found = keypoints, decoded.scores[index].copy(), box.astype(np.float32)
-            poses.append(Pose(*found, points_3d, unit, origin, score, **heads))
+            found = keypoints, decoded.scores[index].copy(), box[:4].astype(np.float32)
+            pose = Pose(*found, points_3d, unit, origin, score)
+            poses.append(replace(pose, **self._more(decoded, index, box)) if self._gives_more else pose)
         return poses
+
+    def _more(self, decoded: Decoded, index: int, box: NDArray[np.float64]) -> dict[str, Any]:
+        """What few networks give: heads by name, and the angle of the box."""
+        more: dict[str, Any] = {role: float(values[index]) for role, values in (decoded.heads or {}).items()}
+        if self._turn is not None:
+            more["angle_deg"] = wrapped(float(box[4])) if box.size > 4 else 0.0
+        return more
 
     @staticmethod
     def _check_pose(keypoints: FloatArray, points_3d: FloatArray | None) -> None:
