@@ -58,6 +58,7 @@ HANG_S = 20.0
 MEMORY_BYTES = 4 << 30
 KINDS = ("right error", "accepted", "wrong", "traceback", "crash", "hang")
 FAILURES = KINDS[2:]
+Stamp = tuple[int, int, int]
 _RANK = {kind: rank for rank, kind in enumerate(("accepted", "right error", *FAILURES))}
 _PROGRAM = "splite-deploy"
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -124,10 +125,10 @@ def try_input(surface: str, seed: int, index: int, folder: Path, good: Path) -> 
         for command in case.commands:
             outcomes.write(json.dumps({"command": list(command)}) + "\n")
             outcomes.flush()
-            began_ns = time.time_ns()
+            earlier = {path: _stamp(path) for path in _results(command)}
             kind, detail = _run(command, folder)
             must_fail = case.must_fail
-            if kind not in FAILURES and (wrong := _wrong(command, kind, folder, before, began_ns, must_fail=must_fail)):
+            if kind not in FAILURES and (wrong := _wrong(kind, folder, before, earlier, must_fail=must_fail)):
                 kind, detail = "wrong", wrong
             outcomes.write(json.dumps({"kind": kind, "detail": detail}) + "\n")
             outcomes.flush()
@@ -180,7 +181,7 @@ def _cause(err: BaseException) -> str:
 
 
 def _wrong(
-    command: Sequence[str], kind: str, folder: Path, before: dict[str, str | None], began_ns: int, *, must_fail: bool
+    kind: str, folder: Path, before: dict[str, str | None], earlier: dict[Path, Stamp | None], *, must_fail: bool
 ) -> str:
     """What is wrong with an outcome that looks right; empty if nothing is."""
     if must_fail and kind == "accepted":
@@ -197,22 +198,30 @@ def _wrong(
         return f"the control character {found[0]!r} in what is printed"
     if changed := [name for name, digest in before.items() if _content(Path(name)) != digest]:
         return f"{changed[0]} was changed"
-    for at, word in enumerate(command):
-        if word == "--json" and (text := _written(Path(command[at + 1]), began_ns)) is not None:
-            try:
-                for part in text.splitlines() if command[at + 1].endswith(".jsonl") else [text]:
-                    json.loads(part, parse_constant=_no_constant)
-            except (ValueError, RecursionError) as err:
-                return f"{command[at + 1]} is no JSON: {str(err)[:100]}"
+    for path, stamp in earlier.items():
+        if _stamp(path) in (stamp, None):
+            continue  # this command wrote nothing there: what an earlier one wrote need not be JSON
+        try:
+            text = path.read_text(encoding="utf-8")
+            for part in text.splitlines() if path.suffix == ".jsonl" or not text else [text]:
+                json.loads(part, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as err:
+            return f"{path} is no JSON: {str(err)[:100]}"
     left = [str(path) for path in Path().rglob(".*") if ".part" in path.name or path.name.startswith(".new.splite")]
     return f"{left[0]} was left" if left else ""
 
 
-def _written(path: Path, since_ns: int) -> str | None:
-    """What is in a plain file that was written since then; clocks of files are 10 ms behind at most."""
-    with suppress(OSError):
-        if path.is_file() and path.stat().st_mtime_ns >= since_ns - 10_000_000:
-            return path.read_text(encoding="utf-8") or None
+def _results(command: Sequence[str]) -> list[Path]:
+    """The JSON files that a command is asked to write."""
+    return [Path(command[at + 1]) for at, word in enumerate(command) if word == "--json"]
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """What tells one version of a plain file from the next, which replaces it: number, time and size."""
+    with suppress(OSError, ValueError):
+        if path.is_file():
+            stat = path.stat()
+            return stat.st_ino, stat.st_mtime_ns, stat.st_size
     return None
 
 
