@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,21 @@ from splite_deploy.runtime.preprocess import (
 from splite_deploy.runtime.scores import check_scores
 from splite_deploy.runtime.session import OptionSet, Session, backend_of, open_session
 from splite_deploy.spec import Color, InputSpec, ModelSpec, Precision
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Where the time of some calls of an estimator went; the stages are those that `bench` times.
+
+    Attributes:
+        preprocess_ms: Of crops and normalisation.
+        inference_ms: Of the session.
+        decode_ms: From outputs to poses in the image.
+    """
+
+    preprocess_ms: float
+    inference_ms: float
+    decode_ms: float
 
 
 class PoseEstimator(Closing):
@@ -67,6 +83,7 @@ class PoseEstimator(Closing):
         self.spec = spec
         self.session = session
         self._guard = OneAtATime("estimator")
+        self._spent_s = (0.0, 0.0, 0.0)
         self.preprocessor = Preprocessor(spec.input, color)
         self._decode = Decoding(spec)
         self._compared = compared
@@ -166,13 +183,7 @@ class PoseEstimator(Closing):
                 "Absolute 3D needs both the intrinsics and a bone length.",
                 hint="Give both, or neither for 3D relative to the root keypoint.",
             )
-        self._guard.enter()
-        try:
-            tensor, frames = self.prepare(image, [box])
-            decoded = self._decode.best(self._by_role(self.session.run({self._image.name: tensor})))
-            return self.finish(decoded, frames, intrinsics, bone_length_mm)[0]
-        finally:
-            self._guard.leave()
+        return self._estimate(image, [box], self._decode.best, intrinsics, bone_length_mm)[0]
 
     def in_two_passes(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
         """Keypoints in a box whose angle nobody knows, by two inferences where crops are turned, else by one.
@@ -206,12 +217,7 @@ class PoseEstimator(Closing):
                 f"The model '{self.spec.name}' finds one hand or person in each box, and no boxes.",
                 hint="Call the estimator itself, with the image and a box.",
             )
-        self._guard.enter()
-        try:
-            tensor, frames = self.prepare(image, [box])
-            return self.finish(self.decode(self.session.run({self._image.name: tensor})), frames)
-        finally:
-            self._guard.leave()
+        return self._estimate(image, [box], self._decode)
 
     @property
     def finds_people(self) -> bool:
@@ -235,13 +241,41 @@ class PoseEstimator(Closing):
             ) from err
         if not boxes:
             return []
+        return self._estimate(image, boxes, self._decode.best)
+
+    def _estimate(
+        self,
+        image: AnyImage,
+        boxes: Sequence[ArrayLike | None],
+        decode: Callable[[dict[str, FloatArray]], Decoded],
+        intrinsics: ArrayLike | None = None,
+        bone_length_mm: float | None = None,
+    ) -> list[Pose]:
+        """All stages in a row; ``decode`` takes the outputs by role."""
         self._guard.enter()
         try:
+            began_s = time.perf_counter()
             tensor, frames = self.prepare(image, boxes)
-            decoded = self._decode.best(self._by_role(self.session.run({self._image.name: tensor})))
-            return self.finish(decoded, frames)
+            prepared_s = time.perf_counter()
+            outputs = self.session.run({self._image.name: tensor})
+            inferred_s = time.perf_counter()
+            poses = self.finish(decode(self._by_role(outputs)), frames, intrinsics, bone_length_mm)
+            ended_s = time.perf_counter()
+            before = self._spent_s
+            self._spent_s = (
+                before[0] + prepared_s - began_s,
+                before[1] + inferred_s - prepared_s,
+                before[2] + ended_s - inferred_s,
+            )
+            return poses
         finally:
             self._guard.leave()
+
+    def take_times(self) -> StageTimes:
+        """Where the time went of all calls since this was last asked: asked after each frame, that of the frame."""
+        taken_ms = [1000 * spent_s for spent_s in self._spent_s]
+        self._spent_s = (0.0, 0.0, 0.0)
+        return StageTimes(*taken_ms)
 
     def prepare(
         self, image: AnyImage, boxes: Sequence[ArrayLike | None]

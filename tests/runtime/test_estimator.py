@@ -21,6 +21,7 @@ from splite_deploy.errors import BackendError, BundleError, UsageError
 from splite_deploy.runtime import Pose, PoseEstimator, open_bytes
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.backends.replay import ReplaySession
+from splite_deploy.runtime.estimator import StageTimes
 from splite_deploy.runtime.preprocess import Preprocessor, invert, transform_points
 
 CAMERA = [[200.0, 0, 80], [0, 200, 60], [0, 0, 1]]
@@ -383,3 +384,17 @@ with PoseEstimator.open(sys.argv[1], "replay") as estimator:
     command = [sys.executable, "-c", code, str(tiny_bundle)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "(5, 2)\n", "")
+
+
+def test_the_times_of_the_stages_add_up_until_they_are_taken(
+    dynamic: PoseEstimator, image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call reads the clock four times."""
+    readings = iter([0, 1, 3, 7, 10, 21, 43, 87])
+    monkeypatch.setattr("splite_deploy.runtime.estimator.time.perf_counter", lambda: next(readings) / 1000)
+    dynamic(image, BOXES[0])
+    dynamic.batch(image, BOXES)
+    taken = dynamic.take_times()
+    times = [taken.preprocess_ms, taken.inference_ms, taken.decode_ms]
+    assert times == pytest.approx([1 + 11, 2 + 22, 4 + 44])
+    assert dynamic.take_times() == StageTimes(0, 0, 0)
