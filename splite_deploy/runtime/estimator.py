@@ -82,6 +82,7 @@ class PoseEstimator(Closing):
             raise
         self.spec = spec
         self.session = session
+        self.color = color
         self._guard = OneAtATime("estimator")
         self._spent_s = (0.0, 0.0, 0.0)
         self.preprocessor = Preprocessor(spec.input, color)
@@ -178,11 +179,7 @@ class PoseEstimator(Closing):
             UsageError: The image or the box cannot be used.
             BackendError: The backend failed, or gave a result that is not finite.
         """
-        if (intrinsics is None) != (bone_length_mm is None):
-            raise UsageError(
-                "Absolute 3D needs both the intrinsics and a bone length.",
-                hint="Give both, or neither for 3D relative to the root keypoint.",
-            )
+        _check_absolute(intrinsics, bone_length_mm)
         return self._estimate(image, [box], self._decode.best, intrinsics, bone_length_mm)[0]
 
     def in_two_passes(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
@@ -224,10 +221,28 @@ class PoseEstimator(Closing):
         """Whether the network finds any number of people in an image; see `detect`."""
         return isinstance(self.spec.decoder, PeopleDecoder)
 
-    def batch(self, image: AnyImage, boxes: Iterable[ArrayLike | None]) -> list[Pose]:
+    @property
+    def takes_several(self) -> bool:
+        """Whether one inference takes several crops; see `batch`."""
+        return self._image.shape[0] is None
+
+    def batch(
+        self,
+        image: AnyImage,
+        boxes: Iterable[ArrayLike | None],
+        *,
+        intrinsics: ArrayLike | None = None,
+        bone_length_mm: float | None = None,
+    ) -> list[Pose]:
         """Keypoints in several boxes of one image, by one inference; the bundle needs a dynamic batch.
 
         A network that finds several people gives for each box the person of the highest score.
+
+        Args:
+            image: See `__call__`.
+            boxes: See `__call__`, any number of them.
+            intrinsics: See `__call__`.
+            bone_length_mm: See `__call__`; one length holds for all boxes.
 
         Raises:
             UsageError: The image or a box cannot be used.
@@ -239,9 +254,10 @@ class PoseEstimator(Closing):
             raise UsageError(
                 f"{boxes!r} is no list of boxes.", hint="Pass a list of boxes; None in it is the whole image."
             ) from err
+        _check_absolute(intrinsics, bone_length_mm)
         if not boxes:
             return []
-        return self._estimate(image, boxes, self._decode.best)
+        return self._estimate(image, boxes, self._decode.best, intrinsics, bone_length_mm)
 
     def _estimate(
         self,
@@ -389,6 +405,14 @@ class PoseEstimator(Closing):
             self.session.close()
         finally:
             self._guard.leave()
+
+
+def _check_absolute(intrinsics: ArrayLike | None, bone_length_mm: float | None) -> None:
+    if (intrinsics is None) != (bone_length_mm is None):
+        raise UsageError(
+            "Absolute 3D needs both the intrinsics and a bone length.",
+            hint="Give both, or neither for 3D relative to the root keypoint.",
+        )
 
 
 def two_passes(estimate: Callable[..., Pose], spec: InputSpec) -> Callable[..., Pose]:
