@@ -17,13 +17,35 @@ from splite_deploy.runtime.preprocess import AnyImage, check_image
 
 MIN_SIDE_PX = 8.0
 """Keypoints closer together than this are no hand or person."""
+_CORNERS = 4
 _MOST_MARGIN = 10.0
 MOST_SIDES = 16.0
 """Neither are those that lie further apart than so many times the longer side of the frame."""
 
 
+def check_limits(margin: float, min_score: float, min_presence: float) -> None:
+    """Refuses limits of `next_box` that are no sensible numbers.
+
+    Raises:
+        UsageError: They are not.
+    """
+    if not (-_MOST_MARGIN < margin < _MOST_MARGIN and math.isfinite(min_score) and math.isfinite(min_presence)):
+        raise UsageError(
+            f"The margin {margin}, the least score {min_score} or the least presence {min_presence} is no sensible "
+            "number.",
+            hint="The margin is a share of the box, such as 0.05; scores and presence lie between 0 and 1.",
+        )
+
+
 def next_box(
-    pose: Pose, height: int, width: int, *, margin: float, min_score: float, turn: Turn | None = None
+    pose: Pose,
+    height: int,
+    width: int,
+    *,
+    margin: float,
+    min_score: float,
+    min_presence: float = 0.5,
+    turn: Turn | None = None,
 ) -> NDArray[np.float64] | None:
     """The box in which to look in the next frame.
 
@@ -32,18 +54,21 @@ def next_box(
         height: Of the frame, pixels.
         width: Of the frame, pixels.
         margin: By how much the tight box of the keypoints grows on each side, as a share of its longer side.
-        min_score: What the mean score has to reach.
+        min_score: What the mean score has to reach, of a network that does not say how likely the crop shows a hand or
+            person.
+        min_presence: What `Pose.presence` has to reach, of one that does.
         turn: For a network whose crops are turned: which keypoints tell the angle, see `InputSpec.turn`. Where they
             fall together the angle stays what it was.
 
     Returns:
         (4,) xyxy in pixels, or with ``turn`` (5,) with an angle, over -180 and up to 180 degrees; None if the hand or
-        person is lost: the scores are too low, the keypoints fell into a point or far apart, or they lie outside the
-        frame.
+        person is lost: the presence or the scores are too low, the keypoints fell into a point or far apart, or they
+        lie outside the frame.
     """
+    shown = pose.scores.mean() >= min_score if pose.presence is None else pose.presence >= min_presence
     tight = tight_box(pose.keypoints)
     side_px = float((tight[2:] - tight[:2]).max())
-    if not (pose.scores.mean() >= min_score and MIN_SIDE_PX <= side_px <= MOST_SIDES * max(height, width)):
+    if not (shown and MIN_SIDE_PX <= side_px <= MOST_SIDES * max(height, width)):
         return None
     centre = (tight[:2] + tight[2:]) / 2
     if not ((centre >= 0).all() and (centre < (width, height)).all()):
@@ -66,24 +91,29 @@ class BoxTracker:
     Args:
         estimator: Of the model.
         start: xyxy box in pixels in which to look at first, and again whenever it is lost; None is the whole frame. It
-            may have an angle where crops are turned.
+            may have an angle where crops are turned; without one a frame is looked at in two passes there, see
+            `PoseEstimator.in_two_passes`.
         margin: See `next_box`; the model's own padding of boxes comes on top.
         min_score: See `next_box`. Scores are no probabilities and differ between models: look at those of frames with
             and without a hand or person.
+        min_presence: See `next_box`.
     """
 
     def __init__(
-        self, estimator: PoseEstimator, start: ArrayLike | None = None, *, margin: float = 0.05, min_score: float = 0.3
+        self,
+        estimator: PoseEstimator,
+        start: ArrayLike | None = None,
+        *,
+        margin: float = 0.05,
+        min_score: float = 0.3,
+        min_presence: float = 0.5,
     ) -> None:
-        if not (-_MOST_MARGIN < margin < _MOST_MARGIN and math.isfinite(min_score)):
-            raise UsageError(
-                f"The margin {margin} or the least score {min_score} is no sensible number.",
-                hint="The margin is a share of the box, such as 0.05; scores lie between 0 and 1.",
-            )
+        check_limits(margin, min_score, min_presence)
         self.estimator = estimator
         self.box: ArrayLike | None = start
         self.found = False
-        self._start, self._margin, self._min_score = start, margin, min_score
+        self._start = start
+        self._limits = {"margin": margin, "min_score": min_score, "min_presence": min_presence}
 
     def __call__(self, frame: AnyImage, **options: Any) -> Pose:
         """Finds the keypoints in the next frame; ``options`` are those of `PoseEstimator.__call__`, without ``box``.
@@ -92,10 +122,11 @@ class BoxTracker:
             UsageError: The frame, the start box or an option cannot be used.
             BackendError: The backend failed.
         """
-        pose = self.estimator(frame, self.box, **options)
         height, width = check_image(frame).shape[:2]
-        limits = {"margin": self._margin, "min_score": self._min_score}
-        followed = next_box(pose, height, width, **limits, turn=self.estimator.spec.input.turn)
+        knows_angle = self.box is not None and np.size(self.box) > _CORNERS
+        estimate = self.estimator if knows_angle else self.estimator.in_two_passes
+        pose = estimate(frame, self.box, **options)
+        followed = next_box(pose, height, width, **self._limits, turn=self.estimator.spec.input.turn)
         self.found = followed is not None
         self.box = self._start if followed is None else followed
         return pose
