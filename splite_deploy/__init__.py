@@ -17,15 +17,21 @@ if TYPE_CHECKING:
     from splite_deploy.runtime.estimator import PoseEstimator
     from splite_deploy.runtime.io.camera import open_camera
     from splite_deploy.runtime.pose import Pose
+    from splite_deploy.runtime.smoothing import OneEuro
+    from splite_deploy.runtime.topdown import TopDown
     from splite_deploy.runtime.tracker import BoxTracker
+    from splite_deploy.runtime.tracks import Tracker
     from splite_deploy.runtime.verify import verify
 
 __all__ = [
     "BoxTracker",
     "Bundle",
+    "OneEuro",
     "Pose",
     "PoseEstimator",
     "SpliteError",
+    "TopDown",
+    "Tracker",
     "__version__",
     "open_camera",
     "verify",
@@ -34,9 +40,12 @@ __all__ = [
 _MODULES = {
     "BoxTracker": "runtime.tracker",
     "Bundle": "bundle",
+    "OneEuro": "runtime.smoothing",
     "Pose": "runtime.pose",
     "PoseEstimator": "runtime.estimator",
     "SpliteError": "errors",
+    "TopDown": "runtime.topdown",
+    "Tracker": "runtime.tracks",
     "open_camera": "runtime.io.camera",
     "verify": "runtime.verify",
 }

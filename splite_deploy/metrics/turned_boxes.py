@@ -81,6 +81,22 @@ def box_around(keypoints: Points, turn: Turn, otherwise_deg: float = 0.0, margin
     return turned_box(known, otherwise_deg if angle_deg is None else angle_deg, margin)
 
 
+def box_at(box: NDArray[np.floating[Any]], angle_deg: float) -> NDArray[np.float64]:
+    """The box (5,) of an angle about the middle of one (4,) that is not turned, around the same hand or person.
+
+    The tight box of what is turned is not known. Of a box of width w and height h this has the width hypot(w cos a,
+    h sin a) and the height hypot(w sin a, h cos a): exact at multiples of 90 degrees, and a square at 45.
+
+    Args:
+        box: (4,) xyxy.
+        angle_deg: a, in degrees.
+    """
+    low, high = box[:2].astype(np.float64), box[2:4].astype(np.float64)
+    share = np.abs(rotation(angle_deg))  # of width and height in either
+    half = np.sqrt(share**2 @ ((high - low) / 2) ** 2)
+    return np.array([*((low + high) / 2 - half), *((low + high) / 2 + half), wrapped(angle_deg)])
+
+
 def corners_of(box: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """(4, 2) corners of a box (4,) or (5,), in pixels of the image: clockwise, from the one at its top left."""
     x0, y0, x1, y1, *angle = box.astype(np.float64).tolist()

@@ -36,6 +36,8 @@ class Pose:
             is a left one; None where the network does not say.
         angle_deg: By how much ``box`` was turned about its centre, in degrees, clockwise; None of a network whose crops
             are not turned. ``keypoints`` and ``keypoints_3d`` are turned back: their axes are those of the image.
+        id: Number of the hand or person, the same from frame to frame, from 1; None where nobody is followed. See
+            `splite_deploy.runtime.tracks.Tracker`.
     """
 
     keypoints: FloatArray
@@ -48,6 +50,7 @@ class Pose:
     presence: float | None = None
     handedness: float | None = None
     angle_deg: float | None = None
+    id: int | None = None
 
     def __eq__(self, other: object) -> bool:
         """Whether all values are equal."""
@@ -62,7 +65,8 @@ class Pose:
     def to_dict(self) -> dict[str, Any]:
         """Plain data with numbers rounded to a thousandth, as ``splite-deploy run --json`` writes it.
 
-        ``presence`` and ``handedness`` are there where the network gives them, ``angle_deg`` where crops are turned.
+        ``presence`` and ``handedness`` are there where the network gives them, ``angle_deg`` where crops are turned,
+        ``id`` where somebody is followed.
         """
         heads = {name: getattr(self, name) for name in HEADS}
         return {
@@ -75,6 +79,7 @@ class Pose:
             "box_score": None if self.box_score is None else round(self.box_score, 4),
             **{name: round(value, 4) for name, value in heads.items() if value is not None},
             **({} if self.angle_deg is None else {"angle_deg": round(self.angle_deg, 3)}),
+            **({} if self.id is None else {"id": self.id}),
         }
 
 

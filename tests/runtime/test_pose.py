@@ -85,3 +85,8 @@ def test_every_head_is_a_field_and_is_written_where_it_is_there() -> None:
         told = replace(plain, **{head: 0.123456})
         assert told.to_dict()[head] == 0.1235 and told != plain
     assert "angle_deg" not in plain.to_dict() and replace(plain, angle_deg=-12.34567).to_dict()["angle_deg"] == -12.346
+
+
+def test_an_id_is_written_where_somebody_is_followed() -> None:
+    assert pose().id is None and "id" not in pose().to_dict()
+    assert pose(id=3).to_dict()["id"] == 3 and pose(id=3) != pose(id=4)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from splite_deploy.metrics.turned_boxes import corners_of
 from splite_deploy.runtime.pose import Pose
@@ -20,8 +21,8 @@ MIN_SIDE_PX = 480
 def overlay(image: AnyImage, poses: Sequence[Pose], skeleton: SkeletonSpec) -> Image:
     """Draws skeletons on a copy of ``image`` (BGR); small images are enlarged by a whole factor.
 
-    Every chain of the skeleton has its own hue; a keypoint of low score is drawn hollow. A box that the network found
-    is drawn around its person, and so is one that was turned.
+    Every chain of the skeleton has its own hue; a keypoint of low score is drawn hollow. A box that a network found is
+    drawn around its person, and so is one that was turned, and that of somebody who is followed, with the id.
 
     Raises:
         UsageError: The image is no (H, W, 3) uint8 array.
@@ -40,14 +41,13 @@ def _draw(canvas: Image, pose: Pose, skeleton: SkeletonSpec, factor: int) -> Non
     # OpenCV's pixel centres are at integers; it takes fixed-point coordinates with `shift` fractional bits
     fixed = np.round((pose.keypoints.astype(np.float64) * factor - 0.5) * (1 << shift))
     points = fixed.clip(-(1 << 30), 1 << 30).astype(int).tolist()  # OpenCV's are 32-bit
-    if pose.angle_deg is not None:
-        turned = np.round((corners_of(np.append(pose.box, pose.angle_deg)) * factor - 0.5) * (1 << shift))
-        outline = turned.clip(-(1 << 30), 1 << 30).astype(np.int32)
+    if pose.angle_deg is not None or pose.box_score is not None or pose.id is not None:
+        turned = pose.box if pose.angle_deg is None else np.append(pose.box, pose.angle_deg)
+        corners = np.round((corners_of(turned) * factor - 0.5) * (1 << shift))
+        outline = corners.clip(-(1 << 30), 1 << 30).astype(np.int32)
         cv2.polylines(canvas, [outline], True, (255, 255, 255), max(1, thickness // 2), cv2.LINE_AA, shift)
-    if pose.box_score is not None:
-        box = np.round((pose.box.reshape(2, 2).astype(np.float64) * factor - 0.5) * (1 << shift))
-        low, high = box.clip(-(1 << 30), 1 << 30).astype(int).tolist()
-        cv2.rectangle(canvas, low, high, (255, 255, 255), max(1, thickness // 2), cv2.LINE_AA, shift)
+        if pose.id is not None:
+            _write(canvas, str(pose.id), outline[outline[:, 1].argmin()] >> shift)
     colours = _chain_colours(skeleton)
     for a, b in skeleton.edges:
         cv2.line(canvas, points[a], points[b], colours[b], thickness, cv2.LINE_AA, shift)
@@ -55,6 +55,18 @@ def _draw(canvas: Image, pose: Pose, skeleton: SkeletonSpec, factor: int) -> Non
         radius = round(1.6 * thickness * (1 << shift))
         cv2.circle(canvas, point, radius, colour, -1 if score >= 0.5 else 1, cv2.LINE_AA, shift)
         cv2.circle(canvas, point, radius, (255, 255, 255), max(1, thickness // 2), cv2.LINE_AA, shift)
+
+
+def _write(canvas: Image, text: str, place: NDArray[np.int32]) -> None:
+    """Writes a few letters above a place, white with a dark edge, inside the picture."""
+    height, width = canvas.shape[:2]
+    scale = max(height, width) / 800
+    (across, up), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    x = min(max(int(place[0]) - across // 2, 2), max(width - across - 2, 0))
+    y = min(max(int(place[1]) - up // 2, up + 2), height - 2)
+    for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+        wide = max(1, round(thickness * scale))
+        cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, wide, cv2.LINE_AA)
 
 
 def _chain_colours(skeleton: SkeletonSpec) -> list[tuple[int, int, int]]:

@@ -1,0 +1,123 @@
+"""Keypoints that tremble less: the one-euro filter over the frames of a camera or a video."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from splite_deploy.arrays import DoubleArray, FloatArray
+from splite_deploy.errors import UsageError
+from splite_deploy.runtime.pose import Pose
+
+_LEAST_SIZE = 1e-6
+
+
+@dataclass(frozen=True)
+class OneEuro:
+    """How much keypoints are smoothed: little where they move fast, where lag would be seen, much where they rest.
+
+    G. Casiez, N. Roussel, D. Vogel: "1 EUR Filter: A Simple Speed-based Low-pass Filter for Noisy Input in Interactive
+    Systems", CHI 2012. With the time T since the last frame, a keypoint x and its smoothed place y:
+
+        a(f) = 1 / (1 + 1 / (2 pi f T))                      weight of the new value in a low-pass filter
+        v    = v' + a(speed_cutoff_hz) ((x - x') / T - v')    speed; ' is of the last frame
+        f    = min_cutoff_hz + beta |v|
+        y    = y' + a(f) (x - y')
+
+    The speed is that of what was found, as in the authors' code; measured from the smoothed place, as in the listing of
+    the paper, it and the lag would depend on the rate of the frames. It is that of each keypoint in the plane or in
+    space, not of each coordinate, so that directions are not bent, and counts in sizes of the hand or person per second
+    (the longest side of what just holds its keypoints): the same values serve every resolution and distance.
+
+    Something that moves at a steady speed lags behind by 1 / (2 pi f) seconds.
+
+    Attributes:
+        min_cutoff_hz: Cutoff frequency of what rests. Lower is calmer, and follows slow movements later.
+        beta: By how many Hz the cutoff rises with each size per second. Higher lags less, and calms less.
+        speed_cutoff_hz: Cutoff frequency of the speed.
+
+    Raises:
+        UsageError: A value is out of its range.
+    """
+
+    min_cutoff_hz: float = 1.5
+    beta: float = 8.0
+    speed_cutoff_hz: float = 1.0
+
+    def __post_init__(self) -> None:
+        frequencies = self.min_cutoff_hz, self.speed_cutoff_hz
+        if not (all(0 < one < math.inf for one in frequencies) and 0 <= self.beta < math.inf):
+            raise UsageError(
+                f"{self} cannot be used.", hint="Frequencies are positive numbers in Hz, and beta is 0 or above."
+            )
+
+    def lag_ms(self, speed: float) -> float:
+        """By how much something lags behind that moves steadily, in ms.
+
+        Args:
+            speed: In sizes per second.
+        """
+        return 1000 / (2 * math.pi * (self.min_cutoff_hz + self.beta * speed))
+
+
+class Smoother:
+    """Smooths the keypoints of one hand or person, in the image and in 3D; boxes and scores stay as they are.
+
+    Args:
+        how: How much.
+    """
+
+    def __init__(self, how: OneEuro) -> None:
+        self._how = how
+        self._time_s = 0.0
+        self._filters: dict[str, _Filter] = {}
+
+    def __call__(self, pose: Pose, time_s: float) -> Pose:
+        """The pose of the next frame, smoothed.
+
+        Args:
+            pose: As it was found.
+            time_s: When the frame was taken, in seconds from any moment. Where it is that of the last frame nothing
+                moves; where it is earlier, as after a jump in a video, the filter begins anew.
+        """
+        passed_s = time_s - self._time_s
+        if passed_s < 0:
+            self._filters = {}
+        self._time_s = time_s
+        pose = replace(pose, keypoints=self._next("keypoints", pose.keypoints, passed_s))
+        if pose.keypoints_3d is None:
+            self._filters.pop("keypoints_3d", None)
+            return pose
+        return replace(pose, keypoints_3d=self._next("keypoints_3d", pose.keypoints_3d, passed_s))
+
+    def _next(self, name: str, values: FloatArray, passed_s: float) -> FloatArray:
+        known = self._filters.get(name)
+        if known is None:
+            self._filters[name] = _Filter(values)
+            return values
+        return known.next(values, passed_s, self._how).astype(np.float32)
+
+
+class _Filter:
+    """The state of the filter of K points: their smoothed places and speeds, (K, 2) or (K, 3)."""
+
+    def __init__(self, values: FloatArray) -> None:
+        self._found = self._smooth = values.astype(np.float64)
+        self._speed = np.zeros_like(self._smooth)
+
+    def next(self, values: FloatArray, passed_s: float, how: OneEuro) -> DoubleArray:
+        if passed_s <= 0 or not len(values):
+            return self._smooth
+        before, self._found = self._found, values.astype(np.float64)
+        size = max(float(np.ptp(values, axis=0).max()), _LEAST_SIZE)
+        self._speed += _weight(how.speed_cutoff_hz, passed_s) * ((self._found - before) / passed_s - self._speed)
+        cutoffs_hz = how.min_cutoff_hz + how.beta * np.linalg.norm(self._speed, axis=1, keepdims=True) / size
+        self._smooth = self._smooth + _weight(cutoffs_hz, passed_s) * (self._found - self._smooth)
+        return self._smooth
+
+
+def _weight(cutoff_hz: float | DoubleArray, passed_s: float) -> float | DoubleArray:
+    """The weight of a new value in an exponential low-pass filter; see `OneEuro`."""
+    return 1 / (1 + 1 / (2 * math.pi * cutoff_hz * passed_s))

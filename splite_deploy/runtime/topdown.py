@@ -1,0 +1,306 @@
+"""From a whole picture to the keypoints of everybody in it: a detector, then an estimator, and who is who."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.decoders.people import overlaps
+from splite_deploy.errors import UsageError
+from splite_deploy.metrics.labels import tight_box
+from splite_deploy.metrics.turned_boxes import Turn, angle_of, box_around, box_at
+from splite_deploy.runtime.backends.base import OneAtATime
+from splite_deploy.runtime.closing import Closing
+from splite_deploy.runtime.estimator import PoseEstimator
+from splite_deploy.runtime.pose import Pose
+from splite_deploy.runtime.preprocess import AnyImage, Image, check_box, check_image
+from splite_deploy.runtime.tracker import check_limits, next_box
+from splite_deploy.runtime.tracks import Tracker, distances, nearest
+
+Box = NDArray[np.float64]
+_CORNERS = 4
+_SAME_BOX = 0.3
+"""Overlap (intersection over union) at which a box of the detector is that of somebody who is followed."""
+_SAME_POSE = 0.2
+"""Mean distance of keypoints, in sizes, below which two poses are of one hand or person."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the estimator found.
+
+    Attributes:
+        pose: It.
+        id: Whose crop it was found in; None of a box of the detector.
+        moved: How far it lies from where it was in the last frame, in sizes; infinite of a box of the detector.
+        box_score: The detector's of that box; None where the box is of the last frame.
+    """
+
+    pose: Pose
+    id: int | None
+    moved: float
+    box_score: float | None = None
+
+
+class TopDown(Closing):
+    """Finds and follows several hands or people in the frames of a camera or a video, or finds them in a picture.
+
+        with TopDown(PoseEstimator.open("palm.splite"), PoseEstimator.open("hand.splite"), Tracker(4)) as follow:
+            for frame in camera:
+                for pose in follow(frame):
+                    print(pose.id, pose.keypoints)
+
+    In every frame the estimator looks where the keypoints were in the last one. The detector looks at the whole frame
+    first where nobody is followed, where somebody was lost a short while ago, and otherwise every ``detect_every``
+    frames, unless as many are followed as the tracker may. What it finds beside those who are followed is looked at
+    together with them: all crops of a frame are one inference where the bundle has a dynamic batch, else one inference
+    each.
+
+    Somebody is lost where the network says that the crop shows nobody (`Pose.presence`; a single-stage network finds
+    nobody there), where a network that does not say has low scores, and where keypoints fall together, far apart or
+    outside the frame: see `next_box`. Nothing is delivered of those who are lost. Where two fall on one hand
+    or person, the one that came there from further away is lost.
+
+    Where crops are turned (``rotate_by``), the first crop's angle is that of the detector's keypoints of the same
+    names; a detector without them, or one that gives boxes alone, takes a second inference on a new hand or person.
+
+    One serves one thread: a call while one of another thread runs is a `BackendError`.
+
+    Attributes:
+        detector: As it was given.
+        estimator: As it was given.
+        tracker: Who is who.
+
+    Args:
+        detector: A single-stage network: it finds boxes, and its keypoints serve for the angle alone. It is closed with
+            this object, as is the estimator.
+        estimator: Finds keypoints in boxes. A single-stage network serves, too, and then gives the best one of each.
+            To follow what a single-stage network finds alone, no detector is needed: see `Tracker`.
+        tracker: Gives ids, limits their number and smooths; None is ``Tracker()``.
+        detect_every: In frames. Somebody who comes into the picture while others are followed is found that late.
+        margin: See `BoxTracker`.
+        min_score: See `BoxTracker`.
+        min_presence: See `BoxTracker`.
+
+    Raises:
+        UsageError: The networks cannot take these parts, or a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        detector: PoseEstimator,
+        estimator: PoseEstimator,
+        tracker: Tracker | None = None,
+        *,
+        detect_every: int = 5,
+        margin: float = 0.05,
+        min_score: float = 0.3,
+        min_presence: float = 0.5,
+    ) -> None:
+        _check_parts(detector, estimator)
+        check_limits(margin, min_score, min_presence)
+        if detect_every < 1:
+            raise UsageError(f"The detector would look every {detect_every} frames.", hint="1 is every frame.")
+        self.detector, self.estimator = detector, estimator
+        self.tracker = Tracker() if tracker is None else tracker
+        self._detect_every = detect_every
+        self._limits = {"margin": margin, "min_score": min_score, "min_presence": min_presence}
+        self._turn = estimator.spec.input.turn
+        self._turn_of_detector = _turn_of_detector(detector, estimator)
+        self._size: tuple[int, int] | None = None
+        self._since_detected = 0
+        self._guard = OneAtATime("pipeline")
+
+    def __call__(self, frame: AnyImage, time_s: float | None = None, **options: Any) -> list[Pose]:
+        """Everybody in the next frame, by rising `Pose.id`.
+
+        After an error the next call goes on as if this frame had not been.
+
+        Args:
+            frame: (H, W, 3) uint8. Where its size is another than before, everybody is sought anew.
+            time_s: See `Tracker`.
+            options: ``intrinsics`` and ``bone_length_mm`` of `PoseEstimator.__call__`.
+
+        Raises:
+            UsageError: The frame or an option cannot be used.
+            BackendError: A backend failed.
+        """
+        self._guard.enter()
+        try:
+            image = check_image(frame)
+            if image.shape[:2] != self._size:
+                self.tracker.reset()
+                self._size = image.shape[0], image.shape[1]
+            return self._next(image, time_s, options)
+        finally:
+            self._guard.leave()
+
+    def detect(self, image: AnyImage, **options: Any) -> list[Pose]:
+        """Everybody in one picture, by falling score of the detector, which is `Pose.box_score`; nobody is followed.
+
+        Args:
+            image: See `PoseEstimator.__call__`.
+            options: See `__call__`.
+
+        Raises:
+            UsageError: The picture or an option cannot be used.
+            BackendError: A backend failed.
+        """
+        self._guard.enter()
+        try:
+            image = check_image(image)
+            found = self._without_nobody(self._estimate(image, self.detector.detect(image), {}, options), image)
+            poses = [replace(one.pose, box_score=one.box_score) for one in found]
+            return poses[: self.tracker.max_people]
+        finally:
+            self._guard.leave()
+
+    def reset(self) -> None:
+        """Forgets everybody, as for another video; ids go on."""
+        self.tracker.reset()
+
+    def close(self) -> None:
+        """Closes the detector and the estimator.
+
+        Raises:
+            BackendError: Another thread uses this, or one of them.
+        """
+        with ExitStack() as stack:
+            if not self._guard.forked:
+                self._guard.enter()
+                stack.callback(self._guard.leave)
+            stack.callback(self.detector.close)
+            stack.callback(self.estimator.close)
+
+    def _next(self, image: Image, time_s: float | None, options: dict[str, Any]) -> list[Pose]:
+        followed = dict(self.tracker.followed)
+        is_due = self._is_due()
+        detected = self._beside(self.detector.detect(image), followed) if is_due else []
+        found = self._without_nobody(self._estimate(image, detected, followed, options), image)
+        poses = self.tracker([one.pose for one in found], time_s, ids=[one.id for one in found])
+        self._since_detected = 0 if is_due else self._since_detected + 1
+        return poses
+
+    def _is_due(self) -> bool:
+        """Whether the detector looks at the next frame."""
+        tracker = self.tracker
+        if tracker.full:
+            return False
+        return not tracker.followed or tracker.misses or self._since_detected + 1 >= self._detect_every
+
+    def _beside(self, detected: Sequence[Pose], followed: dict[int, Pose]) -> list[Pose]:
+        """What the detector found beside those who are followed, each of whom may have one of its boxes."""
+        if not followed:
+            return list(detected)
+        boxes = np.stack([tight_box(pose.keypoints) for pose in followed.values()]).astype(np.float32)
+        others = np.array([pose.box for pose in detected], np.float32).reshape(-1, 4)
+        taken = {index for _, index in nearest(1.0 - overlaps(boxes, others), 1.0 - _SAME_BOX)}
+        return [pose for index, pose in enumerate(detected) if index not in taken]
+
+    def _estimate(
+        self, image: Image, detected: Sequence[Pose], followed: dict[int, Pose], options: dict[str, Any]
+    ) -> list[_Seen]:
+        """What the estimator finds where those who are followed were, and in boxes of the detector."""
+        height, width = image.shape[:2]
+        after = {number: self._box_after(pose, image) for number, pose in followed.items()}
+        boxes = {number: box for number, box in after.items() if box is not None}
+        first = [(one, box) for one in detected if (box := self._first_box(one, height, width)) is not None]
+        poses = self._look(image, [*boxes.values(), *(box for _, box in first)], options)
+        fresh = poses[len(boxes) :]
+        if self._turn is not None:
+            fresh = self._second_pass(image, fresh, [box for _, box in first], options)
+        seen = []
+        for number, pose in zip(boxes, poses[: len(boxes)], strict=True):
+            if pose is not None:
+                seen.append(_Seen(pose, number, float(distances([followed[number]], [pose])[0, 0])))
+        for (one, _), pose in zip(first, fresh, strict=True):
+            if pose is not None:
+                seen.append(_Seen(pose, None, math.inf, one.box_score))
+        return seen
+
+    def _first_box(self, detected: Pose, height: int, width: int) -> Box | None:
+        """Where the estimator looks at somebody new: at the angle that the detector tells; None outside the frame."""
+        box = detected.box.astype(np.float64)
+        if self._turn_of_detector is not None:
+            angle_deg = angle_of(detected.keypoints, self._turn_of_detector)
+            box = box if angle_deg is None else box_at(box, angle_deg)
+        return _checked(box, height, width)
+
+    def _second_pass(
+        self, image: Image, poses: list[Pose | None], boxes: Sequence[Box], options: dict[str, Any]
+    ) -> list[Pose | None]:
+        """The poses, those anew of which nothing but the first look tells the angle; see `two_passes`."""
+        again: dict[int, Box] = {}
+        for index, (pose, box) in enumerate(zip(poses, boxes, strict=True)):
+            if box.size == _CORNERS and self._turn is not None and pose is not None:
+                around = _checked(box_around(pose.keypoints, self._turn), *image.shape[:2])
+                if around is not None:
+                    again[index] = around
+        anew = dict(zip(again, self._look(image, list(again.values()), options), strict=True))
+        return [anew.get(index, pose) for index, pose in enumerate(poses)]
+
+    def _look(self, image: Image, boxes: Sequence[Box], options: dict[str, Any]) -> list[Pose | None]:
+        """A pose for each box, by one inference where the estimator takes several crops; None of nobody."""
+        if self.estimator.finds_people:
+            if any(value is not None for value in options.values()):
+                raise UsageError("This model gives no depth.", hint="Leave out intrinsics and bone length.")
+            found = (self.estimator.detect(image, box) for box in boxes)
+            return [people[0] if people else None for people in found]
+        if len(boxes) > 1 and self.estimator.takes_several:
+            return [*self.estimator.batch(image, boxes, **options)]
+        return [self.estimator(image, box, **options) for box in boxes]
+
+    def _box_after(self, pose: Pose, image: Image) -> Box | None:
+        """Where somebody is looked for in the next frame; None of nobody."""
+        height, width = image.shape[:2]
+        return next_box(pose, height, width, **self._limits, turn=self._turn)
+
+    def _without_nobody(self, seen: Sequence[_Seen], image: Image) -> list[_Seen]:
+        """What shows somebody, each once: of two poses of one that which has moved less."""
+        there = [one for one in seen if self._box_after(one.pose, image) is not None]
+        kept: list[_Seen] = []
+        for one in sorted(there, key=lambda one: one.moved):
+            if not (distances([one.pose], [other.pose for other in kept]) < _SAME_POSE).any():
+                kept.append(one)
+        return kept
+
+
+def _check_parts(detector: PoseEstimator, estimator: PoseEstimator) -> None:
+    if not detector.finds_people:
+        raise UsageError(
+            f"The detector '{detector.spec.name}' finds one hand or person in each box, and no boxes.",
+            hint="Give a single-stage network as the detector. Without one BoxTracker follows one hand or person.",
+        )
+    if estimator.spec.keypoint_count == 0:
+        raise UsageError(
+            f"The estimator '{estimator.spec.name}' finds boxes alone, and no keypoints.",
+            hint="Give a network that finds keypoints. To follow boxes alone, give what it detects to a Tracker.",
+        )
+    if detector.color != estimator.color:
+        raise UsageError(
+            f"The detector is opened for {detector.color} images, and the estimator for {estimator.color} ones.",
+            hint="Open both with the same color.",
+        )
+
+
+def _turn_of_detector(detector: PoseEstimator, estimator: PoseEstimator) -> Turn | None:
+    """Which of the detector's keypoints tell the angle at which the estimator looks; None where none do."""
+    turn, names = estimator.spec.input.turn, detector.spec.skeleton.keypoint_names
+    wanted = [estimator.spec.skeleton.keypoint_names[index] for index in turn or ()]
+    if not wanted or not set(wanted) <= set(names):
+        return None
+    return names.index(wanted[0]), names.index(wanted[1])
+
+
+def _checked(box: Box, height: int, width: int) -> Box | None:
+    """The box, if one could look into it."""
+    try:
+        return check_box(box, height, width)
+    except UsageError:
+        return None

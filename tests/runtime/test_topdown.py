@@ -1,0 +1,357 @@
+"""Several hands from whole pictures: found, followed, lost and found again, each with its id."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import marked_hands as world
+import numpy as np
+import pytest
+from marked_hands import Detector, Estimator, hand, picture
+
+from splite_deploy import BoxTracker, OneEuro, Pose, PoseEstimator, TopDown, Tracker
+from splite_deploy.errors import BackendError, UsageError
+from splite_deploy.metrics.turned_boxes import box_at, corners_of
+from splite_deploy.runtime.io.draw import overlay
+
+Points = Any
+
+
+def made(
+    tracker: Tracker | None = None,
+    *,
+    names: Sequence[str] = ("wrist", "middle"),
+    turned: bool = True,
+    presence: bool = True,
+    batch: int | None = None,
+    **options: Any,
+) -> tuple[TopDown, Detector, Estimator]:
+    detector, estimator = Detector(names), Estimator(presence=presence, batch=batch)
+    spec = world.estimator_spec(turned=turned, presence=presence)
+    opened = PoseEstimator(world.detector_spec(names), detector, "rgb"), PoseEstimator(spec, estimator, "rgb")
+    return TopDown(*opened, tracker, **options), detector, estimator
+
+
+def whose(poses: Sequence[Pose], hands: Sequence[Points]) -> list[int | None]:
+    """The id at each hand; None where nothing was found. Every pose has to lie on a hand."""
+    ids: list[int | None] = [None] * len(hands)
+    for pose in poses:
+        away = [float(np.linalg.norm(pose.keypoints - one, axis=1).max()) for one in hands]
+        assert min(away) < 1.0
+        ids[int(np.argmin(away))] = pose.id
+    return ids
+
+
+# --- found and followed ---
+
+
+@pytest.mark.parametrize("batch", [None, 1])
+def test_hands_keep_their_ids_as_they_move(batch: int | None) -> None:
+    follow, detector, estimator = made(batch=batch)
+    for step in range(40):
+        hands = [hand(40 + 5 * step, 60, 9 * step), hand(280 - 5 * step, 170, -9 * step)]  # past each other
+        assert whose(follow(picture(hands)), hands) == [1, 2]
+    assert detector.looks == 1 + 39 // 5
+    assert estimator.batches == ([2] * 40 if batch is None else [1] * 80)
+
+
+def test_as_many_as_may_be_are_followed_without_the_detector() -> None:
+    follow, detector, _ = made(Tracker(2))
+    hands = [hand(60, 60), hand(160, 120), hand(260, 180)]
+    for _ in range(20):
+        assert whose(follow(picture(hands)), hands) == [1, 2, None]
+    assert detector.looks == 1
+
+
+def test_a_hand_that_comes_later_is_found_by_the_next_look() -> None:
+    follow, detector, _ = made(detect_every=4)
+    first, later = hand(80, 100), hand(240, 100)
+    for _ in range(3):
+        assert whose(follow(picture([first])), [first]) == [1]
+    seen = [whose(follow(picture([first, later])), [first, later]) for _ in range(4)]
+    assert seen.index([1, 2]) <= 3 and seen[-1] == [1, 2]
+    assert detector.looks == 2
+
+
+@pytest.mark.parametrize("presence", [True, False])
+def test_a_hand_that_leaves_is_lost_at_once_and_has_its_id_again(presence: bool) -> None:
+    follow, detector, _ = made(presence=presence)
+    stays, goes = hand(80, 100), hand(240, 100)
+    assert whose(follow(picture([stays, goes])), [stays, goes]) == [1, 2]
+    looks = detector.looks
+    for _ in range(4):
+        assert whose(follow(picture([stays])), [stays]) == [1]
+    assert detector.looks == looks + 3  # in every frame after the one that lost it
+    back = hand(250, 110)
+    assert whose(follow(picture([stays, back])), [stays, back]) == [1, 2]
+    for _ in range(25):
+        follow(picture([stays]))
+    assert whose(follow(picture([stays, goes])), [stays, goes])[0] == 1
+    later = [whose(follow(picture([stays, goes])), [stays, goes]) for _ in range(5)]
+    assert later[-1] == [1, 3], "an id that was forgotten is not given again"
+
+
+def test_a_hand_that_comes_back_elsewhere_is_another_one() -> None:
+    follow, _, _ = made()
+    follow(picture([hand(60, 60)]))
+    assert follow(picture([])) == []
+    there = hand(250, 180)
+    assert whose(follow(picture([there])), [there]) == [2]
+
+
+def test_nobody_is_sought_in_every_frame() -> None:
+    follow, detector, estimator = made()
+    for _ in range(7):
+        assert follow(picture([])) == []
+    assert (detector.looks, estimator.batches) == (7, [])
+
+
+def test_what_is_no_hand_is_not_delivered() -> None:
+    follow, detector, estimator = made(Tracker(1))
+    detector.more = [[10, 10, 40, 40, 0.99], [-900, 10, -800, 40, 0.98], [50, 50, 50, 50, 0.97]]
+    alone = hand(240, 100)
+    assert whose(follow(picture([alone])), [alone]) == [1], "though the detector is surer of what is none"
+    assert estimator.batches == [2, 1], "nothing outside the picture or without a size, and once more without an angle"
+
+
+def test_two_crops_of_one_hand_become_one() -> None:
+    follow, detector, _ = made(detect_every=1)
+    alone = hand(160, 120)
+    scale = 192 / world.WIDTH
+    (x0, y0), (x1, y1) = alone.min(axis=0) * scale, alone.max(axis=0) * scale
+    top = (192 - world.HEIGHT * scale) / 2
+    detector.more = [[x0 - 12, y0 + top - 12, x0 + 12, y0 + top + 12, 0.8], [x0, y0 + top, x1, y1 + top, 0.7]]
+    for _ in range(5):
+        assert whose(follow(picture([alone])), [alone]) == [1]
+
+
+def test_a_track_that_jumps_onto_another_hand_ends_and_the_other_one_goes_on() -> None:
+    follow, _, _ = made()
+    left, right = hand(120, 120), hand(180, 120)
+    assert whose(follow(picture([left, right])), [left, right]) == [1, 2]
+    moved = hand(138, 120)
+    assert whose(follow(picture([moved])), [moved]) == [1], "both crops show it; the other one moved further"
+
+
+# --- angles ---
+
+
+@pytest.mark.parametrize("angle_deg", [0.0, 70.0, 180.0, -120.0])
+def test_the_first_crop_has_the_angle_that_the_detector_tells(angle_deg: float) -> None:
+    follow, _, estimator = made()
+    shown = hand(160, 120, angle_deg)
+    (pose,) = follow(picture([shown]))
+    assert pose.angle_deg == pytest.approx(angle_deg, abs=1.5) and estimator.batches == [1]
+    np.testing.assert_allclose(pose.keypoints, shown, rtol=0, atol=0.5)
+    assert follow(picture([shown]))[0].angle_deg == pytest.approx(angle_deg, abs=1.5)
+
+
+@pytest.mark.parametrize("batch", [None, 1])
+def test_a_detector_that_tells_no_angle_takes_a_second_look(batch: int | None) -> None:
+    follow, _, estimator = made(names=("middle", "somewhere"), batch=batch)
+    hands = [hand(80, 120, 90), hand(240, 120, -45)]
+    angles = [pose.angle_deg for pose in follow(picture(hands))]
+    assert angles == pytest.approx([90, -45], abs=1.5)
+    assert estimator.batches == ([2, 2] if batch is None else [1] * 4)
+    follow(picture(hands))
+    assert sum(estimator.batches) == 6, "one look, while they are followed"
+
+
+def test_crops_that_are_not_turned_take_one_look() -> None:
+    follow, _, estimator = made(turned=False)
+    (pose,) = follow(picture([hand(160, 120, 90)]))
+    assert pose.angle_deg is None and estimator.batches == [1]
+
+
+def test_a_box_at_an_angle_holds_the_same() -> None:
+    box = np.array([10.0, 20.0, 50.0, 100.0])
+    for angle_deg in (0, 90, 180, -90):
+        corners = corners_of(box_at(box, angle_deg))
+        np.testing.assert_allclose([*corners.min(axis=0), *corners.max(axis=0)], box, atol=1e-9)
+    x0, y0, x1, y1, angle = box_at(box, 45.0)
+    assert angle == 45 and x1 - x0 == pytest.approx(y1 - y0) == pytest.approx(np.hypot(40, 80) / np.sqrt(2))
+
+
+# --- pictures ---
+
+
+def test_a_picture_has_its_hands_by_the_score_of_the_detector() -> None:
+    finder, detector, _ = made(Tracker(2))
+    hands = [hand(260, 180, 30), hand(60, 60), hand(160, 120, 100)]
+    detector.more = [[10, 100, 40, 130, 0.95]]
+    poses = finder.detect(picture(hands))
+    assert [float(np.abs(pose.keypoints - hands[index]).max()) < 1 for pose, index in zip(poses, (1, 2), strict=True)]
+    assert [pose.box_score for pose in poses] == pytest.approx([0.9 - 0.001 * 0.6 * x for x in (60, 140)], abs=0.005)
+    assert [pose.id for pose in poses] == [None, None]
+    assert finder.detect(picture([])) == []
+    assert whose(finder(picture(hands)), hands) == [None, 1, 2], "pictures in between change nothing"
+
+
+def test_boxes_and_ids_are_drawn() -> None:
+    follow, _, _ = made()
+    image = picture([hand(160, 120, 30)])
+    (pose,) = follow(image)
+    skeleton = follow.estimator.spec.skeleton
+    drawn, bare = overlay(image, [pose], skeleton), overlay(image, [replace(pose, id=None)], skeleton)
+    other = overlay(image, [replace(pose, id=27)], skeleton)
+    corners = 2 * corners_of(np.append(pose.box, pose.angle_deg or 0.0))
+    rows, columns = np.nonzero((drawn != bare).any(axis=2))
+    x, y = corners[corners[:, 1].argmin()]
+    assert len(rows) > 50 and abs(columns.mean() - x) < 10 and 0 < y - rows.mean() < 30
+    assert (other != drawn).any()
+    far = overlay(image, [replace(pose, box=pose.box - 1e6, keypoints=pose.keypoints - 1e6)], skeleton)
+    assert far.shape == drawn.shape
+    straight = replace(pose, angle_deg=None)
+    outlined, plain = (overlay(image, [one], skeleton) for one in (straight, replace(straight, id=None)))
+    left, top = (2 * pose.box[:2]).astype(int)
+    edge = np.s_[top + 10 : top + 30, left - 2 : left + 3]
+    assert (outlined[edge].max(axis=(1, 2)) > 200).all() and not (plain[edge] == outlined[edge]).all()
+
+
+# --- BoxTracker, where networks tell more ---
+
+
+def test_presence_ends_what_a_box_tracker_follows() -> None:
+    track = BoxTracker(PoseEstimator(world.estimator_spec(), Estimator(), "rgb"), (120, 80, 200, 160))
+    for step in range(10):
+        track(picture([hand(160 + 4 * step, 120, 10 * step)]))
+        assert track.found
+    pose = track(picture([]))
+    assert pose.presence == pytest.approx(0.1) and pose.scores.tolist() == [1, 1, 1]
+    assert not track.found and track.box == (120, 80, 200, 160)
+    never = BoxTracker(track.estimator, (120, 80, 200, 160), min_presence=0.95)
+    never(picture([hand(160, 120)]))
+    assert not never.found
+
+
+def test_the_first_frame_of_a_box_tracker_is_looked_at_in_two_passes() -> None:
+    session = Estimator()
+    track = BoxTracker(PoseEstimator(world.estimator_spec(), session, "rgb"), (120, 80, 200, 160))
+    shown = picture([hand(160, 120, 140)])
+    assert track(shown).angle_deg == pytest.approx(140, abs=1.5) and session.batches == [1, 1]
+    assert track(shown).angle_deg == pytest.approx(140, abs=1.5) and session.batches == [1, 1, 1]
+    given = BoxTracker(track.estimator, (120, 80, 200, 160, 90))
+    assert given(shown).angle_deg == 90 and len(session.batches) == 4, "an angle that is given is taken"
+
+
+# --- frames that are strange ---
+
+
+def test_frames_of_another_size_begin_anew() -> None:
+    follow, detector, _ = made()
+    follow(picture([hand(300, 200)]))
+    smaller = hand(60, 50)
+    assert whose(follow(picture([smaller], 100, 120)), [smaller]) == [2]
+    assert detector.looks == 2
+
+
+def test_what_is_no_frame_is_refused_and_changes_nothing() -> None:
+    follow, detector, _ = made()
+    shown = [hand(100, 100)]
+    follow(picture(shown))
+    for wrong in (None, np.zeros((0, 10, 3), np.uint8), np.zeros((10, 10), np.uint8)):
+        with pytest.raises(UsageError, match=r"^The image ") as caught:
+            follow(wrong)
+        assert caught.value.hint
+    for time_s in (float("nan"), float("inf")):
+        with pytest.raises(UsageError, match=r"^The time of a frame is (nan|inf)\.") as caught:
+            follow(picture(shown), time_s)
+        assert "Pass seconds" in caught.value.hint
+    assert whose(follow(picture(shown)), shown) == [1] and detector.looks == 1
+
+
+def test_a_backend_that_fails_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    follow, _, _ = made()
+    shown = [hand(100, 100)]
+    follow(picture(shown))
+    with monkeypatch.context() as patch:
+        patch.setattr(Estimator, "_see", lambda *_: {"coordinates": np.full((3, 2), np.nan, np.float32)})
+        with pytest.raises(BackendError):
+            follow(picture(shown))
+    assert whose(follow(picture(shown)), shown) == [1]
+
+
+def test_forgetting_begins_anew_with_new_ids() -> None:
+    follow, detector, _ = made(Tracker(1))
+    shown = [hand(100, 100)]
+    follow(picture(shown))
+    follow.reset()
+    assert whose(follow(picture(shown)), shown) == [2] and detector.looks == 2
+
+
+# --- the parts ---
+
+
+def test_a_single_stage_network_estimates_in_the_boxes_of_another() -> None:
+    detector, people = Detector(), Detector(("wrist", "middle", "thumb"))
+    spec = world.detector_spec(("wrist", "middle", "thumb"), padding=1.4)
+    follow = TopDown(PoseEstimator(world.detector_spec(), detector, "rgb"), PoseEstimator(spec, people, "rgb"))
+    for step in range(12):
+        hands = [hand(60 + 3 * step, 60), hand(260 - 3 * step, 180)]
+        assert whose(follow(picture(hands)), hands) == [1, 2]
+    alone = [hand(60 + 36, 60)]
+    assert whose(follow(picture(alone)), alone) == [1], "where it finds nobody in the box, somebody is lost"
+
+
+@pytest.mark.parametrize("case", ["detector", "no keypoints", "colours"])
+def test_networks_that_cannot_take_their_part_are_refused(case: str) -> None:
+    def opened(color: Any = "rgb") -> PoseEstimator:
+        return PoseEstimator(world.estimator_spec(), Estimator(), color)
+
+    detector = PoseEstimator(world.detector_spec(), Detector(), "rgb")
+    if case == "detector":
+        with pytest.raises(UsageError, match="The detector 'marked' finds one hand or person in each box") as caught:
+            TopDown(opened(), opened())
+        assert "single-stage network" in caught.value.hint
+    elif case == "colours":
+        with pytest.raises(UsageError, match="opened for rgb images, and the estimator for bgr") as caught:
+            TopDown(detector, opened("bgr"))
+        assert caught.value.hint == "Open both with the same color."
+    else:
+        with pytest.raises(UsageError, match="The detector would look every 0 frames") as caught:
+            TopDown(detector, opened(), detect_every=0)
+        assert caught.value.hint
+
+
+def test_one_pipeline_serves_one_thread_and_closes_both_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    follow, detector, estimator = made()
+    began, may_end = threading.Event(), threading.Event()
+    see = Estimator._see
+
+    def slow(self: Estimator, crop: Any) -> Any:
+        began.set()
+        assert may_end.wait(30)
+        return see(self, crop)
+
+    monkeypatch.setattr(Estimator, "_see", slow)
+    frame, found = picture([hand(100, 100)]), []
+    worker = threading.Thread(target=lambda: found.extend(follow(frame)))
+    worker.start()
+    assert began.wait(30)
+    calls: list[Callable[[], object]] = [lambda: follow(frame), lambda: follow.detect(frame), follow.close]
+    for call in calls:
+        with pytest.raises(BackendError, match=r"^The pipeline is in use, in another thread"):
+            call()
+    may_end.set()
+    worker.join()
+    assert len(found) == 1
+    with follow:
+        pass
+    for session in (detector, estimator):
+        with pytest.raises(BackendError, match="closed"):
+            session.run({"image": np.zeros((1, 3, 96, 96), np.float32)})
+
+
+def test_smoothing_calms_what_is_delivered_and_not_what_is_followed() -> None:
+    calm, _, _ = made(Tracker(smoothing=OneEuro(min_cutoff_hz=0.5, beta=0.0)))
+    plain, _, _ = made()
+    rng = np.random.default_rng(0)
+    shown = [picture([hand(160, 120) + rng.normal(0, 1.5, (3, 2))]) for _ in range(40)]
+    smooth, rough = ([one(frame, index / 30)[0] for index, frame in enumerate(shown)] for one in (calm, plain))
+    tremble = [np.stack([pose.keypoints for pose in poses[10:]]).std(axis=0).mean() for poses in (smooth, rough)]
+    assert tremble[0] < 0.35 * tremble[1]
+    for one, other in zip(smooth, rough, strict=True):
+        np.testing.assert_array_equal(one.box, other.box)
