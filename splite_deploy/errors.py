@@ -6,6 +6,7 @@ Anything else that escapes is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,27 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except UsageError as err:
         raise type(err)(f"{path}: {err.message}", hint=err.hint) from err
+
+
+FILES_HINT = "Close other files, or allow more of them: ulimit -n 4096."
+"""What to do where too many files are open."""
+_READ_HINTS = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions of the file and of its folders."),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), FILES_HINT),
+    errno.EIO: "The disk cannot read it: look into the system's log, and copy the file again from elsewhere.",
+    errno.ESTALE: "The network folder has gone: mount it again.",
+}
+
+
+def reading_hint(err: BaseException, otherwise: str) -> str:
+    """What to do about a file that the operating system would not read, or ``otherwise`` where it says nothing of use.
+
+    Args:
+        err: An `OSError`, or what was raised from one.
+        otherwise: What to do about the content of the file.
+    """
+    reason = err if isinstance(err, OSError) else err.__cause__
+    return _READ_HINTS.get(reason.errno or 0, otherwise) if isinstance(reason, OSError) else otherwise
 
 
 class SpecError(SpliteError):

@@ -29,7 +29,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from stat import S_IMODE, S_IRUSR, S_IWUSR
 
-from splite_deploy.errors import OutputError, UsageError
+from splite_deploy.errors import FILES_HINT, OutputError, UsageError
 from splite_deploy.interruption import current as interruption
 
 
@@ -47,6 +47,7 @@ def writing(path: str | PathLike[str]) -> Iterator[None]:
             errno.EISDIR: "That is a folder: name a file in it.",
             errno.EROFS: "That file system is read-only: name another place.",
             errno.EEXIST: "A part of that path is a file, not a folder: name another place.",
+            **dict.fromkeys((errno.EMFILE, errno.ENFILE), FILES_HINT),
             errno.EBUSY: "It is mounted on its own, or in use: mount the folder around it, or name another place.",
             errno.ELOOP: "Links of that name lead in a circle: name another place.",
             errno.ENOTDIR: "A part of that path is a file, not a folder: name another place.",
@@ -297,6 +298,16 @@ def _part(path: Path, make: Callable[[Path], int | None]) -> Iterator[Path]:
             os.close(handle)
 
 
+TMP_HINT = "Free some space there, or name another folder: TMPDIR=FOLDER splite-deploy ..."
+"""What to do about a full disk of the folder for temporary files."""
+_FULL_BELOW_BYTES = 1 << 20
+
+
+def is_full(folder: Path) -> bool:
+    """Whether the disk of a folder has less than a megabyte left: enough of a reason for what failed there."""
+    return shutil.disk_usage(folder).free < _FULL_BELOW_BYTES
+
+
 @contextmanager
 def work_folder(purpose: str) -> Iterator[Path]:
     """A new folder for intermediate files, where the system keeps such; removed when the block ends.
@@ -305,12 +316,18 @@ def work_folder(purpose: str) -> Iterator[Path]:
         purpose: For its name.
 
     Raises:
-        OutputError: It cannot be made.
+        OutputError: It cannot be made, or what was done in the block failed and the disk it lies on is full.
     """
     with writing("to the folder for temporary files"):
         place = Path(tempfile.gettempdir()) / purpose
     with part_folder(place) as folder:
-        yield folder
+        try:
+            yield folder
+        except Exception as err:  # other packages hide the reason, which is the same for all of them
+            if not is_full(folder):
+                raise
+            message = f"The disk of the folder for temporary files is full: {place.parent}."
+            raise OutputError(message, hint=TMP_HINT) from err
 
 
 def abandon_parts() -> None:

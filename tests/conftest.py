@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,11 @@ MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """For this process, before torch is imported, and for those that it starts: networks of a few channels are slower on
 several threads, by far where other workers keep the cores busy."""
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""As in a terminal: a run in the background of a script starts with some ignored, and so would all its children."""
+if sys.platform != "win32":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(trylast=True)

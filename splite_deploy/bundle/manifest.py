@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from splite_deploy.bundle.links import refuse_link_out
 from splite_deploy.decoders import check_shapes, layouts_of
-from splite_deploy.errors import BundleError, SpecError
+from splite_deploy.errors import BundleError, SpecError, reading_hint
 from splite_deploy.spec import Color, LimitSpec, ModelSpec, Precision, View
 from splite_deploy.spec.plain import OPTIONAL, compact_json, structure, to_plain
 from splite_deploy.spec.reading import MissingError, ReadError, parse_json, read_bytes
@@ -240,7 +240,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} {what}.", hint="Make a bundle with 'splite-deploy export CHECKPOINT -o NAME.splite'."
         ) from err
     except ReadError as err:
-        raise BundleError(f"{file} cannot be read: {err.reason}.", hint=REEXPORT) from err
+        raise BundleError(f"{file} cannot be read: {err.reason}.", hint=reading_hint(err, REEXPORT)) from err
     version = data.get("format_version") if isinstance(data, dict) else None
     if type(version) is not int or version != FORMAT_VERSION:
         raise BundleError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from splite_deploy.bundle.links import refuse_link_out
-from splite_deploy.errors import BundleError, SpecError
+from splite_deploy.errors import BundleError, SpecError, reading_hint
 from splite_deploy.spec import LimitSpec
 from splite_deploy.spec.plain import OPTIONAL, compact_json, structure, to_plain
 from splite_deploy.spec.reading import MissingError, ReadError, parse_json, read_json
@@ -340,7 +340,7 @@ def read_report(folder: Path, content: bytes | None = None) -> Report:
     except MissingError as err:
         raise BundleError(f"The bundle {folder} has no {REPORT}, which says what was measured.", hint=hint) from err
     except ReadError as err:
-        raise BundleError(f"{file} cannot be read: {err.reason}.", hint=hint) from err
+        raise BundleError(f"{file} cannot be read: {err.reason}.", hint=reading_hint(err, hint)) from err
     version = data.get("report_version") if isinstance(data, dict) else None
     if type(version) is not int or version > REPORT_VERSION:
         newer = type(version) is int

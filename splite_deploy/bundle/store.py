@@ -26,7 +26,7 @@ from splite_deploy.bundle.golden import Golden, read_golden
 from splite_deploy.bundle.links import refuse_link_out
 from splite_deploy.bundle.manifest import MANIFEST, REEXPORT, Artifact, GoldenFile, Graph, Manifest, read_manifest
 from splite_deploy.bundle.report import REPORT, Report, read_report
-from splite_deploy.errors import BundleError, UsageError
+from splite_deploy.errors import BundleError, UsageError, reading_hint
 from splite_deploy.spec import ModelSpec, Precision
 from splite_deploy.spec.reading import MOST_BYTES, ReadError, read_bytes
 from splite_deploy.text import command
@@ -92,7 +92,8 @@ class Bundle:
                 for block in files.blocks(held.file):
                     digest.update(block)
             except OSError as err:
-                raise BundleError(f"{file} cannot be read: {err.strerror or err}.", hint=bundle._anew(held)) from err
+                hint = reading_hint(err, bundle._anew(held))
+                raise BundleError(f"{file} cannot be read: {err.strerror or err}.", hint=hint) from err
             if digest.hexdigest() != held.sha256:
                 raise BundleError(_differs(file), hint=bundle._anew(held))
             checked.add((held.file, held.sha256))
@@ -131,7 +132,8 @@ class Bundle:
         try:
             content = b"".join(files.blocks(held.file))
         except OSError as err:
-            raise BundleError(f"{file} cannot be read: {err.strerror or err}.", hint=self._anew(held)) from err
+            hint = reading_hint(err, self._anew(held))
+            raise BundleError(f"{file} cannot be read: {err.strerror or err}.", hint=hint) from err
         if hashlib.sha256(content).hexdigest() != held.sha256:
             raise BundleError(_differs(file), hint=self._anew(held))
         return content

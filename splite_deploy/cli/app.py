@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +18,8 @@ from splite_deploy import interruption
 from splite_deploy.cli.console import STDOUT, fail, put_notes
 from splite_deploy.cli.inputs import check_bundles, is_bundle, read_along
 from splite_deploy.cli.streams import prepare_streams
-from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError
-from splite_deploy.files import check_outputs, check_writable, writing
+from splite_deploy.errors import FILES_HINT, MissingDependencyError, OutputError, SpliteError, UsageError
+from splite_deploy.files import TMP_HINT, check_outputs, check_writable, writing
 from splite_deploy.runtime.backends import all_backends
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, OptionHelp, offered
 from splite_deploy.runtime.io.notes import collecting_notes
@@ -34,6 +36,12 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxsim", "onnxscript", "safetensors"), "export"),
     "ai_edge_quantizer": "tflite",
 }
+
+_SPENT = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), TMP_HINT),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), FILES_HINT),
+}
+"""What can run out at any place, also where another package writes, and what to do then."""
 
 
 class Command(click.Command):
@@ -78,6 +86,8 @@ class Command(click.Command):
                 value = None if value == "off" else Path(value.rpartition(":")[0] if name == "arch" else value)
             if name == "output" and value is None and self._default_output is not None:
                 value = self._default_output(ctx.params)
+            if name == "output" and value == STDOUT:
+                raise click.BadParameter("It does not go to standard output: name it.", ctx, parameter)
             paths = value if isinstance(value, tuple) else (value,)
             called = name.upper() if is_argument else max(parameter.opts, key=len)
             wanted = outputs if name in OUTPUTS else inputs
@@ -140,6 +150,10 @@ class Commands(click.Group):
                 raise
             message = f"'{ctx.invoked_subcommand}' needs a package that is broken here: {err}."
             fail(MissingDependencyError(message, hint="splite-deploy doctor says which, and what to type."))
+        except OSError as err:
+            if err.errno not in _SPENT:
+                raise
+            fail(OutputError(f"{err.strerror}: {err.filename or tempfile.gettempdir()}.", hint=_SPENT[err.errno]))
 
 
 @contextmanager

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--timing-cache",
     metavar="FILE|off",
-    help="File that stores timings for later builds; one in your cache folder without it.",
+    help="File that stores timings for later builds; one in your cache folder without it. Not for TensorRT-RTX.",
 )
 @click.option(
     "--best-of",

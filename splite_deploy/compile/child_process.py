@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 
 from splite_deploy import children
-from splite_deploy.errors import CompileError, how_it_ended
-from splite_deploy.files import part_file, place_of, writing
+from splite_deploy.errors import CompileError, OutputError, how_it_ended
+from splite_deploy.files import TMP_HINT, is_full, part_file, place_of, writing
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TELLING = (
@@ -162,6 +162,9 @@ class Child:
                 status=status,
             )
         if status > 0:
+            if is_full(self._log.parent):
+                message = f"The conversion failed: the disk of {self._log.parent} is full."
+                raise OutputError(message, hint=TMP_HINT)
             raise ChildFailed(
                 f"The conversion failed: {_reason(self._log)}",
                 hint=f"Its log is {place_of(self._log)}.",

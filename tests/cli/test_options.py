@@ -185,3 +185,17 @@ def test_half_of_a_character_names_no_file(splite: Callable[..., Result]) -> Non
     """No command line holds one on Linux; on Windows one may."""
     done = splite("bench", "--compare", "a.jsonl", "b.jsonl", "--html=\ud800")
     assert done.exit_code == 2 and "No file can be called \\ud800: it has half of a character." in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["export x", "compact x --speed-up 2", "calibrate x --images .", "init x --arch x:y --input 8x8"]
+)
+def test_what_is_no_text_does_not_go_to_standard_output(
+    command: str, splite: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").touch()
+    result = splite(*command.split(), "-o", "-")
+    assert result.exit_code == 2, result.output
+    assert "Invalid value for '--output' / '-o': It does not go to standard output: name it." in result.output
+    assert [one.name for one in tmp_path.iterdir()] == ["x"]

@@ -199,6 +199,7 @@ def test_the_options_have_ranges() -> None:
         (["--batch", "1,8"], "--batch is '1,8'.", "Give MIN,OPT,MAX"),
         (["--batch", "1,1,8"], "The graph has a fixed batch of 1.", "Leave --batch out"),
         (["--dla", "0", "-p", "fp16"], "offers no DLA core 0 here.", "Leave --dla out"),
+        (["--timing-cache", "timings"], "has no use for --timing-cache: it times no kernels.", "Leave it out."),
     ],
 )
 @needs_rtx

@@ -59,6 +59,8 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
             hint="The bundle's report.json says whether its export failed, and why. If not, export it again: "
             f"{command('export', 'CHECKPOINT', '-b', 'trt', '-p', job.precision, '-o', 'NAME.splite')}.",
         )
+    if job.timing_cache not in (None, "off") and not mode.timing_cache:
+        raise UsageError(f"{tensorrt.label} has no use for --timing-cache: it times no kernels.", hint="Leave it out.")
     graph = Path(job.graphs[mode.typing])
     facts = facts_of(tensorrt, device)
     logger = _logger(trt)

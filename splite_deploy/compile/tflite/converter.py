@@ -25,7 +25,7 @@ from splite_deploy.compile.tflite.match import WrongConversionError, axes, match
 from splite_deploy.compile.tflite.prepare import Prepared, prepare
 from splite_deploy.compile.tflite.rewrite import with_signature
 from splite_deploy.errors import CompileError, first_line
-from splite_deploy.files import work_folder
+from splite_deploy.files import work_folder, writing
 from splite_deploy.runtime.backends.tflite_file import read_operators
 from splite_deploy.runtime.io.native_output import own_output
 
@@ -100,7 +100,8 @@ class TfliteConverter:
         """
         self._in_order = in_order
         self._prepared: Prepared = prepare(graph, direct=self._environment.direct)
-        (self._work / "model.onnx").write_bytes(self._prepared.content)
+        with writing(self._work / "model.onnx"):
+            (self._work / "model.onnx").write_bytes(self._prepared.content)
         self._child.begin()
         self._example, (self._input, self._expected) = example, _run_onnx(graph, example)
 

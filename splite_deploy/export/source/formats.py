@@ -22,7 +22,7 @@ from torch import nn
 
 from splite_deploy.bundle import Artifact, TensorSpec
 from splite_deploy.decoders import check_shapes
-from splite_deploy.errors import BackendError, CheckpointError, ExportError, first_line
+from splite_deploy.errors import BackendError, CheckpointError, ExportError, first_line, reading_hint
 from splite_deploy.export.graph.torch_to_onnx import input_spec
 from splite_deploy.export.graph.view import view_around, view_notes
 from splite_deploy.export.graph.walk import attributes, forget_types, make_session, name_of, sizes, to_proto
@@ -65,9 +65,11 @@ def read_head(path: Path) -> bytes:
         with path.open("rb") as stream:
             head = stream.read(64)
     except ReadError as err:
-        raise CheckpointError(f"Cannot read the checkpoint {path}: {err.reason}.", hint=hint) from err
+        message = f"Cannot read the checkpoint {path}: {err.reason}."
+        raise CheckpointError(message, hint=reading_hint(err, hint)) from err
     except OSError as err:
-        raise CheckpointError(f"Cannot read the checkpoint {path}: {err.strerror}.", hint=hint) from err
+        message = f"Cannot read the checkpoint {path}: {err.strerror}."
+        raise CheckpointError(message, hint=reading_hint(err, hint)) from err
     refuse_stand_in(head, str(path))
     return head[:9]
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import TensorSpec
 from splite_deploy.bundle.report import Layer
-from splite_deploy.errors import BackendError, first_line
-from splite_deploy.files import work_folder
+from splite_deploy.errors import BackendError, OutputError, first_line
+from splite_deploy.files import TMP_HINT, work_folder
 from splite_deploy.runtime.backends.base import (
     FAILED_HINT,
     Backend,
@@ -120,7 +120,12 @@ class TracedOrtSession(OrtSession):
         if self._layers is None:
             self._check_open()
             trace = Path(self._session.end_profiling())
-            self._layers = read_trace(json.loads(trace.read_text(encoding="utf-8")))
+            try:
+                self._layers = read_trace(json.loads(trace.read_text(encoding="utf-8")))
+            except ValueError as err:  # ONNX Runtime does not say that it could not write
+                place = trace.parent.parent
+                message = f"What ONNX Runtime measured of each node is cut: the disk of {place} may be full."
+                raise OutputError(message, hint=TMP_HINT) from err
         return self._layers
 
     def _release(self) -> None:

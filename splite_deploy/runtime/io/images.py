@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.errors import InputError, OptionError, OutputError, UsageError, naming
+from splite_deploy.errors import InputError, OptionError, OutputError, UsageError, naming, reading_hint
 from splite_deploy.files import is_file, is_folder, write_file
 from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
 from splite_deploy.metrics.turned_boxes import Turn
@@ -117,7 +117,7 @@ def _bytes_of(path: Path) -> bytes:
             return stream.read(min(state.st_size + 1, _MOST_BYTES))  # room is made for as much as is asked for
     except OSError as err:
         hint = camera_meant(path) or "Name an image file."
-        raise InputError(f"Cannot read {path}: {err.strerror or err}.", hint=hint) from err
+        raise InputError(f"Cannot read {path}: {err.strerror or err}.", hint=reading_hint(err, hint)) from err
     except ValueError as err:  # of a name with a NUL
         raise InputError(f"Cannot read {path}: {err}.", hint="Name an image file.") from err
 
