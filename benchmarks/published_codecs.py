@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from splite_deploy.decoders import (
     Anchors,
     Argmax,
+    CenterNet,
     Dark,
     Decoder,
     Decoding,
@@ -359,6 +360,39 @@ def anchor_offsets(labels: Points, crop: Crop) -> Mapping[str, Maps]:
     return {"boxes": flat.astype(np.float32), "logits": (_SURE - far / 9).astype(np.float32)}
 
 
+def middles(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """CenterNet: a Gaussian of a peak of 1 in the cell of the middle; size, offset and vectors from that cell.
+
+    Regressions are drawn in every cell, as a trained network gives them around the peak; the published loss takes that
+    one alone (arXiv 1904.07850, sections 3, 4 and 4.2; src/lib/datasets/sample/multi_pose.py).
+    """
+    points, boxes = (labels + 0.5) / crop.stride, boxes_of(labels + 0.5) / crop.stride
+    middle, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    cells = cells_of(crop, round(crop.stride))[None]
+    away = cells - np.floor(middle)[:, None, None]
+    radius = np.maximum(1.0, 0.15 * size.min(axis=1))[:, None, None]
+    maps = {
+        "heatmap": np.exp(-np.square(away).sum(axis=-1) / (2 * radius**2))[..., None],
+        "boxes": np.broadcast_to(size[:, None, None], away.shape),
+        "offsets": middle[:, None, None] - cells,
+        "keypoints": (points[:, None, None] - cells[..., None, :]).reshape(*away.shape[:3], -1),
+    }
+    return {role: values.transpose(0, 3, 1, 2).astype(np.float32) for role, values in maps.items()}
+
+
+def distances_to_sides(labels: Points, crop: Crop) -> Mapping[str, Maps]:
+    """TTFNet and SPLite Palm: logits of the same peaks, and from the centre of each cell the distances to the sides."""
+    points, boxes = (labels + 0.5) / crop.stride, boxes_of(labels + 0.5)[:, None, None] / crop.stride
+    centres = cells_of(crop, round(crop.stride))[None] + 0.5
+    peaks = middles(labels, crop)["heatmap"].clip(1e-6, 1 - 1e-6)
+    maps = {
+        "boxes": np.concatenate([centres - boxes[..., :2], boxes[..., 2:] - centres], axis=-1),
+        "keypoints": (points[:, None, None] - centres[..., None, :]).reshape(len(labels), *centres.shape[1:3], -1),
+    }
+    found = {role: values.transpose(0, 3, 1, 2).astype(np.float32) for role, values in maps.items()}
+    return {"heatmap": np.log(peaks / (1 - peaks)), **found}
+
+
 _PEOPLE = {"min_score": 0.4, "overlap": 0.6, "max_people": 9}
 
 
@@ -380,6 +414,21 @@ def ssd(crop: Crop) -> Decoder:
         scale=float(crop.width),
         score_clipping=100.0,
         nms="greedy",
+    )
+
+
+def centernet(crop: Crop, form: str) -> Decoder:
+    """What reads maps of middles, as published (``sizes``) or with distances to the sides."""
+    published = form == "sizes"
+    return CenterNet(
+        **_PEOPLE,  # type: ignore[arg-type]
+        stride=crop.stride,
+        heatmap="probabilities" if published else "logits",
+        boxes="sizes" if published else "distances",
+        offsets=published,
+        origin="corner" if published else "centre",
+        unit="cell",
+        keypoints=True,
     )
 
 
@@ -580,6 +629,22 @@ CODECS = (
         "BlazeFace and palm detection, read by `anchors`",
         anchor_offsets,
         ssd,
+        bound=0.0,
+        border=0.0,
+        crops=PEOPLE,
+    ),
+    Codec(
+        "CenterNet, read by `centernet`",
+        middles,
+        lambda crop: centernet(crop, "sizes"),
+        bound=0.0,
+        border=0.0,
+        crops=PEOPLE,
+    ),
+    Codec(
+        "TTFNet's distances and SPLite Palm, read by `centernet`",
+        distances_to_sides,
+        lambda crop: centernet(crop, "distances"),
         bound=0.0,
         border=0.0,
         crops=PEOPLE,

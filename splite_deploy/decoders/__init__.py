@@ -14,6 +14,8 @@ from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders.anchors import Anchors
 from splite_deploy.decoders.argmax import Argmax
 from splite_deploy.decoders.base import Decoded, Decoder, InputSize, Model, People, Sizes
+from splite_deploy.decoders.boxes import Boxes
+from splite_deploy.decoders.centernet import CenterNet
 from splite_deploy.decoders.coordinates import Coordinates
 from splite_deploy.decoders.dark import Dark
 from splite_deploy.decoders.depth import Depth, DepthUnit, Unit
@@ -56,6 +58,8 @@ DECODERS: Mapping[str, type[Decoder]] = {
         Coordinates,
         YoloPose,
         Anchors,
+        CenterNet,
+        Boxes,
     )
 }
 
@@ -68,6 +72,8 @@ __all__ = [
     "HEADS",
     "Anchors",
     "Argmax",
+    "Boxes",
+    "CenterNet",
     "Coordinates",
     "Dark",
     "Decoded",
@@ -149,7 +155,7 @@ class Decoding:
         for role in self._roles:
             _check_finite(f"network's output '{role}' is", outputs[role])
         if self._decodes:
-            decoded = decoder.read(outputs, best=best)
+            decoded = decoder.read(outputs, self._model.input, best=best)
             if decoded.people is None:  # these are the outputs themselves
                 return self._with_heads(decoded, outputs) if self._heads else decoded
         else:

@@ -177,11 +177,12 @@ class Decoder(ABC):
         """What a graph that decodes gives, by role; see `decode`."""
         return self.decode(outputs, size).by_role()
 
-    def read(self, decoded: Mapping[str, FloatArray], *, best: bool = False) -> Decoded:
+    def read(self, decoded: Mapping[str, FloatArray], size: InputSize, *, best: bool = False) -> Decoded:
         """What a graph that decodes has given.
 
         Args:
             decoded: By role, finite and of shapes that fit.
+            size: Of the network's input.
             best: See `best`.
         """
         return Decoded(decoded["keypoints"], decoded["scores"], decoded.get("depth"))

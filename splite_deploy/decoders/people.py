@@ -21,6 +21,8 @@ from splite_deploy.errors import BackendError, require
 
 BOX, SCORE, KEYPOINTS = slice(0, 4), 4, 5
 """Columns of a candidate: its box x0, y0, x1, y1 in input pixels, its score, then x, y and score of each keypoint."""
+CORNERS = 2
+"""Marks of a box, its upper left and its lower right corner, where there are no keypoints; see `marks_of`."""
 Rows = Callable[[int, NDArray[np.intp]], FloatArray]
 """Of a crop's number and (M,) numbers of candidates: these candidates, (M, 5 + 3 K), see `BOX`."""
 
@@ -64,6 +66,24 @@ class PeopleDecoder(Decoder):
         """How candidates that overlap become one: ``none`` where the network has seen to that."""
         return self.suppression
 
+    def stand_out(self, scores: FloatArray, size: InputSize) -> NDArray[np.bool_] | None:
+        """(N, A) which candidates may be people, besides their score; None where all of them may.
+
+        Args:
+            scores: (N, A) of all candidates.
+            size: Of the network's input.
+        """
+        return None
+
+    def people_among(self, candidates: FloatArray, size: InputSize) -> list[FloatArray]:
+        """Those of the candidates (N, A, 5 + 3 K) of each crop that are people, by falling score, in the same columns.
+
+        Args:
+            candidates: See `BOX`.
+            size: Of the network's input.
+        """
+        return self._found(candidates[..., SCORE], lambda crop, which: candidates[crop, which], size)
+
     @abstractmethod
     def scored(self, outputs: Mapping[str, FloatArray], size: InputSize) -> tuple[FloatArray, Rows]:
         """Scores (N, A) of all candidates, and the candidates themselves as they are asked for.
@@ -81,7 +101,7 @@ class PeopleDecoder(Decoder):
 
     def decode(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
         """The people of all crops."""
-        return self._people(*self.scored(outputs, size))
+        return people_of(self._found(*self.scored(outputs, size), size))
 
     def best(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Decoded:
         """The candidate of the highest score of every crop, whatever that score is: one row for each crop.
@@ -89,29 +109,32 @@ class PeopleDecoder(Decoder):
         Raises:
             BackendError: There are no candidates.
         """
-        return self._people(*self.scored(outputs, size), best=True)
+        return people_of(self._found(*self.scored(outputs, size), size, best=True))
 
     def by_role(self, outputs: Mapping[str, FloatArray], size: InputSize) -> Mapping[str, FloatArray]:
         """All candidates, see `candidates`."""
         return {"candidates": self.candidates(outputs, size)}
 
-    def read(self, decoded: Mapping[str, FloatArray], *, best: bool = False) -> Decoded:
+    def read(self, decoded: Mapping[str, FloatArray], size: InputSize, *, best: bool = False) -> Decoded:
         """The people among the candidates of a graph that decodes; see `decode` and `best`."""
         candidates = decoded["candidates"]
-        return self._people(candidates[..., SCORE], lambda crop, which: candidates[crop, which], best=best)
+        found = self._found(candidates[..., SCORE], lambda crop, which: candidates[crop, which], size, best=best)
+        return people_of(found)
 
-    def _people(self, scores: FloatArray, rows: Rows, *, best: bool = False) -> Decoded:
-        found = []
+    def _found(self, scores: FloatArray, rows: Rows, size: InputSize, *, best: bool = False) -> list[FloatArray]:
+        """The people of each crop, (M, 5 + 3 K)."""
         if best and scores.shape[1] == 0:
             raise BackendError(
                 "The network found nobody: it gave no candidates, of which one could be the best.",
                 hint="PoseEstimator.detect gives as many people as there are, and an empty list for none.",
             )
+        may, found = self.stand_out(scores, size), []
         for crop, its_scores in enumerate(scores):
             least = min(self.min_score, float(its_scores.max())) if best else self.min_score
-            which = np.flatnonzero(its_scores >= least)
+            enough = its_scores >= least
+            which = np.flatnonzero(enough if may is None else enough & may[crop])
             found.append(suppress(rows(crop, which), self.overlap, 1 if best else self.max_people, self.way()))
-        return people_of(found)
+        return found
 
 
 def people_of(rows: list[FloatArray]) -> Decoded:
@@ -126,6 +149,15 @@ def people_of(rows: list[FloatArray]) -> Decoded:
 def points_of(rows: FloatArray) -> FloatArray:
     """Keypoints (M, K, 3) of candidates (M, 5 + 3 K): x, y and score; M may be 0."""
     return rows[:, KEYPOINTS:].reshape(len(rows), (rows.shape[1] - KEYPOINTS) // 3, 3)
+
+
+def marks_of(rows: FloatArray) -> FloatArray:
+    """What a deviation is measured at, (M, P, 3) x, y and score: keypoints, or without any two corners of the box."""
+    points = points_of(rows)
+    if points.shape[1]:
+        return points
+    corners = rows[:, BOX].reshape(len(rows), CORNERS, 2)
+    return np.concatenate([corners, np.broadcast_to(rows[:, None, [SCORE]], (len(rows), CORNERS, 1))], axis=2)
 
 
 def suppress(rows: FloatArray, overlap: float, most: int, way: Literal["greedy", "weighted", "none"]) -> FloatArray:

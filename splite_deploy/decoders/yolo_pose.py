@@ -121,7 +121,9 @@ class YoloPose(PeopleDecoder):
         return found
 
     def check(self, keypoints: int, size: InputSize) -> None:
-        """Refuses a stride that does not divide the input."""
+        """Refuses a stride that does not divide the input, and outputs of keypoints where there are none."""
+        said = 'decoder.heads = "parts" has an output of keypoints for each level, and the skeleton has none'
+        require(self.heads != "parts" or keypoints > 0, said)
         for stride in self.strides or ():
             for name, pixels in (("height", size.height), ("width", size.width)):
                 off = abs(round(pixels / stride) * stride - pixels)

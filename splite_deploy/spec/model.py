@@ -111,7 +111,7 @@ class SkeletonSpec:
     """Names of the keypoints, how they are joined, and which of them trade places in a mirrored image.
 
     Attributes:
-        keypoint_names: K names.
+        keypoint_names: K names; none of a detector that finds boxes alone.
         edges: Pairs of keypoint indices, for drawing.
         flip_pairs: Left/right pairs that a mirror exchanges; empty for a single hand.
     """
@@ -122,12 +122,13 @@ class SkeletonSpec:
 
     def __post_init__(self) -> None:
         count = len(self.keypoint_names)
-        require(count > 0, "skeleton.keypoint_names is empty")
         require(count <= MOST_KEYPOINTS, f"skeleton.keypoint_names has {count} names, and {MOST_KEYPOINTS} at most")
-        longest = max(map(len, self.keypoint_names))
+        longest = max(map(len, self.keypoint_names), default=0)
         require(longest <= LONGEST_NAME, f"skeleton.keypoint_names has a name of more than {LONGEST_NAME} characters")
         require(len(set(self.keypoint_names)) == count, "skeleton.keypoint_names has a name twice")
-        for a, b in self.edges + self.flip_pairs:
+        pairs = self.edges + self.flip_pairs
+        require(count > 0 or not pairs, "skeleton.keypoint_names is empty, and there are edges or flip_pairs")
+        for a, b in pairs:
             require(0 <= a < count and 0 <= b < count, f"skeleton pair ({a}, {b}) names no keypoint of {count}")
 
 
@@ -147,6 +148,10 @@ class LimitSpec:
             threshold a person may be that only one of two networks finds.
         head_p95: 95th percentile of the deviation of each head, such as ``presence``, of 0 to 1; the largest may be six
             times that. Absent it is 0.001, and in fp16 and int8 0.005 and 0.05 at least.
+        box_iou: Smallest intersection over union of a person's box before and after; absent it is 0.98, and in fp16 and
+            int8 0.95 and 0.75 will do.
+        centre_p95_pct: 95th percentile of the deviation of the centres of boxes, percent of the longer side; absent it
+            is 0.2, and in fp16 and int8 0.5 and 5 will do.
     """
 
     shift_p95_px: float = 0.01
@@ -154,6 +159,8 @@ class LimitSpec:
     depth_p95: float | None = None
     score_max: float = 0.001
     head_p95: float | None = field(default=None, metadata=OPTIONAL)
+    box_iou: float | None = field(default=None, metadata=OPTIONAL)
+    centre_p95_pct: float | None = field(default=None, metadata=OPTIONAL)
 
     def __post_init__(self) -> None:
         require(all(value is None or value > 0 for value in dataclasses.astuple(self)), "limits must be positive")
@@ -193,6 +200,9 @@ class ModelSpec:
             object.__setattr__(self, "input", dataclasses.replace(self.input, rotate_by=(first, second)))
         check_bounds(self, "")
         check_bounds(self.decoder, "decoder")
+        finds = isinstance(self.decoder, PeopleDecoder)
+        said = "skeleton.keypoint_names is empty, as only of detectors, whose decoder finds boxes; the decoder"
+        require(finds or self.keypoint_count > 0, f"{said} '{self.decoder.type}' finds keypoints")
         self.decoder.check(self.keypoint_count, self.input)
         if isinstance(self.decoder, PeopleDecoder):
             said = f"input.letterbox is missing: the decoder '{self.decoder.type}' finds people in whole images, and it"

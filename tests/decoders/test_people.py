@@ -121,6 +121,12 @@ def test_a_box_without_an_area_ends() -> None:
         ("decoded, xywh", {"min_score": 25}, "decoder.min_score must lie between 0 and 1"),
         ("decoded, xywh", {"max_people": 0}, "decoder.max_people must be positive"),
         ("anchors of sizes", {"max_scale": None}, "give both"),
+        ("centernet, logits", {"offsets": True}, 'with decoder.boxes = "distances" they are false'),
+        ("centernet, logits", {"keypoints": False}, "decoder.keypoints is false, and the skeleton has 2 keypoints"),
+        ("centernet, boxes alone", {"keypoints": True}, "decoder.keypoints is true, and the skeleton has 0 keypoints"),
+        ("centernet, logits", {"stride": 5}, "decoder.stride 5 does not divide input.height 32"),
+        ("boxes, xywh", {"label": -1}, "decoder.label must be the number of a class"),
+        ("anchor-free, levels, boxes alone", {"heads": "parts"}, "the skeleton has none"),
     ],
 )
 def test_wrong_parameters_are_named(form: str, change: dict[str, Any], message: str) -> None:
@@ -144,6 +150,52 @@ def test_a_wrong_shape_is_told_with_what_is_open() -> None:
         decode({"people": np.zeros((1, 9, 50), np.float32)}, spec)
     with pytest.raises(BackendError, match=r"The network's output 'people' is not finite"):
         decode({"people": np.full((1, 11, 50), np.nan, np.float32)}, spec)
+
+
+def peaks(*tops: tuple[int, int, float]) -> dict[str, NDArray[np.float32]]:
+    """Maps of 12 x 12 cells: a peak of a score at column, row; boxes of 3 cells around every cell."""
+    x, y = np.meshgrid(np.arange(12), np.arange(12))
+    heat = np.max([top * 0.9 ** ((x - i) ** 2 + (y - j) ** 2) for i, j, top in tops], axis=0)
+    return {"heatmap": heat[None, None].astype(np.float32), "boxes": np.full((1, 2, 12, 12), 3, np.float32)}
+
+
+def middles(**changes: Any) -> ModelSpec:
+    case = next(case for case in PEOPLE_CASES if case["name"] == "centernet, boxes alone, in pixels")
+    data = people_spec({**case, "input": {"width": 96, "height": 96}}).to_dict()
+    data["decoder"] |= {"heatmap": "probabilities", "unit": "cell", "max_people": 9, "min_score": 0.3, **changes}
+    return ModelSpec.from_dict(data)
+
+
+def test_cells_around_a_peak_are_nobody() -> None:
+    found = decode(peaks((3, 3, 0.9), (7, 3, 0.8)), middles(overlap=1.0)).people
+    assert found is not None and found.scores.tolist() == pytest.approx([0.9, 0.8])
+    np.testing.assert_allclose(found.boxes, [[16, 16, 40, 40], [48, 16, 72, 40]])
+    assert len(decode(peaks((3, 3, 0.9), (7, 3, 0.2)), middles()).scores) == 1
+    single = decode({**peaks((3, 3, 0.25))}, middles())
+    assert single.keypoints.shape == (0, 0, 2) and Decoding(middles()).best(peaks((3, 3, 0.25))).scores.shape == (1, 0)
+
+
+def test_two_cells_of_one_score_are_one_where_their_boxes_overlap() -> None:
+    flat = peaks((4, 4, 0.9))
+    flat["heatmap"][0, 0, 4, 5] = flat["heatmap"][0, 0, 4, 4]
+    for overlap, count in ((0.45, 1), (0.55, 2)):  # 2 of 4 columns
+        people = decode(flat, middles(overlap=overlap)).people
+        assert people is not None and len(people.boxes) == count
+
+
+def test_boxes_and_scores_of_other_candidates_are_refused() -> None:
+    spec = people_spec(next(case for case in PEOPLE_CASES if case["name"].startswith("boxes, xywh")))
+    with pytest.raises(BackendError, match="12 of 'boxes', 9 of 'scores', and 2 classes") as caught:
+        decode({"boxes": np.zeros((1, 12, 4), np.float32), "scores": np.zeros((1, 9, 2), np.float32)}, spec)
+    assert "[outputs]" in caught.value.hint
+
+
+def test_only_detectors_have_no_keypoints() -> None:
+    data = people_spec(PEOPLE_CASES[0]).to_dict()
+    data["decoder"] = {"type": "argmax", "stride": 4.0, "alignment": "corner", "offset": "quarter"}
+    data["skeleton"] = {"keypoint_names": [], "edges": [], "flip_pairs": []}
+    with pytest.raises(SpecError, match="keypoint_names is empty, as only of detectors"):
+        ModelSpec.from_dict(data)
 
 
 # --- published encoders ---------------------------------------------------------------------------------------------

@@ -31,6 +31,12 @@ ABOUT = [
     "((2 x + i - .5) s, (2 y + j - .5) s) of the plain numbers, with sigmoid(visibility).",
     "anchors: a box's centre and its keypoints are at number / scale * (size of the anchor) + (its centre), its size "
     "is number / scale * (size of the anchor); score = sigmoid of the logit, clipped. Keypoints have that of the box.",
+    "centernet: candidates are cells, row by row. With p = (i s, j s), or ((i + .5) s, (j + .5) s) for origin centre, "
+    "and u = s for unit cell, or 1: distances d: box from (x - u d0, y - u d1) to (x + u d2, y + u d3); sizes: u (w, h)"
+    " around p + u offset; keypoint = p + u (x, y); score = sigmoid of a logit, or the probability. Of these only cells"
+    " are people whose score none of the eight neighbours exceeds.",
+    "boxes: rows of boxes and of scores, the columns as they are; xywh is a centre and a size; unit is multiplied by "
+    "the input's width and height; score = the highest class, or its sigmoid; 0 where labels are not the decoder's.",
     "Without a visibility keypoints have the score of their person. A keypoint's score is clipped to 0..1 in people.",
     "cases[].expected.candidates: N x A x (4 + 1 + 3 K): x0, y0, x1, y1, score, then x, y, score of each keypoint. "
     "cases[].expected.people: for each crop those of at least min_score, by falling score, greedily: what overlaps one "
@@ -178,6 +184,64 @@ def anchor_candidates(case: dict[str, Any], crop: int) -> list[list[float]]:
     return found
 
 
+def centre_candidates(case: dict[str, Any], crop: int) -> list[list[float]]:
+    """All candidates of a network that gives a map of middles."""
+    decoder, outputs, found = case["decoder"], case["outputs"], []
+    s, half = decoder["stride"], 0.5 if decoder["origin"] == "centre" else 0.0
+    u = s if decoder["unit"] == "cell" else 1.0
+    rows, columns = outputs["heatmap"]["shape"][2:]
+    for j in range(rows):
+        for i in range(columns):
+            x, y = (i + half) * s, (j + half) * s
+            raw = at(outputs["heatmap"], crop, 0, j, i)
+            score = sigmoid(raw) if decoder["heatmap"] == "logits" else raw
+            sides = [u * at(outputs["boxes"], crop, c, j, i) for c in range(outputs["boxes"]["shape"][1])]
+            if decoder["boxes"] == "distances":
+                one = [x - sides[0], y - sides[1], x + sides[2], y + sides[3], score]
+            else:
+                dx, dy = (u * at(outputs["offsets"], crop, c, j, i) for c in (0, 1)) if decoder["offsets"] else (0, 0)
+                w, h = sides
+                one = [x + dx - w / 2, y + dy - h / 2, x + dx + w / 2, y + dy + h / 2, score]
+            for k in range(case["keypoints"]):
+                dx, dy = (u * at(outputs["keypoints"], crop, 2 * k + c, j, i) for c in (0, 1))
+                one += [x + dx, y + dy, score]
+            found.append(one)
+    return found
+
+
+def box_candidates(case: dict[str, Any], crop: int) -> list[list[float]]:
+    """All candidates of a network that gives boxes and scores."""
+    decoder, outputs, found = case["decoder"], case["outputs"], []
+    size = (case["input"]["width"], case["input"]["height"]) if decoder["scale"] == "unit" else (1, 1)
+    for row in range(outputs["boxes"]["shape"][1]):
+        a, b, c, d = (at(outputs["boxes"], crop, row, column) * size[column % 2] for column in range(4))
+        one = [a, b, c, d] if decoder["boxes"] == "xyxy" else [a - c / 2, b - d / 2, a + c / 2, b + d / 2]
+        score = max(at(outputs["scores"], crop, row, column) for column in range(outputs["scores"]["shape"][2]))
+        score = sigmoid(score) if decoder["scores"] == "logits" else score
+        if "label" in decoder and at(outputs["labels"], crop, row, 0) != decoder["label"]:
+            score = 0.0
+        found.append([*one, score])
+    return found
+
+
+def tops_of(case: dict[str, Any], candidates: list[list[float]]) -> list[list[float]]:
+    """Of a map of middles the cells that no neighbour exceeds; of others all candidates."""
+    if case["decoder"]["type"] != "centernet":
+        return candidates
+    rows, columns = case["outputs"]["heatmap"]["shape"][2:]
+    found = []
+    for j in range(rows):
+        for i in range(columns):
+            near = [
+                candidates[row * columns + column][4]
+                for row in range(max(j - 1, 0), min(j + 2, rows))
+                for column in range(max(i - 1, 0), min(i + 2, columns))
+            ]
+            if candidates[j * columns + i][4] == max(near):
+                found.append(candidates[j * columns + i])
+    return found
+
+
 def overlap(a: list[float], b: list[float]) -> float:
     """Intersection over union of two boxes."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
@@ -192,7 +256,7 @@ def people_of(case: dict[str, Any], candidates: list[list[float]]) -> list[list[
     assert all(abs(one[4] - decoder["min_score"]) > 1e-3 for one in candidates)
     left = sorted((one for one in candidates if one[4] >= decoder["min_score"]), key=lambda one: -one[4])
     assert all(a[4] - b[4] > 1e-5 for a, b in pairwise(left)), "two scores are the same"
-    if decoder.get("form") == "final":
+    if decoder.get("form") == "final" or decoder.get("nms") == "none":
         return left[: decoder["max_people"]]
     people: list[list[float]] = []
     while left and len(people) < decoder["max_people"]:
@@ -219,6 +283,10 @@ def expected(case: dict[str, Any]) -> dict[str, Any]:
     for crop in range(crops):
         if case["decoder"]["type"] == "anchors":
             its = anchor_candidates(case, crop)
+        elif case["decoder"]["type"] == "centernet":
+            its = centre_candidates(case, crop)
+        elif case["decoder"]["type"] == "boxes":
+            its = box_candidates(case, crop)
         elif "strides" in case["decoder"]:
             its = [raw_candidate(case, numbers, cell) for numbers, cell in channels_of(case, crop)]
         else:
@@ -232,7 +300,7 @@ def expected(case: dict[str, Any]) -> dict[str, Any]:
                 for row in range(rows)
             ]
         candidates.append(its)
-        found = [list(one) for one in people_of(case, its)]
+        found = [list(one) for one in people_of(case, tops_of(case, its))]
         for one in found:
             one[7::3] = [min(max(value, 0.0), 1.0) for value in one[7::3]]
         people.append(found)
@@ -283,6 +351,8 @@ def cases() -> list[dict[str, Any]]:
     faces |= {"interpolated_scale_aspect_ratio": 1.0, "fixed_anchor_size": True, "scale": 32.0, "nms": "weighted"}
     faces |= {"score_clipping": 100.0, "overlap": 0.3}
     shares = {**faces, "fixed_anchor_size": False, "min_scale": 0.2, "max_scale": 0.7, "aspect_ratios": [1.0, 2.0]}
+    alone = {"type": "boxes", **few}
+    middle = {"type": "centernet", "stride": 8.0, **few}
     centre, side, point, score = (0.2, 0.8), (0.3, 0.6), (0.0, 1.0), (0.3, 0.95)
     xywh = rows_of(1, 2, 9, [centre, centre, side, side, score, *[point, point, score] * 2])
     pixels = [[[*[round(32 * v, 3) for v in row[:4]], row[4], *[v if c % 3 == 2 else round(32 * v, 3)
@@ -321,6 +391,32 @@ def cases() -> list[dict[str, Any]]:
         {"name": "anchors of sizes, greedy, logits that are clipped, N = 2", "decoder": {**shares, "nms": "greedy",
          "score_clipping": 5.0}, "input": wide, "keypoints": 2,
          "outputs": {"boxes": noise(18, [2, 108, 8], -9, 30), "logits": noise(19, [2, 108, 1], -30, 3)}},
+        {"name": "centernet, logits, distances, two keypoints, N = 2", "decoder": {**middle, "heatmap": "logits",
+         "boxes": "distances", "offsets": False, "origin": "centre", "unit": "cell", "keypoints": True},
+         "input": wide, "keypoints": 2, "outputs": {"heatmap": noise(20, [2, 1, 4, 6], -2, 2),
+         "boxes": noise(21, [2, 4, 4, 6], 0.2, 2), "keypoints": noise(22, [2, 4, 4, 6], -2, 2)}},
+        {"name": "centernet, probabilities, sizes with offsets, one keypoint", "decoder": {**middle,
+         "heatmap": "probabilities", "boxes": "sizes", "offsets": True, "origin": "corner", "unit": "cell",
+         "keypoints": True}, "input": square, "keypoints": 1, "outputs": {"heatmap": noise(23, [1, 1, 4, 4], 0, 1),
+         "boxes": noise(24, [1, 2, 4, 4], 0.5, 3), "offsets": noise(25, [1, 2, 4, 4], 0, 1),
+         "keypoints": noise(26, [1, 2, 4, 4], -1, 1)}},
+        {"name": "centernet, boxes alone, in pixels", "decoder": {**middle, "heatmap": "logits", "boxes": "sizes",
+         "offsets": False, "origin": "centre", "unit": "pixel", "keypoints": False, "max_people": 2}, "input": wide,
+         "keypoints": 0, "outputs": {"heatmap": noise(27, [1, 1, 4, 6], -3, 3),
+         "boxes": noise(28, [1, 2, 4, 6], 4, 30)}},
+        {"name": "boxes, xywh, probabilities of two classes, N = 2", "decoder": {**alone, "boxes": "xywh",
+         "scale": "pixel", "scores": "probabilities", "nms": "greedy"}, "input": square, "keypoints": 0,
+         "outputs": {"boxes": noise(29, [2, 12, 4], 8, 24), "scores": noise(30, [2, 12, 2], 0, 1)}},
+        {"name": "boxes, xyxy as shares, logits", "decoder": {**alone, "boxes": "xyxy", "scale": "unit",
+         "scores": "logits", "nms": "greedy"}, "input": wide, "keypoints": 0, "outputs": {
+         "boxes": rows_first(rows_of(31, 1, 9, [low, low, high, high])), "scores": noise(32, [1, 9, 1], -2, 2)}},
+        {"name": "boxes, suppressed by the graph, with labels", "decoder": {**alone, "boxes": "xyxy", "scale": "pixel",
+         "scores": "probabilities", "nms": "none", "label": 1}, "input": square, "keypoints": 0, "outputs": {
+         "boxes": noise(33, [1, 8, 4], 0, 30), "scores": noise(34, [1, 8, 1], 0, 1),
+         "labels": {"shape": [1, 8, 1], "values": [1, 0, 1, 1, 2, 1, 0, 1]}}},
+        {"name": "anchor-free, levels, boxes alone", "decoder": {**free, "heads": "levels", "bins": 4,
+         "visibility": False}, "input": wide, "keypoints": 0, "outputs": {
+         "level_0": noise(35, [1, 17, 4, 6], -2, 2), "level_1": noise(36, [1, 17, 2, 3], -2, 2)}},
     ]  # fmt: skip
 
 

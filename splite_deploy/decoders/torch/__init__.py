@@ -13,6 +13,8 @@ from torch import nn
 from splite_deploy.decoders import (
     Anchors,
     Argmax,
+    Boxes,
+    CenterNet,
     Coordinates,
     Dark,
     Decoder,
@@ -29,6 +31,8 @@ from splite_deploy.decoders import (
 )
 from splite_deploy.decoders.torch.anchors import AnchorsModule
 from splite_deploy.decoders.torch.argmax import ArgmaxModule
+from splite_deploy.decoders.torch.boxes import BoxesModule
+from splite_deploy.decoders.torch.centernet import CenterNetModule
 from splite_deploy.decoders.torch.coordinates import CoordinatesModule
 from splite_deploy.decoders.torch.dark import DarkModule
 from splite_deploy.decoders.torch.expectation import ExpectationModule
@@ -55,12 +59,16 @@ MODULES: Mapping[type[Decoder], Callable[[Any, int, InputSize], nn.Module]] = {
     Coordinates: CoordinatesModule,
     YoloPose: YoloPoseModule,
     Anchors: AnchorsModule,
+    CenterNet: CenterNetModule,
+    Boxes: BoxesModule,
 }
 
 __all__ = [
     "MODULES",
     "AnchorsModule",
     "ArgmaxModule",
+    "BoxesModule",
+    "CenterNetModule",
     "CoordinatesModule",
     "DarkModule",
     "ExpectationModule",

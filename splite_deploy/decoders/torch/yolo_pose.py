@@ -56,7 +56,11 @@ class YoloPoseModule(nn.Module):
                 away = self._expected(box)
                 ends = [cell + 0.5 - away[..., :2], cell + 0.5 + away[..., 2:]]
                 corners = torch.cat(ends, dim=2) * stride
-            xy = (2 * points[..., :2] + cell[:, None]) * stride[:, None]
+            xy = points[..., :2]
+            if self._keypoints:
+                xy = (2 * xy + cell[:, None]) * stride[:, None]
+        if not self._keypoints:
+            return (torch.cat([corners, score], dim=2),)
         if decoder.visibility:
             seen = points[..., 2:] if decoder.strides is None else points[..., 2:].sigmoid()
         else:
@@ -100,7 +104,9 @@ def _flat(values: Tensor, anchors: int = 1) -> Tensor:
 
 
 def _parted(values: Tensor, count: int, each: int) -> Tensor:
-    """(N, A, count * each) as (N, A, count, each)."""
+    """(N, A, count * each) as (N, A, count, each); of a count of 0 what it is given."""
+    if count == 0:
+        return values
     return values.reshape(-1, int(values.shape[1]), count, each)
 
 
