@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bundle.manifest import GoldenFile, GoldenTensor, ImageFacts
 from splite_deploy.decoders import Decoded, People, PeopleDecoder, check_shapes
+from splite_deploy.decoders.people import CORNERS
 from splite_deploy.errors import BundleError
 from splite_deploy.spec import Color, ModelSpec
 
@@ -41,7 +42,8 @@ class GoldenImage:
         crop: (h, w, C) uint8, as the machine that exported cut it, channels in the order of the input spec; tensor
             ``image.crop``.
         keypoints: (K, 2) float32 of the reference on that crop, in pixels of the image; tensor ``image.keypoints``.
-        scores: (K,) float32; tensor ``image.scores``.
+            Without keypoints the upper left and the lower right corner of the best box, (2, 2).
+        scores: (K,) float32, or (2,); tensor ``image.scores``.
         opencv: Version of OpenCV that cut the crop.
     """
 
@@ -167,8 +169,8 @@ def _check(golden: Golden, model: ModelSpec) -> None:
         raise BundleError("The golden file does not fit the decoder, by whether it holds a depth.", hint=_AGAIN)
     found = count if people is None else len(people.crops)
     _fits("crops", golden.crops, "uint8", (count, *planes))
-    _fits("keypoints", decoded.keypoints, "float32", (found, points, 2))
-    _fits("scores", decoded.scores, "float32", (found, points))
+    _fits("keypoints", decoded.keypoints, "float32", (found, points, 2), may_hold_nothing=points == 0)
+    _fits("scores", decoded.scores, "float32", (found, points), may_hold_nothing=points == 0)
     if decoded.depth is not None:
         _fits("depth", decoded.depth, "float32", (found, points))
     for head, values in (decoded.heads or {}).items():
@@ -180,8 +182,9 @@ def _check(golden: Golden, model: ModelSpec) -> None:
             raise BundleError(f"The golden tensor 'people.crops' names no crop of {count}.", hint=_AGAIN)
     _fits("image", image.pixels, "uint8", (*image.pixels.shape[:2], 3))
     _fits("image.crop", image.crop, "uint8", planes)
-    _fits("image.keypoints", image.keypoints, "float32", (points, 2))
-    _fits("image.scores", image.scores, "float32", (points,))
+    marks = points or CORNERS
+    _fits("image.keypoints", image.keypoints, "float32", (marks, 2))
+    _fits("image.scores", image.scores, "float32", (marks,))
     rows, columns = image.pixels.shape[:2]
     x0, y0, x1, y1 = image.box.tolist()[:4]
     if image.box.size > 4 and model.input.turn is None:
@@ -198,8 +201,11 @@ def _check(golden: Golden, model: ModelSpec) -> None:
         raise BundleError(f"The golden file does not fit the model: {err.message}", hint=_AGAIN) from err
 
 
-def _fits(name: str, values: NDArray[Any], dtype: str, shape: tuple[int, ...]) -> None:
-    if values.dtype.name != dtype or values.shape != shape or 0 in values.shape[1:]:
+def _fits(
+    name: str, values: NDArray[Any], dtype: str, shape: tuple[int, ...], *, may_hold_nothing: bool = False
+) -> None:
+    nothing = 0 in values.shape[1:] and not may_hold_nothing
+    if values.dtype.name != dtype or values.shape != shape or nothing:
         raise BundleError(
             f"The golden tensor '{name}' is {values.dtype.name} {values.shape}; the model has {dtype} {shape}.",
             hint=_AGAIN,

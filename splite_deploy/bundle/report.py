@@ -36,6 +36,23 @@ class Percentiles:
 
 
 @dataclass(frozen=True)
+class BoxParity:
+    """How far the boxes of people that both stages show lie apart.
+
+    Attributes:
+        iou_min: Smallest intersection over union.
+        iou_p05: The 5th percentile of these.
+        centre_px: Deviation of the centres, pixels of the network's input.
+        centre_box_pct: The same in percent of the box's longer side.
+    """
+
+    iou_min: float
+    iou_p05: float
+    centre_px: Percentiles
+    centre_box_pct: Percentiles
+
+
+@dataclass(frozen=True)
 class PeopleParity:
     """How far the people of one stage lie from those of the reference, where a network finds any number of them.
 
@@ -49,6 +66,7 @@ class PeopleParity:
         new: People of the stage that the reference does not show.
         beyond: By how much the score of one of these two lies over the threshold, at most.
         deviation_px: Deviation of the keypoints of people that both show; None without any.
+        boxes: How far their boxes lie apart; None without any, and left out by versions before 0.4.
     """
 
     compared: int
@@ -58,6 +76,7 @@ class PeopleParity:
     new: int
     beyond: float
     deviation_px: Percentiles | None
+    boxes: BoxParity | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -71,7 +90,7 @@ class Parity:
         crops_from: Where the crops came from.
         tensor_max_abs: Largest absolute difference of each output, by role.
         deviation_px: Deviation of the keypoints, pixels of the network's input; where a network finds people, of the
-            same candidates of both.
+            same candidates of both; of a network without keypoints, of two corners of their boxes.
         depth: Deviation of the depth, in ``depth_unit``; None for models without depth.
         depth_unit: ``mm``, ``palm`` where the model spec has no ``palm_mm``, or ``pixel``; empty without depth.
         people: Where a network finds any number of people; None for others.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import DoubleArray, FloatArray
 from splite_deploy.bundle import Parity, Percentiles
-from splite_deploy.bundle.report import PeopleParity
+from splite_deploy.bundle.report import BoxParity, PeopleParity
 from splite_deploy.decoders import PeopleDecoder, decode, decoded_by_role
 from splite_deploy.metrics.people import Moved, compare_people
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
@@ -22,6 +22,9 @@ MAX_FACTOR = 6.0
 """Below fp32 the largest deviation may be this many times the limit of the 95th percentile: one ambiguous keypoint in a
 thousand must not rule out a precision."""
 _HEAD_P95, _HEAD_INT8_P95 = 0.001, 0.05
+_BOXES: Mapping[Precision, tuple[float, float]] = {"fp32": (0.98, 0.2), "fp16": (0.95, 0.5), "int8": (0.75, 5.0)}
+"""Smallest intersection over union of boxes, and 95th percentile of the deviation of their centres in percent of the
+longer side, where `LimitSpec` leaves them open."""
 NOBODY_FACTOR = 6.0
 """Where a network finds nobody the largest deviation may be this many times its limit: of hundreds of candidates that
 are no people some lie where activations are as large as calibration never saw them."""
@@ -98,7 +101,7 @@ def move(reference: Outputs, candidate: Outputs, spec: ModelSpec) -> Movement:
     """How far keypoints moved, each of them; see `compare`."""
     decoder = spec.decoder
     if isinstance(decoder, PeopleDecoder):
-        found = compare_people(candidates_of(reference, spec), candidates_of(candidate, spec), decoder)
+        found = compare_people(candidates_of(reference, spec), candidates_of(candidate, spec), decoder, spec.input)
         return Movement(found.deviation_px, None, found)
     before, after = decode(reference, spec), decode(candidate, spec)
     moved_px = np.linalg.norm((after.keypoints - before.keypoints).astype(np.float64), axis=-1)
@@ -125,7 +128,15 @@ def _people(moved: Moved) -> PeopleParity:
     if people is None:
         return PeopleParity(len(moved.scores), worst, 0, 0, 0, 0.0, None)
     away = percentiles(people.deviation_px) if people.deviation_px.size else None
-    return PeopleParity(len(moved.scores), worst, people.found, people.missed, people.new, people.beyond, away)
+    boxes = None
+    if people.overlap.size:
+        boxes = BoxParity(
+            iou_min=float(people.overlap.min()),
+            iou_p05=float(np.percentile(people.overlap, 5)),
+            centre_px=percentiles(people.centre_px),
+            centre_box_pct=percentiles(100 * people.centre_share),
+        )
+    return PeopleParity(len(moved.scores), worst, people.found, people.missed, people.new, people.beyond, away, boxes)
 
 
 def measure_deviation(
@@ -199,6 +210,10 @@ def _limited(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[tuple[s
         found.append((lost, people.beyond, limits.score_max, ""))
         if people.deviation_px is not None:
             found.append(("deviation of people p95", people.deviation_px.p95, limits.shift_p95_px, "px"))
+        if (boxes := people.boxes) is not None:
+            least, most_pct = box_limits(limits)
+            found.append(("1 - IoU of boxes max", 1 - boxes.iou_min, 1 - least, ""))
+            found.append(("deviation of box centres p95", boxes.centre_box_pct.p95, most_pct, "% of the box"))
     return found
 
 
@@ -207,18 +222,38 @@ def head_limit(limits: LimitSpec) -> float:
     return _HEAD_P95 if limits.head_p95 is None else limits.head_p95
 
 
+def box_limits(limits: LimitSpec, precision: Precision = "fp32") -> tuple[float, float]:
+    """The least intersection over union of boxes, and how far the 95th percentile of their centres may move, percent.
+
+    Args:
+        limits: Of the model spec, or those in force.
+        precision: Below fp32 both may be wider than the limits say.
+    """
+    least, most_pct = _BOXES[precision]
+    if limits.box_iou is not None:
+        least = limits.box_iou if precision == "fp32" else min(limits.box_iou, least)
+    if limits.centre_p95_pct is not None:
+        most_pct = limits.centre_p95_pct if precision == "fp32" else max(limits.centre_p95_pct, most_pct)
+    return least, most_pct
+
+
 def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
     """How far keypoints may move: the spec's limits in fp32, below them at least a part of the box's longer side.
 
     int8: 0.5 % (p95) and 3 % (max) of the side as it lies in the crop, 5 % of a palm in depth, or where
     depth is in pixels the same as of x and y, 0.1 of a person's score, and 0.05 (p95) of a head. fp16: a tenth of that.
+    Boxes of people: `_BOXES`.
 
     A decoder that rounds makes a jump of the least change where a place lies between two that it finds: the largest
     deviation may be so much more, and in int8, where one in twenty such places is soon reached, p95, too.
     """
     rounding_px = spec.decoder.rounding_px(spec.input)
+    box_iou, centre_p95_pct = None, None
+    if isinstance(spec.decoder, PeopleDecoder):
+        box_iou, centre_p95_pct = box_limits(spec.limits, precision)
     if precision == "fp32":
-        return replace(spec.limits, shift_max_px=spec.limits.shift_max_px + rounding_px)
+        limits = replace(spec.limits, box_iou=box_iou, centre_p95_pct=centre_p95_pct)
+        return replace(limits, shift_max_px=spec.limits.shift_max_px + rounding_px)
     part = 1.0 if precision == "int8" else 0.1
     side = max(spec.input.height, spec.input.width) / spec.input.box_padding
     shift_px = 0.005 * side * part
@@ -229,6 +264,8 @@ def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
         depth_p95=max(spec.depth_limit(spec.limits), shift_px if how is not None and how.unit == "pixel" else depth),
         score_max=max(spec.limits.score_max, 0.1 * part),
         head_p95=max(head_limit(spec.limits), _HEAD_INT8_P95 * part) if spec.heads else None,
+        box_iou=box_iou,
+        centre_p95_pct=centre_p95_pct,
     )
 
 

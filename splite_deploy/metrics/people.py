@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.arrays import DoubleArray, FloatArray
-from splite_deploy.decoders import PeopleDecoder
-from splite_deploy.decoders.people import BOX, KEYPOINTS, SCORE, overlaps, points_of, suppress
+from splite_deploy.decoders import InputSize, PeopleDecoder
+from splite_deploy.decoders.people import BOX, KEYPOINTS, SCORE, marks_of, overlaps, suppress
+from splite_deploy.metrics.detections import pairs_of
 
 COMPARED = 16
 """So many candidates of a crop are compared, or as many as it shows people if those are more."""
@@ -39,7 +40,11 @@ class Matched:
         missed: Those of them that have no partner.
         new: People without a partner in the reference.
         beyond: By how much the score of one of these two lies over the threshold, at most; 0 if there are none.
-        deviation_px: (P, K) distances of the keypoints of the P people that have a partner, pixels of the input.
+        deviation_px: (P, K) distances of the keypoints of the P people that have a partner, pixels of the input; of
+            networks without keypoints those of two corners of their boxes, (P, 2).
+        overlap: (P,) intersection over union of their boxes.
+        centre_px: (P,) distances of the centres of these, pixels of the input.
+        centre_share: (P,) the same by the longer side of the box.
     """
 
     found: int
@@ -47,6 +52,9 @@ class Matched:
     new: int
     beyond: float
     deviation_px: DoubleArray
+    overlap: DoubleArray
+    centre_px: DoubleArray
+    centre_share: DoubleArray
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,8 @@ class Moved:
     """What was compared.
 
     Attributes:
-        deviation_px: (M, K) distances of the keypoints of M candidates in pixels of the network's input.
+        deviation_px: (M, K) distances of the keypoints of M candidates in pixels of the network's input, or (M, 2); see
+            `Matched`.
         scores: (M,) differences of their scores.
         people: What became of the people; None where the network finds nobody, or everybody.
     """
@@ -64,22 +73,23 @@ class Moved:
     people: Matched | None
 
 
-def compare_people(before: FloatArray, after: FloatArray, decoder: PeopleDecoder) -> Moved:
+def compare_people(before: FloatArray, after: FloatArray, decoder: PeopleDecoder, size: InputSize) -> Moved:
     """Compares candidates and people.
 
     Args:
         before: (N, A, 5 + 3 K) candidates of the reference; see `splite_deploy.decoders.people`.
         after: The same of what is compared with it.
         decoder: Says who of them is a person.
+        size: Of the network's input.
     """
     shows = finds_people(before, decoder)
     moved_px, scores = [], []
-    for first, second in zip(before, after, strict=True):
-        chosen = _chosen(first, decoder, shows)
+    chosen_of = _chosen(before, decoder, size, shows)
+    for first, second, chosen in zip(before, after, chosen_of, strict=True):
         same = chosen if decoder.numbered else _nearest(first[chosen], second)
         moved_px.append(_distances(first[chosen], second[same]))
         scores.append(np.abs(first[chosen, SCORE].astype(np.float64) - second[same, SCORE]))
-    people = _matched(before, after, decoder) if shows else None
+    people = _matched(before, after, decoder, size) if shows else None
     return Moved(np.concatenate(moved_px), np.concatenate(scores), people)
 
 
@@ -97,31 +107,39 @@ def crops_with_people(candidates: FloatArray, decoder: PeopleDecoder) -> _Number
 
 
 def same_person(candidates: FloatArray, decoder: PeopleDecoder) -> FloatArray:
-    """Keypoints (N, K, 3) of one person in N crops that show the same: the best candidate of the first crop."""
+    """Keypoints (N, K, 3) of one person in N crops that show the same: the best candidate of the first crop.
+
+    Of networks without keypoints two corners of its box, (N, 2, 3).
+    """
     best = int(candidates[0, :, SCORE].argmax())
     rows = [one[best if decoder.numbered else _nearest(candidates[0, best : best + 1], one)[0]] for one in candidates]
-    return points_of(np.stack(rows))
+    return marks_of(np.stack(rows))
 
 
 def nearest_person(candidates: FloatArray, keypoints: FloatArray) -> FloatArray:
     """Keypoints (K, 2) of the candidate of one crop, (A, 5 + 3 K), that lie nearest to others, among the best ones."""
-    points = points_of(candidates[np.argsort(-candidates[:, SCORE], kind="stable")[:COMPARED]])[..., :2]
+    points = marks_of(candidates[np.argsort(-candidates[:, SCORE], kind="stable")[:COMPARED]])[..., :2]
     nearest: FloatArray = points[np.linalg.norm(points - keypoints, axis=2).mean(axis=1).argmin()]
     return nearest
 
 
-def _chosen(rows: FloatArray, decoder: PeopleDecoder, shows: bool) -> _Numbers:
-    """Numbers of the candidates of a crop that are compared: its people, then the best of the others."""
-    order = np.argsort(-rows[:, SCORE], kind="stable")
-    if not shows:
-        return order[:COMPARED]
-    good = order[rows[order, SCORE] >= decoder.min_score]
-    numbered = np.column_stack([rows[good, :KEYPOINTS], np.arange(len(good))])
-    way = decoder.way()
-    kept = suppress(numbered, decoder.overlap, decoder.max_people, "none" if way == "none" else "greedy")
-    people = good[kept[:, KEYPOINTS].astype(np.intp)]
-    others = good[~np.isin(good, people)]
-    return np.concatenate([people, others[: max(COMPARED - len(people), 0)]])
+def _chosen(candidates: FloatArray, decoder: PeopleDecoder, size: InputSize, shows: bool) -> list[_Numbers]:
+    """Numbers of the candidates of each crop that are compared: its people, then the best of the others."""
+    may, found = decoder.stand_out(candidates[..., SCORE], size), []
+    for crop, rows in enumerate(candidates):
+        order = np.argsort(-rows[:, SCORE], kind="stable")
+        if not shows:
+            found.append(order[:COMPARED])
+            continue
+        good = order[rows[order, SCORE] >= decoder.min_score]
+        tops = good if may is None else good[may[crop][good]]
+        numbered = np.column_stack([rows[tops, :KEYPOINTS], np.arange(len(tops))])
+        way = decoder.way()
+        kept = suppress(numbered, decoder.overlap, decoder.max_people, "none" if way == "none" else "greedy")
+        people = tops[kept[:, KEYPOINTS].astype(np.intp)]
+        others = good[~np.isin(good, people)]
+        found.append(np.concatenate([people, others[: max(COMPARED - len(people), 0)]]))
+    return found
 
 
 def _nearest(rows: FloatArray, among: FloatArray) -> _Numbers:
@@ -139,18 +157,22 @@ def _nearest(rows: FloatArray, among: FloatArray) -> _Numbers:
     return chosen
 
 
-def _matched(before: FloatArray, after: FloatArray, decoder: PeopleDecoder) -> Matched:
+def _matched(before: FloatArray, after: FloatArray, decoder: PeopleDecoder, size: InputSize) -> Matched:
     """Matches the people of each crop, those that overlap most first."""
-    found, missed, new, beyond, moved_px = 0, 0, 0, 0.0, [np.zeros((0, (before.shape[2] - KEYPOINTS) // 3))]
-    for crop in range(len(before)):
-        ours, theirs = (_people(candidates[crop], decoder) for candidates in (before, after))
+    found, missed, new, beyond = 0, 0, 0, 0.0
+    moved_px, boxes, shares = [np.zeros((0, marks_of(before[0, :1]).shape[1]))], [np.zeros((0, 4))], [np.zeros(0)]
+    away_px = [np.zeros(0)]
+    everybody = (decoder.people_among(candidates, size) for candidates in (before, after))
+    for ours, theirs in zip(*everybody, strict=True):
         shared = overlaps(ours[:, BOX], theirs[:, BOX])
-        left, pairs = shared.copy(), dict[int, int]()
-        while left.size and left.max() >= MATCH:
-            row, column = divmod(int(left.argmax()), left.shape[1])
-            pairs[row], left[row], left[:, column] = column, -1, -1
+        pairs = dict(pairs_of(shared, MATCH))
         found += len(ours)
-        moved_px.append(_distances(ours[list(pairs)], theirs[list(pairs.values())]))
+        first, second = ours[list(pairs)], theirs[list(pairs.values())]
+        moved_px.append(_distances(first, second))
+        boxes.append(first[:, BOX].astype(np.float64))
+        shares.append(shared[list(pairs), list(pairs.values())].astype(np.float64))
+        middles = (rows[:, BOX].reshape(-1, 2, 2).astype(np.float64).mean(axis=1) for rows in (first, second))
+        away_px.append(np.linalg.norm(np.subtract(*middles), axis=1))
         for alone, others, overlap in (
             (np.delete(ours, list(pairs), axis=0), theirs, np.delete(shared, list(pairs), axis=0)),
             (np.delete(theirs, list(pairs.values()), 0), ours, np.delete(shared, list(pairs.values()), 1).T),
@@ -161,17 +183,22 @@ def _matched(before: FloatArray, after: FloatArray, decoder: PeopleDecoder) -> M
             threshold = float(others[:, SCORE].min()) if full else decoder.min_score
             beyond = max(beyond, float((lost - threshold).max(initial=0.0)))
             missed, new = (missed + len(lost), new) if others is theirs else (missed, new + len(lost))
-    return Matched(found, missed, new, beyond, np.concatenate(moved_px))
-
-
-def _people(candidates: FloatArray, decoder: PeopleDecoder) -> FloatArray:
-    """The people among the candidates (A, 5 + 3 K) of a crop, in the same columns."""
-    good = candidates[candidates[:, SCORE] >= decoder.min_score]
-    return suppress(good, decoder.overlap, decoder.max_people, decoder.way())
+    x0, y0, x1, y1 = np.concatenate(boxes).T
+    sides = np.maximum(x1 - x0, y1 - y0)
+    return Matched(
+        found,
+        missed,
+        new,
+        beyond,
+        np.concatenate(moved_px),
+        overlap=np.concatenate(shares),
+        centre_px=np.concatenate(away_px),
+        centre_share=np.concatenate(away_px) / sides,
+    )
 
 
 def _distances(first: FloatArray, second: FloatArray) -> DoubleArray:
-    """(M, K) distances of the keypoints of candidates."""
-    points = [points_of(rows)[..., :2].astype(np.float64) for rows in (first, second)]
+    """(M, P) distances of what `marks_of` gives of candidates."""
+    points = [marks_of(rows)[..., :2].astype(np.float64) for rows in (first, second)]
     distances: DoubleArray = np.linalg.norm(points[0] - points[1], axis=-1)
     return distances

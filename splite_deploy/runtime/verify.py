@@ -19,6 +19,7 @@ import numpy as np
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, Golden, GoldenImage, Parity, Percentiles
 from splite_deploy.decoders import Decoded, PeopleDecoder, decode
+from splite_deploy.decoders.people import CORNERS
 from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.metrics.parity import NOBODY_FACTOR, candidates_of, compare, limits_of, percentiles, violations
 from splite_deploy.metrics.people import nearest_person, same_person
@@ -337,13 +338,20 @@ def _recorded_people(found: Decoded, recorded: Decoded, spec: ModelSpec, limits:
         if one.people is None or other.people is None:
             continue
         for index in np.flatnonzero(one.people.scores > least + limits.score_max):
-            same = other.keypoints[other.people.crops == one.people.crops[index]]
-            away = np.linalg.norm(same - one.keypoints[index], axis=-1).max(axis=1, initial=0.0)
+            same = _marks(other)[other.people.crops == one.people.crops[index]]
+            away = np.linalg.norm(same - _marks(one)[index], axis=-1).max(axis=1, initial=0.0)
             if not away.size or not away.min() <= limits.shift_max_px:
                 whose = "recorded people" if one is recorded else "people that the recorded outputs decode to"
                 whom = "those that the recorded outputs decode to" if one is recorded else "those that are recorded"
                 return [f"the {whose} {said} {whom}"]
     return []
+
+
+def _marks(decoded: Decoded) -> FloatArray:
+    """(P, K, 2) keypoints of people, or (P, 2, 2) corners of their boxes where there are none."""
+    if decoded.people is None or decoded.keypoints.shape[1]:
+        return decoded.keypoints
+    return decoded.people.boxes.reshape(-1, CORNERS, 2)
 
 
 def _on_image(

@@ -13,7 +13,7 @@ from splite_deploy.bundle.report import PeopleParity
 from splite_deploy.decoders import YoloPose
 from splite_deploy.metrics.parity import compare, limits_of, share_used, violations
 from splite_deploy.metrics.people import COMPARED, crops_with_people, nearest_person, same_person
-from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
+from splite_deploy.spec import InputSpec, LimitSpec, ModelSpec, SkeletonSpec
 
 Rows = NDArray[np.float32]
 _INPUT = InputSpec(100, 100, "rgb", (0.0,) * 3, (255.0,) * 3, 1.0, 114, "centre")
@@ -62,6 +62,39 @@ def test_a_person_that_moves_is_measured() -> None:
     assert fp32[0].startswith("keypoint deviation p95") and "deviation of people p95" in fp32[-1] and not int8
 
 
+def test_a_box_that_moves_is_measured_by_overlap_and_centre() -> None:
+    before, after = crop((10, 10, 0.9), (60, 60, 0.7)), crop((10, 10, 0.9), (60, 60, 0.7))
+    after[1, [0, 2]] += 1
+    people, _, fp32, int8 = measured(before, after, model())
+    boxes = people.boxes
+    assert boxes is not None and boxes.iou_min == pytest.approx(19 / 21) and 19 / 21 < boxes.iou_p05 < 1
+    assert boxes.centre_px.max == pytest.approx(1) and boxes.centre_box_pct.max == pytest.approx(5)
+    assert fp32 == [
+        "1 - IoU of boxes max 0.09524 (limit 0.02)",
+        "deviation of box centres p95 4.75 % of the box (limit 0.2)",
+    ]
+    assert not int8
+    strict = replace(model(), limits=LimitSpec(box_iou=0.9, centre_p95_pct=5.0))
+    assert measured(before, after, strict)[2:] == ([], [])
+    assert limits_of("fp16", strict).box_iou == 0.9 and limits_of("int8", strict).centre_p95_pct == 5.0
+    after[1, [0, 2]] += 9
+    assert any(one.startswith("1 people missed and 1 new") for one in measured(before, after, model())[3])
+
+
+def test_without_keypoints_corners_of_boxes_are_compared() -> None:
+    spec = replace(model(visibility=False), skeleton=SkeletonSpec((), ()))
+    before, after = (crop((10, 10, 0.9), (60, 60, 0.7))[:, :5] for _ in range(2))
+    after[0, 2] += 0.3
+    people, away, fp32, int8 = measured(before, after, spec)
+    assert away == pytest.approx(0.3, abs=1e-5) and people.deviation_px is not None and not int8
+    assert people.deviation_px.max == pytest.approx(0.3, abs=1e-5) and fp32
+    assert people.boxes is not None and people.boxes.centre_px.max == pytest.approx(0.15, abs=1e-5)
+    decoder = spec.decoder
+    assert isinstance(decoder, YoloPose)
+    corners = same_person(before[None], decoder)
+    np.testing.assert_allclose(corners[0], [[10, 10, 0.9], [30, 30, 0.9]])
+
+
 def test_a_score_that_moves_is_measured() -> None:
     people, away, fp32, int8 = measured(crop((10, 10, 0.9)), crop((10, 10, 0.85)), model())
     assert away == 0 and people.score_max == pytest.approx(0.05)
@@ -97,7 +130,10 @@ def test_another_candidate_may_win() -> None:
     people, away, _, int8 = measured(before, after, model())
     assert (people.found, people.missed, people.new, people.compared) == (1, 0, 0, 2) and away == 0
     assert people.deviation_px is not None and people.deviation_px.max == pytest.approx(2)
-    assert int8 == ["deviation of people p95 2 px (limit 0.5)"]
+    assert int8 == [
+        "deviation of people p95 2 px (limit 0.5)",
+        "deviation of box centres p95 10 % of the box (limit 5)",
+    ]
 
 
 def test_two_that_overlap_by_about_the_limit_may_become_one() -> None:

@@ -36,7 +36,8 @@ def overlay(image: AnyImage, poses: Sequence[Pose], skeleton: SkeletonSpec) -> I
 
 
 def _draw(canvas: Image, pose: Pose, skeleton: SkeletonSpec, factor: int) -> None:
-    extent = float(np.ptp(pose.keypoints, axis=0).max()) * factor
+    places = pose.keypoints if len(pose.keypoints) else pose.box.reshape(2, 2)
+    extent = float(np.ptp(places, axis=0).max()) * factor
     thickness, shift = min(max(1, round(extent / 130)), max(canvas.shape[:2])), 4
     # OpenCV's pixel centres are at integers; it takes fixed-point coordinates with `shift` fractional bits
     fixed = np.round((pose.keypoints.astype(np.float64) * factor - 0.5) * (1 << shift))
