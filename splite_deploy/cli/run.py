@@ -13,6 +13,7 @@ import click
 from splite_deploy.cli.app import FilePath, backend_options, json_option, main, tuning_options
 from splite_deploy.cli.console import STDOUT, progress_bar, put_json, remark
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
+from splite_deploy.cli.run_follow import Following, follow_options
 from splite_deploy.errors import InputError, OptionError, UsageError, naming
 from splite_deploy.files import is_folder, writing
 from splite_deploy.spec import Precision
@@ -20,6 +21,7 @@ from splite_deploy.spec import Precision
 if TYPE_CHECKING:
     from splite_deploy.runtime import Pose, PoseEstimator
     from splite_deploy.runtime.backends.base import BackendOptions
+    from splite_deploy.runtime.topdown import TopDown
     from splite_deploy.spec import ModelSpec
 
 
@@ -66,6 +68,7 @@ class Picture:
     "several times for images. For a network whose crops are turned (rotate_by) the angle in degrees may follow, by "
     "which the box is turned clockwise about its centre; without it an image is run twice, first at angle 0.",
 )
+@follow_options
 @click.option(
     "--intrinsics",
     metavar="FX,FY,CX,CY",
@@ -94,6 +97,10 @@ def run(
     source: str,
     model: Path | None,
     boxes: tuple[str, ...],
+    detector: Path | None,
+    max_hands: int | None,
+    detect_every: int | None,
+    smooth: bool,
     intrinsics: str | None,
     bone_length_mm: float | None,
     backend: str | None,
@@ -123,7 +130,11 @@ def run(
     when the video ends.
 
     A network that finds people itself (decoder yolo-pose or anchors) gives a pose for each of them, with the box that
-    it found and its "box_score"; with --box it looks inside that box alone, in every frame of a video.
+    it found and its "box_score"; with --box it looks inside that box alone, in every frame of a video. With --detector
+    any other network does so, too: the detector finds the boxes, of labels as well, whose boxes are passed over.
+
+    In a video hands and people are followed, and each has an "id", the same from frame to frame. Without --detector a
+    network that takes a box follows one, from --box on.
     """
     from splite_deploy.runtime import PoseEstimator
     from splite_deploy.runtime.io.camera import is_video
@@ -141,6 +152,8 @@ def run(
     if folder and save is not None and save.suffix:
         what = "has many images" if labels else "is a folder"
         raise OptionError(f"--save {save} names a file, but {path} {what}.", hint="Name a folder with --save.")
+    following = Following(detector, max_hands, detect_every, smooth)
+    following.check(video=video, boxes=boxes)
     corners = [box_numbers(box) for box in boxes]
     if video and len(corners) > 1:
         message = f"A video is followed from one box, and --box was given {len(corners)} times."
@@ -151,22 +164,24 @@ def run(
         options["intrinsics"] = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
     if is_network_file(bundle):
         reject_bundle_options(bundle, {"--precision": precision})
-        opened = PoseEstimator.open_file(bundle, model, backend or "auto", threads, options=tuning)
+        estimator = PoseEstimator.open_file(bundle, model, backend or "auto", threads, options=tuning)
     else:
         reject_model(bundle, model)
-        opened = PoseEstimator.open(bundle, backend or "auto", precision, threads, options=tuning)
+        estimator = PoseEstimator.open(bundle, backend or "auto", precision, threads, options=tuning)
     failed: list[UsageError] = []
     pictures: list[Picture] = []
-    with opened as estimator:
+    network = following.network(estimator, backend, precision, threads, tuning)
+    with network:
         if estimator.finds_people and any(value is not None for value in options.values()):
             raise UsageError("This model gives no depth.", hint="Leave out --intrinsics and --bone-length-mm.")
         if video:
             from splite_deploy.cli.run_video import run_video
 
-            run_video(estimator, source, corners[0] if corners else None, options, json_file, save)
+            start = corners[0] if corners else None
+            run_video(network, source, start, options, json_file, save, following=following)
         else:
             if labels:
-                pictures = _labelled(path, whole=estimator.finds_people)
+                pictures = _labelled(path, whole=estimator.finds_people or network is not estimator)
             else:
                 pictures = _pictures(path, folder, [*corners] or [None])
             done: list[Picture] = []
@@ -178,7 +193,7 @@ def run(
             for picture in progress_bar(pictures, "images"):
                 target = targets.get(picture.file)
                 try:
-                    _run_image(estimator, picture, options, target)
+                    _run_image(network, picture, options, target, max_hands)
                     done.append(picture)
                 except UsageError as err:
                     failed.append(err)
@@ -285,21 +300,31 @@ def _labelled(path: Path, *, whole: bool) -> list[Picture]:
     return list(found.values())
 
 
-def _run_image(estimator: PoseEstimator, picture: Picture, options: dict[str, Any], save: Path | None) -> None:
+def _run_image(
+    network: PoseEstimator | TopDown,
+    picture: Picture,
+    options: dict[str, Any],
+    save: Path | None,
+    max_hands: int | None,
+) -> None:
+    from splite_deploy.runtime import PoseEstimator
     from splite_deploy.runtime.io.draw import overlay
     from splite_deploy.runtime.io.images import read_image, write_image
 
     image = read_image(picture.file)
     height, width = image.shape[:2]
     picture.size = height, width
+    estimator = network if isinstance(network, PoseEstimator) else network.estimator
     with naming(picture.file):
         for box in picture.boxes:
-            if estimator.finds_people:
-                picture.poses += estimator.detect(image, box)
+            if not isinstance(network, PoseEstimator):
+                picture.poses += network.detect(image, **options)
+            elif network.finds_people:
+                picture.poses += network.detect(image, box)[:max_hands]
             elif box is None or len(box) == _CORNERS:
-                picture.poses.append(estimator.in_two_passes(image, box, **options))
+                picture.poses.append(network.in_two_passes(image, box, **options))
             else:
-                picture.poses.append(estimator(image, box, **options))
+                picture.poses.append(network(image, box, **options))
     if save is not None:
         with writing(save):
             save.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from splite_deploy import interruption
 from splite_deploy.cli.console import STDOUT, message_console, put_json
+from splite_deploy.cli.run_follow import Following, follower
 from splite_deploy.errors import CameraError
 from splite_deploy.files import whole_file, write_all, writing
 from splite_deploy.runtime import PoseEstimator
@@ -20,31 +21,35 @@ from splite_deploy.runtime.io.draw import overlay
 from splite_deploy.runtime.io.native_output import NativeOutput, native_output
 from splite_deploy.runtime.io.video import check_video_name, write_video
 from splite_deploy.runtime.preprocess import Image
-from splite_deploy.runtime.tracker import BoxTracker
+from splite_deploy.runtime.topdown import TopDown
 from splite_deploy.spec.plain import json_text
 from splite_deploy.text import without_secrets
 
+FOLLOWING = Following(detector=None, max_hands=None, detect_every=None, smooth=False)
+"""Without options."""
+
 
 def run_video(
-    estimator: PoseEstimator,
+    network: PoseEstimator | TopDown,
     source: str,
     start: ArrayLike | None,
     options: dict[str, Any],
     json_file: Path,
     save: Path | None,
+    *,
+    following: Following = FOLLOWING,
 ) -> None:
-    """Follows one hand or person through a video file, or a camera until it is interrupted or stops.
-
-    A network that finds people itself is asked in every frame, and nobody is followed.
+    """Follows hands or people through a video file, or a camera until it is interrupted or stops.
 
     Args:
-        estimator: Of the model.
+        network: Finds them in whole frames, or one of them from a box on.
         source: See `open_camera`.
         start: xyxy box in pixels in which to look at first, and again whenever it is lost; None is the whole frame. A
             network that finds people always looks there.
         options: Of `PoseEstimator.__call__`, without ``box``.
         json_file: Where the JSON lines go; `STDOUT` for standard output.
         save: Where the video with the skeleton goes, if anywhere.
+        following: How many are followed, and how calm.
 
     Raises:
         UsageError: An option cannot be used.
@@ -53,7 +58,8 @@ def run_video(
     """
     if save is not None:
         check_video_name(save)
-    track = BoxTracker(estimator, start)
+    follow = follower(network, start, options, following)
+    skeleton = (network.estimator if isinstance(network, TopDown) else network).spec.skeleton
     name = without_secrets(source) if is_live(source) else Path(source).name
     stopped: CameraError | None = None
     with native_output() as said, ExitStack() as stack:
@@ -67,16 +73,12 @@ def run_video(
         try:
             for index, (time_s, frame) in enumerate(_timed(camera)):
                 said.trim()
-                if estimator.finds_people:
-                    poses = estimator.detect(frame, start)
-                    found = bool(poses)
-                else:
-                    poses, found = [track(frame, **options)], track.found
+                poses, found = follow(frame, time_s)
                 height, width = frame.shape[:2]
                 place = {"video": name, "frame": index, "time_s": round(time_s, 4), "width": width, "height": height}
                 put_line({**place, "found": found, "poses": [pose.to_dict() for pose in poses]})
                 if put_frame is not None:
-                    put_frame(overlay(frame, poses if found else [], estimator.spec.skeleton))
+                    put_frame(overlay(frame, poses if found else [], skeleton))
             _check_undamaged(said, source, index + 1)
         except KeyboardInterrupt:
             if not camera.live or index < 0:

@@ -83,6 +83,14 @@ class Pose:
         }
 
 
+def size_px(pose: Pose) -> float:
+    """The longer side of what just holds the keypoints, or of the box that the network found where that is larger."""
+    sides = [np.ptp(pose.keypoints.astype(np.float64), axis=0).max(initial=0.0)] if len(pose.keypoints) else []
+    if pose.box_score is not None or not sides:
+        sides.append((pose.box[2:] - pose.box[:2]).max())
+    return float(max(sides))
+
+
 def _same(first: object, second: object) -> bool:
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
         return bool(np.array_equal(first, second))

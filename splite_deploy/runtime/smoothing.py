@@ -9,7 +9,7 @@ import numpy as np
 
 from splite_deploy.arrays import DoubleArray, FloatArray
 from splite_deploy.errors import UsageError
-from splite_deploy.runtime.pose import Pose
+from splite_deploy.runtime.pose import Pose, size_px
 
 _LEAST_SIZE = 1e-6
 
@@ -86,18 +86,20 @@ class Smoother:
         if passed_s < 0:
             self._filters = {}
         self._time_s = time_s
-        pose = replace(pose, keypoints=self._next("keypoints", pose.keypoints, passed_s))
-        if pose.keypoints_3d is None:
+        flat = self._next("keypoints", pose.keypoints, passed_s, size_px(pose))
+        deep = pose.keypoints_3d
+        if deep is None:
             self._filters.pop("keypoints_3d", None)
-            return pose
-        return replace(pose, keypoints_3d=self._next("keypoints_3d", pose.keypoints_3d, passed_s))
+        else:
+            deep = self._next("keypoints_3d", deep, passed_s, float(np.ptp(deep, axis=0).max()))
+        return replace(pose, keypoints=flat, keypoints_3d=deep)
 
-    def _next(self, name: str, values: FloatArray, passed_s: float) -> FloatArray:
+    def _next(self, name: str, values: FloatArray, passed_s: float, size: float) -> FloatArray:
         known = self._filters.get(name)
         if known is None:
             self._filters[name] = _Filter(values)
             return values
-        return known.next(values, passed_s, self._how).astype(np.float32)
+        return known.next(values, passed_s, size, self._how).astype(np.float32)
 
 
 class _Filter:
@@ -107,13 +109,14 @@ class _Filter:
         self._found = self._smooth = values.astype(np.float64)
         self._speed = np.zeros_like(self._smooth)
 
-    def next(self, values: FloatArray, passed_s: float, how: OneEuro) -> DoubleArray:
-        if passed_s <= 0 or not len(values):
+    def next(self, values: FloatArray, passed_s: float, size: float, how: OneEuro) -> DoubleArray:
+        if passed_s <= 0:
             return self._smooth
         before, self._found = self._found, values.astype(np.float64)
-        size = max(float(np.ptp(values, axis=0).max()), _LEAST_SIZE)
         self._speed += _weight(how.speed_cutoff_hz, passed_s) * ((self._found - before) / passed_s - self._speed)
-        cutoffs_hz = how.min_cutoff_hz + how.beta * np.linalg.norm(self._speed, axis=1, keepdims=True) / size
+        cutoffs_hz = how.min_cutoff_hz + how.beta * np.linalg.norm(self._speed, axis=1, keepdims=True) / max(
+            size, _LEAST_SIZE
+        )
         self._smooth = self._smooth + _weight(cutoffs_hz, passed_s) * (self._found - self._smooth)
         return self._smooth
 

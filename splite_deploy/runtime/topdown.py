@@ -24,6 +24,7 @@ from splite_deploy.runtime.tracker import check_limits, next_box
 from splite_deploy.runtime.tracks import Tracker, distances, nearest
 
 Box = NDArray[np.float64]
+DETECT_EVERY = 5
 _CORNERS = 4
 _SAME_BOX = 0.3
 """Overlap (intersection over union) at which a box of the detector is that of somebody who is followed."""
@@ -98,7 +99,7 @@ class TopDown(Closing):
         estimator: PoseEstimator,
         tracker: Tracker | None = None,
         *,
-        detect_every: int = 5,
+        detect_every: int = DETECT_EVERY,
         margin: float = 0.05,
         min_score: float = 0.3,
         min_presence: float = 0.5,

@@ -12,8 +12,7 @@ import numpy as np
 
 from splite_deploy.arrays import DoubleArray
 from splite_deploy.errors import UsageError
-from splite_deploy.metrics.labels import tight_box
-from splite_deploy.runtime.pose import Pose
+from splite_deploy.runtime.pose import Pose, size_px
 from splite_deploy.runtime.smoothing import OneEuro, Smoother
 
 _LEAST_SIDE_PX = 1.0
@@ -55,7 +54,7 @@ class Tracker:
     Args:
         max_people: At most so many are followed, those that are followed already before new ones; None is any number.
         reach: How far somebody may have moved since last seen, in sizes: the longer side of what just holds the
-            keypoints.
+            keypoints, or of the box that the network found.
         remember: For so many frames a hand or person that is gone is known: one that comes back within reach has its id
             again.
         smoothing: How much keypoints are smoothed, for example ``OneEuro()``; None leaves them as they are.
@@ -183,7 +182,7 @@ def distances(first: Sequence[Pose], second: Sequence[Pose]) -> DoubleArray:
     if not first or not second:
         return np.zeros((len(first), len(second)))
     one, other = (np.stack([_points(pose) for pose in poses]) for poses in (first, second))
-    sizes = [max(float((box[2:] - box[:2]).max()), _LEAST_SIDE_PX) for box in map(tight_box, one)]
+    sizes = [max(size_px(pose), _LEAST_SIDE_PX) for pose in first]
     apart_px = np.linalg.norm(one[:, None] - other[None], axis=-1).mean(axis=-1)
     shares: DoubleArray = apart_px / np.array(sizes)[:, None]
     return shares

@@ -71,6 +71,17 @@ def test_boxes_without_keypoints_have_ids_too() -> None:
     assert [(pose.id, float(pose.box[0])) for pose in again] == [(1, 4), (2, 105)]
 
 
+def test_a_network_of_few_keypoints_has_the_size_of_its_box() -> None:
+    def one(x: float) -> Pose:
+        point, box = np.array([[x, 40]], np.float32), np.array([x - 30, 0, x + 30, 80], np.float32)
+        return Pose(point, np.ones(1, np.float32), box, box_score=0.8)
+
+    tracker = Tracker()
+    for x in (50, 90, 150):
+        assert [pose.id for pose in tracker([one(x)])] == [1]
+    assert [pose.id for pose in tracker([one(231)])] == [2]
+
+
 def test_somebody_is_remembered_for_a_while_and_near() -> None:
     tracker = Tracker(remember=3)
     tracker([body(50)])
