@@ -103,20 +103,24 @@ class Ours:
 
 
 class MediaPipe:
-    """``mediapipe.solutions.hands`` for one hand.
+    """``mediapipe.solutions.hands``.
+
+    Args:
+        complexity: 0 for its lite network, 1 for the full one.
+        most: How many hands it finds at most.
 
     Raises:
         MissingDependencyError: mediapipe is not installed.
     """
 
-    def __init__(self, complexity: int) -> None:
+    def __init__(self, complexity: int, most: int = 1) -> None:
         try:
             from mediapipe.python.solutions.hands import Hands  # type: ignore[import-not-found]
         except ImportError as err:
             raise MissingDependencyError(
                 f"mediapipe cannot be imported: {err}", hint="pip install mediapipe==0.10.14 'numpy<2'"
             ) from err
-        self._hands = Hands(static_image_mode=False, max_num_hands=1, model_complexity=complexity)
+        self._hands = Hands(static_image_mode=False, max_num_hands=most, model_complexity=complexity)
 
     def start(self, box: Points) -> None:
         """It finds hands itself."""
@@ -126,13 +130,20 @@ class MediaPipe:
         return self._hands.process(frame)
 
     def hand(self, found: object) -> Hand | None:
-        """Landmarks in pixels, and world landmarks in millimetres."""
+        """The first of `hands`, if there is one."""
+        return next(iter(self.hands(found)), None)
+
+    def hands(self, found: object) -> list[Hand]:
+        """Landmarks in pixels, and world landmarks in millimetres, of every hand."""
         result: Any = found
-        if not result.multi_hand_landmarks:
-            return None
-        flat = [(point.x * WIDTH_PX, point.y * HEIGHT_PX) for point in result.multi_hand_landmarks[0].landmark]
-        world = [(point.x, point.y, point.z) for point in result.multi_hand_world_landmarks[0].landmark]
-        return Hand(np.array(flat), 1000 * np.array(world))
+        pairs = zip(result.multi_hand_landmarks or (), result.multi_hand_world_landmarks or (), strict=True)
+        return [
+            Hand(
+                np.array([(point.x * WIDTH_PX, point.y * HEIGHT_PX) for point in flat.landmark]),
+                1000 * np.array([(point.x, point.y, point.z) for point in world.landmark]),
+            )
+            for flat, world in pairs
+        ]
 
     def close(self) -> None:
         """Ends its threads."""

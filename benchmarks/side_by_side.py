@@ -216,6 +216,60 @@ def solution_block(record: Record) -> list[str]:
 
 
 @newest_of_each
+def pipeline_block(record: Record) -> list[str]:
+    """Two tables for the newest record of each file of pipeline.py: what was found, and how calm it is."""
+    names = list(record["found"])
+    reference = next((name for name in reversed(names) if not name.startswith("solutions")), names[0])
+    lines = [
+        f"| clips | pipeline | per frame p50 (minimum), ms | over {reference} | found, % | found well, % "
+        "| error, % of box | wrong in 100 frames | id switches | lost after frames | id again |",
+        f"|{'---|' * 11}",
+    ]
+    calm = ["| pipeline | still, px | calmed | shake, px | calmed | late, ms | calmed |", f"|{'---|' * 7}"]
+    for kind, clips in record["clips"].items():
+        for name in names:
+            times, found = record["latency"][name][kind], record["found"][name][kind]
+            others = record["latency"][reference][kind]
+            over = " / ".join(f"{times[key] / others[key]:.2f}" for key in ("p50_ms", "minimum_ms"))
+            left = found["left"]
+            again = f"{found['id_again']} of {left}" if left else ""
+            lines.append(
+                f"| {clips} {kind} | {name} | {times['p50_ms']:.2f} ({times['minimum_ms']:.2f}) | {over} "
+                f"| {found['found_pct']:.1f} | {found['close_pct']:.1f} | {_number(found['error_box_pct'], 2)} "
+                f"| {found['wrong_per_100_frames']:.1f} | {found['switches']} "
+                f"| {_number(found['lose_frames_most'], 0)} | {again} |"
+            )
+    for name in names:
+        cells = [
+            _number(_mean_of(record[which][name], key), digits)
+            for key, digits in (("still_px", 3), ("shake_px", 2), ("behind_ms", 1))
+            for which in ("found", "smoothed")
+        ]
+        calm.append(f"| {name} | {' | '.join(cells)} |")
+    width, height = record["frame_px"]
+    with_what = f", mediapipe {record['mediapipe']}" if record["mediapipe"] else ""
+    return [
+        *lines,
+        "",
+        *calm,
+        "",
+        f"{machine(record['environment'])}, all on one core; clips of {width} x {height} px of the split "
+        f"{record['split']}; {record['checkpoint']} with the detector {record['detector']}{with_what}. Trembling and "
+        "lag are means over the kinds of clips.",
+    ]
+
+
+def _mean_of(kinds: Record, key: str) -> float | None:
+    """The mean over the kinds of clips that have it."""
+    values = [found[key] for found in kinds.values() if found[key] is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+@newest_of_each
 def profile_block(record: Record) -> list[str]:
     """A table for the newest record of each file of litert_profile.py."""
     lines = ["| network | operators | µs | share | MMAC | GMAC/s |", f"|{'---|' * 6}"]

@@ -42,7 +42,7 @@ class OneEuro:
         UsageError: A value is out of its range.
     """
 
-    min_cutoff_hz: float = 1.5
+    min_cutoff_hz: float = 1.0
     beta: float = 8.0
     speed_cutoff_hz: float = 1.0
 

@@ -66,6 +66,38 @@ def solution_record() -> dict[str, Any]:
     }
 
 
+def pipeline_record() -> dict[str, Any]:
+    found = {
+        "found_pct": 97.25,
+        "close_pct": 91.0,
+        "wrong_per_100_frames": 0.5,
+        "switches": 0,
+        "left": 0,
+        "id_again": 0,
+        "lose_frames_most": None,
+        "error_box_pct": 3.456,
+        "still_px": None,
+        "shake_px": 1.25,
+        "behind_ms": 0.5,
+    }
+    left = {**found, "left": 2, "id_again": 1, "lose_frames_most": 3, "error_box_pct": None, "shake_px": 0.75}
+    ours, other = ({"p50_ms": time, "minimum_ms": time / 2} for time in (0.5, 4.0))
+    return {
+        "kind": "pipeline",
+        "date_utc": "2026-01-01T00:00:00+00:00",
+        "checkpoint": "hand.safetensors",
+        "detector": "palm.splite",
+        "mediapipe": "0.10.21",
+        "split": "val",
+        "frame_px": [640, 480],
+        "clips": {"one": 6, "leaving": 4},
+        "latency": {"ours": {"one": ours, "leaving": ours}, "solutions.hands, lite": {"one": other, "leaving": other}},
+        "found": {name: {"one": found, "leaving": left} for name in ("ours", "solutions.hands, lite")},
+        "smoothed": {name: {"one": found, "leaving": found} for name in ("ours", "solutions.hands, lite")},
+        "environment": ENVIRONMENT,
+    }
+
+
 def profile_record() -> dict[str, Any]:
     kinds = [
         {"kind": "CONV_2D", "count": 2, "time_us": 75.0, "share": 0.75, "macs": 3_000_000},
@@ -216,6 +248,7 @@ def test_the_page_of_the_benchmarks_has_a_table_of_each_kind(repository: Path) -
     record(repository, "topologies.jsonl", topologies_record("Now", "too far. Calibrate."))
     record(repository, "mediapipe-solution.jsonl", solution_record())
     record(repository, "litert-profile.jsonl", profile_record())
+    record(repository, "pipeline.jsonl", pipeline_record())
     write_tables(repository, check=False)
     text = (repository / HOW).read_text(encoding="utf-8")
     assert "| argmax | 500 | 700 | 1.50 | 0.970 |" in text
@@ -228,6 +261,11 @@ def test_the_page_of_the_benchmarks_has_a_table_of_each_kind(repository: Path) -
     assert "| the same file | 0 | 0 | 15 | 5 | 0.900 to 1.100 | 0.990 to 1.010 |" in text
     assert "| made 5% slower | 20 | 0 | 0 | 0 | 1.000 to 1.200 | 1.040 to 1.060 |" in text
     assert "| solution | 1.00 | 0.60 | 0.70 | 2.00 (1.90 to 2.10) | 9.00 | 2 | 1.50 | 0.970 | 6.00 |" in text
+    cells = "| 4.00 (2.00) | 8.00 / 8.00 | 97.2 | 91.0 | 3.46 | 0.5 | 0 |  |  |"
+    assert f"| 6 one | solutions.hands, lite {cells}" in text
+    assert "| 4 leaving | ours | 0.50 (0.25) | 1.00 / 1.00 | 97.2 | 91.0 |  | 0.5 | 0 | 3 | 1 of 2 |" in text
+    assert "| ours |  |  | 1.00 | 1.25 | 0.5 | 0.5 |" in text
+    assert "hand.safetensors with the detector palm.splite, mediapipe 0.10.21" in text
     assert "| ours | 3 all | 100 | 100 % | 3.0 | 30 |" in text
     assert "| ours | 2 CONV_2D | 75 | 75 % | 3.0 | 40 |" in text
     assert "| ours | 1 ADD | 25 | 25 % |  |  |" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,3 +133,10 @@ def test_values_that_are_none_are_refused(wrong: Any) -> None:
     with pytest.raises(UsageError, match="cannot be used") as caught:
         OneEuro(**wrong)
     assert "Hz" in caught.value.hint
+
+
+def test_the_page_on_following_tells_the_lag(root: Path) -> None:
+    page = (root / "docs" / "following.md").read_text(encoding="utf-8")
+    head, _, lags = page.partition("<!-- lag -->")[2].partition("<!-- end of lag -->")[0].strip().splitlines()
+    speeds = [float(cell) for cell in head.split("|")[2:-1]]
+    assert [int(cell) for cell in lags.split("|")[2:-1]] == [round(OneEuro().lag_ms(speed)) for speed in speeds]
