@@ -16,6 +16,8 @@ from splite_deploy.export.source.reshape import reshape_to
 
 TOLERANCE = 1e-5
 """Largest difference of an output relative to its range; more than float32's rounding means a wrong index."""
+FLATTEST = 0.25
+"""Least range of an output over its largest size: a chance that is nearly 1 in all crops differs by its rounding."""
 _SAY = (
     "forward() probably holds a width as a number (view, reshape, split, an index): take it from the tensor. Where a "
     "view splits the channels in two, the larger part has to be the one that depends on the width."
@@ -70,7 +72,8 @@ def difference(first: nn.Module, second: nn.Module, batches: Iterable[Tensor]) -
     """Largest difference between the outputs of two networks, and the same relative to the output's range.
 
     Args:
-        first: The network whose outputs give the range (largest minus smallest value, or largest size if constant).
+        first: The network whose outputs give the range: largest minus smallest value, and no less than `FLATTEST` of
+            the largest size.
         second: The other.
         batches: Inputs, (N, ...).
 
@@ -86,7 +89,7 @@ def difference(first: nn.Module, second: nn.Module, batches: Iterable[Tensor]) -
                         f"An output's shape changed from {tuple(ours.shape)} to {tuple(theirs.shape)}.", hint=_SAY
                     )
                 gap = float((ours - theirs).abs().max())
-                span = float(ours.max() - ours.min()) or float(ours.abs().max()) or 1.0
+                span = max(float(ours.max() - ours.min()), FLATTEST * float(ours.abs().max())) or 1.0
                 gaps.append(gap)
                 shares.append(gap / span)
     return float(np.max(gaps)), float(np.max(shares))  # of numpy, which lets no NaN pass

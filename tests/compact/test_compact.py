@@ -17,7 +17,7 @@ from torch import Tensor, nn  # noqa: TID253
 from splite_deploy.compact import CompactOptions, compact, compact_checkpoint, save_compacted
 from splite_deploy.compact.groups import Groups
 from splite_deploy.compact.importance import METHODS
-from splite_deploy.compact.proof import prove, without
+from splite_deploy.compact.proof import prove, without, zeroed
 from splite_deploy.compact.trace import trace
 from splite_deploy.errors import ExportError, OutputError, UsageError
 from splite_deploy.export.source.checkpoint import build_architecture, load_symbol, load_weights, read_checkpoint
@@ -347,6 +347,23 @@ def test_a_wrong_index_is_an_error(nets: Any) -> None:
     nan.head.bias.data[0] = float("nan")
     with pytest.raises(ExportError, match="differ by nan"):
         prove(good, nan, [x])
+
+
+def test_outputs_that_are_nearly_constant_differ_by_rounding(nets: Any) -> None:
+    """As a presence of 0.9999 in every crop does; a wrong index is found there, too."""
+    network, x = nets.randomised(nets.UNet()), nets.sample()
+    with torch.inference_mode():
+        found = network(x)
+    network.head.bias.data += 500 * float(found.max() - found.min())
+    groups = Groups(trace(network, x))
+    removed = np.zeros(groups.count, bool)
+    removed[:2] = True
+    zero, good = zeroed(network, groups, removed), without(network, groups, removed, x)
+    assert prove(zero, good, [x]) > 0
+    shifted = copy.deepcopy(good)
+    shifted.fuse[0].weight.data = shifted.fuse[0].weight.data.roll(1, 1)
+    with pytest.raises(ExportError, match="Removing the channels is not the same as setting them to zero"):
+        prove(zero, shifted, [x])
 
 
 # Files
