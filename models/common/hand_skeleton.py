@@ -37,6 +37,8 @@ ROLL_DEG = np.array([-2.0, 4.0, 8.0, 12.0])  # of the plane of flexion: curled f
 # MCP, PIP, DIP) and of the thumb (radial and palmar abduction, MCP, IP).
 FINGER_LIMITS_DEG = np.array([[-20.0, 20.0], [-15.0, 90.0], [0.0, 105.0], [0.0, 80.0]])
 THUMB_LIMITS_DEG = np.array([[-20.0, 60.0], [0.0, 60.0], [-10.0, 55.0], [-20.0, 80.0]])
+DIGITS_SHARE = 0.62
+"""Of poses that are digits of a sign language, where nothing else is asked for."""
 OPEN_THUMB_DEG = np.array([[28.0, 55.0], [5.0, 30.0], [-8.0, 15.0], [-18.0, 12.0]])
 RELAXED_THUMB_DEG = np.array([[10.0, 40.0], [15.0, 45.0], [0.0, 25.0], [0.0, 40.0]])
 
@@ -215,10 +217,12 @@ def _digit_pose(rng: np.random.Generator, shape: Shape, digit: int) -> _Pose:
     return _Pose(fingers, _thumb_on_finger(rng, shape, digit, fingers[digit]))
 
 
-def _sample_pose(rng: np.random.Generator, shape: Shape) -> tuple[_Pose, bool]:
+def _sample_pose(rng: np.random.Generator, shape: Shape, digits: float) -> tuple[_Pose, bool]:
     """A pose, and whether it is the "O" that is mostly shown from the side."""
     kind = rng.random()
-    if kind < 0.62:
+    if kind >= digits:
+        kind = DIGITS_SHARE + (kind - digits) * (1.0 - DIGITS_SHARE) / (1.0 - digits)
+    if kind < DIGITS_SHARE:
         digit = int(rng.integers(0, 10))
         return _digit_pose(rng, shape, digit), digit == 0
     thumb = _thumbs(rng, THUMB_LIMITS_DEG)[0]
@@ -257,11 +261,20 @@ def _penetration_mm(shape: Shape, skeleton: Skeleton) -> float:
     return worst
 
 
-def sample_skeleton(rng: np.random.Generator, shape: Shape) -> tuple[Skeleton, bool]:
-    """A skeleton whose digits do not pass through each other (soft tissue gives way a little)."""
+def sample_skeleton(rng: np.random.Generator, shape: Shape, digits: float = DIGITS_SHARE) -> tuple[Skeleton, bool]:
+    """A skeleton whose digits do not pass through each other (soft tissue gives way a little).
+
+    Args:
+        rng: The source of chance.
+        shape: The person's hand.
+        digits: Share of poses that show a number, up to `DIGITS_SHARE`; the others are free.
+
+    Returns:
+        The skeleton, and whether it is to be shown mostly from the side.
+    """
     best: tuple[float, Skeleton, bool] | None = None
     for _ in range(12):
-        pose, sideways = _sample_pose(rng, shape)
+        pose, sideways = _sample_pose(rng, shape, digits)
         skeleton = _pose_skeleton(shape, pose)
         depth = _penetration_mm(shape, skeleton)
         if best is None or depth < best[0]:

@@ -96,9 +96,9 @@ class View:
         return pixels
 
 
-def _random_orientation(rng: np.random.Generator, sideways: bool, left: bool) -> Array:
-    """Hand-to-camera rotation: mostly the palm to the camera and fingers up, a quarter free."""
-    if rng.random() < 0.25:
+def _random_orientation(rng: np.random.Generator, sideways: bool, left: bool, free_share: float) -> Array:
+    """Hand-to-camera rotation: the palm to the camera and fingers up, but for a share that is seen from any side."""
+    if rng.random() < free_share:
         quaternion = normalize(rng.normal(size=4))
         w, axis = quaternion[0], quaternion[1:]
         cross = np.array([[0.0, -axis[2], axis[1]], [axis[2], 0.0, -axis[0]], [-axis[1], axis[0], 0.0]])
@@ -113,9 +113,11 @@ def _random_orientation(rng: np.random.Generator, sideways: bool, left: bool) ->
     return upright
 
 
-def place_camera(rng: np.random.Generator, joints: Array, sideways: bool, left: bool, size_px: int) -> View:
+def place_camera(
+    rng: np.random.Generator, joints: Array, sideways: bool, left: bool, size_px: int, free_share: float = 0.25
+) -> View:
     """A camera that sees the hand at 45-90 % of the image; the principal point is that of a crop."""
-    rotation = _random_orientation(rng, sideways, left) @ np.diag([-1.0 if left else 1.0, 1.0, 1.0])
+    rotation = _random_orientation(rng, sideways, left, free_share) @ np.diag([-1.0 if left else 1.0, 1.0, 1.0])
     centre = rotation @ joints.mean(axis=0)
     translation = np.array([0.0, 0.0, np.exp(rng.uniform(np.log(300.0), np.log(900.0)))]) - centre
     view = View(rotation, translation, np.eye(3))

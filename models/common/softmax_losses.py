@@ -13,12 +13,17 @@ SIGMA_CELLS = 1.0
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Mean of (B, K) values over the keypoints whose (B, K) weight is 1; 0 without any."""
+    """Mean of (B, K) values by their (B, K) weights in 0 to 1, of keypoints that count more or less; 0 without any."""
     return (values * weight).sum() / weight.sum().clamp(min=1)
 
 
 def softmax_terms(
-    maps: SoftHeatmapModule, stride: float, heatmap: Tensor, keypoints: Tensor, weight: Tensor
+    maps: SoftHeatmapModule,
+    stride: float,
+    heatmap: Tensor,
+    keypoints: Tensor,
+    weight: Tensor,
+    doubted_cells: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """How far heatmaps are from labels.
 
@@ -30,7 +35,9 @@ def softmax_terms(
         stride: Input pixels per cell.
         heatmap: (B, K, H, W) logits.
         keypoints: (B, K, 2) input pixels.
-        weight: (B, K): 1 for keypoints that count, 0 for others.
+        weight: (B, K): 1 for keypoints that count, 0 for others, and anything between.
+        doubted_cells: Where labels may be wrong: at this distance along an axis a keypoint draws half as strongly, and
+            the further it is the less, so that position is c log(1 + |d| / c) instead of |d|. None doubts nothing.
 
     Returns:
         The softmax (B, K, H * W), and the terms by name.
@@ -44,7 +51,10 @@ def softmax_terms(
     gy = torch.exp(-((ys - keypoints[..., 1:]) ** 2) / (2 * sigma**2))
     gaussian = maps.flat(gy[..., :, None] * gx[..., None, :])
     gaussian = gaussian / gaussian.sum(2, keepdim=True).clamp(min=1e-6)
-    terms = {"position": off.abs().sum(2), "heatmap": -(gaussian * log_p).sum(2)}
+    off = off.abs()
+    if doubted_cells is not None:
+        off = doubted_cells * torch.log1p(off / doubted_cells)
+    terms = {"position": off.sum(2), "heatmap": -(gaussian * log_p).sum(2)}
     return p, {name: weighted_mean(term, weight) for name, term in terms.items()}
 
 

@@ -7,8 +7,14 @@ longer than the rest of the network on one CPU thread; a pixel shuffle costs a t
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
+from layers import conv_bn, round_width
 
 STAGES = (  # channels, blocks, expansion; every stage halves the resolution
     (24, 2, 3.0),  # stride 4
@@ -17,22 +23,6 @@ STAGES = (  # channels, blocks, expansion; every stage halves the resolution
 )
 STEM_CHANNELS = 16
 HEAD_CHANNELS = (48, 32)  # at stride 8 and stride 4
-
-
-def round_width(channels: float, multiple: int = 8) -> int:
-    """Returns the multiple of ``multiple`` nearest to ``channels``, at least one of it."""
-    return max(multiple, int(channels / multiple + 0.5) * multiple)
-
-
-def conv_bn(cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1, act: bool = True) -> nn.Sequential:
-    """Convolution with "same" padding and no bias, batch norm and, unless ``act`` is false, ReLU."""
-    layers: list[nn.Module] = [
-        nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(cout),
-    ]
-    if act:
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
 
 
 class SqueezeExcite(nn.Module):

@@ -24,6 +24,7 @@ from splite_deploy.spec import ModelSpec
 sys.path.insert(0, str(Path(__file__).parent))  # synthetic.py lies beside this file, outside any package
 sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
 from augmentation import degrade, mirror, mirrored_order, random_matrix, recolour
+from palm import palm_depth
 from synthetic import SyntheticHand, random_background, render_hand
 
 cv2.setNumThreads(0)  # OpenCV's thread pool does not survive the fork of a data loader's worker: it hangs there
@@ -46,14 +47,6 @@ class Sample:
     keypoints: NDArray[np.float64]
     depth: NDArray[np.float64]
     mask: Image
-
-
-def palm_depth(points_mm: NDArray[np.floating], decoder: SoftArgmaxDepth) -> NDArray[np.float64]:
-    """Depth of (K, 3) points relative to the root keypoint, in palms."""
-    bones = np.array(decoder.scale_bones)
-    lengths = np.linalg.norm(points_mm[bones[:, 0]] - points_mm[bones[:, 1]], axis=1)
-    depth: NDArray[np.float64] = points_mm[:, 2] - points_mm[decoder.root_keypoint, 2]
-    return depth / np.sqrt(np.square(lengths).mean())
 
 
 def real_sample(labelled: LabelledImage, spec: ModelSpec) -> Sample:

@@ -2,8 +2,8 @@
 
 A kinematic skeleton (adult bone lengths, joint limits) is posed at random, covered with round cones that are
 blended into one signed distance field, sphere-traced, shaded as skin and composed over a random background.
-Only numpy and OpenCV are needed. The modules `hand_*.py` beside this file do the drawing, in the order
-skeleton, surface, shading, scene.
+Only numpy and OpenCV are needed. The modules `hand_*.py` of models/common do the drawing, in the order skeleton,
+surface, shading, scene.
 
     python synthetic.py --sheet OUT.png --draw
     python synthetic.py --example OUT.png      (prints the hand's box: x0,y0,x1,y1 in pixels)
@@ -12,56 +12,24 @@ skeleton, surface, shading, scene.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
+from hand_picture import DIGITS, KEYPOINT_NAMES, PARENTS, SyntheticHand, draw_skeleton, sheet
 from hand_scene import composite, draw_background, occlude, photograph
 from hand_shading import shade, skin_reflectance
 from hand_skeleton import sample_shape, sample_skeleton
 from hand_surface import SUPERSAMPLING, cover_skeleton, covered_region, in_camera, place_camera, trace
-from numpy.typing import NDArray
 
-DIGITS = ("thumb", "index", "middle", "ring", "little")
-KEYPOINT_NAMES: tuple[str, ...] = (
-    "wrist",
-    *(f"thumb_{joint}" for joint in ("cmc", "mcp", "ip", "tip")),
-    *(f"{digit}_{joint}" for digit in DIGITS[1:] for joint in ("mcp", "pip", "dip", "tip")),
-)
-PARENTS = (-1, 0, 1, 2, 3, 0, 5, 6, 7, 0, 9, 10, 11, 0, 13, 14, 15, 0, 17, 18, 19)
+__all__ = ["DIGITS", "KEYPOINT_NAMES", "PARENTS", "SyntheticHand", "random_background", "render_hand", "samples"]
+
 EXAMPLE_SEED = 115  # an open right hand, upright, its palm to the camera, before a plain wall
-
-
-@dataclass(frozen=True)
-class SyntheticHand:
-    """One rendered hand with its labels.
-
-    Pixel coordinates are continuous with their origin at the top-left corner of the top-left pixel, so that
-    pixel (i, j) has its centre at (i + .5, j + .5).
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        keypoints: (21, 2) float32, px, (x, y) in the order of `KEYPOINT_NAMES`; may lie outside the image.
-        keypoints_3d_mm: (21, 3) float32, mm, camera frame (x right, y down, z away from the camera).
-        intrinsics: (3, 3) float64 pinhole matrix that projects `keypoints_3d_mm` on `keypoints`.
-        handedness: the anatomical side.
-        mask: (H, W) bool, pixels that show the hand or its forearm.
-    """
-
-    image: NDArray[np.uint8]
-    keypoints: NDArray[np.float32]
-    keypoints_3d_mm: NDArray[np.float32]
-    intrinsics: NDArray[np.float64]
-    handedness: Literal["left", "right"]
-    mask: NDArray[np.bool_]
-
-    @property
-    def box(self) -> NDArray[np.float32]:
-        """(4,) float32, px: tight box (x0, y0, x1, y1) of the keypoints."""
-        return np.concatenate([self.keypoints.min(axis=0), self.keypoints.max(axis=0)])
 
 
 def random_background(rng: np.random.Generator, size_px: int) -> NDArray[np.uint8]:
@@ -129,25 +97,9 @@ def samples(count: int, seed: int = 0) -> Iterator[tuple[NDArray[np.uint8], NDAr
         yield hand.image, hand.box
 
 
-def draw_skeleton(hand: SyntheticHand) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB copy of the picture with the bones and joints drawn on it."""
-    canvas = np.ascontiguousarray(hand.image)
-    # OpenCV puts the pixel's centre at the integer, and takes fixed-point coordinates with `shift` bits.
-    points = np.round((hand.keypoints - 0.5) * 16.0).astype(int)
-    for joint, parent in enumerate(PARENTS):
-        if parent >= 0:
-            cv2.line(canvas, points[parent].tolist(), points[joint].tolist(), (0, 220, 0), 1, cv2.LINE_AA, 4)
-    for point in points:
-        cv2.circle(canvas, point.tolist(), 24, (230, 0, 0), -1, cv2.LINE_AA, 4)
-    return canvas
-
-
 def contact_sheet(count: int, seed: int, draw: bool, *, size_px: int = 160) -> NDArray[np.uint8]:
     """One RGB picture with `count` hands in rows of eight."""
-    hands = [render_hand(np.random.default_rng([seed, index]), size_px=size_px) for index in range(count)]
-    tiles = [draw_skeleton(hand) if draw else hand.image for hand in hands]
-    tiles += [np.zeros_like(tiles[0])] * (-count % 8)
-    return np.vstack([np.hstack(tiles[row : row + 8]) for row in range(0, len(tiles), 8)])
+    return sheet([render_hand(np.random.default_rng([seed, index]), size_px=size_px) for index in range(count)], draw)
 
 
 def _parser() -> argparse.ArgumentParser:

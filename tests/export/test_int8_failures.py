@@ -36,7 +36,9 @@ Pixels = NDArray[np.uint8]
 def model(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SPLite Hand without its stored ranges, which are not for the weights that are changed here."""
     folder = tmp_path_factory.mktemp("models") / "splite_hand"
-    shutil.copytree(root / "models" / "splite_hand", folder, ignore=shutil.ignore_patterns("__pycache__", "*_dense*"))
+    for name in ("splite_hand", "common"):
+        unwanted = shutil.ignore_patterns("__pycache__", "*_dense*")
+        shutil.copytree(root / "models" / name, folder.with_name(name), ignore=unwanted)
     spec = folder / "model.toml"
     lines = spec.read_text(encoding="utf-8").splitlines(keepends=True)
     spec.write_text("".join(line for line in lines if not line.startswith("calibration")), encoding="utf-8")

@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 MODULE_PATH = Path(__file__).resolve().parents[2] / "models/splite_hand/synthetic.py"
 HANDS = 36
 
-if str(MODULE_PATH.parent) not in sys.path:
-    sys.path.insert(0, str(MODULE_PATH.parent))  # the hand_*.py modules lie beside synthetic.py, outside any package
-
 
 def _load() -> ModuleType:
     spec = importlib.util.spec_from_file_location("splite_hand_synthetic", MODULE_PATH)
