@@ -26,11 +26,13 @@ from side_by_side import (
     profile_block,
     solution_block,
     topologies_block,
+    widths_block,
 )
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path("benchmarks") / "results"
 README, CARD = Path("README.md"), Path("models") / "splite_hand" / "CARD.md"
+CARD2 = Path("models") / "splite_hand2" / "CARD.md"
 HOW = Path("benchmarks") / "README.md"
 
 
@@ -253,6 +255,7 @@ SECTIONS = (
     Section("conversion", "onnx2tf-time", (HOW,), conversion_block),
     Section("environments", "tflite-environment", (HOW,), environments_block),
     Section("topologies", "topologies", (HOW,), topologies_block),
+    Section("widths", "hand-widths", (CARD2,), widths_block),
     Section("any network", "any_network", (HOW,), network_block),
     Section("compare", "compare-power", (HOW,), power_block),
 )

@@ -98,6 +98,32 @@ def environments_block(record: Record) -> list[str]:
     return [*lines, "", f"{machine(record['environment'])}."]
 
 
+WIDTHS_WAYS = ("ort fp32", "ort int8", "tflite fp32", "tflite int8")
+_LITE = "hand_landmark_lite"
+
+
+@newest_of_each
+def widths_block(record: Record) -> list[str]:
+    """Candidates of hand_widths.py by the least time of all runs, which other work on the machine disturbs least."""
+    lines = [
+        f"| channels; blocks; head | parameters | MACs | {' | '.join(WIDTHS_WAYS)} | int8 file | lite over it |",
+        f"|---|---|---|{'---|' * len(WIDTHS_WAYS)}---|---|",
+    ]
+    lite_ms = record[_LITE]["min_ms"]
+    for network in record["networks"].values():
+        shape = "; ".join(" ".join(map(str, network["arguments"][name])) for name in ("channels", "blocks", "head"))
+        partial = ", partial" if network["arguments"].get("partial") else ""
+        times = [network[way]["latency"]["min_ms"] if way in network else None for way in WIDTHS_WAYS]
+        cells = [f"{network['parameters'] / 1e3:.0f} k", f"{network['macs'] / 1e6:.1f} M"]
+        cells += ["no" if time is None else f"{time:.3f}" for time in times]
+        best = times[-1]
+        size_mb = "" if best is None else f"{network[WIDTHS_WAYS[-1]]['bytes'] / 1e6:.2f} MB"
+        cells += [size_mb, "" if best is None else f"{lite_ms / best:.1f}"]
+        lines.append(f"| {shape}{partial} | {' | '.join(cells)} |")
+    least = f"one thread, all in turn, the least of {record[_LITE]['count']} runs in ms; {_LITE} {lite_ms:.2f}"
+    return [*lines, "", f"{machine(record['environment'])}; {least}."]
+
+
 def topologies_block(files: dict[str, list[Record]]) -> list[str]:
     """The newest record of topologies.py, the reasons of what does not work, and the counts of earlier ones."""
     records = [record for found in files.values() for record in found]
