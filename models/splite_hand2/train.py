@@ -1,0 +1,465 @@
+r"""Trains SPLite Hand 2, from photographs to what is shipped. Runs on the developer's machine, on a GPU if it has one.
+
+    M=models/splite_hand2
+    python $M/hand2_teachers.py --mediapipe WHEEL --data HAND_DIGITS --out runs/teachers/hand-digits.npz
+    python $M/hand2_teachers.py --mediapipe WHEEL --data HANDS_VARIED --out runs/teachers/hands-varied.npz
+    python $M/train.py all --digits HAND_DIGITS --varied HANDS_VARIED --teachers runs/teachers --out runs/hand2
+
+goes through the stages below, and on where it was interrupted when the same command is given again; the name of a
+stage instead of ``all`` runs that one. A stage is done when its ``OUT/STAGE/hand2.safetensors`` is there, the
+exponential moving average of its weights after the last step: nothing is picked on the split ``val``, on which the log
+only reports.
+
+    tiles      photographs, renderings and pictures without hands, cut to working resolution (hand2_tiles.py)
+    dense      the dense parent, by the labels
+    sparse     a group lasso draws whole channels to zero, with the dense parent as a second teacher
+    compact    removes them (splite-deploy compact)
+    tuned      the compacted network, by labels and parent: what is shipped
+    int8       the same, trained as float and as int8 at once
+
+``--hold-out SOURCE`` trains without a source of the training photographs and reports on that, to try things out on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from splite_deploy.bundle import TensorSpec
+from splite_deploy.compact import CompactOptions, compact_checkpoint
+from splite_deploy.compact.sparsity import LambdaSchedule, Penalty
+from splite_deploy.errors import SpliteError, UsageError
+from splite_deploy.export.source.checkpoint import Checkpoint, load_weights, read_checkpoint
+from splite_deploy.export.source.header import HEADER
+from splite_deploy.runtime import PoseEstimator
+from splite_deploy.spec import ModelSpec, load_model_toml
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent / "common"))
+from hand2_arch import build
+from hand2_data import Batch, Batches, Crops
+from hand2_equalise import equalise
+from hand2_evaluate import Photograph, figures, photographs, ways
+from hand2_int8 import quantise, round_weights, set_quantisers
+from hand2_losses import HEADS, WEIGHTS, Distillation, Int8Deviation, LabelLoss
+from hand2_tiles import NEGATIVES, RENDERS, Tiles, negatives, renders, write_tiles
+from hand2_tiles import photographs as photograph_tiles
+from training_loop import Resumable, make_progress, move_model_toml, run, save_atomically
+
+NAME = "hand2.safetensors"
+DIGITS = "digits"
+SHARES = {
+    DIGITS: 0.18,
+    "subhih_hands": 0.17,
+    "asl_letters": 0.13,
+    "lebanese_univ_gestures": 0.12,
+    "hands_dguzk": 0.10,
+    "custom_gesture_hand": 0.05,
+    RENDERS: 0.15,
+    NEGATIVES: 0.10,
+}
+"""Of a batch. The sources differ in people and rooms more than in their number of pictures."""
+RENDER_CHUNK = 1000
+"""Rendered hands of one file, so that an interruption costs no more than these."""
+RENDER_SEED, NEGATIVE_SEED = 7, 0
+OBSERVED_SHARE, OBSERVED_BATCHES = 0.5, 4
+"""Share of the steps in which int8 training follows the ranges of activations, and the batches that give the first."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the training of a stage is a function of; stored in the checkpoint.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch: Crops in a step.
+        learning_rate: Peak of the one-cycle schedule (5 % linear warm-up, then cosine to zero).
+        weight_decay: Of AdamW.
+        ema_decay: Of the averaged weights.
+        seed: Of the data order, the augmentation and the initial weights.
+        held_out: A source of photographs that it does not see; empty for none.
+        strength: Of the group lasso, after a rise over a tenth of the steps; 0 for none.
+        qat: Whether it trains for int8, with fake quantisers and frozen statistics of its batch norms.
+        init_sha256: The checkpoint that it starts from, if any; a compacted one gives its widths.
+        teacher_sha256: The checkpoint that it learns from beside the labels, if any.
+    """
+
+    steps: int
+    batch: int
+    learning_rate: float
+    weight_decay: float = 0.02
+    ema_decay: float = 0.9995
+    seed: int = 0
+    held_out: str = ""
+    strength: float = 0.0
+    qat: bool = False
+    init_sha256: str | None = None
+    teacher_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training among the stages.
+
+    Attributes:
+        recipe: What to do.
+        init: The stage whose weights it starts from.
+        teacher: The stage that it learns from.
+    """
+
+    recipe: Recipe
+    init: str | None = None
+    teacher: str | None = None
+
+
+STAGES: Mapping[str, Stage] = {
+    "dense": Stage(Recipe(steps=60_000, batch=32, learning_rate=2e-3)),
+    "sparse": Stage(
+        Recipe(steps=1_500, batch=32, learning_rate=1e-3, ema_decay=0.999, seed=1, strength=1e-4), "dense", "dense"
+    ),
+    "tuned": Stage(Recipe(steps=100_000, batch=32, learning_rate=2e-3, seed=2), "compact", "dense"),
+    "int8": Stage(
+        Recipe(steps=2_000, batch=32, learning_rate=2e-4, ema_decay=0.998, seed=3, qat=True), "tuned", "tuned"
+    ),
+}
+COMPACTION = CompactOptions(method="group-norm", speed_up=4.0, round_to=16)
+ALL = ("tiles", "dense", "sparse", "compact", "tuned", "int8")
+
+
+class TorchSession:
+    """The torch network in the place of the runtime's session: outputs by role, heads in 0 to 1."""
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, device: torch.device) -> None:
+        self._network, self._device = network.eval(), device
+        size = (1, 3, spec.input.height, spec.input.width)
+        self.inputs = (TensorSpec("image", size, "float32", "NCHW", "image"),)
+        with torch.inference_mode():
+            found = network(torch.zeros(size, device=device))
+        self.outputs = tuple(
+            TensorSpec(role, tuple(value.shape), "float32", "NC" if role in HEADS else "NCHW", role)
+            for role, value in found.items()
+        )
+
+    @torch.inference_mode()
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """The outputs of one crop."""
+        found = self._network(torch.from_numpy(feeds["image"]).to(self._device))
+        return {
+            role: (value.sigmoid() if role in HEADS else value).float().cpu().numpy() for role, value in found.items()
+        }
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class Training(Resumable[Batch]):
+    """Network, averaged network and optimiser of a stage, with a state that can be saved and restored.
+
+    Args:
+        spec: The model spec.
+        arch_args: Arguments of the architecture.
+        recipe: What to do.
+        device: Where.
+        init: Weights to start from; the network takes their widths.
+        teacher: Weights to learn from.
+        observed: Batches that give activations their first ranges; for int8 training.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        arch_args: dict[str, object],
+        recipe: Recipe,
+        device: torch.device,
+        init: Checkpoint | None = None,
+        teacher: Checkpoint | None = None,
+        observed: list[Batch] | None = None,
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        self.spec = spec
+        self._mean, self._std = (
+            torch.tensor(values, device=device).reshape(1, 3, 1, 1) for values in (spec.input.mean, spec.input.std)
+        )
+        example = torch.zeros(1, 3, spec.input.height, spec.input.width)
+
+        def network(weights: Checkpoint | None) -> nn.Module:
+            made = build(**arch_args)  # type: ignore[arg-type]
+            if weights is not None:
+                load_weights(made, weights, example)
+            return made.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+        model = network(init)
+        self.names = frozenset(model.state_dict())
+        self.teacher = network(teacher).eval() if teacher is not None else None
+        if recipe.qat:
+            images = self._images(torch.cat([batch.image for batch in observed or ()]).to(device))
+            equalise(model.eval(), images)  # type: ignore[arg-type]
+            quantise(model).to(device)
+            set_quantisers(model, quantising=True, observing=True)
+            with torch.no_grad():
+                model(images)
+        super().__init__(model, recipe, device)
+        self.loss, self.distillation = LabelLoss(spec).to(device), Distillation(spec).to(device)
+        self.int8_deviation = Int8Deviation(spec).to(device)
+        self.penalty = Penalty("group-lasso", self.model, example.to(device)) if recipe.strength else None
+        self.schedule = LambdaSchedule(recipe.strength, warm_up=recipe.steps // 10)
+        self.recipe: Recipe = recipe
+
+    def _images(self, pixels: Tensor) -> Tensor:
+        """(B, h, w, 3) uint8 as the network takes them, in the memory format of the pixels."""
+        return (pixels.permute(0, 3, 1, 2).float() - self._mean) / self._std
+
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step; returns the loss terms."""
+        self.begin_step()
+        moved = Batch(**{name: value.to(self.device) for name, value in vars(batch).items()})
+        image = self._images(moved.image)
+        quantised = None
+        if self.recipe.qat:
+            observing = self.step < OBSERVED_SHARE * self.recipe.steps
+            set_quantisers(self.model, quantising=True, observing=observing)
+            quantised = self._run(self.model, image, bfloat16=False)
+            set_quantisers(self.model, quantising=False, observing=False)
+        found = self._run(self.model, image, bfloat16=quantised is None)
+        terms = self.loss(found, moved)
+        if self.teacher is not None:
+            with torch.no_grad():
+                taught = self._run(self.teacher, image, bfloat16=True)
+            terms |= self.distillation(found, taught)
+        if quantised is not None:
+            terms |= self.int8_deviation(quantised, found)
+        total = sum(WEIGHTS[name] * value for name, value in terms.items())
+        if self.penalty is not None:
+            terms["sparsity"] = self.penalty()
+            total = total + self.schedule.at(self.step) * terms["sparsity"]
+        self.optimise(total)
+        self.step += 1
+        return {name: value.item() for name, value in terms.items()}
+
+    def _run(self, network: nn.Module, image: Tensor, *, bfloat16: bool) -> dict[str, Tensor]:
+        # On a CPU float32 takes a dense network several times as long; bfloat16 is as coarse as int8
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+            found = network(image)
+        return {role: value.float() for role, value in found.items()}
+
+
+# --- the road -------------------------------------------------------------------------------------
+
+
+class Road:
+    """All stages with their folders.
+
+    Args:
+        options: Of the command line.
+        progress: Is shown in it.
+    """
+
+    def __init__(self, options: argparse.Namespace, progress: Progress) -> None:
+        self.options, self.progress = options, progress
+        self.spec, self.host = load_model_toml(options.model)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.out: Path = options.out
+        self.tiles = self.out / "tiles"
+        self._photos: dict[str, list[Photograph]] | None = None
+
+    def go(self, stage: str) -> bool:
+        """Does a stage, unless it is done; returns whether it is."""
+        if stage == "tiles":
+            self._cut_tiles()
+            return True
+        target = self.checkpoint(stage)
+        if target.exists():
+            return True
+        if stage == "compact":
+            target.parent.mkdir(parents=True, exist_ok=True)
+            found = compact_checkpoint(
+                self.checkpoint("sparse"), target, COMPACTION, model=self.options.model, latency=False
+            )
+            self.progress.console.print(f"compact: {found.macs_before / 1e6:.1f} to {found.macs_after / 1e6:.1f} MMAC")
+            return True
+        return self._train(stage)
+
+    def checkpoint(self, stage: str) -> Path:
+        return self.out / stage / NAME
+
+    def sources(self) -> dict[str, Callable[[Callable[[], None]], Any]]:
+        """What makes the tiles of each source: from a callable that is called for each of them."""
+        options, spec = self.options, self.spec
+        made: dict[str, Callable[[Callable[[], None]], Any]] = {}
+
+        def of_photographs(folder: Path, source: str) -> Callable[[Callable[[], None]], Any]:
+            teachers = options.teachers / f"{folder.name}.npz"
+            return lambda report: photograph_tiles(folder, teachers, source, spec, report)
+
+        if options.digits:
+            made[DIGITS] = of_photographs(options.digits, "")
+        if options.varied:
+            there = (name for name in SHARES if (options.varied / "images" / name).is_dir())
+            made |= {name: of_photographs(options.varied, name) for name in there}
+            made[NEGATIVES] = lambda report: negatives(options.varied, "train", NEGATIVE_SEED, report=report)
+        for first in range(0, options.renders, RENDER_CHUNK):
+            count = min(RENDER_CHUNK, options.renders - first)
+            made[f"{RENDERS}-{first // RENDER_CHUNK}"] = lambda report, first=first, count=count: renders(  # type: ignore[misc]
+                count, RENDER_SEED + first, spec, report
+            )
+        return made
+
+    def _cut_tiles(self) -> None:
+        for name, make in self.sources().items():
+            if not (self.tiles / f"{name}.npz").exists():
+                task = self.progress.add_task(name, total=None)
+                write_tiles(self.tiles, name, make(lambda task=task: self.progress.advance(task)))  # type: ignore[misc]
+
+    def crops(self) -> Crops:
+        """Random crops of all sources but the one that is held out."""
+        names = [name for name in self.sources() if name != self.options.hold_out]
+        missing = [name for name in names if not (self.tiles / f"{name}.npz").exists()]
+        if missing:
+            raise UsageError(f"{self.tiles} has no tiles of {', '.join(missing)}.", hint="Run the stage 'tiles' first.")
+        sources = {name: Tiles(self.tiles, name) for name in names}
+        rendered = sum(name.startswith(RENDERS) for name in sources)
+        shares = {name: SHARES[RENDERS] / rendered if name.startswith(RENDERS) else SHARES[name] for name in sources}
+        return Crops(sources, shares, self.spec)
+
+    def photos(self) -> dict[str, list[Photograph]]:
+        """What a training reports on."""
+        if self._photos is None:
+            folders = [folder for folder in (self.options.digits, self.options.varied) if folder]
+            self._photos = {folder.name: photographs(folder) for folder in folders}
+            if self.options.hold_out:
+                held = self.options.hold_out
+                everything = photographs(self.options.varied, "train")
+                self._photos = {held: [one for one in everything if one.labelled.path.parent.name == held]}
+        return self._photos
+
+    def _train(self, stage: str) -> bool:
+        plan = STAGES[stage]
+        init = read_checkpoint(self.checkpoint(plan.init)) if plan.init else None
+        teacher = read_checkpoint(self.checkpoint(plan.teacher)) if plan.teacher else None
+        recipe = replace(
+            plan.recipe,
+            steps=max(2, round(plan.recipe.steps * self.options.steps)),
+            held_out=self.options.hold_out or "",
+            init_sha256=init.sha256 if init else None,
+            teacher_sha256=teacher.sha256 if teacher else None,
+        )
+        batches = Batches(self.crops(), recipe.batch, recipe.seed)
+        observed = [batches[i] for i in range(OBSERVED_BATCHES)] if recipe.qat else None
+        training = Training(self.spec, dict(self.host.arch_args), recipe, self.device, init, teacher, observed)
+        out = self.out / stage
+        out.mkdir(parents=True, exist_ok=True)
+        done = run(
+            *(training, batches, out, self.progress, lambda: self.report(training)),
+            eval_every=self.options.eval_every,
+            stop_after=self.options.stop_after,
+        )
+        if done:
+            self._write(stage, training, init)
+        self._collect_logs()
+        return done
+
+    def report(self, training: Training) -> dict[str, float]:
+        """Figures of the averaged weights, and of an int8 training also those of its int8 form, for the log."""
+        network, said = training.average.module, {}
+        for form in ("", "int8_") if training.recipe.qat else ("",):
+            if training.recipe.qat:
+                set_quantisers(network, quantising=bool(form), observing=False)
+            with PoseEstimator(self.spec, TorchSession(network, self.spec, self.device), "rgb") as estimator:
+                for name, photos in self.photos().items():
+                    for way, look in ways(estimator).items():
+                        found = figures(photos, look)
+                        key = f"{form}{name} {way}"
+                        said |= {f"{key} %": found.mean_pct, f"{key} PCK": found.pck_05, f"{key} lost": found.lost}
+                        said |= {f"{key} PA": found.pa_mm or 0.0, f"{key} side": found.right or 0.0}
+        return said
+
+    def _write(self, stage: str, training: Training, init: Checkpoint | None) -> None:
+        """Writes the averaged weights and, of int8 training, the same with their quantisers to ``OUT/int8/qat``."""
+        network = training.average.module
+        if training.recipe.qat:
+            round_weights(network)
+            set_quantisers(network, quantising=True, observing=False)
+            with torch.no_grad():  # gives the rounded weights their scales
+                network(torch.zeros(1, 3, self.spec.input.height, self.spec.input.width, device=self.device))
+        metadata = {
+            "format": "splite-checkpoint",
+            "model": self.spec.name,
+            "recipe": json.dumps({"stage": stage, "shares": SHARES, **asdict(training.recipe)}),
+            "accuracy": json.dumps({key: round(value, 4) for key, value in self.report(training).items()}),
+            **{key: value for key, value in (init.metadata if init else {}).items() if key == HEADER},
+        }
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+        if training.recipe.qat:
+            folder = self.out / stage / "qat"
+            folder.mkdir(exist_ok=True)
+            save_atomically(folder / NAME, lambda path: save_file(tensors, path, metadata))
+            move_model_toml(self.options.model, folder / "model.toml", {"hand2_arch.py": "hand2_int8.py"})
+        weights = {name: tensor for name, tensor in tensors.items() if name in training.names}
+        save_atomically(self.checkpoint(stage), lambda path: save_file(weights, path, metadata))
+        self.progress.console.print(f"{self.checkpoint(stage)} is done")
+
+    def _collect_logs(self) -> None:
+        """Writes ``OUT/training-log.jsonl``, the logs of all stages one behind the other."""
+        lines = []
+        for stage in STAGES:
+            log = self.out / stage / "log.jsonl"
+            if log.exists():
+                entries = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+                lines += [json.dumps({"stage": stage, **entry}) for entry in entries]
+        text = "".join(f"{line}\n" for line in lines)
+        save_atomically(self.out / "training-log.jsonl", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("all", *ALL))
+    parser.add_argument("--digits", type=Path, help="folder of hand-digits")
+    parser.add_argument("--varied", type=Path, help="folder of hands-varied")
+    parser.add_argument("--teachers", type=Path, help="folder of what hand2_teachers.py wrote: FOLDER'S NAME.npz")
+    parser.add_argument("--renders", type=int, default=8000, help="rendered hands (default: 8000)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of tiles, states and checkpoints")
+    parser.add_argument("--model", type=Path, default=HERE / "model.toml", help="default: the one beside this file")
+    parser.add_argument("--steps", type=float, default=1.0, help="factor on the steps of each stage (default: 1)")
+    parser.add_argument("--hold-out", metavar="SOURCE", help="a source of photographs to report on instead of val")
+    parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all cores)")
+    parser.add_argument("--eval-every", type=int, default=2000, help="steps between evaluations (default: 2000)")
+    parser.add_argument("--stop-after", type=int, help="stop at this step of a stage; without it the command goes on")
+    options = parser.parse_args()
+    if (options.digits or options.varied) and options.teachers is None:
+        parser.error("photographs need --teachers")
+    if options.hold_out and options.varied is None:
+        parser.error("--hold-out names a source of --varied")
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with make_progress(Console()) as progress:
+        try:
+            road = Road(options, progress)
+            for stage in ALL if options.stage == "all" else (options.stage,):
+                if not road.go(stage):
+                    break
+        except SpliteError as err:
+            sys.exit(f"error: {err}")
+
+
+if __name__ == "__main__":
+    main()
