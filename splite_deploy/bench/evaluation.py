@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from splite_deploy.bench.flip_test import flip_tested
 from splite_deploy.bench.result import Angles, Evaluation, HandLabels, ImageError
 from splite_deploy.bundle.report import Accuracy
-from splite_deploy.decoders import Decoder
+from splite_deploy.decoders import Decoder, PeopleDecoder
 from splite_deploy.decoders.people import overlaps
 from splite_deploy.errors import UsageError, naming
 from splite_deploy.metrics.accuracy import (
@@ -34,7 +34,17 @@ from splite_deploy.metrics.accuracy import (
     pck_auc,
 )
 from splite_deploy.metrics.coco import result_score
-from splite_deploy.metrics.labels import LabelledImage, check_images, prefer_split, read_ignored, read_labels
+from splite_deploy.metrics.detections import BoxAccuracy, FoundBoxes, box_accuracy
+from splite_deploy.metrics.labels import (
+    LabelledImage,
+    SceneBoxes,
+    check_images,
+    prefer_split,
+    read_boxes,
+    read_ignored,
+    read_labels,
+    read_scenes,
+)
 from splite_deploy.runtime.estimator import PoseEstimator, two_passes
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.pose import Pose
@@ -46,6 +56,8 @@ Estimate = Callable[[Image, NDArray[np.float64]], tuple[Points, Points | None]]
 """(RGB image, xyxy box) to keypoints (K, 2) in image pixels and, if it has any, (K, 3) in any unit."""
 AUC_LIMIT = 0.2
 """Of the longer side of the tight box."""
+LEAST_SCORE, MOST_BOXES = 0.01, 100
+"""What a box needs to count in its average precision, and how many of a picture do, as in COCO's."""
 SHOWN = 4
 """Images that are named as the worst, and around the median."""
 AREA_OF_BOX = 0.53
@@ -86,12 +98,18 @@ class KeypointErrors:
 def evaluation_labels(path: Path, keypoint_count: int) -> list[LabelledImage]:
     """The labels to evaluate on: the split ``val`` of a labels file, or all of it where there is none.
 
+    Of a detector without keypoints these are boxes: two corners stand for keypoints, and any labels will do.
+
     A body of 17 keypoints is evaluated on labels of whole bodies, too, which begin with the same: on those of whom one
     of the 17 is labelled.
 
     Raises:
         UsageError: The file is missing or malformed, or labels other keypoints than the model's.
     """
+    if keypoint_count == 0:
+        boxed, _ = prefer_split(read_boxes, path, "val")
+        check_images((one.path for one in boxed), path)
+        return [LabelledImage(one.path, one.box.reshape(2, 2), one.box, None) for one in boxed]
     labels, _ = prefer_split(read_labels, path, "val")
     labels = [_body(labelled, keypoint_count) for labelled in labels]
     counts = {len(labelled.keypoints) for labelled in labels} - {keypoint_count}
@@ -116,10 +134,26 @@ def ignored_labels(path: Path, keypoint_count: int) -> list[LabelledImage]:
     Raises:
         UsageError: See `evaluation_labels`.
     """
+    if keypoint_count == 0:
+        return []
     labels, _ = prefer_split(read_labels, path, "val")
     bodies = [_body(labelled, keypoint_count) for labelled in labels]
     ignored = [_body(labelled, keypoint_count) for labelled in read_ignored(path)]
     return [*ignored, *(one for one in bodies if not one.mask.any())]
+
+
+def evaluation_scenes(path: Path) -> dict[Path, SceneBoxes]:
+    """All pictures to evaluate a detector on with their boxes: of the split ``val``, or all where there is none.
+
+    Raises:
+        UsageError: See `evaluation_labels`.
+    """
+    try:
+        scenes = read_scenes(path, split="val")
+    except UsageError:
+        scenes = read_scenes(path)
+    check_images(scenes, path)
+    return scenes
 
 
 def _body(labelled: LabelledImage, keypoint_count: int) -> LabelledImage:
@@ -185,7 +219,7 @@ def evaluate(
     folder: Path,
     *,
     ignored: Sequence[LabelledImage] = (),
-    images: Sequence[Path] = (),
+    scenes: Mapping[Path, SceneBoxes] | None = None,
     flip_test: bool = False,
     angles: Angles = "two-passes",
     hands: HandLabels = "as-seen",
@@ -204,7 +238,8 @@ def evaluate(
         labels_from: Where they come from, for the report.
         folder: What the names of images are relative to.
         ignored: Objects of the same images that nobody has to find, see `ignored_labels`.
-        images: All images of the labels; a network that finds people itself looks into those without anybody, too.
+        scenes: All pictures of the labels with their boxes, see `evaluation_scenes`; a network that finds people itself
+            looks into those without anybody, too.
         flip_test: Whether the mirrored crop is run, too; see `splite_deploy.bench.flip_test`.
         angles: Where the angles come from, of a network whose crops are turned.
         hands: Whose left and right the labels mean: of the picture ``as-seen``, or ``mirrored`` as of MediaPipe.
@@ -221,9 +256,9 @@ def evaluate(
             hint="Leave out --flip-test.",
         )
     everybody: dict[Path, list[Pose]] = {}
+    boxes: BoxAccuracy | None = None
     if estimator.finds_people:
-        paths = dict.fromkeys([*(one.path for one in labels), *images])
-        everybody = {path: estimator.detect(_read_rgb(path)) for path in paths}
+        everybody, boxes = _detect(estimator, labels, scenes or {})
         pairs = _pairs(labels, everybody)
         labels_from += f", of which {len(pairs)} were found"
         if not pairs:
@@ -242,7 +277,7 @@ def evaluate(
                 poses.append(estimate(image, labelled.placed(turn) if angles == "labels" else labelled.box))
         for labelled, pose in zip(labels, poses, strict=True):
             everybody.setdefault(labelled.path, []).append(pose)
-    errors = _errors(labels, [pose.keypoints for pose in poses], [pose.keypoints_3d for pose in poses])
+    errors = _errors(labels, [marks_of(pose) for pose in poses], [pose.keypoints_3d for pose in poses])
     summary = errors.summary()
     sides = np.array([labelled.side_px for labelled in labels])
     of_image = np.nanmean(errors.box_share, axis=1)
@@ -266,8 +301,38 @@ def evaluate(
         worst=shown(order[:SHOWN]),
         median=shown(order[middle : middle + SHOWN]),
         angles=None if turn is None else angles,
+        boxes=boxes,
         **_handedness(poses, labels, hands),
     )
+
+
+def _detect(
+    estimator: PoseEstimator, labels: Sequence[LabelledImage], scenes: Mapping[Path, SceneBoxes]
+) -> tuple[dict[Path, list[Pose]], BoxAccuracy | None]:
+    """Who is found in every picture of the labels, and how well boxes are, those of low scores among them."""
+    spec, decoder = estimator.spec, estimator.spec.decoder
+    assert isinstance(decoder, PeopleDecoder)
+    least, most = min(LEAST_SCORE, decoder.min_score), max(MOST_BOXES, decoder.max_people)
+    unsure = replace(spec, decoder=replace(decoder, min_score=least, max_people=most))
+    all_scores = PoseEstimator(unsure, estimator.session, "rgb")
+    everybody: dict[Path, list[Pose]] = {}
+    found: list[FoundBoxes] = []
+    for path in dict.fromkeys([*(one.path for one in labels), *scenes]):
+        with naming(path):
+            tensor, frames = estimator.prepare(_read_rgb(path), [None])
+            outputs = estimator.session.run({estimator.session.inputs[0].name: tensor})
+            everybody[path] = estimator.finish(estimator.decode(outputs), frames)
+            poses = all_scores.finish(all_scores.decode(outputs), frames)
+        if path in scenes:
+            boxes = np.reshape([pose.box for pose in poses], (-1, 4)).astype(np.float32)
+            scores = np.array([pose.box_score for pose in poses], np.float32)
+            found.append(FoundBoxes(boxes, scores, scenes[path].labelled, scenes[path].ignored))
+    return everybody, box_accuracy(found, decoder.min_score)
+
+
+def marks_of(pose: Pose) -> Points:
+    """What errors are measured at: keypoints, or of a detector without any two corners of the box."""
+    return pose.keypoints if len(pose.keypoints) else pose.box.reshape(2, 2)
 
 
 def _handedness(poses: Sequence[Pose], labels: Sequence[LabelledImage], hands: HandLabels) -> dict[str, Any]:

@@ -64,6 +64,8 @@ _LABELS, _LABELS_3D, _COCO = (
     f"Add --eval LABELS{kind}." for kind in ("", " with labels in three dimensions", " of COCO's 17 keypoints")
 )
 
+_DETECTOR = "Add --eval LABELS, of a network that finds hands or people itself."
+
 METRICS: Mapping[str, Metric] = {
     **{figure: _latency(None, figure) for figure in _FIGURES},
     **{
@@ -76,6 +78,8 @@ METRICS: Mapping[str, Metric] = {
     **{name: _part(f"accuracy.{name}", _LABELS_3D) for name in ("mpjpe_mm", "pa_mpjpe_mm")},
     "handedness": _part("accuracy.handedness", "Add --eval LABELS with handedness, of a network that tells it."),
     "oks_ap": _part("accuracy.oks_ap", _COCO),
+    **{name: _part(f"accuracy.boxes.{name}", _DETECTOR) for name in ("ap_30", "ap_50", "recall_30", "recall_50")},
+    "false_alarms": _part("accuracy.boxes.false_alarms", "Add --eval LABELS with pictures that are empty."),
     "frames_per_second": _part("frames_per_second", _AGAIN),
     "model_mb": Metric(lambda result: None if result.model_bytes is None else result.model_bytes / 1e6, _AGAIN),
     **{name: _part(f"memory.{name}", _AGAIN) for name in ("rss_steady_mib", "rss_peak_mib")},

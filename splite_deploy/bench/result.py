@@ -12,6 +12,7 @@ from splite_deploy.bundle.report import Layer
 from splite_deploy.device.environment import Environment
 from splite_deploy.device.sensors import Sensors
 from splite_deploy.errors import SpecError, UsageError
+from splite_deploy.metrics.detections import BoxAccuracy
 from splite_deploy.spec import Precision
 from splite_deploy.spec.plain import OPTIONAL, structure, to_plain
 
@@ -177,6 +178,8 @@ class Evaluation:
         handedness: Share of hands whose handedness it tells right, 0 to 1; left out where labels or network have none.
         handedness_hands: How many hands that share is of.
         handedness_labels: Whose left and right those labels mean: ``as-seen``, or ``mirrored`` as of MediaPipe.
+        boxes: How well boxes are found, of a network that finds hands or people itself; left out for others. One
+            without keypoints has its errors above measured at two corners of each box.
     """
 
     labels_from: str
@@ -194,6 +197,7 @@ class Evaluation:
     handedness: float | None = field(default=None, metadata=OPTIONAL)
     handedness_hands: int | None = field(default=None, metadata=OPTIONAL)
     handedness_labels: HandLabels | None = field(default=None, metadata=OPTIONAL)
+    boxes: BoxAccuracy | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.bench.environment import read_environment
-from splite_deploy.bench.evaluation import evaluate, evaluation_labels, ignored_labels
+from splite_deploy.bench.evaluation import evaluate, evaluation_labels, evaluation_scenes, ignored_labels
 from splite_deploy.bench.feeds import feeds_from_file, random_feeds
 from splite_deploy.bench.loop import (
     EstimatorSubject,
@@ -36,7 +36,6 @@ from splite_deploy.bundle import Bundle
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
 from splite_deploy.files import is_folder
-from splite_deploy.metrics.labels import read_images
 from splite_deploy.runtime.crops import cut, random_pictures
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.network_file import NetworkFile
@@ -382,7 +381,7 @@ def _end_to_end(
                 f"{len(labels)} labels of {folder.resolve().name}",
                 folder,
                 ignored=ignored_labels(extras.labels, model.keypoint_count),
-                images=read_images(extras.labels),
+                scenes=evaluation_scenes(extras.labels) if rgb.finds_people else {},
                 flip_test=extras.flip_test,
                 angles=extras.angles,
                 hands=extras.hands,

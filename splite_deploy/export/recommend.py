@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.arrays import Feed
-from splite_deploy.bench.evaluation import Estimate, Points, errors_of_each
+from splite_deploy.bench.evaluation import Estimate, Points, errors_of_each, marks_of
 from splite_deploy.bench.flip_test import flip_tested
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.loop import Options
@@ -301,6 +301,6 @@ def _run(session: Session, tensors: Feed) -> Run:
 def _estimate(estimator: Callable[[Image, NDArray[np.float64]], Pose]) -> Estimate:
     def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Points, Points | None]:
         pose = estimator(image, box)
-        return pose.keypoints, pose.keypoints_3d
+        return marks_of(pose), pose.keypoints_3d
 
     return estimate

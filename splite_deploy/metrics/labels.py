@@ -4,7 +4,8 @@
 (path relative to the file), ``keypoints`` (K pairs x, y in pixels, origin at the top-left corner of the top-left pixel;
 or K triples, whose third number is 0 where the keypoint is not labelled) and, optionally, ``world_mm`` (K triples in
 millimetres), ``handedness`` (``left`` or ``right``), ``split`` and anything else. The box of a sample is its ``box``
-(xyxy) or the tight box of its keypoints; where boxes are enough, keypoints may be left out.
+(xyxy) or the tight box of its keypoints; where boxes are enough, keypoints may be left out. A sample that says
+``ignore`` need not be found, and one that says ``empty`` is a picture without any object.
 `splite_deploy.metrics.coco` describes the other format.
 """
 
@@ -111,10 +112,27 @@ class BoxedImage:
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """One entry of a file: a box, which may have keypoints; ``ignored`` where nothing is expected to be found in it."""
+class SceneBoxes:
+    """The boxes of one picture.
 
-    boxed: BoxedImage
+    Attributes:
+        labelled: (G, 4) float64 xyxy pixels: what has to be found.
+        ignored: (I, 4) float64 of what nobody has to find.
+    """
+
+    labelled: NDArray[np.float64]
+    ignored: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One entry of a file: a box, which may have keypoints; ``ignored`` where nothing is expected to be found in it.
+
+    Without a box it is a picture that shows nothing.
+    """
+
+    path: Path
+    boxed: BoxedImage | None
     labelled: LabelledImage | None
     split: str | None = None
     ignored: bool = False
@@ -201,8 +219,30 @@ def read_images(path: Path) -> list[Path]:
     samples = _read(file)
     data = _load(file)
     if is_coco(data):
-        return list(dict.fromkeys([*image_files(data, file), *(one.boxed.path for one in samples)]))
-    return list(dict.fromkeys(one.boxed.path for one in samples))
+        return list(dict.fromkeys([*image_files(data, file), *(one.path for one in samples)]))
+    return list(dict.fromkeys(one.path for one in samples))
+
+
+def read_scenes(path: Path, *, split: str | None = None) -> dict[Path, SceneBoxes]:
+    """The boxes of every picture of a labels file, also of those that show nothing.
+
+    Args:
+        path: See `read_labels`.
+        split: Keeps the samples whose ``split`` is this; all of them where None.
+
+    Raises:
+        UsageError: The file is missing or malformed, or no sample is left.
+    """
+    file, samples = _of_split(path, split)
+    data = _load(file)
+    found: dict[Path, tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]] = {}
+    for image in image_files(data, file) if is_coco(data) and split is None else ():
+        found[image] = [], []
+    for one in samples:
+        labelled, ignored = found.setdefault(one.path, ([], []))
+        if one.boxed is not None:
+            (ignored if one.ignored else labelled).append(one.boxed.box)
+    return {image: SceneBoxes(*(np.reshape(part, (-1, 4)) for part in parts)) for image, parts in found.items()}
 
 
 def read_boxes(path: Path, *, split: str | None = None) -> list[BoxedImage]:
@@ -212,7 +252,7 @@ def read_boxes(path: Path, *, split: str | None = None) -> list[BoxedImage]:
         UsageError: The file is missing or malformed, or no sample is left.
     """
     file, samples = _of_split(path, split)
-    boxes = [one.boxed for one in samples if not one.ignored]
+    boxes = [one.boxed for one in samples if one.boxed is not None and not one.ignored]
     if not boxes:
         raise InputError(f"{file} holds no box that is no crowd.", hint=_EXAMPLE)
     return boxes
@@ -282,8 +322,13 @@ def _sample(sample: Any, folder: Path) -> _Sample:
         raise ValueError("subject is neither a text nor a number")
     if split is not None and not isinstance(split, str):
         raise ValueError("split is not a text")
+    ignored, empty = (_flag(sample, name) for name in ("ignore", "empty"))
+    if empty:
+        if more := [name for name in ("keypoints", "box", "world_mm", "handedness") if name in sample]:
+            raise ValueError(f"it says empty, and has {more[0]}")
+        return _Sample(path, None, None, split)
     if "keypoints" not in sample and "box" in sample:
-        return _Sample(BoxedImage(path, _box(sample["box"])), None, split)
+        return _Sample(path, BoxedImage(path, _box(sample["box"])), None, split, ignored)
     values = numbers(sample["keypoints"], "keypoints")
     if values.ndim != 2 or values.shape[1] not in (2, 3) or len(values) == 0:
         raise ValueError("keypoints are not a list of pairs, or of triples")
@@ -296,7 +341,14 @@ def _sample(sample: Any, folder: Path) -> _Sample:
         raise ValueError(f"world_mm are not {len(keypoints)} triples")
     boxed = BoxedImage(path, box, keypoints=keypoints, labelled=labelled)
     right = _right(sample.get("handedness"))
-    return _Sample(boxed, LabelledImage(path, keypoints, box, world, labelled, right=right), split)
+    return _Sample(path, boxed, LabelledImage(path, keypoints, box, world, labelled, right=right), split, ignored)
+
+
+def _flag(sample: dict[str, Any], name: str) -> bool:
+    said = sample.get(name, False)
+    if not isinstance(said, bool):
+        raise ValueError(f"{name} is neither true nor false")
+    return said
 
 
 def _right(said: Any) -> bool | None:
@@ -320,11 +372,11 @@ def _from_coco(one: CocoObject) -> _Sample:
     score = None if one.score == 1.0 else one.score
     boxed = BoxedImage(one.path, one.box, score, one.image_id)
     if one.keypoints is None or one.labelled is None:
-        return _Sample(boxed, None, ignored=one.crowd)
+        return _Sample(one.path, boxed, None, ignored=one.crowd)
     labelled = LabelledImage(
         one.path, one.keypoints, one.box, None, one.labelled, one.area_px2, one.image_id, one.crowd
     )
-    return _Sample(boxed, labelled, ignored=one.crowd or not one.labelled.any())
+    return _Sample(one.path, boxed, labelled, ignored=one.crowd or not one.labelled.any())
 
 
 _Label = TypeVar("_Label")

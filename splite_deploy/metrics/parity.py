@@ -22,9 +22,9 @@ MAX_FACTOR = 6.0
 """Below fp32 the largest deviation may be this many times the limit of the 95th percentile: one ambiguous keypoint in a
 thousand must not rule out a precision."""
 _HEAD_P95, _HEAD_INT8_P95 = 0.001, 0.05
-_BOXES: Mapping[Precision, tuple[float, float]] = {"fp32": (0.98, 0.2), "fp16": (0.95, 0.5), "int8": (0.75, 5.0)}
-"""Smallest intersection over union of boxes, and 95th percentile of the deviation of their centres in percent of the
-longer side, where `LimitSpec` leaves them open."""
+_BOXES: Mapping[Precision, tuple[float, float]] = {"fp32": (0.98, 0.2), "fp16": (0.95, 0.5), "int8": (0.8, 5.0)}
+"""5th percentile of the intersection over union of boxes, and 95th percentile of the deviation of their centres in
+percent of the longer side, where `LimitSpec` leaves them open."""
 NOBODY_FACTOR = 6.0
 """Where a network finds nobody the largest deviation may be this many times its limit: of hundreds of candidates that
 are no people some lie where activations are as large as calibration never saw them."""
@@ -212,7 +212,7 @@ def _limited(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[tuple[s
             found.append(("deviation of people p95", people.deviation_px.p95, limits.shift_p95_px, "px"))
         if (boxes := people.boxes) is not None:
             least, most_pct = box_limits(limits)
-            found.append(("1 - IoU of boxes max", 1 - boxes.iou_min, 1 - least, ""))
+            found.append(("1 - IoU of boxes p95", 1 - boxes.iou_p05, 1 - least, ""))
             found.append(("deviation of box centres p95", boxes.centre_box_pct.p95, most_pct, "% of the box"))
     return found
 
@@ -223,15 +223,15 @@ def head_limit(limits: LimitSpec) -> float:
 
 
 def box_limits(limits: LimitSpec, precision: Precision = "fp32") -> tuple[float, float]:
-    """The least intersection over union of boxes, and how far the 95th percentile of their centres may move, percent.
+    """What the 5th percentile of boxes' overlaps must reach, and how far the 95th of their centres may move, percent.
 
     Args:
         limits: Of the model spec, or those in force.
         precision: Below fp32 both may be wider than the limits say.
     """
     least, most_pct = _BOXES[precision]
-    if limits.box_iou is not None:
-        least = limits.box_iou if precision == "fp32" else min(limits.box_iou, least)
+    if limits.box_iou_p05 is not None:
+        least = limits.box_iou_p05 if precision == "fp32" else min(limits.box_iou_p05, least)
     if limits.centre_p95_pct is not None:
         most_pct = limits.centre_p95_pct if precision == "fp32" else max(limits.centre_p95_pct, most_pct)
     return least, most_pct
@@ -248,11 +248,11 @@ def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
     deviation may be so much more, and in int8, where one in twenty such places is soon reached, p95, too.
     """
     rounding_px = spec.decoder.rounding_px(spec.input)
-    box_iou, centre_p95_pct = None, None
+    box_iou_p05, centre_p95_pct = None, None
     if isinstance(spec.decoder, PeopleDecoder):
-        box_iou, centre_p95_pct = box_limits(spec.limits, precision)
+        box_iou_p05, centre_p95_pct = box_limits(spec.limits, precision)
     if precision == "fp32":
-        limits = replace(spec.limits, box_iou=box_iou, centre_p95_pct=centre_p95_pct)
+        limits = replace(spec.limits, box_iou_p05=box_iou_p05, centre_p95_pct=centre_p95_pct)
         return replace(limits, shift_max_px=spec.limits.shift_max_px + rounding_px)
     part = 1.0 if precision == "int8" else 0.1
     side = max(spec.input.height, spec.input.width) / spec.input.box_padding
@@ -264,7 +264,7 @@ def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
         depth_p95=max(spec.depth_limit(spec.limits), shift_px if how is not None and how.unit == "pixel" else depth),
         score_max=max(spec.limits.score_max, 0.1 * part),
         head_p95=max(head_limit(spec.limits), _HEAD_INT8_P95 * part) if spec.heads else None,
-        box_iou=box_iou,
+        box_iou_p05=box_iou_p05,
         centre_p95_pct=centre_p95_pct,
     )
 

@@ -29,7 +29,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "limits.depth_p95": (0, 1_000),
     "limits.score_max": (0, 1),
     "limits.head_p95": (0, 1),
-    "limits.box_iou": (0, 0.9999),
+    "limits.box_iou_p05": (0, 0.9999),
     "limits.centre_p95_pct": (0, 100),
     "palm_mm": (0.1, 1e4),
     "decoder.stride": (0.01, LONGEST_INPUT_PX),

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from splite_deploy.bench.evaluation import evaluate
+from splite_deploy.bench.evaluation import evaluate, evaluation_labels, evaluation_scenes, ignored_labels
+from splite_deploy.bench.report.sentences import _accuracy
 from splite_deploy.bundle import TensorSpec
+from splite_deploy.decoders import Boxes as BoxDecoder
 from splite_deploy.decoders import YoloPose
 from splite_deploy.errors import UsageError
-from splite_deploy.metrics.labels import read_images, read_labels
+from splite_deploy.metrics.labels import read_labels, read_scenes
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 from splite_deploy.spec.presets import COCO17
@@ -33,7 +35,7 @@ class Scripted:
         self.outputs = (TensorSpec("people", (1, None, 5 + 1 + 51), "float32", "NAC", "people"),)
 
     def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        return {"people": self.people[round(float(feeds["image"][0, 0, 5, 5]))][None].astype(np.float32)}
+        return {"people": self.people[round(float(feeds["image"][0, 0, 40, 40]))][None].astype(np.float32)}
 
     def close(self) -> None:
         pass
@@ -105,8 +107,63 @@ def test_people_where_nobody_is_cost_precision(tmp_path: Path) -> None:
     opened = estimator([row(points, 0.5)[None], row(points + 30, 0.9)[None]])
     labels = read_labels(file)
     alone = evaluate(opened, labels, "one", tmp_path)
-    both = evaluate(opened, labels, "one", tmp_path, images=read_images(file))
+    both = evaluate(opened, labels, "one", tmp_path, scenes=read_scenes(file))
     assert (alone.oks_ap, both.oks_ap) == (1.0, pytest.approx(0.5))
+
+
+def test_boxes_are_evaluated_on_all_pictures_and_scores(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    points = [rng.uniform(0, 40, (17, 2)) for _ in range(3)]
+    file = write(tmp_path, [[points[0]], [points[1]], []])
+    shown = [row(points[0], 0.9)[None], row(points[1], 0.2)[None], np.stack([row(points[2], s) for s in (0.8, 0.1)])]
+    accuracy = evaluate(estimator(shown), read_labels(file), "two", tmp_path, scenes=read_scenes(file))
+    boxes = accuracy.boxes
+    assert boxes is not None and (boxes.boxes, boxes.recall_30, boxes.recall_50, boxes.min_score) == (2, 0.5, 0.5, 0.3)
+    assert (boxes.empty_images, boxes.false_alarms) == (1, 1)
+    assert boxes.ap_30 == boxes.ap_50 == pytest.approx(51 / 101 + 50 / 101 * 2 / 3)
+    said = _accuracy(accuracy)
+    assert (
+        "2 boxes: AP@0.3 0.8350, AP@0.5 0.8350" in said and "recall at 0.3: 0.5000 (overlap 0.3), 0.5000 (0.5)" in said
+    )
+    assert "1.000 false alarms in each of 1 pictures that show nothing" in said
+
+
+class Boxes(Scripted):
+    """The same of a network that gives boxes alone."""
+
+    def __init__(self, people: list[NDArray[np.float64]]) -> None:
+        super().__init__(people)
+        shapes = {"boxes": (1, None, 4), "scores": (1, None, 1)}
+        self.outputs = tuple(TensorSpec(role, shape, "float32", "NAC", role) for role, shape in shapes.items())
+
+    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        rows = super().run(feeds)["people"]
+        return {"boxes": rows[..., :4], "scores": rows[..., 4:5]}
+
+
+def test_a_detector_without_keypoints_is_evaluated_by_its_boxes(tmp_path: Path) -> None:
+    pictures = [np.full((60, 80, 3), number, np.uint8) for number in range(3)]
+    for number, picture in enumerate(pictures):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
+    samples = [
+        {"image": "0.png", "box": [10, 10, 50, 50]},
+        {"image": "1.png", "keypoints": [[20.0, 20.0], [60.0, 40.0], [30.0, 35.0]]},
+        {"image": "2.png", "empty": True},
+    ]
+    file = tmp_path / "labels.json"
+    file.write_text(json.dumps({"samples": samples}))
+    labels = evaluation_labels(file, 0)
+    assert len(labels) == 2 and ignored_labels(file, 0) == []
+    in_input = [[12.0, 24.0, 60.0, 72.0, 0.9], [24.0, 36.0, 72.0, 60.0, 0.8]]  # 80 x 60 lies at (0, 12), times 1.2
+    shown = [np.array([one]) for one in in_input] + [np.array([[9.0, 20, 40, 60, 0.2]])]
+    decoder = BoxDecoder(0.3, 0.7, 20, "xyxy", "pixel", "probabilities", "greedy")
+    image = InputSpec(SIZE, SIZE, "rgb", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, 0, letterbox="centre")
+    spec = ModelSpec("boxes", image, decoder, SkeletonSpec((), ()))
+    opened = PoseEstimator(spec, Boxes(shown), "rgb")
+    accuracy = evaluate(opened, labels, "two", tmp_path, scenes=evaluation_scenes(file))
+    assert accuracy.images == 2 and accuracy.boxes is not None and accuracy.oks_ap is None
+    assert (accuracy.boxes.ap_50, accuracy.boxes.recall_50, accuracy.boxes.false_alarms) == (1, 1, 0)
+    assert accuracy.epe_px == pytest.approx(0.0, abs=1e-4) and accuracy.pck_05 == 1
 
 
 def test_nobody_found_is_no_accuracy(tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
-from bench_results import bench_result, stats_of
+from bench_results import EVALUATION, bench_result, stats_of
 
+from splite_deploy.bench import BenchResult
 from splite_deploy.bench.gates import METRICS, Gate, check
 from splite_deploy.bench.loop import END_TO_END, MODEL_ONLY
 from splite_deploy.errors import GateError, UsageError
+from splite_deploy.metrics.detections import BoxAccuracy
 
 
 def slow() -> dict[str, object]:
@@ -48,9 +51,9 @@ def test_the_limit_itself(text: str, fails: bool) -> None:
     assert (Gate.parse(text).failure(bench_result()) is not None) == fails
 
 
-RARE = [
-    name for name in METRICS if name.startswith(("host_to_device", "compute", "device_to_host", "oks_ap", "handedness"))
-]
+BOXES = ("ap_30", "ap_50", "recall_30", "recall_50", "false_alarms")
+_RARE = ("host_to_device", "compute", "device_to_host", "oks_ap", "handedness", *BOXES)
+RARE = [name for name in METRICS if name.startswith(_RARE)]
 ALWAYS = ["mean_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms", "frames_per_second"]
 ALWAYS += [name for name in METRICS if name.startswith(MODEL_ONLY)]
 
@@ -59,6 +62,15 @@ ALWAYS += [name for name in METRICS if name.startswith(MODEL_ONLY)]
 def test_every_metric_is_read(metric: str) -> None:
     assert Gate.parse(f"{metric}<1e9").failure(bench_result()) is not None
     assert Gate.parse(f"{metric}<0").failure(bench_result()) is None
+
+
+@pytest.mark.parametrize("metric", BOXES)
+def test_figures_of_a_detector_are_read(metric: str) -> None:
+    boxes = BoxAccuracy(337, 0.9, 0.6, 0.4, 0.9, 0.6, 100, 0.05)
+    result = bench_result(accuracy=dataclasses.replace(EVALUATION, boxes=boxes))
+    assert Gate.parse(f"{metric}<1").failure(result) is not None and Gate.parse(f"{metric}<0").failure(result) is None
+    read = BenchResult.from_dict(json.loads(json.dumps(result.to_dict())))
+    assert read.accuracy is not None and read.accuracy.boxes == boxes
 
 
 @pytest.mark.parametrize("metric", [name for name in METRICS if name not in ALWAYS])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from splite_deploy.errors import UsageError
-from splite_deploy.metrics.labels import read_boxes, read_labels, tight_box
+from splite_deploy.metrics.labels import read_boxes, read_images, read_labels, read_scenes, tight_box
 
 POINTS = [[10.5, 40.0], [30.0, 20.25], [20.0, 30.0]]
 WORLD = [[0.0, 0, 400], [1, 2, 410], [3, 4, 420]]
@@ -169,3 +169,34 @@ def test_facts_beside_the_points_that_are_none(tmp_path: Path, extra: dict[str, 
     with pytest.raises(UsageError) as caught:
         read_labels(tmp_path)
     assert caught.value.message.endswith(f"sample 0 is malformed: {said}.") and len(caught.value.message) < 300
+
+
+def test_a_picture_has_several_boxes_or_none(tmp_path: Path) -> None:
+    several = [SAMPLE, {"image": "images/a.jpg", "box": [1, 2, 30, 40]}, {"image": "images/a.jpg", "box": [5, 5, 9, 9]}]
+    several[2]["ignore"] = True
+    empty = {"image": "images/b.jpg", "empty": True, "split": "val"}
+    file = write(tmp_path, {"samples": [*several, empty, {**SAMPLE, "ignore": True, "image": "c.jpg"}]})
+    scenes = read_scenes(file)
+    a, b, c = (tmp_path / name for name in ("images/a.jpg", "images/b.jpg", "c.jpg"))
+    assert list(scenes) == [a, b, c] == read_images(file)
+    np.testing.assert_array_equal(scenes[a].labelled, [[10.5, 20.25, 30, 40], [1, 2, 30, 40]])
+    np.testing.assert_array_equal(scenes[a].ignored, [[5, 5, 9, 9]])
+    assert scenes[b].labelled.shape == scenes[b].ignored.shape == scenes[c].labelled.shape == (0, 4)
+    assert scenes[c].ignored.shape == (1, 4)
+    assert list(read_scenes(file, split="val")) == [b]
+    assert [one.path for one in read_labels(file)] == [a]
+    assert [one.path for one in read_boxes(file)] == [a, a]
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        ({**SAMPLE, "empty": True}, "it says empty, and has keypoints"),
+        ({"image": "a.jpg", "empty": 1}, "empty is neither true nor false"),
+        ({**SAMPLE, "ignore": "yes"}, "ignore is neither true nor false"),
+        ({"image": "a.jpg", "empty": False}, "it has no 'keypoints'"),
+    ],
+)
+def test_what_is_empty_or_ignored_is_said_plainly(tmp_path: Path, sample: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=f"sample 0 is malformed: {said}"):
+        read_scenes(write(tmp_path, {"samples": [sample]}))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from splite_deploy.bench.loop import END_TO_END, MODEL_ONLY
 from splite_deploy.bench.result import BenchResult, Evaluation, Sustained
+from splite_deploy.metrics.detections import BoxAccuracy
 
 
 def sentences(result: BenchResult) -> list[str]:
@@ -95,6 +98,15 @@ def _sustained(run: Sustained) -> list[str]:
     return said
 
 
+def _boxes(found: BoxAccuracy | None) -> Iterator[str]:
+    if found is None:
+        return
+    yield f"{found.boxes} boxes: AP@0.3 {found.ap_30:.4f}, AP@0.5 {found.ap_50:.4f}"
+    yield f"recall at {found.min_score:g}: {found.recall_30:.4f} (overlap 0.3), {found.recall_50:.4f} (0.5)"
+    if found.false_alarms is not None:
+        yield f"{found.false_alarms:.3f} false alarms in each of {found.empty_images} pictures that show nothing"
+
+
 def _accuracy(found: Evaluation) -> str:
     parts = [
         f"mean error {found.epe_px:.2f} px, {found.epe_box_pct:.2f} % of box",
@@ -103,6 +115,7 @@ def _accuracy(found: Evaluation) -> str:
         *(() if found.mpjpe_mm is None else (f"MPJPE {found.mpjpe_mm:.2f} mm",)),
         *(() if found.pa_mpjpe_mm is None else (f"PA-MPJPE {found.pa_mpjpe_mm:.2f} mm",)),
         *(() if found.oks_ap is None else (f"AP (OKS) {found.oks_ap:.4f}",)),
+        *_boxes(found.boxes),
         *(() if found.handedness is None else (f"handedness {found.handedness:.4f} ({found.handedness_hands})",)),
     ]
     turned = {None: "", "labels": ", turned by the angles of the labels", "two-passes": ", turned in two passes"}

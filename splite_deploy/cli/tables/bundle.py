@@ -52,7 +52,7 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
         for heading in ("score max", "people"):
             table.add_column(heading, justify="right")
         if any(parity.people is not None and parity.people.boxes is not None for parity, _ in rows):
-            for heading in ("box IoU min", "centre p95 %"):
+            for heading in ("box IoU p5", "centre p95 %"):
                 table.add_column(heading, justify="right")
         table.caption = "People: found by the reference, - those of them that are missed, + those that are new."
         if not first.people.found:
@@ -68,7 +68,7 @@ def parity_table(rows: Sequence[tuple[Parity, Sequence[str]]], spec: ModelSpec) 
             lost = "".join(f" {sign}{count}" for sign, count in (("-", people.missed), ("+", people.new)) if count)
             cells += [f"{people.score_max:.2g}", f"{people.found}{lost}"]
             if (boxes := people.boxes) is not None:
-                cells += [f"{boxes.iou_min:.3f}", f"{boxes.centre_box_pct.p95:.2g}"]
+                cells += [f"{boxes.iou_p05:.3f}", f"{boxes.centre_box_pct.p95:.2g}"]
             elif len(cells) < len(table.columns) - 1:
                 cells += ["", ""]
         table.add_row(*cells, plain("over the limit", "red") if broken else tick(sys.stdout))
