@@ -110,16 +110,18 @@ ISLANDS = {
     "shuffle-relu": [],
     "strided-split": [],
 }
+GELU = ["Add", "Div", "Erf", "Mul", "Mul"]  # spelled out; ONNX Runtime joins them where onnxsim 0.8 made rows before it
 
 
 @pytest.mark.parametrize("name", ISLANDS)
 def test_what_stays_in_float_for_onnx_runtime(name: str) -> None:
     """Movers stay in int8; what stands in a float island is not quantised for nothing."""
     made, report = to_int8(graph_of(name), crops(), "ort")
-    assert sorted(report.float_islands.values()) == ISLANDS[name]
+    islands = [op for found in report.float_islands.values() for op in (GELU if found == "Gelu" else [found])]
+    assert sorted(islands) == ISLANDS[name]
     run = optimised(made)
     pairs = [node for node in run.graph if node.op_type == "QuantizeLinear"]
-    assert len(pairs) <= 1 + len(report.float_islands)  # the image, and at most one behind each
+    assert len(pairs) <= 1 + len(islands)  # the image, and at most one behind each
 
 
 def newer_graph(network: torch.nn.Module, opset: int) -> ir.Model:

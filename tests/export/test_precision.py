@@ -221,7 +221,8 @@ def test_int8_of_every_network(graph_of: GraphOf, name: str, consumer: Any) -> N
         assert np.abs(after[key] - value).mean() < 0.1 * np.abs(value).max()
     if consumer == "ort":
         assert report.nodes["QLinearConv"] == sum("Conv" in name for name in _weighted(graph, report.quantised))
-        assert sorted(report.float_islands.values()) == ISLANDS.get(name, [])
+        present = {node.op_type for node in graph.graph}  # of onnxsim 0.8 without the Mul of LayerScale
+        assert sorted(report.float_islands.values()) == [op for op in ISLANDS.get(name, []) if op in present]
     else:
         assert_fits_tensorrt(made)
 

@@ -17,6 +17,9 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
+import case_nets
+from graphs import export_net
+
 from splite_deploy.bundle import Bundle
 from splite_deploy.decoders import Coordinates, SoftArgmax
 from splite_deploy.errors import ExportError
@@ -29,7 +32,7 @@ from splite_deploy.export.graph.torch_to_onnx import (
     settle_format,
     simplify,
 )
-from splite_deploy.export.graph.walk import load, run_graph, to_proto
+from splite_deploy.export.graph.walk import from_proto, load, optimised, run_graph, to_proto
 from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.spec import ModelSpec, load_model_toml
 
@@ -190,7 +193,7 @@ def test_the_exporter_keeps_quiet(network: torch.nn.Module, spec: ModelSpec, cap
 
 @pytest.mark.parametrize("fault", ["raises", "invalid"])
 def test_a_simplifier_that_fails(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    def failing(model: Any) -> tuple[Any, bool]:
+    def failing(model: Any, **options: Any) -> tuple[Any, bool]:
         if fault == "raises":
             raise RuntimeError("\nno luck\nat all")
         return model, False
@@ -200,6 +203,28 @@ def test_a_simplifier_that_fails(tiny_bundle: Path, monkeypatch: pytest.MonkeyPa
         simplify(load(tiny_bundle / "model.onnx"), metadata={})
     wanted = "onnxsim failed: RuntimeError: no luck" if fault == "raises" else "could not validate the simplified graph"
     assert wanted in caught.value.message and caught.value.hint
+
+
+def test_constants_in_every_form_become_initializers() -> None:
+    """onnxsim 0.4 fails where they are numbers, and 0.8 leaves them as they are."""
+    low = onnx.helper.make_node("Constant", [], ["low"], value_float=-1.0)
+    high = onnx.helper.make_node("Constant", [], ["high"], value=onnx.helper.make_tensor("one", 1, [], [1.0]))
+    clip = onnx.helper.make_node("Clip", ["image", "low", "high"], ["heatmap"])
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [1, 3]) for name in ("image", "heatmap")]
+    graph = onnx.helper.make_graph([low, high, clip], "g", ends[:1], ends[1:])
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    given = from_proto(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    made = simplify(given, metadata={})
+    assert [node.op_type for node in made.graph] == ["Clip"]
+    assert [node.op_type for node in given.graph] == ["Constant", "Constant", "Clip"]
+    x = np.array([[-2, 0.5, 2]], np.float32)
+    np.testing.assert_array_equal(run_graph(made, x)["heatmap"], [[-1, 0.5, 1]])
+
+
+def test_a_gelu_before_a_convolution_stays_one() -> None:
+    """Its half belongs to it: ONNX Runtime joins it to one operator."""
+    graph = export_net(case_nets.seeded(case_nets.Gelu), case_nets.SIDE)
+    assert [node.op_type for node in optimised(graph).graph] == ["Conv", "Gelu", "Conv"]
 
 
 # --- what a network gives ---

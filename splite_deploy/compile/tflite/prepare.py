@@ -89,10 +89,10 @@ def _lacks_shape(node: ir.Node) -> bool:
 
 def _folded(model: ir.Model) -> ir.Model:
     """The graph with what its constants and shapes give computed, and with the shapes of all values."""
-    import onnxsim
+    from splite_deploy.compile.simplifier import lift_constants, run_onnxsim
 
-    folded: onnx.ModelProto = onnxsim.simplify(ir.to_proto(model))[0]
-    return ir.from_proto(folded)
+    lift_constants(model)
+    return ir.from_proto(run_onnxsim(ir.to_proto(model))[0])
 
 
 def _rename(model: ir.Model) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Network to ONNX, and ONNX to simpler ONNX. Imports torch, onnx and onnxsim."""
+"""Network to ONNX, and ONNX to simpler ONNX. Imports torch and onnx."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-import onnxsim
 import torch
 from torch import nn
 
 from splite_deploy.bundle import TensorSpec
+from splite_deploy.compile.simplifier import lift_constants, run_onnxsim
 from splite_deploy.decoders import check_shapes, roles_of
 from splite_deploy.errors import ExportError, first_line
 from splite_deploy.export.graph.walk import fold_pool_padding, from_proto, name_of, to_proto
@@ -187,10 +187,11 @@ def simplify(model: ir.Model, *, metadata: dict[str, str]) -> ir.Model:
     Raises:
         ExportError: onnxsim fails, or gives a graph it cannot validate.
     """
-    simplified: onnx.ModelProto
+    lifted = model.clone()
     try:
+        lift_constants(lifted)
         with quiet():
-            simplified, valid = onnxsim.simplify(to_proto(model))
+            simplified, valid = run_onnxsim(to_proto(lifted))
     except Exception as err:
         raise ExportError(f"onnxsim failed: {first_line(err, named=True)}", hint=_SIMPLIFIER) from err
     if not valid:
