@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,14 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
         return made
 
     return make
+
+
+@pytest.fixture
+def hangups_end_processes() -> Iterator[None]:
+    """For processes that are started within, which inherit it: whoever runs the tests by nohup ignores SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ import pytest
 
 from splite_deploy.children import Child, python_command, run
 
+pytestmark = pytest.mark.usefixtures("hangups_end_processes")
+
 SLEEPER = (
     "import os, pathlib, subprocess, sys, time\n"
     "inner = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"

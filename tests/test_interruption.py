@@ -15,6 +15,8 @@ from click.testing import Result
 
 from splite_deploy import files, interruption
 
+pytestmark = pytest.mark.usefixtures("hangups_end_processes")
+
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 PROGRAM = """
