@@ -15,13 +15,12 @@ pytest.importorskip("torch")
 pytest.importorskip("ai_edge_quantizer")
 
 from converters import DIRECT, TENSORFLOW, use_any_converter, use_converter
-from tiny_tflite import VECTORS, tflite_artifact
+from tiny_tflite import VECTORS, pictures, tflite_artifact
 
 from splite_deploy.bundle import Artifact, Parity
 from splite_deploy.compile.tflite.compiler import compile_tflite
 from splite_deploy.errors import CompileError
 from splite_deploy.export.artifacts import GraphFile
-from splite_deploy.export.crops import crops_from_renderer
 from splite_deploy.export.graph.torch_to_onnx import simplified_graph
 from splite_deploy.export.graph.walk import load, save
 from splite_deploy.export.source.symbol import load_symbol
@@ -82,9 +81,9 @@ def spec(tiny_model: Path) -> ModelSpec:
 
 
 @pytest.fixture(scope="module")
-def crops(spec: ModelSpec, tiny_model: Path) -> Crops:
+def crops(spec: ModelSpec) -> Crops:
     """(32, h, w, 3), those of tests/vectors/make_tflite.py."""
-    return crops_from_renderer(load_model_toml(tiny_model)[1], 32, spec.input).pixels
+    return pictures(*spec.input.planes[1:])
 
 
 def convert(graph: Path, spec: ModelSpec, folder: Path, crops: Crops, *precisions: Any, **options: Any) -> Converted:

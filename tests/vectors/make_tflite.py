@@ -7,6 +7,7 @@ tests/compile/test_tflite.py converts it again and compares.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,19 +15,19 @@ from safetensors.torch import save_file
 
 from splite_deploy.compile.tflite.compiler import compile_tflite
 from splite_deploy.export import ExportOptions, export_bundle
-from splite_deploy.export.crops import crops_from_renderer
 from splite_deploy.export.source.symbol import load_symbol
 from splite_deploy.spec import load_model_toml
 
 HERE = Path(__file__).parent
 TINY = HERE.parent / "tiny"
-CROPS = 32
+sys.path.insert(0, str(HERE.parent / "shared"))
+from tiny_tflite import pictures
 
 
 def main() -> None:
     """Writes the files beside this one."""
-    spec, host = load_model_toml(TINY / "model.toml")
-    crops = crops_from_renderer(host, CROPS, spec.input).pixels
+    spec = load_model_toml(TINY / "model.toml")[0]
+    crops = pictures(*spec.input.planes[1:])
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         save_file(load_symbol("arch.py:build", TINY)().state_dict(), work / "tiny.safetensors")
