@@ -27,7 +27,7 @@ Box = NDArray[np.float64]
 DETECT_EVERY = 5
 _CORNERS = 4
 _SAME_BOX = 0.3
-"""Overlap (intersection over union) at which a box of the detector is that of somebody who is followed."""
+"""Overlap (intersection over union) at which what the detector found is somebody who is followed."""
 _SAME_POSE = 0.2
 """Mean distance of keypoints, in sizes, below which two poses are of one hand or person."""
 
@@ -66,7 +66,8 @@ class TopDown(Closing):
     Somebody is lost where the network says that the crop shows nobody (`Pose.presence`; a single-stage network finds
     nobody there), where a network that does not say has low scores, and where keypoints fall together, far apart or
     outside the frame: see `next_box`. Nothing is delivered of those who are lost. Where two fall on one hand
-    or person, the one that came there from further away is lost.
+    or person, the one that came there from further away is lost; a new look at somebody who is followed replaces the
+    old one where the network is surer of it.
 
     Where crops are turned (``rotate_by``), the first crop's angle is that of the detector's keypoints of the same
     names; a detector without them, or one that gives boxes alone, takes a second inference on a new hand or person.
@@ -85,7 +86,8 @@ class TopDown(Closing):
             To follow what a single-stage network finds alone, no detector is needed: see `Tracker`.
         tracker: Gives ids, limits their number and smooths; None is ``Tracker()``.
         detect_every: In frames. Somebody who comes into the picture while others are followed is found that late.
-        margin: See `BoxTracker`.
+        margin: See `BoxTracker`. At 0 crops are those of training, and of the detector: a network that finds hands a
+            little too large in larger crops lets them grow from frame to frame.
         min_score: See `BoxTracker`.
         min_presence: See `BoxTracker`.
 
@@ -100,7 +102,7 @@ class TopDown(Closing):
         tracker: Tracker | None = None,
         *,
         detect_every: int = DETECT_EVERY,
-        margin: float = 0.05,
+        margin: float = 0.0,
         min_score: float = 0.3,
         min_presence: float = 0.5,
     ) -> None:
@@ -263,13 +265,33 @@ class TopDown(Closing):
         return next_box(pose, height, width, **self._limits, turn=self._turn)
 
     def _without_nobody(self, seen: Sequence[_Seen], image: Image) -> list[_Seen]:
-        """What shows somebody, each once: of two poses of one that which has moved less."""
-        there = [one for one in seen if self._box_after(one.pose, image) is not None]
+        """What shows somebody, each once: of two poses of one the id of that which has moved less.
+
+        What the detector found anew where somebody is followed is a second look at the same: the surer one is kept.
+        """
         kept: list[_Seen] = []
-        for one in sorted(there, key=lambda one: one.moved):
-            if not (distances([one.pose], [other.pose for other in kept]) < _SAME_POSE).any():
+        for one in sorted(seen, key=lambda one: one.moved):
+            if self._box_after(one.pose, image) is None:
+                continue
+            same = next((index for index, other in enumerate(kept) if _is_same(one, other)), None)
+            if same is None:
                 kept.append(one)
+            elif one.id is None and kept[same].id is not None and _sure(one.pose) > _sure(kept[same].pose):
+                kept[same] = replace(kept[same], pose=one.pose)
         return kept
+
+
+def _is_same(one: _Seen, other: _Seen) -> bool:
+    """Whether two poses are of one hand or person; one of the detector needs less for that than what is followed."""
+    if distances([other.pose], [one.pose])[0, 0] < _SAME_POSE:
+        return True
+    boxes = [tight_box(seen.pose.keypoints).astype(np.float32)[None] for seen in (one, other)]
+    return (one.id is None or other.id is None) and bool(overlaps(*boxes)[0, 0] > _SAME_BOX)
+
+
+def _sure(pose: Pose) -> float:
+    """How sure the network is that this is somebody."""
+    return float(pose.scores.mean()) if pose.presence is None else pose.presence
 
 
 def _check_parts(detector: PoseEstimator, estimator: PoseEstimator) -> None:

@@ -68,7 +68,7 @@ class Tracker:
         max_people: int | None = None,
         *,
         reach: float = 1.0,
-        remember: int = 15,
+        remember: int = 30,
         smoothing: OneEuro | None = None,
     ) -> None:
         if max_people is not None and max_people < 1:

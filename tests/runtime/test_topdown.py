@@ -87,7 +87,7 @@ def test_a_hand_that_leaves_is_lost_at_once_and_has_its_id_again(presence: bool)
     assert detector.looks == looks + 3  # in every frame after the one that lost it
     back = hand(250, 110)
     assert whose(follow(picture([stays, back])), [stays, back]) == [1, 2]
-    for _ in range(25):
+    for _ in range(31):
         follow(picture([stays]))
     assert whose(follow(picture([stays, goes])), [stays, goes])[0] == 1
     later = [whose(follow(picture([stays, goes])), [stays, goes]) for _ in range(5)]
@@ -134,6 +134,35 @@ def test_a_track_that_jumps_onto_another_hand_ends_and_the_other_one_goes_on() -
     assert whose(follow(picture([left, right])), [left, right]) == [1, 2]
     moved = hand(138, 120)
     assert whose(follow(picture([moved])), [moved]) == [1], "both crops show it; the other one moved further"
+
+
+def test_a_second_look_sets_right_what_has_gone_astray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Followed crops give keypoints that lie aside, and the detector's boxes are narrow as those of palms."""
+    see_all, see_hands = Estimator._infer, Detector._see
+
+    def astray(self: Estimator, feeds: Any) -> Any:
+        found = see_all(self, feeds)
+        if len(self.batches) > 1:  # all but the first frame begin with what is followed
+            found["coordinates"][0] += 6.0
+            found["presence"][0] = 0.7
+        return found
+
+    def narrow(self: Detector, crop: Any) -> Any:
+        found = see_hands(self, crop)
+        left, right = found["people"][..., 0].copy(), found["people"][..., 2].copy()
+        found["people"][..., 0], found["people"][..., 2] = 0.6 * left + 0.4 * right, 0.4 * left + 0.6 * right
+        return found
+
+    monkeypatch.setattr(Estimator, "_infer", astray)
+    monkeypatch.setattr(Detector, "_see", narrow)
+    follow, _, _ = made(detect_every=2)
+    shown = hand(160, 120)
+    off_px = []
+    for _ in range(7):
+        (pose,) = follow(picture([shown]))
+        assert pose.id == 1
+        off_px.append(float(np.linalg.norm(pose.keypoints - shown, axis=1).max()))
+    assert max(off_px[::2]) < 1 < 3 < min(off_px[1::2])
 
 
 # --- angles ---

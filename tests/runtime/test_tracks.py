@@ -119,7 +119,7 @@ def test_known_ids_are_taken_as_they_are() -> None:
     ("options", "said"),
     [
         ({"max_people": 0}, "At most 0 people would be followed"),
-        ({"reach": 0.0}, "A reach of 0.0 or a memory of 15 frames"),
+        ({"reach": 0.0}, "A reach of 0.0 or a memory of 30 frames"),
         ({"reach": float("nan")}, "A reach of nan"),
         ({"remember": -1}, "A reach of 1.0 or a memory of -1 frames"),
     ],
