@@ -189,6 +189,18 @@ def test_a_detector_that_tells_no_angle_takes_a_second_look(batch: int | None) -
     assert sum(estimator.batches) == 6, "one look, while they are followed"
 
 
+def test_a_detector_of_boxes_alone_takes_a_second_look() -> None:
+    follow, _, estimator = made(names=())
+    shown = hand(160, 120, 90)
+    (pose,) = follow(picture([shown]))
+    assert pose.angle_deg == pytest.approx(90, abs=1.5) and estimator.batches == [1, 1]
+    boxes = Tracker()
+    with PoseEstimator(world.detector_spec(()), Detector(()), "rgb") as network:
+        for step in range(8):
+            frame = picture([hand(60 + 8 * step, 60), hand(260 - 8 * step, 150)])
+            assert [pose.id for pose in boxes(network.detect(frame))] == [1, 2]
+
+
 def test_crops_that_are_not_turned_take_one_look() -> None:
     follow, _, estimator = made(turned=False)
     (pose,) = follow(picture([hand(160, 120, 90)]))
@@ -325,7 +337,7 @@ def test_a_single_stage_network_estimates_in_the_boxes_of_another() -> None:
     assert whose(follow(picture(alone)), alone) == [1], "where it finds nobody in the box, somebody is lost"
 
 
-@pytest.mark.parametrize("case", ["detector", "no keypoints", "colours"])
+@pytest.mark.parametrize("case", ["detector", "no keypoints", "colours", "every"])
 def test_networks_that_cannot_take_their_part_are_refused(case: str) -> None:
     def opened(color: Any = "rgb") -> PoseEstimator:
         return PoseEstimator(world.estimator_spec(), Estimator(), color)
@@ -339,6 +351,10 @@ def test_networks_that_cannot_take_their_part_are_refused(case: str) -> None:
         with pytest.raises(UsageError, match="opened for rgb images, and the estimator for bgr") as caught:
             TopDown(detector, opened("bgr"))
         assert caught.value.hint == "Open both with the same color."
+    elif case == "no keypoints":
+        with pytest.raises(UsageError, match="The estimator 'marked-detector' finds boxes alone") as caught:
+            TopDown(detector, PoseEstimator(world.detector_spec(()), Detector(()), "rgb"))
+        assert "Tracker" in caught.value.hint
     else:
         with pytest.raises(UsageError, match="The detector would look every 0 frames") as caught:
             TopDown(detector, opened(), detect_every=0)
