@@ -60,7 +60,7 @@ def accuracy_of_ours(bundle: Path, artifact: Artifact, labels: list[LabelledImag
     with PoseEstimator.open(bundle, artifact.backend, artifact.precision, threads=1, color="rgb") as estimator:
 
         def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Any, Any]:
-            pose = estimator(image, box)
+            pose = estimator.in_two_passes(image, box)
             return pose.keypoints, pose.keypoints_3d
 
         return asdict(keypoint_errors(labels, estimate).summary())
