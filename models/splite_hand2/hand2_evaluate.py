@@ -43,7 +43,7 @@ LOST = 0.15
 """A hand whose mean error is a larger share of its box is lost."""
 PASSING = 0.98
 """Share of hands that the presence has to let pass."""
-NEGATIVE_CROPS, NEGATIVE_SEED = 500, 1
+NEGATIVE_CROPS, NEGATIVE_SEED, NEGATIVES_EACH = 500, 1, 6
 PADDING = 1.25
 
 
@@ -162,7 +162,7 @@ def false_hands(estimator: PoseEstimator, crops: Sequence[Image], threshold: flo
 
 def crops_without_hands(data: Path) -> list[Image]:
     """`NEGATIVE_CROPS` parts of val's photographs without a hand, evenly from all that there are."""
-    tiles = [tile.image[..., :3] for tile in negatives(data, "val", NEGATIVE_SEED)]
+    tiles = [tile.image[..., :3] for tile in negatives(data, "val", NEGATIVE_SEED, NEGATIVES_EACH)]
     picked = np.linspace(0, len(tiles) - 1, min(NEGATIVE_CROPS, len(tiles))).round().astype(int)
     return [np.ascontiguousarray(tiles[i]) for i in picked]
 

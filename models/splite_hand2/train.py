@@ -75,7 +75,7 @@ SHARES = {
 """Of a batch. The sources differ in people and rooms more than in their number of pictures."""
 RENDER_CHUNK = 1000
 """Rendered hands of one file, so that an interruption costs no more than these."""
-RENDER_SEED, NEGATIVE_SEED = 7, 0
+RENDER_SEED, NEGATIVE_SEED, NEGATIVES_EACH = 7, 0, 4
 OBSERVED_SHARE, OBSERVED_BATCHES = 0.5, 4
 """Share of the steps in which int8 training follows the ranges of activations, and the batches that give the first."""
 
@@ -310,7 +310,7 @@ class Road:
         if options.varied:
             there = (name for name in SHARES if (options.varied / "images" / name).is_dir())
             made |= {name: of_photographs(options.varied, name) for name in there}
-            made[NEGATIVES] = lambda report: negatives(options.varied, "train", NEGATIVE_SEED, report=report)
+            made[NEGATIVES] = lambda report: negatives(options.varied, "train", NEGATIVE_SEED, NEGATIVES_EACH, report)
         for first in range(0, options.renders, RENDER_CHUNK):
             count = min(RENDER_CHUNK, options.renders - first)
             made[f"{RENDERS}-{first // RENDER_CHUNK}"] = lambda report, first=first, count=count: renders(  # type: ignore[misc]
