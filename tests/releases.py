@@ -27,12 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TRAINED = ("export", "tflite", "report")
-DEVICE = ("ort", "litert", "report")
+TRAINED = ("export", "tflite", "report", "view")
+DEVICE = ("ort", "litert", "report", "view")
 TESTERS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "jsonschema>=4.20")
 DEVICE_TESTS = (
     "tests/bench", "tests/bundle", "tests/cli", "tests/decoders", "tests/device", "tests/metrics", "tests/runtime",
-    "tests/spec", "tests/test_files.py",
+    "tests/spec", "tests/viewer", "tests/test_files.py",
 )  # fmt: skip
 SHARED = "SPLITE_TESTS_SHARED"
 

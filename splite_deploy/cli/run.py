@@ -92,6 +92,18 @@ class Picture:
     type=FilePath,
     help="Write the picture with the skeleton drawn: a file, a folder for a folder, .mp4 or .avi for a video.",
 )
+@click.option(
+    "--view",
+    is_flag=True,
+    help="Of a video or camera: show the picture with the skeleton, frames per second and times on a page at "
+    "http://127.0.0.1:8090/ (pip install 'splite-deploy[view]').",
+)
+@click.option("--port", type=click.IntRange(0, 65535), help="For --view; 8090 without it, 0 takes one that is free.")
+@click.option(
+    "--host",
+    help="For --view: the address of this machine to serve the page at; 127.0.0.1 without it, which no other machine "
+    "can reach. With any other everybody in the network can watch, without a password.",
+)
 def run(
     bundle: Path,
     source: str,
@@ -110,6 +122,9 @@ def run(
     form: str,
     json_file: Path | None,
     save: Path | None,
+    view: bool,
+    port: int | None,
+    host: str | None,
 ) -> None:
     """Finds the keypoints in SOURCE, with a bundle, or with a file (.onnx, .tflite, .engine) and its model.toml.
 
@@ -129,6 +144,9 @@ def run(
     so give many images in several folders. Of a video or camera each line is printed at once; a FILE of --json is there
     when the video ends.
 
+    With --view a page shows a video or camera while it runs, to several browsers if need be; a video file then plays in
+    its own time. It never waits for a browser.
+
     A network that finds people itself (decoder yolo-pose or anchors) gives a pose for each of them, with the box that
     it found and its "box_score"; with --box it looks inside that box alone, in every frame of a video. With --detector
     any other network does so, too: the detector finds the boxes, of labels as well, whose boxes are passed over.
@@ -143,6 +161,11 @@ def run(
 
     json_file = STDOUT if json_file is None else json_file
     video, path = is_video(source), Path(source)
+    page = None
+    if view or port is not None or host is not None:
+        from splite_deploy.cli.run_view import view_of
+
+        page = view_of(view, host, port, source, video=video)
     labels = not video and path.suffix.lower() == ".json"
     folder = labels or (not video and is_folder(path))
     if video and form != "json":
@@ -178,7 +201,7 @@ def run(
             from splite_deploy.cli.run_video import run_video
 
             start = corners[0] if corners else None
-            run_video(network, source, start, options, json_file, save, following=following)
+            run_video(network, source, start, options, json_file, save, following=following, view=page)
         else:
             if labels:
                 pictures = _labelled(path, whole=estimator.finds_people or network is not estimator)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from splite_deploy import interruption
 from splite_deploy.cli.console import STDOUT, message_console, put_json
 from splite_deploy.cli.run_follow import Following, follower
+from splite_deploy.cli.run_view import View, in_its_time, viewing
 from splite_deploy.errors import CameraError
 from splite_deploy.files import whole_file, write_all, writing
 from splite_deploy.runtime import PoseEstimator
@@ -38,6 +39,7 @@ def run_video(
     save: Path | None,
     *,
     following: Following = FOLLOWING,
+    view: View | None = None,
 ) -> None:
     """Follows hands or people through a video file, or a camera until it is interrupted or stops.
 
@@ -50,6 +52,7 @@ def run_video(
         json_file: Where the JSON lines go; `STDOUT` for standard output.
         save: Where the video with the skeleton goes, if anywhere.
         following: How many are followed, and how calm.
+        view: Where the page is served that shows it, if anywhere. A file then plays in its own time.
 
     Raises:
         UsageError: An option cannot be used.
@@ -67,13 +70,18 @@ def run_video(
             camera = stack.enter_context(open_camera(source))
         except CameraError as err:
             raise _told(err, said) from err
+        board = stack.enter_context(viewing(view, name, network)) if view is not None else None
         put_line = stack.enter_context(_lines(json_file))
         put_frame = stack.enter_context(write_video(save, camera.fps)) if save is not None else None
+        frames = _timed(camera) if board is None or camera.live else in_its_time(_timed(camera))
         index = -1
         try:
-            for index, (time_s, frame) in enumerate(_timed(camera)):
+            for index, (time_s, frame) in enumerate(frames):
+                arrived_s = time.perf_counter()
                 said.trim()
                 poses, found = follow(frame, time_s)
+                if board is not None:
+                    board.show(frame, poses, found, arrived_s)
                 height, width = frame.shape[:2]
                 place = {"video": name, "frame": index, "time_s": round(time_s, 4), "width": width, "height": height}
                 put_line({**place, "found": found, "poses": [pose.to_dict() for pose in poses]})
@@ -84,8 +92,12 @@ def run_video(
             if not camera.live or index < 0:
                 raise
             interruption.current.settle()
+            if board is not None:
+                board.end("The command was stopped.")
         except CameraError as err:
             stopped = _told(err, said)
+            if board is not None:
+                board.end(stopped.message)
             if index < 0:
                 raise stopped from err
     if stopped is not None:
