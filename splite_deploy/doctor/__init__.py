@@ -28,10 +28,12 @@ __all__ = ["Check", "Diagnosis", "Stage", "diagnose"]
 BASE_INSTALL = "pip install splite-deploy"
 EXPORT_INSTALL = "pip install 'splite-deploy[export]'"
 TFLITE_INSTALL = "pip install 'splite-deploy[tflite]'"
+VIEW_INSTALL = "pip install 'splite-deploy[view]'"
 
 _BASE = ("numpy", "cv2")
 _EXPORT = ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxsim", "onnxscript", "safetensors")
 _TFLITE = ("ai_edge_litert", "ai_edge_quantizer")
+_VIEW = ("starlette", "uvicorn")
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def diagnose(*, probe: Probe | None = None) -> Diagnosis:
         ]
     else:
         stages = [Stage("run with any backend", base)]
+    stages.append(Stage("run --view", (*base, *(package(module, VIEW_INSTALL) for module in _VIEW))))
     export = tuple(package(module, EXPORT_INSTALL) for module in _EXPORT)
     stages.append(Stage("export", (*base, *export)))
     to_tflite = (*(package(module, TFLITE_INSTALL) for module in _TFLITE), check_converter())

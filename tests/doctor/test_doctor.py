@@ -75,23 +75,25 @@ def test_all_is_well() -> None:
     found = diagnose(probe=_no_problem)
     assert _stage(found, "run with ort").works is True
     assert found.can_run
-    assert [stage.name for stage in found.stages][-2:] == ["export", "export to TFLite"]
+    assert [stage.name for stage in found.stages][-3:] == ["run --view", "export", "export to TFLite"]
     assert [check.name for check in found.machine] == ["temporary folder", "threads", "int8"]
 
 
 def test_missing_packages_give_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = {"onnxruntime", "ai_edge_litert", "torch"}
+    absent = {"onnxruntime", "ai_edge_litert", "torch", "uvicorn"}
     monkeypatch.setattr(checks, "find_spec", lambda name: None if name in absent else object())
     found = diagnose(probe=_no_problem)
     assert _stage(found, "run with ort").fixes == ("pip install 'splite-deploy[ort]'",)
     assert _stage(found, "export").fixes == ("pip install 'splite-deploy[export]'",)
+    assert _stage(found, "run --view").fixes == ("pip install 'splite-deploy[view]'",)
     assert _stage(found, "run with replay").works
     assert not found.can_run
 
 
 def test_broken_opencv_breaks_everything_but_the_diagnosis() -> None:
     found = diagnose(probe=lambda module: "ImportError: libGL" if module == "cv2" else "")
-    assert [stage.name for stage in found.stages] == ["run with any backend", "export", "export to TFLite"]
+    names = ["run with any backend", "run --view", "export", "export to TFLite"]
+    assert [stage.name for stage in found.stages] == names
     assert not any(stage.works for stage in found.stages)
     assert not found.can_run
 
