@@ -35,6 +35,7 @@ from composed_clips import FRAMES, HANDS, HEIGHT_PX, KINDS, RATE_HZ, WIDTH_PX, C
 from mediapipe_solution import BLANKS, GREY, MediaPipe
 from numpy.typing import NDArray
 from rich.console import Console
+from side_by_side import pipeline_block
 
 from splite_deploy import OneEuro, Pose, PoseEstimator, TopDown, Tracker
 from splite_deploy.bench import append_record, read_environment
@@ -447,12 +448,7 @@ def main() -> None:
             append_record(options.out, record)
     except SpliteError as err:
         sys.exit(f"error: {err}")
-    for name, kinds in record["found"].items():
-        for kind, found in kinds.items():
-            times, calm = record["latency"][name][kind], record["smoothed"][name][kind]
-            print(
-                f"{name}, {kind}: {times['p50_ms']:.2f} ms (minimum {times['minimum_ms']:.2f})", found, calm, sep="\n  "
-            )
+    print("\n".join(pipeline_block({"": [record]})))
     if options.out is not None:
         log.print(f"appended to {options.out}")
 

@@ -165,6 +165,15 @@ def test_a_second_look_sets_right_what_has_gone_astray(monkeypatch: pytest.Monke
     assert max(off_px[::2]) < 1 < 3 < min(off_px[1::2])
 
 
+def test_the_crop_of_what_rests_rests() -> None:
+    follow, _, _ = made()
+    rng = np.random.default_rng(0)
+    boxes = [follow(picture([hand(160, 120, 20) + rng.normal(0, 0.05, (3, 2))]))[0].box for _ in range(12)]
+    assert all((box == boxes[2]).all() for box in boxes[2:])
+    turned = [follow(picture([hand(160, 120, 20 + 0.5 * step)]))[0].angle_deg or 0.0 for step in range(25)]
+    assert 2 <= len(set(turned)) <= 8 and abs(turned[-1] - 32) < 5, "it follows what turns slowly, in steps"
+
+
 # --- angles ---
 
 
