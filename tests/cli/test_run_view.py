@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,62 @@ def test_what_ended_a_video_is_told_on_the_page_too(tiny_bundle: Path, tmp_path:
         errors = process.stderr.read()
         assert process.wait(10) == 1
     assert f"error: {ended}" in errors and "is cut: " in ended
+
+
+@pytest.fixture
+def camera(tmp_path: Path) -> Iterator[str]:
+    """A network camera: MPEG-TS over UDP, as long as the test runs."""
+    file = tmp_path / "camera.ts"
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (clips.WIDTH, clips.HEIGHT))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no MPEG-TS")
+    for index in range(100):
+        writer.write(clips.frame(index % 20))
+    writer.release()
+    data = file.read_bytes()
+    file.unlink()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    stop = threading.Event()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            while not stop.is_set():
+                for start in range(0, len(data), 1316):
+                    with suppress(ConnectionRefusedError):  # nobody listens yet, or no more
+                        sender.sendto(data[start : start + 1316], ("127.0.0.1", port))
+                    if stop.wait(0.004):
+                        return
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    yield f"udp://127.0.0.1:{port}"
+    stop.set()
+    sending.join()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("served")
+def test_a_camera_that_is_stopped_has_its_results_and_says_so(tiny_bundle: Path, tmp_path: Path, camera: str) -> None:
+    lines = tmp_path / "a.jsonl"
+    command = [sys.executable, "-m", "splite_deploy", "run", tiny_bundle, camera, "--view", "--port", "0"]
+    with subprocess.Popen([*command, "--json", lines], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        address = re.search(r"http://\S+/", process.stderr.readline())
+        assert address is not None
+        state: dict[str, Any] = {"run": "", "frame": -1, "ended": None}
+        stopped = False
+        while state["ended"] is None:
+            asked = f"{address[0]}next?run={state['run']}&after={state['frame']}"
+            state = state_of(urllib.request.urlopen(asked).read())
+            if state["frame"] > 3 and not stopped:
+                process.send_signal(signal.SIGINT)
+                stopped = True
+        assert state["ended"] == "The command was stopped." and state["source"] == camera
+        assert process.stderr.read().endswith(f"keypoints: {lines}\n")
+        assert process.wait(15) == 0
+    assert len(lines.read_text().splitlines()) == state["frame"] + 1
 
 
 @pytest.mark.usefixtures("served")
