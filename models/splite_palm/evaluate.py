@@ -1,0 +1,182 @@
+"""Accuracy of a bundle of SPLite Palm, through the public runtime; and the labels of the same pictures for bench.
+
+    python models/splite_palm/evaluate.py palm.splite --data HANDS_VARIED [--digits HAND_DIGITS] [-b tflite -p int8]
+    python models/splite_palm/evaluate.py --data HANDS_VARIED --write FOLDER    # then bench palm.splite --eval FOLDER
+
+Boxes of hands-varied are those around the keypoints that its teacher saw, MediaPipe: the figures say how closely a
+detector agrees with that. Hands that the teacher is unsure of need not be found, and pictures in which it saw none are
+left out: they show hands all the same. Pictures without hands are parts of the same pictures, of which `HAND_LEFT_IN`
+are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from splite_deploy.bench.evaluation import LEAST_SCORE
+from splite_deploy.decoders import PeopleDecoder
+from splite_deploy.decoders.people import overlaps
+from splite_deploy.errors import SpliteError
+from splite_deploy.files import write_file
+from splite_deploy.metrics.detections import LOOSE, FoundBoxes, box_accuracy, pairs_of
+from splite_deploy.metrics.labels import read_labels, tight_box
+from splite_deploy.metrics.turned_boxes import angle_of, wrapped
+from splite_deploy.runtime import PoseEstimator, all_backends
+from splite_deploy.runtime.io.images import read_image
+from splite_deploy.runtime.preprocess import Image
+from splite_deploy.spec import PRECISIONS
+
+sys.path.insert(0, str(Path(__file__).parent))
+from palm_data import MIDDLE_MCP, WRIST, Hand, load_scenes, without_hands
+
+EMPTY, EMPTY_SEED = 100, 1
+HAND_LEFT_IN = frozenset({0, 26, 65})
+"""Numbers of parts that show a hand, or a piece of one, which the teacher did not see; found by eye."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to evaluate on.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        hands: What it shows.
+    """
+
+    image: Image
+    hands: tuple[Hand, ...]
+
+
+def varied(folder: Path) -> list[Picture]:
+    """Pictures of hands-varied's val split in which its teacher saw a hand."""
+    return [Picture(scene.image, scene.hands) for scene in load_scenes(folder, "val") if scene.hands]
+
+
+def empty(folder: Path) -> list[Picture]:
+    """Parts of them without hands: faces, clothes, rooms."""
+    scenes = [scene for scene in load_scenes(folder, "val") if scene.hands]
+    parts: Iterator[Image] = without_hands(scenes, EMPTY + len(HAND_LEFT_IN), EMPTY_SEED, lambda _: None)
+    return [Picture(image, ()) for number, image in enumerate(parts) if number not in HAND_LEFT_IN]
+
+
+def digits(folder: Path) -> list[Picture]:
+    """Photographs of hand-digits' val split, each filled by one hand."""
+    return [
+        Picture(
+            cv2.cvtColor(read_image(one.path), cv2.COLOR_BGR2RGB),  # type: ignore[arg-type]
+            (Hand(tight_box(one.keypoints), one.keypoints),),
+        )
+        for one in read_labels(folder, split="val")
+    ]
+
+
+def boxes_of(hands: Sequence[Hand], *, known: bool) -> NDArray[np.float64]:
+    """(G, 4) boxes of hands that have to be found, or of the others."""
+    return np.reshape([hand.box for hand in hands if (hand.keypoints is not None) == known], (-1, 4))
+
+
+def angle_errors(pairs: Sequence[tuple[NDArray[np.floating], Hand]]) -> NDArray[np.float64]:
+    """By how many degrees the line from wrist to middle knuckle is off, of found keypoints (2, 2) and hands."""
+    errors = []
+    for keypoints, hand in pairs:
+        assert hand.keypoints is not None
+        found, truth = angle_of(keypoints, (0, 1)), angle_of(hand.keypoints, (WRIST, MIDDLE_MCP))
+        if found is not None and truth is not None:
+            errors.append(abs(wrapped(found - truth)))
+    return np.array(errors)
+
+
+def measure(detector: PoseEstimator, pictures: Sequence[Picture], min_score: float) -> dict[str, float]:
+    """Accuracy of boxes, and by how many degrees hands are taken for turned."""
+    found, pairs = [], []
+    for picture in pictures:
+        poses = detector.detect(picture.image)
+        boxes = np.reshape([pose.box for pose in poses], (-1, 4)).astype(np.float32)
+        scores = np.array([pose.box_score for pose in poses], np.float32)
+        labelled = boxes_of(picture.hands, known=True)
+        found.append(FoundBoxes(boxes, scores, labelled, boxes_of(picture.hands, known=False)))
+        known = [hand for hand in picture.hands if hand.keypoints is not None]
+        sure = np.flatnonzero(scores >= min_score)
+        for row, column in pairs_of(overlaps(labelled.astype(np.float32), boxes[sure]), LOOSE):
+            pairs.append((poses[sure[column]].keypoints, known[row]))
+    accuracy = box_accuracy(found, min_score)
+    alarms = [len(one.above(min_score).boxes) for one in found if one.empty]
+    figures = {name: value for name, value in asdict(accuracy).items() if value is not None} if accuracy else {}
+    if accuracy is None:
+        figures = {"empty_images": len(alarms), "false_alarms": float(np.mean(alarms))}
+    off = angle_errors(pairs)
+    if off.size:
+        figures |= {"angle_p50_deg": float(np.median(off)), "angle_p95_deg": float(np.percentile(off, 95))}
+        figures["angle_over_45_deg"] = float((off > 45).mean())
+    return figures
+
+
+def write_labels(folder: Path, pictures: Sequence[Picture]) -> Path:
+    """Writes pictures and a labels.json for ``bench --eval``.
+
+    Args:
+        folder: Is made.
+        pictures: Those without hands are said to be empty.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    samples: list[dict[str, object]] = []
+    for number, picture in enumerate(pictures):
+        name = f"{number:04d}.png"
+        write_file(folder / name, cv2.imencode(".png", picture.image[..., ::-1])[1].tobytes())
+        if not picture.hands:
+            samples.append({"image": name, "empty": True})
+        for hand in picture.hands:
+            sample: dict[str, object] = {"image": name, "box": hand.box.tolist()}
+            if hand.keypoints is None:
+                samples.append({**sample, "ignore": True})
+            else:
+                samples.append({**sample, "keypoints": hand.keypoints[[WRIST, MIDDLE_MCP]].tolist()})
+    file = folder / "labels.json"
+    write_file(file, json.dumps({"samples": samples}).encode())
+    return file
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path, nargs="?", help="NAME.splite")
+    parser.add_argument("--data", type=Path, required=True, help="folder of hands-varied")
+    parser.add_argument("--digits", type=Path, help="folder of hand-digits")
+    parser.add_argument("-b", "--backend", default="auto", choices=["auto", *all_backends()])
+    parser.add_argument("-p", "--precision", choices=PRECISIONS)
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the pictures of hands-varied as labels")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    options = parser.parse_args()
+    sets = {"hands-varied val": varied(options.data) + empty(options.data)}
+    if options.write:
+        print(write_labels(options.write, sets["hands-varied val"]))
+    if options.bundle is None:
+        return
+    if options.digits:
+        sets["hand-digits val"] = digits(options.digits)
+    try:
+        with PoseEstimator.open(options.bundle, options.backend, options.precision, color="rgb") as opened:
+            decoder = opened.spec.decoder
+            assert isinstance(decoder, PeopleDecoder)
+            unsure = replace(opened.spec, decoder=replace(decoder, min_score=LEAST_SCORE))
+            detector = PoseEstimator(unsure, opened.session, "rgb")
+            figures = {name: measure(detector, pictures, decoder.min_score) for name, pictures in sets.items()}
+    except SpliteError as err:
+        sys.exit(f"error: {err}")
+    if options.json:
+        print(json.dumps(figures))
+        return
+    for name, its in figures.items():
+        print(f"{name}: {', '.join(f'{key} {value:.4g}' for key, value in its.items())}")
+
+
+if __name__ == "__main__":
+    main()
