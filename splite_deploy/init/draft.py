@@ -38,6 +38,7 @@ _SAID: Mapping[str, str] = {
     "alignment": "where the centre of cell i lies: "
     + "; ".join(f'"{name}": {where}' for name, where in ALIGNMENTS.items()),
     "type": "the decoder: see models/README.md",
+    "origin": '"corner": sizes and vectors are measured from the upper left corner of a cell, as published; "centre"',
     "scale": '"unit": 0-1 over the input, "pixel", "symmetric": -1 to 1; of -0.5 to 0.5 none: let the network give 0-1',
 }
 
@@ -172,7 +173,7 @@ def draft(looked: Looked, wishes: Wishes, *, made_of: str) -> Draft:
         _input(looked, wishes),
         *_views(looked, wishes),
         _decoder(looked, wishes),
-        _skeleton(keypoints, wishes),
+        _NO_KEYPOINTS if _finds_boxes_alone(reading) else _skeleton(keypoints, wishes),
     )
     made = Draft(tuple(table for table in tables if table.entries), tuple(heading))
     if made.unknown:
@@ -219,6 +220,8 @@ _GIVES: Mapping[str, str] = {
     "coordinates": "coordinates",
     "yolo-pose": "candidates with box, score and keypoints",
     "anchors": "offsets from anchors",
+    "centernet": "maps of middles and boxes",
+    "boxes": "boxes and scores",
 }
 
 
@@ -277,7 +280,7 @@ def _input(looked: Looked, wishes: Wishes) -> Table:
     return Table("input", tuple(entries))
 
 
-_WHOLE: tuple[Kind, ...] = ("yolo-pose", "anchors")
+_WHOLE: tuple[Kind, ...] = ("yolo-pose", "anchors", "centernet", "boxes")
 """Kinds of networks that are given whole pictures."""
 _INPUT = ("height", "width", "color", "mean", "std", "box_padding", "pad_value")
 
@@ -439,11 +442,13 @@ _WHY: Mapping[str, str] = {
     "offset_order": '"yyxx": all y, then all x (PoseNet); "xxyy"; "yxyx"; "xyxy"',
     "offset_unit": '"pixel": input pixels (PoseNet); "cell": cells of the heatmap',
     "depth_extent": "length of the volume along z in the unit below, such as 2000.0 of mm: a bin is that by bins",
-    "unit": '"palm" or "mm": of depths; of a volume also "pixel", pixels of the input',
+    "unit": '"palm" or "mm": of depths; of a volume also "pixel", pixels of the input; of maps of middles "cell", as '
+    'published, or "pixel"',
     "root_keypoint": "depths are relative to it",
     "scale_bones": "pairs of keypoints whose root mean square length is a palm",
     "refine": '"none": the largest bin, as RTMPose is published; "dark" or "softargmax" where it was trained so',
     "form": "what the head gives; see models/README.md",
+    "label": "the class that counts, in the order of training: of COCO's 0 is a person",
 }
 
 
@@ -496,6 +501,15 @@ def _defaults(reading: Reading, looked: Looked, wishes: Wishes) -> dict[str, Any
             "overlap": 0.3,
             "max_people": 100,
         },
+        "centernet": {
+            "type": "centernet",
+            "origin": UNKNOWN,
+            "unit": UNKNOWN,
+            "min_score": 0.3,
+            "overlap": 0.5,
+            "max_people": 100,
+        },
+        "boxes": {"type": "boxes", **people},
     }
     return by_kind[reading.kind]
 
@@ -510,6 +524,15 @@ def _of_values(reading: Reading) -> dict[str, Any]:
 
 
 # --- the skeleton ---
+
+
+_NO_KEYPOINTS = Table(
+    "skeleton", (Entry("keypoint_names", []), Entry("edges", [])), ("It finds boxes without keypoints.",)
+)
+
+
+def _finds_boxes_alone(reading: Reading | None) -> bool:
+    return reading is not None and reading.kind in _WHOLE and reading.keypoints == 0
 
 
 def _skeleton(keypoints: int | None, wishes: Wishes) -> Table:

@@ -2,6 +2,18 @@
 
 from typing import Literal
 
-Kind = Literal["heatmap", "combined", "depth", "offset", "simcc", "volume", "coordinates", "yolo-pose", "anchors"]
+Kind = Literal[
+    "heatmap",
+    "combined",
+    "depth",
+    "offset",
+    "simcc",
+    "volume",
+    "coordinates",
+    "yolo-pose",
+    "anchors",
+    "centernet",
+    "boxes",
+]
 """What a network gives: ``depth`` is a heatmap with a map of depths, ``combined`` three maps for each keypoint, as the
 combined target of UDP has them."""

@@ -134,6 +134,8 @@ def recognise(given: Sequence[Given], size: tuple[int, int], hints: Hints = NO_H
         "simcc": _simcc,
         "anchors": _anchors,
         "yolo-pose": _yolo,
+        "boxes": _boxes,
+        "centernet": _centernet,
         "coordinates": _coordinates,
         "volume": _volume,
         "heatmap": _heatmap,
@@ -164,7 +166,7 @@ _FLAGS: Mapping[str, tuple[str, ...]] = {
 
 def _with_heads(reading: Reading, given: Sequence[Given]) -> Reading:
     """A reading with the outputs of one number that are named as heads are, see `splite_deploy.decoders.heads`."""
-    if reading.kind in ("yolo-pose", "anchors"):
+    if reading.kind in ("yolo-pose", "anchors", "centernet", "boxes"):
         return reading
     outputs, because = dict(reading.outputs), list(reading.because)
     used = {view.source for view in outputs.values()}
@@ -517,6 +519,8 @@ def _yolo_of(
         fields: dict[str, Any] = {"visibility": visibility == 3}
         if before < 9 and scores.min() >= 0 and scores.max() <= 1:
             scale = _scale(values[:, :4])
+            if scale == "pixel" and values[:, before:].min() >= 0 and values[:, before:].max() <= 1:
+                continue  # these are scores of classes
             fields |= {"form": "decoded", "boxes": "xywh", "scale": scale, "objectness": before == 6}
             said += f", boxes in {'pixels' if scale == 'pixel' else 'shares of the input'}, scores between 0 and 1"
         elif anchors == 1 and before != 6:
@@ -527,6 +531,122 @@ def _yolo_of(
             return None
         return Reading("yolo-pose", keypoints, {"people": view}, fields, None, (said,))
     return None
+
+
+def _boxes(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Reading | None:
+    """Boxes and scores without keypoints: in one output as YOLO's, or in two."""
+    if hints.keypoints:
+        return None
+    rows = [one for one in given if len(one.shape) == 2]
+    for one in rows:
+        found = _yolo_boxes(one, size) or _final_boxes(one, given)
+        if found is not None:
+            return found
+    for boxes in rows:
+        for scores in given:
+            apart = boxes is not scores and boxes.shape[1] == 4 and 1 <= len(scores.shape) <= 2
+            if apart and scores.shape[0] == boxes.shape[0] and scores.shape[-1] != 4 and boxes.shape[0] > 4:
+                layout = None if len(scores.shape) == 2 else "NA"
+                views = {"boxes": OutputView(boxes.source), "scores": OutputView(scores.source, layout)}
+                said = f"{boxes.name} and {scores.name}: {boxes.shape[0]} boxes with scores, without keypoints"
+                return Reading("boxes", 0, views, _box_fields(boxes.values, scores.values), None, (said,))
+    return None
+
+
+def _yolo_boxes(one: Given, size: tuple[int, int]) -> Reading | None:
+    """YOLO's detection head: (4 + classes, A) or transposed, where A is that of its strides."""
+    for transposed, (channels, count) in ((False, one.shape), (True, one.shape[::-1])):
+        anchors = next((e for s in _YOLO_STRIDES for e in (1, 3) if count == e * _cells(size, s)), None)
+        if channels < 5 or anchors is None:
+            continue
+        values = one.values if transposed else np.moveaxis(one.values, 1, 2)
+        if anchors > 1 and channels > 5:
+            fields = {"form": "decoded", "visibility": False, "boxes": "xywh", "scale": _scale(values[..., :4])}
+            fields |= {"objectness": True, "classes": channels - 5}
+            said = f"{one.name}: {count} boxes with objectness and scores of {channels - 5} classes, as of YOLOv5"
+            view = OutputView(one.source, "NAC" if transposed else None)
+            return Reading("yolo-pose", 0, {"people": view}, fields, None, (said,))
+        layout = None if transposed else "NCA"
+        cuts = {"boxes": (0, 4), "scores": (4, channels)}
+        views = {role: OutputView(one.source, layout, {"C": cut}) for role, cut in cuts.items()}
+        classes = "one class" if channels == 5 else f"{channels - 4} classes, of which slice can take one"
+        said = f"{one.name}: {count} boxes with scores of {classes}, without keypoints"
+        return Reading("boxes", 0, views, _box_fields(values[..., :4], values[..., 4:]), None, (said,))
+    return None
+
+
+def _final_boxes(one: Given, given: Sequence[Given]) -> Reading | None:
+    """Boxes after suppression: (A, 6) with score and class, or (A, 5) and the classes in another output."""
+    rows, columns = one.shape
+    if columns not in (5, 6) or not 20 <= rows <= 1000:
+        return None
+    others = [other for other in given if other is not one and other.shape in ((rows,), (rows, 1))]
+    if columns == 5 and not others:
+        return None
+    views = {role: OutputView(one.source, None, {"C": cut}) for role, cut in (("boxes", (0, 4)), ("scores", (4, 5)))}
+    if columns == 6:
+        views["labels"] = OutputView(one.source, None, {"C": (5, 6)})
+    else:
+        views["labels"] = OutputView(others[0].source, "NA" if len(others[0].shape) == 1 else None)
+    fields = {**_box_fields(one.values[..., :4], one.values[..., 4:5]), "boxes": "xyxy", "nms": "none", "label": 0}
+    said = f"{one.name}: at most {rows} boxes, each with score and class, after suppression"
+    return Reading("boxes", 0, views, fields, None, (said,))
+
+
+def _box_fields(boxes: FloatArray, scores: FloatArray) -> dict[str, Any]:
+    """Fields of the decoder by the values: corners of boxes lie in order."""
+    ordered = bool((boxes[..., 2:] >= boxes[..., :2]).all())
+    kind = "probabilities" if scores.min() >= 0 and scores.max() <= 1 else "logits"
+    return {"boxes": "xyxy" if ordered else "xywh", "scale": _scale(boxes), "scores": kind, "nms": "greedy"}
+
+
+_SIZES, _OFFSETS = ("wh", "size"), ("reg", "off")
+"""Parts of names: of the sizes of boxes, and of how far middles lie from their cells."""
+
+
+def _centernet(given: Sequence[Given], size: tuple[int, int], hints: Hints) -> Reading | None:
+    """One map of middles, two or four of boxes, and perhaps two of offsets and some of keypoints, all of one stride."""
+    maps = [one for one in (_maps(each, size, None, least=1) for each in given) if one is not None]
+    heat = [one for one in maps if one.channels == 1]
+    if len(maps) != len(given) or len(heat) != 1 or not 2 <= len(maps) <= 4 or len({one.stride for one in maps}) > 1:
+        return None
+    rest = [one for one in maps if one.channels != 1]
+    named = {str(one.given.source): one for one in rest if one.given.source in ("boxes", "offsets", "keypoints")}
+    pairs = [one for one in rest if one.channels == 2]
+    found: dict[str, _Maps] = {}
+    for role, parts in (("boxes", _SIZES), ("offsets", _OFFSETS)):
+        found.update((role, one) for one in pairs if _called(one, parts))
+    found.update(named)
+    if "boxes" not in found:
+        boxes = next((one for one in rest if one.channels in (2, 4) and one not in found.values()), None)
+        if boxes is None:
+            return None
+        found["boxes"] = boxes
+    for one in rest:
+        if one not in found.values():
+            moved = one.channels == 2 and found["boxes"].channels == 2 and "offsets" not in found
+            found.setdefault("offsets" if moved else "keypoints", one)
+    points = found["keypoints"].channels if "keypoints" in found else 0
+    if len(found) != len(rest) or points % 2 or hints.keypoints not in (None, points // 2):
+        return None
+    roles = ["heatmap", "boxes", *(role for role in ("offsets", "keypoints") if role in found)]
+    chosen = {role: heat[0] if role == "heatmap" else found[role] for role in roles}
+    views = {role: OutputView(one.given.source, _unless(one.layout, "NCHW")) for role, one in chosen.items()}
+    values = heat[0].planes
+    fields = {
+        "stride": heat[0].stride,
+        "heatmap": "probabilities" if values.min() >= 0 and values.max() <= 1 else "logits",
+        "boxes": "distances" if found["boxes"].channels == 4 else "sizes",
+        "offsets": "offsets" in found,
+        "keypoints": points > 0,
+    }
+    names = ", ".join(f"{one.given.name} ({role})" for role, one in found.items())
+    said = f"{heat[0].given.name}: a map of middles, {heat[0].stride:g} input pixels per cell, with {names}"
+    return Reading("centernet", points // 2, views, fields, None, (said,))
+
+
+def _called(maps: _Maps, parts: Sequence[str]) -> bool:
+    return any(part in str(maps.given.source).lower() for part in parts)
 
 
 def _wanted(hints: Hints) -> tuple[int, ...]:

@@ -379,3 +379,69 @@ def test_what_is_larger_than_one_number_is_no_head() -> None:
     points = rng.uniform(0.1, 0.9, (4, 21, 2)).astype(np.float32)
     found = recognise([Given("points", points), Given("presence", points[:, :7, 0])], (64, 64))
     assert found is not None and list(found.outputs) == ["coordinates"]
+
+
+def test_boxes_without_keypoints() -> None:
+    cells = 32 * 24 + 16 * 12 + 8 * 6
+    one = between(0, 1, 84, cells)
+    one[:, :4] *= 200
+    found = read(output0=one)
+    assert (found.kind, found.keypoints) == ("boxes", 0)
+    assert found.outputs == {
+        "boxes": OutputView("output0", "NCA", {"C": (0, 4)}),
+        "scores": OutputView("output0", "NCA", {"C": (4, 84)}),
+    }
+    assert found.fields == {"boxes": "xywh", "scale": "pixel", "scores": "probabilities", "nms": "greedy"}
+    corners = between(0, 90, 500, 4)
+    corners[..., 2:] += corners[..., :2]
+    for scores, layout in ((between(-3, 3, 500, 80), None), (between(-3, 3, 500), "NA")):
+        found = read(scores=scores, dets=corners)
+        assert (found.kind, found.fields["boxes"], found.fields["scores"]) == ("boxes", "xyxy", "logits")
+        assert found.outputs == {"boxes": OutputView("dets"), "scores": OutputView("scores", layout)}
+
+
+def test_boxes_with_objectness_are_those_of_the_older_yolos() -> None:
+    rows = between(0, 1, 3 * (32 * 24 + 16 * 12 + 8 * 6), 85)
+    rows[..., :4] *= 200
+    found = read(output0=rows)
+    assert (found.kind, found.keypoints, found.outputs) == ("yolo-pose", 0, {"people": OutputView("output0", "NAC")})
+    assert found.fields["objectness"] and found.fields["classes"] == 80 and not found.fields["visibility"]
+
+
+def test_boxes_after_suppression() -> None:
+    rows = np.concatenate([between(0, 90, 100, 2), between(90, 190, 100, 2), between(0, 1, 100, 1)], axis=2)
+    labels = np.round(between(0, 79, 100))
+    found = read(dets=rows, labels=labels)
+    assert found.outputs["labels"] == OutputView("labels", "NA") and found.fields["nms"] == "none"
+    joined = read(output0=np.concatenate([rows, labels[..., None]], axis=2))
+    cuts = {role: view.slice["C"] for role, view in joined.outputs.items()}
+    assert (joined.kind, cuts) == ("boxes", {"boxes": (0, 4), "scores": (4, 5), "labels": (5, 6)})
+    assert joined.fields["label"] == 0 and joined.fields["scale"] == "pixel"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "roles", "fields"),
+    [
+        (
+            {"hm": 1, "wh": 2, "hps": 34, "reg": 2},
+            {"heatmap": "hm", "boxes": "wh", "offsets": "reg", "keypoints": "hps"},
+            {"boxes": "sizes", "offsets": True, "keypoints": True},
+        ),
+        (
+            {"a": 1, "b": 4},
+            {"heatmap": "a", "boxes": "b"},
+            {"boxes": "distances", "offsets": False, "keypoints": False},
+        ),
+        (
+            {"heatmap": 1, "keypoints": 4, "boxes": 4},
+            {"heatmap": "heatmap", "boxes": "boxes", "keypoints": "keypoints"},
+            {"boxes": "distances", "offsets": False, "keypoints": True},
+        ),
+    ],
+)
+def test_maps_of_middles(outputs: dict[str, int], roles: dict[str, str], fields: dict[str, Any]) -> None:
+    maps = {name: between(-3, 3, channels, 32, 24) for name, channels in outputs.items()}
+    found = read(**maps)
+    assert found.kind == "centernet" and {role: view.source for role, view in found.outputs.items()} == roles
+    assert found.fields == {"stride": 8.0, "heatmap": "logits", **fields}
+    assert found.keypoints == (outputs[roles["keypoints"]] // 2 if "keypoints" in roles else 0)
