@@ -66,7 +66,7 @@ class PeopleParity:
         new: People of the stage that the reference does not show.
         beyond: By how much the score of one of these two lies over the threshold, at most.
         deviation_px: Deviation of the keypoints of people that both show; None without any.
-        boxes: How far their boxes lie apart; None without any, and left out by versions before 0.4.
+        boxes: How far their boxes lie apart; None without any, and left out by earlier versions.
     """
 
     compared: int

@@ -300,7 +300,7 @@ def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None,
     plain = as_read.is_canonical and len(held) == len(sources) and {one.dtype for one in outputs} == {"float32"}
     names = {name_of(image): "image", **{name: role for role, name in sources.items()}}
     if not plain:
-        names = {old: f"network/{new}" for old, new in names.items()}
+        names = {old: f"source/{new}" for old, new in names.items()}
     _rename(model.graph, names, {"image", *sources})
     if not plain:
         inner = {role: names[name] for role, name in sources.items()}
