@@ -42,7 +42,7 @@ MOST_CONNECTIONS = 64
 FIGURES_EVERY_S = 0.25
 
 _LOOKS_EVERY_S = 0.005
-_BOUNDARY = "splite-deploy-part-of-an-answer"  # neither JSON in ASCII nor, with its line break, a JPEG of ours has it
+_BOUNDARY = "splite-deploy-part-of-an-answer"  # it begins a line: JSON of one line cannot hold it
 
 
 def check_available() -> None:

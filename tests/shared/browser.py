@@ -29,6 +29,9 @@ WAITS_S = 30.0
 class Browser:
     """One page in a browser.
 
+    Attributes:
+        complaints: Errors of the page's script, and what its console was told.
+
     Args:
         orders: Number of the file that it reads.
         answers: Number of the file that it writes.
@@ -37,12 +40,12 @@ class Browser:
     def __init__(self, orders: int, answers: int) -> None:
         self._orders, self._answers = orders, answers
         self._number, self._unread, self._session = 0, b"", ""
+        self.complaints: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.call("Page.enable")
         self.call("Runtime.enable")
         self.call("Log.enable")
-        self.complaints: list[str] = []
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One command of the protocol; its result. What the page complains of meanwhile is noted."""
