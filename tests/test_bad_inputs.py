@@ -200,7 +200,12 @@ CASES = [
             ("10,10,10,50", "The box (10, 10, 10, 50) is empty.", "x1 > x0"),
             ("50,50,20,20", "The box (50, 50, 20, 20) is empty.", "not width and height"),
             ("1,2,3", "The box '1,2,3' is not four numbers.", "--box x0,y0,x1,y1"),
-            ("1,2,3,4,5", "The box '1,2,3,4,5' is not four numbers.", "--box x0,y0,x1,y1"),
+            (
+                "1,2,3,4,5",
+                "The box has an angle of 5 degrees, and crops of this model are not turned.",
+                "x0, y0, x1, y1",
+            ),
+            ("1,2,3,4,5,6", "The box '1,2,3,4,5,6' is not four numbers, nor five", "--box x0,y0,x1,y1"),
             ("a,b,c,d", "The box 'a,b,c,d' is not four numbers.", "--box x0,y0,x1,y1"),
             ("", "The box '' is not four numbers.", "--box x0,y0,x1,y1"),
             ("nan,0,5,5", "is not four finite numbers.", "x0, y0, x1, y1"),

@@ -90,6 +90,9 @@ def run(command: list[str] | str, folder: Path) -> str:
 
 
 def test_the_readmes_applications_are_well_typed(root: Path, tmp_path: Path) -> None:
+    package = find_spec("cv2")
+    if package is None or not Path(str(package.origin)).with_name("py.typed").is_file():
+        pytest.skip("this release of OpenCV tells no types")
     applications = blocks((root / "README.md").read_text(encoding="utf-8"), "python")
     assert len(applications) == 2
     for index, application in enumerate(applications):

@@ -19,7 +19,7 @@ from splite_deploy.cli.app import (
     output_file,
     tuning_options,
 )
-from splite_deploy.cli.console import STDOUT, message_console, put_json, put_text, show
+from splite_deploy.cli.console import STDOUT, bar_console, put_json, put_text, show
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.errors import UsageError
 from splite_deploy.spec import InputSpec, Precision
@@ -301,7 +301,7 @@ def bench(
             duration_s=duration_s, streams=streams, labels=labels, flip_test=flip_test, angles=angles, hands=hands
         ),
     }
-    console = message_console()
+    console = bar_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("bench", total=None)
 

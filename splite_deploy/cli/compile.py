@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from splite_deploy.cli.app import FilePath, json_option, main
-from splite_deploy.cli.console import STDOUT, message_console, put_json, say, show
+from splite_deploy.cli.console import STDOUT, bar_console, put_json, say, show
 from splite_deploy.compile.tensorrt.typing_mode import CALIBRATORS
 from splite_deploy.errors import UsageError
 from splite_deploy.files import check_writable, writing
@@ -140,7 +140,7 @@ def _building() -> Iterator[Progress]:
     """A bar with the time that is left, where TensorRT reports its progress."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    console = message_console()
+    console = bar_console()
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -88,8 +88,17 @@ def show(*renderables: RenderableType) -> None:
 
 
 def message_console() -> Console:
-    """Where progress is shown: standard error."""
+    """Where messages are shown: standard error."""
     return _console(stderr=True)
+
+
+def bar_console() -> Console:
+    """Where bars are shown: standard error of a terminal, else nowhere.
+
+    Before release 14.3 rich ends a bar with a blank line where there is no terminal, even one that is disabled.
+    """
+    console = message_console()
+    return console if console.is_terminal else _console(quiet=True, force_terminal=False)
 
 
 def _console(**options: Any) -> Console:
@@ -177,5 +186,5 @@ def progress_bar(items: list[_Item], what: str) -> Iterator[_Item]:
         return
     from rich.progress import track
 
-    console = message_console()
+    console = bar_console()
     yield from track(items, what, console=console, transient=True, disable=not console.is_terminal)

@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from splite_deploy import interruption
-from splite_deploy.cli.console import STDOUT, message_console, put_json
+from splite_deploy.cli.console import STDOUT, bar_console, put_json
 from splite_deploy.cli.run_follow import Following, follower
 from splite_deploy.cli.run_view import View, in_its_time, viewing
 from splite_deploy.errors import CameraError
@@ -130,7 +130,7 @@ def _timed(camera: Camera) -> Iterator[tuple[float, Image]]:
     """Frames with their time in seconds from the first: of a file by its own clock, of a camera by ours."""
     from rich.progress import Progress
 
-    console, start_s = message_console(), 0.0
+    console, start_s = bar_console(), 0.0
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("frames", total=camera.frames)
         for index, frame in enumerate(camera):

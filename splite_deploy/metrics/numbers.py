@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ def numbers(values: Any, what: str) -> NDArray[np.float64]:
         ValueError: A value is null, a text, a truth value, not finite or beyond `LARGEST`, or the lists are ragged.
     """
     try:
-        array = np.asarray(values)
-    except (ValueError, TypeError, OverflowError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # of numpy 1.23, which takes ragged lists
+            array = np.asarray(values)
+    except (ValueError, TypeError, OverflowError, UserWarning):
         raise ValueError(f"{what} has lists of different lengths") from None
     if array.size == 0 and isinstance(values, list):
         return np.empty(array.shape, np.float64)

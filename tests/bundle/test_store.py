@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from numpy.typing import NDArray
 
 from splite_deploy.bundle import (
     FORMAT_VERSION,
@@ -140,6 +141,11 @@ def forge(bundle: Path) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
 # --- reading ---
 
 
+def same_array(one: NDArray[Any], other: NDArray[Any]) -> None:
+    assert (one.dtype, one.shape) == (other.dtype, other.shape)
+    np.testing.assert_array_equal(one, other)
+
+
 def same(one: Any, other: Any) -> None:
     """Asserts that two goldens are equal, types included."""
     for field in dataclasses.fields(one):
@@ -149,9 +155,9 @@ def same(one: Any, other: Any) -> None:
         elif isinstance(a, dict):
             assert list(a) == list(b)
             for key in a:
-                np.testing.assert_array_equal(a[key], b[key], strict=True)
+                same_array(a[key], b[key])
         elif isinstance(a, np.ndarray):
-            np.testing.assert_array_equal(a, b, strict=True)
+            same_array(a, b)
         else:
             assert a == b
 

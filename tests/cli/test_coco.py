@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+pytest.importorskip("torch")
+
 from splite_deploy import PoseEstimator
 from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.metrics.labels import read_labels

@@ -49,7 +49,7 @@ def test_vector(case: dict[str, Any]) -> None:
 
 @by_case
 def test_torch_module(case: dict[str, Any]) -> None:
-    import torch
+    torch = pytest.importorskip("torch")
 
     from splite_deploy.decoders.torch import make_module
 

@@ -51,7 +51,7 @@ def test_vector(case: dict[str, Any]) -> None:
 
 @by_case
 def test_torch_module(case: dict[str, Any]) -> None:
-    import torch
+    torch = pytest.importorskip("torch")
 
     from splite_deploy.decoders.torch import make_module
 
@@ -66,6 +66,7 @@ def test_torch_module(case: dict[str, Any]) -> None:
 @by_case
 def test_graph_that_decodes(case: dict[str, Any]) -> None:
     """The module as ONNX Runtime runs it, one crop at a time."""
+    pytest.importorskip("onnx_ir")
     from through import run_through, through
 
     from splite_deploy.export.graph.fuse import fuse_decode

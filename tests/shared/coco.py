@@ -7,11 +7,13 @@ import io
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 
 def coco_ap(truth: dict[str, Any], results: list[dict[str, Any]], sigmas: NDArray[np.float64] | None = None) -> float:
     """What pycocotools makes of results."""
+    pytest.importorskip("pycocotools")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
