@@ -13,6 +13,7 @@ HOST = (
     "splite_deploy.export",
     "splite_deploy.compact",
     "splite_deploy.decoders.torch",
+    "splite_deploy.compile.simplifier",
     "splite_deploy.compile.tflite",
     "splite_deploy.init.torch_network",
 )
