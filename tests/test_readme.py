@@ -93,8 +93,9 @@ def test_the_readmes_applications_are_well_typed(root: Path, tmp_path: Path) -> 
     package = find_spec("cv2")
     if package is None or not Path(str(package.origin)).with_name("py.typed").is_file():
         pytest.skip("this release of OpenCV tells no types")
-    applications = blocks((root / "README.md").read_text(encoding="utf-8"), "python")
-    assert len(applications) == 2
+    pages = ("README.md", "docs/following.md")
+    applications = [one for page in pages for one in blocks((root / page).read_text(encoding="utf-8"), "python")]
+    assert len(applications) == 3
     for index, application in enumerate(applications):
         (tmp_path / f"application_{index}.py").write_text(application, encoding="utf-8")
     files = sorted(map(str, tmp_path.iterdir()))
@@ -102,7 +103,7 @@ def test_the_readmes_applications_are_well_typed(root: Path, tmp_path: Path) -> 
         [sys.executable, "-m", "mypy", "--strict", *files], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout == "Success: no issues found in 2 source files\n"
+    assert done.stdout == "Success: no issues found in 3 source files\n"
 
 
 def buildable(command: str) -> bool:
@@ -299,6 +300,7 @@ def test_the_tables_are_those_of_the_recorded_results(root: Path) -> None:
         "models/README.md",
         "benchmarks/README.md",
         "docker/README.md",
+        "docs/following.md",
         "models/splite_hand/CARD.md",
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from splite_deploy import OneEuro, Pose, Tracker
+from splite_deploy import OneEuro, Pose, TopDown, Tracker
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.smoothing import Smoother
 
@@ -133,6 +135,19 @@ def test_values_that_are_none_are_refused(wrong: Any) -> None:
     with pytest.raises(UsageError, match="cannot be used") as caught:
         OneEuro(**wrong)
     assert "Hz" in caught.value.hint
+
+
+def test_the_page_on_following_tells_the_defaults(root: Path) -> None:
+    page = (root / "docs" / "following.md").read_text(encoding="utf-8")
+    defaults = {
+        name: parameter.default
+        for kind in (TopDown, Tracker)
+        for name, parameter in inspect.signature(kind).parameters.items()
+    }
+    told = re.findall(r"`(\w+)`[^`(]*\((\d+(?:\.\d+)?)\)", page)
+    assert {name for name, _ in told} == {"detect_every", "reach", "remember", "min_presence", "min_score"}
+    for name, value in told:
+        assert float(value) == defaults[name], name
 
 
 def test_the_page_on_following_tells_the_lag(root: Path) -> None:
