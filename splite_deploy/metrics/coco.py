@@ -234,13 +234,14 @@ def image_folder(file: Path, name: str) -> Path:
 def result_score(scores: NDArray[np.floating[Any]], box_score: float | None) -> float:
     """How sure a result is: the mean of its keypoints' scores, times that of its box.
 
-    As in Xiao et al. 2018 (arXiv 1804.06208), without a threshold on keypoints.
+    As in Xiao et al. 2018 (arXiv 1804.06208), without a threshold on keypoints. Without these that of the box.
 
     Args:
         scores: (K,) of the keypoints, in [0, 1].
         box_score: Of the box; None where it was given.
     """
-    return float(scores.mean()) * (1.0 if box_score is None else box_score)
+    of_keypoints = float(scores.mean()) if scores.size else 1.0
+    return of_keypoints * (1.0 if box_score is None else box_score)
 
 
 def result(

@@ -17,6 +17,7 @@ from splite_deploy.bench.report.html import html_page
 from splite_deploy.bench.report.pictures import SIDE_PX, Picture, close_up, draw_pictures
 from splite_deploy.bench.result import BenchResult, ImageError, Windows
 from splite_deploy.errors import MissingDependencyError, UsageError
+from splite_deploy.metrics.detections import BoxAccuracy
 from splite_deploy.runtime.io.images import write_image
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.spec import SkeletonSpec
@@ -217,3 +218,12 @@ def test_every_colour_of_the_page_is_defined(root: Path) -> None:
     source = (root / "splite_deploy/bench/report/templates/report.html.j2").read_text(encoding="utf-8")
     used = set(re.findall(r"var\(--([a-z]+\d?)\)", source))
     assert used <= set(re.findall(r"--([a-z]+\d?):", source))
+
+
+def test_the_page_says_how_well_boxes_are_found() -> None:
+    boxes = BoxAccuracy(337, 0.91, 0.62, 0.4, 0.88, 0.6, 100, 0.04)
+    page = Page(html_page([timed(accuracy=dataclasses.replace(EVALUATION, boxes=boxes))]))
+    assert "337 boxes: AP@0.3 0.9100, AP@0.5 0.6200" in page.text
+    assert "recall at 0.4: 0.8800 (overlap 0.3), 0.6000 (0.5)" in page.text
+    assert "0.040 false alarms in each of 100 pictures that show nothing" in page.text
+    assert "AP@0.5" not in Page(html_page([timed(accuracy=EVALUATION)])).text

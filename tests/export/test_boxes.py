@@ -14,15 +14,19 @@ import numpy as np
 import pytest
 import torch  # noqa: TID253
 from click.testing import CliRunner
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.cli import main
 from splite_deploy.decoders import Boxes
+from splite_deploy.errors import CalibrationError
 from splite_deploy.export import ExportOptions, export_bundle
+from splite_deploy.export.quant.calibration_lint import check_channel_order
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.io.draw import overlay
 from splite_deploy.runtime.verify import check, verify
+from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 
 SHARED = Path(__file__).parents[1] / "shared"
 NETWORKS = ("yolo", "rtmdet")
@@ -148,3 +152,19 @@ def test_a_graph_that_decodes_gives_the_same_boxes(detectors: Path, tmp_path: Pa
         np.testing.assert_allclose([one.box for one in here], [one.box for one in there], atol=0.01)
         halves = fused.batch(image, [(0, 0, 48, 80), (48, 0, 96, 80)])
         assert [len(one.keypoints) for one in halves] == [0, 0]
+
+
+def test_a_wrong_channel_order_is_told_by_the_scores_of_boxes() -> None:
+    decoder = Boxes(0.5, 0.5, 9, "xyxy", "pixel", "probabilities", "greedy")
+    image = InputSpec(8, 8, "rgb", (0.0,) * 3, (255.0,) * 3, 1.0, 0, "centre")
+    spec = ModelSpec("boxes", image, decoder, SkeletonSpec((), ()))
+    pixels = np.random.default_rng(0).integers(0, 90, (64, 8, 8, 3)).astype(np.uint8)
+    pixels[..., 2] += 120  # blue
+
+    def likes_red(tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        red = tensors[:, :1].mean(axis=(2, 3))[..., None]
+        return {"boxes": np.zeros((len(tensors), 1, 4), np.float32), "scores": red}
+
+    with pytest.raises(CalibrationError, match="order bgr, not rgb"):
+        check_channel_order(pixels, spec, likes_red)
+    check_channel_order(pixels[..., ::-1], spec, likes_red)

@@ -157,3 +157,8 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         assert found.keypoints is not None
         np.testing.assert_allclose(found.keypoints, keypoints, atol=1e-4)
         np.testing.assert_array_equal(found.box, [1, 2, 30, 40])
+
+
+def test_a_result_without_keypoints_has_the_score_of_its_box() -> None:
+    one = result(7, np.empty((0, 2), np.float32), np.empty(0, np.float32), np.array([1.0, 2, 11, 22]), 0.75)
+    assert (one["keypoints"], one["score"], one["bbox"]) == ([], 0.75, [1, 2, 10, 20])

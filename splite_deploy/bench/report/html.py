@@ -12,6 +12,7 @@ from splite_deploy.bench.gates import METRICS
 from splite_deploy.bench.loop import DECODE, INFERENCE, MODEL_ONLY, PREPROCESS
 from splite_deploy.bench.report.charts import Axis, pareto_front, polylines, ridge, stacked
 from splite_deploy.bench.report.pictures import Picture
+from splite_deploy.bench.report.sentences import boxes_found
 from splite_deploy.bench.report.tables import machine
 from splite_deploy.bench.report.text import STAGE_NAMES
 from splite_deploy.bench.result import BenchResult, Evaluation
@@ -119,6 +120,7 @@ def _row(number: int, result: BenchResult) -> dict[str, Any]:
         "unsteady": result.unsteady,
         "size_mb": METRICS["model_mb"].read(result),
         "accuracy": evaluation,
+        "boxes": () if evaluation is None else tuple(boxes_found(evaluation.boxes)),
         "replay": result.backend == "replay",
         "undescribed": result.undescribed,
         "people": result.people_per_image,

@@ -98,7 +98,8 @@ def _sustained(run: Sustained) -> list[str]:
     return said
 
 
-def _boxes(found: BoxAccuracy | None) -> Iterator[str]:
+def boxes_found(found: BoxAccuracy | None) -> Iterator[str]:
+    """How well boxes are found, in parts of a sentence; nothing where that was not measured."""
     if found is None:
         return
     yield f"{found.boxes} boxes: AP@0.3 {found.ap_30:.4f}, AP@0.5 {found.ap_50:.4f}"
@@ -115,7 +116,7 @@ def _accuracy(found: Evaluation) -> str:
         *(() if found.mpjpe_mm is None else (f"MPJPE {found.mpjpe_mm:.2f} mm",)),
         *(() if found.pa_mpjpe_mm is None else (f"PA-MPJPE {found.pa_mpjpe_mm:.2f} mm",)),
         *(() if found.oks_ap is None else (f"AP (OKS) {found.oks_ap:.4f}",)),
-        *_boxes(found.boxes),
+        *boxes_found(found.boxes),
         *(() if found.handedness is None else (f"handedness {found.handedness:.4f} ({found.handedness_hands})",)),
     ]
     turned = {None: "", "labels": ", turned by the angles of the labels", "two-passes": ", turned in two passes"}

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.decoders import Decoding
+from splite_deploy.decoders import Decoded, Decoding
 from splite_deploy.errors import CalibrationError
 from splite_deploy.export.crops import evenly
 from splite_deploy.runtime.preprocess import Preprocessor
@@ -149,9 +149,9 @@ def check_channel_order(pixels: Pixels, spec: ModelSpec, scorer: Scorer) -> None
     """
     sample = pixels[evenly(len(pixels), SCORED)]
     normalise = Preprocessor(spec.input, spec.input.color).normalise
+    best = Decoding(spec).best
     given, exchanged = (
-        Decoding(spec).best(scorer(normalise(np.ascontiguousarray(crops)))).scores.mean(axis=1, dtype=np.float64)
-        for crops in (sample, sample[..., ::-1])
+        _mean_scores(best(scorer(normalise(np.ascontiguousarray(crops))))) for crops in (sample, sample[..., ::-1])
     )
     better, different = int((exchanged > given).sum()), int((exchanged != given).sum())
     chance = sum(math.comb(different, k) for k in range(better, different + 1)) / 2**different
@@ -179,6 +179,14 @@ def check_statistics(pixels: Pixels, reference: Pixels) -> list[str]:
         f"the calibration images are unlike those that the model renders: mean {_levels(mean)} and spread "
         f"{_levels(spread)} grey levels against {_levels(mean_0)} and {_levels(spread_0)}; look at some of them"
     ]
+
+
+def _mean_scores(decoded: Decoded) -> NDArray[np.float64]:
+    """(N,) means of the scores of keypoints, or of a network without those of its boxes."""
+    if decoded.people is not None and decoded.scores.shape[1] == 0:
+        return decoded.people.scores.astype(np.float64)
+    mean: NDArray[np.float64] = decoded.scores.mean(axis=1, dtype=np.float64)
+    return mean
 
 
 def check_overlap(seen: NDArray[np.bool_], *, compared: bool = False) -> list[str]:
