@@ -18,6 +18,7 @@ from side_by_side import (
     batch_block,
     conversion_block,
     decoders_block,
+    detector_block,
     environments_block,
     matrix_block,
     network_block,
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path("benchmarks") / "results"
 README, CARD = Path("README.md"), Path("models") / "splite_hand" / "CARD.md"
 CARD2 = Path("models") / "splite_hand2" / "CARD.md"
+PALM = Path("models") / "splite_palm" / "CARD.md"
 HOW = Path("benchmarks") / "README.md"
 
 
@@ -255,6 +257,7 @@ SECTIONS = (
     Section("conversion", "onnx2tf-time", (HOW,), conversion_block),
     Section("environments", "tflite-environment", (HOW,), environments_block),
     Section("topologies", "topologies", (HOW,), topologies_block),
+    Section("detector", "hand-detector", (PALM,), detector_block),
     Section("widths", "hand-widths", (CARD2,), widths_block),
     Section("any network", "any_network", (HOW,), network_block),
     Section("compare", "compare-power", (HOW,), power_block),

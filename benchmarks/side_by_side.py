@@ -124,6 +124,31 @@ def widths_block(record: Record) -> list[str]:
     return [*lines, "", f"{machine(record['environment'])}; {least}."]
 
 
+@newest_of_each
+def detector_block(record: Record) -> list[str]:
+    """Accuracy and time of every artifact of the hand detector, from hand_detector.py."""
+    lines = [
+        "| runs as | size | pictures | AP@0.3 | AP@0.5 | found at 0.3 | at 0.5 | false alarms in 100 "
+        "| angle off p50, p95, degrees | inference, ms | of the hand network's |",
+        f"|{'---|' * 11}",
+    ]
+    for label, row in record["artifacts"].items():
+        for name, its in row["accuracy"].items():
+            shares = [f"{its[key]:.3f}" for key in ("ap_30", "ap_50", "recall_30", "recall_50")]
+            alarms = f"{100 * its['false_alarms']:.0f}" if "false_alarms" in its else ""
+            times = [f"{row['latency']['min_ms']:.3f}", f"{row['over_hand']['value']:.2f}"]
+            angles = f"{its['angle_p50_deg']:.1f}, {its['angle_p95_deg']:.1f}"
+            cells = [f"{row['bytes'] / 1e6:.2f} MB", f"{its['boxes']:.0f} hands of {name}", *shares, alarms, angles]
+            lines.append(f"| {label} | {' | '.join([*cells, *times])} |")
+    first = next(iter(next(iter(record["artifacts"].values()))["accuracy"].values()))
+    return [
+        *lines,
+        "",
+        f"{machine(record['environment'])}, one thread, all in turn with {record['hand']}; inference: the least, "
+        f"its ratio that of medians. Found: at the threshold of {first['min_score']:g}, by overlaps of 0.3 and 0.5.",
+    ]
+
+
 def topologies_block(files: dict[str, list[Record]]) -> list[str]:
     """The newest record of topologies.py, the reasons of what does not work, and the counts of earlier ones."""
     records = [record for found in files.values() for record in found]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from bench_results import bench_result, stats_of
-from make_tables import CARD, HOW, README, RESULTS, SECTIONS, write_tables
+from make_tables import CARD, HOW, PALM, README, RESULTS, SECTIONS, write_tables
 
 from splite_deploy.bench.loop import STAGES
 
@@ -160,7 +160,7 @@ def power_record() -> dict[str, Any]:
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """Pages with all markers and nothing between them, and no results."""
-    for page in (README, CARD, HOW):
+    for page in (README, CARD, PALM, HOW):
         markers = [f"{section.begin}\n{section.end}\n" for section in SECTIONS if page in section.pages]
         (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / page).write_text("# Head\n\n" + "\n".join(markers) + "\nTail\n", encoding="utf-8")
@@ -220,6 +220,24 @@ def test_mediapipe_has_a_table_in_the_page_of_the_benchmarks(repository: Path) -
         "| lite | 2.00 MB | `abababababab` | 1.00 | 0.60 | 0.70 | 2.00 (1.90 to 2.10) | 1.80 | 0.970 | 6.00 |" in text
     )
     assert "Labels of another network." in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    assert write_tables(repository, check=True) == []
+
+
+def test_the_hand_detector_has_a_table_in_its_card(repository: Path) -> None:
+    shares = {"ap_30": 0.91, "ap_50": 0.625, "recall_30": 0.88, "recall_50": 0.6, "min_score": 0.4}
+    its = {**shares, "boxes": 337, "angle_p50_deg": 6.04, "angle_p95_deg": 31.0}
+    row = {"bytes": 185_000, "latency": {**LATENCY, "min_ms": 0.1}, "over_hand": {**RATIO, "value": 0.5}}
+    accuracy = {"hands-varied val": {**its, "false_alarms": 0.04}, "hand-digits val": its}
+    made = {"kind": "hand-detector", "date_utc": "2026-01-01T00:00:00+00:00", "hand": "hand.safetensors"}
+    artifacts = {"tflite int8": {**row, "accuracy": accuracy}}
+    record(repository, "hand-detector.jsonl", {**made, "artifacts": artifacts, "environment": ENVIRONMENT})
+    write_tables(repository, check=False)
+    text = (repository / PALM).read_text(encoding="utf-8")
+    cells = "| 0.910 | 0.625 | 0.880 | 0.600 |"
+    assert f"| tflite int8 | 0.18 MB | 337 hands of hands-varied val {cells} 4 | 6.0, 31.0 | 0.100 | 0.50 |" in text
+    assert f"| tflite int8 | 0.18 MB | 337 hands of hand-digits val {cells}  | 6.0, 31.0 | 0.100 | 0.50 |" in text
+    assert "Found: at the threshold of 0.4" in text and "in turn with hand.safetensors" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     assert write_tables(repository, check=True) == []
 

@@ -226,7 +226,7 @@ def test_a_training_that_was_stopped_goes_on(varied: Path, tmp_path: Path) -> No
 
 
 def test_labels_for_bench_are_written(varied: Path, tmp_path: Path) -> None:
-    run(PALM / "evaluate.py", "--data", varied, "--write", tmp_path / "labels")
+    run(PALM / "palm_evaluate.py", "--data", varied, "--write", tmp_path / "labels")
     scenes = read_scenes(tmp_path / "labels" / "labels.json")
     shown = [one for one in scenes.values() if len(one.labelled)]
     assert len(shown) == 6 and len(scenes) > 6

@@ -1,7 +1,7 @@
 """Accuracy of a bundle of SPLite Palm, through the public runtime; and the labels of the same pictures for bench.
 
-    python models/splite_palm/evaluate.py palm.splite --data HANDS_VARIED [--digits HAND_DIGITS] [-b tflite -p int8]
-    python models/splite_palm/evaluate.py --data HANDS_VARIED --write FOLDER    # then bench palm.splite --eval FOLDER
+    python models/splite_palm/palm_evaluate.py palm.splite --data HANDS_VARIED [--digits HAND_DIGITS] [-b ort -p int8]
+    python models/splite_palm/palm_evaluate.py --data HANDS_VARIED --write FOLDER    # bench palm.splite --eval FOLDER
 
 Boxes of hands-varied are those around the keypoints that its teacher saw, MediaPipe: the figures say how closely a
 detector agrees with that. Hands that the teacher is unsure of need not be found, and pictures in which it saw none are
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from splite_deploy.metrics.turned_boxes import angle_of, wrapped
 from splite_deploy.runtime import PoseEstimator, all_backends
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.preprocess import Image
-from splite_deploy.spec import PRECISIONS
+from splite_deploy.spec import PRECISIONS, Precision
 
 sys.path.insert(0, str(Path(__file__).parent))
 from palm_data import MIDDLE_MCP, WRIST, Hand, load_scenes, without_hands
@@ -120,6 +120,25 @@ def measure(detector: PoseEstimator, pictures: Sequence[Picture], min_score: flo
     return figures
 
 
+def figures_of(
+    bundle: Path, backend: str, precision: Precision | None, sets: Mapping[str, Sequence[Picture]]
+) -> dict[str, dict[str, float]]:
+    """What `measure` says of an artifact, by the name of the set.
+
+    Args:
+        bundle: Of SPLite Palm.
+        backend: ``auto`` takes the first that runs.
+        precision: None takes the backend's first.
+        sets: Pictures by the name of their set.
+    """
+    with PoseEstimator.open(bundle, backend, precision, threads=1, color="rgb") as opened:
+        decoder = opened.spec.decoder
+        assert isinstance(decoder, PeopleDecoder)
+        unsure = replace(opened.spec, decoder=replace(decoder, min_score=LEAST_SCORE))
+        detector = PoseEstimator(unsure, opened.session, "rgb")
+        return {name: measure(detector, pictures, decoder.min_score) for name, pictures in sets.items()}
+
+
 def write_labels(folder: Path, pictures: Sequence[Picture]) -> Path:
     """Writes pictures and a labels.json for ``bench --eval``.
 
@@ -163,12 +182,7 @@ def main() -> None:
     if options.digits:
         sets["hand-digits val"] = digits(options.digits)
     try:
-        with PoseEstimator.open(options.bundle, options.backend, options.precision, color="rgb") as opened:
-            decoder = opened.spec.decoder
-            assert isinstance(decoder, PeopleDecoder)
-            unsure = replace(opened.spec, decoder=replace(decoder, min_score=LEAST_SCORE))
-            detector = PoseEstimator(unsure, opened.session, "rgb")
-            figures = {name: measure(detector, pictures, decoder.min_score) for name, pictures in sets.items()}
+        figures = figures_of(options.bundle, options.backend, options.precision, sets)
     except SpliteError as err:
         sys.exit(f"error: {err}")
     if options.json:
