@@ -481,13 +481,17 @@ def _make_folder(path: Path) -> int | None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from err
 
 
+_numbers = itertools.count()
+"""No hidden name is used twice: who removes a leftover by its name, a moment after it went, shall not hit the next."""
+
+
 def _make_locked(path: Path, make: Callable[[Path], int | None]) -> tuple[Path, int | None]:
     """Something new with a hidden name, locked before anybody can take it for a leftover.
 
     Raises:
         OSError: It cannot be made.
     """
-    for number in itertools.count():
+    for number in _numbers:
         name = hidden_name(path, number=number)
         with interruption.undivided():
             try:

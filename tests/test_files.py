@@ -21,6 +21,7 @@ from splite_deploy.files import (
     hidden_name,
     locked,
     part_file,
+    part_folder,
     remove_leftovers,
     rename_to_new,
     whole_file,
@@ -165,7 +166,7 @@ def test_a_process_number_that_lives_again_tells_nothing(tmp_path: Path) -> None
     folder = hidden_name(tmp_path / "b.splite")
     (folder / "deep").mkdir(parents=True)
     with part_file(tmp_path / "a.json") as part:
-        assert part == left and part.read_bytes() == b"" and not folder.exists()
+        assert part.read_bytes() == b"" and {*tmp_path.iterdir()} == {part}
 
 
 def test_only_our_names_are_leftovers(tmp_path: Path) -> None:
@@ -217,6 +218,15 @@ def test_every_name_that_can_be_written_has_a_hidden_one(tmp_path: Path, name: s
     left.write_bytes(b"x")
     remove_leftovers(tmp_path)
     assert not left.exists()
+
+
+def test_no_hidden_name_is_used_twice(tmp_path: Path) -> None:
+    """A process that was about to remove the old bundle of this name removed the new one of the next run."""
+    names = []
+    for _ in range(3):
+        with part_folder(tmp_path / "a.splite") as folder:
+            names.append(folder)
+    assert len(set(names)) == 3 and list(tmp_path.iterdir()) == []
 
 
 def test_two_threads_write_one_file(tmp_path: Path) -> None:
