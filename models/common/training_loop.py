@@ -141,6 +141,7 @@ def run(
     *,
     eval_every: int,
     stop_after: int | None,
+    workers: int = 1,
 ) -> bool:
     """Trains from where ``OUT/state.pt`` says, saves that every minute, and writes lines of ``OUT/log.jsonl``.
 
@@ -152,6 +153,7 @@ def run(
         evaluate: Figures of the averaged weights, for the log.
         eval_every: Steps between evaluations.
         stop_after: Stops at this step.
+        workers: Processes that make batches.
 
     Returns:
         Whether all steps are done.
@@ -164,7 +166,7 @@ def run(
         batches,
         batch_size=None,
         sampler=range(training.step, steps),
-        num_workers=1,
+        num_workers=workers,
         prefetch_factor=8,
         worker_init_fn=partial(_end_with, os.getpid()),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,9 +124,7 @@ class Tiles:
 # --- photographs ----------------------------------------------------------------------------------
 
 
-def photographs(
-    folder: Path, teachers: Path, source: str, spec: ModelSpec, report: Callable[[], None] = lambda: None
-) -> Iterator[Tile]:
+def photographs(folder: Path, teachers: Path, source: str, spec: ModelSpec) -> Iterator[Tile]:
     """The hands of a source on whose places its teachers agree.
 
     Args:
@@ -134,14 +132,12 @@ def photographs(
         teachers: What ``hand2_teachers.py`` wrote.
         source: Those whose images lie in ``images/SOURCE``; all of them where it is empty.
         spec: The model.
-        report: Called for each hand.
     """
     assert isinstance(spec.decoder, SoftArgmaxDepth)
     with np.load(teachers) as stored:
         said = {key: stored[key] for key in stored.files}
     read, image = "", np.empty(0, np.uint8)
     for i in np.flatnonzero([of_source(str(name), source) for name in said["image"]]):
-        report()
         if not agreed(said["spread"][i], float(said["presence"][i]), usable=bool(said["usable"][i])):
             continue
         if said["image"][i] != read:
@@ -216,7 +212,7 @@ def cut_out(tile: Image, keypoints: NDArray[np.float64], spec: ModelSpec) -> Ima
 # --- rendered hands -------------------------------------------------------------------------------
 
 
-def renders(count: int, seed: int, spec: ModelSpec, report: Callable[[], None] = lambda: None) -> Iterator[Tile]:
+def renders(count: int, seed: int, spec: ModelSpec) -> Iterator[Tile]:
     """Rendered hands; hand i depends on the seed and i only."""
     assert isinstance(spec.decoder, SoftArgmaxDepth)
     for index in range(count):
@@ -224,15 +220,12 @@ def renders(count: int, seed: int, spec: ModelSpec, report: Callable[[], None] =
         depth = palm_depth(hand.keypoints_3d_mm.astype(np.float64), spec.decoder)
         image = np.dstack([hand.image, hand.mask.astype(np.uint8) * 255])
         yield Tile(image, hand.keypoints.astype(np.float64), depth, np.ones(K), float(hand.handedness == "right"), True)
-        report()
 
 
 # --- no hands -------------------------------------------------------------------------------------
 
 
-def negatives(
-    folder: Path, split: str, seed: int, each: int = 2, report: Callable[[], None] = lambda: None
-) -> Iterator[Tile]:
+def negatives(folder: Path, split: str, seed: int, each: int = 2) -> Iterator[Tile]:
     """Parts of photographs without a hand: faces first, what is beside a hand, and anything else.
 
     Only scenes where people have drawn boxes around all hands give more than faces, and of a split without such boxes
@@ -243,14 +236,12 @@ def negatives(
         split: Which of them.
         seed: Of the places.
         each: Parts of one photograph beside its faces.
-        report: Called for each photograph.
     """
     scenes = json.loads((folder / "scenes.json").read_text(encoding="utf-8"))["scenes"]
     scenes = [scene for scene in scenes if scene["split"] == split]
     drawn = any(scene["human_boxes"] for scene in scenes)
     faces = cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_default.xml")  # type: ignore[attr-defined]
     for number, scene in enumerate(scenes):
-        report()
         image = cv2.cvtColor(cv2.imread(str(folder / scene["image"])), cv2.COLOR_BGR2RGB)
         rng = np.random.default_rng([seed, number])
         hands = np.array([*hand_boxes(scene)]).reshape(-1, 4)

@@ -24,9 +24,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,7 @@ from splite_deploy.compact.sparsity import LambdaSchedule, Penalty
 from splite_deploy.errors import SpliteError, UsageError
 from splite_deploy.export.source.checkpoint import Checkpoint, load_weights, read_checkpoint
 from splite_deploy.export.source.header import HEADER
+from splite_deploy.keeper import end_with_parent
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.spec import ModelSpec, load_model_toml
 
@@ -56,7 +60,7 @@ from hand2_equalise import equalise
 from hand2_evaluate import Photograph, figures, photographs, ways
 from hand2_int8 import quantise, round_weights, set_quantisers
 from hand2_losses import HEADS, WEIGHTS, Distillation, Int8Deviation, LabelLoss
-from hand2_tiles import NEGATIVES, RENDERS, Tiles, negatives, renders, write_tiles
+from hand2_tiles import NEGATIVES, RENDERS, Tile, Tiles, negatives, renders, write_tiles
 from hand2_tiles import photographs as photograph_tiles
 from training_loop import Resumable, make_progress, move_model_toml, run, save_atomically
 
@@ -260,6 +264,31 @@ class Training(Resumable[Batch]):
 # --- the road -------------------------------------------------------------------------------------
 
 
+def sources(options: argparse.Namespace, spec: ModelSpec) -> dict[str, Callable[[], Iterator[Tile]]]:
+    """What makes the tiles of each source."""
+
+    def of_photographs(folder: Path, source: str) -> Callable[[], Iterator[Tile]]:
+        return lambda: photograph_tiles(folder, options.teachers / f"{folder.name}.npz", source, spec)
+
+    def of_renders(first: int) -> Callable[[], Iterator[Tile]]:
+        return lambda: renders(min(RENDER_CHUNK, options.renders - first), RENDER_SEED + first, spec)
+
+    made: dict[str, Callable[[], Iterator[Tile]]] = {}
+    if options.varied:
+        made[NEGATIVES] = lambda: negatives(options.varied, "train", NEGATIVE_SEED, NEGATIVES_EACH)
+        there = (name for name in SHARES if (options.varied / "images" / name).is_dir())
+        made |= {name: of_photographs(options.varied, name) for name in there}
+    if options.digits:
+        made[DIGITS] = of_photographs(options.digits, "")
+    return made | {f"{RENDERS}-{i // RENDER_CHUNK}": of_renders(i) for i in range(0, options.renders, RENDER_CHUNK)}
+
+
+def cut_source(name: str, options: argparse.Namespace) -> None:
+    """Writes the tiles of a source; in a process of its own."""
+    spec, _ = load_model_toml(options.model)
+    write_tiles(options.out / "tiles", name, sources(options, spec)[name]())
+
+
 class Road:
     """All stages with their folders.
 
@@ -296,44 +325,24 @@ class Road:
     def checkpoint(self, stage: str) -> Path:
         return self.out / stage / NAME
 
-    def sources(self) -> dict[str, Callable[[Callable[[], None]], Any]]:
-        """What makes the tiles of each source: from a callable that is called for each of them."""
-        options, spec = self.options, self.spec
-        made: dict[str, Callable[[Callable[[], None]], Any]] = {}
-
-        def of_photographs(folder: Path, source: str) -> Callable[[Callable[[], None]], Any]:
-            teachers = options.teachers / f"{folder.name}.npz"
-            return lambda report: photograph_tiles(folder, teachers, source, spec, report)
-
-        if options.digits:
-            made[DIGITS] = of_photographs(options.digits, "")
-        if options.varied:
-            there = (name for name in SHARES if (options.varied / "images" / name).is_dir())
-            made |= {name: of_photographs(options.varied, name) for name in there}
-            made[NEGATIVES] = lambda report: negatives(options.varied, "train", NEGATIVE_SEED, NEGATIVES_EACH, report)
-        for first in range(0, options.renders, RENDER_CHUNK):
-            count = min(RENDER_CHUNK, options.renders - first)
-            made[f"{RENDERS}-{first // RENDER_CHUNK}"] = lambda report, first=first, count=count: renders(  # type: ignore[misc]
-                count, RENDER_SEED + first, spec, report
-            )
-        return made
-
     def _cut_tiles(self) -> None:
-        for name, make in self.sources().items():
-            if not (self.tiles / f"{name}.npz").exists():
-                task = self.progress.add_task(name, total=None)
-                write_tiles(self.tiles, name, make(lambda task=task: self.progress.advance(task)))  # type: ignore[misc]
+        missing = [name for name in sources(self.options, self.spec) if not (self.tiles / f"{name}.npz").exists()]
+        task = self.progress.add_task("sources of tiles", total=len(missing))
+        fresh = get_context("spawn")  # torch and its threads do not survive a fork
+        ends = (os.getpid(),)
+        with ProcessPoolExecutor(self.options.workers, fresh, initializer=end_with_parent, initargs=ends) as pool:
+            for _ in pool.map(cut_source, missing, [self.options] * len(missing)):
+                self.progress.advance(task)
 
     def crops(self) -> Crops:
         """Random crops of all sources but the one that is held out."""
-        names = [name for name in self.sources() if name != self.options.hold_out]
+        names = [name for name in sources(self.options, self.spec) if name != self.options.hold_out]
         missing = [name for name in names if not (self.tiles / f"{name}.npz").exists()]
         if missing:
             raise UsageError(f"{self.tiles} has no tiles of {', '.join(missing)}.", hint="Run the stage 'tiles' first.")
-        sources = {name: Tiles(self.tiles, name) for name in names}
-        rendered = sum(name.startswith(RENDERS) for name in sources)
-        shares = {name: SHARES[RENDERS] / rendered if name.startswith(RENDERS) else SHARES[name] for name in sources}
-        return Crops(sources, shares, self.spec)
+        rendered = sum(name.startswith(RENDERS) for name in names)
+        shares = {name: SHARES[RENDERS] / rendered if name.startswith(RENDERS) else SHARES[name] for name in names}
+        return Crops({name: Tiles(self.tiles, name) for name in names}, shares, self.spec)
 
     def photos(self) -> dict[str, list[Photograph]]:
         """What a training reports on."""
@@ -366,6 +375,7 @@ class Road:
             *(training, batches, out, self.progress, lambda: self.report(training)),
             eval_every=self.options.eval_every,
             stop_after=self.options.stop_after,
+            workers=self.options.workers,
         )
         if done:
             self._write(stage, training, init)
@@ -436,6 +446,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=float, default=1.0, help="factor on the steps of each stage (default: 1)")
     parser.add_argument("--hold-out", metavar="SOURCE", help="a source of photographs to report on instead of val")
     parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all cores)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that cut tiles and crops (default: 1)")
     parser.add_argument("--eval-every", type=int, default=2000, help="steps between evaluations (default: 2000)")
     parser.add_argument("--stop-after", type=int, help="stop at this step of a stage; without it the command goes on")
     options = parser.parse_args()
