@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-STRIDE = 8
 CHANNELS = (16, 16, 32, 64, 48)
 """At strides 2, 4, 8, 16 and 32."""
 BLOCKS = (0, 0, 1, 2, 1)

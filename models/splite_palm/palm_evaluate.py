@@ -1,6 +1,7 @@
 """Accuracy of a bundle of SPLite Palm, through the public runtime; and the labels of the same pictures for bench.
 
     python models/splite_palm/palm_evaluate.py palm.splite --data HANDS_VARIED [--digits HAND_DIGITS] [-b ort -p int8]
+    python models/splite_palm/palm_evaluate.py palm.splite --data HANDS_VARIED --thresholds   # to choose min_score by
     python models/splite_palm/palm_evaluate.py --data HANDS_VARIED --write FOLDER    # bench palm.splite --eval FOLDER
 
 Boxes of hands-varied are those around the keypoints that its teacher saw, MediaPipe: the figures say how closely a
@@ -36,9 +37,10 @@ from splite_deploy.runtime.preprocess import Image
 from splite_deploy.spec import PRECISIONS, Precision
 
 sys.path.insert(0, str(Path(__file__).parent))
-from palm_data import MIDDLE_MCP, WRIST, Hand, load_scenes, without_hands
+from palm_data import MIDDLE_MCP, WRIST, Hand, divided, load_scenes, without_hands
 
 EMPTY, EMPTY_SEED = 100, 1
+THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
 HAND_LEFT_IN = frozenset({0, 26, 65})
 """Numbers of parts that show a hand, or a piece of one, which the teacher did not see; found by eye."""
 
@@ -66,6 +68,14 @@ def empty(folder: Path) -> list[Picture]:
     scenes = [scene for scene in load_scenes(folder, "val") if scene.hands]
     parts: Iterator[Image] = without_hands(scenes, EMPTY + len(HAND_LEFT_IN), EMPTY_SEED, lambda _: None)
     return [Picture(image, ()) for number, image in enumerate(parts) if number not in HAND_LEFT_IN]
+
+
+def held_out(folder: Path) -> list[Picture]:
+    """Pictures of hands-varied's training split that nothing is trained on, and parts of them without hands."""
+    _, scenes = divided(load_scenes(folder))
+    closed = [scene for scene in scenes if scene.closed]
+    parts = [Picture(image, ()) for image in without_hands(closed, EMPTY, EMPTY_SEED, lambda _: None)]
+    return [Picture(scene.image, scene.hands) for scene in scenes if scene.hands] + parts
 
 
 def digits(folder: Path) -> list[Picture]:
@@ -121,7 +131,11 @@ def measure(detector: PoseEstimator, pictures: Sequence[Picture], min_score: flo
 
 
 def figures_of(
-    bundle: Path, backend: str, precision: Precision | None, sets: Mapping[str, Sequence[Picture]]
+    bundle: Path,
+    backend: str,
+    precision: Precision | None,
+    sets: Mapping[str, Sequence[Picture]],
+    min_score: float | None = None,
 ) -> dict[str, dict[str, float]]:
     """What `measure` says of an artifact, by the name of the set.
 
@@ -130,13 +144,15 @@ def figures_of(
         backend: ``auto`` takes the first that runs.
         precision: None takes the backend's first.
         sets: Pictures by the name of their set.
+        min_score: None is the model's own.
     """
     with PoseEstimator.open(bundle, backend, precision, threads=1, color="rgb") as opened:
         decoder = opened.spec.decoder
         assert isinstance(decoder, PeopleDecoder)
         unsure = replace(opened.spec, decoder=replace(decoder, min_score=LEAST_SCORE))
         detector = PoseEstimator(unsure, opened.session, "rgb")
-        return {name: measure(detector, pictures, decoder.min_score) for name, pictures in sets.items()}
+        least = decoder.min_score if min_score is None else min_score
+        return {name: measure(detector, pictures, least) for name, pictures in sets.items()}
 
 
 def write_labels(folder: Path, pictures: Sequence[Picture]) -> Path:
@@ -172,8 +188,17 @@ def main() -> None:
     parser.add_argument("-b", "--backend", default="auto", choices=["auto", *all_backends()])
     parser.add_argument("-p", "--precision", choices=PRECISIONS)
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the pictures of hands-varied as labels")
+    parser.add_argument("--thresholds", action="store_true", help="show what each would give on held-out pictures")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     options = parser.parse_args()
+    if options.thresholds and options.bundle is not None:
+        pictures = {"held out": held_out(options.data)}
+        for least in THRESHOLDS:
+            (its,) = figures_of(options.bundle, options.backend, options.precision, pictures, least).values()
+            print(
+                f"{least:g}: found {its['recall_30']:.3f}, false alarms {its['false_alarms']:.3f} in a picture without"
+            )
+        return
     sets = {"hands-varied val": varied(options.data) + empty(options.data)}
     if options.write:
         print(write_labels(options.write, sets["hands-varied val"]))

@@ -13,20 +13,25 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from splite_deploy.decoders import CenterNet, decode
+from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.metrics.detections import box_accuracy
 from splite_deploy.metrics.labels import read_scenes, tight_box
+from splite_deploy.runtime import PoseEstimator
 from splite_deploy.spec import ModelSpec, load_model_toml
 
 PALM = Path(__file__).parents[2] / "models" / "splite_palm"
-if str(PALM) not in sys.path:
-    sys.path.insert(0, str(PALM))
+for folder in (PALM, PALM.parent / "common"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 import palm_arch
 import palm_data
 import palm_losses
 from palm_data import Batch, Batches, Hand, Placed, Scene, Views
+from seeded_weights import normalise
 
 HAND = np.array([[0.1 * (i % 5), 0.1 * (i // 5)] for i in range(21)])
 """A grid of 21 points."""
@@ -223,6 +228,36 @@ def test_a_training_that_was_stopped_goes_on(varied: Path, tmp_path: Path) -> No
     for key, values in both[0].items():
         torch.testing.assert_close(values, both[1][key], rtol=1e-4, atol=1e-5)
     assert len((tmp_path / "whole" / "log.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_it_is_exported_with_its_decoding_inside(varied: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    network = palm_arch.build()
+    normalise(network, torch.from_numpy(rng.normal(0, 1, (4, 3, 160, 160)).astype(np.float32)), {"heatmap": 2.0})
+    save_file(network.state_dict(), tmp_path / "palm.safetensors")
+    options = ExportOptions(images=varied / "images" / "subhih_hands", crops=8, fuse_decode=True, dynamic_batch=True)
+    export_bundle(tmp_path / "palm.safetensors", tmp_path / "palm.splite", model=PALM / "model.toml", options=options)
+    said = run(PALM / "palm_evaluate.py", tmp_path / "palm.splite", "--data", varied, "--thresholds")
+    assert [line.split(":")[0] for line in said.splitlines()] == [
+        "0.2",
+        "0.25",
+        "0.3",
+        "0.35",
+        "0.4",
+        "0.45",
+        "0.5",
+        "0.6",
+    ]
+    assert "false alarms" in said
+    with PoseEstimator.open(tmp_path / "palm.splite", color="rgb") as opened:
+        (told,) = opened.session.outputs
+        assert (told.role, told.shape[1:]) == ("candidates", (400, 11))
+        image = rng.integers(0, 255, (90, 120, 3)).astype(np.uint8)
+        whole, half = opened.batch(image, [None, (0, 0, 60, 90)])
+        again = opened(image)
+        np.testing.assert_allclose(whole.keypoints, again.keypoints, atol=1e-3)
+        assert whole.keypoints.shape == (2, 2) and half.box_score is not None
 
 
 def test_labels_for_bench_are_written(varied: Path, tmp_path: Path) -> None:
