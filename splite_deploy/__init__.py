@@ -7,6 +7,7 @@ neither numpy nor OpenCV.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from splite_deploy.version import __version__
@@ -36,6 +37,10 @@ __all__ = [
     "open_camera",
     "verify",
 ]
+
+# From release 1.29 on ONNX Runtime sends names and hashes of models to its maker unless this is set when it is imported
+# (docs/Privacy.md of its repository). Who wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULES = {
     "BoxTracker": "runtime.tracker",

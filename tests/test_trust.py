@@ -251,6 +251,34 @@ def test_a_name_in_a_model_spec_does_not_lead_runtimes_anywhere(
     assert not (stranger / MARK).exists()
 
 
+# --- telemetry ---
+
+LOADS = """
+import os, sys
+from splite_deploy import PoseEstimator
+with PoseEstimator.open(sys.argv[1], backend="ort"):
+    print(os.environ["ORT_DISABLE_TELEMETRY"])
+"""
+
+
+def test_onnx_runtime_reports_no_model(tiny_bundle: Path, tmp_path: Path) -> None:
+    """From 1.29 on its reporter begins with files: the device's identifier below HOME, the session's in TMPDIR."""
+    passed = ("PATH", "PYTHONPATH")  # without CI, where it reports nothing in any case
+    variables = {name: os.environ[name] for name in passed if name in os.environ}
+    variables |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", LOADS, str(tiny_bundle)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    assert not [one for one in tmp_path.rglob("*") if one.is_file()]
+
+
+def test_who_wants_to_report_can() -> None:
+    variables = {**os.environ, "ORT_DISABLE_TELEMETRY": "0"}
+    code = "import os, splite_deploy; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
+
+
 # --- the page ---
 
 
