@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "splite_hand"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
 from hand_skeleton import Array, axis_rotation, sample_shape, sample_skeleton
 
 UNIT_MM = 5.0
