@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.decoders import SoftArgmaxDepth
+from splite_deploy.errors import UsageError
 from splite_deploy.metrics.labels import tight_box
 from splite_deploy.spec import ModelSpec
 
@@ -240,7 +241,7 @@ def negatives(folder: Path, split: str, seed: int, each: int = 2) -> Iterator[Ti
     scenes = json.loads((folder / "scenes.json").read_text(encoding="utf-8"))["scenes"]
     scenes = [scene for scene in scenes if scene["split"] == split]
     drawn = any(scene["human_boxes"] for scene in scenes)
-    faces = cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_default.xml")  # type: ignore[attr-defined]
+    faces = _finder_of_faces()
     for number, scene in enumerate(scenes):
         image = cv2.cvtColor(cv2.imread(str(folder / scene["image"])), cv2.COLOR_BGR2RGB)
         rng = np.random.default_rng([seed, number])
@@ -273,6 +274,20 @@ def touches(square: NDArray[np.float64], boxes: NDArray[np.float64]) -> bool:
         if common > 0.05 * min(side * side, (x1 - x0) * (y1 - y0)):
             return True
     return False
+
+
+def _finder_of_faces() -> Any:
+    """OpenCV's own, whose ``detectMultiScale`` gives boxes.
+
+    Raises:
+        UsageError: This is OpenCV 5, which has none.
+    """
+    if not hasattr(cv2, "CascadeClassifier"):
+        raise UsageError(
+            f"OpenCV {cv2.__version__} finds no faces, and pictures without hands show them first.",
+            hint="Cut them with OpenCV 4: pip install 'opencv-python-headless<5'.",
+        )
+    return cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_frontalface_default.xml")  # type: ignore[attr-defined]
 
 
 def _face(x: float, y: float, width: float, height: float, rng: np.random.Generator) -> NDArray[np.float64]:

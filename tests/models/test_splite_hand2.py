@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from splite_deploy.errors import UsageError
 from splite_deploy.export.source.load import load_model
 from splite_deploy.metrics.labels import LabelledImage, tight_box
 from splite_deploy.metrics.turned_boxes import angle_of
@@ -278,6 +279,15 @@ def write_scenes(folder: Path) -> None:
     (folder / "labels.json").write_text(json.dumps({"samples": [label, {**label, "split": "val"}]}))
 
 
+def test_an_opencv_that_finds_no_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_scenes(tmp_path)
+    monkeypatch.delattr(cv2, "CascadeClassifier", raising=False)
+    with pytest.raises(UsageError, match=r"OpenCV [\d.]+ finds no faces") as caught:
+        next(hand2_tiles.negatives(tmp_path, "train", 0))
+    assert caught.value.hint == "Cut them with OpenCV 4: pip install 'opencv-python-headless<5'."
+
+
+@pytest.mark.skipif(not hasattr(cv2, "CascadeClassifier"), reason="this OpenCV finds no faces")
 def test_pictures_without_hands_show_none(tmp_path: Path) -> None:
     write_scenes(tmp_path)
     tiles = list(hand2_tiles.negatives(tmp_path, "train", 0, each=20))
