@@ -19,7 +19,15 @@ from splite_deploy.cli.app import Commands
 from splite_deploy.errors import BundleError, CheckpointError, InputError
 from splite_deploy.runtime.io.images import read_image
 
-SMALL_DISK = 'mount -t tmpfs -o size=4k none "$TMPDIR" && exec "$@"'
+SMALL_DISK = 'mount -t tmpfs -o size=64k none "$TMPDIR" && exec "$@"'
+FILL = """
+from splite_deploy.files import work_folder
+with work_folder("tflite") as folder:
+    try:
+        (folder / "model").write_bytes(bytes(1 << 20))
+    except OSError as err:
+        raise ValueError("what another package makes of it") from err
+"""
 
 
 @contextmanager
@@ -32,19 +40,6 @@ def no_more_files() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
-def on_a_small_disk(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command whose folder for temporary files is a disk of 4 KiB."""
-    env = {**os.environ, "TMPDIR": str(folder), "COLUMNS": "500"}
-
-    def run(*command: str) -> subprocess.CompletedProcess[str]:
-        unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh"]
-        return subprocess.run([*unshare, *command], env=env, capture_output=True, text=True, timeout=120)
-
-    if shutil.which("unshare") is None or run("true").returncode:
-        pytest.skip("no disk can be mounted here")
-    return run(sys.executable, "-m", "splite_deploy", *command)
 
 
 HINT = "Close other files, or allow more of them: ulimit -n 4096."
@@ -77,16 +72,38 @@ def test_too_many_open_files_for_a_checkpoint(tiny_model: Path, tmp_path: Path) 
         ("bench", "{bundle}", "--frames", "10", "--warmup", "0", "--html", "{out}"),
     ],
 )
-def test_a_full_disk_of_temporary_files(
+def test_what_onnx_runtime_could_not_write(
     tiny_checkpoint: Path, tiny_model: Path, tiny_bundle: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
+    """A limit on the size of files cuts them as a full disk does, without a word of ONNX Runtime."""
     if command[0] == "export":
         pytest.importorskip("torch")
-    (tmp_path / "temporary").mkdir()
     places = {"tiny": tiny_checkpoint, "model": tiny_model, "bundle": tiny_bundle, "out": tmp_path / "new"}
-    result = on_a_small_disk(tmp_path / "temporary", *(part.format(**places) for part in command))
-    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
-    assert "hint:  Free some space there, or name another folder: TMPDIR=FOLDER splite-deploy ..." in result.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "splite_deploy", *(part.format(**places) for part in command)],
+        env={**os.environ, "COLUMNS": "500"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and "error: What ONNX Runtime measured of each node is cut: " in done.stderr, (
+        done.stderr
+    )
+    assert "hint:  Free some space there, or name another folder: TMPDIR=FOLDER splite-deploy ..." in done.stderr
+
+
+def test_a_full_disk_of_temporary_files(tmp_path: Path) -> None:
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        line = ["unshare", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh", *command]
+        env = {**os.environ, "TMPDIR": str(tmp_path)}
+        return subprocess.run(line, env=env, capture_output=True, text=True, timeout=120)
+
+    if shutil.which("unshare") is None or run("true").returncode:
+        pytest.skip("no disk can be mounted here")
+    said = run(sys.executable, "-c", FILL).stderr.splitlines()
+    assert f"splite_deploy.errors.OutputError: The disk of the folder for temporary files is full: {tmp_path}." in said
+    assert said[-1] == "Free some space there, or name another folder: TMPDIR=FOLDER splite-deploy ..."
 
 
 def test_a_disk_that_is_full_where_nobody_looks(tmp_path: Path) -> None:
