@@ -238,8 +238,6 @@ def negatives(folder: Path, split: str, seed: int, each: int = 2) -> Iterator[Ti
         seed: Of the places.
         each: Parts of one photograph beside its faces.
     """
-    if not hasattr(cv2, "CascadeClassifier"):
-        raise SystemExit("OpenCV 5 finds no faces, which the negatives need: pip install 'opencv-python-headless<5'")
     scenes = json.loads((folder / "scenes.json").read_text(encoding="utf-8"))["scenes"]
     scenes = [scene for scene in scenes if scene["split"] == split]
     drawn = any(scene["human_boxes"] for scene in scenes)
