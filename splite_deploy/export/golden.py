@@ -41,6 +41,7 @@ SHRINK = 3.0
 LONGEST_PX = 640
 """Longest side of the golden image, unless the network's input is longer: there it shrinks by less, or not at all."""
 _ROOM = 1.05  # kernels of the device sum in another order
+_LEAST_IOU = 0.01  # a limit is positive
 MARGIN_PX = 12
 """Pixels of the golden image around the padded box: more than averaging and interpolation read."""
 
@@ -158,4 +159,6 @@ def with_room_on_golden(artifact: Artifact, session: Session, reference: Referen
     depth = None if limits.depth_p95 is None else share * limits.depth_p95
     shift_px = share * limits.shift_p95_px, share * limits.shift_max_px
     head = None if limits.head_p95 is None else min(1.0, share * limits.head_p95)
-    return replace(artifact, limits=LimitSpec(*shift_px, depth, share * limits.score_max, head))
+    least = None if limits.box_iou_p05 is None else max(_LEAST_IOU, 1 - share * (1 - limits.box_iou_p05))
+    centre_pct = None if limits.centre_p95_pct is None else min(100.0, share * limits.centre_p95_pct)
+    return replace(artifact, limits=LimitSpec(*shift_px, depth, share * limits.score_max, head, least, centre_pct))

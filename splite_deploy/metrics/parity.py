@@ -211,9 +211,12 @@ def _limited(parity: Parity, limits: LimitSpec, spec: ModelSpec) -> list[tuple[s
         if people.deviation_px is not None:
             found.append(("deviation of people p95", people.deviation_px.p95, limits.shift_p95_px, "px"))
         if (boxes := people.boxes) is not None:
-            least, most_pct = box_limits(limits)
-            found.append(("1 - IoU of boxes p95", 1 - boxes.iou_p05, 1 - least, ""))
-            found.append(("deviation of box centres p95", boxes.centre_box_pct.p95, most_pct, "% of the box"))
+            # a bundle of an earlier export has no limits of boxes: the deviation of people holds them
+            if limits.box_iou_p05 is not None:
+                found.append(("1 - IoU of boxes p95", 1 - boxes.iou_p05, 1 - limits.box_iou_p05, ""))
+            if limits.centre_p95_pct is not None:
+                centre_pct = boxes.centre_box_pct.p95
+                found.append(("deviation of box centres p95", centre_pct, limits.centre_p95_pct, "% of the box"))
     return found
 
 
@@ -222,11 +225,11 @@ def head_limit(limits: LimitSpec) -> float:
     return _HEAD_P95 if limits.head_p95 is None else limits.head_p95
 
 
-def box_limits(limits: LimitSpec, precision: Precision = "fp32") -> tuple[float, float]:
+def box_limits(limits: LimitSpec, precision: Precision) -> tuple[float, float]:
     """What the 5th percentile of boxes' overlaps must reach, and how far the 95th of their centres may move, percent.
 
     Args:
-        limits: Of the model spec, or those in force.
+        limits: Of the model spec.
         precision: Below fp32 both may be wider than the limits say.
     """
     least, most_pct = _BOXES[precision]
