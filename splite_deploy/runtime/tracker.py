@@ -74,10 +74,15 @@ def next_box(
     if not ((centre >= 0).all() and (centre < (width, height)).all()):
         return None
     if turn is not None:
-        return box_around(pose.keypoints, turn, pose.angle_deg or 0.0, margin)
+        return _not_empty(box_around(pose.keypoints, turn, pose.angle_deg or 0.0, margin))
     grow_px = margin * side_px
-    grown: NDArray[np.float64] = tight + np.array([-grow_px, -grow_px, grow_px, grow_px])
-    return grown
+    return _not_empty(tight + np.array([-grow_px, -grow_px, grow_px, grow_px]))
+
+
+def _not_empty(box: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The box, at least a pixel wide and high: keypoints may lie on a line, of which a crop shows the surroundings."""
+    middle, half = (box[:2] + box[2:4]) / 2, np.maximum(box[2:4] - box[:2], 1.0) / 2
+    return np.concatenate([middle - half, middle + half, box[4:]])
 
 
 class BoxTracker:

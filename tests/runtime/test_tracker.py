@@ -19,6 +19,7 @@ from hand_video import AWAY, FRAMES, HEIGHT, WIDTH, Frame, moving_hand, write
 from splite_deploy.errors import CameraError, UsageError
 from splite_deploy.runtime import Pose, PoseEstimator
 from splite_deploy.runtime.io.camera import Camera
+from splite_deploy.runtime.preprocess import check_box
 from splite_deploy.runtime.tracker import MIN_SIDE_PX, BoxTracker, next_box
 
 START = (250, 60, 450, 290)
@@ -75,6 +76,18 @@ def test_a_hand_is_followed_lost_and_found_again(frames: list[Frame], hand_bundl
 def pose_of(points: Any, score: float = 0.9) -> Pose:
     keypoints = np.array(points, np.float32)
     return Pose(keypoints, np.full(len(keypoints), score, np.float32), np.zeros(4, np.float32), None, None)
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.4])
+@pytest.mark.parametrize("points", [[[50, 20], [50, 60]], [[20, 60], [90, 60]]])
+def test_keypoints_on_a_line_leave_a_box_to_look_into(points: list[list[float]], margin: float) -> None:
+    """Of a box without width every later call failed, also on frames that are right again."""
+    pose = pose_of(points)
+    box = next_box(pose, 480, 640, margin=margin, min_score=0.3)
+    assert box is not None and check_box(box, 480, 640).tolist() == box.tolist()
+    assert ((box[:2] + box[2:]) / 2).tolist() == pose.keypoints.mean(axis=0).tolist() and min(box[2:] - box[:2]) == 1
+    turned = next_box(pose, 480, 640, margin=margin, min_score=0.3, turn=(0, 1))
+    assert turned is not None and check_box(turned, 480, 640).shape == (5,)
 
 
 def test_the_next_box_is_the_tight_box_with_its_margin() -> None:
