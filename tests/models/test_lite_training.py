@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scripts import load_script
 from torch.ao import quantization as ao
 
 from splite_deploy.decoders import decode
@@ -30,18 +29,7 @@ import lite_data
 import lite_losses
 import rendered_bodies
 
-
-def _load(name: str) -> ModuleType:
-    """A file whose name others have too."""
-    spec = importlib.util.spec_from_file_location(f"lite_pose_{name}", LITE / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-train = _load("train")
+train = load_script(LITE / "train.py")
 
 DECODERS = {
     "softargmax": 'type = "softargmax"\nstride = 4\nbeta = 1.0\nalignment = "corner"\nscore_window = 5',

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from scripts import load_script
 
 from splite_deploy.errors import UsageError
 from splite_deploy.export.source.load import load_model
@@ -41,18 +40,7 @@ import hand2_renders
 import hand2_teachers
 import hand2_tiles
 
-
-def _load(name: str) -> ModuleType:
-    """A file whose name others have too."""
-    spec = importlib.util.spec_from_file_location(f"splite_hand2_{name}", HAND2 / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-train = _load("train")
+train = load_script(HAND2 / "train.py")
 
 
 @pytest.fixture(scope="module")

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scripts import load_script
 
 MODULE_PATH = Path(__file__).resolve().parents[2] / "models/splite_hand/synthetic.py"
 HANDS = 36
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("splite_hand_synthetic", MODULE_PATH)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
-    return module
-
-
-synthetic = _load()
+synthetic = load_script(MODULE_PATH)
 
 
 @pytest.fixture(scope="module")
