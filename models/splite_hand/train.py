@@ -42,7 +42,7 @@ from splite_deploy.compact.sparsity import KINDS, GradualPruning, Kind, LambdaSc
 from splite_deploy.decoders import SoftArgmaxDepth, decode
 from splite_deploy.errors import SpliteError
 from splite_deploy.export.quant.calibration import SEED as CALIBRATION_SEED
-from splite_deploy.export.source.checkpoint import Checkpoint, load_weights, read_checkpoint
+from splite_deploy.export.source.checkpoint import Checkpoint, read_checkpoint
 from splite_deploy.export.source.header import HEADER
 from splite_deploy.export.source.load import run_network
 from splite_deploy.metrics.labels import LabelledImage, read_labels
@@ -62,7 +62,7 @@ from data import Batch, Batches, load_real, render_pool
 from equalise import equalise
 from losses import WEIGHTS, Distillation, Int8Deviation, PoseLoss
 from synthetic import samples
-from training_loop import Resumable, make_progress, move_model_toml, run, save_atomically
+from training_loop import Resumable, make_progress, move_model_toml, run, save_atomically, with_weights
 
 PRUNING_SPAN = (0.05, 0.6)
 """Shares of the steps between which channels go; the others are for what remains."""
@@ -164,10 +164,7 @@ class Training(Resumable[Batch]):
         example = torch.zeros(1, 3, spec.input.height, spec.input.width)
 
         def network(weights: Checkpoint | None) -> nn.Module:
-            made = build(**arch_args)  # type: ignore[arg-type]
-            if weights is not None:
-                load_weights(made, weights, example)
-            return made.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+            return with_weights(build(**arch_args), weights, example).to(device)  # type: ignore[arg-type]
 
         model = network(init)
         self.names = frozenset(model.state_dict())

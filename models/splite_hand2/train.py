@@ -45,7 +45,7 @@ from splite_deploy.bundle import TensorSpec
 from splite_deploy.compact import CompactOptions, compact_checkpoint
 from splite_deploy.compact.sparsity import LambdaSchedule, Penalty
 from splite_deploy.errors import SpliteError, UsageError
-from splite_deploy.export.source.checkpoint import Checkpoint, load_weights, read_checkpoint
+from splite_deploy.export.source.checkpoint import Checkpoint, read_checkpoint
 from splite_deploy.export.source.header import HEADER
 from splite_deploy.keeper import end_with_parent
 from splite_deploy.runtime import PoseEstimator
@@ -62,7 +62,7 @@ from hand2_int8 import quantise, round_weights, set_quantisers
 from hand2_losses import HEADS, WEIGHTS, Distillation, Int8Deviation, LabelLoss
 from hand2_tiles import NEGATIVES, RENDERS, Tile, Tiles, negatives, renders, write_tiles
 from hand2_tiles import photographs as photograph_tiles
-from training_loop import Resumable, make_progress, move_model_toml, run, save_atomically
+from training_loop import Resumable, make_progress, move_model_toml, run, save_atomically, with_weights
 
 NAME = "hand2.safetensors"
 DIGITS = "digits"
@@ -201,10 +201,7 @@ class Training(Resumable[Batch]):
         example = torch.zeros(1, 3, spec.input.height, spec.input.width)
 
         def network(weights: Checkpoint | None) -> nn.Module:
-            made = build(**arch_args)  # type: ignore[arg-type]
-            if weights is not None:
-                load_weights(made, weights, example)
-            return made.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+            return with_weights(build(**arch_args), weights, example).to(device)  # type: ignore[arg-type]
 
         model = network(init)
         self.names = frozenset(model.state_dict())
