@@ -328,7 +328,7 @@ def test_most_crops_are_nearly_upright_and_some_are_not(spec: ModelSpec) -> None
         moved = hand2_data.transform_points(lying, hand2_data.looked_at(lying, spec, rng))
         angles.append(angle_of(moved, spec.input.turn))
     upright = np.abs(np.array(angles, float)) < 30
-    assert 0.78 < upright.mean() < 0.92
+    assert 0.6 < upright.mean() < 0.76
     assert np.std(np.array(angles, float)[upright]) == pytest.approx(hand2_data.ANGLE_DEG, rel=0.15)
     assert np.mean(np.abs(np.array(angles, float) - 70) < 20) == pytest.approx(hand2_data.UNTURNED, abs=0.04)
 
