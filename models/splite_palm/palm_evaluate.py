@@ -28,7 +28,7 @@ from splite_deploy.decoders import PeopleDecoder
 from splite_deploy.decoders.people import overlaps
 from splite_deploy.errors import SpliteError
 from splite_deploy.files import write_file
-from splite_deploy.metrics.detections import LOOSE, FoundBoxes, box_accuracy, pairs_of
+from splite_deploy.metrics.detections import LOOSE, MOST_BOXES, FoundBoxes, box_accuracy, pairs_of
 from splite_deploy.metrics.labels import read_labels, tight_box
 from splite_deploy.metrics.turned_boxes import angle_of, wrapped
 from splite_deploy.runtime import PoseEstimator, all_backends
@@ -119,7 +119,7 @@ def measure(detector: PoseEstimator, pictures: Sequence[Picture], min_score: flo
         for row, column in pairs_of(overlaps(labelled.astype(np.float32), boxes[sure]), LOOSE):
             pairs.append((poses[sure[column]].keypoints, known[row]))
     accuracy = box_accuracy(found, min_score)
-    alarms = [len(one.above(min_score).boxes) for one in found if one.empty]
+    alarms = [len(one.given(min_score).boxes) for one in found if one.empty]
     figures = {name: value for name, value in asdict(accuracy).items() if value is not None} if accuracy else {}
     if accuracy is None:
         figures = {"empty_images": len(alarms), "false_alarms": float(np.mean(alarms))}
@@ -149,7 +149,7 @@ def figures_of(
     with PoseEstimator.open(bundle, backend, precision, threads=1, color="rgb") as opened:
         decoder = opened.spec.decoder
         assert isinstance(decoder, PeopleDecoder)
-        unsure = replace(opened.spec, decoder=replace(decoder, min_score=LEAST_SCORE))
+        unsure = replace(opened.spec, decoder=replace(decoder, min_score=LEAST_SCORE, max_people=MOST_BOXES))
         detector = PoseEstimator(unsure, opened.session, "rgb")
         least = decoder.min_score if min_score is None else min_score
         return {name: measure(detector, pictures, least) for name, pictures in sets.items()}

@@ -22,8 +22,9 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
 
+from splite_deploy.bundle.report import BoxAccuracy
 from splite_deploy.decoders import Decoding, PeopleDecoder
-from splite_deploy.metrics.detections import BoxAccuracy, FoundBoxes, box_accuracy
+from splite_deploy.metrics.detections import MOST_BOXES, FoundBoxes, box_accuracy
 from splite_deploy.runtime.preprocess import Image, Preprocessor, invert, transform_points
 from splite_deploy.spec import ModelSpec, load_model_toml
 
@@ -96,7 +97,8 @@ class TorchDetector:
     def __init__(self, model: nn.Module, spec: ModelSpec, device: torch.device) -> None:
         assert isinstance(spec.decoder, PeopleDecoder)
         self.model, self.device = model.eval(), device
-        self.decode = Decoding(replace(spec, decoder=replace(spec.decoder, min_score=LEAST_SCORE)))
+        decoder = replace(spec.decoder, min_score=LEAST_SCORE, max_people=MOST_BOXES)
+        self.decode = Decoding(replace(spec, decoder=decoder))
         self.preprocessor = Preprocessor(spec.input, "rgb")
 
     @torch.inference_mode()

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.bench.flip_test import flip_tested
+from splite_deploy.bench.flip_test import check_flip_test, flip_tested
 from splite_deploy.bench.result import Angles, Evaluation, HandLabels, ImageError
-from splite_deploy.bundle.report import Accuracy
+from splite_deploy.bundle.report import Accuracy, BoxAccuracy
 from splite_deploy.decoders import Decoder, PeopleDecoder
 from splite_deploy.decoders.people import overlaps
 from splite_deploy.errors import UsageError, naming
@@ -34,7 +34,7 @@ from splite_deploy.metrics.accuracy import (
     pck_auc,
 )
 from splite_deploy.metrics.coco import result_score
-from splite_deploy.metrics.detections import BoxAccuracy, FoundBoxes, box_accuracy
+from splite_deploy.metrics.detections import MOST_BOXES, FoundBoxes, box_accuracy, pairs_of
 from splite_deploy.metrics.labels import (
     LabelledImage,
     SceneBoxes,
@@ -56,8 +56,8 @@ Estimate = Callable[[Image, NDArray[np.float64]], tuple[Points, Points | None]]
 """(RGB image, xyxy box) to keypoints (K, 2) in image pixels and, if it has any, (K, 3) in any unit."""
 AUC_LIMIT = 0.2
 """Of the longer side of the tight box."""
-LEAST_SCORE, MOST_BOXES = 0.01, 100
-"""What a box needs to count in its average precision, and how many of a picture do, as in COCO's."""
+LEAST_SCORE = 0.01
+"""What a box needs to count in its average precision."""
 SHOWN = 4
 """Images that are named as the worst, and around the median."""
 AREA_OF_BOX = 0.53
@@ -85,13 +85,20 @@ class KeypointErrors:
         errors: NDArray[np.float64] = self.box_share[np.isfinite(self.box_share)]
         return errors
 
-    def summary(self) -> Accuracy:
-        """The figures over all images."""
+    def summary(self, boxes: BoxAccuracy | None = None) -> Accuracy:
+        """The figures over all images.
+
+        Args:
+            boxes: How well they were found, of a network that finds hands or people itself.
+        """
+        if not len(self.box_share):
+            return Accuracy(0, None, None, None, boxes)
         return Accuracy(
             images=len(self.box_share),
             mean_error_box_pct=100 * float(np.nanmean(self.box_share)),
             pck_05=pck(self.labelled, 0.05),
             pa_mpjpe_mm=None if self.pa_mpjpe_mm is None else float(self.pa_mpjpe_mm.mean()),
+            boxes=boxes,
         )
 
 
@@ -198,6 +205,8 @@ def _read_rgb(path: Path) -> Image:
 def _errors(
     labels: Sequence[LabelledImage], found: Sequence[Points], found_3d: Sequence[Points | None]
 ) -> KeypointErrors:
+    if not labels:
+        return KeypointErrors(np.empty((0, 0)), None)
     truth = np.stack([labelled.keypoints for labelled in labels])
     sides = np.array([labelled.side_px for labelled in labels])[:, None]
     mask = np.stack([labelled.mask for labelled in labels])
@@ -245,27 +254,18 @@ def evaluate(
         hands: Whose left and right the labels mean: of the picture ``as-seen``, or ``mirrored`` as of MediaPipe.
 
     Raises:
-        UsageError: An image cannot be read, a flip test was requested of a network that finds people, or none was
-            found.
+        UsageError: An image cannot be read, or a flip test was requested of a network that finds people.
         BackendError: The backend failed.
     """
     all_labels, turn = labels, estimator.spec.input.turn
-    if flip_test and estimator.finds_people:
-        raise UsageError(
-            "A flip test is for networks that look into a box, and this one finds people itself.",
-            hint="Leave out --flip-test.",
-        )
+    if flip_test:
+        check_flip_test(estimator.spec)
     everybody: dict[Path, list[Pose]] = {}
     boxes: BoxAccuracy | None = None
     if estimator.finds_people:
         everybody, boxes = _detect(estimator, labels, scenes or {})
         pairs = _pairs(labels, everybody)
         labels_from += f", of which {len(pairs)} were found"
-        if not pairs:
-            raise UsageError(
-                f"None of the {len(labels)} labelled people was found.",
-                hint="Lower min_score of [decoder], and check the [input] of the model spec.",
-            )
         labels, poses = [labelled for labelled, _ in pairs], [pose for _, pose in pairs]
     else:
         estimate: Callable[..., Pose] = flip_tested(estimator) if flip_test else estimator
@@ -278,9 +278,9 @@ def evaluate(
         for labelled, pose in zip(labels, poses, strict=True):
             everybody.setdefault(labelled.path, []).append(pose)
     errors = _errors(labels, [marks_of(pose) for pose in poses], [pose.keypoints_3d for pose in poses])
-    summary = errors.summary()
+    summary, nobody = errors.summary(boxes), not poses
     sides = np.array([labelled.side_px for labelled in labels])
-    of_image = np.nanmean(errors.box_share, axis=1)
+    of_image = np.empty(0) if nobody else np.nanmean(errors.box_share, axis=1)
     order = np.argsort(-of_image, kind="stable")
     middle = max(0, (len(order) - SHOWN) // 2)
     sigmas = oks_sigmas(estimator.spec.skeleton.keypoint_names)
@@ -291,10 +291,10 @@ def evaluate(
     return Evaluation(
         labels_from=labels_from + (" and their mirror images" if flip_test else ""),
         images=summary.images,
-        epe_px=float(np.nanmean(errors.box_share * sides[:, None])),
+        epe_px=None if nobody else float(np.nanmean(errors.box_share * sides[:, None])),
         epe_box_pct=summary.mean_error_box_pct,
         pck_05=summary.pck_05,
-        pck_auc=pck_auc(errors.labelled, AUC_LIMIT),
+        pck_auc=None if nobody else pck_auc(errors.labelled, AUC_LIMIT),
         mpjpe_mm=_mpjpe_mm([pose.keypoints_3d for pose in poses], labels, estimator.spec.decoder),
         pa_mpjpe_mm=summary.pa_mpjpe_mm,
         oks_ap=_oks_ap(everybody, all_labels, ignored, sigmas) if sigmas else None,
@@ -309,12 +309,17 @@ def evaluate(
 def _detect(
     estimator: PoseEstimator, labels: Sequence[LabelledImage], scenes: Mapping[Path, SceneBoxes]
 ) -> tuple[dict[Path, list[Pose]], BoxAccuracy | None]:
-    """Who is found in every picture of the labels, and how well boxes are, those of low scores among them."""
+    """Who is found in every picture of the labels, and how well boxes are, those of low scores among them.
+
+    Boxes that are given are taken as they are given: what overlaps may share in them, and candidates below the
+    threshold never do. Behind them come those that a lower threshold would add.
+    """
     spec, decoder = estimator.spec, estimator.spec.decoder
     assert isinstance(decoder, PeopleDecoder)
-    least, most = min(LEAST_SCORE, decoder.min_score), max(MOST_BOXES, decoder.max_people)
-    unsure = replace(spec, decoder=replace(decoder, min_score=least, max_people=most))
-    all_scores = PoseEstimator(unsure, estimator.session, "rgb")
+    most = max(MOST_BOXES, decoder.max_people)
+    thresholds = decoder.min_score, min(LEAST_SCORE, decoder.min_score)
+    finders = [replace(spec, decoder=replace(decoder, min_score=least, max_people=most)) for least in thresholds]
+    sure, anyone = (PoseEstimator(one, estimator.session, "rgb") for one in finders)
     everybody: dict[Path, list[Pose]] = {}
     found: list[FoundBoxes] = []
     for path in dict.fromkeys([*(one.path for one in labels), *scenes]):
@@ -322,12 +327,33 @@ def _detect(
             tensor, frames = estimator.prepare(_read_rgb(path), [None])
             outputs = estimator.session.run({estimator.session.inputs[0].name: tensor})
             everybody[path] = estimator.finish(estimator.decode(outputs), frames)
-            poses = all_scores.finish(all_scores.decode(outputs), frames)
-        if path in scenes:
+            above, poses = (one.finish(one.decode(outputs), frames) for one in (sure, anyone))
+            poses = above + poses[len(above) :]
+        if (scene := scenes.get(path)) is not None:
             boxes = np.reshape([pose.box for pose in poses], (-1, 4)).astype(np.float32)
             scores = np.array([pose.box_score for pose in poses], np.float32)
-            found.append(FoundBoxes(boxes, scores, scenes[path].labelled, scenes[path].ignored))
-    return everybody, box_accuracy(found, decoder.min_score)
+            found.append(FoundBoxes(boxes, scores, scene.labelled, scene.ignored, scene.crowds))
+    return everybody, box_accuracy(found, decoder.min_score, decoder.max_people)
+
+
+def people_accuracy(
+    estimator: PoseEstimator, labels: Sequence[LabelledImage], scenes: Mapping[Path, SceneBoxes]
+) -> Accuracy:
+    """The figures of a network that finds hands or people itself, in short; see `evaluate`.
+
+    Args:
+        estimator: Takes RGB.
+        labels: Of its own skeleton.
+        scenes: All pictures of the labels with their boxes, see `evaluation_scenes`.
+
+    Raises:
+        UsageError: An image cannot be read.
+        BackendError: The backend failed.
+    """
+    everybody, boxes = _detect(estimator, labels, scenes)
+    pairs = _pairs(labels, everybody)
+    found = [marks_of(pose) for _, pose in pairs], [pose.keypoints_3d for _, pose in pairs]
+    return _errors([labelled for labelled, _ in pairs], *found).summary(boxes)
 
 
 def marks_of(pose: Pose) -> Points:
@@ -359,11 +385,7 @@ def _pairs(labels: Sequence[LabelledImage], people: Mapping[Path, Sequence[Pose]
         if not poses:
             continue
         boxes = (np.stack([one.box for one in group]).astype(np.float32) for group in (here, poses))
-        shares = overlaps(*boxes)
-        while shares.max() >= _FOUND:
-            row, column = np.unravel_index(int(shares.argmax()), shares.shape)
-            pairs.append((here[int(row)], poses[int(column)]))
-            shares[row], shares[:, column] = 0, 0
+        pairs += [(here[row], poses[column]) for row, column in pairs_of(overlaps(*boxes), _FOUND)]
     return pairs
 
 

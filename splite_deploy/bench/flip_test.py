@@ -15,11 +15,25 @@ from numpy.typing import ArrayLike
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import TensorSpec
-from splite_deploy.decoders import Decoded, mean_heads
+from splite_deploy.decoders import Decoded, PeopleDecoder, mean_heads
+from splite_deploy.errors import UsageError
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import AnyImage
 from splite_deploy.spec import ModelSpec
+
+
+def check_flip_test(spec: ModelSpec) -> None:
+    """Refuses a flip test of a network that finds hands or people itself: who is found in both cannot be told.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if isinstance(spec.decoder, PeopleDecoder):
+        raise UsageError(
+            "A flip test is for networks that look into a box, and this one finds people itself.",
+            hint="Leave out --flip-test.",
+        )
 
 
 def flip_tested(estimator: PoseEstimator) -> Callable[[AnyImage, ArrayLike | None], Pose]:

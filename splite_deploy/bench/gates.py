@@ -64,6 +64,7 @@ _LABELS, _LABELS_3D, _COCO = (
     f"Add --eval LABELS{kind}." for kind in ("", " with labels in three dimensions", " of COCO's 17 keypoints")
 )
 
+_ERRORS = ("epe_px", "epe_box_pct", "pck_05", "pck_auc")
 _DETECTOR = "Add --eval LABELS, of a network that finds hands or people itself."
 
 METRICS: Mapping[str, Metric] = {
@@ -74,7 +75,7 @@ METRICS: Mapping[str, Metric] = {
         if stage != END_TO_END
         for figure in _FIGURES
     },
-    **{name: _part(f"accuracy.{name}", _LABELS) for name in ("epe_px", "epe_box_pct", "pck_05", "pck_auc")},
+    **{name: _part(f"accuracy.{name}", _LABELS) for name in _ERRORS},
     **{name: _part(f"accuracy.{name}", _LABELS_3D) for name in ("mpjpe_mm", "pa_mpjpe_mm")},
     "handedness": _part("accuracy.handedness", "Add --eval LABELS with handedness, of a network that tells it."),
     "oks_ap": _part("accuracy.oks_ap", _COCO),
@@ -138,7 +139,12 @@ class Gate:
         metric = METRICS[self.metric]
         value = metric.read(result)
         if value is None:
-            raise OptionError(f"{self.metric} was not measured ({result.label}).", hint=metric.needs)
+            nobody = result.accuracy is not None and result.accuracy.images == 0
+            hint = "None of those who are labelled was found: set limits on ap_30, ap_50 or recall_50."
+            raise OptionError(
+                f"{self.metric} was not measured ({result.label}).",
+                hint=hint if nobody and self.metric in _ERRORS else metric.needs,
+            )
         if not _OPERATORS[self.comparison](value, self.limit):
             return None
         side = "over" if self.comparison in (">", ">=") else "under"

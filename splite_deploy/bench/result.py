@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 from splite_deploy.bench.loop import END_TO_END, MODEL_ONLY, STAGES
 from splite_deploy.bench.stats import LatencyStats
-from splite_deploy.bundle.report import Layer
+from splite_deploy.bundle.report import BoxAccuracy, Layer
 from splite_deploy.device.environment import Environment
 from splite_deploy.device.sensors import Sensors
 from splite_deploy.errors import SpecError, UsageError
-from splite_deploy.metrics.detections import BoxAccuracy
 from splite_deploy.spec import Precision
 from splite_deploy.spec.plain import OPTIONAL, structure, to_plain
 
@@ -161,7 +160,8 @@ class Evaluation:
 
     Attributes:
         labels_from: Where the labels come from, as text.
-        images: Number of labelled hands or persons.
+        images: Number of labelled hands or persons that errors are of: of a network that finds them itself those that
+            it found. Where it found none the next four are None.
         epe_px: Mean keypoint error, pixels of the image.
         epe_box_pct: The same in percent of the longer side of the tight box of the labels, of COCO's box where a
             keypoint is not labelled.
@@ -184,10 +184,10 @@ class Evaluation:
 
     labels_from: str
     images: int
-    epe_px: float
-    epe_box_pct: float
-    pck_05: float
-    pck_auc: float
+    epe_px: float | None
+    epe_box_pct: float | None
+    pck_05: float | None
+    pck_auc: float | None
     mpjpe_mm: float | None
     pa_mpjpe_mm: float | None
     oks_ap: float | None

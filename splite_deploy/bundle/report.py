@@ -206,25 +206,60 @@ class LayerSearch:
 
 
 @dataclass(frozen=True)
+class BoxAccuracy:
+    """How well boxes are found; see `splite_deploy.metrics.detections`.
+
+    Attributes:
+        boxes: Labelled boxes.
+        ap_30: Average precision at an overlap of 0.3 (intersection over union), over all scores.
+        ap_50: The same at 0.5.
+        min_score: The threshold of the model, from which a box is given.
+        recall_30: Share of the labelled boxes that it gives, at an overlap of 0.3.
+        recall_50: The same at 0.5.
+        empty_images: Images that show nothing.
+        false_alarms: Boxes given in such an image, on average; None without any.
+    """
+
+    boxes: int
+    ap_30: float
+    ap_50: float
+    min_score: float
+    recall_30: float
+    recall_50: float
+    empty_images: int
+    false_alarms: float | None
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """Figures over a labelled set.
 
     Attributes:
-        images: Number of images.
-        mean_error_box_pct: Mean keypoint error in percent of the longer side of the tight box of the labels.
-        pck_05: Share of keypoints within 5 % of that side.
+        images: Number of labelled hands or people that errors are of; of a network that finds them itself those that it
+            found.
+        mean_error_box_pct: Mean keypoint error in percent of the longer side of the tight box of the labels; None where
+            nobody was found.
+        pck_05: Share of keypoints within 5 % of that side; None in that case.
         pa_mpjpe_mm: Mean per-keypoint 3D error after a similarity alignment of each sample, millimetres; None where
             labels or model have no third dimension.
+        boxes: How well boxes are found, of a network that finds hands or people itself; None for others.
     """
 
     images: int
-    mean_error_box_pct: float
-    pck_05: float
+    mean_error_box_pct: float | None
+    pck_05: float | None
     pa_mpjpe_mm: float | None
+    boxes: BoxAccuracy | None = field(default=None, metadata=OPTIONAL)
 
     def __str__(self) -> str:
-        text = f"{self.images} images: mean error {self.mean_error_box_pct:.2f} % of box, PCK@0.05 {self.pck_05:.4f}"
-        return text if self.pa_mpjpe_mm is None else f"{text}, PA-MPJPE {self.pa_mpjpe_mm:.2f} mm"
+        parts = []
+        if self.mean_error_box_pct is not None and self.pck_05 is not None:
+            parts = [f"mean error {self.mean_error_box_pct:.2f} % of box", f"PCK@0.05 {self.pck_05:.4f}"]
+        if self.pa_mpjpe_mm is not None:
+            parts.append(f"PA-MPJPE {self.pa_mpjpe_mm:.2f} mm")
+        if self.boxes is not None:
+            parts.append(f"AP@0.3 {self.boxes.ap_30:.4f}, AP@0.5 {self.boxes.ap_50:.4f}")
+        return f"{self.images} images: {', '.join(parts)}"
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from splite_deploy.arrays import FloatArray
+from splite_deploy.arrays import DoubleArray, FloatArray
 from splite_deploy.decoders.base import Decoded, Decoder, InputSize, People, Sizes
 from splite_deploy.errors import BackendError, require
 
@@ -23,6 +23,7 @@ BOX, SCORE, KEYPOINTS = slice(0, 4), 4, 5
 """Columns of a candidate: its box x0, y0, x1, y1 in input pixels, its score, then x, y and score of each keypoint."""
 CORNERS = 2
 """Marks of a box, its upper left and its lower right corner, where there are no keypoints; see `marks_of`."""
+_Floats = TypeVar("_Floats", FloatArray, DoubleArray)
 Rows = Callable[[int, NDArray[np.intp]], FloatArray]
 """Of a crop's number and (M,) numbers of candidates: these candidates, (M, 5 + 3 K), see `BOX`."""
 
@@ -187,15 +188,33 @@ def suppress(rows: FloatArray, overlap: float, most: int, way: Literal["greedy",
     return np.stack(taken) if taken else rows
 
 
-def overlaps(first: FloatArray, second: FloatArray) -> FloatArray:
+def overlaps(first: _Floats, second: _Floats) -> _Floats:
     """(P, Q) shares by which boxes (P, 4) and (Q, 4), xyxy, overlap: intersection over union; 0 without an area."""
+    shared = _shared(first, second)
+    return _share(shared, _areas(first)[:, None] + _areas(second)[None] - shared)
+
+
+def covered(first: _Floats, second: _Floats) -> _Floats:
+    """(P, Q) shares of the areas of boxes (P, 4) that boxes (Q, 4), xyxy, cover; 0 without an area."""
+    shared = _shared(first, second)
+    return _share(shared, np.broadcast_to(_areas(first)[:, None], shared.shape))
+
+
+def _shared(first: _Floats, second: _Floats) -> _Floats:
+    """(P, Q) areas that boxes have in common."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=-1)
-    areas = [np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=-1) for boxes in (first, second)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    share: FloatArray = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return share
+    shared: _Floats = np.prod(np.maximum(high - low, 0), axis=-1)
+    return shared
+
+
+def _areas(boxes: _Floats) -> _Floats:
+    areas: _Floats = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=-1)
+    return areas
+
+
+def _share(part: _Floats, whole: _Floats) -> _Floats:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
 def sigmoid(values: FloatArray) -> FloatArray:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from splite_deploy import __version__
 from splite_deploy.arrays import FloatArray
-from splite_deploy.bench.evaluation import evaluation_labels
+from splite_deploy.bench.evaluation import evaluation_labels, evaluation_scenes
+from splite_deploy.bench.flip_test import check_flip_test
 from splite_deploy.bundle import (
     FORMAT_VERSION,
     GOLDEN,
@@ -35,6 +36,7 @@ from splite_deploy.bundle import (
     write_golden,
 )
 from splite_deploy.bundle.report import Calibration, Parity
+from splite_deploy.decoders import PeopleDecoder
 from splite_deploy.device.int8 import read_int8_instructions
 from splite_deploy.errors import CalibrationError, ExportError, SpecError, SpliteError
 from splite_deploy.export.artifacts import (
@@ -89,6 +91,7 @@ from splite_deploy.export.variants import (
     make_variants,
 )
 from splite_deploy.files import writing
+from splite_deploy.metrics.labels import SceneBoxes
 from splite_deploy.metrics.parity import Outputs, limits_of
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.preprocess import Preprocessor
@@ -190,6 +193,11 @@ def export_bundle(
         spec = source.spec
         limits = {precision: export_limits(precision, spec, options) for precision in ("fp32", *options.precisions)}
         labels = evaluation_labels(options.evaluation, spec.keypoint_count) if options.evaluation else []
+        scenes: Mapping[Path, SceneBoxes] = {}
+        if options.evaluation and isinstance(spec.decoder, PeopleDecoder):
+            scenes = evaluation_scenes(options.evaluation)
+        if options.flip_test:
+            check_flip_test(spec)
 
         photographs, given = options.calibration_images, None
         try:
@@ -267,6 +275,7 @@ def export_bundle(
                     measured,
                     reference,
                     labels,
+                    scenes,
                     progress,
                     output.name,
                     notes,

@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.arrays import Feed
-from splite_deploy.bench.evaluation import Estimate, Points, errors_of_each, marks_of
+from splite_deploy.bench.evaluation import Estimate, Points, errors_of_each, people_accuracy
 from splite_deploy.bench.flip_test import flip_tested
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.loop import Options
 from splite_deploy.bench.windows import agree
 from splite_deploy.bundle.report import Accuracy, Layer, LayerSearch, Recommendation, RecommendationRow
+from splite_deploy.decoders import PeopleDecoder
 from splite_deploy.device.int8 import Int8Instructions
 from splite_deploy.export.artifacts import Measured
 from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.reference import Reference
-from splite_deploy.metrics.labels import LabelledImage
+from splite_deploy.metrics.labels import LabelledImage, SceneBoxes
 from splite_deploy.metrics.parity import violations
 from splite_deploy.runtime.estimator import PoseEstimator, two_passes
 from splite_deploy.runtime.pose import Pose
@@ -62,6 +63,7 @@ def recommend(
     measured: Sequence[Measured],
     reference: Reference,
     labels: Sequence[LabelledImage],
+    scenes: Mapping[Path, SceneBoxes],
     progress: Callable[[str], None],
     bundle: str,
     notes: Sequence[str] = (),
@@ -75,6 +77,7 @@ def recommend(
         measured: The artifacts, still open.
         reference: What they were compared with; its inputs are what is timed.
         labels: What to evaluate on; none measures no accuracy.
+        scenes: The pictures of the labels, of a network that finds hands or people itself.
         progress: Called with each step as it begins.
         bundle: Name of the bundle, for the commands that decide on the device.
         notes: What else is worth knowing before one is shipped, as text.
@@ -92,11 +95,14 @@ def recommend(
     if labels:
         progress(f"evaluating all artifacts on {len(labels)} labelled images")
         estimators = {label: PoseEstimator(spec, session, "rgb") for label, session in sessions.items()}
-        estimates = {
-            label: _estimate(two_passes(flip_tested(one) if flip_test else one, spec.input))
-            for label, one in estimators.items()
-        }
-        accuracy = {label: errors.summary() for label, errors in errors_of_each(labels, estimates).items()}
+        if isinstance(spec.decoder, PeopleDecoder):
+            accuracy = {label: people_accuracy(one, labels, scenes) for label, one in estimators.items()}
+        else:
+            estimates = {
+                label: _estimate(two_passes(flip_tested(one) if flip_test else one, spec.input))
+                for label, one in estimators.items()
+            }
+            accuracy = {label: errors.summary() for label, errors in errors_of_each(labels, estimates).items()}
     rows = []
     for one in measured:
         artifact, parity = one.artifact, one.deviation.parity
@@ -301,6 +307,6 @@ def _run(session: Session, tensors: Feed) -> Run:
 def _estimate(estimator: Callable[[Image, NDArray[np.float64]], Pose]) -> Estimate:
     def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Points, Points | None]:
         pose = estimator(image, box)
-        return marks_of(pose), pose.keypoints_3d
+        return pose.keypoints, pose.keypoints_3d
 
     return estimate

@@ -83,8 +83,8 @@ def bone_length(points: NDArray[np.floating[Any]], bones: ArrayLike) -> DoubleAr
 
 
 COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10))
-_MOST = 20
-"""So many predictions of an image count, the surest (COCO, "Keypoint Evaluation")."""
+MOST_POSES = 20
+"""So many predictions of an image count, the surest (COCO, "Keypoint Evaluation"); of boxes more do."""
 
 
 def oks(
@@ -134,7 +134,7 @@ class Scene:
     """The predictions and the objects of one image.
 
     Attributes:
-        similarity: (P, G) `oks` of each prediction with each object.
+        similarity: (P, G) of each prediction with each object: `oks`, or what boxes have in common.
         scores: (P,) confidence of the predictions.
         ignored: (G,) objects that nobody has to find: a prediction that matches one counts neither way.
         crowd: (G,) those among them that any number of predictions may match.
@@ -152,8 +152,10 @@ class Scene:
         return cls(np.array([[similarity]]), np.array([score]), no, no)
 
 
-def average_precision(scenes: Sequence[Scene], thresholds: Sequence[float] = COCO_THRESHOLDS) -> float:
-    """COCO's average precision, as pycocotools' COCOeval computes it for keypoints of all sizes.
+def average_precision(
+    scenes: Sequence[Scene], thresholds: Sequence[float] = COCO_THRESHOLDS, *, most: int = MOST_POSES
+) -> float:
+    """COCO's average precision, as pycocotools' COCOeval computes it for objects of all sizes.
 
     In each image the surest prediction chooses first, the object that it resembles most of those that are left; below
     the threshold it is wrong. Precision is taken at 101 recalls from 0 to 1, as the best at that recall or beyond, and
@@ -162,6 +164,7 @@ def average_precision(scenes: Sequence[Scene], thresholds: Sequence[float] = COC
     Args:
         scenes: One for each image; equally sure predictions come in their order.
         thresholds: Of the similarity.
+        most: So many predictions of an image count, the surest.
     """
     objects = sum(int((~scene.ignored).sum()) for scene in scenes)
     if not objects:
@@ -169,7 +172,7 @@ def average_precision(scenes: Sequence[Scene], thresholds: Sequence[float] = COC
     recalls = np.linspace(0, 1, 101)
     found = []
     for threshold in thresholds:
-        matches = [_matches(scene, threshold) for scene in scenes]
+        matches = [_matches(scene, threshold, most) for scene in scenes]
         scores = np.concatenate([scores for scores, _, _ in matches])
         right, counts = (np.concatenate([match[i] for match in matches]) for i in (1, 2))
         order = np.argsort(-scores, kind="stable")
@@ -182,9 +185,9 @@ def average_precision(scenes: Sequence[Scene], thresholds: Sequence[float] = COC
     return float(np.mean(found))
 
 
-def _matches(scene: Scene, threshold: float) -> tuple[DoubleArray, NDArray[np.bool_], NDArray[np.bool_]]:
+def _matches(scene: Scene, threshold: float, most: int) -> tuple[DoubleArray, NDArray[np.bool_], NDArray[np.bool_]]:
     """Scores of the predictions, the surest first; which matched; which count."""
-    order = np.argsort(-scene.scores, kind="stable")[:_MOST]
+    order = np.argsort(-scene.scores, kind="stable")[:most]
     free = np.ones(len(scene.ignored), bool)
     right, counts = np.zeros(len(order), bool), np.ones(len(order), bool)
     for place, index in enumerate(order):

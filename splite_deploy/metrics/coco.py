@@ -103,16 +103,16 @@ def read_coco(data: Any, file: Path) -> list[CocoObject]:
     return found
 
 
-def image_files(data: Any, file: Path) -> list[Path]:
-    """All images of a file, also those without an object; none of a list of results, which has no such list.
+def image_files(data: Any, file: Path) -> dict[int, Path]:
+    """All images of a file by number, also those without an object; none of a list of results, which has no such list.
 
     Raises:
         UsageError: The file is malformed, or its images are not found.
     """
-    names = list(_names(data, file).values()) if isinstance(data, Mapping) else []
-    refuse_outside(names, file)
-    folder = image_folder(file, names[0]) if names else file.parent
-    return [folder / name for name in names]
+    names = _names(data, file) if isinstance(data, Mapping) else {}
+    refuse_outside(list(names.values()), file)
+    folder = image_folder(file, next(iter(names.values()))) if names else file.parent
+    return {image_id: folder / name for image_id, name in names.items()}
 
 
 def _names(data: Mapping[str, Any], file: Path) -> dict[int, str]:

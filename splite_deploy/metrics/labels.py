@@ -14,10 +14,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,18 +117,20 @@ class SceneBoxes:
 
     Attributes:
         labelled: (G, 4) float64 xyxy pixels: what has to be found.
-        ignored: (I, 4) float64 of what nobody has to find.
+        ignored: (I, 4) float64 of what nobody has to find: those that say ``ignore``.
+        crowds: (C, 4) float64 of COCO's crowds.
     """
 
     labelled: NDArray[np.float64]
     ignored: NDArray[np.float64]
+    crowds: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """One entry of a file: a box, which may have keypoints; ``ignored`` where nothing is expected to be found in it.
+    """One entry of a file: a box, which may have keypoints; ``ignored`` where nobody has to find these.
 
-    Without a box it is a picture that shows nothing.
+    Without a box it is a picture that shows nothing. ``part`` says what it is to a detector: the field of `SceneBoxes`.
     """
 
     path: Path
@@ -136,6 +138,7 @@ class _Sample:
     labelled: LabelledImage | None
     split: str | None = None
     ignored: bool = False
+    part: Literal["labelled", "ignored", "crowds"] = "labelled"
 
 
 def _placed(
@@ -209,8 +212,8 @@ def read_ignored(path: Path) -> list[LabelledImage]:
     return [one.labelled for one in _of_split(path, None)[1] if one.ignored and one.labelled is not None]
 
 
-def read_images(path: Path) -> list[Path]:
-    """All images of a labels file, of COCO's also those in which nothing is labelled.
+def read_images(path: Path) -> dict[Path, int | None]:
+    """All images of a labels file with their COCO number, also those in which nothing is labelled, or crowds alone.
 
     Raises:
         UsageError: The file is missing or malformed.
@@ -218,9 +221,12 @@ def read_images(path: Path) -> list[Path]:
     file = path / "labels.json" if is_folder(path) else path
     samples = _read(file)
     data = _load(file)
+    found: dict[Path, int | None] = {}
     if is_coco(data):
-        return list(dict.fromkeys([*image_files(data, file), *(one.path for one in samples)]))
-    return list(dict.fromkeys(one.path for one in samples))
+        found = {image: image_id for image_id, image in image_files(data, file).items()}
+    for one in samples:
+        found.setdefault(one.path, None if one.boxed is None else one.boxed.image_id)
+    return found
 
 
 def read_scenes(path: Path, *, split: str | None = None) -> dict[Path, SceneBoxes]:
@@ -235,14 +241,18 @@ def read_scenes(path: Path, *, split: str | None = None) -> dict[Path, SceneBoxe
     """
     file, samples = _of_split(path, split)
     data = _load(file)
-    found: dict[Path, tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]] = {}
-    for image in image_files(data, file) if is_coco(data) and split is None else ():
-        found[image] = [], []
+    found: dict[Path, dict[str, list[NDArray[np.float64]]]] = {}
+    for image in image_files(data, file).values() if is_coco(data) and split is None else ():
+        found[image] = {}
     for one in samples:
-        labelled, ignored = found.setdefault(one.path, ([], []))
+        boxes = found.setdefault(one.path, {})
         if one.boxed is not None:
-            (ignored if one.ignored else labelled).append(one.boxed.box)
-    return {image: SceneBoxes(*(np.reshape(part, (-1, 4)) for part in parts)) for image, parts in found.items()}
+            boxes.setdefault(one.part, []).append(one.boxed.box)
+    names = [each.name for each in fields(SceneBoxes)]
+    return {
+        image: SceneBoxes(**{name: np.reshape(boxes.get(name, []), (-1, 4)) for name in names})
+        for image, boxes in found.items()
+    }
 
 
 def read_boxes(path: Path, *, split: str | None = None) -> list[BoxedImage]:
@@ -323,12 +333,13 @@ def _sample(sample: Any, folder: Path) -> _Sample:
     if split is not None and not isinstance(split, str):
         raise ValueError("split is not a text")
     ignored, empty = (_flag(sample, name) for name in ("ignore", "empty"))
+    part: Literal["labelled", "ignored"] = "ignored" if ignored else "labelled"
     if empty:
         if more := [name for name in ("keypoints", "box", "world_mm", "handedness") if name in sample]:
             raise ValueError(f"it says empty, and has {more[0]}")
         return _Sample(path, None, None, split)
     if "keypoints" not in sample and "box" in sample:
-        return _Sample(path, BoxedImage(path, _box(sample["box"])), None, split, ignored)
+        return _Sample(path, BoxedImage(path, _box(sample["box"])), None, split, ignored, part)
     values = numbers(sample["keypoints"], "keypoints")
     if values.ndim != 2 or values.shape[1] not in (2, 3) or len(values) == 0:
         raise ValueError("keypoints are not a list of pairs, or of triples")
@@ -341,7 +352,7 @@ def _sample(sample: Any, folder: Path) -> _Sample:
         raise ValueError(f"world_mm are not {len(keypoints)} triples")
     boxed = BoxedImage(path, box, keypoints=keypoints, labelled=labelled)
     right = _right(sample.get("handedness"))
-    return _Sample(path, boxed, LabelledImage(path, keypoints, box, world, labelled, right=right), split, ignored)
+    return _Sample(path, boxed, LabelledImage(path, keypoints, box, world, labelled, right=right), split, ignored, part)
 
 
 def _flag(sample: dict[str, Any], name: str) -> bool:
@@ -371,12 +382,13 @@ def _box(values: Any) -> NDArray[np.float64]:
 def _from_coco(one: CocoObject) -> _Sample:
     score = None if one.score == 1.0 else one.score
     boxed = BoxedImage(one.path, one.box, score, one.image_id)
+    part: Literal["labelled", "crowds"] = "crowds" if one.crowd else "labelled"  # whatever keypoints are labelled
     if one.keypoints is None or one.labelled is None:
-        return _Sample(one.path, boxed, None, ignored=one.crowd)
+        return _Sample(one.path, boxed, None, ignored=one.crowd, part=part)
     labelled = LabelledImage(
         one.path, one.keypoints, one.box, None, one.labelled, one.area_px2, one.image_id, one.crowd
     )
-    return _Sample(one.path, boxed, labelled, ignored=one.crowd or not one.labelled.any())
+    return _Sample(one.path, boxed, labelled, ignored=one.crowd or not one.labelled.any(), part=part)
 
 
 _Label = TypeVar("_Label")

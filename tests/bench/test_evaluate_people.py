@@ -11,11 +11,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from splite_deploy.bench.evaluation import evaluate, evaluation_labels, evaluation_scenes, ignored_labels
+from splite_deploy.bench.evaluation import (
+    evaluate,
+    evaluation_labels,
+    evaluation_scenes,
+    ignored_labels,
+    people_accuracy,
+)
 from splite_deploy.bench.report.sentences import _accuracy
 from splite_deploy.bundle import TensorSpec
+from splite_deploy.bundle.report import Accuracy
+from splite_deploy.decoders import Anchors, YoloPose
 from splite_deploy.decoders import Boxes as BoxDecoder
-from splite_deploy.decoders import YoloPose
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.labels import read_labels, read_scenes
 from splite_deploy.runtime.estimator import PoseEstimator
@@ -166,11 +173,57 @@ def test_a_detector_without_keypoints_is_evaluated_by_its_boxes(tmp_path: Path) 
     assert accuracy.epe_px == pytest.approx(0.0, abs=1e-4) and accuracy.pck_05 == 1
 
 
-def test_nobody_found_is_no_accuracy(tmp_path: Path) -> None:
+def test_weighted_boxes_are_evaluated_as_they_are_given(tmp_path: Path) -> None:
+    """Candidates below the threshold, thirty of them to the right, are no part of the mean that is given."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
+    (tmp_path / "labels.json").write_text(json.dumps({"samples": [{"image": "a.png", "box": [10, 10, 30, 30]}]}))
+    boxes, logits = np.zeros((1, 1024, 4), np.float32), np.full((1, 1024, 1), -20, np.float32)
+    for number, (x, score) in enumerate([(20, 0.9), *[(29, 0.2)] * 30, (52, 0.2)]):
+        boxes[0, number] = x - (number + 0.5) * 2, 20 - 1, 20, 20  # of the anchor in column `number` of the first row
+        logits[0, number] = np.log(score / (1 - score))
+    image = InputSpec(64, 64, "rgb", (0.0,) * 3, (1.0,) * 3, 1.0, 0, letterbox="centre")
+    for nms, right in (("weighted", 1.0), ("greedy", 1.0)):
+        decoder = Anchors(0.5, 0.3, 10, (2,), (1.0,), 0.0, 0.5, True, 64.0, 100.0, nms)  # type: ignore[arg-type]
+        opened = PoseEstimator(ModelSpec("anchors", image, decoder, SkeletonSpec((), ())), Given(boxes, logits), "rgb")
+        (given,) = opened.detect(np.zeros((64, 64, 3), np.uint8))
+        np.testing.assert_allclose(given.box, [10, 10, 30, 30], atol=1e-3)
+        found = evaluate(opened, evaluation_labels(tmp_path, 0), "a", tmp_path, scenes=evaluation_scenes(tmp_path))
+        assert found.boxes is not None and found.boxes.ap_50 == found.boxes.recall_50 == right, nms
+        assert found.epe_px == pytest.approx(0, abs=1e-3)
+
+
+class Given(Scripted):
+    """The same of anchors, on every picture."""
+
+    def __init__(self, boxes: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
+        super().__init__([])
+        self.given = {"boxes": boxes, "logits": logits}
+        self.inputs = (TensorSpec("image", (1, 3, 64, 64), "float32", "NCHW", "image"),)
+        self.outputs = tuple(TensorSpec(role, one.shape, "float32", "NAC", role) for role, one in self.given.items())
+
+    def run(self, feeds: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        return self.given
+
+
+def test_a_network_that_finds_nobody_has_a_precision_of_nothing(tmp_path: Path) -> None:
     points = np.random.default_rng(1).uniform(0, 40, (17, 2))
     file = write(tmp_path, [[points]])
-    with pytest.raises(UsageError, match="None of the 1 labelled people was found") as caught:
-        evaluate(estimator([row(points + 50, 0.9)[None]]), read_labels(file), "one", tmp_path)
-    assert "Lower min_score" in caught.value.hint
+    nobody = [row(points + 50, 0.9)[None]], np.zeros((1, 0, 57))
+    for people in nobody:
+        found = evaluate(estimator([*people]), read_labels(file), "one", tmp_path, scenes=read_scenes(file))
+        assert found.boxes is not None and found.labels_from == "one, of which 0 were found"
+        assert (found.boxes.ap_30, found.boxes.ap_50, found.boxes.recall_30, found.oks_ap) == (0, 0, 0, 0)
+        assert (found.images, found.epe_px, found.epe_box_pct, found.pck_05, found.pck_auc) == (0, *[None] * 4)
+        assert (found.mpjpe_mm, found.worst, found.median) == (None, (), ())
+        said = _accuracy(found)
+        assert "mean error" not in said and "1 boxes: AP@0.3 0.0000" in said and "Lower min_score" in said
+        short = people_accuracy(estimator([*people]), read_labels(file), read_scenes(file))
+        assert short == Accuracy(0, None, None, None, found.boxes)
+        assert str(short) == "0 images: AP@0.3 0.0000, AP@0.5 0.0000"
+
+
+def test_a_flip_test_is_for_networks_that_look_into_a_box(tmp_path: Path) -> None:
+    points = np.random.default_rng(1).uniform(0, 40, (17, 2))
+    file = write(tmp_path, [[points]])
     with pytest.raises(UsageError, match="flip test is for networks that look into a box"):
         evaluate(estimator([row(points, 0.9)[None]]), read_labels(file), "one", tmp_path, flip_test=True)

@@ -11,8 +11,8 @@ from bench_results import EVALUATION, bench_result, stats_of
 from splite_deploy.bench import BenchResult
 from splite_deploy.bench.gates import METRICS, Gate, check
 from splite_deploy.bench.loop import END_TO_END, MODEL_ONLY
+from splite_deploy.bundle.report import BoxAccuracy
 from splite_deploy.errors import GateError, UsageError
-from splite_deploy.metrics.detections import BoxAccuracy
 
 
 def slow() -> dict[str, object]:
@@ -86,6 +86,19 @@ def test_accuracy_that_was_not_measured_says_what_to_add() -> None:
     with pytest.raises(UsageError, match=r"epe_box_pct was not measured \(ort fp32\)") as caught:
         check([Gate.parse("epe_box_pct>2.5")], [bench_result(accuracy=None)])
     assert caught.value.hint == "Add --eval LABELS."
+
+
+def test_errors_of_nobody_are_no_figure() -> None:
+    nobody = {"images": 0, **dict.fromkeys(("epe_px", "epe_box_pct", "pck_05", "pck_auc"))}
+    boxes = BoxAccuracy(337, 0.0, 0.0, 0.4, 0.0, 0.0, 100, 0.05)
+    result = bench_result(accuracy=dataclasses.replace(EVALUATION, boxes=boxes, **nobody))
+    with pytest.raises(UsageError, match=r"pck_05 was not measured \(ort fp32\)") as caught:
+        check([Gate.parse("pck_05<0.9")], [result])
+    assert caught.value.hint == "None of those who are labelled was found: set limits on ap_30, ap_50 or recall_50."
+    with pytest.raises(GateError, match=r"ap_50 is 0, 0\.6 under the limit of 0\.6"):
+        check([Gate.parse("ap_50<0.6")], [result])
+    read = BenchResult.from_dict(json.loads(json.dumps(result.to_dict())))
+    assert read.accuracy == result.accuracy
 
 
 def test_an_unknown_metric_lists_all() -> None:

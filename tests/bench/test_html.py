@@ -15,9 +15,10 @@ from bench_results import EVALUATION, IMAGE, bench_result
 
 from splite_deploy.bench.report.html import html_page
 from splite_deploy.bench.report.pictures import SIDE_PX, Picture, close_up, draw_pictures
+from splite_deploy.bench.report.tables import markdown_text
 from splite_deploy.bench.result import BenchResult, ImageError, Windows
+from splite_deploy.bundle.report import BoxAccuracy
 from splite_deploy.errors import MissingDependencyError, UsageError
-from splite_deploy.metrics.detections import BoxAccuracy
 from splite_deploy.runtime.io.images import write_image
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.spec import SkeletonSpec
@@ -227,3 +228,13 @@ def test_the_page_says_how_well_boxes_are_found() -> None:
     assert "recall at 0.4: 0.8800 (overlap 0.3), 0.6000 (0.5)" in page.text
     assert "0.040 false alarms in each of 100 pictures that show nothing" in page.text
     assert "AP@0.5" not in Page(html_page([timed(accuracy=EVALUATION)])).text
+
+
+def test_a_detector_that_finds_nobody_has_no_error_on_the_page() -> None:
+    boxes = BoxAccuracy(337, 0.0, 0.0, 0.4, 0.0, 0.0, 100, 0.0)
+    nobody = {"images": 0, **dict.fromkeys(("epe_px", "epe_box_pct", "pck_05", "pck_auc"))}
+    result = timed(accuracy=dataclasses.replace(EVALUATION, boxes=boxes, worst=(), median=(), **nobody))
+    page = Page(html_page([result, result], {0: ()}))
+    assert "337 boxes: AP@0.3 0.0000" in page.text and "What it looks like" not in page.text
+    assert page.text.count("337 boxes") == 2
+    assert markdown_text([result]).splitlines()[2].endswith("|  |")

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 from splite_deploy.bundle import Bundle
 from splite_deploy.cli import main
 from splite_deploy.decoders import Boxes
-from splite_deploy.errors import CalibrationError
+from splite_deploy.errors import CalibrationError, UsageError
 from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.export.quant.calibration_lint import check_channel_order
 from splite_deploy.runtime import PoseEstimator
@@ -139,6 +140,32 @@ def test_bench_evaluates_boxes(detectors: Path, tmp_path: Path, name: str) -> No
     assert "AP@0.3 1.0000, AP@0.5 1.0000" in " ".join(said.split())
     boxes = json.loads((tmp_path / "r.jsonl").read_text())["accuracy"]["boxes"]
     assert (boxes["ap_50"], boxes["recall_50"], boxes["min_score"]) == (1.0, 1.0, threshold(bundle))
+
+
+def test_export_evaluates_boxes_as_bench_does(detectors: Path, tmp_path: Path) -> None:
+    net, samples = detectors / "yolo", []
+    with PoseEstimator.open(net / "net.splite", precision="fp32") as estimator:
+        for number in range(4):
+            shutil.copy(detectors / "pictures" / f"{number}.png", tmp_path)
+            found = estimator.detect(cv2.imread(str(tmp_path / f"{number}.png")))
+            samples += [{"image": f"{number}.png", "box": pose.box.astype(float).tolist()} for pose in found[1:]]
+            samples += [] if found[1:] else [{"image": f"{number}.png", "empty": True}]
+    (tmp_path / "labels.json").write_text(json.dumps({"samples": samples}))
+    made, shown = tmp_path / "net.splite", ("--images", detectors / "pictures", "--crops", "4")
+    said = invoked("export", net / "net.safetensors", *shown, "--eval", tmp_path, "-o", made)
+    assert "AP@0.5" in said and "recall at 0.5" in said and "false alarms" in said
+    recommendation = Bundle.open(made).report().recommendation
+    assert recommendation is not None
+    (row,) = recommendation.rows
+    invoked("bench", made, "--eval", tmp_path, "--frames", "10", "--json", tmp_path / "r.jsonl")
+    accuracy = json.loads((tmp_path / "r.jsonl").read_text())["accuracy"]
+    assert row.accuracy is not None and asdict(row.accuracy.boxes) == accuracy["boxes"]  # type: ignore[arg-type]
+    assert row.accuracy.boxes is not None and 0 < row.accuracy.boxes.ap_50 < 1
+    assert (row.accuracy.images, row.accuracy.mean_error_box_pct) == (accuracy["images"], accuracy["epe_box_pct"])
+    flipped = ExportOptions(evaluation=tmp_path, flip_test=True)
+    with pytest.raises(UsageError, match="this one finds people itself") as caught:
+        export_bundle(net / "net.safetensors", tmp_path / "flipped.splite", options=flipped)
+    assert caught.value.hint == "Leave out --flip-test."
 
 
 def test_a_graph_that_decodes_gives_the_same_boxes(detectors: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.coco import dataset, read_coco, result
-from splite_deploy.metrics.labels import read_boxes, read_ignored, read_images, read_labels
+from splite_deploy.metrics.labels import read_boxes, read_ignored, read_images, read_labels, read_scenes
 
 PERSON = {"id": 1, "name": "person", "keypoints": ["a", "b", "c"], "skeleton": [[1, 2]]}
 IMAGES = [{"id": 7, "file_name": "seven.jpg", "width": 90, "height": 80}]
@@ -139,10 +139,19 @@ def test_what_is_malformed_is_named(tmp_path: Path, change: dict[str, Any], said
 
 def test_images_without_anybody_are_listed(tmp_path: Path) -> None:
     images = [*IMAGES, {"id": 8, "file_name": "eight.jpg"}]
-    assert [path.name for path in read_images(write(tmp_path, {**coco(ONE), "images": images}))] == [
-        "seven.jpg",
-        "eight.jpg",
-    ]
+    found = read_images(write(tmp_path, {**coco(ONE), "images": images}))
+    assert {path.name: image_id for path, image_id in found.items()} == {"seven.jpg": 7, "eight.jpg": 8}
+
+
+def test_a_detector_has_to_find_whom_nobody_has_labelled_keypoints_of(tmp_path: Path) -> None:
+    """As pycocotools has it for boxes: crowds alone are left out there."""
+    blind = {**ONE, "id": 2, "keypoints": [0] * len(ONE["keypoints"]), "num_keypoints": 0, "bbox": [50, 5, 9, 9]}
+    crowd = {**ONE, "id": 3, "iscrowd": 1, "bbox": [0, 0, 90, 40]}
+    (scene,) = read_scenes(write(tmp_path, coco(ONE, blind, crowd))).values()
+    x, y, width, height = ONE["bbox"]
+    np.testing.assert_array_equal(scene.labelled, [[x, y, x + width, y + height], [50, 5, 59, 14]])
+    np.testing.assert_array_equal(scene.crowds, [[0, 0, 90, 40]])
+    assert scene.ignored.shape == (0, 4)
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:

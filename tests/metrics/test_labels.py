@@ -178,11 +178,11 @@ def test_a_picture_has_several_boxes_or_none(tmp_path: Path) -> None:
     file = write(tmp_path, {"samples": [*several, empty, {**SAMPLE, "ignore": True, "image": "c.jpg"}]})
     scenes = read_scenes(file)
     a, b, c = (tmp_path / name for name in ("images/a.jpg", "images/b.jpg", "c.jpg"))
-    assert list(scenes) == [a, b, c] == read_images(file)
+    assert list(scenes) == [a, b, c] and read_images(file) == {a: None, b: None, c: None}
     np.testing.assert_array_equal(scenes[a].labelled, [[10.5, 20.25, 30, 40], [1, 2, 30, 40]])
     np.testing.assert_array_equal(scenes[a].ignored, [[5, 5, 9, 9]])
     assert scenes[b].labelled.shape == scenes[b].ignored.shape == scenes[c].labelled.shape == (0, 4)
-    assert scenes[c].ignored.shape == (1, 4)
+    assert scenes[c].ignored.shape == (1, 4) and scenes[a].crowds.shape == (0, 4)
     assert list(read_scenes(file, split="val")) == [b]
     assert [one.path for one in read_labels(file)] == [a]
     assert [one.path for one in read_boxes(file)] == [a, a]

@@ -11,8 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 
-def coco_ap(truth: dict[str, Any], results: list[dict[str, Any]], sigmas: NDArray[np.float64] | None = None) -> float:
-    """What pycocotools makes of results."""
+def coco_ap(
+    truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    sigmas: NDArray[np.float64] | None = None,
+    *,
+    overlap: float | None = None,
+) -> float:
+    """What pycocotools makes of results: of keypoints, or of boxes at an overlap."""
     pytest.importorskip("pycocotools")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -21,10 +27,14 @@ def coco_ap(truth: dict[str, Any], results: list[dict[str, Any]], sigmas: NDArra
         known = COCO()
         known.dataset = truth
         known.createIndex()
-        judge = COCOeval(known, known.loadRes(results), "keypoints")
+        judge = COCOeval(known, known.loadRes(results), "keypoints" if overlap is None else "bbox")
         if sigmas is not None:
             judge.params.kpt_oks_sigmas = sigmas
+        if overlap is not None:
+            judge.params.iouThrs = np.array([overlap])
         judge.evaluate()
         judge.accumulate()
+        if overlap is not None:  # its summary is of COCO's own overlaps
+            return float(judge.eval["precision"][0, :, 0, 0, -1].mean())
         judge.summarize()
     return float(judge.stats[0])

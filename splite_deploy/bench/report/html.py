@@ -82,6 +82,7 @@ def html_page(results: Sequence[BenchResult], pictures: Mapping[int, Sequence[Pi
                 "pictures": [(picture, base64.b64encode(picture.jpeg).decode()) for picture in found],
             }
             for index, found in sorted((pictures or {}).items())
+            if found
         ],
         environments=_environments(results),
     )
@@ -181,11 +182,13 @@ def _stages(results: Sequence[BenchResult]) -> dict[str, Any] | None:
 def _pareto(results: Sequence[BenchResult]) -> dict[str, Any] | None:
     """Error over latency of the results that were evaluated; None where fewer than two were."""
     chosen = [
-        (number, result, result.accuracy) for number, result in enumerate(results, 1) if result.accuracy is not None
+        (number, result, accuracy, accuracy.epe_box_pct)
+        for number, result in enumerate(results, 1)
+        if (accuracy := result.accuracy) is not None and accuracy.epe_box_pct is not None
     ]
     if len(chosen) < 2:
         return None
-    points = [(result.stages[result.headline].p50_ms, accuracy.epe_box_pct) for _, result, accuracy in chosen]
+    points = [(result.stages[result.headline].p50_ms, error_pct) for _, result, _, error_pct in chosen]
     x_axis = Axis.around([x for x, _ in points], margin=0.1)
     errors = [y for _, y in points]
     y_axis = Axis.around([*errors, max(errors) + 0.4 * (max(errors) - min(errors))], margin=0.1)  # room for labels
@@ -213,7 +216,7 @@ def _pareto(results: Sequence[BenchResult]) -> dict[str, Any] | None:
                 "error_pct": point[1],
                 "best": index in front,
             }
-            for index, ((number, result, _), point) in enumerate(zip(chosen, points, strict=True))
+            for index, ((number, result, *_), point) in enumerate(zip(chosen, points, strict=True))
         ],
         "images": chosen[0][2].images,
         "labels_from": chosen[0][2].labels_from,

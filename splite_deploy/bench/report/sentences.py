@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from splite_deploy.bench.loop import END_TO_END, MODEL_ONLY
 from splite_deploy.bench.result import BenchResult, Evaluation, Sustained
-from splite_deploy.metrics.detections import BoxAccuracy
+from splite_deploy.bundle.report import BoxAccuracy
 
 
 def sentences(result: BenchResult) -> list[str]:
@@ -110,9 +110,9 @@ def boxes_found(found: BoxAccuracy | None) -> Iterator[str]:
 
 def _accuracy(found: Evaluation) -> str:
     parts = [
-        f"mean error {found.epe_px:.2f} px, {found.epe_box_pct:.2f} % of box",
-        f"PCK@0.05 {found.pck_05:.4f}",
-        f"AUC {found.pck_auc:.4f}",
+        *(() if found.epe_px is None else (f"mean error {found.epe_px:.2f} px, {found.epe_box_pct:.2f} % of box",)),
+        *(() if found.pck_05 is None else (f"PCK@0.05 {found.pck_05:.4f}",)),
+        *(() if found.pck_auc is None else (f"AUC {found.pck_auc:.4f}",)),
         *(() if found.mpjpe_mm is None else (f"MPJPE {found.mpjpe_mm:.2f} mm",)),
         *(() if found.pa_mpjpe_mm is None else (f"PA-MPJPE {found.pa_mpjpe_mm:.2f} mm",)),
         *(() if found.oks_ap is None else (f"AP (OKS) {found.oks_ap:.4f}",)),
@@ -120,4 +120,5 @@ def _accuracy(found: Evaluation) -> str:
         *(() if found.handedness is None else (f"handedness {found.handedness:.4f} ({found.handedness_hands})",)),
     ]
     turned = {None: "", "labels": ", turned by the angles of the labels", "two-passes": ", turned in two passes"}
-    return f"This file on {found.labels_from}{turned[found.angles]}: {', '.join(parts)}."
+    nobody = "" if found.images else " Lower min_score of [decoder] in model.toml, or check its [input]."
+    return f"This file on {found.labels_from}{turned[found.angles]}: {', '.join(parts)}.{nobody}"

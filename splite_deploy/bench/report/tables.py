@@ -81,11 +81,15 @@ def markdown_text(results: Sequence[BenchResult]) -> str:
             *(f"{value:.3f}" for value in (stats.p50_ms, stats.p90_ms, stats.p99_ms, stats.max_ms, model_only.p50_ms)),
             f"{result.frames_per_second:.1f}",
             "" if result.model_bytes is None else f"{result.model_bytes / 1e6:.2f}",
-            "" if result.accuracy is None else f"{result.accuracy.epe_box_pct:.2f}",
+            "" if result.accuracy is None else _or_nothing(result.accuracy.epe_box_pct),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     machines = dict.fromkeys(machine(result.environment) for result in results)
     return "\n".join([*lines, "", f"{'; '.join(map(_markdown, machines))}. Batch {_batches(results)}.", ""])
+
+
+def _or_nothing(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def machine(environment: Environment) -> str:

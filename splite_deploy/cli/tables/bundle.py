@@ -10,7 +10,7 @@ from rich.console import RenderableType
 
 from splite_deploy.bench.profile import types_histogram
 from splite_deploy.bundle import REPORT, Artifact, Bundle, Failure, Parity, Report, TensorSpec
-from splite_deploy.bundle.report import LayerSearch, Recommendation
+from splite_deploy.bundle.report import BoxAccuracy, LayerSearch, Recommendation
 from splite_deploy.cli.console import tick
 from splite_deploy.plain_table import Table, plain
 from splite_deploy.runtime.backends.trt.module import FLAVOURS
@@ -164,10 +164,10 @@ def _recommendation_tables(recommendation: Recommendation) -> list[RenderableTyp
     headings = ["MB", "p50 ms", "min ms", "speed-up", "deviation p50 px", "p95 px", "max px"]
     headings += [f"depth p95 {first.depth_unit}"] if first.depth is not None else []
     accuracy = Table(title="accuracy on the labels")
-    for one, names in (
-        (table, [*headings, "peak switches"]),
-        (accuracy, ["images", "mean error, % of box", "PCK@0.05", "PA-MPJPE, mm"]),
-    ):
+    finds = first.accuracy is not None and first.accuracy.boxes is not None
+    boxes = ["AP@0.3", "AP@0.5", "recall at 0.5", "false alarms"] if finds else []
+    errors = ["found" if finds else "images", "mean error, % of box", "PCK@0.05", "PA-MPJPE, mm"]
+    for one, names in ((table, [*headings, "peak switches"]), (accuracy, [*boxes, *errors])):
         one.add_column("artifact", no_wrap=True)
         for name in names:
             one.add_column(name, justify="right")
@@ -184,10 +184,18 @@ def _recommendation_tables(recommendation: Recommendation) -> list[RenderableTyp
         cells += [f"{row.depth.p95:.2g}"] if row.depth is not None else []
         table.add_row(label, *cells, str(row.peak_switches))
         if found is not None:
-            aligned = "" if found.pa_mpjpe_mm is None else f"{found.pa_mpjpe_mm:.2f}"
-            figures = f"{found.mean_error_box_pct:.2f}", f"{found.pck_05:.3f}"
-            accuracy.add_row(label, str(found.images), *figures, aligned)
+            places = (found.mean_error_box_pct, 2), (found.pck_05, 3), (found.pa_mpjpe_mm, 2)
+            figures = ["" if value is None else f"{value:.{digits}f}" for value, digits in places]
+            accuracy.add_row(label, *_of_boxes(found.boxes), str(found.images), *figures)
     return [table, *([accuracy] if first.accuracy is not None else ()), plain(recommendation.reason)]
+
+
+def _of_boxes(found: BoxAccuracy | None) -> list[str]:
+    """The cells of how well boxes are found."""
+    if found is None:
+        return []
+    alarms = "" if found.false_alarms is None else f"{found.false_alarms:.3f}"
+    return [*(f"{value:.3f}" for value in (found.ap_30, found.ap_50, found.recall_50)), alarms]
 
 
 def _facts(bundle: Bundle, report: Report) -> RenderableType:
