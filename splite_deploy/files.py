@@ -330,17 +330,23 @@ def work_folder(purpose: str) -> Iterator[Path]:
             raise OutputError(message, hint=TMP_HINT) from err
 
 
-def abandon_parts() -> None:
-    """Removes what this process has not finished, since it ends now; nothing takes its place from here on.
+@contextmanager
+def abandoned_parts() -> Iterator[None]:
+    """Removes what this process has not finished, since it ends now; nothing takes its place until the block ends.
 
     For a thread that ends the process while others are at work. What is about to take its place may do so first.
     """
-    if _moving.acquire(timeout=_MOVES_WITHIN_S):
-        for path in list(_unfinished):
+    held = _moving.acquire(timeout=_MOVES_WITHIN_S)
+    try:
+        for path in list(_unfinished) if held else ():
             _remove(path)
+        yield
+    finally:
+        if held:
+            _moving.release()
 
 
-interruption.at_end(abandon_parts)
+interruption.at_end(abandoned_parts)
 
 
 def _remove(path: Path) -> None:

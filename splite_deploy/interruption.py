@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -44,7 +44,8 @@ class Interruption:
         self._number: int | None = None
         self._again = False
         self._undivided, self._late = 0, False
-        self._last_acts: list[Callable[[], None]] = []
+        self._last_acts: list[Callable[[], AbstractContextManager[None]]] = []
+        self._ended = ExitStack()
         self._said = False
         self._before: dict[int, Any] = {}
         self._write: int | None = None
@@ -87,9 +88,13 @@ class Interruption:
         self._number = None
         write, self._write = self._write, None
         os.close(write)  # the thread ends
+        self._ended.close()
 
-    def at_end(self, act: Callable[[], None]) -> None:
-        """Has this called before the program ends because of a signal, perhaps in another thread than the main one."""
+    def at_end(self, act: Callable[[], AbstractContextManager[None]]) -> None:
+        """Has this entered before the program ends because of a signal, perhaps in another thread than the main one.
+
+        It is left where the process lives on, since somebody called the program as a function.
+        """
         self._last_acts.append(act)
 
     def settle(self) -> None:
@@ -192,7 +197,7 @@ class Interruption:
 
     def _clean_up(self) -> None:
         for act in self._last_acts:
-            act()
+            self._ended.enter_context(act())
 
     def _say(self, number: int) -> None:
         if self._said:

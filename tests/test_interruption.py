@@ -215,6 +215,38 @@ def test_the_command_line_gives_them_back(splite: Callable[..., Result]) -> None
     assert not interruption.current.came
 
 
+AS_A_FUNCTION = """
+import os, signal, sys, time
+from pathlib import Path
+from splite_deploy.cli.app import main
+from splite_deploy.files import exchange, part_folder, write_file
+
+@main.command()
+def work():
+    with part_folder(Path("bundle")) as folder:
+        (folder / "file").write_text("half")
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(600)
+
+for _ in range(2):
+    try:
+        main(["work"])
+    except SystemExit as err:
+        print(err.code, os.listdir())
+for name in ("one", "other"):
+    write_file(Path(name), name.encode())
+exchange(Path("one"), Path("other"))
+print(Path("one").read_text())
+"""
+
+
+def test_who_calls_the_command_line_as_a_function_writes_files_afterwards(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", AS_A_FUNCTION]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.returncode) == ("130 []\n130 []\nother\n", 0)
+    assert done.stderr == 2 * "Stopped by Ctrl-C; unfinished work was removed.\n"
+
+
 def test_a_fork_ends_as_forks_do(tmp_path: Path) -> None:
     body = (
         "import os\n        child = os.fork()\n        if child == 0:\n            time.sleep(600)\n"
