@@ -178,7 +178,8 @@ def _matched(before: FloatArray, after: FloatArray, decoder: PeopleDecoder, size
             (np.delete(theirs, list(pairs.values()), 0), ours, np.delete(shared, list(pairs.values()), 1).T),
         ):
             # One that lies this close to another may have been left out in its favour
-            lost = alone[overlap.max(axis=1, initial=0.0) < decoder.overlap - CLOSE, SCORE]
+            most = overlap.max(axis=1, initial=0.0)
+            lost = alone[(most < decoder.overlap - CLOSE) | (most == 0), SCORE]
             full = len(others) == decoder.max_people
             threshold = float(others[:, SCORE].min()) if full else decoder.min_score
             beyond = max(beyond, float((lost - threshold).max(initial=0.0)))

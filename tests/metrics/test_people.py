@@ -145,6 +145,19 @@ def test_two_that_overlap_by_about_the_limit_may_become_one() -> None:
     assert (people.found, people.missed, people.new, people.beyond) == (2, 0, 0, 0)
 
 
+@pytest.mark.parametrize("overlap", [0.05, 0.1, 0.11, 0.6])
+def test_a_person_that_is_lost_is_told_however_little_people_may_overlap(overlap: float) -> None:
+    both, one = crop((10, 10, 0.9), (60, 60, 0.8)), crop((10, 10, 0.9), (60, 60, 0.1))
+    people, _, _, int8 = measured(both, one, model(overlap=overlap))
+    assert (people.missed, people.new) == (1, 0) and people.beyond == pytest.approx(0.4)
+    assert any(line.startswith("1 people missed and 0 new") for line in int8)
+    people, *_ = measured(one, both, model(overlap=overlap))
+    assert (people.missed, people.new) == (0, 1) and people.beyond == pytest.approx(0.4)
+    touching = crop((10, 10, 0.9), (28, 10, 0.8)), crop((10, 10, 0.9), (30, 10, 0.1))
+    people, *_ = measured(*touching, model(overlap=overlap))
+    assert people.missed == int(overlap > 0.2), "what may have been left out in favour of the other is passed over"
+
+
 @pytest.mark.parametrize("score", [0.2, 0.95], ids=["nobody", "everybody"])
 def test_of_an_untrained_network_candidates_are_compared(score: float) -> None:
     rng = np.random.default_rng(1)
