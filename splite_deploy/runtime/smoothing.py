@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from splite_deploy.arrays import DoubleArray, FloatArray
+from splite_deploy.arrays import DoubleArray, FloatArray, is_number
+from splite_deploy.decoders import Unit
 from splite_deploy.errors import UsageError
-from splite_deploy.runtime.pose import Pose, size_px
+from splite_deploy.runtime.pose import Origin, Pose, size_px
 
 _LEAST_SIZE = 1e-6
+_MOST_S = 1e9
+"""After so long nothing is left of the frame before."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class OneEuro:
 
     def __post_init__(self) -> None:
         frequencies = self.min_cutoff_hz, self.speed_cutoff_hz
-        if not (all(0 < one < math.inf for one in frequencies) and 0 <= self.beta < math.inf):
+        are_numbers = all(map(is_number, (*frequencies, self.beta)))
+        if not (are_numbers and all(0 < one < math.inf for one in frequencies) and 0 <= self.beta < math.inf):
             raise UsageError(
                 f"{self} cannot be used.", hint="Frequencies are positive numbers in Hz, and beta is 0 or above."
             )
@@ -58,8 +62,23 @@ class OneEuro:
 
         Args:
             speed: In sizes per second.
+
+        Raises:
+            UsageError: It is no speed.
         """
+        if not (is_number(speed) and 0 <= speed < math.inf):
+            raise UsageError(f"A speed of {speed} is none.", hint="Pass sizes per second, 0 or above.")
         return 1000 / (2 * math.pi * (self.min_cutoff_hz + self.beta * speed))
+
+
+def check_smoothing(given: object) -> None:
+    """Refuses what says nothing of smoothing, as True.
+
+    Raises:
+        UsageError: It is neither a `OneEuro` nor None.
+    """
+    if not isinstance(given, OneEuro | None):
+        raise UsageError(f"The smoothing is {given!r}.", hint="Pass OneEuro(), or None for no smoothing.")
 
 
 class Smoother:
@@ -73,6 +92,7 @@ class Smoother:
         self._how = how
         self._time_s = 0.0
         self._filters: dict[str, _Filter] = {}
+        self._measured: tuple[Unit | None, Origin | None] = None, None
 
     def __call__(self, pose: Pose, time_s: float) -> Pose:
         """The pose of the next frame, smoothed.
@@ -80,17 +100,19 @@ class Smoother:
         Args:
             pose: As it was found.
             time_s: When the frame was taken, in seconds from any moment. Where it is that of the last frame nothing
-                moves; where it is earlier, as after a jump in a video, the filter begins anew.
+                moves; where it is earlier, as after a jump in a video, the filter begins anew. So it does in 3D where
+                the unit or the origin is another than before.
         """
         passed_s = time_s - self._time_s
         if passed_s < 0:
             self._filters = {}
         self._time_s = time_s
         flat = self._next("keypoints", pose.keypoints, passed_s, size_px(pose))
-        deep = pose.keypoints_3d
-        if deep is None:
+        deep, measured = pose.keypoints_3d, (pose.unit, pose.origin)
+        if deep is None or measured != self._measured:
             self._filters.pop("keypoints_3d", None)
-        else:
+        self._measured = measured
+        if deep is not None:
             deep = self._next("keypoints_3d", deep, passed_s, float(np.ptp(deep, axis=0).max()))
         return replace(pose, keypoints=flat, keypoints_3d=deep)
 
@@ -112,8 +134,11 @@ class _Filter:
     def next(self, values: FloatArray, passed_s: float, size: float, how: OneEuro) -> DoubleArray:
         if passed_s <= 0:
             return self._smooth
+        passed_s = min(passed_s, _MOST_S)
         before, self._found = self._found, values.astype(np.float64)
-        self._speed += _weight(how.speed_cutoff_hz, passed_s) * ((self._found - before) / passed_s - self._speed)
+        weight = _weight(how.speed_cutoff_hz, passed_s)
+        # a / T is finite where (x - x') / T is not
+        self._speed += 2 * math.pi * how.speed_cutoff_hz * (1 - weight) * (self._found - before) - weight * self._speed
         cutoffs_hz = how.min_cutoff_hz + how.beta * np.linalg.norm(self._speed, axis=1, keepdims=True) / max(
             size, _LEAST_SIZE
         )
@@ -123,4 +148,4 @@ class _Filter:
 
 def _weight(cutoff_hz: float | DoubleArray, passed_s: float) -> float | DoubleArray:
     """The weight of a new value in an exponential low-pass filter; see `OneEuro`."""
-    return 1 / (1 + 1 / (2 * math.pi * cutoff_hz * passed_s))
+    return 1 - 1 / (1 + 2 * math.pi * cutoff_hz * passed_s)

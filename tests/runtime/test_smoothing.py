@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,34 @@ def test_depth_that_comes_and_goes_begins_anew() -> None:
     assert np.isfinite(smoother(pose(np.zeros((3, 2)), flat), 0.3).keypoints).all()  # of no size
 
 
+def test_depth_of_another_unit_or_origin_begins_anew() -> None:
+    smoother, deep = Smoother(OneEuro(0.1, 0.0)), np.eye(3)
+    kinds: list[Any] = [("palm", "root"), ("mm", "root"), ("mm", "camera"), ("palm", "root")]
+    for index, (unit, origin) in enumerate(kinds):
+        one = replace(pose(SHAPE + index, 90.0**index * deep), unit=unit, origin=origin)
+        found = smoother(one, index / RATE_HZ)
+        np.testing.assert_array_equal(found.keypoints_3d, one.keypoints_3d)
+        assert (found.unit, found.origin) == (unit, origin)
+        assert index == 0 or (found.keypoints < one.keypoints).all(), "what is seen in the image goes on"
+
+
+@pytest.mark.parametrize("passed_s", [5e-324, 1e-320, 1e-310, 1e-30, 1e30, 1.7e308])
+@pytest.mark.parametrize("how", [OneEuro(), OneEuro(0.01, 50.0, 1e-3)])
+def test_any_time_may_pass_between_two_frames(passed_s: float, how: OneEuro) -> None:
+    smoother = Smoother(how)
+    first, then = pose(SHAPE, np.eye(3)), pose(SHAPE + 50, 2 * np.eye(3))
+    smoother(first, 0.0)
+    found = smoother(then, passed_s)
+    expected = first if passed_s < 1 else then
+    np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=1e-3)
+    np.testing.assert_allclose(found.keypoints_3d, expected.keypoints_3d, atol=1e-3)
+    assert np.isfinite(smoother(first, 1.1 * passed_s if passed_s < 1 else passed_s).keypoints).all()
+    Smoother(how)(first, -1.7e308)
+    jumped = Smoother(how)
+    jumped(first, -1.7e308)
+    np.testing.assert_allclose(jumped(then, 1.7e308).keypoints, then.keypoints, atol=1e-3)
+
+
 def test_who_was_lost_is_smoothed_anew() -> None:
     tracker = Tracker(smoothing=OneEuro(min_cutoff_hz=0.1, beta=0.0))
     tracker([pose(SHAPE)], 0.0)
@@ -130,7 +159,16 @@ def test_networks_without_keypoints_are_left_alone() -> None:
     assert [smoother(empty, at).keypoints.shape for at in (0.0, 0.1)] == [(0, 2), (0, 2)]
 
 
-@pytest.mark.parametrize("wrong", [{"min_cutoff_hz": 0.0}, {"beta": -1.0}, {"speed_cutoff_hz": float("inf")}])
+@pytest.mark.parametrize("speed", [-0.125, float("nan"), float("inf"), "1"])
+def test_a_lag_of_what_is_no_speed_is_refused(speed: Any) -> None:
+    with pytest.raises(UsageError, match=f"^A speed of {speed} is none") as caught:
+        OneEuro().lag_ms(speed)
+    assert "sizes per second" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"min_cutoff_hz": 0.0}, {"beta": -1.0}, {"beta": "8"}, {"speed_cutoff_hz": float("inf")}]
+)
 def test_values_that_are_none_are_refused(wrong: Any) -> None:
     with pytest.raises(UsageError, match="cannot be used") as caught:
         OneEuro(**wrong)
