@@ -60,6 +60,36 @@ class Stating:
         pass
 
 
+class Giving(Stating):
+    """A pipeline that gives such a frame."""
+
+    def __init__(self, frame: np.ndarray) -> None:
+        super().__init__(0.0)
+        self._frame = frame
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        return True, self._frame
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (np.zeros((120, 160), np.uint8), r"shape \(120, 160\) and type uint8"),
+        (np.zeros((120, 160, 4), np.uint8), r"shape \(120, 160, 4\) and type uint8"),
+        (np.zeros((120, 160, 3), np.uint16), r"shape \(120, 160, 3\) and type uint16"),
+        (np.zeros((0, 0, 3), np.uint8), r"shape \(0, 0, 3\) and type uint8"),
+    ],
+)
+def test_a_camera_that_gives_no_colour_pictures(frame: np.ndarray, said: str) -> None:
+    source = "videotestsrc ! video/x-raw, format=GRAY8 ! appsink"
+    with (
+        Camera(Giving(frame), source) as camera,  # type: ignore[arg-type]
+        pytest.raises(CameraError, match=f"{said}, no colour pictures of 8 bits") as caught,
+    ):
+        next(iter(camera))
+    assert "videoconvert ! video/x-raw, format=BGR ! appsink" in caught.value.hint
+
+
 @pytest.mark.parametrize("stated", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_rate_that_opencv_does_not_know_is_none(tmp_path: Path, stated: float) -> None:
     for source in ("0", "clip.avi"):

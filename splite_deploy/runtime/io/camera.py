@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from threading import RLock
+from typing import TYPE_CHECKING
 
 import cv2
 
@@ -20,6 +21,9 @@ from splite_deploy.runtime.io.native_name import is_utf8, native_name
 from splite_deploy.runtime.io.video import known_rate
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.text import quoted
+
+if TYPE_CHECKING:
+    from cv2.typing import MatLike
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
@@ -123,8 +127,8 @@ class Camera(Closing):
         """Reads until a file ends; a live source never ends by itself.
 
         Raises:
-            CameraError: A live source stopped, or a file holds no frame; or, after the last frame, a file is not whole;
-                or the camera was closed, or another thread reads it.
+            CameraError: A live source stopped, or gives no colour pictures of 8 bits, or a file holds no frame; or,
+                after the last frame, a file is not whole; or the camera was closed, or another thread reads it.
         """
         while True:
             frame = self._read()
@@ -155,6 +159,7 @@ class Camera(Closing):
             there, frame = self._capture.read()
             if not there:
                 return None
+            self._check_colour(frame)
             if not self.live:
                 self.time_s = self._clock(self._count, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
             self._count += 1
@@ -162,6 +167,15 @@ class Camera(Closing):
         finally:
             if alone:
                 self._lock.release()
+
+    def _check_colour(self, frame: MatLike) -> None:
+        """A pipeline decides what comes: planes of brightness and colour, for example, look like a grey picture."""
+        if frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == "uint8" and frame.size:
+            return
+        raise CameraError(
+            f"{self.source} gives frames of shape {frame.shape} and type {frame.dtype}, no colour pictures of 8 bits.",
+            hint="Name it by a GStreamer pipeline that ends in ' ! videoconvert ! video/x-raw, format=BGR ! appsink'.",
+        )
 
     def _check_whole(self, count: int) -> None:
         """OpenCV ends a file that was cut, or whose frames are damaged, like a whole one."""
