@@ -39,6 +39,7 @@ ANSWERS_WITHIN_S = 2.0
 LINGERS_S = 1.0
 """So long browsers that watched have time to ask once more, and learn that and why it has ended."""
 MOST_CONNECTIONS = 64
+"""At most so many browsers are connected; see `_newest_first`."""
 FIGURES_EVERY_S = 0.25
 
 _LOOKS_EVERY_S = 0.005
@@ -108,7 +109,7 @@ def serve(board: Board, host: str, port: int) -> Iterator[Served]:
         uvicorn.Config(
             page.app(),
             loop="asyncio",
-            http="h11",
+            http=_newest_first(),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -116,7 +117,7 @@ def serve(board: Board, host: str, port: int) -> Iterator[Served]:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
+            limit_concurrency=2 * MOST_CONNECTIONS,  # those that are being closed count, too
         )
     )
     thread = threading.Thread(target=server.run, args=([listener],), name="view", daemon=True)
@@ -141,6 +142,34 @@ def serve(board: Board, host: str, port: int) -> Iterator[Served]:
         server.force_exit = True  # a browser that does not read its answer is not waited for
         thread.join(1.0)
         listener.close()  # uvicorn does so unless it was stopped while it began
+
+
+def _newest_first() -> type[asyncio.Protocol]:
+    """The protocol of uvicorn, with at most `MOST_CONNECTIONS`: a new one takes the place of who was silent longest.
+
+    Connections that say nothing, of spare ones that browsers open or of who means harm, would keep all others out.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    heard: dict[asyncio.Protocol, asyncio.Transport] = {}  # who said something last comes last
+
+    class NewestFirst(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            heard[self] = transport
+            if len(heard) > MOST_CONNECTIONS:
+                heard.pop(next(iter(heard))).abort()
+
+        def data_received(self, data: bytes) -> None:
+            if self in heard:
+                heard[self] = heard.pop(self)
+            super().data_received(data)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            heard.pop(self, None)
+            super().connection_lost(exc)
+
+    return NewestFirst
 
 
 def _listen(host: str, port: int) -> socket.socket:

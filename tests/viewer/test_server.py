@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
@@ -262,6 +262,25 @@ def test_what_is_no_request_disturbs_nobody(served: Served, board: Board, capfd:
     show(board, 10)
     assert get(served, "/next").level == 10
     assert capfd.readouterr() == ("", "")
+
+
+def test_connections_that_say_nothing_keep_nobody_out(served: Served, board: Board) -> None:
+    show(board, 10)
+    watching = http.client.HTTPConnection(served.host, served.port, timeout=20)
+    with ExitStack() as stack:
+        stack.callback(watching.close)
+        silent = []
+        for index in range(3 * server_module.MOST_CONNECTIONS):
+            silent.append(stack.enter_context(socket.create_connection((served.host, served.port), 20)))
+            if index % 2:
+                silent[-1].sendall(b"GET /next HTTP/1.1\r\n")  # and nothing more
+            if index % 20 == 0:  # who watches is heard of
+                watching.request("GET", "/next")
+                answer = watching.getresponse()
+                assert (answer.status, len(answer.read()) > 100) == (200, True)
+        assert get(served, "/next").level == 10 and get(served, "/").status == 200
+        with suppress(ConnectionError):
+            assert silent[0].recv(1) == b"", "the oldest was closed"
 
 
 def test_names_are_data(tiny_bundle: Path) -> None:
