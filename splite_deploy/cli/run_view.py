@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from splite_deploy.viewer.board import Board
 
 HOST, PORT = "127.0.0.1", 8090  # as the help of `run` says
-_MOST_PAUSE_S = 1.0
-"""A file whose times are wrong, or hours apart, still goes on."""
+_MOST_OFF_S = 1.0
+"""A file whose times are wrong, or hours apart, still goes on, and does not hurry where the command was halted."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,16 @@ def _login() -> str:
 def in_its_time(frames: Iterator[tuple[float, Image]]) -> Iterator[tuple[float, Image]]:
     """Frames of a video file no sooner than it shows them, as a camera would give them.
 
+    Where its clock and ours come apart by more than a second, it goes on from there.
+
     Args:
         frames: With their times in seconds from the first.
     """
     began_s = time.perf_counter()
     for time_s, frame in frames:
         early_s = began_s + time_s - time.perf_counter()
-        if early_s > 0:
-            time.sleep(min(early_s, _MOST_PAUSE_S))
+        pause_s = min(max(early_s, -_MOST_OFF_S), _MOST_OFF_S)
+        began_s += pause_s - early_s
+        if pause_s > 0:
+            time.sleep(pause_s)
         yield time_s, frame

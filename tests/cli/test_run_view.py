@@ -187,6 +187,35 @@ def test_a_file_plays_in_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slept == [0.08, 0.13, 1.0]
 
 
+def test_a_gap_in_the_times_of_a_file_is_one_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And while the command was halted nothing was missed: it goes on in its time."""
+    now_s, slept = 100.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now_s
+        slept.append(round(seconds, 6))
+        now_s += seconds
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s)
+    monkeypatch.setattr(time, "sleep", sleep)
+    frame = np.zeros((4, 4, 3), np.uint8)
+    times_s = [0.0, 3600.0, 3600.1, 3600.2, 3600.3, 7200.0, 7200.1]
+    assert [at_s for at_s, _ in run_view.in_its_time((at_s, frame) for at_s in times_s)] == times_s
+    assert slept == [1.0, 0.1, 0.1, 0.1, 1.0, 0.1]
+
+    def halted() -> Iterator[tuple[float, np.ndarray]]:
+        nonlocal now_s
+        for index in range(40):
+            now_s += 600.0 if index == 10 else 0.0
+            yield index / 10, frame
+
+    slept.clear()
+    began_s = now_s
+    assert len(list(run_view.in_its_time(halted()))) == 40
+    assert slept[:9] == slept[-19:-10] == [0.1] * 9 and len(slept) >= 28
+    assert now_s - began_s == pytest.approx(600 + 3.9 - 1.0, abs=0.11), "a second at most is made up for"
+
+
 @pytest.mark.usefixtures("served")
 def test_what_ended_a_video_is_told_on_the_page_too(tiny_bundle: Path, tmp_path: Path) -> None:
     clip = clips.cut(clips.write_clip(tmp_path / "a.mp4", 20, fps=10), 0.7)
