@@ -268,8 +268,7 @@ class PoseEstimator(Closing):
         bone_length_mm: float | None = None,
     ) -> list[Pose]:
         """All stages in a row; ``decode`` takes the outputs by role."""
-        self._guard.enter()
-        try:
+        with self._guard:
             began_s = time.perf_counter()
             tensor, frames = self.prepare(image, boxes)
             prepared_s = time.perf_counter()
@@ -284,8 +283,6 @@ class PoseEstimator(Closing):
                 before[2] + ended_s - inferred_s,
             )
             return poses
-        finally:
-            self._guard.leave()
 
     def take_times(self) -> StageTimes:
         """Where the time went of all calls since this was last asked: asked after each frame, that of the frame."""
@@ -400,11 +397,8 @@ class PoseEstimator(Closing):
         if self._guard.forked:
             self.session.close()
             return
-        self._guard.enter()
-        try:
+        with self._guard:
             self.session.close()
-        finally:
-            self._guard.leave()
 
 
 def _check_absolute(intrinsics: ArrayLike | None, bone_length_mm: float | None) -> None:

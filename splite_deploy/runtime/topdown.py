@@ -143,17 +143,14 @@ class TopDown(Closing):
 
         Raises:
             UsageError: The frame or an option cannot be used.
-            BackendError: A backend failed.
+            BackendError: A backend failed, or another thread uses this.
         """
-        self._guard.enter()
-        try:
+        with self._guard:
             image = check_image(frame)
             if image.shape[:2] != self._size:
                 self.tracker.reset()
                 self._size = image.shape[0], image.shape[1]
             return self._next(image, time_s, options)
-        finally:
-            self._guard.leave()
 
     def detect(self, image: AnyImage, **options: Any) -> list[Pose]:
         """Everybody in one picture, by falling score of the detector, which is `Pose.box_score`; nobody is followed.
@@ -164,20 +161,22 @@ class TopDown(Closing):
 
         Raises:
             UsageError: The picture or an option cannot be used.
-            BackendError: A backend failed.
+            BackendError: A backend failed, or another thread uses this.
         """
-        self._guard.enter()
-        try:
+        with self._guard:
             image = check_image(image)
             found = _without_doubles(self._estimate(image, self.detector.detect(image), {}, options))
             poses = [replace(one.pose, box_score=one.box_score) for one in found]
             return poses[: self.tracker.max_people]
-        finally:
-            self._guard.leave()
 
     def reset(self) -> None:
-        """Forgets everybody, as for another video; ids go on."""
-        self.tracker.reset()
+        """Forgets everybody, as for another video; ids go on.
+
+        Raises:
+            BackendError: Another thread uses this.
+        """
+        with self._guard:
+            self.tracker.reset()
 
     def close(self) -> None:
         """Closes the detector and the estimator.
@@ -187,8 +186,7 @@ class TopDown(Closing):
         """
         with ExitStack() as stack:
             if not self._guard.forked:
-                self._guard.enter()
-                stack.callback(self._guard.leave)
+                stack.enter_context(self._guard)
             stack.callback(self.detector.close)
             stack.callback(self.estimator.close)
 

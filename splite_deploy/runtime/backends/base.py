@@ -273,42 +273,45 @@ def _tensor(spec: TensorSpec) -> str:
 class OneAtATime:
     """Lets one thread in at a time, in the process that made it; who comes second is told so, and does not wait.
 
-    Waiting would hide a mistake: what two threads share gives each the other's results. After a fork the threads of an
-    inference engine are gone, for which it would wait without end.
+    Who uses it as a context manager is in. Waiting would hide a mistake: what two threads share gives each the other's
+    results. After a fork the threads of an inference engine are gone, for which it would wait without end.
 
     Args:
         what: What it guards, for messages: ``session``.
+        engine: Whether an inference engine stands behind it; else a fork of this process may go on with it.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, *, engine: bool = True) -> None:
+        self._what, self._engine = what, engine
         self._lock = Lock()
         self._forks = _forks
 
     @property
     def forked(self) -> bool:
         """Whether this process is a child of the one that made it."""
-        return self._forks != _forks
+        return self._engine and self._forks != _forks
 
-    def enter(self) -> None:
-        """Begins; `leave` has to follow.
+    def __enter__(self) -> None:
+        """Begins.
 
         Raises:
             BackendError: Somebody is in, or this is another process.
         """
-        if self._forks != _forks:
+        if self.forked:
             raise BackendError(
                 f"The {self._what} was opened before this process was forked.",
                 hint="Open it in the process that uses it, or start that process with the method 'spawn'.",
             )
         if not self._lock.acquire(blocking=False):
+            hint = "make one for each."
+            if self._engine:
+                hint = "open one for each, and close it when its thread has ended."
             raise BackendError(
                 f"The {self._what} is in use, in another thread or further up in this one.",
-                hint=f"One {self._what} serves one thread: open one for each, and close it when its thread has ended.",
+                hint=f"One {self._what} serves one thread: {hint}",
             )
 
-    def leave(self) -> None:
-        """Ends."""
+    def __exit__(self, *raised: object) -> None:
         self._lock.release()
 
 
@@ -353,13 +356,10 @@ class BaseSession(Closing):
 
     def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
         """See `Session.run`."""
-        self._guard.enter()
-        try:
+        with self._guard:
             self._check_open()
             check_feeds(feeds, self.artifact.inputs)
             return self._infer(feeds)
-        finally:
-            self._guard.leave()
 
     def close(self) -> None:
         """See `Session.close`."""
@@ -369,13 +369,10 @@ class BaseSession(Closing):
             self._closed = True
             _left.append(vars(self).copy())
             return
-        self._guard.enter()
-        try:
+        with self._guard:
             if not self._closed:
                 self._closed = True
                 self._release()
-        finally:
-            self._guard.leave()
 
     def _check_open(self) -> None:
         if self._closed:
