@@ -10,15 +10,18 @@ from types import MappingProxyType
 
 import numpy as np
 
-from splite_deploy.arrays import DoubleArray
+from splite_deploy.arrays import DoubleArray, is_count, is_number
 from splite_deploy.errors import UsageError
+from splite_deploy.runtime.backends.base import OneAtATime
 from splite_deploy.runtime.pose import Pose, size_px
-from splite_deploy.runtime.smoothing import OneEuro, Smoother
+from splite_deploy.runtime.smoothing import OneEuro, Smoother, check_smoothing
 
 _LEAST_SIDE_PX = 1.0
+_AT_ONCE = 1 << 16
+"""So many coordinates are subtracted at once: of hundreds of people all would take memory, and more time."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Track:
     """A hand or person.
 
@@ -49,7 +52,8 @@ class Tracker:
     surest pair for the sum of all: between two frames what is the same lies much closer than what is not. An id is
     never given to another one later.
 
-    One serves one thread.
+    One serves one thread: a call while one of another thread runs is a `BackendError`. It sees no frames: where their
+    size changes, `reset` makes it forget who was where.
 
     Args:
         max_people: At most so many are followed, those that are followed already before new ones; None is any number.
@@ -57,7 +61,8 @@ class Tracker:
             keypoints, or of the box that the network found.
         remember: For so many frames a hand or person that is gone is known: one that comes back within reach has its id
             again.
-        smoothing: How much keypoints are smoothed, for example ``OneEuro()``; None leaves them as they are.
+        smoothing: How much keypoints are smoothed, for example ``OneEuro()``; None leaves them as they are. Boxes
+            without keypoints cannot be smoothed.
 
     Raises:
         UsageError: A value is out of its range.
@@ -71,17 +76,21 @@ class Tracker:
         remember: int = 30,
         smoothing: OneEuro | None = None,
     ) -> None:
-        if max_people is not None and max_people < 1:
-            raise UsageError(f"At most {max_people} people would be followed.", hint="Follow one at least.")
-        if not (0 < reach < math.inf and 0 <= remember < math.inf):
+        if max_people is not None and not is_count(max_people, 1):
+            raise UsageError(
+                f"At most {max_people} people would be followed.", hint="Pass a whole number from 1 on, or None."
+            )
+        if not (is_number(reach) and 0 < reach < math.inf and is_count(remember, 0)):
             raise UsageError(
                 f"A reach of {reach} or a memory of {remember} frames cannot be used.",
-                hint="The reach is a positive share of the size, such as 1.0; the memory is a number of frames.",
+                hint="The reach is a positive share of the size, such as 1.0; the memory is a whole number of frames.",
             )
-        self.max_people = max_people
+        check_smoothing(smoothing)
+        self.max_people: int | None = max_people
         self._reach, self._remember, self._smoothing = reach, remember, smoothing
-        self._tracks: dict[int, _Track] = {}
+        self._tracks: dict[int, _Track] = {}  # made anew for each frame: another thread may read who is followed
         self._last_id = 0
+        self._guard = OneAtATime("tracker", engine=False)
 
     def __call__(
         self, poses: Sequence[Pose], time_s: float | None = None, *, ids: Sequence[int | None] = ()
@@ -95,20 +104,26 @@ class Tracker:
                 known.
 
         Raises:
-            UsageError: The time is no finite number.
+            UsageError: The time is no finite number, an id is not known or given twice, or the poses are of another
+                network than those before, or have no keypoints that could be smoothed.
+            BackendError: Another thread uses this.
         """
-        if time_s is None:
-            time_s = time.monotonic()
-        if not math.isfinite(time_s):
-            raise UsageError(f"The time of a frame is {time_s}.", hint="Pass seconds, or None for now.")
-        found = self._named(poses, ids or [None] * len(poses))
-        for number in [number for number in self._tracks if number not in found]:
-            track = self._tracks[number]
-            track.missed += 1
-            track.smoother = None
-            if track.missed > self._remember:
-                del self._tracks[number]
-        return [self._seen(number, found[number], time_s) for number in sorted(found)]
+        with self._guard:
+            time_s = moment_s(time_s)
+            self._check(poses, ids)
+            found = self._named(poses, ids or [None] * len(poses))
+            tracks = {
+                number: _Track(track.pose, None, track.missed + 1)
+                for number, track in self._tracks.items()
+                if number not in found and track.missed < self._remember
+            }
+            shown = []
+            for number, pose in sorted(found.items()):
+                smoother = self._smoother(number)
+                tracks[number] = _Track(pose, smoother)
+                shown.append(replace(pose if smoother is None else smoother(pose, time_s), id=number))
+            self._tracks = tracks
+            return shown
 
     @property
     def followed(self) -> Mapping[int, Pose]:
@@ -126,8 +141,29 @@ class Tracker:
         return any(track.missed for track in self._tracks.values())
 
     def reset(self) -> None:
-        """Forgets everybody, as for another video; ids go on."""
-        self._tracks = {}
+        """Forgets everybody, as for another video; ids go on.
+
+        Raises:
+            BackendError: Another thread uses this.
+        """
+        with self._guard:
+            self._tracks = {}
+
+    def _check(self, poses: Sequence[Pose], ids: Sequence[int | None]) -> None:
+        counts = {len(pose.keypoints) for pose in poses} | {len(one.pose.keypoints) for one in self._tracks.values()}
+        if len(counts) > 1:
+            raise UsageError(
+                f"Poses of {' and '.join(map(str, sorted(counts)))} keypoints are of several networks.",
+                hint="Make a Tracker for each network, or call reset() between them.",
+            )
+        if self._smoothing is not None and counts == {0}:
+            raise UsageError("Boxes without keypoints cannot be smoothed.", hint="Make the Tracker without smoothing.")
+        known = [number for number in ids if number is not None]
+        if (ids and len(ids) != len(poses)) or len({*known}) < len(known) or not {*known} <= self._tracks.keys():
+            raise UsageError(
+                f"The ids {[*ids]} are not those of {len(poses)} poses: known are {[*self._tracks]}.",
+                hint="Give each pose an id of `followed` that no other one has, or None.",
+            )
 
     def _named(self, poses: Sequence[Pose], ids: Sequence[int | None]) -> dict[int, Pose]:
         """The poses by id, not more than may be followed."""
@@ -150,13 +186,25 @@ class Tracker:
         track = self._tracks.get(number)
         return math.inf if track is None else track.missed
 
-    def _seen(self, number: int, pose: Pose, time_s: float) -> Pose:
-        track = self._tracks.setdefault(number, _Track(pose, None))
-        track.pose, track.missed = pose, 0
-        if self._smoothing is not None:
-            track.smoother = track.smoother or Smoother(self._smoothing)
-            pose = track.smoother(pose, time_s)
-        return replace(pose, id=number)
+    def _smoother(self, number: int) -> Smoother | None:
+        """That which has smoothed somebody until now, or a new one."""
+        track = self._tracks.get(number)
+        if self._smoothing is None or (track is not None and track.smoother is not None):
+            return None if track is None else track.smoother
+        return Smoother(self._smoothing)
+
+
+def moment_s(time_s: float | None) -> float:
+    """The time of a frame in seconds, of any moment; None is now.
+
+    Raises:
+        UsageError: It is no finite number.
+    """
+    if time_s is None:
+        return time.monotonic()
+    if not (is_number(time_s) and math.isfinite(time_s)):
+        raise UsageError(f"The time of a frame is {time_s}.", hint="Pass seconds, or None for now.")
+    return float(time_s)
 
 
 def nearest(apart: DoubleArray, reach: float) -> Iterator[tuple[int, int]]:
@@ -166,11 +214,10 @@ def nearest(apart: DoubleArray, reach: float) -> Iterator[tuple[int, int]]:
         apart: (P, Q) distances.
         reach: Pairs further apart are none.
     """
-    left_rows, left_columns = set(range(apart.shape[0])), set(range(apart.shape[1]))
-    for flat in np.argsort(apart, axis=None, kind="stable"):
-        row, column = divmod(int(flat), apart.shape[1])
-        if not apart[row, column] <= reach:
-            return
+    rows, columns = np.nonzero(apart <= reach)
+    order = np.argsort(apart[rows, columns], kind="stable")
+    left_rows, left_columns = set(rows.tolist()), set(columns.tolist())
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
         if row in left_rows and column in left_columns:
             left_rows.remove(row)
             left_columns.remove(column)
@@ -183,7 +230,9 @@ def distances(first: Sequence[Pose], second: Sequence[Pose]) -> DoubleArray:
         return np.zeros((len(first), len(second)))
     one, other = (np.stack([_points(pose) for pose in poses]) for poses in (first, second))
     sizes = [max(size_px(pose), _LEAST_SIDE_PX) for pose in first]
-    apart_px = np.linalg.norm(one[:, None] - other[None], axis=-1).mean(axis=-1)
+    rows = max(1, _AT_ONCE // max(other.size, 1))
+    blocks = (one[start : start + rows, None] - other for start in range(0, len(one), rows))
+    apart_px = np.concatenate([np.linalg.norm(block, axis=-1).mean(axis=-1) for block in blocks])
     shares: DoubleArray = apart_px / np.array(sizes)[:, None]
     return shares
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from splite_deploy import Pose, Tracker
-from splite_deploy.errors import UsageError
+from splite_deploy import OneEuro, Pose, Tracker
+from splite_deploy.errors import BackendError, UsageError
+from splite_deploy.runtime.backends import base
 from splite_deploy.runtime.tracks import distances, nearest
 
 BODY = np.array([[0.0, -20.0], [-8.0, 0.0], [8.0, 0.0], [0.0, 20.0]])
@@ -53,6 +54,14 @@ def test_the_surest_pair_is_never_given_up_for_the_sum() -> None:
     assert list(nearest(apart, 1.0)) == [(0, 0), (1, 1)]
     assert list(nearest(apart, 0.25)) == [(0, 0)]
     assert list(nearest(np.array([[np.nan]]), 1.0)) == []
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        apart, left = rng.integers(0, 9, (5, 4)) / 8, []
+        for flat in np.argsort(apart, axis=None, kind="stable").tolist():  # all pairs, one after another
+            row, column = divmod(flat, 4)
+            if apart[row, column] <= 0.75 and all(row != one and column != other for one, other in left):
+                left.append((row, column))
+        assert list(nearest(apart, 0.75)) == left
     assert list(nearest(np.zeros((0, 3)), 1.0)) == list(nearest(np.zeros((3, 0)), 1.0)) == []
 
 
@@ -60,6 +69,10 @@ def test_distances_are_in_sizes() -> None:
     found = distances([body(50), body(90)], [body(50), body(70), body(130)])
     np.testing.assert_allclose(found, [[0, 0.5, 2], [1, 0.5, 1]], atol=1e-6)
     np.testing.assert_allclose(distances([bare(0, 0, 30, 40)], [bare(30, 40, 60, 80)]), [[50 / 40]])
+    crowd = [body(3 * x) for x in range(300)]
+    whole = distances(crowd, crowd)
+    assert whole.shape == (300, 300)
+    np.testing.assert_array_equal(whole[7:8], distances(crowd[7:8], crowd), "in blocks as at once")
     point = Pose(np.full((4, 2), 7, np.float32), np.ones(4, np.float32), np.zeros(4, np.float32))
     assert distances([point], [point])[0, 0] == 0 and np.isfinite(distances([point], [body(0)])).all()
 
@@ -115,6 +128,56 @@ def test_known_ids_are_taken_as_they_are() -> None:
     assert ids(tracker([body(90), body(50)], ids=[1, None])) == {90: 1, 50: 2}
 
 
+@pytest.mark.parametrize("ids", [[7, None], [1, 1], [1], [1, 2, None]])
+def test_ids_that_are_not_those_of_the_poses_are_refused(ids: Any) -> None:
+    tracker = Tracker()
+    tracker([body(50), body(150)])
+    with pytest.raises(UsageError, match=r"^The ids \[.*\] are not those of 2 poses: known are \[1, 2\]") as caught:
+        tracker([body(50), body(150)], ids=ids)
+    assert "`followed`" in caught.value.hint
+    assert [pose.id for pose in tracker([body(150), body(50)])] == [1, 2], "it goes on as before"
+
+
+def test_poses_of_another_network_are_refused() -> None:
+    tracker = Tracker()
+    tracker([body(50)])
+    with pytest.raises(UsageError, match=r"^Poses of 0 and 4 keypoints are of several networks") as caught:
+        tracker([bare(0, 0, 30, 40)])
+    assert "reset()" in caught.value.hint
+    with pytest.raises(UsageError, match="of several networks"):
+        tracker([body(50), bare(0, 0, 30, 40)])
+    tracker.reset()
+    assert [pose.id for pose in tracker([bare(0, 0, 30, 40)])] == [2]
+
+
+def test_boxes_are_not_smoothed_without_a_word() -> None:
+    tracker = Tracker(smoothing=OneEuro())
+    assert tracker([]) == []
+    with pytest.raises(UsageError, match=r"^Boxes without keypoints cannot be smoothed") as caught:
+        tracker([bare(0, 0, 30, 40)])
+    assert "without smoothing" in caught.value.hint
+
+
+def test_one_tracker_serves_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Tracker()
+    tracker([body(50)])
+
+    class Meanwhile(list[Pose]):
+        """Poses during which somebody else comes; who is followed may be read."""
+
+        def __len__(self) -> int:
+            assert list(tracker.followed) == [1]
+            for call in (lambda: tracker([body(50)]), tracker.reset):
+                with pytest.raises(BackendError, match=r"^The tracker is in use, in another thread") as caught:
+                    call()
+                assert caught.value.hint == "One tracker serves one thread: make one for each."
+            return super().__len__()
+
+    assert [pose.id for pose in tracker(Meanwhile([body(52)]))] == [1]
+    monkeypatch.setattr(base, "_forks", base._forks + 1)
+    assert [pose.id for pose in tracker([body(54)])] == [1], "no engine stands behind it: a fork may go on"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -122,6 +185,13 @@ def test_known_ids_are_taken_as_they_are() -> None:
         ({"reach": 0.0}, "A reach of 0.0 or a memory of 30 frames"),
         ({"reach": float("nan")}, "A reach of nan"),
         ({"remember": -1}, "A reach of 1.0 or a memory of -1 frames"),
+        ({"remember": 2.5}, "A reach of 1.0 or a memory of 2.5 frames"),
+        ({"reach": "1"}, "A reach of 1 or"),
+        ({"max_people": float("nan")}, "At most nan people would be followed"),
+        ({"max_people": 2.5}, "At most 2.5 people would be followed"),
+        ({"max_people": True}, "At most True people would be followed"),
+        ({"smoothing": True}, "The smoothing is True"),
+        ({"smoothing": OneEuro}, "The smoothing is <class"),
     ],
 )
 def test_values_that_are_none_are_refused(options: Any, said: str) -> None:
