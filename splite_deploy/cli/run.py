@@ -195,8 +195,7 @@ def run(
     pictures: list[Picture] = []
     network = following.network(estimator, backend, precision, threads, tuning)
     with network:
-        if estimator.finds_people and any(value is not None for value in options.values()):
-            raise UsageError("This model gives no depth.", hint="Leave out --intrinsics and --bone-length-mm.")
+        estimator.check_options(**options)
         if video:
             from splite_deploy.cli.run_video import run_video
 

@@ -20,7 +20,7 @@ from splite_deploy.errors import BackendError, UsageError
 from splite_deploy.metrics.turned_boxes import box_around, wrapped
 from splite_deploy.runtime.backends.base import OneAtATime
 from splite_deploy.runtime.closing import Closing
-from splite_deploy.runtime.lift import absolute, in_palms, weak_perspective
+from splite_deploy.runtime.lift import absolute, checked_camera, in_palms, weak_perspective
 from splite_deploy.runtime.network_file import NetworkFile
 from splite_deploy.runtime.pose import Origin, Pose
 from splite_deploy.runtime.preprocess import (
@@ -179,7 +179,7 @@ class PoseEstimator(Closing):
             UsageError: The image or the box cannot be used.
             BackendError: The backend failed, or gave a result that is not finite.
         """
-        _check_absolute(intrinsics, bone_length_mm)
+        self.check_options(intrinsics, bone_length_mm)
         return self._estimate(image, [box], self._decode.best, intrinsics, bone_length_mm)[0]
 
     def in_two_passes(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
@@ -197,6 +197,27 @@ class PoseEstimator(Closing):
             BackendError: See `__call__`.
         """
         return two_passes(self, self.spec.input)(image, box, **options)
+
+    def check_options(self, intrinsics: ArrayLike | None = None, bone_length_mm: float | None = None) -> None:
+        """Refuses options of `__call__` that cannot be used, whatever an image shows.
+
+        Args:
+            intrinsics: See `__call__`.
+            bone_length_mm: See `__call__`.
+
+        Raises:
+            UsageError: One is given without the other or is unusable, or the model gives no depth.
+        """
+        if intrinsics is None and bone_length_mm is None:
+            return
+        if self._depth is None:
+            raise UsageError("This model gives no depth.", hint="Leave out intrinsics and bone length.")
+        if intrinsics is None or bone_length_mm is None:
+            raise UsageError(
+                "Absolute 3D needs both the intrinsics and a bone length.",
+                hint="Give both, or neither for 3D relative to the root keypoint.",
+            )
+        checked_camera(intrinsics, bone_length_mm)
 
     def detect(self, image: AnyImage, box: ArrayLike | None = None) -> list[Pose]:
         """All people whose score reaches the threshold of the model, by falling score; an empty list for none.
@@ -254,7 +275,7 @@ class PoseEstimator(Closing):
             raise UsageError(
                 f"{boxes!r} is no list of boxes.", hint="Pass a list of boxes; None in it is the whole image."
             ) from err
-        _check_absolute(intrinsics, bone_length_mm)
+        self.check_options(intrinsics, bone_length_mm)
         if not boxes:
             return []
         return self._estimate(image, boxes, self._decode.best, intrinsics, bone_length_mm)
@@ -368,8 +389,6 @@ class PoseEstimator(Closing):
     ) -> tuple[FloatArray, Unit, Origin] | tuple[None, None, None]:
         how = self._depth
         if decoded.depth is None or how is None:
-            if intrinsics is not None:
-                raise UsageError("This model gives no depth.", hint="Leave out intrinsics and bone length.")
             return None, None, None
         depth: FloatArray | None = decoded.depth[index]
         unit: Unit = "mm" if how.unit == "mm" else "palm"
@@ -399,14 +418,6 @@ class PoseEstimator(Closing):
             return
         with self._guard:
             self.session.close()
-
-
-def _check_absolute(intrinsics: ArrayLike | None, bone_length_mm: float | None) -> None:
-    if (intrinsics is None) != (bone_length_mm is None):
-        raise UsageError(
-            "Absolute 3D needs both the intrinsics and a bone length.",
-            hint="Give both, or neither for 3D relative to the root keypoint.",
-        )
 
 
 def two_passes(estimate: Callable[..., Pose], spec: InputSpec) -> Callable[..., Pose]:

@@ -97,12 +97,7 @@ def absolute(
     Raises:
         UsageError: The intrinsics or the length are unusable.
     """
-    camera = _check_intrinsics(intrinsics)
-    if not SHORTEST_BONE_MM <= palm_mm <= LONGEST_BONE_MM:
-        raise UsageError(
-            f"The bone length {palm_mm} mm does not lie between {SHORTEST_BONE_MM:g} and {LONGEST_BONE_MM:g} mm.",
-            hint="Measure it in millimetres.",
-        )
+    camera = checked_camera(intrinsics, palm_mm)
     rays = np.column_stack([keypoints, np.ones(len(keypoints))]).astype(np.float64) @ np.linalg.inv(camera).T
     z = np.asarray(depth, np.float64) / (palm_mm if of.unit == "mm" else 1.0)
     z = z - z[of.root_keypoint]
@@ -147,7 +142,12 @@ def _differences(bones: tuple[tuple[int, int], ...], keypoints: int) -> FloatArr
     return matrix
 
 
-def _check_intrinsics(intrinsics: ArrayLike) -> NDArray[np.float64]:
+def checked_camera(intrinsics: ArrayLike, palm_mm: float) -> NDArray[np.float64]:
+    """The (3, 3) camera matrix, where it and the length of the palm can be used; see `absolute`.
+
+    Raises:
+        UsageError: They cannot.
+    """
     try:
         camera = np.asarray(intrinsics, np.float64)
     except (TypeError, ValueError):
@@ -159,5 +159,10 @@ def _check_intrinsics(intrinsics: ArrayLike) -> NDArray[np.float64]:
         raise UsageError(
             "The intrinsics are not an invertible (3, 3) camera matrix in pixels.",
             hint="Pass [[fx, 0, cx], [0, fy, cy], [0, 0, 1]].",
+        )
+    if not SHORTEST_BONE_MM <= palm_mm <= LONGEST_BONE_MM:
+        raise UsageError(
+            f"The bone length {palm_mm} mm does not lie between {SHORTEST_BONE_MM:g} and {LONGEST_BONE_MM:g} mm.",
+            hint="Measure it in millimetres.",
         )
     return camera

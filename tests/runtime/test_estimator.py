@@ -256,6 +256,10 @@ def test_unusable_3d_arguments(
 ) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         estimator(image, BOXES[0], intrinsics=intrinsics, bone_length_mm=length)
+    with pytest.raises(UsageError, match=message):
+        estimator.check_options(intrinsics, length)
+    with pytest.raises(UsageError, match=message):
+        estimator.batch(image, [], intrinsics=intrinsics, bone_length_mm=length)
     assert caught.value.hint
 
 
