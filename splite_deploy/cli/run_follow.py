@@ -106,6 +106,11 @@ class Following:
                     f"The model '{name}' finds one hand or person in each box, and --max-hands was given.",
                     hint="Name a detector with --detector, which finds the boxes, or leave out --max-hands.",
                 )
+            if self.smooth and estimator.spec.keypoint_count == 0:
+                raise UsageError(
+                    f"The model '{estimator.spec.name}' finds boxes alone, and --smooth was given.",
+                    hint="Leave out --smooth: it calms keypoints.",
+                )
             stack.pop_all()
             return network
 
@@ -169,15 +174,26 @@ def follower(
             return poses, bool(poses)
 
         return by_detector
-    tracker, track = following.tracker(), BoxTracker(network, start)
+    tracker, size = following.tracker(), (0, 0)
+
+    def named(poses: list[Pose], frame: Image, time_s: float) -> list[Pose]:
+        nonlocal size
+        if frame.shape[:2] != size:  # nobody is where somebody was
+            tracker.reset()
+            size = frame.shape[0], frame.shape[1]
+        return tracker(poses, time_s)
 
     def by_itself(frame: Image, time_s: float) -> tuple[list[Pose], bool]:
-        poses = tracker(network.detect(frame, start), time_s)
+        poses = named(network.detect(frame, start), frame, time_s)
         return poses, bool(poses)
+
+    if network.finds_people:
+        return by_itself
+    track = BoxTracker(network, start)
 
     def from_box(frame: Image, time_s: float) -> tuple[list[Pose], bool]:
         pose = track(frame, **options)
-        named = tracker([pose] if track.found else [], time_s)
-        return named or [pose], track.found
+        poses = named([pose] if track.found else [], frame, time_s)
+        return poses or [pose], track.found
 
-    return by_itself if network.finds_people else from_box
+    return from_box

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from splite_deploy.arrays import is_number
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.labels import tight_box
 from splite_deploy.metrics.turned_boxes import Turn, box_around
@@ -29,11 +29,29 @@ def check_limits(margin: float, min_score: float, min_presence: float) -> None:
     Raises:
         UsageError: They are not.
     """
-    if not (-_MOST_MARGIN < margin < _MOST_MARGIN and math.isfinite(min_score) and math.isfinite(min_presence)):
+    are_numbers = all(map(is_number, (margin, min_score, min_presence)))
+    if not (are_numbers and -_MOST_MARGIN < margin < _MOST_MARGIN and 0 <= min_score <= 1 and 0 <= min_presence <= 1):
         raise UsageError(
             f"The margin {margin}, the least score {min_score} or the least presence {min_presence} is no sensible "
             "number.",
             hint="The margin is a share of the box, such as 0.05; scores and presence lie between 0 and 1.",
+        )
+
+
+def check_estimator(given: object, part: str) -> None:
+    """Refuses what is no estimator, as the name of its file.
+
+    Args:
+        given: What somebody has passed.
+        part: What it was to be.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not isinstance(given, PoseEstimator):
+        raise UsageError(
+            f"The {part} is a {type(given).__name__}, not a PoseEstimator.",
+            hint="Pass what PoseEstimator.open gives for the bundle, or PoseEstimator.open_file for a file.",
         )
 
 
@@ -86,7 +104,7 @@ def _not_empty(box: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class BoxTracker:
-    """Follows one hand or person through the frames of a camera.
+    """Follows one hand or person through the frames of a camera. Where their size changes it begins anew.
 
     Attributes:
         box: Where it looks in the next frame; None is the whole frame. Where crops are turned it has the angle that the
@@ -102,6 +120,9 @@ class BoxTracker:
         min_score: See `next_box`. Scores are no probabilities and differ between models: look at those of frames with
             and without a hand or person.
         min_presence: See `next_box`.
+
+    Raises:
+        UsageError: The network gives no keypoints, or a value is out of its range.
     """
 
     def __init__(
@@ -114,10 +135,17 @@ class BoxTracker:
         min_presence: float = 0.5,
     ) -> None:
         check_limits(margin, min_score, min_presence)
+        check_estimator(estimator, "estimator")
+        if estimator.spec.keypoint_count == 0:
+            raise UsageError(
+                f"The model '{estimator.spec.name}' finds boxes alone, and no keypoints that could be followed.",
+                hint="Give what its detect() finds to a Tracker.",
+            )
         self.estimator = estimator
         self.box: ArrayLike | None = start
         self.found = False
         self._start = start
+        self._size: tuple[int, ...] | None = None
         self._limits = {"margin": margin, "min_score": min_score, "min_presence": min_presence}
 
     def __call__(self, frame: AnyImage, **options: Any) -> Pose:
@@ -127,11 +155,13 @@ class BoxTracker:
             UsageError: The frame, the start box or an option cannot be used.
             BackendError: The backend failed.
         """
-        height, width = check_image(frame).shape[:2]
-        knows_angle = self.box is not None and np.size(self.box) > _CORNERS
+        height, width = size = check_image(frame).shape[:2]
+        box = self.box if self._size in (None, size) else self._start
+        knows_angle = box is not None and np.size(box) > _CORNERS
         estimate = self.estimator if knows_angle else self.estimator.in_two_passes
-        pose = estimate(frame, self.box, **options)
+        pose = estimate(frame, box, **options)
         followed = next_box(pose, height, width, **self._limits, turn=self.estimator.spec.input.turn)
+        self._size = size
         self.found = followed is not None
         self.box = self._start if followed is None else followed
         return pose

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ pytest.importorskip("onnx")
 
 import box_detector
 import hand_video
+import marked_hands as world
 from hand_video import AWAY, FRAMES, HEIGHT, WIDTH, Frame, moving_hand
+
+from splite_deploy import PoseEstimator
+from splite_deploy.cli.run_follow import follower
+from splite_deploy.cli.run_video import FOLLOWING
+from splite_deploy.errors import UsageError
 
 LATER = 45
 """By so many frames the hand on the right is behind that on the left."""
@@ -114,8 +121,6 @@ def test_two_hands_are_followed_through_a_video(
 def test_options_of_following(
     clip: Path, bundle: Path, detector: Path, splite: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from splite_deploy import PoseEstimator
-
     looks, detect = [], PoseEstimator.detect
 
     def counted(self: PoseEstimator, *arguments: Any) -> Any:
@@ -156,6 +161,27 @@ def test_a_network_that_finds_boxes_gives_ids(clip: Path, detector: Path, splite
     assert {one.get(0) for one in sides} == {1, None} and {one.get(1) for one in sides} == {2, None}
     assert all(len(line["poses"]) == 1 for line in records(splite("run", detector, clip, "--max-hands", 1)))
     assert len(records(splite("run", detector, clip, "--smooth"))) == len(lines)
+
+
+@pytest.mark.parametrize("finds_people", [True, False])
+def test_frames_of_another_size_forget_everybody(finds_people: bool) -> None:
+    network = PoseEstimator(world.estimator_spec(turned=False), world.Estimator(), "rgb")
+    if finds_people:
+        network = PoseEstimator(world.detector_spec(), world.Detector(), "rgb")
+    follow = follower(network, None if finds_people else (120, 80, 200, 160), {}, FOLLOWING)
+    ids = []
+    for height in (240, 240, 300, 300, 240):
+        poses, found = follow(world.picture([world.hand(160, 120)], height), 0.1 * len(ids))
+        assert found
+        ids.append([pose.id for pose in poses])
+    assert ids == [[1], [1], [2], [2], [3]]
+
+
+def test_boxes_alone_are_not_calmed_without_a_word() -> None:
+    network = PoseEstimator(world.detector_spec(()), world.Detector(()), "rgb")
+    with pytest.raises(UsageError, match="finds boxes alone, and --smooth was given") as caught:
+        replace(FOLLOWING, smooth=True).network(network, None, None, None, ())
+    assert "Leave out --smooth" in caught.value.hint
 
 
 def test_pictures_need_no_box(
@@ -233,8 +259,6 @@ def test_a_result_never_replaces_the_detector(
 
 def test_the_halves_are_what_they_are_said_to_be(detector: Path) -> None:
     """The detector of these tests itself."""
-    from splite_deploy import PoseEstimator
-
     image = np.full((120, 240, 3), box_detector.WALL, np.uint8)
     image[30:60, 20:80], image[50:90, 150:200] = 0, 255
     with PoseEstimator.open_file(detector) as network:
