@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from splite_deploy.arrays import is_count
 from splite_deploy.decoders.people import overlaps
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.labels import tight_box
@@ -20,11 +22,13 @@ from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import AnyImage, Image, check_box, check_image
-from splite_deploy.runtime.tracker import check_limits, next_box
-from splite_deploy.runtime.tracks import Tracker, distances, nearest
+from splite_deploy.runtime.tracker import check_estimator, check_limits, next_box
+from splite_deploy.runtime.tracks import Tracker, distances, moment_s, nearest
 
 Box = NDArray[np.float64]
 DETECT_EVERY = 5
+SPARE = 4
+"""So many more new boxes are looked into than there is room for: detectors take other things for hands, too."""
 _CORNERS = 4
 _SAME_BOX = 0.3
 """Overlap (intersection over union) at which what the detector found is somebody who is followed."""
@@ -71,7 +75,7 @@ class TopDown(Closing):
     first where nobody is followed, where somebody was lost a short while ago, and otherwise every ``detect_every``
     frames, unless as many are followed as the tracker may. What it finds beside those who are followed is looked at
     together with them: all crops of a frame are one inference where the bundle has a dynamic batch, else one inference
-    each.
+    each. They are never more than four beyond ``max_people`` of the tracker: of new ones the surest.
 
     Somebody is lost where the network says that the crop shows nobody (`Pose.presence`; a single-stage network finds
     nobody there), where a network that does not say has low scores, and where keypoints fall together, far apart or
@@ -94,7 +98,7 @@ class TopDown(Closing):
             this object, as is the estimator.
         estimator: Finds keypoints in boxes. A single-stage network serves, too, and then gives the best one of each.
             To follow what a single-stage network finds alone, no detector is needed: see `Tracker`.
-        tracker: Gives ids, limits their number and smooths; None is ``Tracker()``.
+        tracker: Gives ids, limits their number and smooths; it serves this alone. None is ``Tracker()``.
         detect_every: In frames. Somebody who comes into the picture while others are followed is found that late.
         margin: See `BoxTracker`. At 0 crops are those of training, and of the detector: a network that finds hands a
             little too large in larger crops lets them grow from frame to frame.
@@ -118,8 +122,11 @@ class TopDown(Closing):
     ) -> None:
         _check_parts(detector, estimator)
         check_limits(margin, min_score, min_presence)
-        if detect_every < 1:
-            raise UsageError(f"The detector would look every {detect_every} frames.", hint="1 is every frame.")
+        if not is_count(detect_every, 1):
+            raise UsageError(
+                f"The detector would look every {detect_every} frames.", hint="Pass a whole number; 1 is every frame."
+            )
+        _check_tracker(tracker)
         self.detector, self.estimator = detector, estimator
         self.tracker = Tracker() if tracker is None else tracker
         self._detect_every = detect_every
@@ -142,14 +149,12 @@ class TopDown(Closing):
             options: ``intrinsics`` and ``bone_length_mm`` of `PoseEstimator.__call__`.
 
         Raises:
-            UsageError: The frame or an option cannot be used.
+            UsageError: The frame, its time or an option cannot be used, or the tracker follows somebody else's people.
             BackendError: A backend failed, or another thread uses this.
         """
         with self._guard:
-            image = check_image(frame)
-            if image.shape[:2] != self._size:
-                self.tracker.reset()
-                self._size = image.shape[0], image.shape[1]
+            image, time_s = check_image(frame), moment_s(time_s)
+            self.estimator.check_options(**options)
             return self._next(image, time_s, options)
 
     def detect(self, image: AnyImage, **options: Any) -> list[Pose]:
@@ -165,6 +170,7 @@ class TopDown(Closing):
         """
         with self._guard:
             image = check_image(image)
+            self.estimator.check_options(**options)
             found = _without_doubles(self._estimate(image, self.detector.detect(image), {}, options))
             poses = [replace(one.pose, box_score=one.box_score) for one in found]
             return poses[: self.tracker.max_people]
@@ -190,14 +196,27 @@ class TopDown(Closing):
             stack.callback(self.detector.close)
             stack.callback(self.estimator.close)
 
-    def _next(self, image: Image, time_s: float | None, options: dict[str, Any]) -> list[Pose]:
-        followed = dict(self.tracker.followed)
-        is_due = self._is_due()
+    def _next(self, image: Image, time_s: float, options: dict[str, Any]) -> list[Pose]:
+        size, followed = (image.shape[0], image.shape[1]), dict(self.tracker.followed)
+        if not followed.keys() <= self._boxes.keys():
+            raise UsageError(
+                "The tracker follows people that this TopDown has not found.",
+                hint="Give each TopDown a Tracker of its own, or call the tracker's reset() first.",
+            )
+        is_new = size != self._size
+        if is_new:
+            followed = {}
+        is_due = is_new or self._is_due()
         detected = self._beside(self.detector.detect(image), followed) if is_due else []
         found = _without_doubles(self._estimate(image, detected, followed, options))
+        if is_new:  # not before: a frame with which something is wrong is as if it had not been
+            self.tracker.reset()
+            self._size = size
         poses = self.tracker([one.pose for one in found], time_s, ids=[one.id for one in found])
-        boxes = {number: one.box for number, pose in self.tracker.followed.items() for one in found if one.pose is pose}
-        self._boxes = {number: _steady(self._boxes.get(number), box) for number, box in boxes.items()}
+        boxes = {id(one.pose): one.box for one in found}
+        self._boxes = {
+            number: _steady(self._boxes.get(number), boxes[id(pose)]) for number, pose in self.tracker.followed.items()
+        }
         self._since_detected = 0 if is_due else self._since_detected + 1
         return poses
 
@@ -222,8 +241,11 @@ class TopDown(Closing):
     ) -> list[_Seen]:
         """What the estimator finds where those who are followed were, and in boxes of the detector."""
         height, width = image.shape[:2]
-        known = [(number, self._boxes[number]) for number in followed if number in self._boxes]
-        first = [(one, box) for one in detected if (box := self._first_box(one, height, width)) is not None]
+        most = self.tracker.max_people
+        room = None if most is None else most - len(followed) + SPARE
+        known = [(number, self._boxes[number]) for number in followed]
+        looked_at = ((one, box) for one in detected if (box := self._first_box(one, height, width)) is not None)
+        first = list(islice(looked_at, room))
         poses = self._look(image, [box for _, box in (*known, *first)], options)
         fresh = poses[len(known) :]
         if self._turn is not None:
@@ -261,8 +283,6 @@ class TopDown(Closing):
     def _look(self, image: Image, boxes: Sequence[Box], options: dict[str, Any]) -> list[Pose | None]:
         """A pose for each box, by one inference where the estimator takes several crops; None of nobody."""
         if self.estimator.finds_people:
-            if any(value is not None for value in options.values()):
-                raise UsageError("This model gives no depth.", hint="Leave out intrinsics and bone length.")
             found = (self.estimator.detect(image, box) for box in boxes)
             return [people[0] if people else None for people in found]
         if len(boxes) > 1 and self.estimator.takes_several:
@@ -280,24 +300,34 @@ def _without_doubles(seen: list[_Seen]) -> list[_Seen]:
 
     What the detector found anew where somebody is followed is a second look at the same: the surer one is kept.
     """
-    if len(seen) <= 1:
+    same = _same(seen)
+    if np.count_nonzero(same) == len(seen):  # each with itself alone
         return seen
     kept: list[_Seen] = []
-    for one in sorted(seen, key=lambda one: one.moved):
-        same = next((index for index, other in enumerate(kept) if _is_same(one, other)), None)
-        if same is None:
+    shows: list[int] = []  # of whom those who are kept have the pose
+    for index, one in sorted(enumerate(seen), key=lambda numbered: numbered[1].moved):
+        doubles = np.flatnonzero(same[shows, index])
+        if len(doubles) == 0:
             kept.append(one)
-        elif one.id is None and kept[same].id is not None and _sure(one.pose) > _sure(kept[same].pose):
-            kept[same] = replace(kept[same], pose=one.pose, box=one.box)
+            shows.append(index)
+            continue
+        place = int(doubles[0])
+        if one.id is None and kept[place].id is not None and _sure(one.pose) > _sure(kept[place].pose):
+            kept[place] = replace(kept[place], pose=one.pose, box=one.box)
+            shows[place] = index
     return kept
 
 
-def _is_same(one: _Seen, other: _Seen) -> bool:
-    """Whether two poses are of one hand or person; one of the detector needs less for that than what is followed."""
-    if distances([other.pose], [one.pose])[0, 0] < _SAME_POSE:
-        return True
-    boxes = [tight_box(seen.pose.keypoints).astype(np.float32)[None] for seen in (one, other)]
-    return (one.id is None or other.id is None) and bool(overlaps(*boxes)[0, 0] > _SAME_BOX)
+def _same(seen: Sequence[_Seen]) -> NDArray[np.bool_]:
+    """(N, N) who is one hand or person with whom; one of the detector needs less for that than what is followed."""
+    if len(seen) <= 1:
+        return np.ones((len(seen), len(seen)), np.bool_)
+    poses, fresh = [one.pose for one in seen], np.array([one.id is None for one in seen])
+    same: NDArray[np.bool_] = distances(poses, poses) < _SAME_POSE
+    if fresh.any():
+        boxes = np.stack([tight_box(pose.keypoints) for pose in poses]).astype(np.float32)
+        same |= (overlaps(boxes, boxes) > _SAME_BOX) & (fresh[:, None] | fresh)
+    return same
 
 
 def _sure(pose: Pose) -> float:
@@ -317,6 +347,8 @@ def _steady(before: Box | None, box: Box) -> Box:
 
 
 def _check_parts(detector: PoseEstimator, estimator: PoseEstimator) -> None:
+    check_estimator(detector, "detector")
+    check_estimator(estimator, "estimator")
     if not detector.finds_people:
         raise UsageError(
             f"The detector '{detector.spec.name}' finds one hand or person in each box, and no boxes.",
@@ -331,6 +363,14 @@ def _check_parts(detector: PoseEstimator, estimator: PoseEstimator) -> None:
         raise UsageError(
             f"The detector is opened for {detector.color} images, and the estimator for {estimator.color} ones.",
             hint="Open both with the same color.",
+        )
+
+
+def _check_tracker(given: object) -> None:
+    if not isinstance(given, Tracker | None):
+        raise UsageError(
+            f"The tracker is a {type(given).__name__}, not a Tracker.",
+            hint="Pass a Tracker, for example Tracker(max_people=4), or None.",
         )
 
 

@@ -13,9 +13,14 @@ import pytest
 from marked_hands import Detector, Estimator, hand, picture
 
 from splite_deploy import BoxTracker, OneEuro, Pose, PoseEstimator, TopDown, Tracker
+from splite_deploy.decoders.people import overlaps
 from splite_deploy.errors import BackendError, UsageError
+from splite_deploy.metrics.labels import tight_box
 from splite_deploy.metrics.turned_boxes import box_at, corners_of
+from splite_deploy.runtime import topdown
 from splite_deploy.runtime.io.draw import overlay
+from splite_deploy.runtime.topdown import SPARE, _Seen, _without_doubles
+from splite_deploy.runtime.tracks import distances
 
 Points = Any
 
@@ -126,6 +131,74 @@ def test_two_crops_of_one_hand_become_one() -> None:
     detector.more = [[x0 - 12, y0 + top - 12, x0 + 12, y0 + top + 12, 0.8], [x0, y0 + top, x1, y1 + top, 0.7]]
     for _ in range(5):
         assert whose(follow(picture([alone])), [alone]) == [1]
+
+
+def plainly_without_doubles(seen: list[_Seen]) -> list[_Seen]:
+    """The same, one pair after another."""
+
+    def is_same(one: _Seen, other: _Seen) -> bool:
+        boxes = [tight_box(it.pose.keypoints).astype(np.float32)[None] for it in (one, other)]
+        near = distances([other.pose], [one.pose])[0, 0] < 0.2
+        return bool(near or ((one.id is None or other.id is None) and overlaps(*boxes)[0, 0] > 0.3))
+
+    kept: list[_Seen] = []
+    for one in sorted(seen, key=lambda one: one.moved):
+        same = next((index for index, other in enumerate(kept) if is_same(one, other)), None)
+        if same is None:
+            kept.append(one)
+        elif one.id is None and kept[same].id is not None and one.pose.scores.mean() > kept[same].pose.scores.mean():
+            kept[same] = replace(kept[same], pose=one.pose, box=one.box)
+    return kept
+
+
+def test_doubles_are_found_as_by_looking_at_each_pair() -> None:
+    rng = np.random.default_rng(3)
+    replaced = 0
+    for _ in range(60):
+        seen = []
+        for number in range(int(rng.integers(1, 14))):
+            keypoints = (hand(0, 0) + rng.uniform(0, 60, 2) + rng.normal(0, 2, (3, 2))).astype(np.float32)
+            pose = Pose(keypoints, rng.uniform(0, 1, 3).astype(np.float32), tight_box(keypoints).astype(np.float32))
+            before = replace(pose, keypoints=keypoints + rng.normal(0, 5, 2).astype(np.float32))
+            follows = rng.random() < 0.5
+            seen.append(_Seen(pose, np.zeros(4), number if follows else None, before if follows else None))
+        expected = plainly_without_doubles(seen)
+        found = _without_doubles(seen)
+        assert {one.id: id(one.pose) for one in found if one.id is not None} == {
+            one.id: id(one.pose) for one in expected if one.id is not None
+        }
+        assert [id(one.pose) for one in found if one.id is None] == [id(one.pose) for one in expected if one.id is None]
+        replaced += sum(one.before is not None and not any(one is other for other in seen) for one in found)
+    assert replaced > 5
+
+
+def test_a_crowd_takes_no_look_at_each_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(topdown, "distances", lambda *poses: calls.append(0) or distances(*poses))
+    seen = [
+        _Seen(Pose(hand(60.0 * x, 0).astype(np.float32), np.ones(3, np.float32), np.zeros(4, np.float32)), np.zeros(4))
+        for x in range(60)
+    ]
+    assert _without_doubles(seen) == seen and len(calls) == 1
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_the_most_people_bound_the_crops(turned: bool) -> None:
+    follow, detector, estimator = made(Tracker(2), turned=turned)
+    detector.more = [[10 + 20 * x, 150, 28 + 20 * x, 170, 0.6] for x in range(8)]
+    hands = [hand(60, 60), hand(260, 60)]
+    for _ in range(3):
+        assert whose(follow(picture(hands)), hands) == [1, 2]
+    assert estimator.batches[0] == 2 + SPARE and estimator.batches[-2:] == [2, 2]
+    assert len(follow.detect(picture(hands))) == 2 and max(estimator.batches) == 2 + SPARE
+    whose(follow(picture(hands[:1])), hands)
+    del estimator.batches[:]
+    follow(picture(hands[:1]))
+    assert estimator.batches[0] == 1 + 1 + SPARE, "who is followed, and a place that is free"
+    anybody, detector, estimator = made(turned=turned)
+    detector.more = [[10 + 20 * x, 150, 28 + 20 * x, 170, 0.6] for x in range(8)]
+    anybody(picture(hands))
+    assert estimator.batches[0] == 10, "as many as the detector gives"
 
 
 def test_a_track_that_jumps_onto_another_hand_ends_and_the_other_one_goes_on() -> None:
@@ -298,6 +371,55 @@ def test_frames_of_another_size_begin_anew() -> None:
     assert detector.looks == 2
 
 
+@pytest.mark.parametrize("wrong", ["time", "option", "estimator", "detector"])
+def test_an_error_on_a_frame_of_another_size_forgets_nobody(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    follow, _, _ = made()
+    shown = [hand(100, 100), hand(200, 100)]
+    assert whose(follow(picture(shown)), shown) == [1, 2]
+    smaller = picture([hand(100, 100)], 200, 300)
+    with monkeypatch.context() as patch:
+        kind = {"estimator": Estimator, "detector": Detector}.get(wrong)
+        if kind is not None:
+            patch.setattr(
+                kind, "_infer", lambda self, _: {one.name: np.full((1, 3, 9), np.nan) for one in self.outputs}
+            )
+        time_s, options = (
+            (float("nan") if wrong == "time" else 0.0),
+            {"bone_length_mm": 90.0} if wrong == "option" else {},
+        )
+        with pytest.raises((BackendError, UsageError)):
+            follow(smaller, time_s, **options)
+    assert whose(follow(picture(shown)), shown) == [1, 2]
+    assert [pose.id for pose in follow(smaller)] == [3]
+
+
+@pytest.mark.parametrize("shown", [[], [hand(100, 100)]])
+def test_options_are_looked_at_whoever_is_there(shown: list[Points]) -> None:
+    follow, _, _ = made()
+    wrong: list[dict[str, Any]] = [{"bone_length_mm": 90.0}, {"intrinsics": np.eye(3)}]
+    for call in (follow, follow.detect):
+        for options in wrong:
+            with pytest.raises(UsageError, match=r"^This model gives no depth\.") as caught:
+                call(picture(shown), **options)
+            assert caught.value.hint == "Leave out intrinsics and bone length."
+        with pytest.raises(TypeError, match="bone_length"):
+            call(picture(shown), bone_length=9)
+
+
+def test_a_box_tracker_begins_anew_where_frames_change_their_size() -> None:
+    session = Estimator()
+    start = (120.0, 80.0, 200.0, 160.0)
+    track = BoxTracker(PoseEstimator(world.estimator_spec(turned=False), session, "rgb"), start)
+    for step in range(8):
+        pose = track(picture([hand(160 + 8 * step, 120)]))
+    assert pose.box[0] > 180
+    with pytest.raises(UsageError):
+        track(np.zeros((300, 400), np.uint8))
+    assert track(picture([hand(160 + 64, 120)])).box[0] > 180, "what was no frame changes nothing"
+    assert track(picture([hand(160, 120)], 300, 400)).box.tolist() == list(start) and track.found
+    assert track(picture([hand(164, 120)], 300, 400)).box[0] > 125
+
+
 def test_what_is_no_frame_is_refused_and_changes_nothing() -> None:
     follow, detector, _ = made()
     shown = [hand(100, 100)]
@@ -346,6 +468,52 @@ def test_a_single_stage_network_estimates_in_the_boxes_of_another() -> None:
     assert whose(follow(picture(alone)), alone) == [1], "where it finds nobody in the box, somebody is lost"
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"detect_every": float("nan")}, "The detector would look every nan frames."),
+        ({"detect_every": 2.5}, "The detector would look every 2.5 frames."),
+        ({"detect_every": True}, "The detector would look every True frames."),
+        ({"min_score": 2.0}, "the least score 2.0"),
+        ({"min_presence": -0.1}, "the least presence -0.1"),
+        ({"margin": "0.1"}, "The margin 0.1"),
+        ({"tracker": 4}, "The tracker is a int, not a Tracker."),
+        ({"tracker": Tracker}, "The tracker is a type, not a Tracker."),
+        ({"detector": "palm.splite"}, "The detector is a str, not a PoseEstimator."),
+        ({"estimator": Estimator()}, "The estimator is a Estimator, not a PoseEstimator."),
+    ],
+)
+def test_values_that_are_none_are_refused(options: dict[str, Any], said: str) -> None:
+    follow, _, _ = made()
+    with pytest.raises(UsageError) as caught:
+        TopDown(**{"detector": follow.detector, "estimator": follow.estimator, **options})
+    assert said in caught.value.message and caught.value.hint
+
+
+def test_a_box_tracker_follows_keypoints_alone() -> None:
+    with pytest.raises(UsageError, match=r"^The model 'marked-detector' finds boxes alone") as caught:
+        BoxTracker(PoseEstimator(world.detector_spec(()), Detector(()), "rgb"))
+    assert caught.value.hint == "Give what its detect() finds to a Tracker."
+    with pytest.raises(UsageError, match=r"^The estimator is a str, not a PoseEstimator\.") as caught:
+        BoxTracker("hand.splite")  # type: ignore[arg-type]
+    assert "PoseEstimator.open" in caught.value.hint
+
+
+def test_a_tracker_serves_one_pipeline() -> None:
+    tracker, shown = Tracker(), [hand(100, 100)]
+    first, second = made(tracker)[0], made(tracker)[0]
+    assert whose(first(picture(shown)), shown) == [1]
+    for _ in range(2):
+        with pytest.raises(UsageError, match="The tracker follows people that this TopDown has not found") as caught:
+            second(picture(shown))
+        assert "a Tracker of its own" in caught.value.hint
+    assert whose(first(picture(shown)), shown) == [1], "who was first goes on"
+    tracker.reset()
+    assert whose(second(picture(shown)), shown) == [2]
+    with pytest.raises(UsageError, match="has not found"):
+        first(picture(shown))
+
+
 @pytest.mark.parametrize("case", ["detector", "no keypoints", "colours", "every"])
 def test_networks_that_cannot_take_their_part_are_refused(case: str) -> None:
     def opened(color: Any = "rgb") -> PoseEstimator:
@@ -385,7 +553,12 @@ def test_one_pipeline_serves_one_thread_and_closes_both_networks(monkeypatch: py
     worker = threading.Thread(target=lambda: found.extend(follow(frame)))
     worker.start()
     assert began.wait(30)
-    calls: list[Callable[[], object]] = [lambda: follow(frame), lambda: follow.detect(frame), follow.close]
+    calls: list[Callable[[], object]] = [
+        lambda: follow(frame),
+        lambda: follow.detect(frame),
+        follow.reset,
+        follow.close,
+    ]
     for call in calls:
         with pytest.raises(BackendError, match=r"^The pipeline is in use, in another thread"):
             call()
