@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from splite_deploy.bench.loop import END_TO_END, MODEL_ONLY, STAGES
 from splite_deploy.bench.stats import LatencyStats
-from splite_deploy.bundle.report import BoxAccuracy, Layer
+from splite_deploy.bundle.report import BoxAccuracy, Layer, Percentiles
 from splite_deploy.device.environment import Environment
 from splite_deploy.device.sensors import Sensors
 from splite_deploy.errors import SpecError, UsageError
@@ -201,6 +201,32 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class KeypointDeviation:
+    """How far a file moves keypoints from those of the network that it was made of.
+
+    Attributes:
+        origin: ``recorded``: when the bundle was made, with the backend that the file was made for; ``measured``: by
+            this benchmark on its machine, on the golden crops of the bundle.
+        crops: Number of crops compared.
+        crops_from: Where the crops came from.
+        deviation_px: Pixels of the network's input.
+        deviation_pct: The same in percent of the longer side of the network's input.
+        depth: Deviation of the depth, in ``depth_unit``; None for models without depth.
+        depth_unit: ``mm``, ``palm`` where the model spec has no ``palm_mm``, or ``pixel``; empty without depth.
+        violations: The limits that it breaks, then or on the golden crops here, each as a phrase; none if it keeps all.
+    """
+
+    origin: Literal["recorded", "measured"]
+    crops: int
+    crops_from: str
+    deviation_px: Percentiles
+    deviation_pct: Percentiles
+    depth: Percentiles | None
+    depth_unit: str
+    violations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """One artifact, measured once on one machine. None and empty: not measured.
 
@@ -241,6 +267,9 @@ class BenchResult:
         layers: What the file is made of, where the backend can tell; with their times where it measured them.
         people_per_image: How many people the network finds in an image, on average; None where it finds none itself.
             Of more of them decoding takes longer.
+        run: What the results of one run have in common, whose artifacts were timed in turn; left out where it was timed
+            alone.
+        deviation: How far it moves keypoints; left out for a file without a bundle, and by earlier versions.
     """
 
     schema_version: int
@@ -276,6 +305,8 @@ class BenchResult:
     accuracy: Evaluation | None = None
     layers: tuple[Layer, ...] = ()
     people_per_image: float | None = None
+    run: str | None = field(default=None, metadata=OPTIONAL)
+    deviation: KeypointDeviation | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def label(self) -> str:

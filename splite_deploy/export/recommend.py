@@ -15,6 +15,8 @@ from splite_deploy.bench.evaluation import Estimate, Points, errors_of_each, peo
 from splite_deploy.bench.flip_test import flip_tested
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.loop import Options
+from splite_deploy.bench.recommend import Candidate, by_name_alone
+from splite_deploy.bench.recommend import recommend as choose_of
 from splite_deploy.bench.windows import agree
 from splite_deploy.bundle.report import Accuracy, Layer, LayerSearch, Recommendation, RecommendationRow
 from splite_deploy.decoders import PeopleDecoder
@@ -28,13 +30,8 @@ from splite_deploy.runtime.estimator import PoseEstimator, two_passes
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.runtime.session import Session
-from splite_deploy.spec import PRECISIONS
 from splite_deploy.text import command
 
-GAIN = 1.05
-"""A lower precision has to be so many times as fast: less is noise on most machines, and accuracy is lost for sure."""
-MOST_FLOAT = 0.75
-"""An int8 network with a larger share of its layers in float gains next to nothing, and goes by a wrong name."""
 FRAMES = 200
 SECONDS = 0.9
 """All artifacts together take about so long to time, however slow they are; twice as long where they are unsteady."""
@@ -224,60 +221,34 @@ def time_sessions(sessions: Mapping[str, Session], feeds: Mapping[str, Feed]) ->
     return timings
 
 
-def mostly_float(searches: Sequence[LayerSearch]) -> dict[str, str]:
-    """Artifacts that are int8 by their name alone, by their label, each with what it really is, as text."""
-    return {
-        one.artifact: f"{one.artifact} is int8 by name alone: {len(one.excluded)} of its {one.layers} layers are in "
-        "float"
-        for one in searches
-        if len(one.excluded) > MOST_FLOAT * one.layers
-    }
+def mostly_float(searches: Sequence[LayerSearch]) -> dict[str, tuple[str, ...]]:
+    """What speaks against artifacts that are int8 by their name alone, by their label, as phrases."""
+    return {one.artifact: tuple(by_name_alone(len(one.excluded), one.layers)) for one in searches}
 
 
-def choose(rows: Sequence[RecommendationRow], by_name: Mapping[str, str] | None = None) -> tuple[str | None, str]:
-    """The artifact to ship, None if every one is over its limits, and why.
+def choose(
+    rows: Sequence[RecommendationRow], against: Mapping[str, Sequence[str]] | None = None
+) -> tuple[str | None, str]:
+    """The artifact to ship, None if every one is over its limits, and why; see `splite_deploy.bench.recommend`.
 
     Args:
         rows: The artifacts.
-        by_name: Those that may not be recommended whatever they measure, see `mostly_float`.
-
-    It is the fastest within its limits; a lower precision has to be at least `GAIN` times as fast as the best of the
-    precisions above it. The shortest latencies are compared: other work on the machine can only lengthen one.
+        against: What else speaks against them, by label, as phrases; see `mostly_float`.
     """
-    by_name = by_name or {}
-    best: RecommendationRow | None = None
-    against: list[str] = []
-    for precision in PRECISIONS:
-        held = [row for row in rows if row.precision == precision]
-        against += [by_name[row.label] for row in held if row.label in by_name]
-        held = [row for row in held if row.label not in by_name]
-        against += [f"{row.label} is over its limits" for row in held if not row.within_limits]
-        fastest = min((row for row in held if row.within_limits), key=lambda row: row.shortest_ms, default=None)
-        if fastest is None:
-            continue
-        if best is None or best.shortest_ms >= GAIN * fastest.shortest_ms:
-            best = fastest
-        else:
-            against.append(
-                f"{precision.upper()} does not pay here: {fastest.label} takes {fastest.shortest_ms:.3f} ms, and "
-                f"{best.label} {best.shortest_ms:.3f} ms; it would have to be {GAIN - 1:.0%} faster"
-            )
-    if best is None:
-        return None, f"Ship none of them: {'; '.join(against)}."
-    disturbed = [row.label for row in rows if not row.steady]
-    gain = ""
-    if (best.speed_up or 0) >= GAIN and not {best.label, f"{best.backend} fp32"} & set(disturbed):
-        gain = f", {best.speed_up:.2f} times as fast as {best.backend} fp32"
-    others = "".join(f" {text[0].upper()}{text[1:]}." for text in against)
-    if disturbed:
-        others += (
-            f" Other work disturbed the timing of {', '.join(disturbed)}: how many times as fast one is cannot be "
-            "said; export again on a machine at rest."
+    candidates = [
+        Candidate(
+            name=row.label,
+            backend=row.backend,
+            precision=row.precision,
+            shortest_ms=row.shortest_ms,
+            p50_ms=row.p50_ms,
+            steady=row.steady,
+            against=(*(against or {}).get(row.label, ()), *(() if row.within_limits else ("is over its limits",))),
         )
-    return (
-        best.label,
-        f"Ship {best.label}: the fastest here within its limits, {best.shortest_ms:.3f} ms{gain}.{others}",
-    )
+        for row in rows
+    ]
+    found = choose_of(candidates, again="export again on a machine at rest")
+    return found.ship, found.line
 
 
 def decide_on_device(rows: Sequence[RecommendationRow], ship: str | None, bundle: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from bench_results import EVALUATION, IMAGE, bench_result
 
+from splite_deploy.bench.recommend import Recommendation
 from splite_deploy.bench.report.html import html_page
 from splite_deploy.bench.report.pictures import SIDE_PX, Picture, close_up, draw_pictures
 from splite_deploy.bench.report.tables import markdown_text
@@ -65,6 +66,13 @@ def timed(count: int = 500, **changes: object) -> BenchResult:
 
 def jpeg() -> bytes:
     return bytes(cv2.imencode(".jpg", np.zeros((32, 32, 3), np.uint8))[1].tobytes())
+
+
+def test_what_to_ship_is_said_at_the_top() -> None:
+    found = Recommendation("ort fp32", 0, "Ship <ort> fp32.", ("INT8 does not pay here.",), (1.0,))
+    page = Page(html_page([timed()], recommendation=found))
+    assert "Ship <ort> fp32. INT8 does not pay here." in page.text
+    assert "Ship" not in Page(html_page([timed()])).text
 
 
 def test_the_page_is_self_contained_and_holds_every_part() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from splite_deploy.bench.gates import METRICS
 from splite_deploy.bench.loop import DECODE, INFERENCE, MODEL_ONLY, PREPROCESS
+from splite_deploy.bench.recommend import Recommendation
 from splite_deploy.bench.report.charts import Axis, pareto_front, polylines, ridge, stacked
 from splite_deploy.bench.report.pictures import Picture
 from splite_deploy.bench.report.sentences import boxes_found
@@ -42,12 +43,18 @@ def check_available() -> None:
         ) from err
 
 
-def html_page(results: Sequence[BenchResult], pictures: Mapping[int, Sequence[Picture]] | None = None) -> str:
+def html_page(
+    results: Sequence[BenchResult],
+    pictures: Mapping[int, Sequence[Picture]] | None = None,
+    recommendation: Recommendation | None = None,
+) -> str:
     """The page of some results.
 
     Args:
         results: What was measured; one machine or several.
         pictures: By index of the result, if there are any.
+        recommendation: Which of the results to ship, see `splite_deploy.bench.recommend.recommend_of`; None says
+            nothing.
 
     Raises:
         UsageError: There is no result.
@@ -66,6 +73,7 @@ def html_page(results: Sequence[BenchResult], pictures: Mapping[int, Sequence[Pi
     page = jinja.from_string(source).render(
         version=__version__,
         title=", ".join(dict.fromkeys(result.model for result in results)),
+        recommendation=recommendation,
         machines=list(dict.fromkeys(machine(result.environment) for result in results)),
         dates=_dates(results),
         rows=[_row(number, result) for number, result in enumerate(results, 1)],
