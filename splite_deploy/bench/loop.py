@@ -7,7 +7,7 @@ Two ways to run the same inputs are timed in turn, a block of frames each:
 
 Both see the same inputs in the same order, and which of them goes first changes from block to block, so that
 clocks, heat and other processes hit both alike. Their difference is what pre- and postprocessing cost an application.
-Of a file without a model spec there is the model alone.
+Of a file without a model spec there is the model alone. Several artifacts are timed in one run, in turn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.arrays import Feed
 from splite_deploy.bench.stats import LatencyStats
-from splite_deploy.bench.windows import Samples, Settled, settle
+from splite_deploy.bench.windows import Samples, settle
 from splite_deploy.errors import UsageError
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.pose import Pose
@@ -256,43 +256,84 @@ def measure(
         UsageError: An input cannot be used.
         BackendError: The batch is not possible with this artifact, or the backend failed.
     """
+    return measure_in_turn([subject], options, clock=clock, progress=progress)[0]
+
+
+def measure_in_turn(
+    subjects: Sequence[Subject],
+    options: Options,
+    *,
+    clock: Clock = time.perf_counter_ns,
+    progress: Progress | None = None,
+) -> list[Measurement]:
+    """Times several subjects in one run, in turn, so that clocks, heat and other work hit all of them alike.
+
+    A window has many turns. In each of them every subject has its share of the window's frames, so that a fast one
+    times more of them; the order changes from turn to turn, at random, and a subject's first frame after another one is
+    not timed, since the caches hold what that one needed. The run ends once the last windows of all subjects agree.
+
+    Args:
+        subjects: What is timed.
+        options: How to measure each of them.
+        clock: Monotonic nanoseconds.
+        progress: Called with the progress, in frames of all subjects.
+
+    Returns:
+        What was measured of each. Of one whose last windows agree these alone count, of another one all.
+
+    Raises:
+        UsageError: An input cannot be used.
+        BackendError: The batch is not possible with an artifact, or a backend failed.
+    """
     report = progress or (lambda done, total: None)
+    order = np.random.default_rng(0)
     with garbage_collector_off():
-        warmup_frames, warmup_s, frame_s = _warm_up(subject, options, clock)
+        warmed = [_warm_up(subject, options, clock) for subject in subjects]
         overhead_us = timer_overhead_us(clock)
-        size = options.window_frames(frame_s)
-        planned, blocks = size * options.windows, -(-size // options.block_frames)
+        sizes = [options.window_frames(frame_s) for _, _, frame_s in warmed]
+        turns = -(-min(sizes) // options.block_frames)
+        planned, blocks = sum(sizes) * options.windows, [0] * len(subjects)
+
+        def time_window(number: int) -> list[Samples]:
+            times: list[_Durations] = [{stage: [] for stage in subject.stages} for subject in subjects]
+            done = number * sum(sizes)
+            for turn in range(turns):
+                for index in order.permutation(len(subjects)):
+                    subject, size = subjects[index], sizes[index]
+                    start, stop = (number * size + -(-size * edge // turns) for edge in (turn, turn + 1))
+                    if len(subjects) > 1:
+                        subject.run(start)
+                    for first in range(start, stop, options.block_frames):
+                        frames = range(first, min(first + options.block_frames, stop))
+                        subject.time_block(frames, clock, times[index], model_first=blocks[index] % 2 == 1)
+                        blocks[index] += 1
+                        done += len(frames)
+                        report(done, max(planned, (number + 1) * sum(sizes)))
+            return [
+                {stage: _without_timer(np.array(values), stage, overhead_us) for stage, values in one.items()}
+                for one in times
+            ]
+
         report(0, planned)
-
-        def time_window(number: int) -> Samples:
-            durations_ns: _Durations = {stage: [] for stage in subject.stages}
-            first, last = number * size, (number + 1) * size
-            for block in range(blocks):
-                start = first + block * options.block_frames
-                stop = min(start + options.block_frames, last)
-                odd = (number * blocks + block) % 2 == 1
-                subject.time_block(range(start, stop), clock, durations_ns, model_first=odd)
-                report(stop, max(planned, last))
-            return {
-                stage: _without_timer(np.array(values), stage, overhead_us) for stage, values in durations_ns.items()
-            }
-
-        settled: Settled = settle(
+        settled = settle(
             time_window,
-            subject.headline,
+            [subject.headline for subject in subjects],
             agreeing=options.windows,
             most=options.max_windows,
             tolerance=options.tolerance,
         )
-    return Measurement(
-        samples_ns=settled.samples,
-        warmup_frames=warmup_frames + settled.dropped * size,
-        warmup_s=warmup_s,
-        timer_overhead_us=overhead_us,
-        window_frames=size,
-        windows_p50_ms=tuple(p50 / 1e6 for p50 in settled.p50),
-        stable=settled.stable,
-    )
+    return [
+        Measurement(
+            samples_ns=one.samples,
+            warmup_frames=warmup_frames + one.dropped * size,
+            warmup_s=warmup_s,
+            timer_overhead_us=overhead_us,
+            window_frames=size,
+            windows_p50_ms=tuple(p50 / 1e6 for p50 in one.p50),
+            stable=one.stable,
+        )
+        for one, size, (warmup_frames, warmup_s, _) in zip(settled, sizes, warmed, strict=True)
+    ]
 
 
 def timer_overhead_us(clock: Clock = time.perf_counter_ns, readings: int = 1000) -> float:

@@ -1,9 +1,10 @@
-"""One benchmark of an artifact of a bundle, or of a file alone, from the first reading to the result."""
+"""Benchmarks of one file, or of several in turn, from the first reading to the results."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from os import PathLike
@@ -11,52 +12,30 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from splite_deploy.bench.environment import read_environment
 from splite_deploy.bench.evaluation import evaluate, evaluation_labels, evaluation_scenes, ignored_labels
-from splite_deploy.bench.feeds import feeds_from_file, random_feeds
-from splite_deploy.bench.loop import (
-    EstimatorSubject,
-    Input,
-    Measurement,
-    NetworkSubject,
-    Options,
-    Progress,
-    Subject,
-    measure,
-)
-from splite_deploy.bench.process import bound_to, cold_start
-from splite_deploy.bench.profile import profile_artifact, profile_file
-from splite_deploy.bench.result import SCHEMA_VERSION, Angles, BenchResult, HandLabels, Sustained, Windows
+from splite_deploy.bench.loop import EstimatorSubject, Input, Measurement, Options, Progress, Subject, measure_in_turn
+from splite_deploy.bench.process import bound_to
+from splite_deploy.bench.result import SCHEMA_VERSION, Angles, BenchResult, Evaluation, HandLabels, Sustained, Windows
 from splite_deploy.bench.streams import run_streams
 from splite_deploy.bench.sustained import sustain
+from splite_deploy.bench.targets import ArtifactTarget, FileTarget, NetworkTarget, Opened, PoseTarget, Target
 from splite_deploy.bundle import Bundle
-from splite_deploy.bundle.report import Layer
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import SpliteError, UsageError
 from splite_deploy.files import is_folder
-from splite_deploy.runtime.crops import cut, random_pictures
+from splite_deploy.metrics.labels import LabelledImage
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.network_file import NetworkFile
-from splite_deploy.runtime.preprocess import check_image
-from splite_deploy.runtime.session import (
-    OptionSet,
-    backend_of,
-    configured,
-    open_artifact,
-    open_model_file,
-    pick_artifact,
-    read_file,
-)
+from splite_deploy.runtime.session import OptionSet, backend_of, pick_artifact
 from splite_deploy.spec import Color, ModelSpec, Precision
 
 SAMPLES = 2000
 """Of each stage at most so many times are kept in a result."""
-RANDOM_PICTURES = 8
-"""Where neither images nor golden crops are at hand."""
 FRAMES, MIN_S = 300, 2.5
 """Unless the caller says otherwise, at least so many frames are timed, and for at least so many seconds."""
+WINDOWS_IN_TURN = 6
+"""Windows at most where several are timed in turn: all of them run until the last one is steady."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +45,9 @@ class Extras:
     Attributes:
         cold_start: Start-up times and memory of a process of its own; takes a second or two.
         layers: What the backend makes of the file, layer by layer, where it can tell; takes less than a second.
-        duration_s: Run without a pause for so many seconds, with the sensors read; 0 does not.
+        deviation: How far an artifact of a bundle moves keypoints; takes some inferences.
+        duration_s: Run without a pause for so many seconds, with the sensors read; 0 does not. Of one file alone, since
+            the next would find the machine hot.
         streams: Run so many estimators at once; 1 does not.
         streams_s: How long they run, and one of them alone before, seconds.
         labels: Evaluate on this ``labels.json`` or its folder, the split ``val`` where it has one, or COCO file.
@@ -77,6 +58,7 @@ class Extras:
 
     cold_start: bool = True
     layers: bool = True
+    deviation: bool = True
     duration_s: float = 0.0
     streams: int = 1
     streams_s: float = 2.0
@@ -84,6 +66,98 @@ class Extras:
     flip_test: bool = False
     angles: Angles = "two-passes"
     hands: HandLabels = "as-seen"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something that was not timed.
+
+    Attributes:
+        name: What it is.
+        reason: Why, as a sentence.
+        error: What was raised, where it should have run.
+    """
+
+    name: str
+    reason: str
+    error: SpliteError | None = None
+
+
+def run_targets(
+    targets: Sequence[Target],
+    *,
+    threads: int | None = None,
+    affinity: Sequence[int] | None = None,
+    frames: int | None = None,
+    warmup: int = 50,
+    warmup_min_s: float = 0.5,
+    min_s: float | None = None,
+    batch: int = 1,
+    extras: Extras | None = None,
+    progress: Progress | None = None,
+    failed: Callable[[Target, SpliteError], None] | None = None,
+) -> list[BenchResult]:
+    """Measures files on this machine; several in one run, in turn, see `measure_in_turn`.
+
+    All of them are loaded before the first is timed. What else is measured follows, of one after the other.
+
+    Args:
+        targets: What to measure.
+        threads: CPU threads of the backends, for the results; None is their default. OpenCV keeps its own number.
+        affinity: Cores to use; needs ``threads``. None leaves that to the system.
+        frames: Timed frames of each, in three windows; more are added until three windows in a row agree. None is
+            `FRAMES`, or as many as take ``min_s`` seconds.
+        warmup: Fewest untimed frames of each beforehand.
+        warmup_min_s: Shortest warm-up of each in seconds.
+        min_s: Shortest time of the timed frames of each in seconds. None is `MIN_S` without a number of frames, since a
+            run that is shorter than other work on the machine is at its mercy, and none with one.
+        batch: Crops per frame; above 1 the artifacts must have a dynamic batch.
+        extras: What else to measure; None is start-up, memory, layers and deviation.
+        progress: Called with (frames measured, frames in all), then (seconds, seconds in all) of a sustained run.
+        failed: Called with one that cannot be loaded or run, which has no result then; None raises its error.
+
+    Returns:
+        A result for each that could be run, in their order.
+
+    Raises:
+        UsageError: An option or input cannot be used, or there is more than one to run for ``duration_s``.
+        MissingDependencyError: A backend's package is not installed.
+        BackendError: A backend cannot load or run a file, or not with this batch.
+    """
+    loop = _loop_options(frames, warmup, warmup_min_s, min_s, batch, len(targets))
+    extras = extras or Extras()
+    if extras.duration_s > 0 and len(targets) > 1:
+        raise UsageError(
+            f"A run of {extras.duration_s:g} s heats the machine, so it is for one artifact, and there are "
+            f"{len(targets)}.",
+            hint="Name one, with --backend and --precision, or leave out --duration.",
+        )
+    labels = [_labels_for(target, extras) for target in targets]
+    conditions = _conditions(threads, affinity)
+    with bound_to(affinity, threads):
+        with ExitStack() as stack:
+            able: list[tuple[Target, Opened, list[LabelledImage]]] = []
+            for target, its_labels in zip(targets, labels, strict=True):
+                try:
+                    opened = stack.enter_context(target.opened(batch))
+                    opened.subject.run(0)
+                except SpliteError as err:
+                    if failed is None:
+                        raise
+                    failed(target, err)
+                else:
+                    able.append((target, opened, its_labels))
+            subjects = [opened.subject for _, opened, _ in able]
+            measured = measure_in_turn(subjects, loop, progress=progress) if able else []
+            parts = []
+            for (target, opened, its_labels), one in zip(able, measured, strict=True):
+                part = {**conditions, "batch": batch, **opened.facts, **_figures(one, loop)}
+                parts.append(part | _of_session(target, opened, its_labels, extras, part["batch"], progress))
+        run = secrets.token_hex(4) if len(able) > 1 else None
+        return [
+            BenchResult(backend=target.backend.name, run=run, **part, **_by_itself(target, extras, part["batch"]))
+            for (target, *_), part in zip(able, parts, strict=True)
+        ]
 
 
 def run_bench(
@@ -125,7 +199,7 @@ def run_bench(
         inputs_from: Where ``inputs`` come from, for the report.
         color: Channel order of ``inputs``; golden crops are in the model's own.
         options: How the backend works; its stages are timed in any case, where it can.
-        extras: What else to measure; None is start-up, memory and layers.
+        extras: What else to measure; None is start-up, memory, layers and deviation.
         progress: Called with (frames measured, frames in all), then (seconds, seconds in all) of a sustained run.
 
     Raises:
@@ -134,43 +208,13 @@ def run_bench(
         MissingDependencyError: The backend's package is not installed.
         BackendError: The backend cannot load or run the artifact, or not with this batch.
     """
-    loop = _loop_options(frames, warmup, warmup_min_s, min_s, batch)
-    extras = extras or Extras()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    if inputs is None:
-        inputs, color = golden_inputs(opened), opened.model.input.picture_color
-        inputs_from = "golden crops of the bundle"
     chosen, artifact = pick_artifact(opened, backend, precision)
-    settings = configured(chosen, options, threads=threads)
-    timed = configured(chosen, settings, stage_timing=True)
-
-    def open_estimator() -> PoseEstimator:
-        return PoseEstimator(opened.model, open_artifact(opened, artifact, chosen, options=timed), color)
-
-    conditions = _conditions(threads, affinity)
-    with bound_to(affinity, threads):
-        figures = _end_to_end(open_estimator, opened.model, inputs, loop, extras, progress)
-        layers: tuple[Layer, ...] = ()
-        if extras.layers and chosen.open_traced is not None:
-            layers = profile_artifact(opened, artifact, backend=chosen, threads=None, options=settings)
-        startup, memory = None, None
-        if extras.cold_start:
-            startup, memory = cold_start(opened.path, chosen, artifact.precision, settings, batch)
-    return BenchResult(
-        bundle=opened.path.resolve().name,
-        model=opened.model.name,
-        artifact_file=artifact.file,
-        artifact_sha256=artifact.sha256,
-        backend=chosen.name,
-        precision=artifact.precision,
-        batch=batch,
-        inputs_from=inputs_from,
-        model_bytes=(opened.path / artifact.file).stat().st_size,
-        startup=startup,
-        memory=memory,
-        layers=layers,
-        **conditions,
-        **figures,
+    target = ArtifactTarget(
+        opened, artifact, chosen, options=options, threads=threads, inputs=inputs, color=color, inputs_from=inputs_from
+    )
+    return _alone(
+        target, threads, affinity, frames, warmup, warmup_min_s, min_s, batch=batch, extras=extras, progress=progress
     )
 
 
@@ -216,44 +260,12 @@ def run_network_file(
         MissingDependencyError: The backend's package is not installed.
         BackendError: The backend cannot load or run the file, or it is not what ``model.toml`` says.
     """
-    loop = _loop_options(frames, warmup, warmup_min_s, min_s, batch)
-    extras, spec = extras or Extras(), file.spec
-    if inputs is None:
-        pictures = random_pictures(RANDOM_PICTURES, max(spec.input.height, spec.input.width))
-        inputs, color, inputs_from = [(picture, None) for picture in pictures], "bgr", "random pictures"
     chosen = backend_of(file.path, backend)
-    settings = configured(chosen, options, threads=threads)
-    timed = configured(chosen, settings, stage_timing=True)
-
-    def open_estimator() -> PoseEstimator:
-        return PoseEstimator(spec, file.open(chosen, options=timed), color, compared=False)
-
-    conditions = _conditions(threads, affinity)
-    with bound_to(affinity, threads):
-        figures = _end_to_end(open_estimator, spec, inputs, loop, extras, progress)
-        layers: tuple[Layer, ...] = ()
-        if extras.layers and chosen.open_traced is not None:
-            few = [(image, None if box is None else np.asarray(box, float)) for image, box in inputs[:RANDOM_PICTURES]]
-            crops = cut(few, color, spec.input)
-            layers = profile_file(chosen, file.content(chosen), spec, crops, options=settings)
-        startup, memory = None, None
-        if extras.cold_start:
-            startup, memory = cold_start(file.path, chosen, None, settings, batch, [(batch, *file.image_shape)])
-    return BenchResult(
-        bundle="",
-        model=spec.name,
-        artifact_file=file.path.name,
-        artifact_sha256=hashlib.sha256(file.data).hexdigest(),
-        backend=chosen.name,
-        precision=None,
-        batch=batch,
-        inputs_from=inputs_from,
-        model_bytes=len(file.data),
-        startup=startup,
-        memory=memory,
-        layers=layers,
-        **conditions,
-        **figures,
+    target = FileTarget(
+        file, chosen, options=options, threads=threads, inputs=inputs, color=color, inputs_from=inputs_from
+    )
+    return _alone(
+        target, threads, affinity, frames, warmup, warmup_min_s, min_s, batch=batch, extras=extras, progress=progress
     )
 
 
@@ -295,120 +307,125 @@ def run_file(
         MissingDependencyError: The backend's package is not installed.
         BackendError: The backend cannot load or run the file.
     """
-    loop = _loop_options(frames, warmup, warmup_min_s, min_s, batch)
-    extras = extras or Extras()
-    if extras.streams > 1 or extras.labels is not None:
-        raise UsageError(
-            f"{path.name} is a file without a bundle: there is no model spec to crop and decode by.",
-            hint="Name the bundle, or the file's model.toml with --model, or leave out --streams and --eval.",
-        )
-    chosen = backend_of(path, backend)
-    settings = configured(chosen, options, threads=threads)
-    conditions = _conditions(threads, affinity)
-    with bound_to(affinity, threads):
-        file = read_file(path, chosen)
-        with open_model_file(chosen, file, options=settings) as session:
-            feeds = random_feeds(session.inputs, batch) if tensors is None else feeds_from_file(tensors, session.inputs)
-            batch = _crops(feeds[0], batch)
-            subject = NetworkSubject(session, feeds)
-            measurement = measure(subject, loop, progress=progress)
-            sustained = _sustained(subject, extras, progress)
-        startup, memory = None, None
-        if extras.cold_start:
-            fed = [values.shape for values in feeds[0].values()]
-            startup, memory = cold_start(path, chosen, None, settings, batch, fed)
-    return BenchResult(
-        bundle="",
-        model=path.stem,
-        artifact_file=path.name,
-        artifact_sha256=hashlib.sha256(file.data).hexdigest(),
-        backend=chosen.name,
-        precision=None,
-        batch=batch,
-        inputs_from="random numbers" if tensors is None else f"tensors of {tensors.name}",
-        inputs_count=len(feeds),
-        image_width_px=0,
-        image_height_px=0,
-        model_bytes=len(file.data),
-        startup=startup,
-        memory=memory,
-        sustained=sustained,
-        **conditions,
-        **_figures(measurement, loop),
+    target = NetworkTarget(path, backend, options=options, threads=threads, tensors=tensors)
+    return _alone(
+        target, threads, affinity, frames, warmup, warmup_min_s, min_s, batch=batch, extras=extras, progress=progress
     )
 
 
-def _crops(feed: Mapping[str, NDArray[Any]], batch: int) -> int:
-    """Crops in one inference of a file that has no model spec: those of its input, where it is one of images."""
-    values = next(iter(feed.values()))
-    return len(values) if len(feed) == 1 and values.ndim == 4 else batch
+def _alone(
+    target: Target,
+    threads: int | None,
+    affinity: Sequence[int] | None,
+    frames: int | None,
+    warmup: int,
+    warmup_min_s: float,
+    min_s: float | None,
+    **more: Any,
+) -> BenchResult:
+    (result,) = run_targets(
+        [target],
+        threads=threads,
+        affinity=affinity,
+        frames=frames,
+        warmup=warmup,
+        warmup_min_s=warmup_min_s,
+        min_s=min_s,
+        **more,
+    )
+    return result
 
 
-def _end_to_end(
-    open_estimator: Callable[[], PoseEstimator],
-    model: ModelSpec,
-    inputs: Sequence[Input],
-    loop: Options,
-    extras: Extras,
-    progress: Progress | None,
-) -> dict[str, Any]:
-    """The part of a result that comes of an estimator on images.
+def _labels_for(target: Target, extras: Extras) -> list[LabelledImage]:
+    """What to evaluate a target on, read before anything is loaded; refuses what it has no use for.
 
     Raises:
-        UsageError: The labels cannot be used, or their angles are requested of a model whose crops are not turned.
+        UsageError: It has no model spec, and streams or labels are requested; its crops are not turned, and the angles
+            of labels are; or the labels cannot be used.
     """
-    if extras.angles == "labels" and model.input.turn is None:
+    if not isinstance(target, PoseTarget):
+        if extras.streams > 1 or extras.labels is not None:
+            raise UsageError(
+                f"{target.facts['artifact_file']} is a file without a bundle: there is no model spec to crop and "
+                "decode by.",
+                hint="Name the bundle, or the file's model.toml with --model, or leave out --streams and --eval.",
+            )
+        return []
+    if extras.angles == "labels" and target.model.input.turn is None:
         raise UsageError(
-            f"Crops of the model '{model.name}' are not turned: it has no use for the angles of labels.",
+            f"Crops of the model '{target.model.name}' are not turned: it has no use for the angles of labels.",
             hint="Leave out --angles; a model whose crops are turned says so by rotate_by of [input].",
         )
-    labels = None if extras.labels is None else evaluation_labels(extras.labels, model.keypoint_count)
-    sizes = [check_image(image).shape for image, _ in inputs]
-    with open_estimator() as estimator:
-        subject = EstimatorSubject(estimator, inputs, loop.batch)
-        measurement = measure(subject, loop, progress=progress)
-        people = None
-        if estimator.finds_people:
-            people = sum(len(subject.run(index)) for index in range(len(inputs))) / (len(inputs) * loop.batch)
-        sustained = _sustained(subject, extras, progress)
-        accuracy = None
-        if labels is not None and extras.labels is not None:
-            folder = extras.labels if is_folder(extras.labels) else extras.labels.parent
-            rgb = PoseEstimator(model, estimator.session, "rgb")
-            accuracy = evaluate(
-                rgb,
-                labels,
-                f"{len(labels)} labels of {folder.resolve().name}",
-                folder,
-                ignored=ignored_labels(extras.labels, model.keypoint_count),
-                scenes=evaluation_scenes(extras.labels) if rgb.finds_people else {},
-                flip_test=extras.flip_test,
-                angles=extras.angles,
-                hands=extras.hands,
-            )
-    streams = None
-    if extras.streams > 1:
-        streams = run_streams(open_estimator, inputs, extras.streams, batch=loop.batch, seconds=extras.streams_s)
-    height_px, width_px = max(sizes, key=lambda shape: shape[0] * shape[1])[:2]
-    return {
-        "inputs_count": len(inputs),
-        "image_width_px": width_px,
-        "image_height_px": height_px,
-        "sustained": sustained,
-        "streams": streams,
-        "accuracy": accuracy,
-        "people_per_image": people,
-        **_figures(measurement, loop),
-    }
+    return [] if extras.labels is None else evaluation_labels(extras.labels, target.model.keypoint_count)
 
 
-def _loop_options(frames: int | None, warmup: int, warmup_min_s: float, min_s: float | None, batch: int) -> Options:
+def _of_session(
+    target: Target,
+    opened: Opened,
+    labels: Sequence[LabelledImage],
+    extras: Extras,
+    batch: int,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """The part of a result that comes of the session that was timed."""
+    subject, estimator = opened.subject, opened.estimator
+    found: dict[str, Any] = {"sustained": _sustained(subject, extras, progress)}
+    if estimator is None or not isinstance(subject, EstimatorSubject) or not isinstance(target, PoseTarget):
+        return found
+    if estimator.finds_people:
+        count = len(target.inputs)
+        people = sum(len(subject.run(index)) for index in range(count))
+        found["people_per_image"] = people / (count * batch)
+    if extras.deviation:
+        found["deviation"] = target.deviation(estimator.session)
+    if extras.labels is not None:
+        found["accuracy"] = _evaluated(target.model, estimator, labels, extras.labels, extras)
+    return found
+
+
+def _evaluated(
+    model: ModelSpec, estimator: PoseEstimator, labels: Sequence[LabelledImage], file: Path, extras: Extras
+) -> Evaluation:
+    folder = file if is_folder(file) else file.parent
+    rgb = PoseEstimator(model, estimator.session, "rgb")
+    return evaluate(
+        rgb,
+        labels,
+        f"{len(labels)} labels of {folder.resolve().name}",
+        folder,
+        ignored=ignored_labels(file, model.keypoint_count),
+        scenes=evaluation_scenes(file) if rgb.finds_people else {},
+        flip_test=extras.flip_test,
+        angles=extras.angles,
+        hands=extras.hands,
+    )
+
+
+def _by_itself(target: Target, extras: Extras, batch: int) -> dict[str, Any]:
+    """The part of a result that takes sessions or processes of its own, when no other session is open."""
+    found: dict[str, Any] = {}
+    if extras.streams > 1 and isinstance(target, PoseTarget):
+        found["streams"] = run_streams(
+            target.open_estimator, target.inputs, extras.streams, batch=batch, seconds=extras.streams_s
+        )
+    if extras.layers:
+        found["layers"] = target.layers()
+    if extras.cold_start:
+        found["startup"], found["memory"] = target.cold_start(batch)
+    return found
+
+
+def _loop_options(
+    frames: int | None, warmup: int, warmup_min_s: float, min_s: float | None, batch: int, count: int
+) -> Options:
+    more = {"max_windows": WINDOWS_IN_TURN} if count > 1 else {}
     return Options(
         frames=FRAMES if frames is None else frames,
         warmup_frames=warmup,
         warmup_min_s=warmup_min_s,
         min_s=min_s if min_s is not None else MIN_S if frames is None else 0.0,
         batch=batch,
+        **more,
     )
 
 
@@ -451,16 +468,3 @@ def _sustained(subject: Subject, extras: Extras, progress: Progress | None) -> S
     if extras.duration_s <= 0:
         return None
     return sustain(subject, extras.duration_s, progress=progress or (lambda done, total: None))
-
-
-def golden_inputs(bundle: Bundle) -> list[Input]:
-    """The golden crops as images, each with the box that cuts out the whole of it.
-
-    The preprocessing pads a box before it cuts; shrunk by that padding, the box of the whole crop gives it
-    back pixel by pixel. The images have the channel order of the model; grey crops get three equal channels.
-    """
-    spec = bundle.model.input
-    margin_x = spec.width / 2 * (1 - 1 / spec.box_padding)
-    margin_y = spec.height / 2 * (1 - 1 / spec.box_padding)
-    box = (margin_x, margin_y, spec.width - margin_x, spec.height - margin_y)
-    return [(crop if spec.channels == 3 else np.repeat(crop, 3, 2), box) for crop in bundle.golden().crops]

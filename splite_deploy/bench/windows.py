@@ -30,30 +30,39 @@ class Settled:
 
 
 def settle(
-    time_window: Callable[[int], Samples], headline: str, *, agreeing: int, most: int, tolerance: float
-) -> Settled:
-    """Times windows until the last ones agree, or there are too many.
+    time_window: Callable[[int], Sequence[Samples]],
+    headlines: Sequence[str],
+    *,
+    agreeing: int,
+    most: int,
+    tolerance: float,
+) -> list[Settled]:
+    """Times windows of one or several subjects until the last ones of all agree, or there are too many.
 
     What was measured before they agree belongs to the warm-up. Where they never do nothing is dropped: to choose among
     unsteady windows would make the figures look better than they are.
 
     Args:
-        time_window: Times the window of this number.
-        headline: The stage whose median is compared.
+        time_window: Times the window of this number, of each subject.
+        headlines: Of each subject the stage whose median is compared.
         agreeing: How many in a row have to agree.
         most: Windows at most.
         tolerance: The largest of their medians may exceed the smallest by this share.
     """
-    windows: list[Samples] = []
-    p50: list[float] = []
-    stable = False
-    while not stable and len(windows) < most:
-        windows.append(time_window(len(windows)))
-        p50.append(float(np.median(windows[-1][headline])))
-        stable = len(p50) >= agreeing and agree(p50[-agreeing:], tolerance)
-    chosen = windows[-agreeing:] if stable else windows
-    samples = {stage: np.concatenate([window[stage] for window in chosen]) for stage in chosen[0]}
-    return Settled(samples, tuple(p50), stable, len(windows) - len(chosen))
+    windows: list[list[Samples]] = [[] for _ in headlines]
+    p50: list[list[float]] = [[] for _ in headlines]
+    stable = [False] * len(headlines)
+    while not all(stable) and len(windows[0]) < most:
+        for index, window in enumerate(time_window(len(windows[0]))):
+            windows[index].append(window)
+            p50[index].append(float(np.median(window[headlines[index]])))
+            stable[index] = len(p50[index]) >= agreeing and agree(p50[index][-agreeing:], tolerance)
+    settled = []
+    for held, medians, is_stable in zip(windows, p50, stable, strict=True):
+        chosen = held[-agreeing:] if is_stable else held
+        samples = {stage: np.concatenate([window[stage] for window in chosen]) for stage in chosen[0]}
+        settled.append(Settled(samples, tuple(medians), is_stable, len(held) - len(chosen)))
+    return settled
 
 
 def agree(medians: Sequence[float], tolerance: float) -> bool:

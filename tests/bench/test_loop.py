@@ -17,6 +17,7 @@ from splite_deploy.bench.loop import (
     NetworkSubject,
     Options,
     measure,
+    measure_in_turn,
     timer_overhead_us,
 )
 from splite_deploy.bundle import TensorSpec
@@ -302,3 +303,65 @@ def test_a_backend_that_knows_its_stages_tells_them(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(estimator.fake, "stage_ms", lambda: None)
     untold = measure(EstimatorSubject(estimator, _inputs(1), batch=1), options, clock=clock).stages()
     assert tuple(untold) == STAGES
+
+
+def _networks(costs_ns: Sequence[int], clock: FakeClock, calls: list[tuple[int, int]]) -> list[NetworkSubject]:
+    """Networks of known cost that note who ran on which input."""
+
+    class Noting(FakeSession):
+        def __init__(self, number: int) -> None:
+            super().__init__(clock)
+            self.number = number
+
+        def run(self, feeds: Any) -> dict[str, Any]:
+            calls.append((self.number, int(feeds["image"][0, 0, 0, 0])))
+            clock.now_ns += costs_ns[self.number]
+            return {}
+
+    feeds = [{"image": np.full((1, 3, 8, 8), index, np.float32)} for index in range(500)]
+    return [NetworkSubject(Noting(number), feeds) for number in range(len(costs_ns))]
+
+
+def test_several_are_timed_in_turn_each_for_its_share_of_the_time() -> None:
+    clock, calls = FakeClock(), list[tuple[int, int]]()
+    options = Options(frames=60, warmup_frames=3, warmup_min_s=0, min_s=239e-6)
+    slow, fast = measure_in_turn(_networks((4000, 1000), clock, calls), options, clock=clock)
+    assert (slow.frames, fast.frames, slow.stable, fast.stable) == (60, 240, True, True)
+    assert slow.samples_ns["model_only"].tolist() == [4000] * 60
+    assert fast.samples_ns["model_only"].tolist() == [1000] * 240
+    timed = calls[6:]  # after the warm-up of both
+    # Each turn of each begins with a frame that is not timed, on the input that follows.
+    runs: dict[int, list[int]] = {0: [], 1: []}
+    order = []
+    index = 0
+    while index < len(timed):
+        number, first = timed[index]
+        share = 10 if number == 0 else 40
+        assert timed[index + 1 : index + 1 + share] == [(number, first + frame) for frame in range(share)]
+        runs[number] += range(first, first + share)
+        order.append(number)
+        index += 1 + share
+    assert runs == {0: list(range(60)), 1: list(range(240))}
+    pairs = list(zip(order[::2], order[1::2], strict=True))
+    assert all(set(pair) == {0, 1} for pair in pairs) and len(set(pairs)) == 2
+
+
+def test_all_go_on_until_the_last_one_is_steady() -> None:
+    clock, calls = FakeClock(), list[tuple[int, int]]()
+    subjects = _networks((1000, 1000), clock, calls)
+    options = Options(frames=30, warmup_frames=0, warmup_min_s=0, block_frames=10, max_windows=5)
+    told: list[tuple[int, int]] = []
+
+    class Restless(NetworkSubject):
+        def time_block(self, frames: range, clock: Any, durations_ns: dict[str, list[float]], **rest: bool) -> None:
+            durations_ns["model_only"] += [1000.0 * (1 + frames.start)] * len(frames)
+
+    restless = Restless(FakeSession(clock), [{"image": np.zeros((1, 3, 8, 8), np.float32)}])
+    calm, never = measure_in_turn(
+        [subjects[0], restless], options, clock=clock, progress=lambda done, total: told.append((done, total))
+    )
+    assert (calm.stable, never.stable) == (True, False)
+    assert (len(calm.windows_p50_ms), len(never.windows_p50_ms)) == (5, 5)
+    assert (calm.frames, never.frames) == (30, 50)  # the last three windows, and all of them
+    assert (calm.warmup_frames, never.warmup_frames) == (20, 0)
+    assert told[0] == (0, 60) and told[-1] == (100, 100)

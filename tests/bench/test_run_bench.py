@@ -136,6 +136,18 @@ def test_result(bundle: Bundle, backend: str, threads: int | None, ran: str) -> 
     parts = sum(result.stages[name].mean_ms for name in ("preprocess", "inference", "decode"))
     assert parts == pytest.approx(result.stages["end_to_end"].mean_ms, rel=1e-9)
     assert result.date_utc.endswith("+00:00")
+    assert result.run is None  # it was timed alone
+
+
+def test_how_far_it_moves_keypoints_is_measured_where_no_report_recorded_it(bundle: Bundle) -> None:
+    result = run_bench(bundle, frames=3, warmup=0, warmup_min_s=0, extras=Extras(cold_start=False, layers=False))
+    found = result.deviation
+    assert found is not None and (found.origin, found.crops, found.violations) == ("measured", CROPS, ())
+    assert found.deviation_px.max < 1e-3 and found.depth is not None and found.depth_unit == "palm"
+    assert found.deviation_pct.max == found.deviation_px.max * 100 / SIZE
+    replayed = run_bench(bundle, backend="replay", frames=3, warmup=0, warmup_min_s=0, extras=LATENCY_ONLY)
+    assert replayed.deviation is None
+    assert BenchResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
 def test_bundle_by_path_with_warm_up_time(bundle: Bundle) -> None:
