@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -23,11 +21,11 @@ from splite_deploy.decoders.people import CORNERS
 from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.metrics.parity import NOBODY_FACTOR, candidates_of, compare, limits_of, percentiles, violations
 from splite_deploy.metrics.people import nearest_person, same_person
-from splite_deploy.runtime.backends import all_backends, find_backend
-from splite_deploy.runtime.backends.base import Backend, ModelFile
+from splite_deploy.runtime.backends.base import ModelFile
 from splite_deploy.runtime.first_load import first_load
 from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, scale_of, transform_points
-from splite_deploy.runtime.session import OptionSet, Session, check_content, open_artifact, pick_artifact
+from splite_deploy.runtime.selection import pick_artifacts
+from splite_deploy.runtime.session import OptionSet, Session, check_content, open_artifact
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 from splite_deploy.text import quoted
 
@@ -182,8 +180,7 @@ def verify(
 
     Args:
         bundle: An opened bundle.
-        backend: Only this backend or these, with the artifacts that `pick_artifact` chooses for each; none or None runs
-            every artifact by the backend that it was made for.
+        backend: Only this backend or these; see `pick_artifacts`.
         precision: Only this precision or these. Each backend that is named is checked in each of them.
         threads: CPU threads.
         options: How the backends work.
@@ -197,11 +194,7 @@ def verify(
         MissingDependencyError: A backend is not installed.
         BackendError: An artifact cannot be loaded or run.
     """
-    chosen = {
-        (reader.name, artifact.label): (reader, artifact)
-        for name, one_precision in product(_several(backend), _several(precision))
-        for reader, artifact in _chosen(bundle, name, one_precision)
-    }
+    chosen = pick_artifacts(bundle, backend, precision)
     golden, spec = bundle.golden(), bundle.model
     preprocessor = Preprocessor(spec.input, spec.input.color)
     crop, matrix = Preprocessor(spec.input, golden.image.color).crop(golden.image.pixels, golden.image.box)
@@ -209,7 +202,7 @@ def verify(
     recorded = recorded_violations(golden, spec)
     inputs = np.concatenate([golden.crops, golden.image.crop[None], crop[None]])
     results = []
-    for runs_it, artifact in chosen.values():
+    for runs_it, artifact in chosen:
         label = f"{runs_it.name} {artifact.precision}"
         progress(label)
         file = ModelFile.of(bundle, artifact)
@@ -244,51 +237,6 @@ def verify(
         found = parity, difference, deviation, tuple(warnings), tuple(broken)
         results.append(Verification(artifact, runs_it.name, *found))
     return results
-
-
-_Name = TypeVar("_Name", bound=str)
-
-
-def _several(names: _Name | Sequence[_Name] | None) -> Sequence[_Name | None]:
-    """Names as a sequence; a None alone stands for all."""
-    if names is None or isinstance(names, str):
-        return [names]
-    return list(dict.fromkeys(names)) or [None]
-
-
-def _chosen(bundle: Bundle, backend: str | None, precision: Precision | None) -> list[tuple[Backend, Artifact]]:
-    artifacts = [one for one in bundle.manifest.artifacts if precision in (None, one.precision)]
-    if backend is None:
-        if not artifacts:
-            bundle.find(None, precision)  # raises with what there is
-        return [_reader(bundle, one) for one in artifacts]
-    requested = find_backend(backend)
-    if not requested.computes:
-        bundle.find(requested.name, precision)  # raises: a recording says nothing of this machine
-    made = [one for one in artifacts if requested.made(one)]
-    precisions = dict.fromkeys(one.precision for one in made or artifacts if requested.reads(one.format))
-    return [pick_artifact(bundle, requested.name, one) for one in precisions or [precision]]
-
-
-def _reader(bundle: Bundle, artifact: Artifact) -> tuple[Backend, Artifact]:
-    """What an artifact was made for; where this version lacks that, the first backend that reads its format.
-
-    Raises:
-        UsageError: There is none.
-    """
-    backends = all_backends().values()
-    if any(artifact.backend in (one.name, *one.aliases) for one in backends):
-        return pick_artifact(bundle, artifact.backend, artifact.precision)
-    readers = [one for one in backends if one.computes and one.reads(artifact.format)]
-    if not readers:
-        raise UsageError(
-            f"{artifact.file} was made for the backend '{artifact.backend}', which this version of splite-deploy "
-            "lacks, and no other reads it.",
-            hint="Upgrade splite-deploy, or verify the other artifacts alone: name their backends with -b.",
-        )
-    chosen = next((one for one in readers if one.installed), readers[0])
-    chosen.require()
-    return chosen, artifact
 
 
 def compare_crops(image: GoldenImage, crop: Image) -> CropDifference:
