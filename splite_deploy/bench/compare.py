@@ -1,4 +1,4 @@
-"""Two files of results beside each other: is one faster, and can that be told at all?
+"""Two sets of results beside each other: is one faster, and can that be told at all?
 
 Times of one run resemble their neighbours: clocks drift, other processes come and go. So blocks of neighbours are
 drawn in the bootstrap, not single times; and since that noise has no one time scale, blocks of two lengths, of which
@@ -88,17 +88,18 @@ def compare(before: Sequence[BenchResult], after: Sequence[BenchResult]) -> list
     """Compares the artifacts that two sets of results have in common.
 
     They are matched by backend, precision, batch and streams; where several agree in that, by bundle, model and threads
-    as well.
+    as well. Where each set is of one thing these two are compared, whatever they are.
 
     Raises:
-        UsageError: They have nothing in common, or a result holds no single times.
+        UsageError: They have nothing in common, and one holds several; or a result holds no single times.
     """
-    pairs = list(_pairs(_groups(before), _groups(after)))
+    pairs = list(_pairs(_groups(before), _groups(after))) or _only_pair(before, after)
     if not pairs:
         labels = [", ".join(dict.fromkeys(result.label for result in results)) for results in (before, after)]
         raise UsageError(
             f"The results have no artifact in common: {labels[0] or 'none'} before, {labels[1] or 'none'} after.",
-            hint="Measure the same backend, precision and batch for both.",
+            hint="Name one line of each to compare these, such as before.jsonl:1 and after.jsonl:2, or measure the "
+            "same backend, precision and batch for both.",
         )
     return [_compare(*pair) for pair in pairs]
 
@@ -223,6 +224,14 @@ def _pairs(
             yield from ((group, others[name]) for name, group in groups.items() if name in others)
 
 
+def _only_pair(before: Sequence[BenchResult], after: Sequence[BenchResult]) -> list[tuple[_Group, _Group]]:
+    """Both sets, where each is of one thing alone."""
+    alone = [
+        [group for groups in _groups(results).values() for group in groups.values()] for results in (before, after)
+    ]
+    return [(alone[0][0], alone[1][0])] if [len(groups) for groups in alone] == [1, 1] else []
+
+
 def _compare(before: _Group, after: _Group) -> Comparison:
     for result in (*before, *after):
         if not result.samples_ms:
@@ -292,6 +301,11 @@ def _shown(value: object) -> str:
 def _conditions(result: BenchResult) -> Iterator[tuple[str, object]]:
     """What should be the same where two results are compared, as (what, value)."""
     machine = result.environment
+    yield "artifact", result.label
+    yield "bundle", result.bundle or None
+    yield "model", result.model
+    yield "batch", str(result.batch)
+    yield "streams", str(result.streams.count if result.streams else 1)
     yield "file", f"{result.artifact_file} {result.artifact_sha256[:12]}"
     yield "threads", "default" if result.threads is None else str(result.threads)
     yield "OpenCV's threads", str(result.opencv_threads)

@@ -62,18 +62,28 @@ def _ends_a_line(path: str | PathLike[str]) -> bool:
         return stream.read(1) == b"\n"
 
 
-def read_results(path: str | PathLike[str]) -> list[BenchResult]:
+def read_results(path: str | PathLike[str], line: int | None = None) -> list[BenchResult]:
     """Reads a file of JSON lines; empty lines are skipped.
 
+    Args:
+        path: The file.
+        line: The number of the only line to read, from 1; None reads all.
+
     Raises:
-        UsageError: The file cannot be read, or a line is no result; the message names the line.
+        UsageError: The file cannot be read, or a line is no result; the message names the line. Or it has no such line.
     """
     try:
         lines = read_bytes(Path(path), most_bytes=_MOST_BYTES).split(b"\n")
     except ReadError as err:
         hint = "Name a file that 'splite-deploy bench --json' wrote."
         raise UsageError(f"Cannot read the results {path}: {err.reason}.", hint=hint) from err
-    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    held = {number: text for number, text in enumerate(lines, 1) if text.strip()}
+    if line is not None:
+        if line not in held:
+            there = ", ".join(map(str, list(held)[:20])) or "none"
+            raise UsageError(f"{path} holds no result in line {line}.", hint=f"There are results in lines: {there}.")
+        held = {line: held[line]}
+    return [_parse(text, f"{path}, line {number}") for number, text in held.items()]
 
 
 def _parse(line: bytes, where: str) -> BenchResult:

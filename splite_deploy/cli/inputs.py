@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +21,16 @@ from splite_deploy.files import is_file, is_folder
 
 Named = tuple[str, Path]
 """A path, after what messages call it."""
+_LINE = re.compile(r"(.+):(\d{1,9})")
 _TEXT_BEGINS = b"{", b"[", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"
+
+
+def line_of(named: Path) -> tuple[Path, int | None]:
+    """What ``results.jsonl:2`` names: a file and the number of a line; None for a file alone, whatever its name."""
+    found = _LINE.fullmatch(named.name)
+    if found is None or is_file(named):
+        return named, None
+    return named.with_name(found.group(1)), int(found.group(2))
 
 
 def is_bundle(folder: Path) -> bool:

@@ -122,11 +122,25 @@ def test_artifacts_are_matched() -> None:
     ]
 
 
+def test_two_of_different_artifacts_are_compared_and_what_differs_is_told() -> None:
+    other = dataclasses.replace(simulated(0, 1.2), backend="tflite", precision="int8", bundle="b.splite", batch=4)
+    (comparison,) = compare([simulated(0)], [other])
+    assert (comparison.before, comparison.after) == ("hand.splite ort fp32", "b.splite tflite int8")
+    assert comparison.stages[0].outcome == "slower"
+    assert comparison.warnings[:3] == (
+        "artifact: ort fp32 before, tflite int8 after",
+        "bundle: hand.splite before, b.splite after",
+        "batch: 1 before, 4 after",
+    )
+
+
 def test_nothing_in_common() -> None:
     other = dataclasses.replace(simulated(0), backend="tflite")
-    with pytest.raises(UsageError, match="no artifact in common: ort fp32 before, tflite fp32 after") as caught:
-        compare([simulated(0)], [other])
-    assert "same backend" in caught.value.hint
+    several = [other, dataclasses.replace(other, precision="int8")]
+    said = "no artifact in common: ort fp32 before, tflite fp32, tflite int8 after"
+    with pytest.raises(UsageError, match=said) as caught:
+        compare([simulated(0)], several)
+    assert "Name one line of each to compare these, such as before.jsonl:1" in caught.value.hint
 
 
 def test_results_without_single_times_say_what_to_do() -> None:
