@@ -48,9 +48,9 @@ def deviation_of(bundle: Bundle, artifact: Artifact, backend: Backend, session: 
 def _recorded(bundle: Bundle, artifact: Artifact, backend: Backend) -> Parity | None:
     """What the report says of this artifact; None where it says nothing.
 
-    It does not of another backend, nor of what was built on a device: it knows the graph that this was built from.
+    It does not of another backend, nor of an engine, of which it knows the graph that it was built from.
     """
-    if artifact.target or not backend.made(artifact):
+    if artifact.format == "engine" or not backend.made(artifact):
         return None
     try:
         report = bundle.report()

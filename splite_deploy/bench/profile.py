@@ -129,6 +129,23 @@ def types_histogram(layers: Sequence[Layer]) -> list[LayerGroup]:
     return sorted(groups, key=lambda group: (-(group.time_us or 0), -group.count, group.types))
 
 
+def shares_by_type(layers: Sequence[Layer]) -> dict[str, float]:
+    """What a network really computes in: of each type of inputs the share of the layers that work on it, 0 to 1.
+
+    Shares are of the time of all layers, or of their number where one was not measured; the largest comes first.
+
+    Returns:
+        By type, with that of the weights in brackets where they are stored in another one; empty without layers.
+    """
+    timed = total_us(layers)
+    shares: dict[str, float] = {}
+    for one in layers:
+        name = one.types.partition(" ->")[0]
+        share = (one.time_us or 0.0) / timed if timed else 1 / len(layers)
+        shares[name] = shares.get(name, 0.0) + share
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
 def float_layers(layers: Iterable[Layer]) -> tuple[Layer, ...]:
     """Those that work in floating point alone: neither on integers, nor converting from or to them."""
     return tuple(one for one in layers if all("float" in name for name in re.findall(r"\w+", one.types)))

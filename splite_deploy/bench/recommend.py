@@ -233,7 +233,7 @@ def _budget(candidates: Sequence[Candidate], limit_ms: float) -> Budget:
 
 def _budget_line(best: Candidate, candidates: Sequence[Candidate], budget: Budget) -> str:
     """Whether the one to ship keeps the budget, and who else does."""
-    rate = f"{budget.limit_ms:g} ms ({1e3 / budget.limit_ms:.3g} frames per second)"
+    rate = f"{budget.limit_ms:.4g} ms ({1e3 / budget.limit_ms:.3g} frames per second)"
     slowest_ms = best.p50_ms if best.p99_ms is None else best.p99_ms
     if best.name in budget.met:
         others = [one.name for one in candidates if one is not best and one.name in budget.met and not one.against]

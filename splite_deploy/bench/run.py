@@ -68,21 +68,6 @@ class Extras:
     hands: HandLabels = "as-seen"
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """Something that was not timed.
-
-    Attributes:
-        name: What it is.
-        reason: Why, as a sentence.
-        error: What was raised, where it should have run.
-    """
-
-    name: str
-    reason: str
-    error: SpliteError | None = None
-
-
 def run_targets(
     targets: Sequence[Target],
     *,
@@ -95,6 +80,7 @@ def run_targets(
     batch: int = 1,
     extras: Extras | None = None,
     progress: Progress | None = None,
+    step: Callable[[str], None] = lambda message: None,
     failed: Callable[[Target, SpliteError], None] | None = None,
 ) -> list[BenchResult]:
     """Measures files on this machine; several in one run, in turn, see `measure_in_turn`.
@@ -114,6 +100,7 @@ def run_targets(
         batch: Crops per frame; above 1 the artifacts must have a dynamic batch.
         extras: What else to measure; None is start-up, memory, layers and deviation.
         progress: Called with (frames measured, frames in all), then (seconds, seconds in all) of a sustained run.
+        step: Called with each step as it begins.
         failed: Called with one that cannot be loaded or run, which has no result then; None raises its error.
 
     Returns:
@@ -138,6 +125,7 @@ def run_targets(
         with ExitStack() as stack:
             able: list[tuple[Target, Opened, list[LabelledImage]]] = []
             for target, its_labels in zip(targets, labels, strict=True):
+                step(f"loading {target.label}")
                 try:
                     opened = stack.enter_context(target.opened(batch))
                     opened.subject.run(0)
@@ -148,16 +136,20 @@ def run_targets(
                 else:
                     able.append((target, opened, its_labels))
             subjects = [opened.subject for _, opened, _ in able]
+            step("timing" if len(able) == 1 else f"timing {len(able)} in turn")
             measured = measure_in_turn(subjects, loop, progress=progress) if able else []
             parts = []
             for (target, opened, its_labels), one in zip(able, measured, strict=True):
+                step(f"running {target.label}")
                 part = {**conditions, "batch": batch, **opened.facts, **_figures(one, loop)}
                 parts.append(part | _of_session(target, opened, its_labels, extras, part["batch"], progress))
         run = secrets.token_hex(4) if len(able) > 1 else None
-        return [
-            BenchResult(backend=target.backend.name, run=run, **part, **_by_itself(target, extras, part["batch"]))
-            for (target, *_), part in zip(able, parts, strict=True)
-        ]
+        results = []
+        for (target, *_), part in zip(able, parts, strict=True):
+            step(f"starting {target.label} in a process of its own")
+            part |= _by_itself(target, extras, part["batch"])
+            results.append(BenchResult(backend=target.backend.name, run=run, **part))
+        return results
 
 
 def run_bench(

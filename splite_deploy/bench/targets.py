@@ -67,6 +67,17 @@ class Target(ABC):
     backend: Backend
     facts: Mapping[str, Any]
 
+    @property
+    def label(self) -> str:
+        """For example ``hand.splite ort int8``."""
+        source, precision = self.facts["bundle"] or self.facts["artifact_file"], self.facts["precision"]
+        return " ".join(filter(None, (source, self.backend.name, precision)))
+
+    @property
+    @abstractmethod
+    def path(self) -> Path:
+        """The bundle, or the file without one."""
+
     @abstractmethod
     def opened(self, batch: int) -> AbstractContextManager[Opened]:
         """A context in which it is loaded, as `Opened`.
@@ -167,6 +178,11 @@ class ArtifactTarget(PoseTarget):
             "model_bytes": (bundle.path / artifact.file).stat().st_size,
         }
 
+    @property
+    def path(self) -> Path:
+        """See `Target.path`."""
+        return self.bundle.path
+
     def open_estimator(self) -> PoseEstimator:
         """See `PoseTarget.open_estimator`."""
         session = open_artifact(self.bundle, self.artifact, self.backend, options=self._timed)
@@ -229,6 +245,11 @@ class FileTarget(PoseTarget):
             "model_bytes": len(file.data),
         }
 
+    @property
+    def path(self) -> Path:
+        """See `Target.path`."""
+        return self.file.path
+
     def open_estimator(self) -> PoseEstimator:
         """See `PoseTarget.open_estimator`."""
         session = self.file.open(self.backend, options=self._timed)
@@ -273,7 +294,7 @@ class NetworkTarget(Target):
         threads: int | None = None,
         tensors: Path | None = None,
     ) -> None:
-        self.path, self.backend = path, backend_of(path, backend)
+        self._path, self.backend = path, backend_of(path, backend)
         self._settings = configured(self.backend, options, threads=threads)
         self._tensors = tensors
         self._sizes: Sequence[Sequence[int]] = ()
@@ -289,6 +310,11 @@ class NetworkTarget(Target):
             "image_width_px": 0,
             "image_height_px": 0,
         }
+
+    @property
+    def path(self) -> Path:
+        """See `Target.path`."""
+        return self._path
 
     @contextmanager
     def opened(self, batch: int) -> Iterator[Opened]:

@@ -16,7 +16,7 @@ import click
 
 from splite_deploy import interruption
 from splite_deploy.cli.console import STDOUT, fail, put_notes
-from splite_deploy.cli.inputs import check_bundles, is_bundle, read_along
+from splite_deploy.cli.inputs import check_bundles, is_bundle, line_of, read_along
 from splite_deploy.cli.streams import prepare_streams
 from splite_deploy.errors import FILES_HINT, MissingDependencyError, OutputError, SpliteError, UsageError
 from splite_deploy.files import TMP_HINT, check_outputs, check_writable, writing
@@ -84,6 +84,8 @@ class Command(click.Command):
             value, is_argument = ctx.params.get(name := parameter.name or ""), isinstance(parameter, click.Argument)
             if name in _NAMED_FILES and isinstance(value, str) and value:
                 value = None if value == "off" else Path(value.rpartition(":")[0] if name == "arch" else value)
+            if name == "compare" and value is not None:
+                value = tuple(line_of(one)[0] for one in value)
             if name == "output" and value is None and self._default_output is not None:
                 value = self._default_output(ctx.params)
             if name == "output" and value == STDOUT:
@@ -253,6 +255,30 @@ def backend_options(command: CommandFunction) -> CommandFunction:
             "-b",
             type=BackendName(all_backends()),
             help="Only this backend; without it the first that is installed. litert is another name of tflite.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def several_backends(command: CommandFunction) -> CommandFunction:
+    """``--backend`` and ``--precision`` of commands that run all of them, given as ``backends`` and ``precisions``."""
+    for option in (
+        click.option(
+            "--precision",
+            "-p",
+            "precisions",
+            type=click.Choice(PRECISIONS),
+            multiple=True,
+            help="Only this precision; all without it. May be given several times.",
+        ),
+        click.option(
+            "--backend",
+            "-b",
+            "backends",
+            type=BackendName(all_backends()),
+            multiple=True,
+            help="Only this backend; all without it. May be given several times.",
         ),
     ):
         command = option(command)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,26 +15,28 @@ from click.core import ParameterSource
 from splite_deploy.cli.app import (
     CommandFunction,
     FilePath,
-    backend_options,
     json_option,
     main,
     output_file,
+    several_backends,
+    threads_option,
     tuning_options,
 )
-from splite_deploy.cli.console import STDOUT, bar_console, put_json, put_text, show
-from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
-from splite_deploy.errors import UsageError
-from splite_deploy.spec import InputSpec, Precision
+from splite_deploy.cli.bench_targets import Targets
+from splite_deploy.cli.console import STDOUT, bar_console, put_json, put_text, say, show
+from splite_deploy.cli.inputs import line_of
+from splite_deploy.cli.network_file import model_option
+from splite_deploy.errors import OptionError, UsageError
+from splite_deploy.spec import Precision
+from splite_deploy.text import shown
 
 if TYPE_CHECKING:
-    from splite_deploy.bench import BenchResult
+    from splite_deploy.bench import BenchResult, Recommendation
     from splite_deploy.bench.gates import Gate
     from splite_deploy.bench.report.pictures import Picture
     from splite_deploy.bench.result import Angles, HandLabels
     from splite_deploy.runtime.backends.base import BackendOptions
 
-BENCH_IMAGES = 64
-"""Largest number of images that are kept in memory and used in turn."""
 _MOST_AT_ONCE = 1024
 """Crops or streams: far more are a slip of the finger, which would take all memory, or hours."""
 
@@ -91,6 +95,8 @@ class Output:
         self,
         results: Sequence[BenchResult],
         pictures: Mapping[int, Sequence[Picture]] | None = None,
+        *,
+        recommendation: Recommendation | None = None,
         limited: Sequence[BenchResult] | None = None,
     ) -> None:
         """Writes the files, then compares the results with the limits.
@@ -98,6 +104,7 @@ class Output:
         Args:
             results: For the files.
             pictures: For the page, by index of the result.
+            recommendation: For the page.
             limited: Results that the limits are for; None for all.
 
         Raises:
@@ -113,7 +120,7 @@ class Output:
             if file is not None:
                 put_text(file, make(results))
         if self.html is not None:
-            put_text(self.html, html_page(results, pictures))
+            put_text(self.html, html_page(results, pictures, recommendation))
         check(self.gates, results if limited is None else limited)
 
 
@@ -131,7 +138,8 @@ def output_options(command: CommandFunction) -> CommandFunction:
                 nargs=2,
                 type=FilePath,
                 metavar="BEFORE AFTER",
-                help="Measure nothing; compare two files of --json. Limits are for AFTER.",
+                help="Measure nothing; compare two files of --json, or two lines, such as a.jsonl:1 and a.jsonl:2, and "
+                "tell what differs. Limits are for AFTER.",
             ),
             click.option(
                 "--fail-if",
@@ -157,10 +165,22 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
     return tuple(int(part) for part in value.split(","))
 
 
-@main.command(short_help="Time a bundle or a file, stage by stage.")
-@click.argument("target", metavar="BUNDLE|FILE", type=FilePath, required=False)
+def _milliseconds(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    """A time in milliseconds, with its unit or without."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s)?\s*", value)
+    time_ms = float(found.group(1)) * (1e3 if found.group(2) == "s" else 1) if found else 0.0
+    if not 0 < time_ms < math.inf:
+        raise click.BadParameter(f"'{value}' is not a time, such as 33ms.", context, option)
+    return time_ms
+
+
+@main.command(short_help="Time bundles and files, and recommend which to ship.")
+@click.argument("targets", metavar="[BUNDLE|FILE]...", type=FilePath, nargs=-1)
 @model_option
-@backend_options
+@several_backends
+@threads_option
 @tuning_options
 @click.option(
     "--affinity", metavar="CORES", callback=_cores, help="Run on these cores only, such as 0,1; needs --threads."
@@ -227,13 +247,24 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
     help="With --eval: whose left and right the handedness of the labels means. mirrored: that of MediaPipe's labels, "
     "which name hands as in a mirrored picture.",
 )
-@json_option("Append the result as one line of JSON.", appends=True)
+@click.option(
+    "--budget",
+    "budget_ms",
+    metavar="TIME",
+    callback=_milliseconds,
+    help="How long a frame may take, such as 33ms: the recommendation says whether the p99 keeps it. See --fail-if for "
+    "an exit status.",
+)
+@click.option(
+    "--fps", type=click.FloatRange(0, min_open=True), help="The same as frames per second: 30 is a budget of 33.3 ms."
+)
+@json_option("Append each result as one line of JSON.", appends=True)
 @output_options
 def bench(
-    target: Path | None,
+    targets: tuple[Path, ...],
     model: Path | None,
-    backend: str | None,
-    precision: Precision | None,
+    backends: tuple[str, ...],
+    precisions: tuple[Precision, ...],
     threads: int | None,
     tuning: tuple[BackendOptions, ...],
     affinity: tuple[int, ...] | None,
@@ -253,29 +284,34 @@ def bench(
     csv: Path | None,
     markdown: Path | None,
     html: Path | None,
+    budget_ms: float | None,
+    fps: float | None,
     compare: tuple[Path, Path] | None,
     fail_if: tuple[str, ...],
 ) -> None:
-    """Times a bundle on this machine, end to end and stage by stage: preprocess, inference, decode.
+    """Times bundles on this machine, end to end and stage by stage: preprocess, inference, decode.
 
-    Shows the p50, p90 and p99 of every stage after a warm-up, with the machine and the hash of the file. Frames run in
-    three windows; more windows follow until the p50 of three in a row agree within 3 %. If they never do, the result is
-    called unstable.
+    Every artifact whose backend is installed is timed, all in one run and in turn, and one line recommends which to
+    ship: the fastest that keeps its limits. -b and -p narrow that down. What does not run here is left out and named.
+
+    Shows the p50, p90 and p99 after a warm-up, with the machine and the hash of the file. Frames run in three windows;
+    more windows follow until the p50 of three in a row agree within 3 %, of all artifacts. If they never do, the result
+    is called unstable.
 
     A file (.onnx, .tflite, .engine) is timed without a bundle: end to end by its model.toml, on --images or random
     pictures; where there is none the model alone, on random numbers or on --inputs.
 
-    --compare shows whether one of two recorded runs is faster. The exit status is 1 if a limit of --fail-if is
-    exceeded.
-    """
-    from rich.progress import Progress
+    Of several artifacts each is evaluated by --eval, and run by --streams, one after the other; --duration is for one.
+    --json has a line for each, and each has to keep the limits of --fail-if: the exit status is 1 if one does not.
 
-    from splite_deploy.bench import Extras, append_result, environment_table, table
+    --compare shows whether one of two recorded runs is faster.
+    """
+    from splite_deploy.bench import Extras
 
     output = Output.requested(json_file, csv, markdown, html, fail_if)
     if compare is not None:
-        if target is not None:
-            raise UsageError("--compare measures nothing.", hint=f"Leave out {target}, or --compare.")
+        if targets:
+            raise UsageError("--compare measures nothing.", hint=f"Leave out {targets[0]}, or --compare.")
         _check_compared()
         _compare_files(compare, output)
         return
@@ -284,23 +320,50 @@ def bench(
     for flag, changed in (("--angles", angles != "two-passes"), ("--hands", hands != "as-seen")):
         if changed and labels is None:
             raise UsageError(f"{flag} belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
-    if target is None:
+    if not targets:
         raise UsageError("There is nothing to measure.", hint="Name a bundle or a file, or two with --compare.")
+    if budget_ms is not None and fps is not None:
+        raise OptionError("--budget and --fps both say how long a frame may take.", hint="Leave one of them out.")
     source = click.get_current_context().get_parameter_source("min_s")
     if frames is not None and source is ParameterSource.ENVIRONMENT:
         min_s = None
-    common: dict[str, Any] = {
-        "threads": threads,
-        "affinity": affinity,
-        "frames": frames,
-        "min_s": min_s,
-        "warmup": warmup,
-        "batch": batch,
-        "options": tuning,
-        "extras": Extras(
-            duration_s=duration_s, streams=streams, labels=labels, flip_test=flip_test, angles=angles, hands=hands
-        ),
-    }
+    timed = Targets(
+        model=model,
+        backends=backends,
+        precisions=precisions,
+        images=images,
+        inputs=inputs,
+        threads=threads,
+        tuning=tuning,
+    )
+    timed.add(targets)
+    extras = Extras(
+        duration_s=duration_s, streams=streams, labels=labels, flip_test=flip_test, angles=angles, hands=hands
+    )
+    results = _measured(
+        timed,
+        threads=threads,
+        affinity=affinity,
+        frames=frames,
+        min_s=min_s,
+        warmup=warmup,
+        batch=batch,
+        extras=extras,
+    )
+    limit_ms = budget_ms if fps is None else 1e3 / fps
+    _report(timed, results, output, limit_ms, labels, model)
+
+
+def _measured(timed: Targets, **options: Any) -> list[BenchResult]:
+    """Times them under a bar; what cannot be loaded or run is left out, unless it is all that there is.
+
+    Raises:
+        SpliteError: Nothing of them runs here.
+    """
+    from rich.progress import Progress
+
+    from splite_deploy.bench import run_targets
+
     console = bar_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("bench", total=None)
@@ -308,82 +371,60 @@ def bench(
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        if is_network_file(target):
-            reject_bundle_options(target, {"--precision": precision})
-            result = _bench_file(target, model, backend, inputs, images, common, progress)
-        else:
-            reject_model(target, model)
-            if inputs is not None:
-                raise UsageError("--inputs are for a file without a bundle.", hint="Name images with --images.")
-            result = _bench_bundle(target, backend, precision, images, common, progress)
-    if output.tables:
-        show(table([result]), environment_table(result.environment))
-    if json_file == STDOUT:
-        put_json(json_file, result.to_dict(), line=True)
-    elif json_file is not None:
-        append_result(json_file, result)
-    pictures = {}
-    if html is not None and labels is not None and result.accuracy is not None:
-        from splite_deploy.bench.report.pictures import draw_pictures
+        def step(message: str) -> None:
+            bar.update(task, description=shown(message))
 
-        pictures = {0: draw_pictures(result, target, labels, model)}
-    output.finish([result], pictures)
+        failed = None if len(timed.chosen) == 1 else timed.failed
+        results = run_targets(timed.chosen, progress=progress, step=step, failed=failed, **options)
+    if not results:
+        raise timed.left_out[0].error
+    return results
 
 
-def _bench_bundle(
-    bundle: Path,
-    backend: str | None,
-    precision: Precision | None,
-    images: Path | None,
-    common: dict[str, Any],
-    progress: Callable[[int, int], None],
-) -> BenchResult:
-    from splite_deploy.bench import run_bench
-    from splite_deploy.bundle import Bundle
-
-    given = _given(images, Bundle.open(bundle).model.input) if images is not None else {}
-    return run_bench(bundle, backend=backend or "auto", precision=precision, progress=progress, **common, **given)
-
-
-def _given(images: Path, spec: InputSpec) -> dict[str, Any]:
-    """The user's images as arguments of a measurement."""
-    from splite_deploy.runtime.io.images import boxed_images, read_image
-
-    boxed, origin = boxed_images(images, BENCH_IMAGES, whole=spec.letterbox is not None, turn=spec.turn)
-    return {"inputs": [(read_image(file), box) for file, box in boxed], "inputs_from": origin}
-
-
-def _bench_file(
-    file: Path,
+def _report(
+    timed: Targets,
+    results: Sequence[BenchResult],
+    output: Output,
+    limit_ms: float | None,
+    labels: Path | None,
     model: Path | None,
-    backend: str | None,
-    inputs: Path | None,
-    images: Path | None,
-    common: dict[str, Any],
-    progress: Callable[[int, int], None],
-) -> BenchResult:
-    """Times a file: end to end where there is a model spec, else its network alone.
+) -> None:
+    """Shows and writes what was measured.
 
     Raises:
-        UsageError: Tensors are given beside images or a model spec, or images without a model spec.
+        SpliteError: One that should run here could not be loaded; after everything is written.
     """
-    from splite_deploy.bench import run_file, run_network_file
-    from splite_deploy.runtime.network_file import NetworkFile
-    from splite_deploy.spec import MODEL_TOML
+    from splite_deploy.bench import append_result, environment_table, recommend_of, table
+    from splite_deploy.bench.report.side_by_side import limits_broken, side_by_side_table, stages_table
 
-    if inputs is not None:
-        for name, value in (("--model", model), ("--images", images)):
-            if value is not None:
-                raise UsageError(
-                    f"--inputs are tensors of the network alone, and {name} is for a measurement end to end.",
-                    hint="Leave one of them out.",
-                )
-    end_to_end = model is not None or images is not None or file.with_name(MODEL_TOML).is_file()
-    if inputs is not None or not end_to_end:
-        return run_file(file, backend=backend or "auto", tensors=inputs, progress=progress, **common)
-    network = NetworkFile.read(file, model, backend or "auto")
-    given = _given(images, network.spec.input) if images is not None else {}
-    return run_network_file(network, backend=backend or "auto", progress=progress, **common, **given)
+    several = len(results) > 1
+    recommendation = recommend_of(results, budget_ms=limit_ms) if several or limit_ms is not None else None
+    if output.tables:
+        environment = environment_table(results[0].environment)
+        if several and recommendation is not None:
+            show(stages_table(results), environment, side_by_side_table(results, recommendation))
+        else:
+            show(table(results), environment)
+        for line in (*limits_broken(results), *map(str, timed.left_out)):
+            say(line)
+        if recommendation is not None:
+            say(recommendation.line)
+    for result in results:
+        if output.json == STDOUT:
+            put_json(output.json, result.to_dict(), line=True)
+        elif output.json is not None:
+            append_result(output.json, result)
+    pictures = {}
+    shown_first = 0 if recommendation is None or recommendation.index is None else recommendation.index
+    if output.html is not None and labels is not None and results[shown_first].accuracy is not None:
+        from splite_deploy.bench.report.pictures import draw_pictures
+
+        path = timed.path_of(results[shown_first])
+        pictures = {shown_first: draw_pictures(results[shown_first], path, labels, model)}
+    output.finish(results, pictures, recommendation=recommendation)
+    for one in timed.left_out:
+        if not one.expected:
+            raise one.error
 
 
 _OF_COMPARED = frozenset({"compare", "csv", "markdown", "html", "fail_if"})
@@ -417,7 +458,7 @@ def _compare_files(files: tuple[Path, Path], output: Output) -> None:
     from splite_deploy.bench import read_results
     from splite_deploy.bench.compare import compare, comparison_tables
 
-    before, after = (read_results(file) for file in files)
+    before, after = (read_results(*line_of(file)) for file in files)
     compared = compare(before, after)
     if output.tables:
         show(*comparison_tables(compared))

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from splite_deploy.cli.app import BackendName, FilePath, json_option, main, threads_option, tuning_options
+from splite_deploy.cli.app import FilePath, json_option, main, several_backends, threads_option, tuning_options
 from splite_deploy.cli.console import STDOUT, put_json, remark, say, show, working
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.errors import UsageError
 from splite_deploy.files import is_folder
-from splite_deploy.runtime.backends import all_backends
-from splite_deploy.spec import PRECISIONS, Precision
+from splite_deploy.spec import Precision
 
 if TYPE_CHECKING:
     from splite_deploy.runtime.backends.base import BackendOptions
@@ -33,22 +32,7 @@ if TYPE_CHECKING:
     help="For a file without a bundle: another file of the same network to compare with, such as the float one.",
 )
 @click.option("--reference-model", type=FilePath, help="The model spec of --reference; that of the file without it.")
-@click.option(
-    "--backend",
-    "-b",
-    "backends",
-    type=BackendName(all_backends()),
-    multiple=True,
-    help="Only this backend; all without it. May be given several times.",
-)
-@click.option(
-    "--precision",
-    "-p",
-    "precisions",
-    type=click.Choice(PRECISIONS),
-    multiple=True,
-    help="Only this precision; all without it. May be given several times.",
-)
+@several_backends
 @threads_option
 @tuning_options
 @json_option("Write the differences as JSON.")

@@ -76,7 +76,7 @@ def recommend(
         labels: What to evaluate on; none measures no accuracy.
         scenes: The pictures of the labels, of a network that finds hands or people itself.
         progress: Called with each step as it begins.
-        bundle: Name of the bundle, for the commands that decide on the device.
+        bundle: Name of the bundle, for the command that decides on the device.
         notes: What else is worth knowing before one is shipped, as text.
         searches: Which layers int8 leaves in float, of the artifacts where some are; see `mostly_float`.
         flip_test: Whether the mirrored crop is evaluated, too; see `splite_deploy.bench.flip_test`.
@@ -130,7 +130,7 @@ def recommend(
         tuple(rows),
         f"timed on one thread of this machine's CPU, all in turn; {compared}{evaluated}",
         ship,
-        " ".join([reason, *notes, decide_on_device(rows, ship, bundle)]),
+        " ".join([reason, *notes, decide_on_device(ship, bundle)]),
     )
 
 
@@ -251,18 +251,10 @@ def choose(
     return found.ship, found.line
 
 
-def decide_on_device(rows: Sequence[RecommendationRow], ship: str | None, bundle: str) -> str:
-    """The commands that decide on the device, between the artifact to ship and the fastest of another precision."""
+def decide_on_device(ship: str | None, bundle: str) -> str:
+    """The command that decides on the device, where there is something to ship."""
     where = "This speaks of this machine's CPU alone."
-    best = next((row for row in rows if row.label == ship), None)
-    if best is None:
-        return where
-    rivals = [row for row in rows if row.within_limits and row.precision != best.precision] or [
-        row for row in rows if row.within_limits and row is not best
-    ]
-    compared = [best, *sorted(rivals, key=lambda row: row.shortest_ms)[:1]]
-    commands = (command("bench", Path(bundle), "-b", row.backend, "-p", row.precision) for row in compared)
-    return f"{where} Decide on the device: {' and '.join(commands)}."
+    return where if ship is None else f"{where} Decide on the device: {command('bench', Path(bundle))}."
 
 
 def _run(session: Session, tensors: Feed) -> Run:

@@ -14,8 +14,9 @@ from bench_results import ENVIRONMENT, bench_result
 
 from splite_deploy.bench.records import read_results
 from splite_deploy.bench.report.tables import csv_text, markdown_text
-from splite_deploy.bench.result import Windows, upgraded
+from splite_deploy.bench.result import KeypointDeviation, Windows, upgraded
 from splite_deploy.bench.schema import result_schema
+from splite_deploy.bundle.report import Percentiles
 
 
 def test_csv_has_a_row_for_each_result_and_a_column_for_each_figure() -> None:
@@ -33,12 +34,13 @@ def test_csv_has_a_row_for_each_result_and_a_column_for_each_figure() -> None:
 
 
 def test_markdown_has_cells_under_every_head() -> None:
-    text = markdown_text([bench_result(), bench_result(bundle="a|b.splite", model_bytes=None, accuracy=None)])
+    moved = KeypointDeviation("recorded", 64, "", Percentiles(0.01, 0.25, 1.5), Percentiles(0, 0, 0), None, "", ())
+    other = bench_result(bundle="a|b.splite", model_bytes=None, accuracy=None)
+    text = markdown_text([bench_result(deviation=moved), other])
     lines = text.splitlines()
-    assert (
-        lines[2] == "| hand.splite ort fp32 | default | 2.000 | 2.200 | 2.400 | 4.000 | 1.188 | 500.0 | 2.46 | 1.60 |"
-    )
-    assert {line.replace("\\|", "").count("|") for line in lines[:4]} == {11}
+    times = "2.000 | 2.200 | 2.400 | 4.000 | 1.188 | 500.0"
+    assert lines[2] == f"| hand.splite ort fp32 | default | {times} | 2.46 | 0.25 | 1.5 | 1.60 |"
+    assert {line.replace("\\|", "").count("|") for line in lines[:4]} == {13}
     assert "a\\|b.splite" in lines[3]
     assert "Test CPU, 4 cores. Batch 1." in text
 

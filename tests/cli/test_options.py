@@ -75,7 +75,7 @@ def test_no_option_keeps_the_last_of_two_values_silently(
 
 
 def test_the_message_names_the_option(splite: Callable[..., Result]) -> None:
-    result = splite("bench", "x.splite", "-p", "fp32", "--precision", "int8")
+    result = splite("run", "x.splite", "x.png", "-p", "fp32", "--precision", "int8")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == (
         "Error: Invalid value for '--precision' / '-p': It takes one value and was given 2 times. Give it once."

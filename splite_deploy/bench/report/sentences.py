@@ -24,18 +24,22 @@ def sentences(result: BenchResult) -> list[str]:
             f"Its process has {memory.rss_before_mib:.0f} MiB before loading, {memory.rss_steady_mib:.0f} MiB while it "
             f"runs, {memory.rss_peak_mib:.0f} MiB at most."
         )
+    return [*said, *measured_besides(result)]
+
+
+def measured_besides(result: BenchResult) -> Iterator[str]:
+    """The runs of ``--duration``, ``--streams`` and ``--eval``."""
     if result.sustained is not None:
-        said += _sustained(result.sustained)
+        yield from _sustained(result.sustained)
     if result.streams is not None:
         streams = result.streams
-        said.append(
+        yield (
             f"{streams.count} streams at once: {streams.frames_per_second:.1f} frames per second together, "
             f"{streams.speed_up:.2f} times one alone; p50 {streams.latency.p50_ms:.3f} ms, "
             f"p99 {streams.latency.p99_ms:.3f} ms."
         )
     if result.accuracy is not None:
-        said.append(_accuracy(result.accuracy))
-    return said
+        yield _accuracy(result.accuracy)
 
 
 def _latency(result: BenchResult) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from splite_deploy.bench.loop import MODEL_ONLY
-from splite_deploy.bench.result import BenchResult
+from splite_deploy.bench.result import BenchResult, KeypointDeviation
 from splite_deploy.device.environment import Environment
 from splite_deploy.text import shown
 
@@ -58,7 +58,7 @@ def _markdown(text: str) -> str:
 
 
 def markdown_text(results: Sequence[BenchResult]) -> str:
-    """One row per result: latency, that of the model alone, size and accuracy; what was not measured is empty."""
+    """One row per result: latency, that of the model alone, size, deviation, accuracy; empty where not measured."""
     head = (
         "artifact",
         "threads",
@@ -69,6 +69,8 @@ def markdown_text(results: Sequence[BenchResult]) -> str:
         "model only p50, ms",
         "frames/s",
         "MB",
+        "moves keypoints by, px (p95)",
+        "max, px",
         "error, % of box",
     )
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
@@ -81,6 +83,7 @@ def markdown_text(results: Sequence[BenchResult]) -> str:
             *(f"{value:.3f}" for value in (stats.p50_ms, stats.p90_ms, stats.p99_ms, stats.max_ms, model_only.p50_ms)),
             f"{result.frames_per_second:.1f}",
             "" if result.model_bytes is None else f"{result.model_bytes / 1e6:.2f}",
+            *_moved_px(result.deviation),
             "" if result.accuracy is None else _or_nothing(result.accuracy.epe_box_pct),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -90,6 +93,10 @@ def markdown_text(results: Sequence[BenchResult]) -> str:
 
 def _or_nothing(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+def _moved_px(found: KeypointDeviation | None) -> tuple[str, str]:
+    return ("", "") if found is None else (f"{found.deviation_px.p95:.3g}", f"{found.deviation_px.max:.3g}")
 
 
 def machine(environment: Environment) -> str:
