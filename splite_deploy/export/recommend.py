@@ -14,10 +14,10 @@ from splite_deploy.arrays import Feed
 from splite_deploy.bench.evaluation import Estimate, Points, errors_of_each, people_accuracy
 from splite_deploy.bench.flip_test import flip_tested
 from splite_deploy.bench.interleaved import Run, interleave
-from splite_deploy.bench.loop import Options
+from splite_deploy.bench.loop import MODEL_ONLY, Options
 from splite_deploy.bench.recommend import Candidate, by_name_alone
 from splite_deploy.bench.recommend import recommend as choose_of
-from splite_deploy.bench.windows import agree
+from splite_deploy.bench.windows import Samples, settle
 from splite_deploy.bundle.report import Accuracy, Layer, LayerSearch, Recommendation, RecommendationRow
 from splite_deploy.decoders import PeopleDecoder
 from splite_deploy.device.int8 import Int8Instructions
@@ -36,7 +36,6 @@ FRAMES = 200
 SECONDS = 0.9
 """All artifacts together take about so long to time, however slow they are; twice as long where they are unsteady."""
 _WINDOWS, _TOLERANCE = Options().windows, Options().tolerance
-_MOST_WINDOWS = 2 * _WINDOWS
 _PROBES = 5
 _DEPTHWISE = "DEPTHWISE_CONV_2D"
 
@@ -203,22 +202,16 @@ def time_sessions(sessions: Mapping[str, Session], feeds: Mapping[str, Feed]) ->
             run(index)
     one_each_s = (perf_counter() - began) / _PROBES
     frames = int(np.clip(SECONDS / one_each_s / _WINDOWS, 4, FRAMES))
-    windows: dict[str, list[NDArray[np.float64]]] = {label: [] for label in runs}
 
-    def steady(label: str) -> bool:
-        last = windows[label][-_WINDOWS:]
-        return len(last) == _WINDOWS and agree([float(np.median(window)) for window in last], _TOLERANCE)
+    def time_window(number: int) -> list[Samples]:
+        timed = interleave(runs, frames, warmup_frames=0 if number else frames // 4)
+        return [{MODEL_ONLY: samples.ravel()} for samples in timed.values()]
 
-    for number in range(_MOST_WINDOWS):
-        for label, samples in interleave(runs, frames, warmup_frames=0 if number else frames // 4).items():
-            windows[label].append(samples)
-        if all(map(steady, runs)):
-            break
-    timings = {}
-    for label, found in windows.items():
-        taken_ms = np.concatenate([window.ravel() for window in (found[-_WINDOWS:] if steady(label) else found)])
-        timings[label] = Timing(float(np.median(taken_ms)), float(taken_ms.min()), steady(label))
-    return timings
+    settled = settle(time_window, [MODEL_ONLY] * len(runs), agreeing=_WINDOWS, most=2 * _WINDOWS, tolerance=_TOLERANCE)
+    return {
+        label: Timing(float(np.median(one.samples[MODEL_ONLY])), float(one.samples[MODEL_ONLY].min()), one.stable)
+        for label, one in zip(runs, settled, strict=True)
+    }
 
 
 def mostly_float(searches: Sequence[LayerSearch]) -> dict[str, tuple[str, ...]]:
