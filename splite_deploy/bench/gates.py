@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from splite_deploy.bench.loop import DEVICE_STAGES, END_TO_END, STAGES
+from splite_deploy.bench.recommend import source_of
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.errors import GateError, OptionError
 from splite_deploy.text import Lines
@@ -65,6 +66,7 @@ _LABELS, _LABELS_3D, _COCO = (
 )
 
 _ERRORS = ("epe_px", "epe_box_pct", "pck_05", "pck_auc")
+_BUNDLE = "It needs a bundle, which records what its original network finds."
 _DETECTOR = "Add --eval LABELS, of a network that finds hands or people itself."
 
 METRICS: Mapping[str, Metric] = {
@@ -81,6 +83,8 @@ METRICS: Mapping[str, Metric] = {
     "oks_ap": _part("accuracy.oks_ap", _COCO),
     **{name: _part(f"accuracy.boxes.{name}", _DETECTOR) for name in ("ap_30", "ap_50", "recall_30", "recall_50")},
     "false_alarms": _part("accuracy.boxes.false_alarms", "Add --eval LABELS with pictures that are empty."),
+    "deviation_p95_px": _part("deviation.deviation_px.p95", _BUNDLE),
+    "deviation_max_px": _part("deviation.deviation_px.max", _BUNDLE),
     "frames_per_second": _part("frames_per_second", _AGAIN),
     "model_mb": Metric(lambda result: None if result.model_bytes is None else result.model_bytes / 1e6, _AGAIN),
     **{name: _part(f"memory.{name}", _AGAIN) for name in ("rss_steady_mib", "rss_peak_mib")},
@@ -130,8 +134,12 @@ class Gate:
             raise OptionError(f"There is no metric '{match.group(1)}'.", hint=f"There are: {', '.join(METRICS)}.")
         return cls(match.group(1), match.group(2), limit)
 
-    def failure(self, result: BenchResult) -> str | None:
+    def failure(self, result: BenchResult, name: str | None = None) -> str | None:
         """How far a result is beyond the limit, as text; None if it keeps it.
+
+        Args:
+            result: The result.
+            name: What the text calls it; None is its label.
 
         Raises:
             UsageError: The metric was not measured.
@@ -142,7 +150,7 @@ class Gate:
             nobody = result.accuracy is not None and result.accuracy.images == 0
             hint = "None of those who are labelled was found: set limits on ap_30, ap_50 or recall_50."
             raise OptionError(
-                f"{self.metric} was not measured ({result.label}).",
+                f"{self.metric} was not measured ({name or result.label}).",
                 hint=hint if nobody and self.metric in _ERRORS else metric.needs,
             )
         if not _OPERATORS[self.comparison](value, self.limit):
@@ -150,7 +158,7 @@ class Gate:
         side = "over" if self.comparison in (">", ">=") else "under"
         return (
             f"{self.metric} is {value:.4g}, {abs(value - self.limit):.3g} {side} the limit of {self.limit:g} "
-            f"({result.label})"
+            f"({name or result.label})"
         )
 
 
@@ -161,6 +169,8 @@ def check(gates: Sequence[Gate], results: Sequence[BenchResult]) -> None:
         UsageError: A metric was not measured.
         GateError: Limits are not kept; the message has a line for each.
     """
-    failures = [failure for result in results for gate in gates if (failure := gate.failure(result)) is not None]
+    several = len({source_of(result) for result in results}) > 1
+    named = [(result, f"{source_of(result)} {result.label}" if several else result.label) for result in results]
+    failures = [failure for one in named for gate in gates if (failure := gate.failure(*one)) is not None]
     if failures:
         raise GateError(Lines.of(failures), hint="The limits are those of --fail-if.")

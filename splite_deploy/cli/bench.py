@@ -394,11 +394,14 @@ def _report(
     Raises:
         SpliteError: One that should run here could not be loaded; after everything is written.
     """
-    from splite_deploy.bench import append_result, environment_table, recommend_of, table
+    from splite_deploy.bench import append_result, environment_table, table
+    from splite_deploy.bench.recommend import candidates_of, recommend
     from splite_deploy.bench.report.side_by_side import limits_broken, side_by_side_table, stages_table
 
     several = len(results) > 1
-    recommendation = recommend_of(results, budget_ms=limit_ms) if several or limit_ms is not None else None
+    recommendation = None
+    if several or limit_ms is not None:
+        recommendation = recommend(candidates_of(results), budget_ms=limit_ms)
     if output.tables:
         environment = environment_table(results[0].environment)
         if several and recommendation is not None:

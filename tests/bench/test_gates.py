@@ -38,6 +38,14 @@ def test_every_limit_that_is_not_kept_has_a_line() -> None:
     assert lines[3].endswith("(ort int8)")
 
 
+def test_results_of_several_bundles_are_called_by_them() -> None:
+    with pytest.raises(GateError) as caught:
+        check([Gate.parse("deviation_max_px>1")], [bench_result(), bench_result(bundle="b.splite")])
+    first, second = caught.value.message.splitlines()
+    assert first == "deviation_max_px is 1.5, 0.5 over the limit of 1 (hand.splite ort fp32)"
+    assert second.endswith("(b.splite ort fp32)")
+
+
 def test_limits_that_are_kept() -> None:
     check(
         [Gate.parse("p99_ms>33"), Gate.parse("epe_box_pct>2.5"), Gate.parse("frames_per_second<30")], [bench_result()]
@@ -76,7 +84,7 @@ def test_figures_of_a_detector_are_read(metric: str) -> None:
 @pytest.mark.parametrize("metric", [name for name in METRICS if name not in ALWAYS])
 def test_every_metric_that_was_not_measured_says_what_it_needs(metric: str) -> None:
     bare = bench_result(accuracy=None, memory=None, startup=None, sustained=None, streams=None, model_bytes=None)
-    bare = dataclasses.replace(bare, stages={MODEL_ONLY: bare.stages[MODEL_ONLY]})
+    bare = dataclasses.replace(bare, deviation=None, stages={MODEL_ONLY: bare.stages[MODEL_ONLY]})
     with pytest.raises(UsageError, match=f"^{metric} was not measured") as caught:
         Gate.parse(f"{metric}>1").failure(bare)
     assert caught.value.hint.endswith(".")

@@ -6,13 +6,13 @@ import dataclasses
 from typing import Any
 
 import pytest
-from bench_results import ENVIRONMENT, EVALUATION, bench_result, stats_of
+from bench_results import DEVIATION, ENVIRONMENT, EVALUATION, bench_result, stats_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from splite_deploy.bench.recommend import GAIN, Candidate, Recommendation, candidates_of, recommend, recommend_of
-from splite_deploy.bench.result import BenchResult, KeypointDeviation, Windows
-from splite_deploy.bundle.report import Layer, Percentiles
+from splite_deploy.bench.result import BenchResult, Windows
+from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
 
 
@@ -172,13 +172,10 @@ def test_to_become_slower_never_helps(rows: list[Candidate], factor: float) -> N
 
 # --- of results ---
 
-NOTHING = Percentiles(0.0, 0.0, 0.0)
-MOVED = KeypointDeviation("recorded", 64, "crops", NOTHING, NOTHING, None, "", ())
-
 
 def timed(precision: str = "fp32", p50_ms: float = 2.0, **changes: Any) -> BenchResult:
     stages = {**bench_result().stages, "end_to_end": stats_of(p50_ms)}
-    made = {"precision": precision, "stages": stages, "artifact_sha256": f"{precision}{p50_ms}", "deviation": MOVED}
+    made = {"precision": precision, "stages": stages, "artifact_sha256": f"{precision}{p50_ms}"}
     return bench_result(**{**made, **changes})
 
 
@@ -196,7 +193,7 @@ def test_results_of_one_bundle_are_called_by_backend_and_precision() -> None:
 
 
 def test_what_speaks_against_a_result() -> None:
-    beyond = dataclasses.replace(MOVED, violations=("keypoint deviation p95 3 px (limit 1 px)",))
+    beyond = dataclasses.replace(DEVIATION, violations=("keypoint deviation p95 3 px (limit 1 px)",))
     layers = tuple(Layer(str(index), "Conv", "float32" if index else "int8", 1.0) for index in range(5))
     unsteady = Windows(100, (1.0, 2.0, 3.0), stable=False, tolerance=0.03)
     found = recommended(
@@ -216,9 +213,8 @@ def test_what_speaks_against_a_result() -> None:
 
 
 def test_a_file_alone_beside_a_bundle_is_compared_by_the_model_alone() -> None:
-    alone = bench_result(
-        bundle="", artifact_file="net.onnx", artifact_sha256="x", precision=None, stages={"model_only": stats_of(0.5)}
-    )
+    made = {"bundle": "", "artifact_file": "net.onnx", "artifact_sha256": "x", "precision": None, "deviation": None}
+    alone = bench_result(**made, stages={"model_only": stats_of(0.5)})
     rows = candidates_of([timed(), alone])
     assert [row.p50_ms for row in rows] == [1.1875, 0.5] and [row.compared for row in rows] == [True, False]
 

@@ -82,6 +82,8 @@ def test_schema_is_fixed() -> None:
         "accuracy",
         "layers",
         "people_per_image",
+        "run",
+        "deviation",
     ]
     assert list(data["stages"]) == ["preprocess", "inference", "decode", "end_to_end", "model_only"]
     assert list(data["stages"]["end_to_end"]) == [

@@ -14,9 +14,8 @@ from bench_results import ENVIRONMENT, bench_result
 
 from splite_deploy.bench.records import read_results
 from splite_deploy.bench.report.tables import csv_text, markdown_text
-from splite_deploy.bench.result import KeypointDeviation, Windows, upgraded
+from splite_deploy.bench.result import Windows, upgraded
 from splite_deploy.bench.schema import result_schema
-from splite_deploy.bundle.report import Percentiles
 
 
 def test_csv_has_a_row_for_each_result_and_a_column_for_each_figure() -> None:
@@ -34,9 +33,8 @@ def test_csv_has_a_row_for_each_result_and_a_column_for_each_figure() -> None:
 
 
 def test_markdown_has_cells_under_every_head() -> None:
-    moved = KeypointDeviation("recorded", 64, "", Percentiles(0.01, 0.25, 1.5), Percentiles(0, 0, 0), None, "", ())
-    other = bench_result(bundle="a|b.splite", model_bytes=None, accuracy=None)
-    text = markdown_text([bench_result(deviation=moved), other])
+    other = bench_result(bundle="a|b.splite", model_bytes=None, accuracy=None, deviation=None)
+    text = markdown_text([bench_result(), other])
     lines = text.splitlines()
     times = "2.000 | 2.200 | 2.400 | 4.000 | 1.188 | 500.0"
     assert lines[2] == f"| hand.splite ort fp32 | default | {times} | 2.46 | 0.25 | 1.5 | 1.60 |"

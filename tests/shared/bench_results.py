@@ -12,6 +12,7 @@ from splite_deploy.bench.result import (
     CurvePoint,
     Evaluation,
     ImageError,
+    KeypointDeviation,
     Memory,
     Sensors,
     Startup,
@@ -20,7 +21,7 @@ from splite_deploy.bench.result import (
     Windows,
 )
 from splite_deploy.bench.stats import LatencyStats
-from splite_deploy.bundle.report import Layer
+from splite_deploy.bundle.report import Layer, Percentiles
 from splite_deploy.device.environment import Environment
 
 ENVIRONMENT = Environment(
@@ -67,6 +68,17 @@ SUSTAINED = Sustained(2.0, 970, 485.0, CURVE, "steady", "p50 2.00 ms at first, 2
 IMAGE = ImageError("images/0.jpg", (10.0, 12.5, 80.0, 90.0), 8.5)
 EVALUATION = Evaluation("289 labels of hands", 289, 1.25, 1.6, 0.97, 0.92, 8.5, 6.0, None, (IMAGE,), (IMAGE,))
 
+DEVIATION = KeypointDeviation(
+    origin="recorded",
+    crops=64,
+    crops_from="64 images of hands",
+    deviation_px=Percentiles(0.01, 0.25, 1.5),
+    deviation_pct=Percentiles(0.01, 0.2, 1.2),
+    depth=Percentiles(0.05, 0.4, 0.9),
+    depth_unit="mm",
+    violations=(),
+)
+
 
 def stats_of(p50_ms: float) -> LatencyStats:
     return LatencyStats(300, p50_ms, 0.01, p50_ms / 2, p50_ms, p50_ms * 1.1, p50_ms * 1.2, p50_ms * 2)
@@ -106,5 +118,7 @@ def bench_result(**changes: Any) -> BenchResult:
         streams=Streams(2, 600, 900.0, 1.8, stats_of(2.2)),
         accuracy=EVALUATION,
         layers=(Layer("/conv1", "Conv", "float32", 12.5), Layer("/head", "Conv", "float32", None)),
+        run="0a1b2c3d",
+        deviation=DEVIATION,
     )
     return dataclasses.replace(result, **changes)
