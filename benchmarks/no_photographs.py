@@ -94,7 +94,7 @@ def outputs(bundle: Bundle, backend: str, precision: Precision, labels: list[Lab
     crops = cut(((read_image(one.path), one.box) for one in labels), "bgr", bundle.model.input)
     with open_session(bundle, backend, precision, threads=1) as session:
         preprocessor = Preprocessor(bundle.model.input, bundle.model.input.color)
-        return run_each(session, preprocessor.feed(crops, session.inputs[0]))
+        return run_each(session, preprocessor.feed(crops, session.inputs[0]), bundle.model)
 
 
 def accuracy(bundle: Bundle, backend: str, precision: Precision, labels: list[LabelledImage]) -> tuple[float, float]:

@@ -60,7 +60,7 @@ def compared(bundles: list[Path], data: Path, frames: int, stack: ExitStack) -> 
     sides = box_side(truth)[:, None]
     found = {}
     for name, session in sessions.items():
-        keypoints = decode(run_each(session, tensors), spec).keypoints.astype(np.float64)
+        keypoints = decode(run_each(session, tensors, spec), spec).keypoints.astype(np.float64)
         found[name] = np.stack([transform_points(k, invert(m)) for k, (_, m) in zip(keypoints, cut, strict=True)])
     image = sessions["fp32"].inputs[0].name
     runs = {name: partial(_run, session, {image: tensors[:1]}) for name, session in sessions.items()}

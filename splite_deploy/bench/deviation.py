@@ -39,7 +39,8 @@ def deviation_of(bundle: Bundle, artifact: Artifact, backend: Backend, session: 
     spec, golden = bundle.model, bundle.golden()
     feed = Preprocessor(spec.input, spec.input.color).feed(golden.crops, session.inputs[0])
     origin = "golden crops of the bundle"
-    here = compare("", golden.outputs, run_each(session, feed), spec, origin, reference_name=golden.reference)
+    outputs = run_each(session, feed, spec)
+    here = compare("", golden.outputs, outputs, spec, origin, reference_name=golden.reference)
     measured = _described(bundle, artifact, here, "measured")
     recorded = None if measured.violations else _recorded(bundle, artifact, backend)
     return measured if recorded is None else _described(bundle, artifact, recorded, "recorded")

@@ -310,15 +310,25 @@ def _pictures(path: Path, folder: bool, boxes: list[Sequence[float] | None]) -> 
 
 
 def _labelled(path: Path, *, whole: bool) -> list[Picture]:
-    """The images of a labels file, each with all its boxes, or once and whole."""
-    from splite_deploy.metrics.labels import read_boxes
+    """The images of a labels file, each with all its boxes; or all images, whole, those without a box among them.
 
+    What is found where nobody is counts in an average precision, too.
+
+    Raises:
+        UsageError: There are none, or the file cannot be read.
+    """
+    from splite_deploy.metrics.labels import read_boxes, read_images
+
+    if whole:
+        pictures = [Picture(image, [None], image_id) for image, image_id in read_images(path).items()]
+        if not pictures:
+            raise InputError(f"{path} names no images.", hint="Name a folder of images, or labels that name some.")
+        return pictures
     found: dict[Path, Picture] = {}
     for one in read_boxes(path):
-        picture = found.setdefault(one.path, Picture(one.path, [None] if whole else [], one.image_id))
-        if not whole:
-            picture.boxes.append(one.box.tolist())
-            picture.box_scores.append(one.score)
+        picture = found.setdefault(one.path, Picture(one.path, [], one.image_id))
+        picture.boxes.append(one.box.tolist())
+        picture.box_scores.append(one.score)
     return list(found.values())
 
 

@@ -91,10 +91,12 @@ class Following:
             stack.callback(estimator.close)
             network: PoseEstimator | TopDown = estimator
             if self.detector is not None:
+                from splite_deploy.runtime.network_file import NetworkFile
                 from splite_deploy.runtime.topdown import DETECT_EVERY, TopDown
 
                 if is_network_file(self.detector):
-                    detector = PoseEstimator.open_file(self.detector, threads=threads, options=tuning)
+                    file = NetworkFile.read(self.detector, option=None)  # --model is the estimator's
+                    detector = PoseEstimator.of_file(file, threads=threads, options=tuning)
                 else:
                     detector = PoseEstimator.open(self.detector, backend or "auto", precision, threads, options=tuning)
                 stack.callback(detector.close)

@@ -118,7 +118,11 @@ def _verify_file(
     file = NetworkFile.read(path, model)
     beside = None
     if other is not None:
-        beside = NetworkFile.read(other, its_model) if its_model else NetworkFile(other, file.spec, file.host)
+        beside = (
+            NetworkFile.read(other, its_model, option="--reference-model")
+            if its_model
+            else NetworkFile(other, file.spec, file.host)
+        )
     with working("verify") as progress:
         results = [
             result

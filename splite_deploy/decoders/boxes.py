@@ -14,6 +14,8 @@ from splite_deploy.decoders.base import InputSize, Sizes
 from splite_deploy.decoders.people import PeopleDecoder, Rows, sigmoid
 from splite_deploy.errors import BackendError, require
 
+_FAR_BELOW = -1e4  # whose sigmoid is 0, and which float16 holds
+
 
 @dataclass(frozen=True)
 class Boxes(PeopleDecoder):
@@ -45,6 +47,10 @@ class Boxes(PeopleDecoder):
     def way(self) -> Literal["greedy", "weighted", "none"]:
         """As the field says."""
         return self.nms
+
+    def nobody(self, role: str) -> float:
+        """A score before its sigmoid is far below 0."""
+        return _FAR_BELOW if role == "scores" and self.scores == "logits" else 0.0
 
     @property
     def layouts(self) -> Mapping[str, str]:

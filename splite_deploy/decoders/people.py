@@ -8,7 +8,7 @@ score above a threshold are taken greedily, the highest first, and those that ov
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeVar
 
@@ -62,6 +62,14 @@ class PeopleDecoder(Decoder):
     def numbered(self) -> bool:
         """Whether a candidate's number says where in the input it lies; else the network has sorted them by score."""
         return self.way() != "none"
+
+    def nobody(self, role: str) -> float:
+        """What an output holds, at every number, of a candidate that is nobody: its score is 0 then.
+
+        Args:
+            role: Of the output.
+        """
+        return 0.0
 
     def way(self) -> Literal["greedy", "weighted", "none"]:
         """How candidates that overlap become one: ``none`` where the network has seen to that."""
@@ -138,12 +146,47 @@ class PeopleDecoder(Decoder):
         return found
 
 
+def joined(results: Sequence[Mapping[str, FloatArray]], decoder: Decoder) -> dict[str, FloatArray]:
+    """Outputs of crops that were run one by one, or in parts, as those of one batch.
+
+    A network with its suppression inside gives another number of candidates for each crop: rows that are nobody fill
+    up, so that all have the same number, and one at least.
+
+    Args:
+        results: By role, N first.
+        decoder: Of the model.
+    """
+    return {role: np.concatenate(_evened([one[role] for one in results], role, decoder)) for role in results[0]}
+
+
+def evened(
+    first: Mapping[str, FloatArray], second: Mapping[str, FloatArray], decoder: Decoder
+) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
+    """The outputs that both have, by role, with the same number of candidates; see `joined`."""
+    both = {role: _evened([first[role], second[role]], role, decoder) for role in first if role in second}
+    return {role: one for role, (one, _) in both.items()}, {role: other for role, (_, other) in both.items()}
+
+
+def _evened(arrays: Sequence[FloatArray], role: str, decoder: Decoder) -> list[FloatArray]:
+    """The arrays, filled up along their candidates."""
+    axis = {**decoder.layouts, **decoder.decoded_layouts}.get(role, "").find("A")
+    if not isinstance(decoder, PeopleDecoder) or axis < 0:
+        return list(arrays)
+    most = max(1, *(one.shape[axis] for one in arrays))
+    filled = []
+    for one in arrays:
+        widths = [(0, most - one.shape[axis] if index == axis else 0) for index in range(one.ndim)]
+        fill = 0.0 if role in decoder.decoded_layouts else decoder.nobody(role)
+        filled.append(np.pad(one, widths, constant_values=fill) if one.shape[axis] < most else one)
+    return filled
+
+
 def people_of(rows: list[FloatArray]) -> Decoded:
     """Candidates (M, 5 + 3 K) of each crop, which are people, as what is decoded."""
-    joined = np.concatenate(rows)
+    everybody = np.concatenate(rows)
     crops = np.repeat(np.arange(len(rows)), [len(one) for one in rows])
-    keypoints = points_of(joined)
-    people = People(crops, np.ascontiguousarray(joined[:, BOX]), np.ascontiguousarray(joined[:, SCORE]))
+    keypoints = points_of(everybody)
+    people = People(crops, np.ascontiguousarray(everybody[:, BOX]), np.clip(everybody[:, SCORE], 0.0, 1.0))
     return Decoded(np.ascontiguousarray(keypoints[..., :2]), np.clip(keypoints[..., 2], 0.0, 1.0), None, people=people)
 
 
@@ -204,13 +247,17 @@ def _shared(first: _Floats, second: _Floats) -> _Floats:
     """(P, Q) areas that boxes have in common."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared: _Floats = np.prod(np.maximum(high - low, 0), axis=-1)
-    return shared
+    return _product(np.maximum(high - low, 0))
 
 
 def _areas(boxes: _Floats) -> _Floats:
-    areas: _Floats = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=-1)
-    return areas
+    return _product(np.maximum(boxes[:, 2:] - boxes[:, :2], 0))
+
+
+def _product(sides: _Floats) -> _Floats:
+    """Areas of (..., 2) sides; not by np.prod, whose warnings of an overflow are numpy's own, and stay."""
+    area: _Floats = sides[..., 0] * sides[..., 1]
+    return area
 
 
 def _share(part: _Floats, whole: _Floats) -> _Floats:

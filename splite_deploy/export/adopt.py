@@ -47,7 +47,7 @@ from splite_deploy.runtime.backends.base import Backend
 from splite_deploy.runtime.crops import Crops, crops_from_images, crops_without_images
 from splite_deploy.runtime.network_file import NetworkFile
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.scores import COMPARED, check_scores
+from splite_deploy.runtime.scores import COMPARED, check_candidates, check_scores
 from splite_deploy.runtime.session import backend_of, open_bytes, open_model_file
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import PRECISIONS, Precision
@@ -150,6 +150,7 @@ def _fill(
     compared = Reference(reference.facts.format, spec, crops.pixels, outputs, crops.origin)
     compared.check_finite(reference.path.name, outputs, "Check mean and std in model.toml, and the view of its ends.")
     check_scores(outputs, spec, COMPARED, ExportError)
+    check_candidates(outputs, spec, ExportError)
     with ExitStack() as stack:
         made: list[tuple[Artifact, Parity, tuple[Layer, ...]]] = []
         for file in files:
@@ -218,7 +219,7 @@ def _reference(files: Sequence[NetworkFile], options: AdoptOptions) -> NetworkFi
     first = files[0]
     if options.reference_model is None:
         return NetworkFile(options.reference, first.spec, first.host)
-    named = NetworkFile.read(options.reference, options.reference_model)
+    named = NetworkFile.read(options.reference, options.reference_model, option="--reference-model")
     ours, theirs = (
         (spec.decoder, spec.keypoint_count, spec.input.planes, spec.input.box_padding, spec.input.turn)
         for spec in (first.spec, named.spec)
@@ -266,7 +267,7 @@ def _reference_outputs(reference: NetworkFile, crops: Crops, image: PreparedImag
     with reference.open(backend, reference=bool(backend.reference)) as session:
         preprocessor = Preprocessor(reference.spec.input, reference.spec.input.picture_color)
         pixels = np.concatenate([crops.pixels, image.crop[None]])
-        outputs = run_each(session, preprocessor.feed(pixels, session.inputs[0]))
+        outputs = run_each(session, preprocessor.feed(pixels, session.inputs[0]), reference.spec)
     last = {role: values[-1:] for role, values in outputs.items()}
     return last, {role: values[:-1] for role, values in outputs.items()}
 

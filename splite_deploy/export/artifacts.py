@@ -18,6 +18,7 @@ from splite_deploy.bundle import Artifact, Graph, TensorSpec, Typing
 from splite_deploy.bundle.report import Layer, Parity
 from splite_deploy.compile.child_process import kept_log
 from splite_deploy.decoders import Decoder
+from splite_deploy.decoders.people import joined
 from splite_deploy.errors import CompileError, ExportError, MissingDependencyError, SpliteError, UsageError
 from splite_deploy.export.calibrate import Calibrated
 from splite_deploy.export.failures import Failures
@@ -136,10 +137,10 @@ class TracedRun:
         file = ModelFile(content, artifact.file, artifact.format, artifact)
         traced = stack.enter_context(open_traced(backend, file, threads=1))
         self.session, feed = traced, reference.feed(traced)
-        parts = [run_each(traced, feed[:TRACED_CROPS])]
+        parts = [run_each(traced, feed[:TRACED_CROPS], reference.spec)]
         self.layers = traced.layers()  # ends the trace
-        parts += [run_each(traced, feed[TRACED_CROPS:])] if len(feed) > TRACED_CROPS else []
-        self.outputs = {role: np.concatenate([part[role] for part in parts]) for role in parts[0]}
+        parts += [run_each(traced, feed[TRACED_CROPS:], reference.spec)] if len(feed) > TRACED_CROPS else []
+        self.outputs = joined(parts, reference.spec.decoder)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ from splite_deploy.metrics.labels import SceneBoxes
 from splite_deploy.metrics.parity import Outputs, limits_of
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.scores import COMPARED, check_scores
+from splite_deploy.runtime.scores import COMPARED, check_candidates, check_scores
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import LimitSpec, Precision
 
@@ -218,6 +218,7 @@ def export_bundle(
         tensors = Preprocessor(spec.input, spec.input.color).normalise(np.concatenate([crops.pixels, image.crop[None]]))
         outputs: Outputs = source.run(tensors)
         check_scores(outputs, spec, COMPARED, ExportError)
+        check_candidates(_without_last(outputs), spec, ExportError)
         reference = Reference(source.name, spec, crops.pixels, _without_last(outputs), crops.origin)
 
         with writing(output):
@@ -435,7 +436,7 @@ def _calibrated(
         source,
         basis.reference,
         options,
-        lambda tensors: run_each(session, tensors),
+        lambda tensors: run_each(session, tensors, source.spec),
         progress,
         given,
     )

@@ -65,7 +65,7 @@ class Reference:
 
     def run(self, session: Session) -> dict[str, FloatArray]:
         """Outputs of a session on the inputs, by role, N first."""
-        return run_each(session, self.feed(session))
+        return run_each(session, self.feed(session), self.spec)
 
     def measure(self, stage: str, outputs: Outputs) -> Deviation:
         """How far outputs lie from those of the original network; see `compare`."""

@@ -13,6 +13,7 @@ from splite_deploy.arrays import DoubleArray, FloatArray
 from splite_deploy.bundle import Parity, Percentiles
 from splite_deploy.bundle.report import BoxParity, PeopleParity
 from splite_deploy.decoders import PeopleDecoder, decode, decoded_by_role
+from splite_deploy.decoders.people import evened
 from splite_deploy.metrics.people import Moved, compare_people
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 
@@ -66,10 +67,12 @@ def compare(
         depth = percentiles(moved.depth * (scale or 1.0))
     if spec.decoder.decodes(candidate) and not spec.decoder.decodes(reference):
         reference = decoded_by_role(reference, spec)
+    crops = len(next(iter(reference.values())))
+    reference, candidate = evened(reference, candidate, spec.decoder)
     return Parity(
         reference=reference_name,
         stage=stage,
-        crops=len(next(iter(reference.values()))),
+        crops=crops,
         crops_from=crops_from,
         tensor_max_abs={role: float(np.abs(candidate[role] - reference[role]).max()) for role in reference},
         deviation_px=percentiles(moved.deviation_px),
@@ -273,5 +276,7 @@ def limits_of(precision: Precision, spec: ModelSpec) -> LimitSpec:
 
 
 def percentiles(values: NDArray[np.floating[Any]]) -> Percentiles:
-    """50th and 95th percentile and maximum."""
+    """50th and 95th percentile and maximum; of nothing NaN, which keeps no limit."""
+    if not values.size:
+        return Percentiles(np.nan, np.nan, np.nan)
     return Percentiles(*(float(v) for v in (*np.percentile(values, [50, 95]), values.max())))

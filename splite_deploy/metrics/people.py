@@ -84,11 +84,13 @@ def compare_people(before: FloatArray, after: FloatArray, decoder: PeopleDecoder
     """
     shows = finds_people(before, decoder)
     moved_px, scores = [], []
+    # Where rows fill up what a crop has too few of, see `joined`, a number does not say where a candidate lies
+    numbered = decoder.numbered and all(_is_one(candidates).all() for candidates in (before, after))
     chosen_of = _chosen(before, decoder, size, shows)
     for first, second, chosen in zip(before, after, chosen_of, strict=True):
-        same = chosen if decoder.numbered else _nearest(first[chosen], second)
-        moved_px.append(_distances(first[chosen], second[same]))
-        scores.append(np.abs(first[chosen, SCORE].astype(np.float64) - second[same, SCORE]))
+        ours, theirs = (chosen, chosen) if numbered else _nearest(first, chosen, second)
+        moved_px.append(_distances(first[ours], second[theirs]))
+        scores.append(np.abs(first[ours, SCORE].astype(np.float64) - second[theirs, SCORE]))
     people = _matched(before, after, decoder, size) if shows else None
     return Moved(np.concatenate(moved_px), np.concatenate(scores), people)
 
@@ -112,7 +114,11 @@ def same_person(candidates: FloatArray, decoder: PeopleDecoder) -> FloatArray:
     Of networks without keypoints two corners of its box, (N, 2, 3).
     """
     best = int(candidates[0, :, SCORE].argmax())
-    rows = [one[best if decoder.numbered else _nearest(candidates[0, best : best + 1], one)[0]] for one in candidates]
+    numbered = decoder.numbered and bool(_is_one(candidates).all())
+    rows = []
+    for one in candidates:
+        _, same = _nearest(candidates[0], np.array([best]), one)
+        rows.append(one[best if numbered or not len(same) else same[0]])
     return marks_of(np.stack(rows))
 
 
@@ -142,19 +148,33 @@ def _chosen(candidates: FloatArray, decoder: PeopleDecoder, size: InputSize, sho
     return found
 
 
-def _nearest(rows: FloatArray, among: FloatArray) -> _Numbers:
-    """For each candidate the number of that which lies nearest by box and keypoints, each used once.
+def _is_one(candidates: FloatArray) -> NDArray[np.bool_]:
+    """(..., A) which rows are candidates, and do not fill up; see `splite_deploy.decoders.people.joined`."""
+    found: NDArray[np.bool_] = candidates.any(axis=-1)
+    return found
 
-    Networks that sort candidates by score exchange those of about the same one.
+
+def _nearest(first: FloatArray, chosen: _Numbers, second: FloatArray) -> tuple[_Numbers, _Numbers]:
+    """Numbers of candidates, and of those of another network that lie nearest by box and keypoints, each used once.
+
+    Networks that sort candidates by score exchange those of about the same one. Where the other gives fewer, the
+    farthest have no partner: whether they are missed the comparison of people tells.
+
+    Args:
+        first: (A, 5 + 3 K).
+        chosen: Which of these.
+        second: (B, 5 + 3 K).
     """
-    columns = np.r_[BOX, [c for c in range(KEYPOINTS, rows.shape[1]) if (c - KEYPOINTS) % 3 < 2]]
-    away = np.abs(rows[:, None, columns] - among[None, :, columns]).mean(axis=2)
-    chosen = np.zeros(len(rows), np.intp)
-    for _ in range(len(rows)):
-        row, column = np.unravel_index(away.argmin(), away.shape)
-        chosen[row] = column
+    ours, theirs = chosen[_is_one(first[chosen])], np.flatnonzero(_is_one(second))
+    columns = [*range(SCORE), *(c for c in range(KEYPOINTS, first.shape[1]) if (c - KEYPOINTS) % 3 < 2)]
+    away = np.abs(first[ours][:, None, columns] - second[theirs][None, :, columns]).mean(axis=2)
+    partner: dict[int, int] = {}
+    for _ in range(min(away.shape)):
+        row, column = (int(one) for one in np.unravel_index(away.argmin(), away.shape))
+        partner[row] = column
         away[row], away[:, column] = np.inf, np.inf
-    return chosen
+    rows = sorted(partner)
+    return ours[rows], theirs[[partner[row] for row in rows]]
 
 
 def _matched(before: FloatArray, after: FloatArray, decoder: PeopleDecoder, size: InputSize) -> Matched:

@@ -36,6 +36,8 @@ from splite_deploy.runtime.scores import check_scores
 from splite_deploy.runtime.session import OptionSet, Session, backend_of, open_session
 from splite_deploy.spec import Color, InputSpec, ModelSpec, Precision
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class StageTimes:
@@ -151,6 +153,29 @@ class PoseEstimator(Closing):
             BackendError: The backend cannot load the file, or it is not what ``model.toml`` says.
         """
         file = NetworkFile.read(Path(path), None if model is None else Path(model), backend)
+        return cls.of_file(file, backend, threads, color, options)
+
+    @classmethod
+    def of_file(
+        cls,
+        file: NetworkFile,
+        backend: str = "auto",
+        threads: int | None = None,
+        color: Color = "bgr",
+        options: OptionSet = (),
+    ) -> PoseEstimator:
+        """The same of a file whose model spec was read.
+
+        Args:
+            file: With its model spec.
+            backend: As for `open_file`.
+            threads: As for `open`.
+            color: As for `open`.
+            options: As for `open`.
+
+        Raises:
+            SpliteError: See `open_file`.
+        """
         session = file.open(backend_of(file.path, backend), threads=threads, options=options)
         return cls(file.spec, session, color, compared=False)
 
@@ -354,6 +379,8 @@ class PoseEstimator(Closing):
             if people is not None:
                 box = transform_points(people.boxes[index].reshape(2, 2), invert(matrix)).reshape(4)
                 score = float(people.scores[index])
+                if not np.abs(box).max() <= _LARGEST:
+                    raise _not_finite("boxes in the image")
             found = keypoints, decoded.scores[index].copy(), box[:4].astype(np.float32)
             pose = Pose(*found, points_3d, unit, origin, score)
             poses.append(replace(pose, **self._more(decoded, index, box)) if self._gives_more else pose)
@@ -373,10 +400,7 @@ class PoseEstimator(Closing):
         if points_3d is not None and not np.isfinite(points_3d).all():
             said = said or "keypoints in three dimensions"
         if said:
-            raise BackendError(
-                f"The {said} are not finite (NaN or infinity).",
-                hint="The network gives numbers near the end of float32: look at its weights.",
-            )
+            raise _not_finite(said)
 
     def _lift(
         self,
@@ -418,6 +442,13 @@ class PoseEstimator(Closing):
             return
         with self._guard:
             self.session.close()
+
+
+def _not_finite(what: str) -> BackendError:
+    return BackendError(
+        f"The {what} are not finite (NaN or infinity).",
+        hint="The network gives numbers near the end of float32: look at its weights.",
+    )
 
 
 def two_passes(estimate: Callable[..., Pose], spec: InputSpec) -> Callable[..., Pose]:

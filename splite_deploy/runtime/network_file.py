@@ -41,13 +41,16 @@ class NetworkFile:
     host: HostSpec
 
     @classmethod
-    def read(cls, path: Path, model: Path | None = None, backend: str = "auto") -> NetworkFile:
+    def read(
+        cls, path: Path, model: Path | None = None, backend: str = "auto", option: str | None = "--model"
+    ) -> NetworkFile:
         """Reads the model spec of a file.
 
         Args:
             path: The file.
             model: Its model spec; None is the ``model.toml`` beside it.
             backend: What is to run it: nobody needs a model spec of what cannot be run.
+            option: Of the command line, that names the model spec, for the hint; None where there is none.
 
         Raises:
             UsageError: The file does not exist, or no backend runs such files.
@@ -57,11 +60,11 @@ class NetworkFile:
         backend_of(path, backend)
         beside = path.with_name(MODEL_TOML)
         if model is None and not beside.exists():
-            hint = f"This writes one: {command('init', path)}. Or name it with --model."
+            hint = f"This writes one: {command('init', path)}." + (f" Or name it with {option}." if option else "")
             if is_bundle(path.parent):  # into which init writes nothing
                 hint = f"The file belongs to a bundle: name that, {quoted(path.parent)}."
             raise SpecError(f"No model spec of {path.name}: there is no {beside}.", hint=hint)
-        return cls(path, *load_model_toml(model or beside))
+        return cls(path, *load_model_toml(model or beside, option))
 
     @cached_property
     def facts(self) -> FileFacts:

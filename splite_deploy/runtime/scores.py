@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders import PeopleDecoder
-from splite_deploy.decoders.people import SCORE
+from splite_deploy.decoders.people import BOX, SCORE
 from splite_deploy.errors import SpliteError
 from splite_deploy.metrics.parity import Outputs
 from splite_deploy.spec import ModelSpec
@@ -28,7 +28,7 @@ def check_scores(outputs: Outputs, spec: ModelSpec, where: str, error: type[Spli
 
     Raises:
         error: An output of scores, a head, a column of coordinates or the score of a candidate reaches beyond, as a
-            depth, a visibility or a score before its sigmoid does.
+            depth, a visibility or a score before its sigmoid does; or boxes of two corners are inside out.
     """
     decoder, said = spec.decoder, f"on {where}, not in 0 to 1."
     if isinstance(decoder, PeopleDecoder):
@@ -37,6 +37,13 @@ def check_scores(outputs: Outputs, spec: ModelSpec, where: str, error: type[Spli
                 f"The scores of the candidates that the decoder '{decoder.type}' reads lie {beyond} {said}",
                 hint="Check the decoder's form and its columns in model.toml; if they are scores before their sigmoid, "
                 "export the network with the sigmoid of the scores inside.",
+            )
+        if inverted := _inverted(outputs, decoder, spec):
+            raise error(
+                f"{inverted} have no area on {where}: the right side lies before the left one, or the lower before the "
+                "upper.",
+                hint='Write boxes = "xywh" in [decoder] of model.toml if they are centre, width and height; otherwise '
+                "check the columns of the boxes in [outputs].",
             )
         return
     for role in ("scores", *spec.heads):
@@ -59,6 +66,41 @@ def check_scores(outputs: Outputs, spec: ModelSpec, where: str, error: type[Spli
                 f'[{names}, "visibility"], or "z", or "_" for what nobody reads; where it is a score before '
                 f'its sigmoid, columns = [{names}, "score"] with activation = "sigmoid".',
             )
+
+
+def check_candidates(outputs: Outputs, spec: ModelSpec, error: type[SpliteError]) -> None:
+    """Refuses to compare nothing: a network with its suppression inside may give no candidates at all.
+
+    Args:
+        outputs: See `check_scores`.
+        spec: The model.
+        error: What to raise.
+
+    Raises:
+        error: There is no candidate on any crop.
+    """
+    if isinstance(spec.decoder, PeopleDecoder) and not _candidates_of(outputs, spec.decoder, spec).any():
+        raise error(
+            f"The network gives no candidates on {COMPARED}: nothing of it can be compared.",
+            hint="Name pictures that show what it finds, with --images.",
+        )
+
+
+def _inverted(outputs: Outputs, decoder: PeopleDecoder, spec: ModelSpec) -> str:
+    """How many boxes are inside out, where most are of which the network gives both corners; empty if few are."""
+    if getattr(decoder, "boxes", None) != "xyxy":
+        return ""
+    candidates = _candidates_of(outputs, decoder, spec)
+    boxes = candidates[candidates[..., SCORE] >= decoder.min_score][:, BOX]
+    wrong = int((boxes[:, 2:] <= boxes[:, :2]).any(axis=1).sum())
+    return f"{wrong} of the {len(boxes)} boxes over the threshold" if 2 * wrong > len(boxes) else ""
+
+
+def _candidates_of(outputs: Outputs, decoder: PeopleDecoder, spec: ModelSpec) -> FloatArray:
+    """(N, A, 5 + 3 K), whether they are finite or not."""
+    if decoder.decodes(outputs):
+        return outputs[decoder.decoded_roles[0]]
+    return decoder.candidates(outputs, spec.input)
 
 
 def _scores_of(outputs: Outputs, decoder: PeopleDecoder, spec: ModelSpec) -> FloatArray:

@@ -17,7 +17,7 @@ import numpy as np
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, Golden, GoldenImage, Parity, Percentiles
 from splite_deploy.decoders import Decoded, PeopleDecoder, decode
-from splite_deploy.decoders.people import CORNERS
+from splite_deploy.decoders.people import CORNERS, evened, joined
 from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.metrics.parity import NOBODY_FACTOR, candidates_of, compare, limits_of, percentiles, violations
 from splite_deploy.metrics.people import nearest_person, same_person
@@ -39,11 +39,12 @@ _TAMPERED = (
 )
 
 
-def run_each(session: Session, tensors: Feed) -> dict[str, FloatArray]:
-    """Runs N inputs, of `Preprocessor.feed`, one at a time; outputs by role, N first."""
+def run_each(session: Session, tensors: Feed, spec: ModelSpec) -> dict[str, FloatArray]:
+    """Runs N inputs, of `Preprocessor.feed`, one at a time; outputs by role, N first, see `joined`."""
     name = session.inputs[0].name
     results = [dict(session.run({name: tensors[i : i + 1]})) for i in range(len(tensors))]
-    return {spec.role: np.concatenate([result[spec.name] for result in results]) for spec in session.outputs}
+    by_role = [{tensor.role: result[tensor.name] for tensor in session.outputs} for result in results]
+    return joined(by_role, spec.decoder)
 
 
 def batch_violations(
@@ -65,8 +66,8 @@ def batch_violations(
         return []
     chosen = crops if len(crops) > 1 else np.concatenate([crops, crops[:, :, ::-1]])
     feed = Preprocessor(spec.input, spec.input.color).feed(chosen[:largest], image)
-    single, results = run_each(session, feed), session.run({image.name: np.ascontiguousarray(feed)})
-    together = {one.role: results[one.name] for one in session.outputs}
+    single, results = run_each(session, feed, spec), session.run({image.name: np.ascontiguousarray(feed)})
+    single, together = evened(single, {one.role: results[one.name] for one in session.outputs}, spec.decoder)
     if wrong := [role for role, values in together.items() if values.shape != single[role].shape]:
         role = wrong[0]
         return [f"the output '{role}' has shape {together[role].shape} instead of {single[role].shape}"]
@@ -209,7 +210,7 @@ def verify(
         check_content(file)
         first_load(runs_it, file)  # who made the bundle need not be who runs it
         with open_artifact(bundle, artifact, runs_it, threads=threads, options=options) as session:
-            outputs = run_each(session, preprocessor.feed(inputs, session.inputs[0]))
+            outputs = run_each(session, preprocessor.feed(inputs, session.inputs[0]), spec)
             mixed = batch_violations(session, golden.crops, spec, artifact.limits, largest_batch(artifact))
         on_crops = {role: values[:-2] for role, values in outputs.items()}
         on_image = {role: values[-2:] for role, values in outputs.items()}

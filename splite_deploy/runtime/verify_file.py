@@ -18,7 +18,7 @@ from splite_deploy.runtime.backends.base import Backend
 from splite_deploy.runtime.crops import Crops, crops_from_images, crops_without_images
 from splite_deploy.runtime.network_file import NetworkFile
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.scores import COMPARED, check_scores
+from splite_deploy.runtime.scores import COMPARED, check_candidates, check_scores
 from splite_deploy.runtime.session import OptionSet, Session, backend_of
 from splite_deploy.runtime.verify import batch_violations, run_each
 from splite_deploy.spec import PRECISIONS, LimitSpec, ModelSpec, Precision
@@ -123,11 +123,12 @@ def _run(file: NetworkFile, session: Session, crops: Crops) -> Outputs:
     """What a session of a file makes of crops: by role, N first.
 
     Raises:
-        BackendError: It cannot be run, or its scores are none.
+        BackendError: It cannot be run, its scores are none, or it gives no candidates.
     """
     preprocessor = Preprocessor(file.spec.input, file.spec.input.picture_color)
-    outputs = run_each(session, preprocessor.feed(crops.pixels, session.inputs[0]))
+    outputs = run_each(session, preprocessor.feed(crops.pixels, session.inputs[0]), file.spec)
     check_scores(outputs, file.spec, COMPARED, BackendError)
+    check_candidates(outputs, file.spec, BackendError)
     return outputs
 
 

@@ -42,8 +42,17 @@ class HostSpec:
     view: View = field(default_factory=View)
 
 
-def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
+def _or(what: str, option: str | None) -> str:
+    """The other way out of a hint, where an option gives one."""
+    return "" if option is None else f", or {what} with {option}"
+
+
+def load_model_toml(path: Path, option: str | None = "--model") -> tuple[ModelSpec, HostSpec]:
     """Reads ``model.toml``.
+
+    Args:
+        path: The file.
+        option: Of the command line, that names another one, for the hint; None where there is none.
 
     Raises:
         SpecError: The file is missing, is no TOML, or a field is wrong; the message names it.
@@ -52,12 +61,12 @@ def load_model_toml(path: Path) -> tuple[ModelSpec, HostSpec]:
         data = read_toml(path)
     except MissingError as err:
         raise SpecError(
-            f"No model spec at {path}.", hint="Put model.toml beside the checkpoint, or name it with --model."
+            f"No model spec at {path}.", hint=f"Put model.toml beside the checkpoint{_or('name it', option)}."
         ) from err
     except ReadError as err:
-        hint = "Correct that line, or name another model.toml with --model."
+        hint = f"Correct that line{_or('name another model.toml', option)}."
         if not isinstance(err, MalformedError):
-            hint = "Name a readable model.toml with --model."
+            hint = f"Make it readable{_or('name a readable model.toml', option)}."
         raise SpecError(err.message, hint=hint) from err
     return _model_of(data, path)
 

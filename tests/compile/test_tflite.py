@@ -53,9 +53,10 @@ class Converted:
         """How far a file lies from the graph."""
         tensors = Preprocessor(self.spec.input, self.spec.input.color).normalise(crops)
         file = GraphFile.of(self.graph.name, load(self.graph), self.spec.decoder)
-        reference = run_each(open_bytes(file.content, file.artifact("fp32", self.spec.limits), threads=1), tensors)
+        artifact_of_graph = file.artifact("fp32", self.spec.limits)
+        reference = run_each(open_bytes(file.content, artifact_of_graph, threads=1), tensors, self.spec)
         session = open_bytes((self.folder / artifact.file).read_bytes(), artifact, threads=1)
-        return compare(artifact.label, reference, run_each(session, tensors), self.spec, "renderer")
+        return compare(artifact.label, reference, run_each(session, tensors, self.spec), self.spec, "renderer")
 
 
 @pytest.fixture(scope="module", params=[DIRECT, TENSORFLOW])
@@ -177,8 +178,8 @@ def test_the_files_of_the_tests_are_what_the_converter_makes(tiny: Converted, cr
     assert read_contents(stored).histogram() == read_contents(tiny.folder / f"model.{precision}.tflite").histogram()
     tensors = Preprocessor(tiny.spec.input, tiny.spec.input.color).normalise(crops[:4])
     made = next(artifact for artifact in tiny.artifacts if artifact.precision == precision)
-    here = run_each(open_bytes((tiny.folder / made.file).read_bytes(), made, threads=1), tensors)
-    there = run_each(open_bytes(stored.read_bytes(), tflite_artifact(stored, precision), threads=1), tensors)
+    here = run_each(open_bytes((tiny.folder / made.file).read_bytes(), made, threads=1), tensors, tiny.spec)
+    there = run_each(open_bytes(stored.read_bytes(), tflite_artifact(stored, precision), threads=1), tensors, tiny.spec)
     for role, array in here.items():
         np.testing.assert_allclose(array, there[role], atol=1e-4, err_msg="run tests/vectors/make_tflite.py")
 

@@ -90,8 +90,8 @@ def test_integer_ends_are_quantised_as_the_file_says(bundle: Bundle, tensors: Fl
 
 
 def test_integer_ends_give_what_float_ends_give(bundle: Bundle, tensors: FloatArray) -> None:
-    inside = run_each(open_session(bundle, "tflite", "int8", threads=1), tensors)
-    outside = run_each(open_bytes(ENDS.read_bytes(), tflite_artifact(ENDS, "int8"), threads=1), tensors)
+    inside = run_each(open_session(bundle, "tflite", "int8", threads=1), tensors, bundle.model)
+    outside = run_each(open_bytes(ENDS.read_bytes(), tflite_artifact(ENDS, "int8"), threads=1), tensors, bundle.model)
     parity = compare("float ends -> integer ends", inside, outside, bundle.model, "golden crops")
     assert parity.deviation_px.max < 0.05
 

@@ -74,6 +74,6 @@ def choose_build(trials: Sequence[Trial], file: str) -> tuple[int, str]:
 
 def _trial(p50_ms: float, session: Session, tensors: Feed, bundle: Bundle, artifact: Artifact) -> Trial:
     golden, spec, limits = bundle.golden(), bundle.model, artifact.limits
-    parity = compare("", golden.outputs, run_each(session, tensors), spec, "")
+    parity = compare("", golden.outputs, run_each(session, tensors, spec), spec, "")
     mixed = batch_violations(session, golden.crops, spec, limits, largest_batch(artifact))
     return Trial(p50_ms, parity.deviation_px.p95, (*violations(parity, limits, spec), *mixed))

@@ -14,6 +14,7 @@ import numpy as np
 from splite_deploy.arrays import FloatArray
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bundle.report import ExcludedLayer, LayerSearch, Mixture, Parity
+from splite_deploy.decoders.people import joined
 from splite_deploy.errors import CompileError, ParityError
 from splite_deploy.export.crops import evenly
 from splite_deploy.export.reference import Reference
@@ -137,7 +138,9 @@ class _Search:
         key = frozenset(floats)
         if key not in self.tried:
             with self.candidates.open([*self.start, *floats]) as network:
-                self.tried[key] = self.reference.measure("", network(self.reference.tensors)).parity
+                each = [network(crop[None]) for crop in self.reference.tensors]
+            found = joined(each, self.reference.spec.decoder)
+            self.tried[key] = self.reference.measure("", found).parity
         return self.tried[key]
 
     def share(self, floats: Sequence[str]) -> float:

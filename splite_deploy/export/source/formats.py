@@ -251,7 +251,7 @@ class ImportedOnnx:
     def run(self, tensors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Reference outputs of the file by role, N first, computed one crop at a time as on a device."""
         with open_bytes(self.content, self.artifact, model=self.spec) as session:
-            return run_each(session, tensors)
+            return run_each(session, tensors, self.spec)
 
 
 def read_onnx(path: Path, spec: ModelSpec, host: HostSpec, *, opset: int | None, dynamic_batch: bool) -> ImportedOnnx:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from splite_deploy.decoders import roles_of
+from splite_deploy.decoders.people import joined
 from splite_deploy.errors import CheckpointError, UsageError
 from splite_deploy.export.graph.torch_to_onnx import check_outputs
 from splite_deploy.export.graph.view import base_network, network_example, viewed
@@ -134,7 +135,6 @@ def run_network(network: nn.Module, tensors: NDArray[np.float32], spec: ModelSpe
     with torch.inference_mode():
         results = [network(torch.from_numpy(tensors[i : i + 1])) for i in range(len(tensors))]
     rows = [(result,) if isinstance(result, torch.Tensor) else tuple(result) for result in results]
-    return {
-        role: torch.cat([row[index] for row in rows]).numpy().astype(np.float32)
-        for index, role in enumerate(roles_of(spec))
-    }
+    roles = roles_of(spec)
+    by_role = [{role: row[index].numpy().astype(np.float32) for index, role in enumerate(roles)} for row in rows]
+    return joined(by_role, spec.decoder)
