@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from splite_deploy.bench.loop import END_TO_END, MODEL_ONLY
-from splite_deploy.bench.result import BenchResult, Evaluation, Sustained
+from splite_deploy.bench.result import BenchResult, Evaluation, KeypointDeviation, Sustained
 from splite_deploy.bundle.report import BoxAccuracy
 
 
@@ -24,7 +24,25 @@ def sentences(result: BenchResult) -> list[str]:
             f"Its process has {memory.rss_before_mib:.0f} MiB before loading, {memory.rss_steady_mib:.0f} MiB while it "
             f"runs, {memory.rss_peak_mib:.0f} MiB at most."
         )
+    if result.deviation is not None:
+        said.append(_moved(result.deviation))
     return [*said, *measured_besides(result)]
+
+
+def _moved(found: KeypointDeviation) -> str:
+    pixels, parts = found.deviation_px, found.deviation_pct
+    depth = "" if found.depth is None else f"; depth by {found.depth.p95:.2g} {found.depth_unit} (p95)"
+    return (
+        f"Keypoints lie {pixels.p95:.2g} px (p95) and at most {pixels.max:.2g} px from the original network's, "
+        f"{parts.p95:.2g} % and {parts.max:.2g} % of the input's longer side{depth}: {compared_on(found)}."
+    )
+
+
+def compared_on(found: KeypointDeviation) -> str:
+    """What a deviation is of, as a part of a sentence."""
+    if found.origin == "recorded":
+        return f"recorded when the bundle was made, on {found.crops} crops"
+    return f"measured here, on {found.crops} golden crops"
 
 
 def measured_besides(result: BenchResult) -> Iterator[str]:

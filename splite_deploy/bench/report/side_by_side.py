@@ -10,7 +10,7 @@ from splite_deploy.bench.gates import METRICS, Reading
 from splite_deploy.bench.loop import DECODE, END_TO_END, INFERENCE, MODEL_ONLY, PREPROCESS
 from splite_deploy.bench.profile import shares_by_type
 from splite_deploy.bench.recommend import Recommendation, common_stage, names_of, source_of
-from splite_deploy.bench.report.sentences import measured_besides
+from splite_deploy.bench.report.sentences import compared_on, measured_besides
 from splite_deploy.bench.result import BenchResult, KeypointDeviation
 from splite_deploy.plain_table import Table, plain
 
@@ -18,9 +18,14 @@ SHOWN_SHARE = 0.03
 """Smaller shares of a type that a network computes in are not shown."""
 _WHOLE_SHARE = 0.95
 _ACCURACY: Mapping[str, Reading] = {
-    "Error, % of box": METRICS["epe_box_pct"].read,
+    "Error\n% of box": METRICS["epe_box_pct"].read,
     "PCK": METRICS["pck_05"].read,
     "AP@0.5": METRICS["ap_50"].read,
+}
+_ACCURACY_SAYS: Mapping[str, str] = {
+    "Error\n% of box": "Error: mean over keypoints.",
+    "PCK": "PCK: share of keypoints within 5 % of the box.",
+    "AP@0.5": "AP: average precision of boxes at an overlap of 0.5.",
 }
 
 
@@ -42,7 +47,7 @@ def stages_table(results: Sequence[BenchResult]) -> Table:
         if (said := list(measured_besides(one)))
     ]
     grid = Table(title="Stages", caption="\n".join(below), caption_justify="left", box=box.SIMPLE_HEAD)
-    grid.add_column("Artifact", no_wrap=len({source_of(one) for one in results}) == 1)
+    grid.add_column("Artifact")
     for header in ("Preprocess", "Inference", "Decode", "Model only", "Load", "First", "Peak MiB", "Frames"):
         grid.add_column(header, justify="right")
     for name, one in zip(names, results, strict=True):
@@ -65,14 +70,15 @@ def side_by_side_table(results: Sequence[BenchResult], recommendation: Recommend
     what = "from image to keypoints" if stage == END_TO_END else "of the model alone"
     grid = Table(
         title=f"Side by side, ms {what}",
-        caption="\n".join(_explained(results)),
+        caption="\n".join(_explained(results, accuracy)),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        collapse_padding=True,
     )
-    grid.add_column("Artifact", no_wrap=len({source_of(one) for one in results}) == 1)
-    headers = ["p50", "p90", "p99", "Speed-up", "Steady", "MB"]
-    headers += ["Moves by, p95", "max"] if moved else []
-    for header in (*headers, *accuracy):
+    grid.add_column("Artifact")
+    for header in ("p50", "p90", "p99", "Speed-\nup", "Steady", "MB"):
+        grid.add_column(header, justify="right", no_wrap=True)
+    for header in (*(("Moves by\np95", "\nmax") if moved else ()), *accuracy):
         grid.add_column(header, justify="right")
     grid.add_column("Ran in")
     for index, (name, one) in enumerate(zip(names_of(results), results, strict=True)):
@@ -82,7 +88,9 @@ def side_by_side_table(results: Sequence[BenchResult], recommendation: Recommend
         cells += ["" if one.model_bytes is None else f"{one.model_bytes / 1e6:.2f}"]
         cells += list(_moved(one.deviation)) if moved else []
         cells += ["" if (value := _ACCURACY[header](one)) is None else f"{value:.3g}" for header in accuracy]
-        label = plain(name, "bold" if index == recommendation.index else "")
+        source = f"{source_of(one)} "
+        lines = name if not name.startswith(source) else f"{source}\n{name[len(source) :]}"
+        label = plain(lines, "bold" if index == recommendation.index else "")
         grid.add_row(label, *cells, "\n".join(ran_in(one)))
     return grid
 
@@ -103,12 +111,12 @@ def limits_broken(results: Sequence[BenchResult]) -> list[str]:
     ]
 
 
-def _explained(results: Sequence[BenchResult]) -> Iterator[str]:
+def _explained(results: Sequence[BenchResult], accuracy: Sequence[str]) -> Iterator[str]:
     yield "Timed in turn. Speed-up: over the fp32 of the same backend, of the shortest times."
     told: dict[str, list[str]] = {}
     for name, one in zip(names_of(results), results, strict=True):
         if one.deviation is not None:
-            told.setdefault(_compared_on(one.deviation), []).append(name)
+            told.setdefault(compared_on(one.deviation), []).append(name)
     if told:
         where = [f"{text} ({', '.join(names)})" for text, names in told.items()] if len(told) > 1 else list(told)
         yield (
@@ -118,14 +126,8 @@ def _explained(results: Sequence[BenchResult]) -> Iterator[str]:
     timed = [one for one in results if one.layers]
     if timed:
         yield "Ran in: types that the layers work on, with their share of the time, or of the layers."
-    if any(one.accuracy is not None for one in results):
-        yield "Error: mean over keypoints. PCK: share of them within 5 % of the box. AP: average precision of boxes."
-
-
-def _compared_on(found: KeypointDeviation) -> str:
-    if found.origin == "recorded":
-        return f"recorded when the bundle was made, on {found.crops} crops"
-    return f"measured here, on {found.crops} golden crops"
+    if said := [_ACCURACY_SAYS[header] for header in accuracy]:
+        yield " ".join(said)
 
 
 def _moved(found: KeypointDeviation | None) -> tuple[str, str]:
