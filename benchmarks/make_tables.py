@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from claims import KINDS, claims_block
 from records import RESULT, Record, accuracy_cells, machine, newest_of_each, newest_run, ratio_cell, read_records
 from side_by_side import (
     batch_block,
@@ -36,6 +37,8 @@ README, CARD = Path("README.md"), Path("models") / "splite_hand" / "CARD.md"
 CARD2 = Path("models") / "splite_hand2" / "CARD.md"
 PALM = Path("models") / "splite_palm" / "CARD.md"
 HOW = Path("benchmarks") / "README.md"
+ALL_KINDS = "all"
+"""Of the section that is made of records of several kinds, which its block is given by kind."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,18 @@ def tradeoff_block(files: dict[str, list[Record]]) -> list[str]:
     return lines[:-1]
 
 
+def by_kind(folder: Path) -> dict[str, list[Record]]:
+    """The records of every kind that the README claims something by, oldest first; empty where one kind is missing."""
+    found = {
+        kind: sorted(
+            (record for records in read_records(folder, kind).values() for record in records),
+            key=lambda record: str(record["date_utc"]),
+        )
+        for kind in KINDS
+    }
+    return found if all(found.values()) else {}
+
+
 @newest_of_each
 def mediapipe_block(record: Record) -> list[str]:
     """A table for the newest record of each file of mediapipe_hands.py."""
@@ -242,9 +257,10 @@ def layers_block(record: Record) -> list[str]:
 
 
 SECTIONS = (
-    Section("results", None, (README, CARD), results_block),
+    Section("claims", ALL_KINDS, (README,), claims_block),
+    Section("results", None, (CARD,), results_block),
     Section("trade-off", "trade-off", (CARD,), tradeoff_block),
-    Section("precisions", "precisions", (README, CARD), precisions_block),
+    Section("precisions", "precisions", (CARD,), precisions_block),
     Section("fused", "precisions", (HOW,), fused_block),
     Section("layers", "precisions", (HOW,), layers_block),
     Section("mediapipe", "mediapipe-hands", (HOW,), mediapipe_block),
@@ -276,7 +292,7 @@ def write_tables(root: Path, *, check: bool) -> list[str]:
     """
     stale = []
     for section in SECTIONS:
-        files = read_records(root / RESULTS, section.kind)
+        files = by_kind(root / RESULTS) if section.kind == ALL_KINDS else read_records(root / RESULTS, section.kind)
         if not files:
             continue
         lines = section.block(files)
