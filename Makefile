@@ -16,7 +16,7 @@ SOAK := build/soak
 FRAMES ?= 1000000
 IN_CONVERTER := SPLITE_TFLITE_PYTHON=$${SPLITE_TFLITE_PYTHON:-$(CURDIR)/.venv-tflite/bin/python}
 
-.PHONY: help demo test lint unit fuzz kills soak converters newest oldest clean
+.PHONY: help demo docs test lint unit fuzz kills soak converters newest oldest clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the commands
@@ -54,6 +54,10 @@ endif
 	@echo "  $(SPLITE) run $(DEMO)/hand.splite photo.jpg --box x0,y0,x1,y1 --save overlay.png"
 	@echo "  $(SPLITE) inspect $(DEMO)/hand.splite"
 	@echo "  $(SPLITE) --help"
+
+docs: $(STAMP)  ## Builds the site of docs/ into build/site, with every link checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "Open build/site/index.html"
 
 test: lint unit  ## Runs every check: style, types, import rules, tests
 

@@ -30,7 +30,8 @@ def project(root: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def bounds(project: dict[str, Any]) -> dict[str, Requirement]:
     """What pyproject.toml names, by the name."""
-    lines = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    groups = project["dependency-groups"].values()
+    lines = [*project["project"]["dependencies"], *(one for group in groups for one in group if isinstance(one, str))]
     lines += [one for extra in project["project"]["optional-dependencies"].values() for one in extra]
     found = [Requirement(line) for line in lines if not line.startswith("splite-deploy")]
     return {one.name: one for one in found}
