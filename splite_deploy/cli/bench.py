@@ -23,7 +23,7 @@ from splite_deploy.cli.app import (
     tuning_options,
 )
 from splite_deploy.cli.bench_targets import Targets
-from splite_deploy.cli.console import STDOUT, bar_console, put_json, put_text, say, show
+from splite_deploy.cli.console import STDOUT, bar_console, put_json, put_text, remark, say, show
 from splite_deploy.cli.inputs import line_of
 from splite_deploy.cli.network_file import model_option
 from splite_deploy.errors import OptionError, UsageError
@@ -408,10 +408,12 @@ def _report(
             show(stages_table(results), environment, side_by_side_table(results, recommendation))
         else:
             show(table(results), environment)
-        for line in (*limits_broken(results), *map(str, timed.left_out)):
+        for line in limits_broken(results):
             say(line)
-        if recommendation is not None:
-            say(recommendation.line)
+    for one in timed.left_out:
+        (say if output.tables else remark)(str(one))
+    if output.tables and recommendation is not None:
+        say(recommendation.line)
     for result in results:
         if output.json == STDOUT:
             put_json(output.json, result.to_dict(), line=True)

@@ -99,6 +99,8 @@ def test_what_is_not_installed_is_left_out_unless_it_was_named(
     assert done.exit_code == 0, done.output
     assert "Left out mixed.splite tflite fp32: The backend 'tflite' needs" in words(done.stdout)
     assert "Install it: pip install" in words(done.stdout)
+    alone = splite("bench", mixed, *QUICK, "-p", "fp32", "--json", "-")
+    assert json.loads(alone.stdout)["backend"] == "ort" and "Left out mixed.splite tflite fp32" in alone.stderr
     named = splite("bench", mixed, *QUICK, "-b", "ort", "-b", "tflite", "-p", "fp32")
     assert named.exit_code == 1 and "The backend 'tflite' needs" in named.stderr
 
