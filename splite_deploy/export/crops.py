@@ -29,6 +29,8 @@ from splite_deploy.spec.plain import to_plain
 
 File = tuple[Path, NDArray[np.float64] | None]
 
+GOLDEN_CROPS = 8
+"""A bundle keeps so many crops at most, unless told otherwise."""
 _SEED = 0  # the calibration renders with another: what is calibrated on is not what is compared
 HELD_OUT = 4
 """One image in so many is compared on and not calibrated on, where the source is not divided already."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.bundle import Artifact, Golden, GoldenImage
 from splite_deploy.decoders import PeopleDecoder, decode
-from splite_deploy.export.crops import evenly
+from splite_deploy.export.crops import GOLDEN_CROPS, evenly
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.parity import Outputs, candidates_of, share_used, violations
 from splite_deploy.metrics.people import crops_with_people, same_person
@@ -34,8 +34,6 @@ from splite_deploy.runtime.preprocess import (
 from splite_deploy.runtime.session import Session
 from splite_deploy.spec import Color, InputSpec, LimitSpec
 
-CROPS = 8
-"""Golden crops at most."""
 SHRINK = 3.0
 """Pixels of the golden image per pixel of the crop: it is halved once, and interpolated between pixels."""
 LONGEST_PX = 640
@@ -92,23 +90,29 @@ def prepare_image(example: Example, spec: InputSpec) -> PreparedImage:
     return PreparedImage(pixels, example.color, moved, crop, matrix)
 
 
-def golden_crops(reference: Reference) -> NDArray[np.int64]:
-    """Which crops of the reference are golden: those that show people, where a network finds any number of them."""
+def golden_crops(reference: Reference, most: int = GOLDEN_CROPS) -> NDArray[np.int64]:
+    """Which crops of the reference are golden: those that show people, where a network finds any number of them.
+
+    Args:
+        reference: The original network on all crops.
+        most: How many at most.
+    """
     which, spec = np.arange(len(reference.pixels)), reference.spec
     if isinstance(spec.decoder, PeopleDecoder):
         which = crops_with_people(candidates_of(reference.outputs, spec), spec.decoder)
-    return which[evenly(len(which), CROPS)]
+    return which[evenly(len(which), most)]
 
 
-def make_golden(reference: Reference, image: PreparedImage, outputs: Outputs) -> Golden:
-    """Evenly picked crops of the reference, at most `CROPS`, and the golden image.
+def make_golden(reference: Reference, image: PreparedImage, outputs: Outputs, most: int = GOLDEN_CROPS) -> Golden:
+    """Evenly picked crops of the reference, and the golden image.
 
     Args:
         reference: The original network on all crops.
         image: The golden image.
         outputs: Of the original network on its crop, by role; N is 1.
+        most: How many crops at most.
     """
-    chosen = golden_crops(reference)
+    chosen = golden_crops(reference, most)
     picked = {role: values[chosen] for role, values in reference.outputs.items()}
     spec = reference.spec
     if isinstance(spec.decoder, PeopleDecoder):
@@ -135,7 +139,9 @@ def make_golden(reference: Reference, image: PreparedImage, outputs: Outputs) ->
     )
 
 
-def with_room_on_golden(artifact: Artifact, session: Session, reference: Reference) -> Artifact:
+def with_room_on_golden(
+    artifact: Artifact, session: Session, reference: Reference, most: int = GOLDEN_CROPS
+) -> Artifact:
     """The artifact, with limits that hold on the few golden crops too, where the p95 is another number than on all.
 
     ``verify`` asks with them whether another machine computes what this one did.
@@ -144,8 +150,9 @@ def with_room_on_golden(artifact: Artifact, session: Session, reference: Referen
         artifact: The artifact.
         session: Of it, open.
         reference: What it is compared with.
+        most: How many crops are golden at most.
     """
-    some = golden_crops(reference)
+    some = golden_crops(reference, most)
     golden = replace(
         reference,
         pixels=reference.pixels[some],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe
 from splite_deploy.errors import OptionError
+from splite_deploy.export.crops import GOLDEN_CROPS
 from splite_deploy.export.quant.stored_ranges import is_ranges_file
 from splite_deploy.runtime.backends import exportable_backends, find_backend
 from splite_deploy.runtime.backends.base import Recipe
@@ -24,6 +25,8 @@ class ExportOptions:
         precisions: The precisions of each backend; the bundle's first artifact is that of the first of each.
         images: Folder of images or labels file for parity; None uses the model's own renderer.
         crops: Number of crops compared at each stage.
+        golden_crops: How many of them the bundle keeps at most, for ``verify`` on another machine; of a small network
+            they are most of its bytes.
         calibration: Folder of images, labels file, ``.npz`` of crops or file of ranges for fp16 and int8; None uses the
             ranges that ``model.toml`` names, or the renderer.
         allow_random_calibration: Calibrates on random noise where there is neither ``calibration`` nor a renderer.
@@ -53,6 +56,7 @@ class ExportOptions:
     precisions: tuple[Precision, ...] = ("fp32",)
     images: Path | None = None
     crops: int = 64
+    golden_crops: int = GOLDEN_CROPS
     calibration: Path | None = None
     allow_random_calibration: bool = False
     max_shift_px: float | None = None
@@ -73,6 +77,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.crops < 1:
             raise OptionError("At least one crop is needed to compare conversions.", hint="Give --crops 1 or more.")
+        if self.golden_crops < 1:
+            raise OptionError("At least one golden crop is needed to verify a bundle.", hint="Keep 1 or more.")
         for what, given, known in (
             ("backends", self.backends, exportable_backends()),
             ("precisions", self.precisions, PRECISIONS),

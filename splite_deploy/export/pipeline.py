@@ -284,12 +284,13 @@ def export_bundle(
                     searches=made.searches,
                 )
             progress("writing the bundle")
-            golden = write_golden(folder / GOLDEN, make_golden(reference, image, basis.golden))
+            most = options.golden_crops
+            golden = write_golden(folder / GOLDEN, make_golden(reference, image, basis.golden, most))
             manifest = Manifest(
                 format_version=FORMAT_VERSION,
                 model=spec,
                 source=Source(checkpoint.name, source.checkpoint_sha256, __version__),
-                artifacts=tuple(with_room_on_golden(one.artifact, one.session, reference) for one in measured),
+                artifacts=tuple(with_room_on_golden(one.artifact, one.session, reference, most) for one in measured),
                 golden=golden,
                 graphs=graphs,
             )

@@ -23,6 +23,7 @@ from splite_deploy.bundle import GOLDEN, MANIFEST, REPORT, Bundle
 from splite_deploy.errors import (
     CheckpointError,
     ExportError,
+    OptionError,
     OutputError,
     ParityError,
     SpecError,
@@ -35,6 +36,7 @@ from splite_deploy.export.graph.walk import constant
 from splite_deploy.export.source.checkpoint import build_network, load_symbol, read_checkpoint
 from splite_deploy.files import sha256_of
 from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.verify import verify
 from splite_deploy.spec import load_model_toml
 
 FEW = ExportOptions(crops=3)
@@ -144,6 +146,20 @@ def test_no_more_golden_crops_than_there_are(tiny_checkpoint: Path, tiny_model: 
     assert len(golden.crops) == min(crops, 8) == len(golden.outputs["heatmap"])
     assert bundle.report().parity[0].crops == crops
     assert list(output.parent.iterdir()) == [output]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_bundle_that_has_to_be_small_keeps_few_golden_crops(
+    tiny_checkpoint: Path, tiny_model: Path, output: Path
+) -> None:
+    options = ExportOptions(precisions=("fp32", "int8"), crops=20, golden_crops=2)
+    bundle = export_bundle(tiny_checkpoint, output, model=tiny_model, options=options)
+    assert len(bundle.golden().crops) == 2 == len(bundle.golden().outputs["heatmap"])
+    assert {one.crops for one in bundle.report().parity} == {20}
+    assert [one.violations for one in verify(bundle)] == [(), ()]
+    with pytest.raises(OptionError, match="At least one golden crop is needed") as caught:
+        ExportOptions(golden_crops=0)
+    assert caught.value.hint == "Keep 1 or more."
 
 
 @pytest.mark.usefixtures("quick")
