@@ -115,6 +115,46 @@ def write_file(path: Path, data: bytes) -> None:
         write_all(stream, data)
 
 
+def write_beside(path: Path, data: bytes) -> Path:
+    """Writes a file whole under this name, or, where something has it, under one like it; what is there stays.
+
+    A file that has this content already is not written again.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    for place in names_like(path):
+        if is_file(place) and _has_content(place, data):
+            return place
+        if anything_at(place):
+            continue
+        with part_file(place) as partial, writing(place):
+            with partial.open("wb", buffering=0) as stream:
+                write_all(stream, data)
+                os.fsync(stream.fileno())
+            with suppress(FileExistsError):  # it came in the meantime
+                rename_to_new(partial, place)
+                return place
+    raise AssertionError
+
+
+def _has_content(file: Path, data: bytes) -> bool:
+    try:
+        return file.stat().st_size == len(data) and file.read_bytes() == data
+    except OSError:
+        return False
+
+
+def names_like(path: Path) -> Iterator[Path]:
+    """A name, and then without an end others that are like it: ``a.png``, ``a-2.png``, ``a-3.png``."""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
 def write_all(stream: FileIO, data: bytes) -> None:
     """Writes to an unbuffered file, which may take less than it is given."""
     left = memoryview(data)

@@ -26,6 +26,7 @@ from splite_deploy.files import (
     rename_to_new,
     whole_file,
     work_folder,
+    write_beside,
     write_file,
 )
 
@@ -55,6 +56,34 @@ def test_a_file_is_replaced_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch,
         write_file(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_goes_beside_what_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    assert write_beside(file, b"one") == file
+    assert write_beside(file, b"one") == file  # it is there already
+    assert write_beside(file, b"two") == tmp_path / "a-2.txt"
+    (tmp_path / "a-3.txt").mkdir()
+    (tmp_path / "a-4.txt").symlink_to("nowhere")
+    assert write_beside(file, b"six") == tmp_path / "a-5.txt"
+    contents = {one.name: one.read_bytes() for one in tmp_path.iterdir() if one.is_file()}
+    assert contents == {"a.txt": b"one", "a-2.txt": b"two", "a-5.txt": b"six"}
+    with pytest.raises(OutputError, match=r"Cannot write .*none/a\.txt: No such file or directory"):
+        write_beside(tmp_path / "none" / "a.txt", b"one")
+
+
+def test_a_name_that_is_taken_in_the_meantime_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, renamed = tmp_path / "a.txt", files.rename_to_new
+
+    def later(one: Path, other: Path) -> None:
+        if other == file and not file.exists():
+            file.write_bytes(b"of another")
+        renamed(one, other)
+
+    monkeypatch.setattr(files, "rename_to_new", later)
+    assert write_beside(file, b"ours") == tmp_path / "a-2.txt"
+    assert file.read_bytes() == b"of another"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a-2.txt", "a.txt"]
 
 
 @pytest.mark.parametrize("at_once", [True, False])

@@ -9,7 +9,6 @@ stays, and the finished bundle goes beside it.
 from __future__ import annotations
 
 import errno
-import itertools
 import json
 import os
 import re
@@ -32,6 +31,7 @@ from splite_deploy.files import (
     is_hidden,
     keep_access,
     locked,
+    names_like,
     part_folder,
     remove_leftovers,
     rename_to_new,
@@ -276,9 +276,5 @@ def _keep(folder: Path, place: Path) -> Path:
 
 
 def _free(path: Path) -> Path:
-    """A name like this one that nothing has."""
-    for number in itertools.count(2):
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        if not _exists(free):
-            return free
-    raise AssertionError
+    """Another name like this one, which nothing has."""
+    return next(free for free in names_like(path) if free != path and not _exists(free))

@@ -160,6 +160,16 @@ def write_image(path: Path, image: AnyImage) -> None:
         UsageError: The suffix names no format, or this is no such image.
         OutputError: The file cannot be written.
     """
+    write_file(path, encode_image(path, image))
+
+
+def encode_image(path: Path, image: AnyImage) -> bytes:
+    """What a file of this name would hold.
+
+    Raises:
+        UsageError: The suffix names no format, or this is no (H, W, 3) uint8 image.
+        OutputError: The format cannot hold it.
+    """
     image = check_image(image)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise OptionError(f"{path} has no image suffix.", hint=f"Use one of {', '.join(IMAGE_SUFFIXES)}.")
@@ -170,7 +180,7 @@ def write_image(path: Path, image: AnyImage) -> None:
         done = False
     if not done:
         raise OutputError(f"Cannot encode {path}.", hint="Save it as .png.")
-    write_file(path, data.tobytes())
+    return data.tobytes()
 
 
 def boxed_images(
