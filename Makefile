@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Each makes .venv and installs what it needs.
 # FUZZ="--seed 2 --count 5000" changes the run of `make fuzz`.
-# PYTHON=python3.12 chooses an interpreter; IMAGE=photo.jpg BOX=x0,y0,x1,y1 gives the demo a photograph of yours.
+# PYTHON=python3.12 chooses an interpreter; IMAGE=photo.jpg gives the demo a photograph, BOX=x0,y0,x1,y1 says where the hand is.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -11,16 +11,17 @@ STAMP := .venv/installed
 DEMO := build/demo
 SPLITE := $(BIN)/splite-deploy
 HAND := models/splite_hand
+PALM := splite_deploy/demo/palm.splite
 THREADS := 1
 SOAK := build/soak
 FRAMES ?= 1000000
 IN_CONVERTER := SPLITE_TFLITE_PYTHON=$${SPLITE_TFLITE_PYTHON:-$(CURDIR)/.venv-tflite/bin/python}
 
-.PHONY: help demo docs test lint unit fuzz kills soak converters newest oldest clean
+.PHONY: help demo demo-bundles docs test lint unit fuzz kills soak converters newest oldest clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 to 3.13 with venv was found."; \
@@ -42,7 +43,7 @@ demo: $(STAMP)  ## Exports, verifies, times and draws the hand network that come
 	@$(SPLITE) bench $(DEMO)/hand.splite --threads $(THREADS) --json $(DEMO)/bench.jsonl
 ifdef IMAGE
 	@echo "==> Finding the keypoints in $(IMAGE)"
-	@$(SPLITE) run $(DEMO)/hand.splite "$(IMAGE)" $(if $(BOX),--box $(BOX)) --json $(DEMO)/hand.json --save $(DEMO)/overlay.png
+	@$(SPLITE) run $(DEMO)/hand.splite "$(IMAGE)" $(if $(BOX),--box $(BOX),--detector $(PALM)) --json $(DEMO)/hand.json --save $(DEMO)/overlay.png
 else
 	@echo "==> Rendering a hand and finding its keypoints"
 	@box=$$($(BIN)/python $(HAND)/synthetic.py --example $(DEMO)/hand.png) && \
@@ -50,14 +51,17 @@ else
 endif
 	@echo
 	@echo "Look at $(DEMO)/overlay.png. Next, with a photograph of a hand of your own:"
-	@echo "  make demo IMAGE=photo.jpg BOX=x0,y0,x1,y1"
-	@echo "  $(SPLITE) run $(DEMO)/hand.splite photo.jpg --box x0,y0,x1,y1 --save overlay.png"
+	@echo "  make demo IMAGE=photo.jpg"
+	@echo "  $(SPLITE) run $(DEMO)/hand.splite photo.jpg --detector $(PALM) --save overlay.png"
 	@echo "  $(SPLITE) inspect $(DEMO)/hand.splite"
 	@echo "  $(SPLITE) --help"
 
 docs: $(STAMP)  ## Builds the site of docs/ into build/site, with every link checked
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "Open build/site/index.html"
+
+demo-bundles: $(STAMP)  ## Makes anew what the package brings along for 'splite-deploy demo', of the checkpoints in models/
+	@$(BIN)/python models/make_demo.py
 
 test: lint unit  ## Runs every check: style, types, import rules, tests
 

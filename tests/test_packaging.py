@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -38,7 +40,25 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions: Path, root:
     tracked = subprocess.run(["git", "ls-files", "splite_deploy"], cwd=root, capture_output=True, text=True, check=True)
     assert names == set(tracked.stdout.splitlines())
     assert {"splite_deploy/cli/app.py", "splite_deploy/runtime/backends/ort.py", "splite_deploy/py.typed"} <= names
-    assert wheel.stat().st_size < 1_000_000
+    demo = [one for one in zipfile.ZipFile(wheel).infolist() if one.filename.startswith("splite_deploy/demo/")]
+    assert len(demo) == 11  # a picture, and two bundles of five files
+    packed = sum(one.compress_size for one in demo)
+    assert packed < 4_000_000
+    assert wheel.stat().st_size - packed < 1_000_000
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_the_wheel_alone(distributions: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (wheel,) = distributions.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    program = [sys.executable, "-m", "splite_deploy", "demo", "--threads", "1", "--json", "found.json"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert [len(one["poses"]) for one in found["images"]] == [2]
 
 
 def test_the_wheel_names_its_needs(distributions: Path) -> None:

@@ -35,7 +35,7 @@ def run_video(
     source: str,
     start: ArrayLike | None,
     options: dict[str, Any],
-    json_file: Path,
+    json_file: Path | None,
     save: Path | None,
     *,
     following: Following = FOLLOWING,
@@ -49,7 +49,7 @@ def run_video(
         start: xyxy box in pixels in which to look at first, and again whenever it is lost; None is the whole frame. A
             network that finds people always looks there.
         options: Of `PoseEstimator.__call__`, without ``box``.
-        json_file: Where the JSON lines go; `STDOUT` for standard output.
+        json_file: Where the JSON lines go; `STDOUT` for standard output, None for nowhere.
         save: Where the video with the skeleton goes, if anywhere.
         following: How many are followed, and how calm.
         view: Where the page is served that shows it, if anywhere. A file then plays in its own time.
@@ -141,10 +141,10 @@ def _timed(camera: Camera) -> Iterator[tuple[float, Image]]:
 
 
 @contextmanager
-def _lines(file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _lines(file: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Takes records and writes each as a line of JSON; a file is there, whole, when the block ends."""
-    if file == STDOUT:
-        yield lambda record: put_json(STDOUT, record, line=True)
+    if file is None or file == STDOUT:
+        yield lambda record: put_json(file, record, line=True)
         return
     with whole_file(file) as partial, ExitStack() as stack:
         with writing(file):

@@ -38,6 +38,7 @@ def test_every_command_is_asked() -> None:
         "calibrate",
         "compact",
         "compile",
+        "demo",
         "doctor",
         "export",
         "init",
