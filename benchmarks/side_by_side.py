@@ -98,6 +98,41 @@ def environments_block(record: Record) -> list[str]:
     return [*lines, "", f"{machine(record['environment'])}."]
 
 
+_UNREACHABLE = "its models cannot be downloaded here"
+
+
+def first_minutes_block(files: dict[str, list[Record]]) -> list[str]:
+    """What each road of first_minutes.py takes by its newest record, and whether it leads to a picture with hands."""
+    lines = [
+        "| package | characters typed | packages | download, MB | on disk, MB | to install | to the picture "
+        "| CPU time of both | hands found |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    newest: dict[str, Record] = {}
+    for record in sorted((one for found in files.values() for one in found), key=lambda one: one["date_utc"]):
+        newest |= dict.fromkeys(record["roads"], record)
+    for name, record in newest.items():
+        road = record["roads"][name]
+        seconds, hands = dict(road["seconds"]), road["hands"]
+        run_s, cpu_s = seconds.pop("run"), sum(road["cpu_seconds"].values())
+        unreachable = any(word in road["error"] for word in ("urlopen", "URLError", "HTTP", "onnection"))
+        found = f"{hands} of 2" if road["drawn"] else f"none: {_UNREACHABLE if unreachable else road['error']}"
+        lines.append(
+            f"| {name} {road['version']} | {road['typed']} | {road['packages']} | {road['download_bytes'] / 1e6:.0f} "
+            f"| {road['disk_bytes'] / 1e6:.0f} | {sum(seconds.values()) / 60:.1f} min "
+            f"| {f'{run_s / 60:.1f} min' if road['drawn'] else '-'} | {cpu_s:.0f} s | {found} |"
+        )
+    load = max(record["load"] for record in newest.values())
+    busy = f", while other work kept it busy (load {load:.0f}): look at the CPU time" if load > 2 else ""
+    environment = newest[next(iter(newest))]["environment"]
+    return [
+        *lines,
+        "",
+        f"{machine(environment)}{busy}, {environment['python']}. Ours verifies and times both networks besides. "
+        "Downloads come from an index nearby.",
+    ]
+
+
 WIDTHS_WAYS = ("ort fp32", "ort int8", "tflite fp32", "tflite int8")
 _LITE = "hand_landmark_lite"
 

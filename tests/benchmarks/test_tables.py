@@ -290,6 +290,43 @@ def test_the_page_of_the_benchmarks_has_a_table_of_each_kind(repository: Path) -
     assert write_tables(repository, check=True) == []
 
 
+def test_the_first_minutes_have_a_table(repository: Path) -> None:
+    road = {
+        "version": "1.2",
+        "typed": 90,
+        "packages": 14,
+        "download_bytes": 80_000_000,
+        "disk_bytes": 250_000_000,
+        "seconds": {"environment": 6.0, "download": 12.0, "install": 12.0, "run": 6.0},
+        "cpu_seconds": {"environment": 3.0, "download": 4.0, "install": 9.0, "run": 5.0},
+        "hands": 2,
+        "drawn": True,
+        "error": "",
+    }
+    failed = {**road, "hands": None, "drawn": False, "error": "urllib.error.URLError: <urlopen error>"}
+    wrong = {**failed, "error": "ImportError: none"}
+    roads = {"ours": road, "far": failed, "wrong": wrong}
+    environment = {**ENVIRONMENT, "python": "CPython 3.11"}
+    record(
+        repository,
+        "first-minutes.jsonl",
+        {"kind": "first-minutes", "date_utc": "2026", "roads": roads, "load": 9.4, "environment": environment},
+    )
+    again = {"ours": {**road, "typed": 80}}
+    record(
+        repository,
+        "first-minutes.jsonl",
+        {"kind": "first-minutes", "date_utc": "2027", "roads": again, "load": 0.4, "environment": environment},
+    )
+    write_tables(repository, check=False)
+    text = (repository / HOW).read_text(encoding="utf-8")
+    assert "| ours 1.2 | 80 | 14 | 80 | 250 | 0.5 min | 0.1 min | 21 s | 2 of 2 |" in text
+    assert "| far 1.2 | 90 | 14 | 80 | 250 | 0.5 min | - | 21 s | none: its models cannot be downloaded here |" in text
+    assert "| - | 21 s | none: ImportError: none |" in text
+    assert "| ours 1.2 | 90 |" not in text
+    assert "while other work kept it busy (load 9): look at the CPU time, CPython 3.11." in text
+
+
 def test_of_a_matrix_the_median_run_of_each_combination_is_shown(repository: Path) -> None:
     for p50_ms, threads in ((3.0, 1), (1.0, 1), (2.0, 1), (0.5, 2)):
         stages = {name: stats_of(p50_ms) for name in STAGES}
