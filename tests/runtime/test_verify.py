@@ -21,7 +21,7 @@ from splite_deploy.bundle import GOLDEN, MANIFEST, Artifact, Bundle, Percentiles
 from splite_deploy.bundle.manifest import REEXPORT
 from splite_deploy.errors import BundleError, ParityError, UsageError
 from splite_deploy.files import sha256_of
-from splite_deploy.metrics.parity import compare, violations
+from splite_deploy.metrics.parity import compare, limits_of, violations
 from splite_deploy.runtime.backends.base import ModelFile
 from splite_deploy.runtime.session import check_content, open_session
 from splite_deploy.runtime.verify import Verification, check, verify
@@ -209,6 +209,23 @@ def test_a_crop_that_differs_is_named_and_does_not_fail(
     assert re.search("[│|┃] crop ", shown.stdout), "what the mark of the second table judges"
     (entry,) = json.loads(splite("verify", path, "--json", "-").stdout)
     assert entry["violations"] == [] and len(entry["warnings"]) == 1 and entry["crop"]["opencv_recorded"] == "5.0.0"
+
+
+@pytest.mark.parametrize(("bit", "precision"), [(1, "int8"), (2, "fp16")])
+def test_rounding_may_move_keypoints_further_than_anything_else(
+    forged: Callable[..., Path], tiny_bundle: Path, bit: int, precision: Precision
+) -> None:
+    """Newcomers have the newest OpenCV, and bundles were made with another."""
+    (result,) = verify(Bundle.open(forged(crop=lambda crop: crop ^ bit)))
+    assert result.crop.max_levels == bit
+    limit = limits_of(precision, Bundle.open(tiny_bundle).model)
+    image_px = [
+        result.image.crop_p95_limit_px / limit.shift_p95_px,
+        result.image.crop_max_limit_px / limit.shift_max_px,
+    ]
+    assert 2 < image_px[0] < 4 and image_px[0] == pytest.approx(
+        image_px[1]
+    )  # pixels of the image per pixel of the crop
 
 
 def test_a_crop_that_moves_keypoints_fails_under_its_own_name(
