@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,9 @@ from splite_deploy.export.quant.stored_ranges import is_ranges_file
 from splite_deploy.runtime.backends import exportable_backends, find_backend
 from splite_deploy.runtime.backends.base import Recipe
 from splite_deploy.spec import PRECISIONS, Precision
+
+MOST_BUDGET = 1_000
+"""Pixels or millimetres by which int8 may be allowed to move keypoints: as far as limits of a ``model.toml``."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,11 @@ class ExportOptions:
         if self.flip_test and self.evaluation is None:
             raise OptionError("A flip test belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
         for budget in (self.max_shift_px, self.max_shift_mm):
-            if budget is not None and not 0 < budget < math.inf:
-                raise OptionError("An error budget is a positive number.", hint="Give pixels, millimetres, or both.")
+            if budget is not None and not 0 < budget <= MOST_BUDGET:
+                raise OptionError(
+                    f"An error budget is a positive number up to {MOST_BUDGET:,}.",
+                    hint="Give pixels, millimetres, or both.",
+                )
         if self.has_budget and "int8" not in self.precisions:
             raise OptionError(
                 "An error budget is for int8, which was not requested.", hint="Add -p int8, or leave out --max-shift-*."

@@ -25,8 +25,8 @@ BOUNDS: Mapping[str, Bounds] = {
     "input.std": (1e-3, 1e4),
     "input.box_padding": (0.1, 10),
     "limits.shift_p95_px": (0, 1_000),
-    "limits.shift_max_px": (0, 1_000),
-    "limits.depth_p95": (0, 1_000),
+    "limits.shift_max_px": (0, 1e6),  # several times the one of p95, where an export sets it
+    "limits.depth_p95": (0, 1e6),
     "limits.score_max": (0, 1),
     "limits.head_p95": (0, 1),
     "limits.box_iou_p05": (0, 0.9999),

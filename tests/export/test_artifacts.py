@@ -242,7 +242,9 @@ def test_a_budget_is_another_limit(export: Run, hostile: Path, output: Path) -> 
     assert search.limits == artifact.limits and search.plain.deviation_px.p95 > 0.2 >= search.mixed.deviation_px.p95
     assert [r.violations for r in verify(Bundle.open(output), precision="int8")] == [()]
     # and a wide one is kept without
-    assert export("-p", "int8", "--max-shift-px", 60, "--max-shift-mm", 90, "--overwrite", graph=hostile).exit_code == 0
+    assert (
+        export("-p", "int8", "--max-shift-px", 1000, "--max-shift-mm", 90, "--overwrite", graph=hostile).exit_code == 0
+    )
     assert Bundle.open(output).report().searches == ()
 
 
@@ -298,7 +300,8 @@ def test_weights_of_seven_bits_are_for_onnx_runtime_alone(
     ("arguments", "message", "hint"),
     [
         (("--max-shift-px", 1), "An error budget is for int8", "Add -p int8"),
-        (("-p", "int8", "--max-shift-px", 0), "An error budget is a positive number.", "Give pixels"),
+        (("-p", "int8", "--max-shift-px", 0), "An error budget is a positive number up to 1,000.", "Give pixels"),
+        (("-p", "int8", "--max-shift-mm", 1001), "An error budget is a positive number up to 1,000.", "Give pixels"),
         (("--reduce-range",), "Weights of 7 bits are for int8 in ONNX Runtime", "Add -b ort -p int8"),
         (("-b", "trt", "-p", "int8", "--reduce-range"), "Weights of 7 bits are for int8", "leave out --reduce-range"),
         (("-p", "int8", "--int8-recipe", "dynamic-range"), "one of TFLite's int8", "Add -b tflite -p int8"),
