@@ -34,6 +34,8 @@ from splite_deploy.spec.plain import to_plain
 KIND = "first-minutes"
 SCRIPT, OVERLAY = "hands.py", "overlay.jpg"
 MOST_S = 1200.0
+CLEAN = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+"""What a newcomer's shell holds: no package from elsewhere is seen."""
 _MEDIAPIPE = f"""\
 import cv2
 import mediapipe as mp
@@ -138,12 +140,12 @@ def walk(road: Road, wheel: Path | None, folder: Path) -> dict[str, Any]:
     pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
     wanted = road.package if wheel is None else f"{wheel}[ort]"
     with _timed("environment", seconds, cpu_seconds):
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+        subprocess.run([sys.executable, "-m", "venv", environment], check=True, env=CLEAN)
     bare = _bytes_on_disk(environment)
     with _timed("download", seconds, cpu_seconds):
-        subprocess.run([*pip, "download", "--dest", downloads, wanted], check=True)
+        subprocess.run([*pip, "download", "--dest", downloads, wanted], check=True, env=CLEAN)
     with _timed("install", seconds, cpu_seconds):
-        subprocess.run([*pip, "install", "--no-index", "--find-links", downloads, road.package], check=True)
+        subprocess.run([*pip, "install", "--no-index", "--find-links", downloads, road.package], check=True, env=CLEAN)
     work.mkdir()
     shutil.copy(packaged(PICTURE), work)
     if road.script:
@@ -151,7 +153,7 @@ def walk(road: Road, wheel: Path | None, folder: Path) -> dict[str, Any]:
     own = {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder)}
     with _timed("run", seconds, cpu_seconds):
         done = subprocess.run(
-            road.command.split(), cwd=work, env={**os.environ, **own}, capture_output=True, text=True, timeout=MOST_S
+            road.command.split(), cwd=work, env={**CLEAN, **own}, capture_output=True, text=True, timeout=MOST_S
         )
     hands = re.search(r"(\d+) hands?\b", done.stdout)
     files = list(downloads.iterdir())
