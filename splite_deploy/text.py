@@ -67,6 +67,12 @@ class Lines(str):
         return Lines(super().__add__(more if isinstance(more, Lines) else shown(more)))
 
 
+class Part(str):
+    """How far a step of a longer work is, as a message of progress: it belongs to the line of the step before it."""
+
+    __slots__ = ()
+
+
 def whole(text: str) -> str:
     """A text that can be encoded: halves of characters are replaced as `shown` does; all else stays."""
     return "".join(_escaped(one) if "\ud800" <= one <= "\udfff" else one for one in text)

@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from splite_deploy.bench.loop import DEVICE_STAGES, END_TO_END, STAGES
@@ -131,7 +132,11 @@ class Gate:
                 hint="Write for example --fail-if 'p99_ms>33', in quotes; comparisons are > >= < <=.",
             )
         if match.group(1) not in METRICS:
-            raise OptionError(f"There is no metric '{match.group(1)}'.", hint=f"There are: {', '.join(METRICS)}.")
+            near = nearest_metrics(match.group(1))
+            meant = f"Did you mean {' or '.join(near)}? " if near else ""
+            raise OptionError(
+                f"There is no metric '{match.group(1)}'.", hint=f"{meant}There are: {', '.join(METRICS)}."
+            )
         return cls(match.group(1), match.group(2), limit)
 
     def failure(self, result: BenchResult, name: str | None = None) -> str | None:
@@ -160,6 +165,16 @@ class Gate:
             f"{self.metric} is {value:.4g}, {abs(value - self.limit):.3g} {side} the limit of {self.limit:g} "
             f"({name or result.label})"
         )
+
+
+def nearest_metrics(name: str) -> list[str]:
+    """The metrics that a misspelt one may stand for, the likeliest first: at most three, of like letters or initials.
+
+    Args:
+        name: What was typed, for example ``p9_ms`` or ``fps``.
+    """
+    initials = [one for one in METRICS if "".join(word[0] for word in one.split("_")) == name]
+    return initials or get_close_matches(name, METRICS, 3, 0.7)
 
 
 def check(gates: Sequence[Gate], results: Sequence[BenchResult]) -> None:

@@ -15,7 +15,7 @@ import click
 from splite_deploy.errors import SpliteError
 from splite_deploy.files import write_file
 from splite_deploy.spec.plain import json_text
-from splite_deploy.text import Lines, shown, without_secrets
+from splite_deploy.text import Lines, Part, shown, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -157,7 +157,10 @@ def put_text(file: Path | None, text: str) -> None:
 
 @contextmanager
 def working(title: str) -> Iterator[Callable[[str], None]]:
-    """Shows each step of a longer work while it runs, with its time when it is done."""
+    """Shows each step of a longer work while it runs, with its time when it is done.
+
+    A message that is a `Part` says how far the step is: it is shown behind it, in its line, and leaves none.
+    """
     from rich.text import Text
 
     console = message_console()
@@ -171,6 +174,9 @@ def working(title: str) -> Iterator[Callable[[str], None]]:
     with console.status(title) as status:
 
         def report(message: str) -> None:
+            if isinstance(message, Part):
+                status.update(Text(f"{title}: {step[0]}: {shown(message)} ..."))
+                return
             done()
             step[:] = [shown(message), time.perf_counter()]
             status.update(Text(f"{title}: {step[0]} ..."))

@@ -277,13 +277,14 @@ def _show(bundle: Bundle, report: Report) -> None:
         say(search_line(search))
     own = {MANIFEST, REPORT, *(held.file for held in bundle.manifest.files)}
     size = sum((output / name).lstat().st_size for name in own)
+    later = "  (then)" if bundle.manifest.graphs else ""  # before there is an engine only ONNX Runtime runs
     say(f"{output}: {size / 1e6:.2f} MB. Next:")
     if bundle.manifest.graphs:
         precisions = dict.fromkeys(graph.precision for graph in bundle.manifest.graphs)
         words = [word for precision in precisions for word in ("-p", precision)]
         say(f"  {command('compile', output, *words)}  (on the device)")
-    say(f"  {command('bench', output)}")
-    say(f"  {command('run', output, 'IMAGE', '--save', 'overlay.png')}")
+    say(f"  {command('bench', output)}{later}")
+    say(f"  {command('run', output, 'IMAGE', '--save', 'overlay.png')}{later}")
 
 
 def _tell_failures(bundle: Bundle, report: Report, first: str) -> None:

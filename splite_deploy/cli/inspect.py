@@ -20,16 +20,21 @@ PROGRAM_SUFFIXES = (".pt2", ".ts", ".torchscript")
 """Suffixes of files of torch that bring their own code."""
 
 
-@main.command(short_help="Show the content of a bundle, checkpoint or file, and its costly channel widths.")
+@main.command(short_help="Show the content of a bundle, checkpoint or file.")
 @click.argument("path", type=FilePath)
 @click.option(
     "--model", type=FilePath, help="With --trust: the model spec of weights, instead of model.toml beside them."
 )
 @click.option("--weights", help="Key of the weights to use, where a checkpoint holds several.")
 @click.option(
+    "--widths",
+    is_flag=True,
+    help="List the layers whose channel widths FP16 and INT8 hardware pads, and what that costs.",
+)
+@click.option(
     "--measure",
     is_flag=True,
-    help="Time the layers that hardware pads on this CPU, at their widths and at rounded ones; of a checkpoint with "
+    help="The same, and time these layers on this CPU, at their widths and at rounded ones; of a checkpoint with "
     "--trust.",
 )
 @click.option(
@@ -47,12 +52,13 @@ def inspect(
     path: Path,
     model: Path | None,
     weights: str | None,
+    widths: bool,
     measure: bool,
     layers: bool,
     json_file: Path | None,
     **options: Any,
 ) -> None:
-    """Shows the content of a bundle, a checkpoint or a file, and which channel widths cost more than they need to.
+    """Shows the content of a bundle, a checkpoint or a file.
 
     An .onnx or a .tflite file is run on a few pictures, and so are weights with --arch and a program with --trust: what
     goes in, what comes out, and what it may be, as 'init' writes it into a model.toml.
@@ -60,9 +66,11 @@ def inspect(
     The arch.py beside a checkpoint is code, which 'inspect' never runs by itself: it reads the tensors alone, and with
     --trust it builds the network as 'export' does. --arch runs the file that you name.
 
-    FP16 and INT8 hardware works on channels in blocks of 8, 16 or 32 and pads the rest. The cost of the padding is
-    predicted for those targets; with --measure the layers are timed on this CPU in fp32. For a bundle the layers of
-    each artifact are counted by kind and type, with their times, as the backend runs them.
+    For a bundle the layers of each artifact are counted by kind and type, with their times, as the backend runs them.
+
+    FP16 and INT8 hardware works on channels in blocks of 8, 16 or 32 and pads the rest. With --widths the cost of the
+    padding is predicted for those targets, layer by layer; with --measure the layers are timed on this CPU in fp32,
+    too.
     """
     from splite_deploy.bundle import MANIFEST, Bundle
     from splite_deploy.cli.tables.bundle import bundle_tables
@@ -71,9 +79,10 @@ def inspect(
 
     runs = is_file(path) and (path.suffix.lower() in (*file_suffixes(), *PROGRAM_SUFFIXES) or _is_program(path))
     if runs or options["arch"]:
-        if model or measure or layers:
+        if model or widths or measure or layers:
             raise UsageError(
-                f"--model, --measure and --layers are for bundles and checkpoints, and {path} is run as it is.",
+                "--model, --widths, --measure and --layers are for bundles and checkpoints, and "
+                f"{path} is run as it is.",
                 hint="Leave them out.",
             )
         _of_network(path, json_file, {**options, "weights": weights})
@@ -97,7 +106,7 @@ def inspect(
             )
         put_json(json_file, to_plain(report))
         if json_file != STDOUT:
-            show(*checkpoint_tables(report))
+            show(*checkpoint_tables(report, widths=widths or measure))
         return
     try:
         bundle = Bundle.open(path)
@@ -106,8 +115,9 @@ def inspect(
         raise BundleError(err.message, hint=err.hint + other) from err
     if options["trust"]:
         raise UsageError(f"--trust is for a checkpoint or a program, and {path} is a bundle.", hint="Leave it out.")
-    if model or weights or (measure and json_file is not None):
-        what = "--model and --weights are" if model or weights else "--json with --measure is"
+    costs = "--measure" if measure else "--widths" if widths else ""
+    if model or weights or (costs and json_file is not None):
+        what = "--model and --weights are" if model or weights else f"--json with {costs} is"
         raise UsageError(f"{what} for a checkpoint, and {path} is a bundle.", hint="Leave it out.")
     put_text(json_file, (bundle.path / MANIFEST).read_text(encoding="utf-8"))
     if json_file == STDOUT:
@@ -115,8 +125,10 @@ def inspect(
     measured = bundle.report()
     if layers and not measured.layers:
         raise UsageError(f"The bundle {path} has no record of its layers.", hint="Export it again.")
-    with working("inspect") as progress:
-        tables = width_tables(bundle, timed=measure, progress=progress)
+    tables = []
+    if costs:
+        with working("inspect") as progress:
+            tables = width_tables(bundle, timed=measure, progress=progress)
     made_of = (layer_tables if layers else histogram_tables)(bundle.manifest, measured)
     show(*bundle_tables(bundle, measured), *made_of, *tables)
 

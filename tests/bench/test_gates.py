@@ -115,6 +115,29 @@ def test_an_unknown_metric_lists_all() -> None:
     assert all(metric in caught.value.hint for metric in METRICS)
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("p98_ms", "p99_ms or p90_ms"),
+        ("fps", "frames_per_second"),
+        ("epe_pct", "epe_box_pct"),
+        ("oks_app", "oks_ap"),
+        ("recall_20", "recall_50 or recall_30"),
+        ("model_only_p90ms", "model_only_p90_ms"),
+    ],
+)
+def test_a_misspelt_metric_is_recognised(typed: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=f"no metric '{typed}'") as caught:
+        Gate.parse(f"{typed}>3")
+    assert caught.value.hint.startswith("Did you mean ") and meant in caught.value.hint.partition("?")[0]
+
+
+def test_a_metric_that_is_like_none_has_no_suggestion() -> None:
+    with pytest.raises(UsageError, match="no metric 'colour'") as caught:
+        Gate.parse("colour>3")
+    assert caught.value.hint.startswith("There are: mean_ms")
+
+
 @pytest.mark.parametrize("text", ["", "p99_ms", "p99_ms=3", "p99_ms>", "p99_ms>fast", "p99_ms>nan", "p99_ms>1>2", ">3"])
 def test_what_is_no_limit(text: str) -> None:
     with pytest.raises(UsageError, match="is not METRIC, comparison and number") as caught:

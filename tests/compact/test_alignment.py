@@ -306,7 +306,7 @@ def test_the_command_shows_a_compacted_checkpoint_and_times_it(wide: Path, split
 def test_without_a_spec_the_tensors_speak(tiny_checkpoint: Path, tmp_path: Path, splite: Callable[..., Result]) -> None:
     state = torch.nn.Sequential(torch.nn.Conv2d(3, 13, 3), torch.nn.Conv2d(13, 32, 3)).state_dict()
     torch.save({"state_dict": state}, tmp_path / "net.pt")
-    done = splite("inspect", tmp_path / "net.pt")
+    done = splite("inspect", tmp_path / "net.pt", "--widths")
     assert done.exit_code == 0, done.output
     for expected in ("torch, sha256", "13 -> 32", "unknown", "MACs, groups and which widths", "took the weights under"):
         assert expected in done.stdout
@@ -316,12 +316,15 @@ def test_what_fits_is_said_in_a_line(tmp_path: Path, splite: Callable[..., Resul
     torch.save(
         torch.nn.Sequential(torch.nn.Conv2d(32, 64, 1), torch.nn.Conv2d(64, 32, 1)).state_dict(), tmp_path / "n.pt"
     )
-    done = splite("inspect", tmp_path / "n.pt")
+    done = splite("inspect", tmp_path / "n.pt", "--widths")
     assert "Every channel width is a multiple of 8 (fp16), 16 (int8), 32 (int8)." in done.stdout
     assert "--round-to" not in done.stdout
 
 
 def test_the_command_shows_and_times_a_bundle(tiny_bundle: Path, splite: Callable[..., Result]) -> None:
+    plain, listed = (splite("inspect", tiny_bundle, *option).stdout for option in ((), ("--widths",)))
+    assert "hardware pads" not in plain and "hardware pads" in listed and listed.startswith(plain)
+    assert "measured" not in listed.removeprefix(plain)
     done = splite("inspect", tiny_bundle, "--measure")
     assert done.exit_code == 0, done.output
     assert "artifacts" in done.stdout
@@ -353,11 +356,10 @@ def test_a_device_without_onnx_still_shows_the_bundle(tiny_bundle: Path) -> None
     done = run(tiny_bundle)
     assert done.returncode == 0, done.stderr
     assert "artifacts" in done.stdout
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("The channel widths are not checked")]
-    assert "is missing. Install it: pip install 'splite-deploy[export]'." in line
-    asked = run(tiny_bundle, "--measure")
-    assert asked.returncode == 1
-    assert "pip install 'splite-deploy[export]'" in asked.stderr
+    for option in ("--widths", "--measure"):
+        asked = run(tiny_bundle, option)
+        assert asked.returncode == 1
+        assert "pip install 'splite-deploy[export]'" in asked.stderr
 
 
 @pytest.mark.parametrize(
@@ -378,6 +380,7 @@ def test_a_device_without_onnx_still_shows_the_bundle(tiny_bundle: Path) -> None
         (("tiny.splite", "--trust"), "--trust is for a checkpoint or a program", "Leave it out."),
         (("tiny.splite", "--model", "m.toml"), "--model and --weights are for a checkpoint", "Leave it out."),
         (("tiny.splite", "--measure", "--json", "-"), "--json with --measure is for a checkpoint", "Leave it out."),
+        (("tiny.splite", "--widths", "--json", "-"), "--json with --widths is for a checkpoint", "Leave it out."),
     ],
 )
 def test_a_bad_path_or_option(

@@ -153,6 +153,15 @@ def test_float16_is_rounded_half_to_even() -> None:
 # --- fused pre- and postprocessing ---
 
 
+def test_what_to_type_next_begins_with_compile(export: Run, output: Path) -> None:
+    lines = export("-b", "trt", "-p", "fp16").stdout.partition("Next:\n")[2].splitlines()
+    assert lines == [
+        f"  splite-deploy compile {output} -p fp16  (on the device)",
+        f"  splite-deploy bench {output}  (then)",
+        f"  splite-deploy run {output} IMAGE --save overlay.png  (then)",
+    ]
+
+
 @pytest.mark.parametrize("options", [("--fuse-input",), ("--fuse-decode",), ("--fuse-input", "--fuse-decode")])
 def test_fused_pre_and_postprocessing_in_every_file(
     export: Run, splite: Run, tiny_bundle: Path, output: Path, options: tuple[str, ...], image: NDArray[np.uint8]

@@ -27,6 +27,7 @@ from splite_deploy.export.quant.search import Found, Goal, Network, keep_limits
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.parity import MAX_FACTOR, compare, measure_deviation, share_used, violations
 from splite_deploy.spec import LimitSpec, ModelSpec, load_model_toml
+from splite_deploy.text import Part
 
 Array = NDArray[np.float32]
 SIZE = (64, 48)  # of the tiny model, whose spec is used
@@ -126,7 +127,10 @@ def test_half_of_the_deviation_is_reached(goal: Callable[..., Goal], consumer: C
     assert set(found.floats) <= set(mixed_report.excluded) and not set(found.floats) & set(report.excluded)
     assert all(one.op == "Conv" and one.isolated_p95_px > 0 for one in record.excluded)
     assert record.plain.latency_ms > 0 and record.mixed.latency_ms > 0
-    assert told[0] == "an int8 graph breaks its limits: measuring what each of 8 layers costs"
+    assert told[0] == "an int8 graph breaks its limits: looking for the layers that have to stay in float"
+    assert told[1:9] == [f"what layer {number} of 8 costs" for number in range(1, 9)]
+    assert all(isinstance(one, Part) for one in told[1:]) and not isinstance(told[0], Part)
+    assert "whether 1 of 8 in float are enough" in told
     # the heads stay in float with any mixture
     assert {"heatmap", "depth"} <= set(report.excluded) & set(mixed_report.excluded)
 

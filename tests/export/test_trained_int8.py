@@ -75,7 +75,7 @@ def test_the_scales_arrive(place: Path, splite: Run, tmp_path: Path) -> None:
     written = [constant(value) for value in load(output / "model.int8.trt.onnx").graph.initializers.values()]
     assert any(array.shape == scale.shape and np.allclose(array, scale) for array in written)
     assert splite("verify", output).exit_code == 0
-    shown = splite("inspect", output)
+    shown = splite("inspect", output, "--widths")
     assert shown.exit_code == 0 and "The channel widths are not checked" in shown.stdout
     refused = splite("inspect", output, "--measure")
     assert refused.exit_code == 1 and "holds no ort fp32 artifact" in refused.stderr

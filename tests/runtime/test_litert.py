@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +123,39 @@ def test_it_is_called_litert_too(bundle: Bundle, splite: Callable[..., Result]) 
     done = splite("verify", bundle.path, "-b", "litert", "-p", "fp32", "--json", "-")
     assert done.exit_code == 0, done.stderr
     assert [result["backend"] for result in json.loads(done.stdout)] == ["tflite"]
+
+
+APPLICATION = """
+import os, sys
+from splite_deploy import PoseEstimator
+from splite_deploy.runtime.io.native_output import without_banner
+
+with without_banner():
+    os.write(2, b"ERROR: of native code\\n")
+    print("of Python", file=sys.stderr)
+for _ in range(2):
+    PoseEstimator.open(sys.argv[1], backend="tflite").close()
+os.write(2, b"the end\\n")
+"""
+
+
+def test_an_application_does_not_see_the_banner_and_all_else(bundle: Bundle) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", APPLICATION, bundle.path], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stderr.splitlines()) == ["ERROR: of native code", "of Python", "the end"]
+    assert done.stderr.endswith("the end\n")
+
+
+def test_the_banner_is_what_litert_logs() -> None:
+    """Without us it is there: where another release words it otherwise, `without_banner` has to follow."""
+    load = "from ai_edge_litert.interpreter import Interpreter; import sys; Interpreter(sys.argv[1]).allocate_tensors()"
+    command = [sys.executable, "-c", load, VECTORS / "tiny.fp32.tflite"]
+    said = subprocess.run(command, capture_output=True, check=True, timeout=60).stderr
+    assert [line for line in said.splitlines() if line.startswith(b"INFO")] == [
+        b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU."
+    ]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

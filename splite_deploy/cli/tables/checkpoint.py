@@ -42,8 +42,8 @@ def compaction_tables(result: Compaction) -> tuple[RenderableType, RenderableTyp
     return layers, totals
 
 
-def checkpoint_tables(report: CheckpointReport) -> list[RenderableType]:
-    """The content of a checkpoint: facts, then its widths."""
+def checkpoint_tables(report: CheckpointReport, *, widths: bool) -> list[RenderableType]:
+    """The content of a checkpoint: facts, then, where they are wanted, its widths."""
     header = ", ".join(f"{key} {value}" for key, value in (report.compacted or {}).items() if key != "input")
     kinds = Counter(layer.kind for layer in report.alignment.layers)
     facts = Table.grid(padding=(0, 2))
@@ -55,6 +55,8 @@ def checkpoint_tables(report: CheckpointReport) -> list[RenderableType]:
         *(("note", note) for note in report.notes),
     ):
         facts.add_row(plain(name, "bold"), value)
+    if not widths:
+        return [facts]
     hint = "Widths without padding: splite-deploy compact DENSE --round-to 8 ... for fp16, 16 or 32 for int8."
     avoidable = any(not misfit.fixed for fit in report.alignment.fits for misfit in fit.misfits)
     return [facts, *alignment_tables(report.alignment), *([hint] if avoidable else ())]
@@ -63,20 +65,15 @@ def checkpoint_tables(report: CheckpointReport) -> list[RenderableType]:
 def width_tables(
     bundle: Bundle, *, timed: bool, progress: Callable[[str], None] = lambda message: None
 ) -> list[RenderableType]:
-    """The channel widths of a bundle; where a package for that is not installed, one line that says so.
+    """The channel widths of a bundle; one line where it does not tell them.
 
     Args:
         bundle: The bundle.
-        timed: Whether to time its layers; then every package has to be installed.
+        timed: Whether to time its layers.
         progress: Called with each step as it begins.
     """
-    try:
-        from splite_deploy.compact.inspection import inspect_bundle
-    except ModuleNotFoundError as err:
-        if timed:
-            raise
-        install = "pip install 'splite-deploy[export]'"
-        return [f"The channel widths are not checked: {err.name} is missing. Install it: {install}."]
+    from splite_deploy.compact.inspection import inspect_bundle
+
     if not timed and all(artifact.label != "ort fp32" for artifact in bundle.manifest.artifacts):
         return [
             "The channel widths are not checked: they are read from the fp32 graph, which this bundle does not hold."

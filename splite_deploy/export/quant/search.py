@@ -20,6 +20,7 @@ from splite_deploy.export.crops import evenly
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.parity import MAX_FACTOR, Outputs, in_force, move, share_used, violations
 from splite_deploy.spec import LimitSpec
+from splite_deploy.text import Part
 
 Network = Callable[[FloatArray], Outputs]
 """From normalised crops (N, 3, h, w) to outputs by role, N first."""
@@ -63,7 +64,7 @@ class Goal:
         reference: What it is compared with, and on what crops.
         limits: How far the keypoints may lie.
         hint: What to do where no mixture keeps them.
-        progress: Called with each step as it begins.
+        progress: Called as the search begins, and with each `Part` of it.
     """
 
     reference: Reference
@@ -93,14 +94,17 @@ def keep_limits(candidates: Candidates, goal: Goal, label: str, start: Collectio
         return Found(search.start)
     kinds = candidates.layers
     layers = [name for name in kinds if name not in search.start]
-    goal.progress(f"{label} breaks its limits: measuring what each of {len(layers)} layers costs")
-    costs = {name: search.cost(name) for name in layers}
+    goal.progress(f"{label} breaks its limits: looking for the layers that have to stay in float")
+    costs = {}
+    for number, name in enumerate(layers, 1):
+        goal.progress(Part(f"what layer {number} of {len(layers)} costs"))
+        costs[name] = search.cost(name)
     order = sorted(layers, key=lambda name: -costs[name][0])
 
     def keeps(floats: Sequence[str]) -> bool:
+        goal.progress(Part(f"whether {len(floats)} of {len(layers)} in float are enough"))
         return search.share(floats) <= _SAFE
 
-    goal.progress(f"{label}: finding how many of them have to be in float")
     broken, count = 0, 1
     while count < len(order) - 1 and not keeps(order[:count]):
         broken, count = count, 2 * count
@@ -111,7 +115,6 @@ def keep_limits(candidates: Candidates, goal: Goal, label: str, start: Collectio
         middle = (broken + count) // 2
         broken, count = (broken, middle) if keeps(order[:middle]) else (middle, count)
     floats = order[:count]
-    goal.progress(f"{label}: trying the cheapest of {count} in int8 again")
     for name in reversed(floats[1:][-_SPARED:]):
         fewer = [other for other in floats if other != name]
         if keeps(fewer):

@@ -26,7 +26,8 @@ from splite_deploy.runtime.backends.base import (
     layer_types,
     option,
 )
-from splite_deploy.runtime.io.native_output import own_output
+from splite_deploy.runtime.io.native_output import own_output, without_banner
+from splite_deploy.runtime.io.notes import are_collected
 from splite_deploy.runtime.layout import PLANES_FIRST, to_pixels, to_planes
 
 _SESSION_LAYOUTS = ("NCHW", "NKC")
@@ -248,11 +249,13 @@ class _Binding:
 def _loading(file: ModelFile) -> Iterator[None]:
     """Tells what LiteRT trips over while it loads a file, and keeps from the terminal what it writes there.
 
+    In another program that is its banner alone.
+
     Raises:
         BackendError: It does.
     """
     try:
-        with own_output():
+        with own_output() if are_collected() else without_banner():
             yield
     except SpliteError:
         raise

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -21,6 +22,12 @@ _HARMLESS = re.compile(
     "|co located POCs unavailable|mmco: unref short failure"  # a film that begins within a group of pictures
     "|[Dd]eprecated pixel format|timescale not set"
 )
+
+
+_BANNER = re.compile(rb"^INFO: Created TensorFlow Lite XNNPACK delegate for CPU\.\r?\n", re.MULTILINE)
+"""What LiteRT logs once in a process (its ``minimal_logging``, which has no setting in Python)."""
+_banner_seen = False
+_one_at_a_time = threading.Lock()  # of two threads that exchange standard error one would put the other's file back
 
 
 class NativeOutput:
@@ -38,12 +45,16 @@ class NativeOutput:
         if self._file is not None and os.fstat(self._file.fileno()).st_size > _MOST_BYTES:
             os.ftruncate(self._file.fileno(), _MOST_BYTES)
 
-    def lines(self) -> list[str]:
-        """All that was written."""
+    def content(self, most: int = -1) -> bytes:
+        """What was written, at most its first so many bytes."""
         if self._file is None:
-            return []
+            return b""
         self._file.seek(0)  # what is appended goes to the end all the same
-        text = self._file.read(_MOST_BYTES).decode(errors="replace")
+        return self._file.read(most)
+
+    def lines(self) -> list[str]:
+        """The lines that were written, without empty ones."""
+        text = self.content(_MOST_BYTES).decode(errors="replace")
         return [line.strip() for line in text.splitlines() if line.strip()]
 
     def complaints(self) -> list[str]:
@@ -90,6 +101,31 @@ def own_output() -> Iterator[NativeOutput]:
     """The same in a process of the command line; another program's standard error is not touched."""
     with native_output() if are_collected() else contextlib.nullcontext(NativeOutput()) as said:
         yield said
+
+
+@contextmanager
+def without_banner() -> Iterator[None]:
+    """Keeps from standard error that LiteRT has made its delegate, in any program; all else is written there.
+
+    It is logged once in a process, and once it was, standard error is not touched again.
+    """
+    global _banner_seen
+    if _banner_seen:
+        yield
+        return
+    rest = b""
+    with _one_at_a_time:
+        try:
+            with native_output() as said:
+                try:
+                    yield
+                finally:
+                    rest, found = _BANNER.subn(b"", said.content())
+                    _banner_seen = bool(found)
+        finally:
+            if rest:
+                with contextlib.suppress(OSError):
+                    os.write(2, rest)
 
 
 def _place() -> BinaryIO:
