@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from splite_deploy import interruption
-from splite_deploy.cli.console import STDOUT, fail, put_notes
+from splite_deploy.cli.console import STDOUT, fail, put_notes, set_volume
 from splite_deploy.cli.inputs import check_bundles, is_bundle, line_of, read_along
 from splite_deploy.cli.streams import prepare_streams
 from splite_deploy.errors import FILES_HINT, MissingDependencyError, OutputError, SpliteError, UsageError
@@ -56,9 +57,12 @@ class Command(click.Command):
     ) -> None:
         super().__init__(*args, **options)
         self._default_output = default_output
+        self.params += _volume_options()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the command line."""
+        if ctx.resilient_parsing:  # a line that is being typed, for a shell to complete
+            return super().parse_args(ctx, args)
         _, _, given = self.make_parser(ctx).parse_args(list(args))
         for option, times in Counter(given).items():
             if isinstance(option, click.Option) and not (option.multiple or option.is_flag) and times > 1:
@@ -78,6 +82,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command, unless it would write over what it reads."""
+        before = ctx.find_root().params
+        volume = {name: ctx.params.pop(name) or bool(before.get(name)) for name in ("quiet", "verbose")}
+        set_volume(**volume)
         inputs: list[tuple[str, Path]] = []
         outputs: list[tuple[str, Path]] = []
         for parameter in self.params:
@@ -101,6 +108,22 @@ class Command(click.Command):
         return super().invoke(ctx)
 
 
+def _volume_options() -> list[click.Parameter]:
+    """``--quiet`` and ``--verbose``, before the command and behind it."""
+    return [
+        click.Option(
+            ["--quiet", "-q"],
+            is_flag=True,
+            help="Print errors, warnings and JSON alone, no tables and no progress; the exit status tells the rest.",
+        ),
+        click.Option(
+            ["--verbose", "-v"],
+            is_flag=True,
+            help="Print the parts of each step, too, what native code writes, and where an error comes from.",
+        ),
+    ]
+
+
 OUTPUTS = frozenset({"output", "json_file", "csv", "markdown", "html", "save", "timing_cache"})
 """Names of the parameters that say where results go; every other one that takes a path is read."""
 _MADE = {"init": "model", "calibrate": "calibration"}
@@ -121,6 +144,8 @@ class Commands(click.Group):
                 return super().main(*args, **options)
         except SpliteError as err:  # of the help, which is written before there is a command
             fail(err)
+        finally:
+            set_volume()
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         """Reads what stands before the command."""
@@ -197,6 +222,11 @@ class BackendName(click.Choice):  # type: ignore[type-arg]  # click 8.1 knows no
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name."""
         return self._names[super().convert(value, param, ctx)]
+
+
+def complete_files(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Lets a shell complete files for an argument that may name one and something else."""
+    return [CompletionItem(incomplete, type="file")]
 
 
 def check_place(context: click.Context, option: click.Parameter, file: Path | None) -> Path | None:
@@ -340,9 +370,12 @@ def _objects(given: dict[str, Any]) -> tuple[BackendOptions, ...]:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="splite-deploy")
-def main() -> None:
+def main(**volume: bool) -> None:
     """Puts lightweight pose networks on edge devices, and measures every conversion in pixels and millimetres.
 
     'export' turns a checkpoint into a bundle. On the device 'verify' checks the bundle, 'bench' times it, and 'run'
     finds keypoints with it.
     """
+
+
+main.params += _volume_options()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from splite_deploy.cli.app import FilePath, Images, check_place, json_option, main
-from splite_deploy.cli.console import STDOUT, put_json, remark, say, working
+from splite_deploy.cli.console import STDOUT, put_json, say, warn, working
 from splite_deploy.text import command
 
 
@@ -62,7 +62,7 @@ def calibrate(checkpoint: Path, output: Path, json_file: Path | None, **options:
     if json_file == STDOUT:
         return
     for warning in made.warnings:
-        remark(f"warning: {warning}")
+        warn(warning)
     say(f"{made.origin}. Checked: {', '.join(made.checked)}; {_found(len(made.warnings))}.")
     size = output.stat().st_size
     say(f"{output}: {size / 1e6:.2f} MB, ranges of {len(ranges.tensors)} activations.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
 
-from splite_deploy.errors import SpliteError
+from splite_deploy.errors import OptionError, SpliteError
 from splite_deploy.files import write_file
+from splite_deploy.runtime.io import native_output
 from splite_deploy.spec.plain import json_text
 from splite_deploy.text import Lines, Part, shown, without_secrets
 
@@ -28,8 +30,31 @@ STDOUT = Path("-")
 """What names standard output where a file is expected."""
 
 
+_quiet = _verbose = False
+
+
+def set_volume(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Says how much is shown until this is called again.
+
+    Args:
+        quiet: Errors, warnings, and what goes to standard output because an option says so: no tables, no progress.
+        verbose: Besides all else the parts of a step, what native code writes, and where an error comes from.
+
+    Raises:
+        OptionError: Both are wanted.
+    """
+    global _quiet, _verbose
+    if quiet and verbose:
+        raise OptionError("--quiet and --verbose contradict each other.", hint="Leave one of them out.")
+    _quiet, _verbose = quiet, verbose
+    native_output.echo(verbose)
+
+
 def fail(err: SpliteError) -> NoReturn:
     """Prints what happened and what to do, and ends with its exit status."""
+    if _verbose:
+        trace = without_secrets("".join(traceback.format_exception(err)))
+        sys.stderr.write(shown(trace, lines=True))
     put_error(err.message, err.hint)
     sys.exit(err.exit_status)
 
@@ -60,19 +85,31 @@ def _coloured() -> bool:
 
 def say(text: str) -> None:
     """Prints what a result is, in one line."""
+    if _quiet:
+        return
     sys.stdout.write(f"{shown(text)}\n")
     sys.stdout.flush()
 
 
 def remark(text: str) -> None:
     """Prints what is worth knowing beside the result, in one line, on standard error."""
+    if not _quiet:
+        _message(text)
+
+
+def warn(text: str) -> None:
+    """Prints what may make a result another than the user thinks, likewise, and where all else is quiet, too."""
+    _message(f"warning: {text}")
+
+
+def _message(text: str) -> None:
     sys.stderr.write(f"{shown(text)}\n")
     sys.stderr.flush()
 
 
 def put_notes(notes: Mapping[str, Sequence[Path]]) -> None:
     """Prints what a user should know of files that were read, though nothing failed."""
-    for text, files in notes.items():
+    for text, files in () if _quiet else notes.items():
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         names = ", ".join(file.name for file in files[:3])
         _put("note:  ", "blue", f"{text}: {names}{more}")
@@ -80,6 +117,8 @@ def put_notes(notes: Mapping[str, Sequence[Path]]) -> None:
 
 def show(*renderables: RenderableType) -> None:
     """Prints tables; in a terminal they follow its width, elsewhere they are wide enough for all columns."""
+    if _quiet:
+        return
     from splite_deploy.plain_table import plain
 
     console = _console(width=None if sys.stdout.isatty() else 110)
@@ -89,7 +128,7 @@ def show(*renderables: RenderableType) -> None:
 
 def message_console() -> Console:
     """Where messages are shown: standard error."""
-    return _console(stderr=True)
+    return _console(stderr=True, quiet=_quiet)
 
 
 def bar_console() -> Console:
@@ -130,7 +169,7 @@ def put_json(file: Path | None, value: object, *, line: bool = False) -> None:
         put_text(file, f"{text}\n")
         if lost:
             more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-            remark(f"warning: null in the JSON, since it is not finite: {', '.join(lost[:3])}{more}")
+            warn(f"null in the JSON, since it is not finite: {', '.join(lost[:3])}{more}")
 
 
 def put_text(file: Path | None, text: str) -> None:
@@ -175,6 +214,8 @@ def working(title: str) -> Iterator[Callable[[str], None]]:
 
         def report(message: str) -> None:
             if isinstance(message, Part):
+                if _verbose:
+                    console.print(Text(f"    {shown(message)}", "dim"))
                 status.update(Text(f"{title}: {step[0]}: {shown(message)} ..."))
                 return
             done()

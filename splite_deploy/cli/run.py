@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, backend_options, json_option, main, tuning_options
+from splite_deploy.cli.app import FilePath, backend_options, complete_files, json_option, main, tuning_options
 from splite_deploy.cli.console import STDOUT, progress_bar, put_json, remark
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.cli.run_follow import Following, follow_options
@@ -57,7 +57,7 @@ class Picture:
 
 @main.command(short_help="Find the keypoints in images, a video or a camera.")
 @click.argument("bundle", metavar="BUNDLE|FILE", type=FilePath)
-@click.argument("source")
+@click.argument("source", shell_complete=complete_files)
 @model_option
 @click.option(
     "--box",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from splite_deploy.cli.app import FilePath, json_option, main, several_backends, threads_option, tuning_options
-from splite_deploy.cli.console import STDOUT, put_json, remark, say, show, working
+from splite_deploy.cli.console import STDOUT, put_json, say, show, warn, working
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.errors import UsageError
 from splite_deploy.files import is_folder
@@ -87,7 +87,7 @@ def verify(
         rows = [(result.parity, result.violations) for result in results]
         show(parity_table(rows, opened.model), image_table(results))
     for warning in dict.fromkeys(f"{one.label}: {text}" for one in results for text in one.warnings):
-        remark(f"warning: {warning}")
+        warn(warning)
     check(results)
 
 

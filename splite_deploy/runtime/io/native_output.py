@@ -27,7 +27,14 @@ _HARMLESS = re.compile(
 _BANNER = re.compile(rb"^INFO: Created TensorFlow Lite XNNPACK delegate for CPU\.\r?\n", re.MULTILINE)
 """What LiteRT logs once in a process (its ``minimal_logging``, which has no setting in Python)."""
 _banner_seen = False
+_echo = False
 _one_at_a_time = threading.Lock()  # of two threads that exchange standard error one would put the other's file back
+
+
+def echo(wanted: bool) -> None:
+    """Says whether what `own_output` takes is written to standard error all the same, when its block ends."""
+    global _echo
+    _echo = wanted
 
 
 class NativeOutput:
@@ -99,8 +106,15 @@ def native_output() -> Iterator[NativeOutput]:
 @contextmanager
 def own_output() -> Iterator[NativeOutput]:
     """The same in a process of the command line; another program's standard error is not touched."""
-    with native_output() if are_collected() else contextlib.nullcontext(NativeOutput()) as said:
-        yield said
+    taken = b""
+    try:
+        with native_output() if are_collected() else contextlib.nullcontext(NativeOutput()) as said:
+            try:
+                yield said
+            finally:
+                taken = said.content(_MOST_BYTES) if _echo else b""
+    finally:
+        _write(taken)
 
 
 @contextmanager
@@ -123,9 +137,14 @@ def without_banner() -> Iterator[None]:
                     rest, found = _BANNER.subn(b"", said.content())
                     _banner_seen = bool(found)
         finally:
-            if rest:
-                with contextlib.suppress(OSError):
-                    os.write(2, rest)
+            _write(rest)
+
+
+def _write(content: bytes) -> None:
+    """Writes to the process's standard error; what cannot be told is lost."""
+    if content:
+        with contextlib.suppress(OSError):
+            os.write(2, content)
 
 
 def _place() -> BinaryIO:
