@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from splite_deploy.errors import SpliteError
     from splite_deploy.runtime.estimator import PoseEstimator
     from splite_deploy.runtime.io.camera import open_camera
+    from splite_deploy.runtime.io.draw import overlay
     from splite_deploy.runtime.pose import Pose
     from splite_deploy.runtime.smoothing import OneEuro
     from splite_deploy.runtime.topdown import TopDown
@@ -35,6 +36,7 @@ __all__ = [
     "Tracker",
     "__version__",
     "open_camera",
+    "overlay",
     "verify",
 ]
 
@@ -52,6 +54,7 @@ _MODULES = {
     "TopDown": "runtime.topdown",
     "Tracker": "runtime.tracks",
     "open_camera": "runtime.io.camera",
+    "overlay": "runtime.io.draw",
     "verify": "runtime.verify",
 }
 

@@ -365,10 +365,7 @@ def _run_image(
 
 def _coco(pictures: Sequence[Picture], spec: ModelSpec) -> Any:
     """COCO's results where the images have COCO's numbers, else a data set that numbers them from 1."""
-    import numpy as np
-
-    from splite_deploy.metrics.coco import dataset, result
-    from splite_deploy.metrics.turned_boxes import bounds_of
+    from splite_deploy.metrics.coco import dataset
 
     results, images = [], []
     for number, picture in enumerate(pictures, 1):
@@ -377,9 +374,7 @@ def _coco(pictures: Sequence[Picture], spec: ModelSpec) -> Any:
         images.append({"id": image_id, "file_name": picture.file.name, "width": width, "height": height})
         scores = picture.box_scores or [None] * len(picture.poses)
         for pose, score in zip(picture.poses, scores, strict=True):
-            sure = score if pose.box_score is None else pose.box_score
-            box = pose.box if pose.angle_deg is None else bounds_of(np.append(pose.box, pose.angle_deg))
-            results.append(result(image_id, pose.keypoints, pose.scores, box, sure))
+            results.append(pose.to_coco(image_id, box_score=score))
     if pictures and all(picture.image_id is not None for picture in pictures):
         return results
     return dataset(images, results, spec.name, spec.skeleton.keypoint_names, spec.skeleton.edges)

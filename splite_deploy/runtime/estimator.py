@@ -382,7 +382,7 @@ class PoseEstimator(Closing):
                 if not np.abs(box).max() <= _LARGEST:
                     raise _not_finite("boxes in the image")
             found = keypoints, decoded.scores[index].copy(), box[:4].astype(np.float32)
-            pose = Pose(*found, points_3d, unit, origin, score)
+            pose = Pose(*found, points_3d, unit, origin, score, skeleton=self.spec.skeleton)
             poses.append(replace(pose, **self._more(decoded, index, box)) if self._gives_more else pose)
         return poses
 

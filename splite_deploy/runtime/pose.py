@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.decoders import HEADS, Unit
+
+if TYPE_CHECKING:
+    from splite_deploy.runtime.preprocess import AnyImage, Image
+    from splite_deploy.spec import SkeletonSpec
 
 Origin = Literal["root", "camera"]
 """Where ``keypoints_3d`` have their origin: the root keypoint of the decoder, or the centre of the camera."""
@@ -38,6 +42,8 @@ class Pose:
             are not turned. ``keypoints`` and ``keypoints_3d`` are turned back: their axes are those of the image.
         id: Number of the hand or person, the same from frame to frame, from 1; None where nobody is followed. See
             `splite_deploy.runtime.tracks.Tracker`.
+        skeleton: Names of the keypoints and how they are joined, as the model says; None where no estimator made the
+            pose.
     """
 
     keypoints: FloatArray
@@ -51,6 +57,7 @@ class Pose:
     handedness: float | None = None
     angle_deg: float | None = None
     id: int | None = None
+    skeleton: SkeletonSpec | None = field(default=None, repr=False)
 
     def __eq__(self, other: object) -> bool:
         """Whether all values are equal."""
@@ -81,6 +88,37 @@ class Pose:
             **({} if self.angle_deg is None else {"angle_deg": round(self.angle_deg, 3)}),
             **({} if self.id is None else {"id": self.id}),
         }
+
+    def to_coco(self, image_id: int, *, box_score: float | None = None) -> dict[str, Any]:
+        """One entry of COCO's results, which pycocotools reads by ``loadRes``; see `splite_deploy.metrics.coco.result`.
+
+        Args:
+            image_id: COCO's number of the image.
+            box_score: How sure a detector was of the box, in [0, 1], where the pose does not know it.
+        """
+        from splite_deploy.metrics.coco import result
+        from splite_deploy.metrics.turned_boxes import bounds_of
+
+        sure = box_score if self.box_score is None else self.box_score
+        box = self.box if self.angle_deg is None else bounds_of(np.append(self.box, self.angle_deg))
+        return result(image_id, self.keypoints, self.scores, box, sure)
+
+    def plot(self, image: AnyImage, skeleton: SkeletonSpec | None = None) -> Image:
+        """The pose drawn on a copy of its image; `splite_deploy.overlay` draws several.
+
+        Args:
+            image: (H, W, 3) uint8 BGR, of any size: a small one is enlarged by a whole factor.
+            skeleton: How keypoints are joined; None takes that of the pose.
+
+        Returns:
+            (H, W, 3) uint8 BGR, which ``cv2.imwrite`` and ``cv2.imshow`` take.
+
+        Raises:
+            UsageError: The image is none, or the skeleton is one of another number of keypoints.
+        """
+        from splite_deploy.runtime.io.draw import overlay
+
+        return overlay(image, [self], skeleton)
 
 
 def size_px(pose: Pose) -> float:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from splite_deploy import PoseEstimator, overlay
 from splite_deploy.decoders import HEADS
+from splite_deploy.errors import UsageError
 from splite_deploy.runtime import Pose
+from splite_deploy.spec import SkeletonSpec
 
 
 def pose(**changed: Any) -> Pose:
@@ -23,6 +27,48 @@ def pose(**changed: Any) -> Pose:
         "box_score": None,
     }
     return Pose(**{**values, **changed})
+
+
+SKELETON = SkeletonSpec(("wrist", "tip"), ((0, 1),))
+
+
+def test_a_pose_draws_itself_on_its_image() -> None:
+    image = np.full((100, 120, 3), 90, np.uint8)
+    own = pose(skeleton=SKELETON)
+    drawn = own.plot(image)
+    assert drawn.shape == (400, 480, 3) and (image == 90).all()
+    np.testing.assert_array_equal(drawn, overlay(image, [own], SKELETON))
+    np.testing.assert_array_equal(pose().plot(image, SKELETON), drawn)
+    dots = pose().plot(image)  # of a pose that nobody made the keypoints alone
+    assert (dots != drawn).any() and (dots != overlay(image, [])).any()
+
+
+def test_a_skeleton_of_something_else_is_refused() -> None:
+    image = np.zeros((100, 120, 3), np.uint8)
+    with pytest.raises(UsageError, match=r"^The skeleton has 3 keypoints, and the pose 2\.") as caught:
+        pose().plot(image, SkeletonSpec(("a", "b", "c"), ()))
+    assert caught.value.hint == "Leave the skeleton out: a pose of an estimator brings its own."
+
+
+def test_an_estimator_gives_the_skeleton_of_its_model(tiny_bundle: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+    with PoseEstimator.open(tiny_bundle) as estimator:
+        found = estimator(image)
+    assert found.skeleton == estimator.spec.skeleton and found.skeleton.edges
+    np.testing.assert_array_equal(found.plot(image), overlay(image, [found], estimator.spec.skeleton))
+
+
+def test_what_coco_calls_a_result() -> None:
+    assert pose().to_coco(7) == {
+        "image_id": 7,
+        "category_id": 1,
+        "keypoints": [0.5, 1.5, 0.25, 2.5, -0.5, 1.0],
+        "score": 0.625,
+        "bbox": [0, 0, 10, 20],
+    }
+    assert pose(box_score=0.5).to_coco(7, box_score=0.9)["score"] == pytest.approx(0.3125)
+    assert pose().to_coco(7, box_score=0.2)["score"] == pytest.approx(0.125)
+    assert pose(angle_deg=90.0).to_coco(7)["bbox"] == pytest.approx([-5, 5, 20, 10], abs=1e-3)
 
 
 def test_poses_of_the_same_values_are_equal_and_one_in_a_set() -> None:
@@ -46,6 +92,7 @@ def test_poses_of_the_same_values_are_equal_and_one_in_a_set() -> None:
         {"unit": "mm"},
         {"unit": "mm", "origin": "camera"},
         {"scores": None},
+        {"skeleton": SKELETON},
     ],
 )
 def test_another_value_is_another_pose(changed: dict[str, Any]) -> None:

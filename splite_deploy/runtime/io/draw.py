@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from splite_deploy.errors import UsageError
 from splite_deploy.metrics.turned_boxes import corners_of
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import AnyImage, Image, check_image
@@ -18,21 +19,37 @@ MIN_SIDE_PX = 480
 """Smaller pictures are enlarged, so that the drawing does not hide what it shows."""
 
 
-def overlay(image: AnyImage, poses: Sequence[Pose], skeleton: SkeletonSpec) -> Image:
+def overlay(image: AnyImage, poses: Sequence[Pose], skeleton: SkeletonSpec | None = None) -> Image:
     """Draws skeletons on a copy of ``image`` (BGR); small images are enlarged by a whole factor.
 
     Every chain of the skeleton has its own hue; a keypoint of low score is drawn hollow. A box that a network found is
     drawn around its person, and so is one that was turned, and that of somebody who is followed, with the id.
 
+    Args:
+        image: (H, W, 3) uint8.
+        poses: What was found in it.
+        skeleton: How keypoints are joined; None takes that of each pose, and of one without it draws keypoints alone.
+
     Raises:
-        UsageError: The image is no (H, W, 3) uint8 array.
+        UsageError: The image is no (H, W, 3) uint8 array, or the skeleton has another number of keypoints than a pose.
     """
     image = check_image(image)
     factor = max(1, -(-MIN_SIDE_PX // max(image.shape[:2])))
     canvas = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     for pose in poses:
-        _draw(canvas, pose, skeleton, factor)  # type: ignore[arg-type]
+        _draw(canvas, pose, _skeleton_of(pose, skeleton), factor)  # type: ignore[arg-type]
     return canvas  # type: ignore[return-value]
+
+
+def _skeleton_of(pose: Pose, requested: SkeletonSpec | None) -> SkeletonSpec:
+    count = len(pose.keypoints)
+    found = requested or pose.skeleton or SkeletonSpec(tuple(map(str, range(count))), ())
+    if len(found.keypoint_names) != count:
+        raise UsageError(
+            f"The skeleton has {len(found.keypoint_names)} keypoints, and the pose {count}.",
+            hint="Leave the skeleton out: a pose of an estimator brings its own.",
+        )
+    return found
 
 
 def _draw(canvas: Image, pose: Pose, skeleton: SkeletonSpec, factor: int) -> None:
