@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import hashlib
 import itertools
 import os
@@ -700,6 +701,25 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
+
+
+_WILDCARD = re.compile(r"[*?[]")
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether this is a pattern, such as ``photos/*.jpg``, and not the name of something that is there.
+
+    Shells of Windows hand on a pattern as it is; on other systems one may be quoted.
+    """
+    return bool(_WILDCARD.search(os.fspath(path))) and not anything_at(path)
+
+
+def matched(path: Path) -> list[Path]:
+    """The files and folders that a pattern matches, by name; of what is no pattern the path itself.
+
+    ``**`` stands for any folders. What is hidden is not matched.
+    """
+    return sorted(map(Path, glob.glob(os.fspath(path), recursive=True))) if is_pattern(path) else [path]  # noqa: PTH207
 
 
 def anything_at(path: Path) -> bool:

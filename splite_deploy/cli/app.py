@@ -20,7 +20,7 @@ from splite_deploy.cli.console import STDOUT, fail, put_notes, set_volume
 from splite_deploy.cli.inputs import check_bundles, is_bundle, line_of, read_along
 from splite_deploy.cli.streams import prepare_streams
 from splite_deploy.errors import FILES_HINT, MissingDependencyError, OutputError, SpliteError, UsageError
-from splite_deploy.files import TMP_HINT, check_outputs, check_writable, writing
+from splite_deploy.files import TMP_HINT, check_outputs, check_writable, matched, writing
 from splite_deploy.runtime.backends import all_backends
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, OptionHelp, offered
 from splite_deploy.runtime.io.notes import collecting_notes
@@ -89,8 +89,6 @@ class Command(click.Command):
         outputs: list[tuple[str, Path]] = []
         for parameter in self.params:
             value, is_argument = ctx.params.get(name := parameter.name or ""), isinstance(parameter, click.Argument)
-            if name in _NAMED_FILES and isinstance(value, str) and value:
-                value = None if value == "off" else Path(value.rpartition(":")[0] if name == "arch" else value)
             if name == "compare" and value is not None:
                 value = tuple(line_of(one)[0] for one in value)
             if name == "output" and value is None and self._default_output is not None:
@@ -98,9 +96,13 @@ class Command(click.Command):
             if name == "output" and value == STDOUT:
                 raise click.BadParameter("It does not go to standard output: name it.", ctx, parameter)
             paths = value if isinstance(value, tuple) else (value,)
+            if name in _NAMED_FILES:
+                paths = tuple(_named_file(name, one) for one in paths)
             called = name.upper() if is_argument else max(parameter.opts, key=len)
             wanted = outputs if name in OUTPUTS else inputs
             wanted += [(called, path) for path in paths if isinstance(path, Path) and path != STDOUT]
+        if outputs:
+            inputs = [(called, one) for called, path in inputs for one in matched(path)]
         check_outputs(inputs, outputs, is_bundle)
         beside = read_along(inputs, outputs, made=_MADE.get(self.name or "", ""))
         check_outputs([(f"{called} (beside it)", path) for called, path in beside], outputs)
@@ -129,6 +131,14 @@ OUTPUTS = frozenset({"output", "json_file", "csv", "markdown", "html", "save", "
 _MADE = {"init": "model", "calibrate": "calibration"}
 """What these commands write anew where other commands read it."""
 _NAMED_FILES = frozenset({"source", "arch", "timing_cache"})  # texts that may name a file
+
+
+def _named_file(parameter: str, value: Any) -> Any:
+    """The file that the text of such a parameter names; None where it names none."""
+    if not isinstance(value, str):
+        return value
+    text = value.rpartition(":")[0] if parameter == "arch" else value
+    return Path(text) if value and text != "off" else None
 
 
 class Commands(click.Group):

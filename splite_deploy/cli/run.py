@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from splite_deploy.cli.console import STDOUT, progress_bar, put_json, remark
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.cli.run_follow import Following, follow_options
 from splite_deploy.errors import InputError, OptionError, UsageError, naming
-from splite_deploy.files import is_folder, writing
+from splite_deploy.files import is_folder, is_pattern, writing
 from splite_deploy.spec import Precision
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Picture:
 
 @main.command(short_help="Find the keypoints in images, a video or a camera.")
 @click.argument("bundle", metavar="BUNDLE|FILE", type=FilePath)
-@click.argument("source", shell_complete=complete_files)
+@click.argument("source", metavar="SOURCE...", nargs=-1, required=True, shell_complete=complete_files)
 @model_option
 @click.option(
     "--box",
@@ -106,7 +107,7 @@ class Picture:
 )
 def run(
     bundle: Path,
-    source: str,
+    source: tuple[str, ...],
     model: Path | None,
     boxes: tuple[str, ...],
     detector: Path | None,
@@ -128,15 +129,15 @@ def run(
 ) -> None:
     """Finds the keypoints in SOURCE, with a bundle, or with a file (.onnx, .tflite, .engine) and its model.toml.
 
-    SOURCE is an image, a folder of images, the boxes of a labels.json or of COCO's JSON (keypoints, or a detector's
-    results), a video (.mp4, .avi, ...), a USB camera (0), a Jetson's camera (csi://0), a network camera (rtsp://...) or
-    a GStreamer pipeline that ends in appsink. A video is turned as its file says; of one that is damaged or cut what
-    can be read is delivered, with exit status 1; likewise of a damaged image, and of a folder in which an image cannot
-    be read.
+    SOURCE is an image, a folder of images, a pattern of images ('photos/*.jpg'), several of these, the boxes of a
+    labels.json or of COCO's JSON (keypoints, or a detector's results), a video (.mp4, .avi, ...), a USB camera (0), a
+    Jetson's camera (csi://0), a network camera (rtsp://...) or a GStreamer pipeline that ends in appsink. A video is
+    turned as its file says; of one that is damaged or cut what can be read is delivered, with exit status 1; likewise
+    of a damaged image, and of a folder in which an image cannot be read.
 
     The result is JSON: for each image its name, size and poses, one for each --box (box, keypoints in pixels, scores,
     3D keypoints with their unit and origin; of networks that have them "presence", "handedness", 1 for a right hand,
-    and "angle_deg", by which the box was turned). One object for an image, a list for a folder or labels; for a video
+    and "angle_deg", by which the box was turned). One object for an image, a list for several or labels; for a video
     or camera one line for each frame, where "found" tells whether the hand or person was found. A camera runs until
     Ctrl-C.
 
@@ -160,21 +161,26 @@ def run(
     from splite_deploy.runtime.io.notes import taken
 
     json_file = STDOUT if json_file is None else json_file
-    video, path = is_video(source), Path(source)
+    first, several = source[0], len(source) > 1
+    if several:
+        _check_images(source)
+    video, path = is_video(first), Path(first)
     page = None
     if view or port is not None or host is not None:
         from splite_deploy.cli.run_view import view_of
 
-        page = view_of(view, host, port, source, video=video)
+        page = view_of(view, host, port, first, video=video)
     labels = not video and path.suffix.lower() == ".json"
-    folder = labels or (not video and is_folder(path))
+    folder = labels or several or (not video and (is_folder(path) or is_pattern(path)))
     if video and form != "json":
         raise OptionError("COCO's format is for images, not for a video.", hint="Leave out --format.")
     if labels and boxes:
         raise OptionError(f"{path} has boxes of its own, and --box was given.", hint="Leave out --box.")
     if folder and save is not None and save.suffix:
-        what = "has many images" if labels else "is a folder"
-        raise OptionError(f"--save {save} names a file, but {path} {what}.", hint="Name a folder with --save.")
+        what = (
+            f"{path} has many images" if labels else f"{path} is a folder" if is_folder(path) else "there are several"
+        )
+        raise OptionError(f"--save {save} names a file, but {what}.", hint="Name a folder with --save.")
     following = Following(detector, max_hands, detect_every, smooth)
     following.check(video=video, boxes=boxes)
     corners = [box_numbers(box) for box in boxes]
@@ -200,12 +206,12 @@ def run(
             from splite_deploy.cli.run_video import run_video
 
             start = corners[0] if corners else None
-            run_video(network, source, start, options, json_file, save, following=following, view=page)
+            run_video(network, first, start, options, json_file, save, following=following, view=page)
         else:
             if labels:
                 pictures = _labelled(path, whole=estimator.finds_people or network is not estimator)
             else:
-                pictures = _pictures(path, folder, [*corners] or [None])
+                pictures = _pictures(map(Path, source), [*corners] or [None])
             done: list[Picture] = []
             targets: dict[Path, Path] = {}
             if save is not None:
@@ -303,10 +309,27 @@ def _told(failed: Sequence[UsageError], count: int) -> UsageError:
     return InputError(f"{message}{others}{more}", hint=hint)
 
 
-def _pictures(path: Path, folder: bool, boxes: list[Sequence[float] | None]) -> list[Picture]:
+def _check_images(sources: Sequence[str]) -> None:
+    """Refuses what is not run together with others.
+
+    Raises:
+        OptionError: One of several is a video, a camera or labels.
+    """
+    from splite_deploy.runtime.io.camera import is_video
+
+    for source in sources:
+        if is_video(source) or Path(source).suffix.lower() == ".json":
+            raise OptionError(
+                f"Several were named, and {source} is no image and no folder of images.",
+                hint="Run a video, a camera or labels alone.",
+            )
+
+
+def _pictures(paths: Iterable[Path], boxes: list[Sequence[float] | None]) -> list[Picture]:
     from splite_deploy.runtime.io.images import image_files
 
-    return [Picture(file, boxes) for file in (image_files(path) if folder else [path])]
+    files = (image_files(path) if is_folder(path) or is_pattern(path) else [path] for path in paths)
+    return [Picture(file, boxes) for file in dict.fromkeys(chain.from_iterable(files))]
 
 
 def _labelled(path: Path, *, whole: bool) -> list[Picture]:

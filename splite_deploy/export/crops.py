@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from splite_deploy.errors import OutputError, SpecError, UsageError
 from splite_deploy.export.source.symbol import load_symbol
-from splite_deploy.files import cache_folder, is_file, is_folder, sha256_of, write_file
+from splite_deploy.files import cache_folder, is_file, is_folder, is_pattern, sha256_of, write_file
 from splite_deploy.metrics.labels import BoxedImage, check_images, prefer_split, read_boxes
 from splite_deploy.metrics.turned_boxes import Turn
 from splite_deploy.runtime.crops import Boxed, Crops, Example, crops_from_images, crops_of, cut, no_images, read_boxed
@@ -103,8 +103,8 @@ def divide(source: Path, turn: Turn | None = None) -> tuple[list[File], list[Fil
 
 
 def check_source(path: Path, option: str = "--calibration") -> None:
-    """Raises `UsageError` unless this is a folder, or a JSON file by its name."""
-    if not (path.suffix == ".json" or is_folder(path)):
+    """Raises `UsageError` unless this is a folder, a pattern of images, or a JSON file by its name."""
+    if not (path.suffix == ".json" or is_folder(path) or is_pattern(path)):
         raise UsageError(
             f"{path} is not a folder of images, a labels.json or an .npz.",
             hint=f"Name one, for example with {option}.",

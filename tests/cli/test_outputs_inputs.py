@@ -47,7 +47,7 @@ def typed(name: str, given: dict[str, Path], other: Path) -> list[str]:
         value = given.get(str(parameter.name), other if parameter.required else None)
         if value is None:
             continue
-        values = [str(value)] * parameter.nargs
+        values = [str(value)] * max(parameter.nargs, 1)
         words += values if isinstance(parameter, click.Argument) else [parameter.opts[0], *values]
     return [name, *words]
 

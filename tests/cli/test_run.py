@@ -57,6 +57,66 @@ def test_the_boxes_are_those_of_every_image_of_a_folder(
     ]
 
 
+def test_several_images_folders_and_patterns(
+    splite: Callable[..., Result], tiny_bundle: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell that expands a pattern, and one that does not (those of Windows), give the same."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.png", "inside/c.png", "c[1].png", "notes.txt"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(photo.read_bytes())
+    for sources, expected in (
+        (("two.png", "b.png"), ["two.png", "b.png"]),
+        (("*.png",), ["b.png", "c[1].png", "two.png"]),
+        (("[bt]*",), ["b.png", "two.png"]),
+        (("**/*.png",), ["b.png", "c[1].png", "c.png", "two.png"]),
+        (("inside", "two.png", "t*"), ["c.png", "two.png"]),
+        (("c?1?.png",), ["c[1].png"]),
+    ):
+        done = splite("run", tiny_bundle, *sources)
+        assert done.exit_code == 0, done.output
+        assert [one["image"] for one in json.loads(done.stdout)] == expected
+    named = splite("run", tiny_bundle, "c[1].png", "--save", "drawn.jpg")  # a file of such a name is no pattern
+    assert json.loads(named.stdout)["image"] == "c[1].png"
+    assert splite("run", tiny_bundle, "*.png", "--save", "out").exit_code == 0
+    assert sorted(file.name for file in Path("out").iterdir()) == ["b.png", "c[1].png", "two.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (("none*.png",), "No image matches none*.png.", "Images end in .jpg, .jpeg, .png"),
+        (("*.txt",), "No image matches *.txt.", "Images end in"),
+        (("two.png", "a.mp4"), "Several were named, and a.mp4 is no image", "Run a video, a camera or labels alone."),
+        (("two.png", "labels.json"), "Several were named, and labels.json is no image", "alone."),
+        (("*.png", "--save", "a.png"), "--save a.png names a file, but there are several.", "Name a folder"),
+        (
+            ("*.png", "--json", "two.png"),
+            "--json two.png would overwrite the input that SOURCE names, two.png",
+            "--json.",
+        ),
+        (("a.png", "two.png", "--json", "two.png"), "--json two.png would overwrite the input that SOURCE", "--json."),
+        (("*.png", "--save", "."), "--save would draw into the folder of the images", "Name another folder"),
+    ],
+)
+def test_what_cannot_be_run_together(
+    arguments: tuple[str, ...],
+    message: str,
+    hint: str,
+    splite: Callable[..., Result],
+    tiny_bundle: Path,
+    photo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(photo.parent)
+    Path("notes.txt").touch()
+    done = splite("run", tiny_bundle, *arguments)
+    assert done.exit_code in (1, 2) and done.stdout == ""
+    told = " ".join(done.stderr.split())
+    assert message in told and hint in told, told
+    assert photo.read_bytes()[:4] == b"\x89PNG"
+
+
 def test_results_go_to_standard_output_unless_a_file_is_named(
     splite: Callable[..., Result], tiny_bundle: Path, photo: Path, tmp_path: Path
 ) -> None:

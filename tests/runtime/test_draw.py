@@ -210,6 +210,19 @@ def test_a_folder_that_is_none(tmp_path: Path, name: str) -> None:
     assert caught.value.hint
 
 
+def test_a_pattern_stands_for_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a1.png", "a2.png", "b.png", "a.txt"):
+        write_image(Path(name), np.zeros((4, 4, 3), np.uint8)) if name.endswith("png") else Path(name).touch()
+    items, origin = boxed_images(Path("a*"))
+    assert [file.name for file, box in items if box is None] == ["a1.png", "a2.png"] and origin == "2 images of a*"
+    with pytest.raises(UsageError, match=r"^No image matches \*\.jpg\.") as caught:
+        boxed_images(Path("*.jpg"))
+    assert caught.value.hint.startswith("Images end in .jpg")
+    Path("a[1].png").write_bytes(Path("b.png").read_bytes())
+    assert image_files(Path("a[[]1].png")) == [Path("a[1].png")]
+
+
 def test_a_folder_has_its_name_from_wherever_it_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hands").mkdir()
     cv2.imwrite(str(tmp_path / "hands" / "a.png"), np.zeros((4, 4, 3), np.uint8))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from splite_deploy.errors import CalibrationError, SpecError, UsageError, naming
 from splite_deploy.export.crops import File, Renderer, check_source, divide, evenly
 from splite_deploy.export.quant import calibration_lint as lint
-from splite_deploy.files import is_file, is_folder, sha256_of
+from splite_deploy.files import is_file, is_folder, is_pattern, sha256_of
 from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
 from splite_deploy.runtime.crops import Unreadable, seen_part
 from splite_deploy.runtime.io.images import boxed_images, folder_name, read_image, whole_images
@@ -200,7 +200,7 @@ def _files(
     """Image files with their boxes, of one split where the labels have it, and where they come from, as text."""
     check_source(path)
     name = folder_name(path)
-    if is_folder(path) and not is_file(path / "labels.json"):
+    if is_pattern(path) or (is_folder(path) and not is_file(path / "labels.json")):
         found, _ = boxed_images(path)
         part = ""
     else:

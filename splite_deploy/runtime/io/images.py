@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import InputError, OptionError, OutputError, UsageError, naming, reading_hint
-from splite_deploy.files import is_file, is_folder, write_file
+from splite_deploy.files import is_file, is_folder, is_pattern, matched, write_file
 from splite_deploy.metrics.labels import check_images, prefer_split, read_boxes
 from splite_deploy.metrics.turned_boxes import Turn
 from splite_deploy.runtime.io.container import camera_meant
@@ -195,7 +195,7 @@ def boxed_images(
     """Image files with their boxes: of a labels file its boxes, of a folder each image whole.
 
     Args:
-        path: A folder of images, a ``labels.json``, or a folder that holds one.
+        path: A folder of images, a pattern such as ``photos/*.jpg``, a ``labels.json``, or a folder that holds one.
         count: At most so many, picked evenly over the whole list, which is often sorted by class.
         split: Split of the labels that is taken alone where they have it.
         option: What the command line calls the path.
@@ -216,7 +216,7 @@ def boxed_images(
         items, kind = [(item.path, item.placed(turn)) for item in samples], "labelled images"
         part = f", split '{split}'" if alone else ""
         check_images((file for file, _ in items), path)
-    elif is_folder(path):
+    elif is_folder(path) or is_pattern(path):
         items, kind = [(file, None) for file in image_files(path)], "images"
     else:
         raise UsageError(f"{path} is neither a folder of images nor a labels.json.", hint=f"Name one with {option}.")
@@ -252,11 +252,19 @@ def _elsewhere(folder: Path) -> str:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files directly in a folder, by name; hidden files are passed over.
+    """The image files directly in a folder, or those that a pattern matches, by name; hidden files are passed over.
+
+    Args:
+        folder: The folder, or a pattern such as ``photos/*.jpg``.
 
     Raises:
         UsageError: There is none.
     """
+    if is_pattern(folder):
+        found = [file for file in matched(folder) if _is_shown(file)]
+        if not found:
+            raise UsageError(f"No image matches {folder}.", hint=f"Images end in {', '.join(IMAGE_SUFFIXES)}.")
+        return found
     try:
         files = sorted(file for file in folder.iterdir() if _is_shown(file))
     except OSError as err:
