@@ -75,7 +75,7 @@ def read_results(path: str | PathLike[str], line: int | None = None) -> list[Ben
     try:
         lines = read_bytes(Path(path), most_bytes=_MOST_BYTES).split(b"\n")
     except ReadError as err:
-        hint = "Name a file that 'splite-deploy bench --json' wrote."
+        hint = "Name a file that 'splite-deploy bench BUNDLE --json FILE' wrote."
         raise UsageError(f"Cannot read the results {path}: {err.reason}.", hint=hint) from err
     held = {number: text for number, text in enumerate(lines, 1) if text.strip()}
     if line is not None:

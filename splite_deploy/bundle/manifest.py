@@ -324,7 +324,7 @@ def _in_order(tensor: TensorSpec, layout: str) -> tuple[int | None, ...]:
 
 def _hold(condition: bool, said: str) -> None:
     if not condition:
-        raise BundleError(f"{said}.")
+        raise BundleError(f"{said}.", hint=REEXPORT)
 
 
 def _other_version(folder: Path, version: object, data: Any) -> str:
