@@ -719,7 +719,12 @@ def matched(path: Path) -> list[Path]:
 
     ``**`` stands for any folders. What is hidden is not matched.
     """
-    return sorted(map(Path, glob.glob(os.fspath(path), recursive=True))) if is_pattern(path) else [path]  # noqa: PTH207
+    if not is_pattern(path):
+        return [path]
+    try:
+        return sorted(map(Path, glob.glob(os.fspath(path), recursive=True)))  # noqa: PTH207 - a pattern may be absolute
+    except ValueError:  # nothing can have such a name
+        return []
 
 
 def anything_at(path: Path) -> bool:

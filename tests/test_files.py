@@ -19,7 +19,9 @@ from splite_deploy.files import (
     check_writable,
     exchange,
     hidden_name,
+    is_pattern,
     locked,
+    matched,
     part_file,
     part_folder,
     remove_leftovers,
@@ -273,6 +275,18 @@ def test_a_work_folder_goes_and_is_nobody_elses(tmp_path: Path, monkeypatch: pyt
         assert folder.stat().st_mode & 0o777 == 0o700 and not left.exists()
         (folder / "x").touch()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_pattern_matches(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png", ".hidden.png", "x[1].png", "in/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [file.name for file in matched(tmp_path / "*.png")] == ["a.png", "b.png", "x[1].png"]
+    assert [file.name for file in matched(tmp_path / "**" / "*.png")] == ["a.png", "b.png", "c.png", "x[1].png"]
+    assert matched(tmp_path / "none*") == [] and is_pattern(tmp_path / "none*")
+    for path in (tmp_path / "x[1].png", tmp_path / "none.png", tmp_path):  # what is there, or has no wildcard
+        assert matched(path) == [path] and not is_pattern(path)
+    assert matched(Path("a\0b/*.png")) == []
 
 
 @pytest.mark.parametrize("at_once", [True, False])

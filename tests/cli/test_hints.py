@@ -26,6 +26,7 @@ else:
     import tomli as tomllib
 
 from splite_deploy.cli import main
+from splite_deploy.runtime.backends import all_backends
 from splite_deploy.spec import PRECISIONS
 
 PACKAGE = Path(__file__).parents[2] / "splite_deploy"
@@ -286,7 +287,6 @@ FILE_NAMES = {
     "model.toml",
     "report.json",
     "samples.py",
-    "WHOLE.onnx",
     "file.py",
     "person_keypoints_val2017.json",
 }
@@ -348,7 +348,7 @@ def test_extras_files_tables_and_backends_in_hints_exist(file: Path, root: Path)
             assert any(f'"{variable}"' in one.read_text(encoding="utf-8") for one in FILES), where
 
 
-BACKENDS = {"ort", "tflite", "litert", "trt"}
+BACKENDS = {name for one in all_backends().values() for name in (one.name, *one.aliases)}
 
 
 # --- command lines ---

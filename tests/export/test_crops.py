@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from splite_deploy.export.crops import crops_from_renderer
+from splite_deploy.errors import UsageError
+from splite_deploy.export.crops import check_source, crops_from_renderer, divide
 from splite_deploy.spec import load_model_toml
 
 
@@ -35,3 +37,16 @@ def test_a_changed_renderer_renders_again(tiny_model: Path, tmp_path: Path) -> N
     source.write_text(source.read_text(encoding="utf-8") + "\n# another version\n", encoding="utf-8")
     crops_from_renderer(host, 3, spec.input, cache=tmp_path / "cache", progress=told.append)
     assert len(told) == 2
+
+
+def test_images_to_calibrate_on_may_be_a_pattern(tmp_path: Path) -> None:
+    for index in range(8):
+        (tmp_path / f"{index}.png").touch()
+    (tmp_path / "other.jpg").touch()
+    check_source(tmp_path / "*.png")
+    files, spare, kind = divide(tmp_path / "*.png")
+    assert [file.name for file, _ in files] == ["0.png", "1.png", "2.png", "4.png", "5.png", "6.png"]
+    assert [file.name for file, _ in spare] == ["3.png", "7.png"] and kind == "held out"
+    with pytest.raises(UsageError, match=r"No image matches .*\*\.webp\.") as caught:
+        divide(tmp_path / "*.webp")
+    assert caught.value.hint.startswith("Images end in .jpg")
