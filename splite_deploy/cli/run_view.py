@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from splite_deploy.cli.console import remark
+from splite_deploy.cli.console import remark, warn
 from splite_deploy.errors import OptionError
 from splite_deploy.text import quoted
 
@@ -75,8 +75,8 @@ def viewing(view: View, source: str, network: PoseEstimator | TopDown) -> Iterat
     board = Board(parts[""].spec.name, source, parts[""].spec.skeleton, parts)
     with serve(board, view.host, view.port) as served:
         if served.public:
-            remark(
-                f"warning: with --host {view.host} everybody who reaches this machine sees what the camera sees, "
+            warn(
+                f"with --host {view.host} everybody who reaches this machine sees what the camera sees, "
                 "without a password and not encrypted; ssh -L and no --host show it to you alone"
             )
             remark(f"view: {served.address} (elsewhere perhaps with this machine's address in the place of its name)")
