@@ -191,7 +191,7 @@ def _made(folder: Path) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
     except OutputError as err:
         raise OutputError(
-            err.message, hint=f"Name a folder that can be written to: {command('demo', '-o')} FOLDER."
+            err.message, hint=f"Name a folder that can be written to: {command('demo', '-o', 'FOLDER')}."
         ) from err
     return folder
 
@@ -358,8 +358,8 @@ def _say_next(palm: Bundle, hand: Bundle, picture: Path, folder: Path) -> None:
     say(f"  {command('run', hand.path, picture, '--detector', palm.path, '--json', result)}")
     say(f"  {command('bench', hand.path)}")
     say(f"  {command('inspect', hand.path)}")
-    say(f"With a photograph of yours: {command('demo')} PHOTO.jpg")
-    say(f"With a network of yours: pip install 'splite-deploy[export]', then {command('init')} NETWORK.onnx")
+    say(f"With a photograph of yours: {command('demo', 'PHOTO.jpg')}")
+    say(f"With a network of yours: pip install 'splite-deploy[export]', then {command('init', 'NETWORK.onnx')}")
 
 
 def _follow(source: str, palm: Bundle, hand: Bundle, folder: Path, threads: int | None, json_file: Path | None) -> None:
