@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from pages import commands, pages, read, words
+from pages import blocks, commands, pages, read, words
 
 BIN = Path(sys.executable).parent
 PATIENT = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "110"}
@@ -50,6 +51,47 @@ def test_the_commands_of_its_claims_are_there(root: Path) -> None:
         assert all(f'"{option}"' in source for option in re.findall(r"--[a-z-]+", rest)), script
 
 
+def clone(root: Path, folder: Path) -> Path:
+    """The repository as somebody has it who cloned it: what is tracked, as it is now."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (root / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, folder / name)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_commands_as_typed_on_a_fresh_machine(root: Path, tmp_path: Path) -> None:
+    """In a new clone, with a Python and nothing else, in one shell: all that README says, and nothing besides."""
+    index = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(tmp_path / "wheel"), "click"]
+    if subprocess.run(index, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no package index can be reached, from which README installs")
+    place = clone(root, tmp_path / "splite-deploy")
+    python = Path(sys.base_prefix) / "bin"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL", "SPLITE"))}
+    environment = {**kept, "PATH": f"{python}{os.pathsep}/usr/bin{os.pathsep}/bin", "COLUMNS": "110"}
+    environment["SPLITE_BENCH_MIN_SECONDS"] = "0.3"  # times what bench leaves open for a moment
+    typed = "\n".join(commands(read("README.md")))
+    assert len(typed.splitlines()) <= 5
+    shell = ["bash", "-e", "-c", typed]
+    done = subprocess.run(shell, cwd=place, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 hands, drawn in splite-demo/hands-overlay.jpg" in done.stdout
+    assert cv2.imread(str(place / "splite-demo" / "hands-overlay.jpg")) is not None
+    assert len(json.loads((place / "hands.json").read_text(encoding="utf-8"))["poses"]) == 2
+    installed = {path.name for path in (place / ".venv").glob("lib/python3*/site-packages/*")}
+    assert "onnxruntime" in installed and not installed & {"torch", "onnx", "tensorflow"}
+
+    (application,) = blocks(read("README.md"), "python")
+    run = [place / ".venv" / "bin" / "python", "-W", "error", "-c", application.body]
+    done = subprocess.run(run, cwd=place, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("[[") >= 2
+
+
 def demo(root: Path, folder: Path, *variables: str) -> tuple[str, np.ndarray]:
     """Runs `make demo` with what is installed; returns what it printed and the keypoints it found."""
     make = ["make", "-o", ".venv/installed", "demo", f"DEMO={folder}", f"BIN={BIN}", *variables]
@@ -64,7 +106,6 @@ def demo(root: Path, folder: Path, *variables: str) -> tuple[str, np.ndarray]:
 def test_make_demo_ends_with_keypoints_on_the_fingers(root: Path, tmp_path: Path) -> None:
     from splite_deploy.export.source.symbol import load_symbol
 
-    assert commands(read("README.md")) == ["make demo"]
     printed, keypoints = demo(root, tmp_path)
     for expected in ("torch -> simplified", "torch -> ort fp32", "End to end", "overlay.png", "--help"):
         assert expected in printed
