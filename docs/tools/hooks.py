@@ -43,6 +43,8 @@ FILES = "files/"
 """Where files of the repository lie on the site that its pages link to and that are no pages: code, schemas."""
 LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
 FENCE = re.compile(r"^(```|~~~)")
+BADGE = re.compile(r"^\[!\[[^\]]*\]\(https:[^)]*\)\]\([^)]*\)$")
+"""A picture of the code host, which the site does without: it loads nothing from elsewhere."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -107,7 +109,7 @@ def prose(text: str) -> list[str]:
 
 
 def with_links(text: str, uri: str) -> str:
-    """A page with links that work on the site.
+    """A page with links that work on the site, and without badges.
 
     Args:
         text: The page as it lies in the repository.
@@ -121,4 +123,5 @@ def with_links(text: str, uri: str) -> str:
         return posixpath.relpath(site, posixpath.dirname(uri) or ".") + mark + anchor if site else found[1]
 
     lines = zip(text.splitlines(), prose(text), strict=True)
-    return "\n".join(LINK.sub(lead, line) if seen else line for line, seen in lines) + "\n"
+    led = (LINK.sub(lead, line) if seen else line for line, seen in lines if not BADGE.match(line))
+    return "\n".join(led) + "\n"

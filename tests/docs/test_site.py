@@ -140,6 +140,7 @@ def test_links_of_a_page_lead_to_places_of_the_site() -> None:
     assert with_links("[a](../SECURITY.md)", "view.md") == "[a](security.md)\n"
     assert with_links("[a](docs/view.md)", "index.md") == "[a](view.md)\n"
     assert with_links("[a](tools/every_message.py)", "troubleshooting.md") == "[a](messages.md)\n"
+    assert with_links("a\n[![b](https://e.org/b.svg)](https://e.org)\n", "index.md") == "a\n"
     fenced = "```md\n[a](docs/view.md)\n```\n"
     assert with_links(fenced, "index.md") == fenced
     assert with_links("[a](gone.md)", "models.md") == "[a](gone.md)\n"  # which the build reports
