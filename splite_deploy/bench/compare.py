@@ -11,7 +11,7 @@ in noisy environments, arXiv:1608.04295), and a change counts where it changed a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import RenderableType
 
 from splite_deploy.bench.bootstrap import Ranks, Ratio, Samples, bootstrap_ratios, median_ranks, value_of
+from splite_deploy.bench.loop import END_TO_END
 from splite_deploy.bench.report.text import STAGE_NAMES
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.device.environment import NOT_AVAILABLE
@@ -39,6 +40,12 @@ FAST_PCT = 10
 """The percentile of frames with little other work, which must not contradict the fastest of all."""
 
 Outcome = Literal["faster", "slower", "no difference", "unclear"]
+_OUTCOMES: Mapping[Outcome, str] = {
+    "faster": "faster",
+    "slower": "slower",
+    "no difference": "no difference",
+    "unclear": "unclear whether it is faster or slower",
+}
 _COLOURS = {"faster": "green", "slower": "red", "no difference": "", "unclear": "yellow"}
 
 
@@ -118,6 +125,21 @@ def comparison_tables(comparisons: Sequence[Comparison]) -> list[RenderableType]
             "together."
         )
     return [*map(_table, comparisons), *lines]
+
+
+def outcomes(comparisons: Sequence[Comparison]) -> list[str]:
+    """What became of the whole frame of each artifact, as a sentence: end to end, or of a file the model alone."""
+    return [_sentence(item) for item in comparisons if item.stages]
+
+
+def _sentence(item: Comparison) -> str:
+    changes = {change.stage: change for change in item.stages}
+    change = changes.get(END_TO_END) or item.stages[-1]
+    name = item.after if item.before == item.after else f"{item.after} instead of {item.before}"
+    return (
+        f"{name}: {_OUTCOMES[change.outcome]}. {STAGE_NAMES[change.stage]} p50 {change.before_ms:.3f} ms before and "
+        f"{change.after_ms:.3f} ms after, {_cell(change.median)} times as long."
+    )
 
 
 def _table(item: Comparison) -> Table:

@@ -19,6 +19,8 @@ from splite_deploy.spec import PRECISIONS
 
 GAIN = 1.05
 """A lower precision has to be so many times as fast: less is noise on most machines, and accuracy is lost for sure."""
+MOST_NAMES = 6
+"""So many are listed in a sentence."""
 MOST_FLOAT = 0.75
 """An int8 network with a larger share of its layers in float gains next to nothing, and goes by a wrong name."""
 
@@ -78,7 +80,7 @@ class Recommendation:
         index: Its place among the candidates; None where there is none.
         reason: Why, as one sentence: ``Ship ort int8: the fastest here within its limits, ...``.
         remarks: What else is worth knowing, each as a sentence: which precision does not pay, who is over its limits,
-            whose timing was disturbed, whether the budget is met.
+            whose timing was disturbed; the last one, whether the budget is met, where there is one and one to ship.
         speed_ups: Of each candidate, see `speed_ups`.
         budget: Who keeps the budget; None without one.
     """
@@ -197,7 +199,7 @@ def _beside(
         if one is not best and one.precision == best.precision and one.shortest_ms < GAIN * best.shortest_ms
     ]
     if close:
-        yield f"As fast within {GAIN - 1:.0%}: {', '.join(close)}."
+        yield f"As fast within {GAIN - 1:.0%}: {_listed(close)}."
     unknown = [one for one in allowed if one not in pool and one.shortest_ms < best.shortest_ms]
     for one in unknown:
         yield f"{one.name} is faster ({one.shortest_ms:.3f} ms), but nobody compared its keypoints: verify it first."
@@ -220,7 +222,7 @@ def _disturbed(candidates: Sequence[Candidate], again: str) -> Iterator[str]:
     disturbed = [one.name for one in candidates if one.steady is False]
     if disturbed:
         yield (
-            f"Other work disturbed the timing of {', '.join(disturbed)}: how many times as fast one is cannot be "
+            f"Other work disturbed the timing of {_listed(disturbed)}: how many times as fast one is cannot be "
             f"said; {again}."
         )
 
@@ -237,11 +239,17 @@ def _budget_line(best: Candidate, candidates: Sequence[Candidate], budget: Budge
     slowest_ms = best.p50_ms if best.p99_ms is None else best.p99_ms
     if best.name in budget.met:
         others = [one.name for one in candidates if one is not best and one.name in budget.met and not one.against]
-        more = f" {', '.join(others)} {'do' if len(others) > 1 else 'does'}, too." if others else ""
+        more = f" {_listed(others)} {'do' if len(others) > 1 else 'does'}, too." if others else ""
         return f"It keeps the budget of {rate}: p99 {slowest_ms:.3f} ms.{more}"
     half = "half of its frames do" if best.p50_ms <= budget.limit_ms else "not even half of its frames do"
     cause = "; other work on the machine may be the cause" if best.steady is False else ""
     return f"It does not keep the budget of {rate}: p99 {slowest_ms:.3f} ms; {half}{cause}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names as text; of many the first ones."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names) if more < 2 else f"{', '.join(names[:MOST_NAMES])} and {more} more"
 
 
 def names_of(results: Sequence[BenchResult]) -> list[str]:

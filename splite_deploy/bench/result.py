@@ -270,6 +270,7 @@ class BenchResult:
         run: What the results of one run have in common, whose artifacts were timed in turn; left out where it was timed
             alone.
         deviation: How far it moves keypoints; left out for a file without a bundle, and by earlier versions.
+        manifest_sha256: Hash of the bundle's manifest, which has those of all its files; left out as ``deviation``.
     """
 
     schema_version: int
@@ -307,6 +308,7 @@ class BenchResult:
     people_per_image: float | None = None
     run: str | None = field(default=None, metadata=OPTIONAL)
     deviation: KeypointDeviation | None = field(default=None, metadata=OPTIONAL)
+    manifest_sha256: str | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def label(self) -> str:

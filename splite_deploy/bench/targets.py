@@ -19,8 +19,9 @@ from splite_deploy.bench.loop import EstimatorSubject, Input, NetworkSubject, Su
 from splite_deploy.bench.process import cold_start
 from splite_deploy.bench.profile import profile_artifact, profile_file
 from splite_deploy.bench.result import KeypointDeviation, Memory, Startup
-from splite_deploy.bundle import Artifact, Bundle
+from splite_deploy.bundle import MANIFEST, Artifact, Bundle
 from splite_deploy.bundle.report import Layer
+from splite_deploy.files import sha256_of
 from splite_deploy.runtime.backends.base import Backend
 from splite_deploy.runtime.crops import cut, random_pictures
 from splite_deploy.runtime.estimator import PoseEstimator
@@ -176,6 +177,7 @@ class ArtifactTarget(PoseTarget):
             "artifact_sha256": artifact.sha256,
             "precision": artifact.precision,
             "model_bytes": (bundle.path / artifact.file).stat().st_size,
+            "manifest_sha256": sha256_of(bundle.path / MANIFEST),
         }
 
     @property

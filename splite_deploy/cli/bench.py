@@ -97,6 +97,8 @@ class Output:
         pictures: Mapping[int, Sequence[Picture]] | None = None,
         *,
         recommendation: Recommendation | None = None,
+        compared: Sequence[str] = (),
+        left_out: Sequence[str] = (),
         limited: Sequence[BenchResult] | None = None,
     ) -> None:
         """Writes the files, then compares the results with the limits.
@@ -105,6 +107,8 @@ class Output:
             results: For the files.
             pictures: For the page, by index of the result.
             recommendation: For the page.
+            compared: For the page, the outcome of a comparison.
+            left_out: For the page, what could not be measured.
             limited: Results that the limits are for; None for all.
 
         Raises:
@@ -120,7 +124,8 @@ class Output:
             if file is not None:
                 put_text(file, make(results))
         if self.html is not None:
-            put_text(self.html, html_page(results, pictures, recommendation))
+            page = html_page(results, pictures, recommendation, compared=compared, left_out=left_out)
+            put_text(self.html, page)
         check(self.gates, results if limited is None else limited)
 
 
@@ -419,17 +424,35 @@ def _report(
             put_json(output.json, result.to_dict(), line=True)
         elif output.json is not None:
             append_result(output.json, result)
-    pictures = {}
-    shown_first = 0 if recommendation is None or recommendation.index is None else recommendation.index
-    if output.html is not None and labels is not None and results[shown_first].accuracy is not None:
-        from splite_deploy.bench.report.pictures import draw_pictures
-
-        path = timed.path_of(results[shown_first])
-        pictures = {shown_first: draw_pictures(results[shown_first], path, labels, model)}
-    output.finish(results, pictures, recommendation=recommendation)
+    pictures: dict[int, list[Picture]] = {}
+    if output.html is not None:
+        ship = 0 if recommendation is None or recommendation.index is None else recommendation.index
+        pictures = _pictures(timed, results, ship, labels, model)
+    output.finish(results, pictures, recommendation=recommendation, left_out=list(map(str, timed.left_out)))
     for one in timed.left_out:
         if not one.expected:
             raise one.error
+
+
+_MOST_DRAWN = 12
+"""Artifacts that are run once more for pictures of them."""
+
+
+def _pictures(
+    timed: Targets, results: Sequence[BenchResult], ship: int, labels: Path | None, model: Path | None
+) -> dict[int, list[Picture]]:
+    """Pictures for the page, by index: labelled ones of the artifact to ship, golden crops of all."""
+    from splite_deploy.bench.report.pictures import draw_golden, draw_pictures
+
+    pictures = {}
+    for index in sorted(range(len(results)), key=lambda index: index != ship)[:_MOST_DRAWN]:
+        one, drawn = results[index], []
+        if index == ship and labels is not None and one.accuracy is not None:
+            drawn += draw_pictures(one, timed.path_of(one), labels, model)
+        if one.deviation is not None:
+            drawn += draw_golden(one, timed.path_of(one))
+        pictures[index] = drawn
+    return pictures
 
 
 _OF_COMPARED = frozenset({"compare", "csv", "markdown", "html", "fail_if"})
@@ -461,10 +484,10 @@ def _compare_files(files: tuple[Path, Path], output: Output) -> None:
         UsageError: A file cannot be read, or they have nothing in common.
     """
     from splite_deploy.bench import read_results
-    from splite_deploy.bench.compare import compare, comparison_tables
+    from splite_deploy.bench.compare import compare, comparison_tables, outcomes
 
     before, after = (read_results(*line_of(file)) for file in files)
     compared = compare(before, after)
     if output.tables:
         show(*comparison_tables(compared))
-    output.finish([*before, *after], limited=after)
+    output.finish([*before, *after], compared=outcomes(compared), limited=after)

@@ -76,6 +76,8 @@ def test_every_artifact_whose_backend_is_installed_is_timed_in_one_run(
     assert files["markdown"].read_text(encoding="utf-8").count("| mixed.splite") == 3
     page = files["html"].read_text(encoding="utf-8")
     assert last[-1].split(":")[0] in page and page.count("<polygon") == 3
+    assert "Left out mixed.splite trt fp16" in page and "✓ It keeps the budget of 1e+05 ms" in page
+    assert page.count("<figure>") == 1 + 2 + 1 + 1  # the top, what to ship, the two others
 
 
 def test_backends_and_precisions_narrow_it_down(splite: Splite, mixed: Path) -> None:

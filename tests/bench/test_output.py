@@ -51,7 +51,9 @@ def test_all_files_of_one_run(splite: Splite, tiny_bundle: Path, labels: Path, t
     assert f"| {result.stages['end_to_end'].p50_ms:.3f} |" in files["markdown"].read_text(encoding="utf-8")
     page = files["html"].read_text(encoding="utf-8")
     assert result.artifact_sha256 in page
-    assert page.count("data:image/jpeg;base64,") == 4
+    assert page.count("data:image/jpeg;base64,") == 7  # at the top, four labelled images, two golden crops
+    assert "compared with the labels" in page and "compared with the original network" in page
+    assert f"tiny.splite/manifest.json</dt><dd><code>{result.manifest_sha256}" in page
     assert result.accuracy.worst[0].image in page
 
 
@@ -101,7 +103,9 @@ def test_a_comparison_writes_files_of_both_and_limits_the_second(splite: Splite,
     assert done.exit_code == 1
     assert done.stderr.count("pck_05 is 0.97, 0.02 under the limit of 0.99") == 1
     assert len(table.read_text(encoding="utf-8").splitlines()) == 3
-    assert page.read_text(encoding="utf-8").count("<polygon") == 2
+    source = page.read_text(encoding="utf-8")
+    assert source.count("<polygon") == 2
+    assert '<p class="why">No difference. End to end p50 ' in source
 
 
 def test_a_comparison_measures_nothing(splite: Splite, tiny_bundle: Path, tmp_path: Path) -> None:

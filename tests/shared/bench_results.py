@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import cv2
+import numpy as np
+
 from splite_deploy.bench.loop import STAGES
+from splite_deploy.bench.report.pictures import Kind, Picture
 from splite_deploy.bench.result import (
     SCHEMA_VERSION,
     BenchResult,
@@ -122,3 +126,38 @@ def bench_result(**changes: Any) -> BenchResult:
         deviation=DEVIATION,
     )
     return dataclasses.replace(result, **changes)
+
+
+_TYPES = ("float32", "float16", "int8")
+_QUANTILES = ((0.001, 0.0002, 0.02), (0.05, 0.4, 2.5))
+_LAYERS = {types: (Layer("/a", "Conv", types, 9.0), Layer("/b", "Add", types, 3.0)) for types in _TYPES}
+
+
+def timed(count: int = 500, **changes: Any) -> BenchResult:
+    """With single times, end to end."""
+    times = np.random.default_rng(0).gamma(9, 0.2, count)
+    return bench_result(samples_ms={"end_to_end": tuple(times.tolist())}, **changes)
+
+
+def picture(kind: Kind = "worst", side: int = 32) -> Picture:
+    """Noise of this height and width, which takes many bytes."""
+    noise = np.random.default_rng(0).integers(0, 255, (side, side, 3)).astype(np.uint8)
+    jpeg = bytes(cv2.imencode(".jpg", noise)[1].tobytes())
+    return Picture(kind, IMAGE.image, "8.50 % of the box", "labels", jpeg, jpeg)
+
+
+def three(**changes: Any) -> list[BenchResult]:
+    """Three artifacts of one bundle; the fp16 is no faster than the fp32, and the int8 is."""
+    half, whole = (KeypointDeviation("recorded", 64, "", *(2 * (Percentiles(*q),)), None, "", ()) for q in _QUANTILES)
+    return [
+        timed(layers=_LAYERS["float32"], **changes),
+        timed(precision="fp16", artifact_sha256="cd" * 32, layers=_LAYERS["float16"], deviation=half, **changes),
+        timed(
+            precision="int8",
+            artifact_sha256="ef" * 32,
+            layers=_LAYERS["int8"],
+            deviation=whole,
+            stages={name: stats_of(one.p50_ms / 2) for name, one in bench_result().stages.items()},
+            **changes,
+        ),
+    ]

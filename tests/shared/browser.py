@@ -77,7 +77,7 @@ class Browser:
     def open(self, address: str) -> None:
         """Goes to a page, and waits until it is there."""
         self.call("Page.navigate", url=address)
-        self.wait("document.readyState === 'complete' && location.protocol.startsWith('http')")
+        self.wait("document.readyState === 'complete' && /^(http|file)/.test(location.protocol)")
 
     def value(self, expression: str) -> Any:
         """The value of an expression of JavaScript, in the page; of a promise when it is there."""

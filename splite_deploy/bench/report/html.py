@@ -1,31 +1,42 @@
-"""Results as one self-contained HTML page: no scripts, nothing loaded, for desk, phone, dark and paper."""
+"""Results as one self-contained HTML page: no scripts, nothing loaded, for desk, phone, dark and paper.
+
+It begins with what to ship and a picture of it, then has one table, and after that what the table is made of. The
+layers come last.
+"""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from splite_deploy.bench.gates import METRICS
-from splite_deploy.bench.loop import DECODE, INFERENCE, MODEL_ONLY, PREPROCESS
-from splite_deploy.bench.recommend import Recommendation
-from splite_deploy.bench.report.charts import Axis, pareto_front, polylines, ridge, stacked
+from splite_deploy.bench.recommend import Recommendation, common_stage, recommend_of, source_of
+from splite_deploy.bench.report import sections
+from splite_deploy.bench.report.overview import (
+    columns_of,
+    common_conditions,
+    explained,
+    groups_of,
+    marks_of,
+    milliseconds,
+    names_on_page,
+    opening_of,
+)
 from splite_deploy.bench.report.pictures import Picture
-from splite_deploy.bench.report.sentences import boxes_found
+from splite_deploy.bench.report.sentences import cold_start, under_streams
+from splite_deploy.bench.report.side_by_side import limits_broken
 from splite_deploy.bench.report.tables import machine
-from splite_deploy.bench.report.text import STAGE_NAMES
-from splite_deploy.bench.result import BenchResult, Evaluation
-from splite_deploy.device.environment import NOT_AVAILABLE, Environment
+from splite_deploy.bench.result import BenchResult
 from splite_deploy.errors import MissingDependencyError, UsageError
 from splite_deploy.text import shown
 from splite_deploy.version import __version__
 
-PARTS = (PREPROCESS, INFERENCE, DECODE)
-SHOWN_PCT = 99.5
-"""Slower frames lie at the end of the axis of the distributions."""
-SHOWN_LAYERS = 15
+MOST_BYTES = 1_000_000
+"""Of the page. Pictures that would make it larger are left out, and counted."""
+_FIGURE_BYTES = 600
+"""What surrounds a picture."""
 
 
 def check_available() -> None:
@@ -43,18 +54,41 @@ def check_available() -> None:
         ) from err
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """A picture on the page.
+
+    Attributes:
+        number: Of its result.
+        name: Of its result.
+        picture: What it shows.
+        jpeg: In base64.
+    """
+
+    number: int
+    name: str
+    picture: Picture
+    jpeg: str
+
+
 def html_page(
     results: Sequence[BenchResult],
     pictures: Mapping[int, Sequence[Picture]] | None = None,
     recommendation: Recommendation | None = None,
+    *,
+    compared: Sequence[str] = (),
+    left_out: Sequence[str] = (),
 ) -> str:
     """The page of some results.
 
     Args:
         results: What was measured; one machine or several.
         pictures: By index of the result, if there are any.
-        recommendation: Which of the results to ship, see `splite_deploy.bench.recommend.recommend_of`; None says
-            nothing.
+        recommendation: Which of the results to ship; None is `splite_deploy.bench.recommend.recommend_of`, which knows
+            no budget.
+        compared: The outcome of a comparison as sentences, see `splite_deploy.bench.compare.outcomes`; it takes the
+            place of a recommendation.
+        left_out: What could not be measured and why, each as a sentence.
 
     Raises:
         UsageError: There is no result.
@@ -63,38 +97,104 @@ def html_page(
     if not results:
         raise UsageError("There is no result to show.", hint="Measure one with 'splite-deploy bench'.")
     check_available()
+    if recommendation is None and not compared:
+        recommendation = recommend_of(results)
+    template = _template()
+    content = _content(results, recommendation, compared, left_out)
+    first, others = _in_order(pictures or {}, content["names"], content["opening"].index)
+    room = MOST_BYTES - len(template.render(content, first=None, pictures=[], pictures_left_out=0).encode())
+    kept: list[_Shown] = []
+    for one in [*([] if first is None else [first]), *others]:
+        room -= len(one.jpeg) + _FIGURE_BYTES + 2 * len(one.picture.name) + len(one.name)
+        if room >= 0:
+            kept.append(one)
+    below = [one for one in others if one in kept]
+    page = template.render(
+        content,
+        first=first if first in kept else None,
+        pictures=below,
+        pictures_left_out=len(others) - len(below),
+    )
+    return str(page)
+
+
+def _template() -> Any:
     from jinja2 import Environment as Jinja
     from jinja2 import StrictUndefined
 
-    source = (
-        resources.files("splite_deploy.bench.report").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
-    )
+    file = resources.files("splite_deploy.bench.report").joinpath("templates/report.html.j2")
     jinja = Jinja(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=_safe)
-    page = jinja.from_string(source).render(
-        version=__version__,
-        title=", ".join(dict.fromkeys(result.model for result in results)),
-        recommendation=recommendation,
-        machines=list(dict.fromkeys(machine(result.environment) for result in results)),
-        dates=_dates(results),
-        rows=[_row(number, result) for number, result in enumerate(results, 1)],
-        distributions=_distributions(results),
-        stages=_stages(results),
-        pareto=_pareto(results),
-        resources=_resources(results),
-        sustained=[_sustained(number, result) for number, result in enumerate(results, 1) if result.sustained],
-        layers=[_layers(number, result) for number, result in _first_of_each_file(results) if result.layers],
-        pictures=[
-            {
-                "number": index + 1,
-                "name": name_of(results[index]),
-                "pictures": [(picture, base64.b64encode(picture.jpeg).decode()) for picture in found],
-            }
-            for index, found in sorted((pictures or {}).items())
-            if found
-        ],
-        environments=_environments(results),
-    )
-    return str(page)
+    jinja.filters["ms"] = milliseconds
+    return jinja.from_string(file.read_text(encoding="utf-8"))
+
+
+def _content(
+    results: Sequence[BenchResult],
+    recommendation: Recommendation | None,
+    compared: Sequence[str],
+    left_out: Sequence[str],
+) -> dict[str, Any]:
+    names, opening = names_on_page(results), opening_of(results, recommendation, compared)
+    budget = None if recommendation is None else recommendation.budget
+    budget_ms = None if budget is None else budget.limit_ms
+    stage, columns = common_stage(results), columns_of(results, recommendation)
+    rows = [
+        {
+            "number": number,
+            "name": name,
+            "result": one,
+            "marks": marks_of(one),
+            "ship": number - 1 == opening.index,
+            "kept": None if budget_ms is None else one.stages[stage].p99_ms <= budget_ms,
+            "cells": [column.cells[number - 1] for column in columns],
+        }
+        for number, (name, one) in enumerate(zip(names, results, strict=True), 1)
+    ]
+    numbered = list(enumerate(zip(names, results, strict=True), 1))
+    return {
+        "version": __version__,
+        "title": ", ".join(dict.fromkeys(one.model for one in results)),
+        "machines": list(dict.fromkeys(machine(one.environment) for one in results)),
+        "dates": _dates(results),
+        "sources": list(dict.fromkeys(map(source_of, results))),
+        "conditions": common_conditions(results),
+        "opening": opening,
+        "left_out": list(left_out),
+        "names": names,
+        "rows": rows,
+        "columns": columns,
+        "groups": groups_of(columns),
+        "explained": explained(results),
+        "broken": limits_broken(results),
+        "distributions": sections.distributions(results, names, budget_ms),
+        "stages": sections.stages(results, names),
+        "tradeoff": sections.tradeoff(results, names, opening.index, budget_ms),
+        "resources": sections.resources(results, names),
+        "cold": cold_start(results[0]) if len(results) == 1 else [],
+        "streams": [(number, name, said) for number, (name, one) in numbered if (said := under_streams(one))],
+        "sustained": [sections.sustained(number, name, one) for number, (name, one) in numbered if one.sustained],
+        "layers": sections.layers(results, names, opening.index),
+        "environments": sections.environments(results),
+        "manifests": list(
+            dict.fromkeys((one.bundle, one.manifest_sha256) for one in results if one.manifest_sha256 is not None)
+        ),
+    }
+
+
+def _in_order(
+    pictures: Mapping[int, Sequence[Picture]], names: Sequence[str], ship: int | None
+) -> tuple[_Shown | None, list[_Shown]]:
+    """The picture at the top, and those below: all of what to ship, then the worst of each other result."""
+    order = sorted(pictures, key=lambda index: (index != ship, index))
+    first, others = None, []
+    for position, index in enumerate(order):
+        number, name = index + 1, names[index]
+        for one in sorted(pictures[index], key=lambda picture: picture.kind != "median"):
+            if first is None and one.kind == "median":
+                first = _Shown(number, name, one, base64.b64encode(one.ours).decode())
+            if position == 0 or one.kind == "worst":
+                others.append(_Shown(number, name, one, base64.b64encode(one.both).decode()))
+    return first, others
 
 
 def _safe(value: Any) -> Any:
@@ -102,234 +202,6 @@ def _safe(value: Any) -> Any:
     return shown(value) if type(value) is str else value
 
 
-def name_of(result: BenchResult) -> str:
-    """An artifact as text."""
-    threads = "" if result.threads is None else f", {result.threads} thread{'s' if result.threads > 1 else ''}"
-    batch = "" if result.batch == 1 else f", batch {result.batch}"
-    return f"{result.bundle or result.artifact_file} · {result.label}{threads}{batch}"
-
-
 def _dates(results: Sequence[BenchResult]) -> str:
-    days = sorted(result.date_utc[:10] for result in results)
+    days = sorted(one.date_utc[:10] for one in results)
     return days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
-
-
-def _row(number: int, result: BenchResult) -> dict[str, Any]:
-    """One result in the tables at the top and at the end."""
-    stats = result.stages[result.headline]
-    evaluation: Evaluation | None = result.accuracy
-    return {
-        "number": number,
-        "name": name_of(result),
-        "result": result,
-        "headline": STAGE_NAMES[result.headline],
-        "stats": stats,
-        "model_only": result.stages[MODEL_ONLY],
-        "fps": result.frames_per_second,
-        "unsteady": result.unsteady,
-        "size_mb": METRICS["model_mb"].read(result),
-        "accuracy": evaluation,
-        "boxes": () if evaluation is None else tuple(boxes_found(evaluation.boxes)),
-        "replay": result.backend == "replay",
-        "undescribed": result.undescribed,
-        "people": result.people_per_image,
-    }
-
-
-def _distributions(results: Sequence[BenchResult]) -> dict[str, Any]:
-    """The times of each result on one axis; of results without single times only the percentiles."""
-    bounds = []
-    for result in results:
-        stats, ordered = result.stages[result.headline], sorted(result.samples_ms.get(result.headline, ()))
-        bounds += [
-            stats.min_ms,
-            ordered[int((len(ordered) - 1) * SHOWN_PCT / 100)] if ordered else stats.p99_ms,
-            stats.p99_ms,
-        ]
-    axis = Axis.around(bounds, margin=0.03)
-    rows = []
-    for number, result in enumerate(results, 1):
-        stats, times = result.stages[result.headline], result.samples_ms.get(result.headline, ())
-        marks = [("p50", stats.p50_ms), ("p90", stats.p90_ms), ("p99", stats.p99_ms)]
-        rows.append(
-            {
-                "number": number,
-                "name": name_of(result),
-                "points": ridge(times, axis) if times else None,
-                "marks": [(name, axis.percent(value)) for name, value in marks],
-                "stats": stats,
-            }
-        )
-    return {"axis": axis.ticks(), "logarithmic": axis.logarithmic, "rows": rows}
-
-
-def _stages(results: Sequence[BenchResult]) -> dict[str, Any] | None:
-    """Mean times of the stages of each estimator, which add up to the mean end to end."""
-    chosen = [(number, result) for number, result in enumerate(results, 1) if PREPROCESS in result.stages]
-    if not chosen:
-        return None
-    means = {number: [result.stages[name].mean_ms for name in PARTS] for number, result in chosen}
-    axis = Axis.around([sum(parts) for parts in means.values()], zero=True)
-    rows = [
-        {
-            "number": number,
-            "name": name_of(result),
-            "parts": [
-                {"key": name, "ms": ms, "width": axis.percent(ms)}
-                for name, ms in zip(PARTS, means[number], strict=True)
-            ],
-            "model_only_ms": result.stages[MODEL_ONLY].mean_ms,
-            "model_only_percent": axis.percent(result.stages[MODEL_ONLY].mean_ms),
-            "total_ms": sum(means[number]),
-        }
-        for number, result in chosen
-    ]
-    return {"axis": axis.ticks(), "legend": [(name, STAGE_NAMES[name]) for name in PARTS], "rows": rows}
-
-
-def _pareto(results: Sequence[BenchResult]) -> dict[str, Any] | None:
-    """Error over latency of the results that were evaluated; None where fewer than two were."""
-    chosen = [
-        (number, result, accuracy, accuracy.epe_box_pct)
-        for number, result in enumerate(results, 1)
-        if (accuracy := result.accuracy) is not None and accuracy.epe_box_pct is not None
-    ]
-    if len(chosen) < 2:
-        return None
-    points = [(result.stages[result.headline].p50_ms, error_pct) for _, result, _, error_pct in chosen]
-    x_axis = Axis.around([x for x, _ in points], margin=0.1)
-    errors = [y for _, y in points]
-    y_axis = Axis.around([*errors, max(errors) + 0.4 * (max(errors) - min(errors))], margin=0.1)  # room for labels
-    front = pareto_front(points)
-    places = [(x_axis.percent(x), y_axis.percent(y)) for x, y in points]
-    levels = stacked(places)
-    steps: list[tuple[float, float]] = []
-    for index in front:
-        if steps:
-            steps.append((points[index][0], steps[-1][1]))
-        steps.append(points[index])
-    return {
-        "x_ticks": x_axis.ticks(),
-        "y_ticks": y_axis.ticks(),
-        "logarithmic": x_axis.logarithmic,
-        "front": polylines([x for x, _ in steps], [y for _, y in steps], x_axis, y_axis),
-        "points": [
-            {
-                "number": number,
-                "name": name_of(result),
-                "x": places[index][0],
-                "y": places[index][1],
-                "level": levels[index],
-                "p50_ms": point[0],
-                "error_pct": point[1],
-                "best": index in front,
-            }
-            for index, ((number, result, *_), point) in enumerate(zip(chosen, points, strict=True))
-        ],
-        "images": chosen[0][2].images,
-        "labels_from": chosen[0][2].labels_from,
-    }
-
-
-def _resources(results: Sequence[BenchResult]) -> list[dict[str, Any]]:
-    """Bars of size, memory and start-up; of each what any result has."""
-    figures = {
-        "Size of the file, MB": "model_mb",
-        "Peak memory of a process of its own, MiB": "rss_peak_mib",
-        "Loading, ms": "load_ms",
-        "First inference, ms": "first_inference_ms",
-    }
-    charts = []
-    for title, metric in figures.items():
-        values = [(number, name_of(result), METRICS[metric].read(result)) for number, result in enumerate(results, 1)]
-        known = [(number, name, value) for number, name, value in values if value is not None]
-        if known:
-            axis = Axis.around([value for *_, value in known], zero=True)
-            bars = [
-                {"number": number, "name": name, "value": value, "width": axis.percent(value)}
-                for number, name, value in known
-            ]
-            charts.append({"title": title, "bars": bars})
-    return charts
-
-
-def _sustained(number: int, result: BenchResult) -> dict[str, Any]:
-    """The curves of one sustained run, one chart for each unit, over the same seconds."""
-    run = result.sustained
-    assert run is not None
-    seconds = [point.second for point in run.curve]
-    charts = [_chart("p50 of each second, ms", seconds, {"p50": [point.p50_ms for point in run.curve]}, run.seconds)]
-    if run.sensors is not None:
-        series = {
-            "Power, mW": run.sensors.power_mw,
-            "Temperature, °C": run.sensors.temperatures_c,
-            "Clock, MHz": run.sensors.clocks_mhz,
-        }
-        charts += [_chart(title, run.sensors.seconds, lines, run.seconds) for title, lines in series.items() if lines]
-    return {
-        "number": number,
-        "name": name_of(result),
-        "run": run,
-        "charts": [chart for chart in charts if chart is not None],
-    }
-
-
-def _chart(
-    title: str, seconds: Sequence[float], series: Mapping[str, Sequence[float | None]], end_s: float
-) -> dict[str, Any] | None:
-    values = [value for line in series.values() for value in line if value is not None]
-    if not values:
-        return None
-    x_axis = Axis.around([end_s, *seconds], zero=True, margin=0)
-    y_axis = Axis.around(values, margin=0.12)
-    lines = [{"name": name, "lines": polylines(seconds, line, x_axis, y_axis)} for name, line in series.items()]
-    return {"title": title, "lines": lines, "x_ticks": x_axis.ticks(), "y_ticks": y_axis.ticks()}
-
-
-def _first_of_each_file(results: Sequence[BenchResult]) -> list[tuple[int, BenchResult]]:
-    """With their numbers; threads and rounds change nothing about what a file is made of."""
-    found: dict[tuple[str, str], tuple[int, BenchResult]] = {}
-    for number, result in enumerate(results, 1):
-        found.setdefault((result.artifact_sha256, result.backend), (number, result))
-    return list(found.values())
-
-
-def _layers(number: int, result: BenchResult) -> dict[str, Any]:
-    """The slowest layers of one file; the first ones where no times were measured."""
-    timed = [layer for layer in result.layers if layer.time_us is not None]
-    total_us = sum(layer.time_us or 0.0 for layer in timed)
-    shown = sorted(timed, key=lambda layer: -(layer.time_us or 0.0)) if timed else list(result.layers)
-    widest = max((layer.time_us or 0.0 for layer in timed), default=0.0) or 1.0
-    rows = [
-        {
-            "layer": layer,
-            "share_pct": 100 * (layer.time_us or 0.0) / total_us if total_us else None,
-            "width": 100 * (layer.time_us or 0.0) / widest,
-        }
-        for layer in shown[:SHOWN_LAYERS]
-    ]
-    return {
-        "number": number,
-        "name": name_of(result),
-        "rows": rows,
-        "count": len(result.layers),
-        "total_us": total_us,
-        "timed": bool(timed),
-    }
-
-
-def _environments(results: Sequence[BenchResult]) -> list[dict[str, Any]]:
-    """The machines, each with the numbers of its results. What changes by the minute is that of the first of them."""
-    found: dict[str, tuple[Environment, list[int]]] = {}
-    for number, result in enumerate(results, 1):
-        lasting = replace(result.environment, load_average_1min=None, current_clock_mhz=None, temperatures_c={})
-        found.setdefault(repr(lasting), (result.environment, []))[1].append(number)
-    return [
-        {
-            "title": machine(environment),
-            "numbers": numbers,
-            "rows": [row for row in environment.rows() if row[1] != NOT_AVAILABLE],
-            "absent": [label for label, value in environment.rows() if value == NOT_AVAILABLE],
-        }
-        for environment, numbers in found.values()
-    ]

@@ -11,7 +11,13 @@ from splite_deploy.bundle.report import BoxAccuracy
 
 def sentences(result: BenchResult) -> list[str]:
     """What the table of latencies does not hold: conditions, steadiness, and everything else that was measured."""
-    said = [_latency(result), *_conditions(result)]
+    moved = [] if result.deviation is None else [_moved(result.deviation)]
+    return [_latency(result), *_conditions(result), *cold_start(result), *moved, *measured_besides(result)]
+
+
+def cold_start(result: BenchResult) -> list[str]:
+    """What a process of its own pays before its first result, and the memory that it takes."""
+    said = []
     if result.startup is not None:
         start = result.startup
         said.append(
@@ -24,9 +30,19 @@ def sentences(result: BenchResult) -> list[str]:
             f"Its process has {memory.rss_before_mib:.0f} MiB before loading, {memory.rss_steady_mib:.0f} MiB while it "
             f"runs, {memory.rss_peak_mib:.0f} MiB at most."
         )
-    if result.deviation is not None:
-        said.append(_moved(result.deviation))
-    return [*said, *measured_besides(result)]
+    return said
+
+
+def under_streams(result: BenchResult) -> str:
+    """The run of ``--streams``; empty where there was none."""
+    streams = result.streams
+    if streams is None:
+        return ""
+    return (
+        f"{streams.count} streams at once: {streams.frames_per_second:.1f} frames per second together, "
+        f"{streams.speed_up:.2f} times one alone; p50 {streams.latency.p50_ms:.3f} ms, "
+        f"p99 {streams.latency.p99_ms:.3f} ms."
+    )
 
 
 def _moved(found: KeypointDeviation) -> str:
@@ -49,13 +65,8 @@ def measured_besides(result: BenchResult) -> Iterator[str]:
     """The runs of ``--duration``, ``--streams`` and ``--eval``."""
     if result.sustained is not None:
         yield from _sustained(result.sustained)
-    if result.streams is not None:
-        streams = result.streams
-        yield (
-            f"{streams.count} streams at once: {streams.frames_per_second:.1f} frames per second together, "
-            f"{streams.speed_up:.2f} times one alone; p50 {streams.latency.p50_ms:.3f} ms, "
-            f"p99 {streams.latency.p99_ms:.3f} ms."
-        )
+    if said := under_streams(result):
+        yield said
     if result.accuracy is not None:
         yield _accuracy(result.accuracy)
 
