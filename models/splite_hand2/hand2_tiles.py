@@ -40,6 +40,8 @@ CONTRADICTED, DOUBTFUL = 0.06, 0.04
 nobody else."""
 TRUSTED_SPREAD = 0.03
 """At this spread a keypoint counts half."""
+NEAR = 0.03
+"""How far a label may lie from what the teachers say together, as a share of the box; a further one is moved there."""
 LEAST_OVERLAP = 0.6
 """Of the hand's mask and its plump skeleton, as a share of what either covers."""
 NEGATIVE_PX = 160
@@ -144,7 +146,7 @@ def photographs(folder: Path, teachers: Path, source: str, spec: ModelSpec) -> I
         if said["image"][i] != read:
             read = str(said["image"][i])
             image = cv2.cvtColor(cv2.imread(str(folder / read)), cv2.COLOR_BGR2RGB)  # type: ignore[assignment]
-        keypoints = said["keypoints"][i].astype(np.float64)
+        keypoints = settled(said["label"][i].astype(np.float64), said["keypoints"][i].astype(np.float64))
         tile, moved = around(image, keypoints, spec)
         mask = cut_out(tile, moved, spec)
         shown = np.zeros(tile.shape[:2], np.uint8) if mask is None else mask
@@ -163,6 +165,18 @@ def agreed(spread: NDArray[np.floating[Any]], presence: float, *, usable: bool) 
     if usable:
         return float(spread.mean()) <= CONTRADICTED and presence >= 0.5
     return float(spread.mean()) <= DOUBTFUL and presence >= 0.9
+
+
+def settled(label: NDArray[np.float64], agreed_on: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The keypoints (21, 2) of a label, none further than `NEAR` from where the teachers' views agree that it is.
+
+    A median of views alone is calmer, but lies in other places: it has its own idea of where a wrist is.
+    """
+    side = max(float(np.ptp(agreed_on, axis=0).max()), 1e-6)
+    away = label - agreed_on
+    distance = np.linalg.norm(away, axis=1, keepdims=True)
+    kept: NDArray[np.float64] = agreed_on + away * np.minimum(1, NEAR * side / np.maximum(distance, 1e-9))
+    return kept
 
 
 def around(image: Image, keypoints: NDArray[np.float64], spec: ModelSpec) -> tuple[Image, NDArray[np.float64]]:

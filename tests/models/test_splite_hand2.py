@@ -476,6 +476,13 @@ def test_tiles_come_first(tmp_path: Path) -> None:
     assert "has no tiles of renders-0. Run the stage 'tiles' first." in " ".join(refused.stderr.split())
 
 
+def test_labels_stay_near_what_teachers_say_together() -> None:
+    agreed_on = np.array([[0.0, 0.0], [200.0, 0.0], [0.0, 100.0]])
+    away = np.array([[4.0, 3.0], [-30.0, 40.0], [0.0, 0.0]])
+    kept = hand2_tiles.settled(agreed_on + away, agreed_on)
+    assert kept - agreed_on == pytest.approx(np.array([[4, 3], [-3.6, 4.8], [0, 0]]))
+
+
 def test_photographs_need_their_teachers(tmp_path: Path) -> None:
     refused = go("all", tmp_path, HAND2 / "model.toml", "--digits", tmp_path)
     assert refused.returncode == 2 and "photographs need --teachers" in refused.stderr
