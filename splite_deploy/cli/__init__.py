@@ -5,6 +5,7 @@ from splite_deploy.cli import calibrate as calibrate
 from splite_deploy.cli import compact as compact
 from splite_deploy.cli import compile as compile
 from splite_deploy.cli import completion as completion
+from splite_deploy.cli import cpp as cpp
 from splite_deploy.cli import demo as demo
 from splite_deploy.cli import doctor as doctor
 from splite_deploy.cli import export as export

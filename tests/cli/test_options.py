@@ -39,6 +39,7 @@ def test_every_command_is_asked() -> None:
         "compact",
         "compile",
         "completion",
+        "cpp",
         "demo",
         "doctor",
         "export",
