@@ -102,7 +102,7 @@ def _default_output(given: Mapping[str, Any]) -> Path:
     "--output",
     "-o",
     type=FilePath,
-    help="The folder for what is written; splite-demo without it. What lies there is not replaced.",
+    help="Write into this folder; splite-demo without it. What lies there is not replaced.",
 )
 @threads_option
 @json_option("Write what was found and measured as JSON, of a video or camera a line for each frame.")
