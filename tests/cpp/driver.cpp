@@ -196,6 +196,28 @@ class Cases {
     return made.substr(0, made.size() - 1) + ", \"found\": [" + found + "]}";
   }
 
+  /// Keypoints of pictures, each in its box, and how long one took from image to pose, `rounds` times each.
+  std::string time(const Json& one) {
+    using Clock = std::chrono::steady_clock;
+    Estimator& with = estimator(one);
+    const auto& images = one.find("images")->list();
+    const auto& boxes = one.find("boxes")->list();
+    std::vector<float> keypoints;
+    std::vector<double> taken_ms;
+    for (std::int64_t round = 0; round < one.find("rounds")->integer(); ++round) {
+      for (std::size_t i = 0; i < images.size(); ++i) {
+        const Image source = image(images[i]);
+        const auto begin = Clock::now();
+        const Pose pose = with(source, box(&boxes[i]));
+        taken_ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
+        for (std::size_t point = 0; round == 0 && point < pose.keypoints.size(); ++point) {
+          keypoints.insert(keypoints.end(), pose.keypoints[point].begin(), pose.keypoints[point].end());
+        }
+      }
+    }
+    return "{\"keypoints\": " + numbers(keypoints) + ", \"ms\": " + numbers(taken_ms) + "}";
+  }
+
   std::vector<char> arrays_;
   std::string library_;
   std::map<std::string, std::unique_ptr<Estimator>> estimators_;
@@ -203,7 +225,8 @@ class Cases {
 
 const std::map<std::string, std::string (Cases::*)(const Json&)> Cases::kKinds = {
     {"hash", &Cases::hash}, {"decode", &Cases::decode}, {"crop", &Cases::crop}, {"around", &Cases::around}, {"points", &Cases::points},
-    {"open", &Cases::open}, {"crops", &Cases::crops}, {"estimate", &Cases::estimate}, {"track", &Cases::track}};
+    {"open", &Cases::open}, {"crops", &Cases::crops}, {"estimate", &Cases::estimate}, {"track", &Cases::track},
+    {"time", &Cases::time}};
 
 }  // namespace
 

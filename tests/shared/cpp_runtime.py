@@ -73,7 +73,7 @@ def ask(driver: Path, folder: Path, cases: Sequence[Case]) -> list[dict[str, Any
     (folder / "cases.json").write_text(json.dumps(plain(list(cases))), encoding="utf-8")
     (folder / "arrays.bin").write_bytes(content)
     program = [str(driver), str(folder / "cases.json"), str(folder / "arrays.bin")]
-    if any(case["do"] in ("crops", "estimate", "track") for case in cases):
+    if any(case["do"] in ("crops", "estimate", "track", "time") for case in cases):
         program.append(onnxruntime_library())
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-4000:]}"

@@ -12,6 +12,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "error.hpp"
@@ -130,8 +131,8 @@ class Preprocessor {
   /// `color` is the channel order of the images, "rgb" or "bgr".
   Preprocessor(const InputSpec& spec, const std::string& color) : spec_(spec), color_(color) {
     for (std::size_t i = 0; i < spec.deviation.size(); ++i) {
-      scale_.push_back(static_cast<float>(1.0 / spec.deviation[i]));
-      offset_.push_back(static_cast<float>(-spec.mean[i] / spec.deviation[i]));
+      const auto scale = static_cast<float>(1.0 / spec.deviation[i]), offset = static_cast<float>(-spec.mean[i] / spec.deviation[i]);
+      for (int level = 0; level < 256; ++level) table_.push_back(static_cast<float>(level) * scale + offset);
     }
   }
 
@@ -152,14 +153,15 @@ class Preprocessor {
   void normalise(const std::uint8_t* crop, float* to) const {
     const auto pixels = static_cast<std::size_t>(spec_.height) * static_cast<std::size_t>(spec_.width);
     if (spec_.channels() == 1) {
-      for (std::size_t i = 0; i < pixels; ++i) to[i] = static_cast<float>(crop[i]) * scale_[0] + offset_[0];
+      for (std::size_t i = 0; i < pixels; ++i) to[i] = table_[crop[i]];
       return;
     }
-    const float s0 = scale_[0], s1 = scale_[1], s2 = scale_[2], o0 = offset_[0], o1 = offset_[1], o2 = offset_[2];
+    // Every level of a channel has one value, and a table of them takes half the time of the arithmetic
+    const float *first = table_.data(), *second = first + 256, *third = second + 256;
     for (std::size_t i = 0; i < pixels; ++i) {
-      to[i] = static_cast<float>(crop[3 * i]) * s0 + o0;
-      to[pixels + i] = static_cast<float>(crop[3 * i + 1]) * s1 + o1;
-      to[2 * pixels + i] = static_cast<float>(crop[3 * i + 2]) * s2 + o2;
+      to[i] = first[crop[3 * i]];
+      to[pixels + i] = second[crop[3 * i + 1]];
+      to[2 * pixels + i] = third[crop[3 * i + 2]];
     }
   }
 
@@ -220,6 +222,8 @@ class Preprocessor {
   void sample(const Image& image, const Matrix& matrix) {
     constexpr int kBits = 5, kPlaceBits = 10, kSteps = 1 << kBits;
     constexpr double kPlaces = 1 << kPlaceBits;
+    constexpr std::int64_t kFar = 1 << 30;  // beyond every image
+    for (Row& row : rows_) row.number = kNoRow;
     const int height = spec_.height, width = spec_.width;
     // OpenCV's origin is the centre of the first pixel
     Matrix m = matrix;
@@ -234,6 +238,16 @@ class Preprocessor {
     std::uint8_t* to = sampled_.data();
     const auto pad = static_cast<std::uint8_t>(spec_.pad_value);
     constexpr int kHalfStep = 1 << (kPlaceBits - kBits - 1);
+    if (m[1] == 0.0 && m[3] == 0.0) {
+      const std::int64_t x_begin = std::int64_t{detail::to_int(m[2] * kPlaces)} + kHalfStep;
+      for (int& x : across_) x = static_cast<int>(std::clamp<std::int64_t>((x_begin + x) >> (kPlaceBits - kBits), -kFar, kFar));
+      for (int y = 0; y < height; ++y, to += 3 * width) {
+        const std::int64_t v = (std::int64_t{detail::to_int((m[4] * y + m[5]) * kPlaces)} + kHalfStep) >> (kPlaceBits - kBits);
+        const std::uint16_t* above = resampled(image, v >> kBits);
+        blend(above, resampled(image, (v >> kBits) + 1), static_cast<int>(v & (kSteps - 1)), to);
+      }
+      return;
+    }
     for (int y = 0; y < height; ++y) {
       const std::int64_t x_begin = std::int64_t{detail::to_int((m[1] * y + m[2]) * kPlaces)} + kHalfStep;
       const std::int64_t y_begin = std::int64_t{detail::to_int((m[4] * y + m[5]) * kPlaces)} + kHalfStep;
@@ -264,6 +278,43 @@ class Preprocessor {
     }
   }
 
+  /// A row of the image, sampled across in steps of 1/32 pixel: levels times 32. Of a crop that is not turned both axes are
+  /// sampled one after the other, which gives the same whole numbers with fewer steps.
+  const std::uint16_t* resampled(const Image& image, std::int64_t row) {
+    row = row < 0 || row >= image.height ? -1 : row;
+    if (rows_[0].number == row) return rows_[0].levels.data();
+    std::swap(rows_[0], rows_[1]);  // the one that was used last stays
+    Row& made = rows_[0];
+    if (made.number == row) return made.levels.data();
+    made.number = row;
+    made.levels.assign(across_.size() * 3, static_cast<std::uint16_t>(32 * spec_.pad_value));
+    if (row < 0) return made.levels.data();
+    const std::uint8_t* from = image.data + row * image.row_bytes;
+    std::uint16_t* to = made.levels.data();
+    for (const int u : across_) {
+      const int column = u >> 5, right = u & 31, left = 32 - right;
+      if (column >= 0 && column < image.width - 1) {
+        const std::uint8_t* at = from + std::ptrdiff_t{3} * column;
+        for (int i = 0; i < 3; ++i) to[i] = static_cast<std::uint16_t>(at[i] * left + at[i + 3] * right);
+      } else if (column >= -1 && column < image.width) {
+        for (int i = 0; i < 3; ++i) {
+          const int first = column >= 0 ? from[std::ptrdiff_t{3} * column + i] : spec_.pad_value;
+          const int second = column + 1 < image.width ? from[std::ptrdiff_t{3} * (column + 1) + i] : spec_.pad_value;
+          to[i] = static_cast<std::uint16_t>(first * left + second * right);
+        }
+      }
+      to += 3;
+    }
+    return made.levels.data();
+  }
+
+  /// Two rows of `resampled` to one of the crop.
+  void blend(const std::uint16_t* above, const std::uint16_t* below, int down, std::uint8_t* to) const {
+    const int up = 32 - down;
+    const std::size_t count = across_.size() * 3;
+    for (std::size_t i = 0; i < count; ++i) to[i] = static_cast<std::uint8_t>((above[i] * up + below[i] * down + 512) >> 10);
+  }
+
   /// The sampled pixels with their channels in the order of the input.
   void in_order(std::uint8_t* to) const {
     const std::size_t pixels = sampled_.size() / 3;
@@ -284,10 +335,17 @@ class Preprocessor {
 
   const InputSpec spec_;
   const std::string color_;
-  std::vector<float> scale_, offset_;
+  std::vector<float> table_;  ///< 256 values of each channel
   std::vector<std::uint8_t> sampled_;
   std::array<std::vector<std::uint8_t>, 2> halved_;
   std::vector<int> across_, down_;
+
+  static constexpr std::int64_t kNoRow = -2;
+  struct Row {
+    std::int64_t number = kNoRow;  ///< of the image; -1 for all that lie outside
+    std::vector<std::uint16_t> levels;
+  };
+  std::array<Row, 2> rows_;
 };
 
 }  // namespace splite

@@ -1,0 +1,130 @@
+"""The C++ runtime under the address and the undefined-behaviour sanitizer, on what the other tests ask and on spoilt bundles."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cpp_runtime import TESTS, Case, ask, compile_cpp, sign
+from decode_vectors import CASES, PEOPLE_CASES, outputs_of, people_outputs, people_spec, spec_of
+
+from splite_deploy.bundle import Bundle
+from splite_deploy.bundle.packaged import HAND, PALM, PICTURE, packaged
+from splite_deploy.errors import BundleError, SpliteError
+
+pytestmark = pytest.mark.slow
+BUNDLES, SEED = 150, 18
+SANITIZERS = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+@pytest.fixture(scope="module")
+def sanitized(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    if ready := os.environ.get("SPLITE_TESTS_CPP_SANITIZED"):
+        return Path(ready)
+
+    def make(folder: Path) -> None:
+        compile_cpp(TESTS / "cpp/driver.cpp", folder / "driver", *SANITIZERS)
+
+    return made_once("cpp-sanitized", make) / "driver"
+
+
+@pytest.fixture(scope="module")
+def spoil_json() -> Iterator[Callable[..., str]]:
+    """What the fuzzer does to JSON; see ``tests/robustness/mutate.py``."""
+    sys.path.insert(0, str(TESTS / "robustness"))
+    try:
+        import mutate
+
+        yield mutate.spoil_json
+    finally:
+        sys.path.remove(str(TESTS / "robustness"))
+
+
+def opened(folder: Path) -> str:
+    """What the Python runtime says of a bundle: nothing, or the error."""
+    try:
+        Bundle.open(folder).golden()
+    except BundleError as err:
+        return err.message
+    return ""
+
+
+def test_spoilt_bundles_are_refused_where_python_refuses_them(
+    sanitized: Path, spoil_json: Callable[..., str], tmp_path: Path
+) -> None:
+    rng = random.Random(SEED)
+    asks: list[Case] = []
+    said = []
+    for number in range(BUNDLES):
+        folder = tmp_path / f"{number}.splite"
+        source = packaged(rng.choice((HAND, PALM)))
+        folder.mkdir()
+        for file in source.iterdir():
+            if file.name not in ("manifest.json", "report.json"):
+                shutil.copyfile(file, folder / file.name)
+        shutil.copyfile(source / "manifest.json", folder / "manifest.json")
+        part = rng.choice(("model", "model", "artifacts", "golden", None))
+
+        def change(data: dict[str, Any], part: str | None = part) -> None:
+            text = spoil_json(rng, json.dumps(data if part is None else data[part]))
+            try:
+                new = json.loads(text)
+            except (ValueError, RecursionError):
+                new = text
+            if part is None:
+                data.clear()
+                data.update(new if isinstance(new, dict) else {"format_version": 2})
+            else:
+                data[part] = new
+
+        try:
+            sign(folder, change)
+        except (ValueError, RecursionError):  # of half a character, or nested too deep for Python's writer
+            continue
+        asks.append({"do": "open", "bundle": str(folder)})
+        said.append(opened(folder))
+    found = ask(sanitized, tmp_path, asks)
+    accepted = [one for one, message in zip(found, said, strict=True) if "error" not in one and message]
+    assert sum(not message for message in said) > 10 and sum("error" in one for one in found) > BUNDLES / 3
+    refused = [(one["error"], ask_["bundle"]) for one, message, ask_ in zip(found, said, asks, strict=True) if "error" in one and not message]
+    wrong = [(message, ask_["bundle"]) for one, message, ask_ in zip(found, said, asks, strict=True) if "error" not in one and message]
+    print(len(said), len(accepted), refused, wrong)
+    assert refused == []
+    assert wrong == []
+
+
+def test_decoders_crops_and_poses_have_no_finding(sanitized: Path, tmp_path: Path) -> None:
+    import cv2
+
+    rng = np.random.default_rng(SEED)
+    asks: list[Case] = []
+    for spec, outputs in [
+        *((spec_of(case), outputs_of(case)) for case in CASES),
+        *((people_spec(case), people_outputs(case)) for case in PEOPLE_CASES),
+    ]:
+        for scale in (1.0, 1e30, 0.0):
+            noisy = {role: (rng.normal(size=one.shape) * scale).astype(np.float32) for role, one in outputs.items()}
+            asks.append({"do": "decode", "model": spec.to_dict(), "outputs": noisy, "best": scale == 0.0})
+    image = cv2.imread(str(packaged(PICTURE)))
+    assert image is not None
+    facts = {"do": "estimate", "precision": "fp32", "color": "bgr", "image": image}
+    for _ in range(40):
+        x, y, width, height = (float(one) for one in np.exp(rng.uniform(-3, 12, 4)))
+        sign_x, sign_y = rng.choice([-1, 1], 2)
+        box = [sign_x * x, sign_y * y, sign_x * x + width, sign_y * y + height]
+        asks.append({**facts, "bundle": str(packaged(HAND)), "box": box})
+    asks.append({**facts, "bundle": str(packaged(PALM)), "how": "detect"})
+    frames = [image, np.ascontiguousarray(image[:200, :300]), np.zeros_like(image)]
+    asks.append({"do": "track", "bundle": str(packaged(HAND)), "precision": "int8", "color": "bgr", "frames": frames})
+    found = ask(sanitized, tmp_path, asks)
+    assert len(found) == len(asks)
+    errors = sum("error" in one for one in found)
+    assert 10 < errors < len(asks) / 2
