@@ -2,9 +2,9 @@
 
     python benchmarks/cpp_runtime.py BUNDLE HAND_DIGITS
 
-HAND_DIGITS is the folder of the hand-digits set; its 289 photographs of people whom no training saw are looked at, each in
-the box of its label. Both runtimes run the same artifact by the same library of ONNX Runtime on one thread, in turn; start-up
-is a process that opens the bundle and finds one pose, from its start to its end.
+HAND_DIGITS is the folder of the hand-digits set; its 289 photographs of people whom no training saw are looked at, each
+in the box of its label. Both runtimes run the same artifact by the same library of ONNX Runtime on one thread, in turn.
+Start-up is a process that opens the bundle and finds one pose, from its start to its end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests/shared"))
 
-from cpp_runtime import ask, compile_cpp, onnxruntime_library  # noqa: E402
+from cpp_driver import ask, compile_cpp, onnxruntime_library  # noqa: E402
 
 from splite_deploy.runtime.estimator import PoseEstimator  # noqa: E402
 
@@ -109,7 +109,8 @@ def main() -> None:
     print(f"keypoints: p95 {np.percentile(off_px, 95):.5f}, max {off_px.max():.5f} px of the image")
     c, p = np.median(cpp_ms), np.median(python_ms)
     print(f"image to pose, p50: C++ {c:.3f} ms, Python {p:.3f} ms, ratio {c / p:.2f}")
-    print(f"start-up, p50 of {STARTS}: C++ {cpp_start:.0f} ms, Python {python_start:.0f} ms, ratio {cpp_start / python_start:.2f}")
+    c, p = cpp_start, python_start
+    print(f"start-up, p50 of {STARTS}: C++ {c:.0f} ms, Python {p:.0f} ms, ratio {c / p:.2f}")
     print(f"size of the program, stripped: {size / 1024:.0f} KiB")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cpp_runtime import TESTS, Answers, ask, compile_cpp
+from cpp_driver import TESTS, Answers, ask, compile_cpp
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from cpp_runtime import sign
+from cpp_driver import sign
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.bundle.packaged import HAND, PALM, PICTURE, packaged

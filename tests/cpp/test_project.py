@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import Result
-from cpp_runtime import onnxruntime_library, sign
+from cpp_driver import onnxruntime_library, sign
 
 from splite_deploy.bundle.packaged import HAND, PALM, PICTURE, packaged
 from splite_deploy.runtime.estimator import PoseEstimator

@@ -226,7 +226,7 @@ class Json {
           at = before;
         }
       }
-      if (code >= 0xd800 && code < 0xe000) code = 0xfffd;  // half of a character, which no UTF-8 can say
+      if (code >= 0xd800 && code < 0xe000) wrong("a text holds half of a character (a lone surrogate)");
       if (code < 0x80) {
         made += static_cast<char>(code);
         return;
