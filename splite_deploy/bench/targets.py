@@ -105,13 +105,27 @@ class PoseTarget(Target):
 
     Args:
         model: Its model.
+        backend: What runs it.
         inputs: Images with boxes, used in turn.
         color: Channel order of these.
         inputs_from: Where they come from, as text.
+        options: How the backends work.
+        threads: CPU threads of the backend; None is its default.
     """
 
-    def __init__(self, model: ModelSpec, inputs: Sequence[Input], color: Color, inputs_from: str) -> None:
-        self.model, self.inputs, self.color = model, inputs, color
+    def __init__(
+        self,
+        model: ModelSpec,
+        backend: Backend,
+        inputs: Sequence[Input],
+        color: Color,
+        inputs_from: str,
+        options: OptionSet,
+        threads: int | None,
+    ) -> None:
+        self.model, self.backend, self.inputs, self.color = model, backend, inputs, color
+        self._settings = configured(backend, options, threads=threads)
+        self._timed = configured(backend, self._settings, stage_timing=True)
         sizes = [check_image(image).shape for image, _ in inputs] or [(0, 0, 3)]
         height_px, width_px = max(sizes, key=lambda shape: shape[0] * shape[1])[:2]
         self.facts = {
@@ -165,10 +179,8 @@ class ArtifactTarget(PoseTarget):
         if inputs is None:
             inputs, color = golden_inputs(bundle), bundle.model.input.picture_color
             inputs_from = "golden crops of the bundle"
-        super().__init__(bundle.model, inputs, color, inputs_from)
-        self.bundle, self.artifact, self.backend = bundle, artifact, backend
-        self._settings = configured(backend, options, threads=threads)
-        self._timed = configured(backend, self._settings, stage_timing=True)
+        super().__init__(bundle.model, backend, inputs, color, inputs_from, options, threads)
+        self.bundle, self.artifact = bundle, artifact
         self.facts = {
             **self.facts,
             "bundle": bundle.path.resolve().name,
@@ -233,10 +245,8 @@ class FileTarget(PoseTarget):
         if inputs is None:
             pictures = random_pictures(RANDOM_PICTURES, max(spec.input.height, spec.input.width))
             inputs, color, inputs_from = [(picture, None) for picture in pictures], "bgr", "random pictures"
-        super().__init__(spec, inputs, color, inputs_from)
-        self.file, self.backend = file, backend
-        self._settings = configured(backend, options, threads=threads)
-        self._timed = configured(backend, self._settings, stage_timing=True)
+        super().__init__(spec, backend, inputs, color, inputs_from, options, threads)
+        self.file = file
         self.facts = {
             **self.facts,
             "bundle": "",
