@@ -55,6 +55,11 @@ class Candidate:
     against: tuple[str, ...] = ()
     error_box_pct: float | None = None
 
+    @property
+    def slow_ms(self) -> float:
+        """What a budget is judged by: the 99th percentile, or where that is not known the median."""
+        return self.p50_ms if self.p99_ms is None else self.p99_ms
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -228,22 +233,20 @@ def _disturbed(candidates: Sequence[Candidate], again: str) -> Iterator[str]:
 
 
 def _budget(candidates: Sequence[Candidate], limit_ms: float) -> Budget:
-    slowest = {one.name: one.p50_ms if one.p99_ms is None else one.p99_ms for one in candidates}
-    met = tuple(name for name, ms in slowest.items() if ms <= limit_ms)
-    return Budget(limit_ms, met, tuple(name for name in slowest if name not in met))
+    met = tuple(one.name for one in candidates if one.slow_ms <= limit_ms)
+    return Budget(limit_ms, met, tuple(one.name for one in candidates if one.name not in met))
 
 
 def _budget_line(best: Candidate, candidates: Sequence[Candidate], budget: Budget) -> str:
     """Whether the one to ship keeps the budget, and who else does."""
     rate = f"{budget.limit_ms:.4g} ms ({1e3 / budget.limit_ms:.3g} frames per second)"
-    slowest_ms = best.p50_ms if best.p99_ms is None else best.p99_ms
     if best.name in budget.met:
         others = [one.name for one in candidates if one is not best and one.name in budget.met and not one.against]
         more = f" {_listed(others)} {'do' if len(others) > 1 else 'does'}, too." if others else ""
-        return f"It keeps the budget of {rate}: p99 {slowest_ms:.3f} ms.{more}"
+        return f"It keeps the budget of {rate}: p99 {best.slow_ms:.3f} ms.{more}"
     half = "half of its frames do" if best.p50_ms <= budget.limit_ms else "not even half of its frames do"
     cause = "; other work on the machine may be the cause" if best.steady is False else ""
-    return f"It does not keep the budget of {rate}: p99 {slowest_ms:.3f} ms; {half}{cause}."
+    return f"It does not keep the budget of {rate}: p99 {best.slow_ms:.3f} ms; {half}{cause}."
 
 
 def _listed(names: Sequence[str]) -> str:
