@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,8 @@ import click
 
 from splite_deploy.cli.app import FilePath, json_option, main, threads_option
 from splite_deploy.cli.console import STDOUT, put_json, remark, say, show, tick, working
-from splite_deploy.errors import InputError, OptionError, OutputError, UsageError
-from splite_deploy.files import anything_at, is_folder, names_like, write_beside, writing
+from splite_deploy.errors import InputError, MissingDependencyError, OptionError, OutputError, UsageError
+from splite_deploy.files import anything_at, names_like, write_beside, writing
 from splite_deploy.text import command
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 FOLDER = Path("splite-demo")
 FRAMES, WARMUP_FRAMES, WARMUP_S, MOST_WINDOWS = 60, 10, 0.2, 3
 """Of each measurement: a user waits for five of them. ``bench`` takes its time."""
-_SERVES_PAGE = ("starlette", "uvicorn")
 
 
 @dataclass(frozen=True)
@@ -122,11 +120,12 @@ def demo(
     The networks and pictures are written to the folder splite-demo, where every other command can use them.
     """
     from splite_deploy.bundle.packaged import HAND, PALM, PICTURE, copy_packaged, packaged
+    from splite_deploy.runtime.io.images import named_images
     from splite_deploy.runtime.verify import check
 
     video = _video(sources, camera)
     folder = _made(FOLDER if output is None else output)
-    pictures = [] if video else _pictures(sources)
+    pictures = [] if video else named_images(map(Path, sources))
     with working("demo") as progress:
         progress(f"copying the networks of this package to {folder}")
         palm, hand = (copy_packaged(name, folder) for name in (PALM, HAND))
@@ -194,16 +193,6 @@ def _made(folder: Path) -> Path:
             err.message, hint=f"Name a folder that can be written to: {command('demo', '-o', 'FOLDER')}."
         ) from err
     return folder
-
-
-def _pictures(sources: Sequence[str]) -> list[Path]:
-    """The pictures that are named, and those in folders that are."""
-    from splite_deploy.runtime.io.images import image_files
-
-    found: list[Path] = []
-    for path in map(Path, sources):
-        found += image_files(path) if is_folder(path) else [path]
-    return found
 
 
 def _network(palm: Bundle, hand: Bundle, threads: int | None, *, smooth: bool = False) -> TopDown:
@@ -369,7 +358,7 @@ def _follow(source: str, palm: Bundle, hand: Bundle, folder: Path, threads: int 
     from splite_deploy.cli.run_view import View
     from splite_deploy.runtime.io.camera import is_live
 
-    page = View() if is_live(source) and all(map(find_spec, _SERVES_PAGE)) else None
+    page = View() if is_live(source) and _serves_page() else None
     name = "camera" if is_live(source) else Path(source).stem
     video = next(free for free in names_like(folder / f"{name}-overlay.mp4") if not anything_at(free))
     if is_live(source):
@@ -383,3 +372,13 @@ def _follow(source: str, palm: Bundle, hand: Bundle, folder: Path, threads: int 
     if save is not None:
         remark(f"video: {save}")
     remark(f"the same with options of yours: {command('run', hand.path, source, '--detector', palm.path, '--smooth')}")
+
+
+def _serves_page() -> bool:
+    from splite_deploy.viewer.server import check_available
+
+    try:
+        check_available()
+    except MissingDependencyError:
+        return False
+    return True

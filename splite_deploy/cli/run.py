@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -326,10 +325,9 @@ def _check_images(sources: Sequence[str]) -> None:
 
 
 def _pictures(paths: Iterable[Path], boxes: list[Sequence[float] | None]) -> list[Picture]:
-    from splite_deploy.runtime.io.images import image_files
+    from splite_deploy.runtime.io.images import named_images
 
-    files = (image_files(path) if is_folder(path) or is_pattern(path) else [path] for path in paths)
-    return [Picture(file, boxes) for file in dict.fromkeys(chain.from_iterable(files))]
+    return [Picture(file, boxes) for file in named_images(paths)]
 
 
 def _labelled(path: Path, *, whole: bool) -> list[Picture]:

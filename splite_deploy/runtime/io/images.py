@@ -251,6 +251,18 @@ def _elsewhere(folder: Path) -> str:
     return ends if inside is None else f"Folders in it are not searched: name one of them, for example {inside}. {ends}"
 
 
+def named_images(paths: Iterable[Path]) -> list[Path]:
+    """The images that paths name, each once: those of folders and patterns, see `image_files`, and files as they are.
+
+    Raises:
+        UsageError: A folder holds no image, or a pattern matches none.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        found |= dict.fromkeys(image_files(path) if is_folder(path) or is_pattern(path) else [path])
+    return list(found)
+
+
 def image_files(folder: Path) -> list[Path]:
     """The image files directly in a folder, or those that a pattern matches, by name; hidden files are passed over.
 
