@@ -62,6 +62,8 @@ def _write(folder: Path, bundle: Bundle) -> list[str]:
     Raises:
         OutputError: Something lies there, or nothing can be written there.
     """
+    from splite_deploy.bundle import MANIFEST
+
     if anything_at(folder):
         raise OutputError(f"{folder} exists already.", hint="Name another folder.")
     with writing(folder):
@@ -71,7 +73,7 @@ def _write(folder: Path, bundle: Bundle) -> list[str]:
             (made / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, made / name)
         (made / BUNDLE).mkdir()
-        kept = {"manifest.json", *(held.file for held in bundle.manifest.files)}
+        kept = {MANIFEST, *(held.file for held in bundle.manifest.files)}
         for name in kept:
             shutil.copyfile(bundle.path / name, made / BUNDLE / name)
         type(bundle).open(made / BUNDLE)  # it may have been changed meanwhile
