@@ -164,56 +164,56 @@ def test_signals_end_it_as_without_a_page(tiny_bundle: Path, tmp_path: Path, num
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.mp4"]
 
 
-def test_a_file_plays_in_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+class Clock:
+    """A clock that goes on by what is slept, and by what a test adds."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.slept: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(round(seconds, 6))
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(time, "perf_counter", lambda: made.now_s)
+    monkeypatch.setattr(time, "sleep", made.sleep)
+    return made
+
+
+def test_a_file_plays_in_its_own_time(clock: Clock) -> None:
     """Also where its times are wrong, and where frames take longer than they last."""
-    now_s, slept = 100.0, []
-
-    def sleep(seconds: float) -> None:
-        nonlocal now_s
-        slept.append(round(seconds, 6))
-        now_s += seconds
-
-    monkeypatch.setattr(time, "perf_counter", lambda: now_s)
-    monkeypatch.setattr(time, "sleep", sleep)
     frame = np.zeros((4, 4, 3), np.uint8)
 
     def frames() -> Iterator[tuple[float, np.ndarray]]:
-        nonlocal now_s
         for time_s, takes_s in ((0.0, 0.01), (0.1, 0.01), (0.2, 0.35), (0.3, 0.01), (0.6, 0.01), (9e9, 0.0)):
-            now_s += takes_s
+            clock.now_s += takes_s
             yield time_s, frame
 
     assert [time_s for time_s, _ in run_view.in_its_time(frames())] == [0.0, 0.1, 0.2, 0.3, 0.6, 9e9]
-    assert slept == [0.08, 0.13, 1.0]
+    assert clock.slept == [0.08, 0.13, 1.0]
 
 
-def test_a_gap_in_the_times_of_a_file_is_one_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gap_in_the_times_of_a_file_is_one_pause(clock: Clock) -> None:
     """And while the command was halted nothing was missed: it goes on in its time."""
-    now_s, slept = 100.0, []
-
-    def sleep(seconds: float) -> None:
-        nonlocal now_s
-        slept.append(round(seconds, 6))
-        now_s += seconds
-
-    monkeypatch.setattr(time, "perf_counter", lambda: now_s)
-    monkeypatch.setattr(time, "sleep", sleep)
     frame = np.zeros((4, 4, 3), np.uint8)
     times_s = [0.0, 3600.0, 3600.1, 3600.2, 3600.3, 7200.0, 7200.1]
     assert [at_s for at_s, _ in run_view.in_its_time((at_s, frame) for at_s in times_s)] == times_s
-    assert slept == [1.0, 0.1, 0.1, 0.1, 1.0, 0.1]
+    assert clock.slept == [1.0, 0.1, 0.1, 0.1, 1.0, 0.1]
 
     def halted() -> Iterator[tuple[float, np.ndarray]]:
-        nonlocal now_s
         for index in range(40):
-            now_s += 600.0 if index == 10 else 0.0
+            clock.now_s += 600.0 if index == 10 else 0.0
             yield index / 10, frame
 
-    slept.clear()
-    began_s = now_s
+    clock.slept.clear()
+    began_s = clock.now_s
     assert len(list(run_view.in_its_time(halted()))) == 40
-    assert slept[:9] == slept[-19:-10] == [0.1] * 9 and len(slept) >= 28
-    assert now_s - began_s == pytest.approx(600 + 3.9 - 1.0, abs=0.11), "a second at most is made up for"
+    assert clock.slept[:9] == clock.slept[-19:-10] == [0.1] * 9 and len(clock.slept) >= 28
+    assert clock.now_s - began_s == pytest.approx(600 + 3.9 - 1.0, abs=0.11), "a second at most is made up for"
 
 
 @pytest.mark.usefixtures("served")
