@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -25,6 +25,12 @@ from splite_deploy.keeper import end_with_parent
 
 SAVE_EVERY_S = 60.0
 LONGEST_GRADIENT = 5.0
+NOTED_EVERY = 10
+"""Steps between readings of the loss terms, for which a GPU has to be waited for."""
+CHUNK = 16
+"""Batches that a loader hands over at once for a GPU, which takes hundreds of them in a second."""
+UNCAPTURED = 10
+"""Steps before a GPU's steps become one graph, in which libraries choose their kernels."""
 BatchT = TypeVar("BatchT")
 
 
@@ -80,26 +86,65 @@ class Resumable(Generic[BatchT]):
         recipe: What the training is a function of; a frozen dataclass.
         device: Where.
         parameters: Those that are trained; all of them by default.
+        uniform: Whether every step does the same to a batch of the same size and reads nothing back, so that a GPU
+            replays it as one graph: small networks pass most of a step with starting kernels.
     """
 
     def __init__(
-        self, model: nn.Module, recipe: RecipeLike, device: torch.device, parameters: Iterable[Tensor] | None = None
+        self,
+        model: nn.Module,
+        recipe: RecipeLike,
+        device: torch.device,
+        parameters: Iterable[Tensor] | None = None,
+        *,
+        uniform: bool = False,
     ) -> None:
         self.model, self.recipe, self.device = model, recipe, device
         self.trained = list(model.parameters() if parameters is None else parameters)
-        self.average = AveragedModel(model, multi_avg_fn=self._blend, use_buffers=True)
+        self.average = AveragedModel(model, use_buffers=True)
         self.optimiser = torch.optim.AdamW(self.trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.step = 0
+        self._uncaptured = UNCAPTURED if uniform and device.type == "cuda" else None
+        self._graph: _Graph[BatchT] | None = None
+        torch.backends.cudnn.benchmark = self._uncaptured is not None
+        self._suit_device()
 
-    def train_step(self, batch: BatchT) -> dict[str, float]:
-        """One optimiser step; returns the loss terms."""
+    def _suit_device(self) -> None:
+        """Makes the optimiser fit for a graph, in which its learning rate has to be a tensor; or for a CPU."""
+        on_gpu = self.device.type == "cuda"
+        for group in self.optimiser.param_groups:
+            rate = float(group["lr"])
+            lr = torch.tensor(rate, device=self.device) if on_gpu else rate
+            group.update(lr=lr, capturable=on_gpu, fused=on_gpu, foreach=None)
+
+    def descend(self, batch: BatchT) -> dict[str, Tensor]:
+        """Takes an optimiser step with a batch that is on the device; returns the loss terms, scalars."""
         raise NotImplementedError
+
+    def train_step(self, batch: BatchT) -> Mapping[str, float | Tensor]:
+        """One optimiser step; returns the loss terms, which the next step may overwrite."""
+        self.begin_step()
+        moved = type(batch)(**{name: value.to(self.device, non_blocking=True) for name, value in vars(batch).items()})
+        if self._uncaptured is None:
+            terms = self.descend(moved)
+        elif self._uncaptured > 0:
+            self._uncaptured -= 1
+            terms = beside(partial(self.descend, moved))
+        else:
+            self._graph = self._graph or _Graph(self.descend, moved)
+            terms = self._graph(moved)
+        self.step += 1
+        return terms
 
     def begin_step(self) -> None:
         """Sets the learning rate of this step, and the network to training."""
         self.model.train()
+        rate = self.recipe.learning_rate * learning_rate_factor(self.step, self.recipe.steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.learning_rate * learning_rate_factor(self.step, self.recipe.steps)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def optimise(self, total: Tensor, with_gradients: Callable[[], None] = lambda: None) -> None:
         """Goes a step down the gradient of ``total`` and averages the weights.
@@ -113,16 +158,24 @@ class Resumable(Generic[BatchT]):
         with_gradients()
         nn.utils.clip_grad_norm_(self.trained, LONGEST_GRADIENT)
         self.optimiser.step()
-        self.average.update_parameters(self.model)
+        self._blend()
 
-    def _blend(self, averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    @torch.no_grad()
+    def _blend(self) -> None:
         """Exponential moving average whose memory grows from a few steps, so that it forgets the first weights."""
-        decay = min(self.recipe.ema_decay, (1 + int(count)) / (10 + int(count)))
-        for old, new in zip(averaged, current, strict=True):
-            if old.is_floating_point():
-                old.lerp_(new, 1 - decay)
-            else:
-                old.copy_(new)
+        count, average = self.average.n_averaged, self.average.module
+        decay = ((1 + count) / (10 + count)).clamp(max=self.recipe.ema_decay) * (count > 0)
+        old = [*average.parameters(), *average.buffers()]
+        new = [*self.model.parameters(), *self.model.buffers()]
+        real = [(a, b) for a, b in zip(old, new, strict=True) if a.is_floating_point()]
+        averaged = [a for a, _ in real]
+        gaps = torch._foreach_sub([b for _, b in real], averaged)
+        torch._foreach_mul_(gaps, 1 - decay)
+        torch._foreach_add_(averaged, gaps)
+        for a, b in zip(old, new, strict=True):
+            if not a.is_floating_point():
+                a.copy_(b)
+        count += 1
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed training needs."""
@@ -136,8 +189,71 @@ class Resumable(Generic[BatchT]):
             sys.exit(f"{file} belongs to another recipe:\n  {state['recipe']}\nGive another --out, or delete it.")
         for name in ("model", "average", "optimiser"):
             getattr(self, name).load_state_dict(state[name])
+        self._suit_device()
         self.step = state["step"]
         return state
+
+
+def beside(work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Does something on a stream of its own, as what comes before a graph is captured has to be."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        done = work()
+    torch.cuda.current_stream().wait_stream(stream)
+    return done
+
+
+class _Graph(Generic[BatchT]):
+    """A step of training as one CUDA graph.
+
+    Args:
+        step: What it does.
+        batch: One on the device, of the size that all have.
+    """
+
+    def __init__(self, step: Callable[[BatchT], dict[str, Tensor]], batch: BatchT) -> None:
+        self._batch = type(batch)(**{name: value.clone() for name, value in vars(batch).items()})
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._terms = step(self._batch)
+
+    def __call__(self, batch: BatchT) -> dict[str, Tensor]:
+        """The loss terms, which the next call overwrites."""
+        for name, value in vars(batch).items():
+            getattr(self._batch, name).copy_(value)
+        self._graph.replay()
+        return self._terms
+
+
+class _Chunks(Dataset[tuple[Callable[..., BatchT], dict[str, Tensor]]]):
+    """Batches of some steps at once, stacked; as a dictionary, which a loader can pin."""
+
+    def __init__(self, batches: Dataset[BatchT], size: int, steps: int) -> None:
+        self.batches, self.size, self.steps = batches, size, steps
+
+    def __getitem__(self, first: int) -> tuple[Callable[..., BatchT], dict[str, Tensor]]:
+        made = [self.batches[step] for step in range(first, min(first + self.size, self.steps))]
+        return type(made[0]), {name: torch.stack([vars(one)[name] for one in made]) for name in vars(made[0])}
+
+
+def _loaded(batches: Dataset[BatchT], first: int, steps: int, device: torch.device, workers: int) -> Iterator[BatchT]:
+    """The batches of all steps from the first on; on a GPU there at once if that is where they go."""
+    on_gpu = device.type == "cuda"
+    size = CHUNK if on_gpu else 1
+    loader = DataLoader(
+        _Chunks(batches, size, steps),
+        batch_size=None,
+        sampler=range(first, steps, size),
+        num_workers=workers,
+        prefetch_factor=2 if on_gpu else 8,
+        pin_memory=on_gpu,
+        worker_init_fn=partial(_end_with, os.getpid()),
+    )
+    for kind, chunk in loader:
+        moved = {name: value.to(device, non_blocking=True) for name, value in chunk.items()} if on_gpu else chunk
+        for parts in zip(*moved.values(), strict=True):
+            yield kind(**dict(zip(moved, parts, strict=True)))
 
 
 def _end_with(owner: int, _worker: int) -> None:
@@ -176,23 +292,17 @@ def run(
     if state.exists():
         training.restore(state)
         progress.console.print(f"going on from step {training.step}")
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(training.step, steps),
-        num_workers=workers,
-        prefetch_factor=8,
-        worker_init_fn=partial(_end_with, os.getpid()),
-    )
     task = progress.add_task("training", total=steps, completed=training.step)
     mean: dict[str, float] = {}
     saved_s = time.monotonic()
-    for batch in loader:
-        for name, value in training.train_step(batch).items():
-            mean[name] = 0.99 * mean.get(name, value) + 0.01 * value
-        progress.update(task, completed=training.step)
+    for batch in _loaded(batches, training.step, steps, training.device, workers):
+        terms = training.train_step(batch)
         stopping = training.step in (steps, stop_after)
         evaluating = training.step % eval_every == 0 or stopping
+        if evaluating or training.step % NOTED_EVERY == 0:
+            for name, value in terms.items():
+                mean[name] = 0.9 * mean.get(name, float(value)) + 0.1 * float(value)
+        progress.update(task, completed=training.step)
         if evaluating or time.monotonic() - saved_s > SAVE_EVERY_S:
             save_atomically(state, lambda path: torch.save(training.state(), path))
             saved_s = time.monotonic()

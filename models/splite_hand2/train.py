@@ -77,7 +77,7 @@ SHARES = {
     NEGATIVES: 0.10,
 }
 """Of a batch. The sources differ in people and rooms more than in their number of pictures."""
-RENDER_CHUNK = 1000
+RENDER_CHUNK = 500
 """Rendered hands of one file, so that an interruption costs no more than these."""
 RENDER_SEED, NEGATIVE_SEED, NEGATIVES_EACH = 7, 0, 4
 OBSERVED_SHARE, OBSERVED_BATCHES = 0.5, 4
@@ -131,11 +131,11 @@ class Stage:
 
 
 STAGES: Mapping[str, Stage] = {
-    "dense": Stage(Recipe(steps=60_000, batch=32, learning_rate=2e-3)),
+    "dense": Stage(Recipe(steps=60_000, batch=64, learning_rate=2e-3)),
     "sparse": Stage(
         Recipe(steps=1_500, batch=32, learning_rate=1e-3, ema_decay=0.999, seed=1, strength=1e-4), "dense", "dense"
     ),
-    "tuned": Stage(Recipe(steps=100_000, batch=32, learning_rate=2e-3, seed=2), "compact", "dense"),
+    "tuned": Stage(Recipe(steps=80_000, batch=64, learning_rate=2e-3, seed=2), "compact", "dense"),
     "int8": Stage(
         Recipe(steps=2_000, batch=32, learning_rate=2e-4, ema_decay=0.998, seed=3, qat=True), "tuned", "tuned"
     ),
@@ -213,7 +213,7 @@ class Training(Resumable[Batch]):
             set_quantisers(model, quantising=True, observing=True)
             with torch.no_grad():
                 model(images)
-        super().__init__(model, recipe, device)
+        super().__init__(model, recipe, device, uniform=not (recipe.qat or recipe.strength))
         self.loss, self.distillation = LabelLoss(spec).to(device), Distillation(spec).to(device)
         self.int8_deviation = Int8Deviation(spec).to(device)
         self.penalty = Penalty("group-lasso", self.model, example.to(device)) if recipe.strength else None
@@ -224,11 +224,9 @@ class Training(Resumable[Batch]):
         """(B, h, w, 3) uint8 as the network takes them, in the memory format of the pixels."""
         return (pixels.permute(0, 3, 1, 2).float() - self._mean) / self._std
 
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step; returns the loss terms."""
-        self.begin_step()
-        moved = Batch(**{name: value.to(self.device) for name, value in vars(batch).items()})
-        image = self._images(moved.image)
+    def descend(self, batch: Batch) -> dict[str, Tensor]:
+        """Takes an optimiser step; returns the loss terms."""
+        image = self._images(batch.image)
         quantised = None
         if self.recipe.qat:
             observing = self.step < OBSERVED_SHARE * self.recipe.steps
@@ -236,7 +234,7 @@ class Training(Resumable[Batch]):
             quantised = self._run(self.model, image, bfloat16=False)
             set_quantisers(self.model, quantising=False, observing=False)
         found = self._run(self.model, image, bfloat16=quantised is None)
-        terms = self.loss(found, moved)
+        terms = self.loss(found, batch)
         if self.teacher is not None:
             with torch.no_grad():
                 taught = self._run(self.teacher, image, bfloat16=True)
@@ -248,8 +246,7 @@ class Training(Resumable[Batch]):
             terms["sparsity"] = self.penalty()
             total = total + self.schedule.at(self.step) * terms["sparsity"]
         self.optimise(total)
-        self.step += 1
-        return {name: value.item() for name, value in terms.items()}
+        return {name: value.detach() for name, value in terms.items()}
 
     def _run(self, network: nn.Module, image: Tensor, *, bfloat16: bool) -> dict[str, Tensor]:
         # On a CPU float32 takes a dense network several times as long; bfloat16 is as coarse as int8

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from splite_deploy.bundle.report import BoxAccuracy
 from splite_deploy.decoders import Decoding, PeopleDecoder
@@ -78,17 +78,15 @@ class Training(Resumable[Batch]):
         torch.manual_seed(recipe.seed)
         self.spec = spec
         model = build(recipe.width, spec.keypoint_count)
-        super().__init__(model.to(device, memory_format=torch.channels_last), recipe, device)  # type: ignore[call-overload]
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        super().__init__(model, recipe, device, uniform=True)
 
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step; returns the loss terms."""
-        self.begin_step()
-        moved = Batch(**{name: tensor.to(self.device) for name, tensor in vars(batch).items()})
-        image = moved.image.contiguous(memory_format=torch.channels_last)  # half again as fast on a CPU
-        terms = loss_terms(self.model(image), moved)
+    def descend(self, batch: Batch) -> dict[str, Tensor]:
+        """Takes an optimiser step; returns the loss terms."""
+        image = batch.image.contiguous(memory_format=torch.channels_last)  # half again as fast on a CPU
+        terms = loss_terms(self.model(image), batch)
         self.optimise(sum(WEIGHTS[name] * value for name, value in terms.items()))  # type: ignore[arg-type]
-        self.step += 1
-        return {name: value.item() for name, value in terms.items()}
+        return {name: value.detach() for name, value in terms.items()}
 
 
 class TorchDetector:
@@ -143,6 +141,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--width", type=float, default=1.0, help="multiplies the network's channels")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads of torch (default: all cores)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make views (default: 1)")
     parser.add_argument("--stop-after", type=int, help="stop at this step; the same command without it goes on")
     parser.add_argument("--eval-every", type=int, default=1000, help="steps between evaluations")
     options = parser.parse_args()
@@ -169,6 +168,7 @@ def main() -> None:
             *(training, Batches(scenes, spec, recipe.batch, recipe.seed), options.out, progress, evaluate),
             eval_every=options.eval_every,
             stop_after=options.stop_after,
+            workers=options.workers,
         )
     if not done:
         return
