@@ -9,13 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-CHANNELS = (16, 16, 32, 64, 48)
-"""At strides 2, 4, 8, 16 and 32."""
-BLOCKS = (0, 0, 1, 2, 1)
+STEM = 5
+"""Side of the first kernel, which goes to stride 4 at once: half of the work of finer stems was there."""
+CHANNELS = (16, 32, 64, 64)
+"""At strides 4, 8, 16 and 32."""
+BLOCKS = (0, 0, 2, 1)
 """Residual blocks there."""
-INNER = 32
+INNER = 24
 """Channels between the convolutions of a block, at most."""
-HEAD = 32
+HEAD = 24
 BOX_CELLS = 3.0
 """What distances to the sides begin with, cells."""
 
@@ -73,15 +75,15 @@ class SplitePalm(nn.Module):
         channels = [max(8, round(count * width / 8) * 8) for count in CHANNELS]
         levels, before = [], 3
         for count, blocks in zip(channels, BLOCKS, strict=True):
-            level = [conv_bn(before, count, 3, stride=2), *(Residual(count) for _ in range(blocks))]
-            levels.append(nn.Sequential(*level))
+            down = conv_bn(before, count, 3, stride=2) if levels else conv_bn(before, count, STEM, stride=4)
+            levels.append(nn.Sequential(down, *(Residual(count) for _ in range(blocks))))
             before = count
-        self.fine = nn.Sequential(*levels[:3])
-        self.middle, self.coarse = levels[3], levels[4]
+        self.fine = nn.Sequential(*levels[:2])
+        self.middle, self.coarse = levels[2], levels[3]
         head = max(8, round(HEAD * width / 8) * 8)
-        self.up16 = Upsample(channels[4], channels[3], head)
-        self.up8 = Upsample(head, channels[2], head)
-        self.smooth = conv_bn(head, head, 3)
+        self.up16 = Upsample(channels[3], channels[2], head)
+        self.up8 = Upsample(head, channels[1], head)
+        self.smooth = conv_bn(head, head, 1)
         self.heatmap = nn.Conv2d(head, 1, 1)
         self.boxes = nn.Conv2d(head, 4, 1)
         self.keypoints = nn.Conv2d(head, 2 * keypoints, 1)
