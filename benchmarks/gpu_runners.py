@@ -62,7 +62,9 @@ def batches_of(bundle: Bundle, batch: int) -> list[NDArray[np.uint8]]:
     return [np.stack([crops[(first + k) % len(crops)] for k in range(batch)]) for first in range(len(crops))]
 
 
-def tensorrt_runners(bundle: Bundle, network: str, batch: int, work: Path, stack: ExitStack) -> Iterator[Runner]:
+def tensorrt_runners(
+    bundle: Bundle, network: str, batch: int, low_memory: bool, work: Path, stack: ExitStack
+) -> Iterator[Runner]:
     """Engines for exactly this batch, built in ``work``, verified and opened.
 
     Raises:
@@ -73,7 +75,7 @@ def tensorrt_runners(bundle: Bundle, network: str, batch: int, work: Path, stack
 
     path = work / f"{network}-{batch}.splite"
     shutil.copytree(bundle.path, path)
-    compile_trt(Bundle.open(path), PRECISIONS, EngineOptions(batch=(batch, batch, batch)))
+    compile_trt(Bundle.open(path), PRECISIONS, EngineOptions(batch=(batch, batch, batch), low_memory=low_memory))
     built = Bundle.open(path)
     crops = batches_of(built, batch)
     for precision in PRECISIONS:

@@ -65,13 +65,19 @@ def machine() -> dict[str, Any]:
 
 
 def runners_of(
-    bundles: Mapping[str, Bundle], batch: int, work: Path, stack: ExitStack, missing: dict[str, str], say: Say
+    bundles: Mapping[str, Bundle],
+    batch: int,
+    low_memory: bool,
+    work: Path,
+    stack: ExitStack,
+    missing: dict[str, str],
+    say: Say,
 ) -> list[Runner]:
     """All that can be run with this batch; ``missing`` is told what cannot, and why."""
     runners: list[Runner] = []
     for network, bundle in bundles.items():
         say(f"batch {batch}: engines of the {network} network")
-        runners += tensorrt_runners(bundle, network, batch, work, stack)
+        runners += tensorrt_runners(bundle, network, batch, low_memory, work, stack)
         for name, make in (
             ("torch", lambda b=bundle, n=network: list(torch_runners(b, n, batch))),
             ("onnxruntime CUDA", lambda b=bundle, n=network: [onnxruntime_runner(b, n, batch)]),
@@ -114,7 +120,7 @@ def records_of(
     return records
 
 
-def measure(folder: Path, batches: Sequence[int], frames: int, say: Say) -> list[dict[str, Any]]:
+def measure(folder: Path, batches: Sequence[int], frames: int, low_memory: bool, say: Say) -> list[dict[str, Any]]:
     """One record for each network, way and batch.
 
     Raises:
@@ -128,7 +134,7 @@ def measure(folder: Path, batches: Sequence[int], frames: int, say: Say) -> list
     with tempfile.TemporaryDirectory() as work:
         for batch in batches:
             with ExitStack() as stack:
-                runners = runners_of(bundles, batch, Path(work), stack, missing, say)
+                runners = runners_of(bundles, batch, low_memory, Path(work), stack, missing, say)
                 say(f"batch {batch}: timing {len(runners)} in turn")
                 samples = interleave({runner.label: runner.run for runner in runners}, frames)
                 common = {"date_utc": date_utc, "missing": dict(missing), **here}
@@ -169,6 +175,7 @@ def main() -> None:
     what.add_argument("--show", type=Path, help="print the newest run of this file")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--frames", type=int, default=1000, help="timed inferences of each (default: 1000)")
+    parser.add_argument("--low-memory", action="store_true", help="build engines without cuBLAS and cuDNN")
     parser.add_argument("--out", type=Path, help="JSON lines file to append to")
     options = parser.parse_args()
     log = Console(stderr=True)
@@ -181,7 +188,7 @@ def main() -> None:
             records = [record for record in records if record["date_utc"] == records[-1]["date_utc"]]
         else:
             with log.status("reading") as status:
-                records = measure(options.bundles, options.batches, options.frames, status.update)
+                records = measure(options.bundles, options.batches, options.frames, options.low_memory, status.update)
             for record in records if options.out is not None else ():
                 append_record(options.out, record)
     except SpliteError as err:

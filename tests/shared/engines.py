@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from splite_deploy.runtime.backends.trt.module import TensorRt, load_tensorrt
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Session
 
+LOW_MEMORY = bool(os.environ.get("SPLITE_GPU_LOW_MEMORY"))
+"""Whether engines on a GPU are built without cuBLAS and cuDNN, for machines where these are missing."""
 NO_ENGINE = b"vtrt" + bytes(range(256))
 """Begins like an engine; for what is refused before anybody looks further."""
 
