@@ -213,16 +213,22 @@ class Training(Resumable[Batch]):
             set_quantisers(model, quantising=True, observing=True)
             with torch.no_grad():
                 model(images)
-        super().__init__(model, recipe, device, uniform=not (recipe.qat or recipe.strength))
+        super().__init__(model, recipe, device, uniform=not recipe.qat)
         self.loss, self.distillation = LabelLoss(spec).to(device), Distillation(spec).to(device)
         self.int8_deviation = Int8Deviation(spec).to(device)
         self.penalty = Penalty("group-lasso", self.model, example.to(device)) if recipe.strength else None
         self.schedule = LambdaSchedule(recipe.strength, warm_up=recipe.steps // 10)
+        self.strength = torch.zeros((), device=device)
         self.recipe: Recipe = recipe
 
     def _images(self, pixels: Tensor) -> Tensor:
         """(B, h, w, 3) uint8 as the network takes them, in the memory format of the pixels."""
         return (pixels.permute(0, 3, 1, 2).float() - self._mean) / self._std
+
+    def begin_step(self) -> None:
+        """Sets what changes from step to step."""
+        super().begin_step()
+        self.strength.fill_(self.schedule.at(self.step))
 
     def descend(self, batch: Batch) -> dict[str, Tensor]:
         """Takes an optimiser step; returns the loss terms."""
@@ -244,13 +250,14 @@ class Training(Resumable[Batch]):
         total = sum(WEIGHTS[name] * value for name, value in terms.items())
         if self.penalty is not None:
             terms["sparsity"] = self.penalty()
-            total = total + self.schedule.at(self.step) * terms["sparsity"]
+            total = total + self.strength * terms["sparsity"]
         self.optimise(total)
         return {name: value.detach() for name, value in terms.items()}
 
     def _run(self, network: nn.Module, image: Tensor, *, bfloat16: bool) -> dict[str, Tensor]:
-        # On a CPU float32 takes a dense network several times as long; bfloat16 is as coarse as int8
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+        # bfloat16 is as coarse as int8; a CPU with instructions for it takes a dense network several times as fast in it
+        fast = self.device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16 and fast):
             found = network(image)
         return {role: value.float() for role, value in found.items()}
 
@@ -434,7 +441,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--digits", type=Path, help="folder of hand-digits")
     parser.add_argument("--varied", type=Path, help="folder of hands-varied")
     parser.add_argument("--teachers", type=Path, help="folder of what hand2_teachers.py wrote: FOLDER'S NAME.npz")
-    parser.add_argument("--renders", type=int, default=8000, help="rendered hands (default: 8000)")
+    parser.add_argument("--renders", type=int, default=5000, help="rendered hands (default: 5000)")
     parser.add_argument("--out", type=Path, required=True, help="folder of tiles, states and checkpoints")
     parser.add_argument("--model", type=Path, default=HERE / "model.toml", help="default: the one beside this file")
     parser.add_argument("--steps", type=float, default=1.0, help="factor on the steps of each stage (default: 1)")
