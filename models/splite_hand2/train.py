@@ -255,7 +255,7 @@ class Training(Resumable[Batch]):
         return {name: value.detach() for name, value in terms.items()}
 
     def _run(self, network: nn.Module, image: Tensor, *, bfloat16: bool) -> dict[str, Tensor]:
-        # bfloat16 is as coarse as int8; a CPU with instructions for it takes a dense network several times as fast in it
+        # bfloat16 is as coarse as int8; CPUs with instructions for it are several times as fast in it
         fast = self.device.type == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16 and fast):
             found = network(image)
