@@ -130,6 +130,10 @@ class GateError(SpliteError):
     """A benchmark result is beyond a limit that was set on it."""
 
 
+class RemoteError(SpliteError):
+    """A machine cannot be reached by ssh, cannot do what is wanted, or answers what it should not."""
+
+
 class OutputError(SpliteError):
     """A result could not be written."""
 

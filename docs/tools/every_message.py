@@ -21,6 +21,7 @@ AREAS = {
     "Bundles": ("bundle", "files", "keeper"),
     "Running: sessions, pictures, videos, cameras": ("runtime", "decoders", "viewer", "children"),
     "Benchmarks, labels and accuracy": ("bench", "metrics"),
+    "Other machines": ("remote",),
     "The machine": ("doctor", "device", "errors", "interruption", "arrays", "text"),
 }
 """Titles of the page, and the modules and packages whose messages stand there; what is new comes last."""

@@ -20,6 +20,7 @@ from rich.console import RenderableType
 
 from splite_deploy.bench.bootstrap import Ranks, Ratio, Samples, bootstrap_ratios, median_ranks, value_of
 from splite_deploy.bench.loop import END_TO_END
+from splite_deploy.bench.recommend import source_of
 from splite_deploy.bench.report.text import STAGE_NAMES
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.device.environment import NOT_AVAILABLE
@@ -231,7 +232,7 @@ def _groups(results: Sequence[BenchResult]) -> dict[_Key, dict[_Key, _Group]]:
     for result in results:
         streams = result.streams.count if result.streams else 1
         has_to = (result.backend, result.precision, result.batch, streams)
-        found[has_to][result.bundle, result.model, result.threads].append(result)
+        found[has_to][result.bundle, result.model, result.threads, result.device].append(result)
     return found
 
 
@@ -293,7 +294,7 @@ def _overloaded(result: BenchResult) -> bool:
 
 def _name(result: BenchResult) -> str:
     threads = "" if result.threads is None else f", {result.threads} thread{'s' if result.threads > 1 else ''}"
-    return f"{result.bundle or result.artifact_file} {result.label}{threads}"
+    return f"{source_of(result)} {result.label}{threads}"
 
 
 def _warnings(before: _Group, after: _Group) -> Iterator[str]:

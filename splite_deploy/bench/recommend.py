@@ -273,8 +273,8 @@ def names_of(results: Sequence[BenchResult]) -> list[str]:
 
 
 def source_of(result: BenchResult) -> str:
-    """The bundle, or the file without one, that a result is of."""
-    return result.bundle or result.artifact_file
+    """The bundle, or the file without one, that a result is of, after the machine's name where it has one."""
+    return " ".join(filter(None, (result.device, result.bundle or result.artifact_file)))
 
 
 def common_stage(results: Sequence[BenchResult]) -> str:
@@ -335,5 +335,5 @@ def recommend_of(results: Sequence[BenchResult], *, budget_ms: float | None = No
 
 def _conditions(result: BenchResult) -> tuple[object, ...]:
     machine = result.environment
-    where = machine.board, machine.cpu_model, machine.usable_cores, machine.gpus
+    where = result.device, machine.board, machine.cpu_model, machine.usable_cores, machine.gpus
     return (*where, result.batch, result.threads, result.affinity)

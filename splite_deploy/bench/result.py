@@ -271,6 +271,7 @@ class BenchResult:
             alone.
         deviation: How far it moves keypoints; left out for a file without a bundle, and by earlier versions.
         manifest_sha256: Hash of the bundle's manifest, which has those of all its files; left out as ``deviation``.
+        device: What the machine was called that ``--device`` named; left out where it was this one.
     """
 
     schema_version: int
@@ -309,6 +310,7 @@ class BenchResult:
     run: str | None = field(default=None, metadata=OPTIONAL)
     deviation: KeypointDeviation | None = field(default=None, metadata=OPTIONAL)
     manifest_sha256: str | None = field(default=None, metadata=OPTIONAL)
+    device: str | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def label(self) -> str:

@@ -19,7 +19,7 @@ from splite_deploy import interruption
 from splite_deploy.cli.console import STDOUT, fail, put_notes, set_volume
 from splite_deploy.cli.inputs import check_bundles, is_bundle, line_of, read_along
 from splite_deploy.cli.streams import prepare_streams
-from splite_deploy.errors import FILES_HINT, MissingDependencyError, OutputError, SpliteError, UsageError
+from splite_deploy.errors import FILES_HINT, MissingDependencyError, OptionError, OutputError, SpliteError, UsageError
 from splite_deploy.files import TMP_HINT, check_outputs, check_writable, matched, writing
 from splite_deploy.runtime.backends import all_backends
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, OptionHelp, offered
@@ -37,6 +37,9 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxsim", "onnxscript", "safetensors"), "export"),
     "ai_edge_quantizer": "tflite",
 }
+
+TYPED = "splite_deploy.typed"
+"""Where a context keeps what was typed for each parameter, before it is converted."""
 
 _SPENT = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), TMP_HINT),
@@ -63,7 +66,7 @@ class Command(click.Command):
         """Reads the command line."""
         if ctx.resilient_parsing:  # a line that is being typed, for a shell to complete
             return super().parse_args(ctx, args)
-        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        ctx.meta[TYPED], _, given = self.make_parser(ctx).parse_args(list(args))
         for option, times in Counter(given).items():
             if isinstance(option, click.Option) and not (option.multiple or option.is_flag) and times > 1:
                 message = f"It takes one value and was given {times} times. Give it once."
@@ -299,6 +302,47 @@ def backend_options(command: CommandFunction) -> CommandFunction:
     ):
         command = option(command)
     return command
+
+
+def device_options(command: CommandFunction) -> CommandFunction:
+    """``--device`` and ``--devices``, given to the command as ``remote``: the machines, or None for this one.
+
+    Raises:
+        OptionError: A machine is not known, or is named twice; or there is a file of machines and none is named.
+    """
+
+    @wraps(command)
+    def with_machines(*args: Any, devices: tuple[str, ...], devices_file: Path | None, **kwargs: Any) -> Any:
+        remote = None
+        if devices:
+            from splite_deploy.cli.remote import Remote
+            from splite_deploy.remote.devices import devices_of
+
+            remote = Remote(tuple(devices_of(devices, devices_file)))
+        elif devices_file is not None:
+            raise OptionError("--devices is for --device, which is not given.", hint="Give both, or neither.")
+        return command(*args, remote=remote, **kwargs)
+
+    decorated: CommandFunction = with_machines
+    for option in (
+        click.option(
+            "--devices",
+            "devices_file",
+            metavar="FILE",
+            type=FilePath,
+            help="With --device: the names, Pythons and power modes of machines; devices.toml here without it.",
+        ),
+        click.option(
+            "--device",
+            "devices",
+            metavar="SSH|NAME",
+            multiple=True,
+            help="Do it on another machine, ssh://user@host or ssh://user@host:port, or its name in devices.toml. May "
+            "be given several times: all of them work at once.",
+        ),
+    ):
+        decorated = option(decorated)
+    return decorated
 
 
 def several_backends(command: CommandFunction) -> CommandFunction:

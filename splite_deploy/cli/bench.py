@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from splite_deploy.cli.app import (
     CommandFunction,
     FilePath,
+    device_options,
     json_option,
     main,
     output_file,
@@ -23,7 +24,7 @@ from splite_deploy.cli.app import (
     tuning_options,
 )
 from splite_deploy.cli.bench_targets import Targets
-from splite_deploy.cli.console import STDOUT, bar_console, put_json, put_text, remark, say, show
+from splite_deploy.cli.console import STDOUT, bar_console, detail, put_json, put_text, remark, say, show
 from splite_deploy.cli.inputs import line_of
 from splite_deploy.cli.network_file import model_option
 from splite_deploy.errors import OptionError, UsageError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from splite_deploy.bench.gates import Gate
     from splite_deploy.bench.report.pictures import Picture
     from splite_deploy.bench.result import Angles, HandLabels
+    from splite_deploy.cli.remote import Remote
     from splite_deploy.runtime.backends.base import BackendOptions
 
 _MOST_AT_ONCE = 1024
@@ -263,6 +265,7 @@ def _milliseconds(context: click.Context, option: click.Parameter, value: str | 
 @click.option(
     "--fps", type=click.FloatRange(0, min_open=True), help="The same as frames per second: 30 is a budget of 33.3 ms."
 )
+@device_options
 @json_option("Append each result as one line of JSON.", appends=True)
 @output_options
 def bench(
@@ -285,6 +288,7 @@ def bench(
     flip_test: bool,
     angles: Angles,
     hands: HandLabels,
+    remote: Remote | None,
     json_file: Path | None,
     csv: Path | None,
     markdown: Path | None,
@@ -310,6 +314,9 @@ def bench(
     --json has a line for each, and each has to keep the limits of --fail-if: the exit status is 1 if one does not.
 
     --compare shows whether one of two recorded runs is faster.
+
+    With --device all of this happens on another machine, by ssh, or on several at once: what they lack of the bundles
+    and of splite-deploy is sent there. Their results come into one table and one page, with the name of each machine.
     """
     from splite_deploy.bench import Extras
 
@@ -332,6 +339,10 @@ def bench(
     source = click.get_current_context().get_parameter_source("min_s")
     if frames is not None and source is ParameterSource.ENVIRONMENT:
         min_s = None
+    limit_ms = budget_ms if fps is None else 1e3 / fps
+    if remote is not None:
+        _bench_there(remote, output, limit_ms, backends, kept_here={"min_s"} if min_s is None else set())
+        return
     timed = Targets(
         model=model,
         backends=backends,
@@ -355,7 +366,6 @@ def bench(
         batch=batch,
         extras=extras,
     )
-    limit_ms = budget_ms if fps is None else 1e3 / fps
     _report(timed, results, output, limit_ms, labels, model)
 
 
@@ -378,6 +388,7 @@ def _measured(timed: Targets, **options: Any) -> list[BenchResult]:
 
         def step(message: str) -> None:
             bar.update(task, description=shown(message))
+            detail(message)
 
         failed = None if len(timed.chosen) == 1 else timed.failed
         results = run_targets(timed.chosen, progress=progress, step=step, failed=failed, **options)
@@ -399,7 +410,7 @@ def _report(
     Raises:
         SpliteError: One that should run here could not be loaded; after everything is written.
     """
-    from splite_deploy.bench import append_result, environment_table, table
+    from splite_deploy.bench import environment_table, table
     from splite_deploy.bench.recommend import candidates_of, recommend
     from splite_deploy.bench.report.side_by_side import limits_broken, side_by_side_table, stages_table
 
@@ -419,11 +430,7 @@ def _report(
         (say if output.tables else remark)(str(one))
     if output.tables and recommendation is not None:
         say(recommendation.line)
-    for result in results:
-        if output.json == STDOUT:
-            put_json(output.json, result.to_dict(), line=True)
-        elif output.json is not None:
-            append_result(output.json, result)
+    _put_lines(output.json, results)
     pictures: dict[int, list[Picture]] = {}
     if output.html is not None:
         ship = 0 if recommendation is None or recommendation.index is None else recommendation.index
@@ -432,6 +439,58 @@ def _report(
     for one in timed.left_out:
         if not one.expected:
             raise one.error
+
+
+_OF_REPORTS = frozenset({"budget_ms", "fps", "fail_if"})
+"""Parameters about results, which are looked at on this machine."""
+
+
+def _bench_there(
+    remote: Remote, output: Output, limit_ms: float | None, backends: tuple[str, ...], kept_here: set[str]
+) -> None:
+    """Times on other machines, and reports on all of them together.
+
+    Raises:
+        SpliteError: One of them gave no result, or a limit is exceeded.
+    """
+    from splite_deploy.bench import table
+    from splite_deploy.bench.recommend import candidates_of, recommend
+    from splite_deploy.bench.report.side_by_side import limits_broken, side_by_side_table, stages_table
+    from splite_deploy.cli.remote import check_all, read_each, results_there
+    from splite_deploy.cli.tables.remote import devices_table
+
+    with remote.outcomes(backends=backends, kept_here=_OF_REPORTS | kept_here) as outcomes:
+        found = read_each(outcomes, results_there)
+    results = [result for _, several in found for result in several]
+    chosen = [
+        (one.device.name, recommend(candidates_of(several), budget_ms=limit_ms))
+        for one, several in found
+        if len(several) > 1 or limit_ms is not None
+    ]
+    if results and output.tables:
+        if len(results) > 1:
+            all_of_them = replace(recommend(candidates_of(results)), index=None)
+            show(stages_table(results), devices_table(outcomes), side_by_side_table(results, all_of_them))
+        else:
+            show(table(results), devices_table(outcomes))
+        for line in (*limits_broken(results), *(f"{name}: {one.line}" for name, one in chosen)):
+            say(line)
+    _put_lines(output.json, results)
+    if results:
+        alone = chosen[0][1] if len(outcomes) == len(chosen) == 1 else None
+        output.finish(results, recommendation=alone)
+    check_all(outcomes)
+
+
+def _put_lines(file: Path | None, results: Sequence[BenchResult]) -> None:
+    """Writes each result as a line of JSON."""
+    from splite_deploy.bench import append_result
+
+    for result in results:
+        if file == STDOUT:
+            put_json(file, result.to_dict(), line=True)
+        elif file is not None:
+            append_result(file, result)
 
 
 _MOST_DRAWN = 12

@@ -97,6 +97,12 @@ def remark(text: str) -> None:
         _message(text)
 
 
+def detail(text: str) -> None:
+    """Prints a part of a longer work where the user wants to see them and no bar shows them, on standard error."""
+    if _verbose and not sys.stderr.isatty():
+        _message(f"  {text}")
+
+
 def warn(text: str) -> None:
     """Prints what may make a result another than the user thinks, likewise, and where all else is quiet, too."""
     _message(f"warning: {text}")

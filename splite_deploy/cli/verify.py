@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, json_option, main, several_backends, threads_option, tuning_options
+from splite_deploy.cli.app import (
+    FilePath,
+    device_options,
+    json_option,
+    main,
+    several_backends,
+    threads_option,
+    tuning_options,
+)
 from splite_deploy.cli.console import STDOUT, put_json, say, show, warn, working
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import SpliteError, UsageError
 from splite_deploy.files import is_folder
 from splite_deploy.spec import Precision
 
 if TYPE_CHECKING:
+    from splite_deploy.cli.remote import Remote
     from splite_deploy.runtime.backends.base import BackendOptions
 
 
@@ -35,6 +45,7 @@ if TYPE_CHECKING:
 @several_backends
 @threads_option
 @tuning_options
+@device_options
 @json_option("Write the differences as JSON.")
 def verify(
     bundle: Path,
@@ -46,6 +57,7 @@ def verify(
     precisions: tuple[Precision, ...],
     threads: int | None,
     tuning: tuple[BackendOptions, ...],
+    remote: Remote | None,
     json_file: Path | None,
 ) -> None:
     """Runs the bundle's golden images on this machine and compares the results with the original network.
@@ -60,10 +72,22 @@ def verify(
     A file without a bundle (.onnx, .tflite) is compared with its runtime's own reference kernels, and with another file
     of the same network: an int8 file with the float one, a converted file with its original. Keypoints may move as far
     as the file's precision allows.
+
+    With --device all of this happens on another machine, by ssh: what it lacks of the bundle and of splite-deploy is
+    sent there. It needs Python 3.10 and the packages that 'doctor' names. The JSON then has an object for each machine.
     """
     if is_network_file(bundle):
         reject_bundle_options(bundle, {"--precision": precisions or None})
         names = (reference, reference_model)
+        if reference_model is not None and reference is None:
+            raise UsageError(
+                "--reference-model is the model spec of --reference, which is not given.", hint="Give both."
+            )
+        if remote is not None:
+            from splite_deploy.runtime.verify_file import FileComparison, check_file
+
+            _verify_there(remote, tuple[FileComparison, ...], check_file, backends, json_file)
+            return
         _verify_file(bundle, model, images, names, backends or ("auto",), threads, tuning, json_file)
         return
     reject_model(bundle, model)
@@ -73,6 +97,11 @@ def verify(
                 f"{name} is for a file without a bundle; {bundle} is a bundle, which holds what it is compared with.",
                 hint=f"Leave {name} out.",
             )
+    if remote is not None:
+        from splite_deploy.runtime.verify import Verification, check
+
+        _verify_there(remote, tuple[Verification, ...], check, backends, json_file)
+        return
     from splite_deploy.bundle import Bundle
     from splite_deploy.cli.tables.bundle import image_table, parity_table
     from splite_deploy.runtime.verify import check
@@ -91,6 +120,41 @@ def verify(
     check(results)
 
 
+def _verify_there(
+    remote: Remote, kind: Any, judge: Callable[[Any], None], backends: tuple[str, ...], json_file: Path | None
+) -> None:
+    """Verifies on other machines.
+
+    Args:
+        remote: The machines.
+        kind: The type of the results.
+        judge: Raises where results break their limits.
+        backends: That were named.
+        json_file: Of ``--json``.
+
+    Raises:
+        ParityError: A limit is broken on one of them.
+        SpliteError: One of them gave no result.
+    """
+    from splite_deploy.cli.remote import RESULT, check_all, read_each
+    from splite_deploy.cli.tables.remote import devices_table, verified_table
+    from splite_deploy.remote.work import read_results
+    from splite_deploy.spec.plain import to_plain
+
+    with remote.outcomes(backends=backends) as outcomes:
+        found = read_each(outcomes, lambda one: read_results(one, one.folder / RESULT, kind))
+    if found:
+        put_json(json_file, [{**one.about, "results": to_plain(results)} for one, results in found])
+        if json_file != STDOUT:
+            show(devices_table(outcomes), verified_table(found))
+    for one, results in found:
+        try:
+            judge(results)
+        except SpliteError as err:
+            raise type(err)(f"{one.device.name}: {err.message}", hint=err.hint) from err
+    check_all(outcomes)
+
+
 def _verify_file(
     path: Path,
     model: Path | None,
@@ -104,7 +168,6 @@ def _verify_file(
     """Verifies a file without a bundle by each backend.
 
     Raises:
-        UsageError: A model spec is for a reference that is not there.
         ParityError: A limit is broken.
     """
     from splite_deploy.cli.tables.bundle import parity_table
@@ -113,8 +176,6 @@ def _verify_file(
     from splite_deploy.spec.plain import to_plain
 
     other, its_model = reference
-    if its_model is not None and other is None:
-        raise UsageError("--reference-model is the model spec of --reference, which is not given.", hint="Give both.")
     file = NetworkFile.read(path, model)
     beside = None
     if other is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,11 +86,12 @@ class Diagnosis:
         return any(stage.works for stage in self.stages if stage.computes)
 
 
-def diagnose(*, probe: Probe | None = None) -> Diagnosis:
+def diagnose(*, probe: Probe | None = None, exporting: bool = True) -> Diagnosis:
     """Checks everything; takes seconds, because it imports every package once.
 
     Args:
         probe: How a package is tried; `import_in_child` if None.
+        exporting: Whether what only export and the page of ``run --view`` need is tried, too.
     """
     try_import = probe or import_in_child
     tried: dict[str, Check] = {}
@@ -121,11 +123,7 @@ def diagnose(*, probe: Probe | None = None) -> Diagnosis:
         ]
     else:
         stages = [Stage("run with any backend", base)]
-    stages.append(Stage("run --view", (*base, *(package(module, VIEW_INSTALL) for module in _VIEW))))
-    export = tuple(package(module, EXPORT_INSTALL) for module in _EXPORT)
-    stages.append(Stage("export", (*base, *export)))
-    to_tflite = (*(package(module, TFLITE_INSTALL) for module in _TFLITE), check_converter())
-    stages.append(Stage("export to TFLite", (*base, *export, *to_tflite)))
+    stages += _of_a_desk(base, package) if exporting else []
     return Diagnosis(
         splite_deploy=__version__,
         python=".".join(str(part) for part in sys.version_info[:3]),
@@ -133,6 +131,18 @@ def diagnose(*, probe: Probe | None = None) -> Diagnosis:
         machine=(check_temporary_folder(Path(tempfile.gettempdir())), check_threads(os.environ), check_int8()),
         nvidia=nvidia,
     )
+
+
+def _of_a_desk(base: tuple[Check, ...], package: Callable[[str, str], Check]) -> list[Stage]:
+    """What a machine may do besides running networks."""
+    view = tuple(package(module, VIEW_INSTALL) for module in _VIEW)
+    export = tuple(package(module, EXPORT_INSTALL) for module in _EXPORT)
+    to_tflite = (*(package(module, TFLITE_INSTALL) for module in _TFLITE), check_converter())
+    return [
+        Stage("run --view", (*base, *view)),
+        Stage("export", (*base, *export)),
+        Stage("export to TFLite", (*base, *export, *to_tflite)),
+    ]
 
 
 def _backends() -> list[Backend]:

@@ -281,6 +281,7 @@ OTHERS = frozenset({"quant_format", "dynamic_axes", "dynamic_shapes", "state_dic
 LIBRARIES = ("torch", "cv2", "onnx", "queue", "time", "tf", "splite_deploy")
 TABLES = {"arch_args", "decoder", "input", "inputs", "limits", "outputs", "skeleton"}
 FILE_NAMES = {
+    "devices.toml",
     "arch.py",
     "labels.json",
     "manifest.json",

@@ -112,7 +112,8 @@ def limits_broken(results: Sequence[BenchResult]) -> list[str]:
 
 
 def _explained(results: Sequence[BenchResult], accuracy: Sequence[str]) -> Iterator[str]:
-    yield "Timed in turn. Speed-up: over the fp32 of the same backend, of the shortest times."
+    apart = ", on each machine apart" if any(one.device is not None for one in results) else ""
+    yield f"Timed in turn{apart}. Speed-up: over the fp32 of the same backend, of the shortest times."
     told: dict[str, list[str]] = {}
     for name, one in zip(names_of(results), results, strict=True):
         if one.deviation is not None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from splite_deploy.bench.loop import MODEL_ONLY
+from splite_deploy.bench.recommend import source_of
 from splite_deploy.bench.result import BenchResult, KeypointDeviation
 from splite_deploy.device.environment import Environment
 from splite_deploy.text import shown
@@ -77,8 +78,7 @@ def markdown_text(results: Sequence[BenchResult]) -> str:
     for result in results:
         stats, model_only = result.stages[result.headline], result.stages[MODEL_ONLY]
         cells = [
-            _markdown(f"{result.bundle or result.artifact_file} {result.label}")
-            + (" (unsteady)" if result.unsteady else ""),
+            _markdown(f"{source_of(result)} {result.label}") + (" (unsteady)" if result.unsteady else ""),
             "default" if result.threads is None else str(result.threads),
             *(f"{value:.3f}" for value in (stats.p50_ms, stats.p90_ms, stats.p99_ms, stats.max_ms, model_only.p50_ms)),
             f"{result.frames_per_second:.1f}",

@@ -14,6 +14,7 @@ from splite_deploy.bench.loop import (
     MODEL_ONLY,
     PREPROCESS,
 )
+from splite_deploy.bench.recommend import source_of
 from splite_deploy.bench.report.sentences import sentences
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.device.environment import NOT_AVAILABLE, Environment
@@ -47,7 +48,7 @@ def table(results: Sequence[BenchResult]) -> Table:
         shown = [stage for stage in STAGE_NAMES if stage in result.stages]
         for stage in shown:
             first, last = stage == shown[0], stage == shown[-1]
-            label = f"{result.bundle or result.artifact_file}\n{result.label}" if first else ""
+            label = f"{source_of(result)}\n{result.label}" if first else ""
             grid.add_row(label, STAGE_NAMES[stage], *_figures(result, stage), end_section=last)
     return grid
 
