@@ -131,7 +131,7 @@ class Stage:
 
 
 STAGES: Mapping[str, Stage] = {
-    "dense": Stage(Recipe(steps=60_000, batch=64, learning_rate=2e-3)),
+    "dense": Stage(Recipe(steps=36_000, batch=64, learning_rate=2e-3)),
     "sparse": Stage(
         Recipe(steps=1_500, batch=32, learning_rate=1e-3, ema_decay=0.999, seed=1, strength=1e-4), "dense", "dense"
     ),
@@ -363,6 +363,7 @@ class Road:
         recipe = replace(
             plan.recipe,
             steps=max(2, round(plan.recipe.steps * self.options.steps)),
+            batch=self.options.batch or plan.recipe.batch,
             held_out=self.options.hold_out or "",
             init_sha256=init.sha256 if init else None,
             teacher_sha256=teacher.sha256 if teacher else None,
@@ -445,6 +446,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of tiles, states and checkpoints")
     parser.add_argument("--model", type=Path, default=HERE / "model.toml", help="default: the one beside this file")
     parser.add_argument("--steps", type=float, default=1.0, help="factor on the steps of each stage (default: 1)")
+    parser.add_argument("--batch", type=int, help="crops in a step (default: as each stage has it)")
     parser.add_argument("--hold-out", metavar="SOURCE", help="a source of photographs to report on instead of val")
     parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all cores)")
     parser.add_argument("--workers", type=int, default=1, help="processes that cut tiles and crops (default: 1)")

@@ -444,7 +444,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def go(stage: str, out: Path, model: Path, *more: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, HAND2 / "train.py", stage, "--out", out, "--model", model, "--renders", 5]
-    command += ["--threads", 1, "--steps", 6e-5, *more]
+    command += ["--threads", 1, "--steps", 1e-4, "--batch", 8, *more]
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, check=False)
 
 
