@@ -39,6 +39,7 @@ import hand2_losses
 import hand2_renders
 import hand2_teachers
 import hand2_tiles
+import hand2_travel
 
 train = load_script(HAND2 / "train.py")
 
@@ -173,6 +174,32 @@ def test_samples_have_boxes_with_angles(spec: ModelSpec) -> None:
 
 
 # --- tiles ----------------------------------------------------------------------------------------
+
+
+def test_tiles_travel_as_pictures(tmp_path: Path, spec: ModelSpec) -> None:
+    tiles = [*hand2_tiles.renders(4, 5, spec)]
+    unmasked = dataclasses.replace(tiles[0], image=tiles[0].image * np.array([1, 1, 1, 0], np.uint8), masked=False)
+    hand2_tiles.write_tiles(tmp_path / "tiles", "some", iter([*tiles, unmasked]))
+    hand2_travel.pack(tmp_path / "tiles" / "some.npz", tmp_path / "packed" / "some.npz")
+    assert (tmp_path / "packed" / "some.npz").stat().st_size < 0.3 * (tmp_path / "tiles" / "some.tiles").stat().st_size
+    hand2_travel.unpack(tmp_path / "packed" / "some.npz", tmp_path / "there" / "some.npz")
+    before, after = (hand2_tiles.Tiles(tmp_path / folder, "some") for folder in ("tiles", "there"))
+    assert len(before) == len(after) == 5
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one.image[..., 3], other.image[..., 3])
+        assert np.abs(one.image[..., :3].astype(float) - other.image[..., :3]).mean() < 6
+        for name in hand2_travel.FACTS:
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_what_travels_is_looked_for(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, HAND2 / "hand2_travel.py", "pack", tmp_path, tmp_path / "packed"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "holds no .npz files" in done.stderr
 
 
 def test_tiles_come_back_as_they_were(tmp_path: Path, spec: ModelSpec) -> None:
