@@ -129,7 +129,7 @@ def _volume_options() -> list[click.Parameter]:
     ]
 
 
-OUTPUTS = frozenset({"output", "json_file", "csv", "markdown", "html", "save", "timing_cache"})
+OUTPUTS = frozenset({"output", "json_file", "csv", "markdown", "html", "save", "timing_cache", "results"})
 """Names of the parameters that say where results go; every other one that takes a path is read."""
 _MADE = {"init": "model", "calibrate": "calibration"}
 """What these commands write anew where other commands read it."""

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from splite_deploy.cli.app import FilePath, json_option, main
+from splite_deploy.cli.app import FilePath, device_options, json_option, main
 from splite_deploy.cli.console import STDOUT, bar_console, put_json, say, show
 from splite_deploy.compile.tensorrt.typing_mode import CALIBRATORS
-from splite_deploy.errors import UsageError
+from splite_deploy.errors import OptionError, UsageError
 from splite_deploy.files import check_writable, writing
 from splite_deploy.spec import PRECISIONS, Precision
 from splite_deploy.text import command, shown
 
 if TYPE_CHECKING:
+    from splite_deploy.cli.remote import Remote
     from splite_deploy.compile.tensorrt.engines import Progress
     from splite_deploy.compile.tensorrt.job import Calibrator
 
@@ -74,6 +75,13 @@ if TYPE_CHECKING:
     help="How it chooses them: entropy (the default), which may clip rare peaks, or minmax, which covers the range "
     "that the images show.",
 )
+@device_options
+@click.option(
+    "--results",
+    type=FilePath,
+    metavar="DIR",
+    help="With --device: the folder that gets a folder for each machine, with the bundle as it is there.",
+)
 @json_option("Write what was built as JSON.")
 def compile_command(
     bundle: Path,
@@ -88,12 +96,17 @@ def compile_command(
     dla: int | None,
     calibration: Path | None,
     calibrator: Calibrator | None,
+    remote: Remote | None,
+    results: Path | None,
     json_file: Path | None,
 ) -> None:
     """Builds engines on the device that will run them, from the graphs that 'export -b trt' made.
 
     The engines are added to the bundle. An engine runs only with the TensorRT and on the kind of GPU that it was built
     with. The precision of its layers is read back; if it is not the requested one, nothing is written.
+
+    With --device engines are built on other machines, by ssh. The bundle here stays as it is: with --results DIR each
+    machine's own is DIR/MACHINE/BUNDLE, beside the environment that it was built in.
     """
     from splite_deploy.bundle import MANIFEST, Bundle
     from splite_deploy.compile.tensorrt.engines import EngineOptions, compile_trt
@@ -111,6 +124,19 @@ def compile_command(
         calibration=calibration,
         calibrator=calibrator,
     )
+    if remote is not None:
+        if results is None:
+            raise OptionError(
+                "--device builds elsewhere, and nothing says where results go.", hint="Add --results DIR."
+            )
+        if timing_cache not in (None, "off"):
+            raise OptionError(
+                "--timing-cache names a file of this machine, and --device another machine.", hint="Leave it out."
+            )
+        _compile_there(remote, bundle, results, json_file)
+        return
+    if results is not None:
+        raise OptionError("--results is for --device, which is not given.", hint="Give both, or neither.")
     opened = Bundle.open(bundle, rebuilding=[f"{backend} {precision}" for precision in precisions])
     check_timing_file(timing_cache)
     with writing(bundle):
@@ -125,6 +151,43 @@ def compile_command(
     show(engine_table(Bundle.open(bundle), engines))
     say(f"{bundle}: {len(engines)} built. Check them on this device:")
     say(f"  {command('verify', bundle, '-b', backend)}")
+
+
+def _compile_there(remote: Remote, bundle: Path, results: Path, json_file: Path | None) -> None:
+    """Builds engines on other machines, and keeps the bundle of each.
+
+    Raises:
+        OutputError: There is a folder of that name already, or it cannot be written.
+        SpliteError: One of the machines failed.
+    """
+    from splite_deploy.bundle import Artifact, Bundle
+    from splite_deploy.cli.remote import RESULT, Kept, check_all, read_each
+    from splite_deploy.cli.tables.bundle import engine_table
+    from splite_deploy.cli.tables.remote import devices_table
+    from splite_deploy.remote.work import Outcome, read_results
+    from splite_deploy.spec.plain import to_plain
+
+    kept = Kept(results, remote.devices)
+    name = bundle.resolve().name
+
+    def keep(one: Outcome) -> tuple[Bundle, tuple[Artifact, ...]]:
+        engines = read_results(one, one.folder / RESULT, tuple[Artifact, ...])
+        made = one.folder / "in" / "0" / name
+        Bundle.open(made)  # every hash, before anybody takes it for a bundle
+        return Bundle.open(kept.keep(one, made.parent) / name), engines
+
+    with remote.outcomes(backends=(), writes=True, collect=("out", "in/0"), most_bytes=_MOST_BUNDLE_BYTES) as outcomes:
+        found = read_each(outcomes, keep)
+        if found:
+            put_json(json_file, [{**one.about, "engines": to_plain(engines)} for one, (_, engines) in found])
+            if json_file != STDOUT:
+                show(devices_table(outcomes), *(engine_table(made, engines) for _, (made, engines) in found))
+                for one, (made, engines) in found:
+                    say(f"{one.device.name}: {made.path}: {len(engines)} built.")
+    check_all(outcomes)
+
+
+_MOST_BUNDLE_BYTES = 4 << 30
 
 
 def _three_numbers(text: str) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from click.core import ParameterSource
 
 from splite_deploy.cli.app import OUTPUTS, TYPED
 from splite_deploy.cli.console import bar_console, message_console, put_error, remark, warn
-from splite_deploy.errors import RemoteError, SpliteError, UsageError
+from splite_deploy.errors import OutputError, RemoteError, SpliteError, UsageError
+from splite_deploy.files import anything_at, part_folder, rename_to_new, work_folder, writing
+from splite_deploy.spec.plain import json_text
 from splite_deploy.text import shown
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 _NOT_SENT = OUTPUTS | {"devices", "devices_file", "quiet", "verbose"}
 """Parameters that are for this machine."""
-RESULT = "result.json"
+RESULT = "out/result.json"
 NO_RESULTS_HINT = "Something else than splite-deploy answers there, or its disk is full."
 
 
@@ -47,6 +50,7 @@ class Remote:
         backends: Sequence[str],
         kept_here: Collection[str] = (),
         places: Mapping[str, Sequence[Path]] | None = None,
+        more: Sequence[str] = (),
         **options: Any,
     ) -> Iterator[list[Outcome]]:
         """Runs the present command on all of them; what came back is there until the block ends.
@@ -55,16 +59,16 @@ class Remote:
             backends: That were named.
             kept_here: Names of parameters that are not sent, besides those of results.
             places: Paths of parameters that are texts, by name.
+            more: Arguments that the command has over there besides.
             options: Of `splite_deploy.remote.work.Job`.
 
         Raises:
             SpliteError: What is to be sent cannot be read.
         """
-        from splite_deploy.files import work_folder
         from splite_deploy.remote.work import Job, work_on
 
         typed, files = far_line(click.get_current_context(), {*_NOT_SENT, *kept_here}, places or {})
-        job = Job((*typed, "--verbose", "--json", f"out/{RESULT}"), tuple(files), tuple(backends), **options)
+        job = Job((*typed, "--verbose", "--json", RESULT, *more), tuple(files), tuple(backends), **options)
         with work_folder("splite-remote") as folder:
             with _board(self.devices) as tell:
                 found = work_on(self.devices, job, folder, tell)
@@ -152,10 +156,10 @@ def _board(devices: Sequence[Device]) -> Iterator[Tell]:
 
 
 def read_each(outcomes: Sequence[Outcome], read: Callable[[Outcome], _Result]) -> list[tuple[Outcome, _Result]]:
-    """What each machine's results are; of several machines the errors of those that have none are shown.
+    """What each machine's results are; of several machines the errors of those that failed are shown.
 
     Args:
-        outcomes: What became of the command; one gets an error where its results cannot be read.
+        outcomes: What became of the command; one gets an error where its results cannot be read, or are not all.
         read: Reads the results.
     """
     found = []
@@ -166,11 +170,48 @@ def read_each(outcomes: Sequence[Outcome], read: Callable[[Outcome], _Result]) -
             if not (one.folder / RESULT).is_file():
                 raise one.failure()
             found.append((one, read(one)))
+            if one.status:
+                raise one.failure()
         except SpliteError as err:
             one.error = err
             if len(outcomes) > 1:
                 put_error(err.message, err.hint)
     return found
+
+
+class Kept:
+    """A folder of the user's that gets a folder for each machine.
+
+    Args:
+        folder: The user's; made where it is not there.
+        devices: The machines.
+
+    Raises:
+        OutputError: There is something of a machine's name already, or nothing can be written there.
+    """
+
+    def __init__(self, folder: Path, devices: Sequence[Device]) -> None:
+        self._folder = folder
+        for one in devices:
+            if anything_at(place := folder / one.name):
+                raise OutputError(f"{place} exists.", hint="Name another folder, or move it away.")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(self, one: Outcome, source: Path) -> Path:
+        """Has what a machine sent in the machine's folder, whole or not at all, with its environment.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        place = self._folder / one.device.name
+        with part_folder(place) as part, writing(place):
+            shutil.copytree(source, part, dirs_exist_ok=True)
+            text, _ = json_text(one.about, indent=1)
+            (part / "environment.json").write_text(f"{text}\n", encoding="utf-8")
+            part.chmod(0o755)
+            rename_to_new(part, place)
+        return place
 
 
 def results_there(one: Outcome) -> list[BenchResult]:
@@ -190,10 +231,10 @@ def results_there(one: Outcome) -> list[BenchResult]:
 
 
 def check_all(outcomes: Sequence[Outcome]) -> None:
-    """Raises an error where a machine has no result: those of the others are delivered by now.
+    """Raises an error where a machine failed: what there is of results is delivered by now.
 
     Raises:
-        SpliteError: A machine has none.
+        SpliteError: One did.
     """
     failed = [one for one in outcomes if one.error is not None]
     if len(outcomes) == 1 and outcomes[0].error is not None:
@@ -201,6 +242,6 @@ def check_all(outcomes: Sequence[Outcome]) -> None:
     if failed:
         names = ", ".join(one.device.name for one in failed)
         raise RemoteError(
-            f"{len(failed)} of {len(outcomes)} machines gave no result: {names}.",
-            hint="What was said of each stands above; the results of the others were delivered.",
+            f"{len(failed)} of {len(outcomes)} machines failed: {names}.",
+            hint="What was said of each stands above; what there is of results was delivered.",
         )

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, backend_options, complete_files, json_option, main, tuning_options
+from splite_deploy.cli.app import (
+    FilePath,
+    backend_options,
+    complete_files,
+    device_options,
+    json_option,
+    main,
+    tuning_options,
+)
 from splite_deploy.cli.console import STDOUT, progress_bar, put_json, remark
 from splite_deploy.cli.network_file import is_network_file, model_option, reject_bundle_options, reject_model
 from splite_deploy.cli.run_follow import Following, follow_options
@@ -19,6 +27,7 @@ from splite_deploy.files import is_folder, is_pattern, writing
 from splite_deploy.spec import Precision
 
 if TYPE_CHECKING:
+    from splite_deploy.cli.remote import Remote
     from splite_deploy.runtime import Pose, PoseEstimator
     from splite_deploy.runtime.backends.base import BackendOptions
     from splite_deploy.runtime.topdown import TopDown
@@ -104,6 +113,7 @@ class Picture:
     help="For --view: the address of this machine to serve the page at; 127.0.0.1 without it, which no other machine "
     "can reach. With any other everybody in the network can watch, without a password.",
 )
+@device_options
 def run(
     bundle: Path,
     source: tuple[str, ...],
@@ -125,6 +135,7 @@ def run(
     view: bool,
     port: int | None,
     host: str | None,
+    remote: Remote | None,
 ) -> None:
     """Finds the keypoints in SOURCE, with a bundle, or with a file (.onnx, .tflite, .engine) and its model.toml.
 
@@ -153,6 +164,10 @@ def run(
 
     In a video hands and people are followed, and each has an "id", the same from frame to frame. Without --detector a
     network that takes a box follows one, from --box on.
+
+    With --device the pictures, or a video file, are sent to other machines and looked at there. The JSON is a list with
+    an object for each machine, its "device", its "environment", and as "result" what is printed otherwise; --save names
+    a folder, which gets a folder for each machine.
     """
     from splite_deploy.runtime import PoseEstimator
     from splite_deploy.runtime.io.camera import is_video
@@ -175,7 +190,7 @@ def run(
         raise OptionError("COCO's format is for images, not for a video.", hint="Leave out --format.")
     if labels and boxes:
         raise OptionError(f"{path} has boxes of its own, and --box was given.", hint="Leave out --box.")
-    if folder and save is not None and save.suffix:
+    if folder and save is not None and save.suffix and remote is None:
         what = (
             f"{path} has many images" if labels else f"{path} is a folder" if is_folder(path) else "there are several"
         )
@@ -190,6 +205,13 @@ def run(
     if intrinsics is not None:
         fx, fy, cx, cy = four_numbers("intrinsics", intrinsics, "fx,fy,cx,cy")
         options["intrinsics"] = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
+    if remote is not None:
+        from splite_deploy.cli.run_remote import run_there
+
+        if page is not None:
+            raise OptionError("--view shows what this machine sees, and --device names another.", hint="Leave it out.")
+        run_there(remote, source, backend, json_file, save, video=video)
+        return
     if is_network_file(bundle):
         reject_bundle_options(bundle, {"--precision": precision})
         estimator = PoseEstimator.open_file(bundle, model, backend or "auto", threads, options=tuning)

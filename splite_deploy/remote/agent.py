@@ -22,7 +22,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,10 +54,11 @@ class Agent:
             (cache / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._files, self._runtimes = cache / "files", cache / "runtimes"
         _forget(self._files, self._runtimes)
-        _sweep(cache / "sessions")
-        self._session = Path(tempfile.mkdtemp(dir=cache / "sessions"))
-        self._held = os.open(self._session, os.O_RDONLY)
-        fcntl.flock(self._held, fcntl.LOCK_EX)
+        with _locked(cache / "sessions"):  # else another agent takes ours for a leftover before it is locked
+            _sweep(cache / "sessions")
+            self._session = Path(tempfile.mkdtemp(dir=cache / "sessions"))
+            self._held = os.open(self._session, os.O_RDONLY)
+            fcntl.flock(self._held, fcntl.LOCK_EX)
         self._runtime = self._session
 
     def serve(self) -> None:
@@ -154,13 +155,12 @@ class Agent:
     def _unpack(self, request: Mapping[str, Any]) -> None:
         """Has the runtime of this wheel beside others, whole."""
         place = self._runtimes / request["sha256"]
-        with zipfile.ZipFile(self._files / request["sha256"]) as wheel:
+        with _locked(self._runtimes), zipfile.ZipFile(self._files / request["sha256"]) as wheel:
             if not all(_is_file_of(place, one) for one in wheel.infolist()):
                 made = self._session / "runtime"
                 wheel.extractall(made)
                 shutil.rmtree(place, ignore_errors=True)
-                with suppress(FileExistsError):  # of another session, in this moment
-                    made.rename(place)
+                made.rename(place)
         os.utime(place)
         self._runtime = place
         sys.path.insert(0, str(place))
@@ -187,9 +187,9 @@ class Agent:
         self._child = None
         self._send(ended=status)
         known = set(request["files"].values())
-        for file in sorted((folder / request["collect"]).rglob("*")):
+        for file in sorted(one for name in request["collect"] for one in (folder / name).rglob("*")):
             if file.is_file() and not file.is_symlink():
-                name, sha256 = file.relative_to(folder / request["collect"]).as_posix(), _sha256_of(file)
+                name, sha256 = file.relative_to(folder).as_posix(), _sha256_of(file)
                 if sha256 in known:
                     self._send(file=name, sha256=sha256, size=0, known=True)
                 else:
@@ -219,6 +219,17 @@ class Agent:
             rest = rest[-_MOST_SAID:]
         if rest:
             yield _text(rest)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other agents that lock the same folder waiting until the block ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _text(line: bytes) -> str:

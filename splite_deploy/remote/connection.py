@@ -30,6 +30,7 @@ SILENT_S = 60.0
 _CONNECTS_WITHIN_S = 20
 _STORES_WITHIN_S = 600.0  # a large file, on the card of a small board
 _TELL_EVERY_S = 10.0
+_ENDS_WITHIN_S = 5.0
 _MOST_LINE_BYTES = 1 << 20
 _MOST_NOISE_BYTES = 1 << 16
 _MOST_ERRORS_BYTES = 1 << 14
@@ -114,6 +115,11 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:  # the agent ends where nothing more comes, and removes its folder before ssh ends
+            with suppress(OSError, subprocess.TimeoutExpired), self._writing:
+                if (stream := self._child.process.stdin) is not None:
+                    stream.close()
+                self._child.process.wait(_ENDS_WITHIN_S)
         self.stop()
 
     def stop(self) -> None:

@@ -55,7 +55,7 @@ class Job:
         files: What it reads there.
         backends: Backends that it needs, by name; any that works where there are none.
         writes: Whether it writes to what it reads, and so needs files of its own.
-        collect: The folder whose files come back.
+        collect: The folders whose files come back.
         most_bytes: Of what comes back.
     """
 
@@ -63,7 +63,7 @@ class Job:
     files: tuple[Sent, ...]
     backends: tuple[str, ...] = ()
     writes: bool = False
-    collect: str = "out"
+    collect: tuple[str, ...] = ("out",)
     most_bytes: int = MOST_RESULTS_BYTES
 
 
@@ -144,7 +144,7 @@ class _Worker(threading.Thread):
         self._job = job
         self._tell: Callable[[str], None] = partial(tell, device.name)
         self._far: Connection | None = None
-        self._stopped = False
+        self._stopped = self._in_trace = False
 
     def run(self) -> None:
         """Does all of it."""
@@ -187,7 +187,7 @@ class _Worker(threading.Thread):
         self._run(far, "splite_deploy.remote.facts", ("out/facts.json",), folder, (), _MOST_FACTS_BYTES)
         if self.outcome.status:
             raise self.outcome.failure()
-        facts: Facts = read_results(far, folder / "facts.json", Facts)
+        facts: Facts = read_results(far, folder / "out" / "facts.json", Facts)
         self.outcome.status, self.outcome.said = None, []
         return facts
 
@@ -211,7 +211,7 @@ class _Worker(threading.Thread):
             arguments=list(arguments),
             files={one.name: one.sha256 for one in files},
             own=ours and self._job.writes,
-            collect=self._job.collect if ours else "out",
+            collect=list(self._job.collect) if ours else ["out"],
         )
         gathering = Gathering(far, folder, most_bytes, {one.sha256: one for one in files})
         while "done" not in (message := far.answer("said", "ended", "file", "done")):
@@ -231,7 +231,9 @@ class _Worker(threading.Thread):
         text = shown(line.rstrip()[:_MOST_SAID])
         if text.strip():
             self.outcome.said = [*self.outcome.said[1 - _KEPT_LINES :], text]
-            self._tell(text.strip())
+            self._in_trace = text.startswith("Traceback ") or (self._in_trace and not text.startswith("error: "))
+            if not self._in_trace and not text.startswith(("error: ", "hint:  ")):  # see `Outcome.failure`
+                self._tell(text.strip())
 
 
 def _check(facts: Facts, device: Device, backends: Sequence[str]) -> None:

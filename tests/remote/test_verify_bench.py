@@ -68,6 +68,15 @@ def test_what_is_damaged_over_there_is_sent_again(ssh: Server, devices: Devices,
     assert SENT.findall(done.stderr) == ["what the command reads"]
 
 
+def test_many_begin_in_an_empty_cache_at_once(ssh: Server, devices: Devices, bundle: Path, splite: Run) -> None:
+    names = [f"m{number}" for number in range(4)]
+    devices(*names)
+    shutil.rmtree(ssh.cache, ignore_errors=True)
+    done = splite("verify", bundle, *(part for name in names for part in ("--device", name)), "--json", "-")
+    assert done.exit_code == 0, done.output
+    assert [one["device"] for one in json.loads(done.stdout)] == names
+
+
 def test_bench_on_two_at_once(ssh: Server, devices: Devices, bundle: Path, splite: Run) -> None:
     pytest.importorskip("jinja2")
     devices("left", "right")
@@ -107,7 +116,7 @@ def test_one_that_fails_takes_nothing_from_the_others(ssh: Server, devices: Devi
     done = splite("verify", bundle, "--device", "bad", "--device", "good", "--json", "a.json")
     assert done.exit_code == 1
     assert "error: bad: there is no Python 3 called no-such-python" in done.stderr
-    assert "error: 1 of 2 machines gave no result: bad." in done.stderr
+    assert "error: 1 of 2 machines failed: bad." in done.stderr
     assert [one["device"] for one in json.loads(Path("a.json").read_text(encoding="utf-8"))] == ["good"]
 
 

@@ -41,15 +41,32 @@ def verified_table(found: Sequence[tuple[Outcome, Sequence[Verification | FileCo
         grid.add_column(header, justify="right")
     grid.add_column("", no_wrap=True)
     for one, results in found:
-        environment = one.environment
-        machine = "" if environment is None else environment.board or environment.cpu_model or environment.architecture
         for result in results:
             deviation = result.parity.deviation_px
             figures = [f"{value:.2g}" for value in (deviation.p50, deviation.p95, deviation.max)]
             figures.append(f"{result.image.crop_px.p95:.2g}" if isinstance(result, Verification) else "")
             mark = plain("over the limit", "red") if result.violations else tick(sys.stdout)
-            grid.add_row(one.device.name, machine or "", _label(result), *figures, mark)
+            grid.add_row(one.device.name, _machine(one), _label(result), *figures, mark)
     return grid
+
+
+def found_table(found: Sequence[tuple[Outcome, object]]) -> Table:
+    """How many pictures or frames each machine looked at, and how many hands or people it found, one row each."""
+    grid = Table(title="Found")
+    for header in ("machine", "processor"):
+        grid.add_column(header)
+    for header in ("pictures or frames", "hands or people"):
+        grid.add_column(header, justify="right")
+    for one, result in found:
+        pictures = [each for each in (result if isinstance(result, list) else [result]) if isinstance(each, dict)]
+        poses = [pose for each in pictures if isinstance(several := each.get("poses"), list) for pose in several]
+        grid.add_row(one.device.name, _machine(one), str(len(pictures)), str(len(poses)))
+    return grid
+
+
+def _machine(one: Outcome) -> str:
+    environment = one.environment
+    return "" if environment is None else environment.board or environment.cpu_model or environment.architecture or ""
 
 
 def _label(result: Verification | FileComparison) -> str:
