@@ -99,7 +99,6 @@ class Connection:
         self._listeners = [
             threading.Thread(target=self._listen, args=(process.stdout,), daemon=True),
             threading.Thread(target=self._listen_to_errors, args=(process.stderr,), daemon=True),
-            threading.Thread(target=self._tell, daemon=True),
         ]
         for one in self._listeners:
             one.start()
@@ -151,7 +150,9 @@ class Connection:
                 hint=f"Install a newer one there, and name it in devices.toml: [{name}] python = ...",
             )
         self._write(agent)
-        self.answer("ready")
+        self.answer("ready", wait_s=2 * SILENT_S)
+        self._listeners.append(threading.Thread(target=self._tell, daemon=True))  # not before: it would be agent's text
+        self._listeners[-1].start()
 
     def request(self, do: str, doing: str, **values: Any) -> None:
         """Sends a request.

@@ -277,6 +277,15 @@ def test_what_start_files_print_is_passed_over(
     assert splite("verify", bundle, "--device", "board").exit_code == 0
 
 
+def test_a_python_that_starts_slowly(
+    ssh: Server, devices: Devices, bundle: Path, splite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("splite_deploy.remote.connection._TELL_EVERY_S", 0.2)
+    devices("board", python=script(tmp_path / "slow", f'#!/bin/sh\nsleep 1\nexec {sys.executable} "$@"\n'))
+    done = splite("verify", bundle, "--device", "board")
+    assert done.exit_code == 0, done.output
+
+
 # --- what is refused before anything is contacted ---
 
 
