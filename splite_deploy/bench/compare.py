@@ -337,6 +337,7 @@ def _conditions(result: BenchResult) -> Iterator[tuple[str, object]]:
     yield "image size", f"{result.image_width_px} x {result.image_height_px} px"
     yield "board", machine.board
     yield "processor", machine.cpu_model
+    yield "vector instructions", None if machine.instructions is None else ", ".join(machine.instructions)
     yield "cores", f"{machine.usable_cores} of {machine.logical_cores}"
     yield "CPU quota", machine.cpu_quota_cores
     yield "governor", machine.governor

@@ -8,14 +8,15 @@ arXiv:1608.04295).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from splite_deploy.bench.loop import END_TO_END, MODEL_ONLY
 from splite_deploy.bench.profile import float_layers
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.errors import UsageError
-from splite_deploy.spec import PRECISIONS
+from splite_deploy.spec import PRECISIONS, Precision
 
 GAIN = 1.05
 """A lower precision has to be so many times as fast: less is noise on most machines, and accuracy is lost for sure."""
@@ -108,6 +109,7 @@ def recommend(
     *,
     budget_ms: float | None = None,
     again: str = "measure again on a machine at rest",
+    hampered: Mapping[Precision, str] = MappingProxyType({}),
 ) -> Recommendation:
     """Chooses the artifact to ship.
 
@@ -118,6 +120,7 @@ def recommend(
         candidates: The artifacts, timed in one run on one machine.
         budget_ms: How long a frame may take, milliseconds.
         again: What to do where other work disturbed the timing, as a part of a sentence.
+        hampered: What the machine lacks for a precision, as a part of a sentence; it is said where one does not pay.
 
     Raises:
         UsageError: There is no candidate.
@@ -129,7 +132,7 @@ def recommend(
     chosen: list[Candidate] = []
     against: list[str] = []
     for network in dict.fromkeys(one.network for one in candidates):
-        best, objections = _best([one for one in candidates if one.network == network], pool)
+        best, objections = _best([one for one in candidates if one.network == network], pool, hampered)
         chosen += [] if best is None else [best]
         against += objections
     ratios = speed_ups(candidates)
@@ -160,7 +163,9 @@ def _fp32_of(one: Candidate, candidates: Sequence[Candidate]) -> Candidate | Non
     return next((other for other in candidates if (other.network, other.backend, other.precision) == same), None)
 
 
-def _best(candidates: Sequence[Candidate], pool: Sequence[Candidate]) -> tuple[Candidate | None, list[str]]:
+def _best(
+    candidates: Sequence[Candidate], pool: Sequence[Candidate], hampered: Mapping[Precision, str]
+) -> tuple[Candidate | None, list[str]]:
     """The one to ship of one network, and what speaks against others, as text."""
     best: Candidate | None = None
     against: list[str] = []
@@ -173,9 +178,11 @@ def _best(candidates: Sequence[Candidate], pool: Sequence[Candidate]) -> tuple[C
         if best is None or best.shortest_ms >= GAIN * fastest.shortest_ms:
             best = fastest
         else:
+            lacking = "" if precision is None else hampered.get(precision, "")
             against.append(
                 f"{str(precision).upper()} does not pay here: {fastest.name} takes {fastest.shortest_ms:.3f} ms, and "
                 f"{best.name} {best.shortest_ms:.3f} ms; it would have to be {GAIN - 1:.0%} faster"
+                + (f"; {lacking}" if lacking else "")
             )
     return best, against
 
@@ -330,7 +337,10 @@ def recommend_of(results: Sequence[BenchResult], *, budget_ms: float | None = No
         return None
     if len({(source_of(one), one.artifact_sha256, one.backend) for one in results}) < len(results):
         return None
-    return recommend(candidates_of(results), budget_ms=budget_ms)
+    hampered: dict[Precision, str] = {}
+    if results[0].environment.multiplies_int8 is False:
+        hampered["int8"] = "this processor has no instructions for products of int8 (VNNI, dot products)"
+    return recommend(candidates_of(results), budget_ms=budget_ms, hampered=hampered)
 
 
 def _conditions(result: BenchResult) -> tuple[object, ...]:

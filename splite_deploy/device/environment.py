@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from splite_deploy.device.cgroup import cpu_quota_cores
+from splite_deploy.device.int8 import INT8_INSTRUCTIONS
 from splite_deploy.device.jetson import read_board, read_l4t
 from splite_deploy.device.sysfs import (
     core_clocks_mhz,
@@ -49,6 +50,8 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "OPENCV_FOR_THREADS_NUM",
 )
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_fp16", "asimd", "asimdhp", "sve", *INT8_INSTRUCTIONS)
+"""Of vectors, by which networks are fast, as Linux names them."""
 _PLAIN_VALUE = re.compile(r"[\w .,:;{}()=+-]{1,80}")
 
 
@@ -81,6 +84,7 @@ class Environment:
         nvpmodel: Power mode of a Jetson, for example ``MAXN``.
         jetson_clocks: Whether a Jetson's cores and GPU are fixed at one clock each, as ``jetson_clocks`` does.
         temperatures_c: Degrees Celsius of each thermal zone.
+        instructions: Vector instructions of the processor that networks are fast by; see `INSTRUCTIONS`.
     """
 
     cpu_model: str | None
@@ -107,12 +111,19 @@ class Environment:
     nvpmodel: str | None = None
     jetson_clocks: bool | None = None
     temperatures_c: Mapping[str, float] = field(default_factory=dict)
+    instructions: tuple[str, ...] | None = None
+
+    @property
+    def multiplies_int8(self) -> bool | None:
+        """Whether the processor has instructions for products of int8; without them int8 is seldom faster than fp32."""
+        return None if self.instructions is None else bool(set(INT8_INSTRUCTIONS) & set(self.instructions))
 
     def rows(self) -> list[tuple[str, str]]:
         """Every reading as (label, text) for people."""
         return [
             ("Board", _shown(self.board)),
             ("Processor", _shown(self.cpu_model)),
+            ("Vector instructions", NOT_AVAILABLE if self.instructions is None else ", ".join(self.instructions)),
             ("Logical cores", _shown(self.logical_cores)),
             ("Cores this process may use", _shown(self.usable_cores)),
             ("CPU quota (cgroup)", _shown(self.cpu_quota_cores, "cores")),
@@ -177,6 +188,7 @@ def read_environment(root: Path = Path("/"), packages: Mapping[str, tuple[str, .
         nvpmodel=_nvpmodel(root),
         jetson_clocks=_jetson_clocks(root) if jetson else None,
         temperatures_c=temperatures_c(root),
+        instructions=_instructions(cpu),
     )
 
 
@@ -221,6 +233,11 @@ def _cpu_model(cpu: Mapping[str, str]) -> str | None:
     implementer, part = cpu.get("CPU implementer"), cpu.get("CPU part")
     number = f"implementer {implementer}, part {part}" if implementer and part else ""
     return ", ".join(filter(None, (cpu.get("model name"), number))) or None
+
+
+def _instructions(cpu: Mapping[str, str]) -> tuple[str, ...] | None:
+    flags = cpu.get("flags") or cpu.get("Features")  # of x86 and of ARM
+    return None if flags is None else tuple(name for name in INSTRUCTIONS if name in flags.split())
 
 
 def _governors(root: Path) -> str | None:

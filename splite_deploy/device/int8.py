@@ -7,6 +7,8 @@ from pathlib import Path
 
 _X86 = ("amx_int8", "avx512_vnni", "avx_vnni", "avx_vnni_int8")
 _ARM = ("i8mm", "asimddp")
+INT8_INSTRUCTIONS = (*_X86, *_ARM)
+"""Those that add products of 8 bits in 32 bits at once, as Linux names them: VNNI, AMX, dot products of ARM."""
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,20 @@ def test_results_of_one_bundle_are_called_by_backend_and_precision() -> None:
     assert named == ["hand.splite ort fp32", "b.splite ort fp32 (1)", "b.splite ort fp32 (2)"]
 
 
+@pytest.mark.parametrize(
+    ("instructions", "said"),
+    [
+        (None, ""),
+        (("avx2",), "; this processor has no instructions for products of int8 (VNNI, dot products)"),
+        (("asimd", "asimddp"), ""),
+    ],
+)
+def test_why_int8_does_not_pay_on_a_processor(instructions: tuple[str, ...] | None, said: str) -> None:
+    machine = dataclasses.replace(ENVIRONMENT, instructions=instructions)
+    (remark,) = recommended(timed(environment=machine), timed("int8", environment=machine, layers=())).remarks
+    assert remark.startswith("INT8 does not pay here: ") and remark.endswith(f" 5% faster{said}.")
+
+
 def test_what_speaks_against_a_result() -> None:
     beyond = dataclasses.replace(DEVIATION, violations=("keypoint deviation p95 3 px (limit 1 px)",))
     layers = tuple(Layer(str(index), "Conv", "float32" if index else "int8", 1.0) for index in range(5))

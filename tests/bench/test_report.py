@@ -121,6 +121,7 @@ def test_schema_is_fixed() -> None:
         "nvpmodel",
         "jetson_clocks",
         "temperatures_c",
+        "instructions",
     ]
     assert list(data["windows"]) == ["frames", "p50_ms", "stable", "tolerance"]
     assert list(data["startup"]) == ["import_ms", "load_ms", "first_inference_ms"]

@@ -14,7 +14,8 @@ from splite_deploy.device.environment import Environment, installed_versions, pa
 
 LAPTOP = {
     "proc/cpuinfo": "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: 11th Gen Intel(R) Core(TM) i7-1165G7 @ "
-    "2.80GHz\ncpu MHz\t\t: 1200.000\n\nprocessor\t: 1\nmodel name\t: another\n",
+    "2.80GHz\ncpu MHz\t\t: 1200.000\n"
+    "flags\t\t: fpu sse2 avx2 avx512f avx512_vnni\n\nprocessor\t: 1\nmodel name\t: another\n",
     "proc/meminfo": "MemTotal:       16067164 kB\nMemFree:         1067164 kB\n",
     "proc/loadavg": "0.52 0.58 0.59 1/1234 56789\n",
     "etc/os-release": 'NAME="Ubuntu"\nPRETTY_NAME="Ubuntu 24.04.1 LTS"\n',
@@ -34,6 +35,7 @@ LAPTOP = {
 
 JETSON = {
     "proc/cpuinfo": "processor\t: 0\nmodel name\t: ARMv8 Processor rev 1 (v8l)\nBogoMIPS\t: 62.50\n"
+    "Features\t: fp asimd evtstrm aes asimdhp asimddp\n"
     "CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: 0xd42\nCPU revision\t: 1\n",
     "proc/meminfo": "MemTotal:        7802916 kB\n",
     "proc/loadavg": "1.00 0.75 0.50 2/600 4321\n",
@@ -87,6 +89,7 @@ def _file_readings(environment: Environment) -> list[object]:
 def test_laptop(tmp_path: Path) -> None:
     found = read_environment(_root(tmp_path, LAPTOP))
     assert found.cpu_model == "11th Gen Intel(R) Core(TM) i7-1165G7 @ 2.80GHz"
+    assert found.instructions == ("avx2", "avx512f", "avx512_vnni")
     assert found.memory_total_mib == 15691
     assert found.os == "Ubuntu 24.04.1 LTS"
     assert found.governor == "powersave"
@@ -109,6 +112,7 @@ def test_jetson(tmp_path: Path) -> None:
     assert found.board == "NVIDIA Jetson Orin Nano Developer Kit"
     assert found.l4t == "36.4.3"
     assert found.cpu_model == "ARMv8 Processor rev 1 (v8l), implementer 0x41, part 0xd42"
+    assert found.instructions == ("asimd", "asimdhp", "asimddp")
     assert found.governor == "performance, schedutil"
     assert found.max_clock_mhz == pytest.approx(1510.4)
     assert found.cpu_quota_cores == 1.5
