@@ -25,6 +25,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("found"))
     given = parser.parse_args()
+    if not given.folder.is_dir():
+        parser.error(f"there is no folder {given.folder}")
+    if given.out.resolve() == given.folder.resolve():
+        parser.error("--out is the folder of your pictures, whose place the results would take: name another")
     given.out.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     with PoseEstimator.open(given.bundle) as estimator:
@@ -37,7 +41,7 @@ def main() -> None:
                 continue
             poses = estimator.detect(image) if estimator.finds_people else [estimator(image)]
             results += [{**pose.to_coco(number), "file_name": file.name} for pose in poses]
-            write_image(given.out / f"{file.stem}.png", overlay(image, poses))
+            write_image(given.out / f"{file.name}.png", overlay(image, poses))
             print(f"{file.name}: {len(poses)}")
     (given.out / "results.json").write_text(json.dumps(results), encoding="utf-8")
 

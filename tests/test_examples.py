@@ -80,9 +80,28 @@ def test_the_folder_of_pictures(tiny_bundle: Path, photos: Path, tmp_path: Path)
         (2, "1.png", 15),
     ]
     for name in ("0.png", "1.png"):
-        drawn, plain = cv2.imread(str(out / name)), cv2.imread(str(photos / name))
+        drawn, plain = cv2.imread(str(out / f"{name}.png")), cv2.imread(str(photos / name))
         assert drawn is not None and plain is not None
         assert (drawn != cv2.resize(plain, drawn.shape[1::-1], interpolation=cv2.INTER_CUBIC)).any()
+
+
+def test_the_folder_of_pictures_leaves_the_pictures(tiny_bundle: Path, photos: Path) -> None:
+    before = {file.name: file.read_bytes() for file in photos.iterdir()}
+    for folder, out, said in (
+        (photos, photos / ".." / "photos", "--out is the folder of your pictures, whose place the results would take"),
+        (photos / "none", photos, f"there is no folder {photos / 'none'}"),
+    ):
+        command = [sys.executable, EXAMPLES / "picture_folder.py", tiny_bundle, folder, "--out", out]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=170)
+        assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert {file.name: file.read_bytes() for file in photos.iterdir()} == before
+
+
+def test_pictures_that_differ_in_their_suffix_each_have_a_result(tiny_bundle: Path, tmp_path: Path) -> None:
+    for suffix in ("png", "jpg"):
+        cv2.imwrite(str(tmp_path / f"a.{suffix}"), clips.frame(0))
+    run(EXAMPLES / "picture_folder.py", tiny_bundle, tmp_path, "--out", tmp_path / "found")
+    assert {file.name for file in (tmp_path / "found").iterdir()} == {"a.jpg.png", "a.png.png", "results.json"}
 
 
 @pytest.mark.slow
