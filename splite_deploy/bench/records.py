@@ -17,6 +17,7 @@ from splite_deploy.spec.plain import json_text
 from splite_deploy.spec.reading import MIB, ReadError, parse_json, read_bytes
 
 _MOST_BYTES = 256 * MIB  # of some ten thousand results
+_WRITTEN_BY = "Name a file that 'splite-deploy bench BUNDLE --json FILE' wrote."
 
 
 def append_result(path: str | PathLike[str], result: BenchResult) -> None:
@@ -70,17 +71,19 @@ def read_results(path: str | PathLike[str], line: int | None = None) -> list[Ben
         line: The number of the only line to read, from 1; None reads all.
 
     Raises:
-        UsageError: The file cannot be read, or a line is no result; the message names the line. Or it has no such line.
+        UsageError: The file cannot be read or holds no result, or has no such line. Or a line is no result; the message
+            names it.
     """
     try:
         lines = read_bytes(Path(path), most_bytes=_MOST_BYTES).split(b"\n")
     except ReadError as err:
-        hint = "Name a file that 'splite-deploy bench BUNDLE --json FILE' wrote."
-        raise UsageError(f"Cannot read the results {path}: {err.reason}.", hint=hint) from err
+        raise UsageError(f"Cannot read the results {path}: {err.reason}.", hint=_WRITTEN_BY) from err
     held = {number: text for number, text in enumerate(lines, 1) if text.strip()}
+    if not held:
+        raise UsageError(f"{path} holds no result.", hint=_WRITTEN_BY)
     if line is not None:
         if line not in held:
-            there = ", ".join(map(str, list(held)[:20])) or "none"
+            there = ", ".join(map(str, list(held)[:20]))
             raise UsageError(f"{path} holds no result in line {line}.", hint=f"There are results in lines: {there}.")
         held = {line: held[line]}
     return [_parse(text, f"{path}, line {number}") for number, text in held.items()]

@@ -372,10 +372,11 @@ class BenchResult:
             )
         for stage in needed:
             stats = result.stages[stage]
-            if stats.count < 1 or (stage in (END_TO_END, MODEL_ONLY) and stats.p50_ms <= 0):
+            least_ms = min(stats.min_ms, stats.p50_ms, stats.mean_ms)  # other times are divided by these
+            if stats.count < 1 or (stage in (END_TO_END, MODEL_ONLY) and least_ms <= 0):
                 raise UsageError(
-                    f"The benchmark result is malformed: the stage {stage} has {stats.count} samples and a median of "
-                    f"{stats.p50_ms:g} ms.",
+                    f"The benchmark result is malformed: the stage {stage} has {stats.count} samples, and one of its "
+                    f"minimum, median and mean is {least_ms:g} ms.",
                     hint="Measure again.",
                 )
         if result.sustained is not None and (uneven := _uneven(result.sustained.sensors)):

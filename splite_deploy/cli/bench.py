@@ -527,6 +527,8 @@ def _check_compared() -> None:
     context = click.get_current_context()
     for option in context.command.params:
         name = option.name or ""
+        if name not in context.params:  # how much is printed, which every command takes
+            continue
         if name not in _OF_COMPARED and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             flag = max(option.opts, key=len)
             more = " Its results go to --csv, --markdown and --html." if name == "json_file" else ""

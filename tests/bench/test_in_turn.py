@@ -205,6 +205,9 @@ def test_two_lines_of_one_file_are_compared(splite: Splite, mixed: Path, tmp_pat
     said = words(done.stdout)
     assert "mixed.splite tflite fp32, 1 thread -> mixed.splite tflite int8, 1 thread" in said
     assert "Artifact: tflite fp32 before, tflite int8 after." in said
+    quiet = splite("bench", "-q", "--compare", f"{file}:1", f"{file}:2", "--markdown", tmp_path / "out.md")
+    assert (quiet.exit_code, quiet.output) == (0, "") and (tmp_path / "out.md").is_file()
+    assert "mixed.splite tflite int8" in words(splite("bench", "--compare", f"{file}:1", f"{file}:2", "-v").stdout)
     missing = splite("bench", "--compare", f"{file}:1", f"{file}:9")
     assert missing.exit_code == 1
     assert "holds no result in line 9." in missing.stderr and "There are results in lines: 1, 2." in missing.stderr

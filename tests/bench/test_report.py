@@ -318,7 +318,9 @@ def test_missing_stage_is_named(stage: str) -> None:
         BenchResult.from_dict(json.loads(json.dumps(data)))
 
 
-@pytest.mark.parametrize(("field", "value"), [("p50_ms", 0.0), ("p50_ms", -1.0), ("count", 0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("p50_ms", 0.0), ("p50_ms", -1.0), ("min_ms", 0.0), ("mean_ms", 0.0), ("count", 0)]
+)
 def test_a_time_that_is_none_is_refused(field: str, value: float) -> None:
     data = json.loads(json.dumps(bench_result().to_dict()))
     data["stages"]["end_to_end"][field] = value
@@ -342,6 +344,16 @@ def test_readings_that_belong_to_no_time_are_refused() -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Cannot read"):
         read_results(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_file_without_a_result_is_told(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "results.jsonl"
+    file.write_text(content)
+    for line in (None, 1):
+        with pytest.raises(UsageError, match=r"results\.jsonl holds no result\.") as caught:
+            read_results(file, line)
+        assert caught.value.hint == "Name a file that 'splite-deploy bench BUNDLE --json FILE' wrote."
 
 
 def test_a_line_that_was_cut_stays_and_is_told(tmp_path: Path) -> None:
