@@ -42,6 +42,7 @@ class Candidate:
         compared: Whether its keypoints were compared with those of what it was made of.
         against: Why it may not be shipped, each as a phrase of which its name is the subject; empty for nothing.
         error_box_pct: Mean keypoint error on labels, percent of the box; None where it was not evaluated.
+        model_only: Whether the times are of the network alone, without the crop before and the decoding after it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Candidate:
     compared: bool = True
     against: tuple[str, ...] = ()
     error_box_pct: float | None = None
+    model_only: bool = False
 
     @property
     def slow_ms(self) -> float:
@@ -247,13 +249,14 @@ def _budget(candidates: Sequence[Candidate], limit_ms: float) -> Budget:
 def _budget_line(best: Candidate, candidates: Sequence[Candidate], budget: Budget) -> str:
     """Whether the one to ship keeps the budget, and who else does."""
     rate = f"{budget.limit_ms:.4g} ms ({1e3 / budget.limit_ms:.3g} frames per second)"
+    alone = " Only the network was timed: preparing a picture and decoding come on top." if best.model_only else ""
     if best.name in budget.met:
         others = [one.name for one in candidates if one is not best and one.name in budget.met and not one.against]
         more = f" {_listed(others)} {'do' if len(others) > 1 else 'does'}, too." if others else ""
-        return f"It keeps the budget of {rate}: p99 {best.slow_ms:.3f} ms.{more}"
+        return f"It keeps the budget of {rate}: p99 {best.slow_ms:.3f} ms.{more}{alone}"
     half = "half of its frames do" if best.p50_ms <= budget.limit_ms else "not even half of its frames do"
     cause = "; other work on the machine may be the cause" if best.steady is False else ""
-    return f"It does not keep the budget of {rate}: p99 {best.slow_ms:.3f} ms; {half}{cause}."
+    return f"It does not keep the budget of {rate}: p99 {best.slow_ms:.3f} ms; {half}{cause}.{alone}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -309,6 +312,7 @@ def _candidate(name: str, result: BenchResult, stage: str) -> Candidate:
         compared=found is not None,
         against=tuple(_against(result)),
         error_box_pct=None if result.accuracy is None else result.accuracy.epe_box_pct,
+        model_only=stage == MODEL_ONLY,
     )
 
 

@@ -104,6 +104,17 @@ def test_the_budget_is_that_of_99_frames_in_100(budget_ms: float, said: str) -> 
     assert set(found.budget.met) | set(found.budget.missed) == {row.name for row in rows}
 
 
+@pytest.mark.parametrize(("budget_ms", "kept"), [(33.0, True), (0.5, False)])
+def test_a_budget_is_of_more_than_the_network_alone(budget_ms: float, kept: bool) -> None:
+    alone = bench_result()
+    alone = dataclasses.replace(alone, bundle="", stages={"model_only": alone.stages["model_only"]})
+    said = recommend(candidates_of([alone]), budget_ms=budget_ms).remarks[-1]
+    assert said.startswith("It keeps" if kept else "It does not keep")
+    assert said.endswith(" Only the network was timed: preparing a picture and decoding come on top.")
+    whole = recommend(candidates_of([bench_result()]), budget_ms=budget_ms)
+    assert "Only the network" not in whole.line
+
+
 def test_a_budget_that_other_work_may_have_broken() -> None:
     found = recommend([one("ort fp32", 10.0, steady=False)], budget_ms=12)
     assert found.remarks[-1].endswith("half of its frames do; other work on the machine may be the cause.")
