@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -28,10 +28,32 @@ from splite_deploy.spec import PRECISIONS
 from splite_deploy.text import shown, without_secrets
 from splite_deploy.version import __version__
 
-FilePath = click.Path(path_type=Path)
+
+class _FilePath(click.Path):
+    """A path. An empty one is refused: it comes of a variable that is not set, and pathlib takes it for this folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        if isinstance(value, str):
+            not_empty(ctx, param, value)
+        return super().convert(value, param, ctx)
+
+
+def not_empty(context: click.Context | None, parameter: click.Parameter | None, value: _Named) -> _Named:
+    """Refuses an empty name, alone or among several, of a file, folder or camera."""
+    if "" in ((value,) if isinstance(value, str) else value or ()):
+        raise click.BadParameter("It is empty: name a file or a folder.", context, parameter)
+    return value
+
+
+FilePath = _FilePath()
 Images = click.IntRange(1, 10_000)
 """Numbers of images that are held in memory at once: 10,000 crops of 256 x 256 take 2 GB."""
 CommandFunction = Callable[..., Any]
+_Named = TypeVar("_Named", str, tuple[str, ...], None)
 
 _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxsim", "onnxscript", "safetensors"), "export"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, json_option, main, threads_option
+from splite_deploy.cli.app import FilePath, json_option, main, not_empty, threads_option
 from splite_deploy.cli.console import STDOUT, put_json, remark, say, show, tick, working
 from splite_deploy.errors import InputError, MissingDependencyError, OptionError, OutputError, UsageError
 from splite_deploy.files import anything_at, names_like, write_beside, writing
@@ -90,7 +90,7 @@ def _default_output(given: Mapping[str, Any]) -> Path:
     short_help="Find hands with the networks of this package: in its picture, in yours, or before a camera.",
     default_output=_default_output,
 )
-@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...", callback=not_empty)
 @click.option(
     "--camera",
     help="Follow hands before a camera until Ctrl-C: 0 is the first USB camera, csi://0 a Jetson's, rtsp://... one in "

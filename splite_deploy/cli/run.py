@@ -17,6 +17,7 @@ from splite_deploy.cli.app import (
     device_options,
     json_option,
     main,
+    not_empty,
     tuning_options,
 )
 from splite_deploy.cli.console import STDOUT, progress_bar, put_json, remark
@@ -66,7 +67,9 @@ class Picture:
 
 @main.command(short_help="Find the keypoints in images, a video or a camera.")
 @click.argument("bundle", metavar="BUNDLE|FILE", type=FilePath)
-@click.argument("source", metavar="SOURCE...", nargs=-1, required=True, shell_complete=complete_files)
+@click.argument(
+    "source", metavar="SOURCE...", nargs=-1, required=True, callback=not_empty, shell_complete=complete_files
+)
 @model_option
 @click.option(
     "--box",

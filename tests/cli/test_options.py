@@ -204,3 +204,26 @@ def test_what_is_no_text_does_not_go_to_standard_output(
     assert result.exit_code == 2, result.output
     assert "Invalid value for '--output' / '-o': It does not go to standard output: name it." in result.output
     assert [one.name for one in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("demo", ""),
+        ("demo", "-o", ""),
+        ("run", "hand.splite", "a.png", ""),
+        ("run", "", "a.png"),
+        ("bench", ""),
+        ("inspect", ""),
+        ("verify", "a.splite", "--json", ""),
+        ("export", "a.pt", "-o", ""),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_name_is_not_the_current_folder(
+    typed: tuple[str, ...], splite: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = splite(*typed)
+    assert done.exit_code == 2 and "It is empty: name a file or a folder." in done.stderr
+    assert not list(tmp_path.iterdir())
