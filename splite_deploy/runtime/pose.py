@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import numpy as np
 
@@ -89,11 +90,11 @@ class Pose:
             **({} if self.id is None else {"id": self.id}),
         }
 
-    def to_coco(self, image_id: int, *, box_score: float | None = None) -> dict[str, Any]:
+    def to_coco(self, image_id: SupportsIndex, *, box_score: float | None = None) -> dict[str, Any]:
         """One entry of COCO's results, which pycocotools reads by ``loadRes``; see `splite_deploy.metrics.coco.result`.
 
         Args:
-            image_id: COCO's number of the image.
+            image_id: COCO's number of the image, a whole number of any type, also numpy's, which JSON would not take.
             box_score: How sure a detector was of the box, in [0, 1], where the pose does not know it.
         """
         from splite_deploy.metrics.coco import result
@@ -101,7 +102,7 @@ class Pose:
 
         sure = box_score if self.box_score is None else self.box_score
         box = self.box if self.angle_deg is None else bounds_of(np.append(self.box, self.angle_deg))
-        return result(image_id, self.keypoints, self.scores, box, sure)
+        return result(operator.index(image_id), self.keypoints, self.scores, box, sure)
 
     def plot(self, image: AnyImage, skeleton: SkeletonSpec | None = None) -> Image:
         """The pose drawn on a copy of its image; `splite_deploy.overlay` draws several.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,9 @@ def test_what_coco_calls_a_result() -> None:
         "score": 0.625,
         "bbox": [0, 0, 10, 20],
     }
+    assert json.dumps(pose().to_coco(np.int64(7))) == json.dumps(pose().to_coco(7))
+    with pytest.raises(TypeError, match="'str' object cannot be interpreted as an integer"):
+        pose().to_coco("7")  # type: ignore[arg-type]
     assert pose(box_score=0.5).to_coco(7, box_score=0.9)["score"] == pytest.approx(0.3125)
     assert pose().to_coco(7, box_score=0.2)["score"] == pytest.approx(0.125)
     assert pose(angle_deg=90.0).to_coco(7)["bbox"] == pytest.approx([-5, 5, 20, 10], abs=1e-3)
