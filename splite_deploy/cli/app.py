@@ -19,7 +19,7 @@ from splite_deploy import interruption
 from splite_deploy.cli.console import STDOUT, fail, put_notes, set_volume
 from splite_deploy.cli.inputs import check_bundles, is_bundle, line_of, read_along
 from splite_deploy.cli.streams import prepare_streams
-from splite_deploy.errors import FILES_HINT, MissingDependencyError, OptionError, OutputError, SpliteError, UsageError
+from splite_deploy.errors import FILES_HINT, MissingDependencyError, OptionError, OutputError, SpliteError
 from splite_deploy.files import TMP_HINT, check_outputs, check_writable, matched, writing
 from splite_deploy.runtime.backends import all_backends
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, OptionHelp, offered
@@ -395,7 +395,7 @@ def tuning_options(command: CommandFunction) -> CommandFunction:
     """The options that the backends have of their own, given to the command as ``tuning``: an object for each backend.
 
     Raises:
-        UsageError: One was given that no backend named by ``--backend`` has.
+        OptionError: One was given that no backend named by ``--backend`` has.
     """
     flags: dict[str, tuple[OptionHelp, list[Backend]]] = {}
     for backend in all_backends().values():
@@ -410,7 +410,7 @@ def tuning_options(command: CommandFunction) -> CommandFunction:
         for name, (about, backends) in flags.items():
             if given[name] is not None and chosen and not {one.name for one in backends} & set(chosen):
                 names, others = " and ".join(one.name for one in backends), " and ".join(chosen)
-                raise UsageError(f"{about.flag} is for {names}, and -b names {others}.", hint="Leave one of them out.")
+                raise OptionError(f"{about.flag} is for {names}, and -b names {others}.", hint="Leave one of them out.")
         return command(*args, tuning=_objects(given), **kwargs)
 
     decorated: CommandFunction = with_options

@@ -27,7 +27,7 @@ from splite_deploy.cli.bench_targets import Targets
 from splite_deploy.cli.console import STDOUT, bar_console, detail, put_json, put_text, remark, say, show
 from splite_deploy.cli.inputs import line_of
 from splite_deploy.cli.network_file import model_option
-from splite_deploy.errors import OptionError, UsageError
+from splite_deploy.errors import OptionError
 from splite_deploy.spec import Precision
 from splite_deploy.text import shown
 
@@ -68,7 +68,7 @@ class Output:
         """Checks the options before anything is measured, which may take minutes.
 
         Raises:
-            UsageError: A limit is malformed, or standard output is named twice.
+            OptionError: A limit is malformed, or standard output is named twice.
             MissingDependencyError: The page needs a package that is not installed.
         """
         from splite_deploy.bench.gates import Gate
@@ -78,7 +78,7 @@ class Output:
             check_available()
         made = cls(json, csv, markdown, html, tuple(Gate.parse(text) for text in fail_if))
         if len(made._printed) > 1:
-            raise UsageError(
+            raise OptionError(
                 f"{' and '.join(made._printed)} name standard output, -.", hint="Name a file for all but one of them."
             )
         return made
@@ -323,17 +323,17 @@ def bench(
     output = Output.requested(json_file, csv, markdown, html, fail_if)
     if compare is not None:
         if targets:
-            raise UsageError("--compare measures nothing.", hint=f"Leave out {targets[0]}, or --compare.")
+            raise OptionError("--compare measures nothing.", hint=f"Leave out {targets[0]}, or --compare.")
         _check_compared()
         _compare_files(compare, output)
         return
     if flip_test and labels is None:
-        raise UsageError("--flip-test belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
+        raise OptionError("--flip-test belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
     for flag, changed in (("--angles", angles != "two-passes"), ("--hands", hands != "as-seen")):
         if changed and labels is None:
-            raise UsageError(f"{flag} belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
+            raise OptionError(f"{flag} belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
     if not targets:
-        raise UsageError("There is nothing to measure.", hint="Name a bundle or a file, or two with --compare.")
+        raise OptionError("There is nothing to measure.", hint="Name a bundle or a file, or two with --compare.")
     if budget_ms is not None and fps is not None:
         raise OptionError("--budget and --fps both say how long a frame may take.", hint="Leave one of them out.")
     source = click.get_current_context().get_parameter_source("min_s")
@@ -522,7 +522,7 @@ def _check_compared() -> None:
     """Refuses what belongs to a measurement, beside ``--compare``: it would be left undone without a word.
 
     Raises:
-        UsageError: There is something.
+        OptionError: There is something.
     """
     context = click.get_current_context()
     for option in context.command.params:
@@ -532,7 +532,7 @@ def _check_compared() -> None:
         if name not in _OF_COMPARED and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             flag = max(option.opts, key=len)
             more = " Its results go to --csv, --markdown and --html." if name == "json_file" else ""
-            raise UsageError(
+            raise OptionError(
                 f"--compare measures nothing, and {flag} is for a measurement.{more}",
                 hint=f"Leave out {flag}, or --compare.",
             )

@@ -76,7 +76,7 @@ def test_a_backend_named_for_a_file(splite: Splite, tiny_bundle: Path) -> None:
 def test_an_option_of_another_backend_is_refused(splite: Splite, tiny_bundle: Path) -> None:
     for option in (["--no-cuda-graph"], ["--memory-backend", "auto"]):
         done = splite("bench", tiny_bundle, *QUICK, "-b", "ort", *option)
-        assert done.exit_code == 1
+        assert done.exit_code == 2
         assert f"{option[0]} is for trt, and -b names ort." in done.stderr
 
 

@@ -111,10 +111,10 @@ def test_a_comparison_writes_files_of_both_and_limits_the_second(splite: Splite,
 def test_a_comparison_measures_nothing(splite: Splite, tiny_bundle: Path, tmp_path: Path) -> None:
     file = record(tmp_path / "a.jsonl", 1.0)
     done = splite("bench", tiny_bundle, "--compare", file, file)
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "--compare measures nothing" in done.stderr
     done = splite("bench")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "Name a bundle or a file, or two with --compare." in done.stderr
 
 
@@ -127,7 +127,7 @@ def test_what_a_comparison_has_no_use_for(
     monkeypatch.setenv("SPLITE_BENCH_MIN_SECONDS", "0.1")
     done = splite("bench", "--compare", file, file, *words)
     flag = "--precision" if words[0] == "-p" else words[0]
-    assert done.exit_code == 1, done.output
+    assert done.exit_code == 2, done.output
     assert f"error: --compare measures nothing, and {flag} is for a measurement." in done.stderr
     assert f"hint:  Leave out {flag}, or --compare." in done.stderr
     assert not (tmp_path / "new.json").exists()

@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused(splite: Callable[..., Result], body_bundle
     video = splite("run", body_bundle, "a.mp4", "--format", "coco")
     assert video.exit_code == 2 and "COCO's format is for images" in video.output
     alone = splite("bench", body_bundle, "--flip-test")
-    assert alone.exit_code == 1 and "Add --eval LABELS" in alone.output
+    assert alone.exit_code == 2 and "Add --eval LABELS" in alone.output
 
 
 def test_a_box_outside_its_image_is_named(
