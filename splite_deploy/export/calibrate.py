@@ -11,15 +11,18 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from torch.fx import GraphModule
+from torch.jit import ScriptModule
 
 from splite_deploy.errors import CalibrationError, UsageError
 from splite_deploy.export.graph.torch_to_onnx import simplified_graph, simplify
 from splite_deploy.export.options import ExportOptions
-from splite_deploy.export.quant.calibration import CalibrationSet, Kind, load_calibration
+from splite_deploy.export.quant.calibration import CalibrationSet, Kind, load_calibration, no_images
 from splite_deploy.export.quant.calibration_lint import Scorer
 from splite_deploy.export.quant.qdq import has_qdq
 from splite_deploy.export.quant.ranges import METHOD, Method, Ranges, calibrate
 from splite_deploy.export.quant.stored_ranges import StoredRanges, is_ranges_file, read_ranges, restore, store
+from splite_deploy.export.quant.trained import has_quantisers
 from splite_deploy.export.reference import Reference
 from splite_deploy.export.source.formats import ImportedOnnx
 from splite_deploy.export.source.load import LoadedModel, load_source
@@ -112,6 +115,8 @@ def read_given(
 ) -> Given | None:
     """What ``--calibration`` names, read and checked before minutes of work; None where it names nothing.
 
+    Where it names nothing and nothing else could be calibrated on, that is said as early.
+
     Args:
         checkpoint: See `find_ranges`.
         model: See `find_ranges`.
@@ -124,11 +129,23 @@ def read_given(
     """
     named = options.calibration
     if named is None:
+        host = source.host
+        found = bool(host.calibration or host.samples) or options.allow_random_calibration
+        if options.calibrates and not found and not _may_be_trained(source):
+            raise no_images()
         return None
     if is_ranges_file(named):
         progress("reading the ranges of activations")
         return _chosen([named], source, _remedy(checkpoint, model))
     return _images(source, options, source.run, progress)
+
+
+def _may_be_trained(source: LoadedModel | ImportedOnnx) -> bool:
+    """Whether the network may bring its own ranges from training; of a program only its graph will tell."""
+    if isinstance(source, ImportedOnnx):
+        return has_qdq(source.model)
+    programs = any(isinstance(part, (GraphModule, ScriptModule)) for part in source.network.modules())
+    return programs or has_quantisers(source.network)
 
 
 def _images(

@@ -24,7 +24,7 @@ from splite_deploy.bundle import Artifact, Bundle
 from splite_deploy.compact.inspection import inspect_bundle
 from splite_deploy.compile.tflite import environment
 from splite_deploy.errors import ParityError, UsageError
-from splite_deploy.export import ExportOptions, pipeline
+from splite_deploy.export import ExportOptions, export_bundle, pipeline
 from splite_deploy.export.graph.walk import constant, load
 from splite_deploy.metrics.parity import limits_of
 from splite_deploy.runtime.verify import verify
@@ -347,6 +347,11 @@ def test_int8_without_any_images(
     result = splite(*arguments)
     assert result.exit_code == 1 and "There are no images for the calibration" in result.stderr
     assert "--calibration" in result.stderr and list(output.parent.iterdir()) == []
+    steps: list[str] = []
+    options = ExportOptions(precisions=("int8",), images=photos)
+    with pytest.raises(UsageError, match="There are no images for the calibration"):
+        export_bundle(tiny_bundle / "model.onnx", output, model=model, options=options, progress=steps.append)
+    assert steps == ["reading the checkpoint"]  # minutes of work come after it
     result = splite(*arguments, "--allow-random-calibration", "--max-shift-px", 20)
     assert result.exit_code == 0, result.stderr
     assert "note: calibrated on random noise" in result.stderr

@@ -153,6 +153,15 @@ def content_key(pixels: Pixels, spec: InputSpec) -> str:
     return digest.hexdigest()
 
 
+def no_images() -> UsageError:
+    """The error where nothing was named to calibrate on."""
+    return UsageError(
+        "There are no images for the calibration.",
+        hint="Give some with --calibration (a folder, a labels.json or an .npz), or name a generator as samples in "
+        "model.toml.",
+    )
+
+
 def _select(
     source: Path | None,
     spec: InputSpec,
@@ -172,11 +181,7 @@ def _select(
         warning = "calibrated on random noise, which excites a network as no image does: expect wrong keypoints"
         return _Selected(pixels, "random noise", f"random noise ({count})", (warning,))
     if source is None:
-        raise UsageError(
-            "There are no images for the calibration.",
-            hint="Give some with --calibration (a folder, a labels.json or an .npz), or name a generator as samples in "
-            "model.toml.",
-        )
+        raise no_images()
     progress("reading the calibration images")
     if source.suffix == ".npz":
         archive = read_crops(source, count, spec)
