@@ -348,6 +348,7 @@ def _conditions(result: BenchResult) -> Iterator[tuple[str, object]]:
     yield "GPU driver", machine.gpu_driver
     yield "Jetson Linux", machine.l4t
     yield "kernel", machine.kernel
+    yield "emulator", machine.emulator or "none"
     yield "Python", machine.python
     yield "thread variables", str(dict(machine.thread_variables))
     yield from machine.versions.items()

@@ -24,7 +24,7 @@ from splite_deploy.cli.app import (
     tuning_options,
 )
 from splite_deploy.cli.bench_targets import Targets
-from splite_deploy.cli.console import STDOUT, bar_console, detail, put_json, put_text, remark, say, show
+from splite_deploy.cli.console import STDOUT, bar_console, detail, put_json, put_text, remark, say, show, warn
 from splite_deploy.cli.inputs import line_of
 from splite_deploy.cli.network_file import model_option
 from splite_deploy.errors import OptionError
@@ -428,6 +428,7 @@ def _report(
             say(line)
     for one in timed.left_out:
         (say if output.tables else remark)(str(one))
+    _warn_of_emulators(results)
     if output.tables and recommendation is not None:
         say(recommendation.line)
     _put_lines(output.json, results)
@@ -475,11 +476,21 @@ def _bench_there(
             show(table(results), devices_table(outcomes))
         for line in (*limits_broken(results), *(f"{name}: {one.line}" for name, one in chosen)):
             say(line)
+    _warn_of_emulators(results)
     _put_lines(output.json, results)
     if results:
         alone = chosen[0][1] if len(outcomes) == len(chosen) == 1 else None
         output.finish(results, recommendation=alone)
     check_all(outcomes)
+
+
+def _warn_of_emulators(results: Sequence[BenchResult]) -> None:
+    """Says which times are no device's."""
+    for emulator in sorted({one.environment.emulator for one in results} - {None}, key=str):
+        warn(
+            f"{emulator} emulates the processor: these times are those of no machine, and which artifact is faster "
+            "here says nothing of a device."
+        )
 
 
 def _put_lines(file: Path | None, results: Sequence[BenchResult]) -> None:

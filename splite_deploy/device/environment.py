@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from splite_deploy.device.cgroup import cpu_quota_cores
+from splite_deploy.device.emulator import read_emulator
 from splite_deploy.device.int8 import INT8_INSTRUCTIONS
 from splite_deploy.device.jetson import read_board, read_l4t
 from splite_deploy.device.sysfs import (
@@ -85,6 +86,7 @@ class Environment:
         jetson_clocks: Whether a Jetson's cores and GPU are fixed at one clock each, as ``jetson_clocks`` does.
         temperatures_c: Degrees Celsius of each thermal zone.
         instructions: Vector instructions of the processor that networks are fast by; see `INSTRUCTIONS`.
+        emulator: The program that emulates this machine for this process, for example ``qemu-aarch64``.
     """
 
     cpu_model: str | None
@@ -112,6 +114,7 @@ class Environment:
     jetson_clocks: bool | None = None
     temperatures_c: Mapping[str, float] = field(default_factory=dict)
     instructions: tuple[str, ...] | None = None
+    emulator: str | None = None
 
     @property
     def multiplies_int8(self) -> bool | None:
@@ -138,6 +141,7 @@ class Environment:
             ("Operating system", _shown(self.os)),
             ("Kernel", _shown(self.kernel)),
             ("Architecture", _shown(self.architecture)),
+            ("Emulated by", self.emulator or "no emulator that is known of"),
             ("Jetson Linux (L4T)", _shown(self.l4t)),
             ("JetPack", _shown(self.jetpack)),
             ("Power mode (nvpmodel)", _shown(self.nvpmodel)),
@@ -189,6 +193,7 @@ def read_environment(root: Path = Path("/"), packages: Mapping[str, tuple[str, .
         jetson_clocks=_jetson_clocks(root) if jetson else None,
         temperatures_c=temperatures_c(root),
         instructions=_instructions(cpu),
+        emulator=read_emulator(root),
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from splite_deploy.doctor.checks import Check, Probe, check_package, import_in_child, run_self_test
 from splite_deploy.doctor.converter import check_converter
-from splite_deploy.doctor.machine import check_int8, check_temporary_folder, check_threads
+from splite_deploy.doctor.machine import check_emulator, check_int8, check_temporary_folder, check_threads
 from splite_deploy.doctor.nvidia import check_nvidia
 from splite_deploy.version import __version__
 
@@ -128,7 +128,12 @@ def diagnose(*, probe: Probe | None = None, exporting: bool = True) -> Diagnosis
         splite_deploy=__version__,
         python=".".join(str(part) for part in sys.version_info[:3]),
         stages=tuple(stages),
-        machine=(check_temporary_folder(Path(tempfile.gettempdir())), check_threads(os.environ), check_int8()),
+        machine=(
+            check_temporary_folder(Path(tempfile.gettempdir())),
+            check_emulator(),
+            check_threads(os.environ),
+            check_int8(),
+        ),
         nvidia=nvidia,
     )
 

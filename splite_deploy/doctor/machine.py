@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from splite_deploy.device.cgroup import cpu_quota_cores
+from splite_deploy.device.emulator import read_emulator
 from splite_deploy.device.int8 import read_int8_instructions
 from splite_deploy.doctor.checks import Check
 
@@ -51,6 +53,21 @@ def check_threads(variables: Mapping[str, str], root: Path = Path("/")) -> Check
         fix = f"Give --threads {usable}: backends count the cores of the machine, not those of the cgroup."
         return Check("threads", "warning", f"{detail} of {cores} (limit of the cgroup)", fix)
     return Check("threads", "ok", detail)
+
+
+def check_emulator(root: Path = Path("/"), machine: str | None = None) -> Check:
+    """Whether this machine is itself, or another program emulates it.
+
+    Args:
+        root: Where ``proc`` is looked up.
+        machine: The architecture; None asks the system.
+    """
+    name, machine = "processor", machine or platform.machine()
+    emulator = read_emulator(root, machine)
+    if emulator is None:
+        return Check(name, "ok", machine)
+    detail = f"{machine}, emulated by {emulator}: what it computes is right, times and sensors are those of no machine"
+    return Check(name, "warning", detail, "Time on a device; here 'verify' and 'run' say what it computes.")
 
 
 def check_int8(root: Path = Path("/")) -> Check:

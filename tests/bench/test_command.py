@@ -11,6 +11,8 @@ import pytest
 from click.testing import Result
 
 from splite_deploy.bench import read_results
+from splite_deploy.bench.report.tables import machine
+from splite_deploy.device import environment
 
 Splite = Callable[..., Result]
 QUICK = ("--frames", 10, "--warmup", 1, "--threads", 1)
@@ -47,6 +49,19 @@ def test_how_long_it_measures(
     done = splite("bench", tiny_bundle / "model.onnx", "--threads", 1, "--warmup", 20, *options, "--json", "-")
     assert done.exit_code == 0, done.output
     assert least <= json.loads(done.stdout)["frames"] <= most
+
+
+def test_times_of_an_emulated_processor_are_called_so(
+    splite: Splite, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "read_emulator", lambda root: "qemu-aarch64")
+    done = splite("bench", tiny_bundle / "model.onnx", *QUICK, "--json", tmp_path / "bench.jsonl")
+    assert done.exit_code == 0, done.output
+    assert "warning: qemu-aarch64 emulates the processor: these times are those of no machine" in done.stderr
+    assert "Emulated by" in done.stdout
+    (result,) = read_results(tmp_path / "bench.jsonl")
+    assert result.environment.emulator == "qemu-aarch64"
+    assert machine(result.environment).endswith(", emulated by qemu-aarch64")
 
 
 def test_a_file_alone(splite: Splite, tiny_bundle: Path) -> None:

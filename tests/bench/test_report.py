@@ -122,6 +122,7 @@ def test_schema_is_fixed() -> None:
         "jetson_clocks",
         "temperatures_c",
         "instructions",
+        "emulator",
     ]
     assert list(data["windows"]) == ["frames", "p50_ms", "stable", "tolerance"]
     assert list(data["startup"]) == ["import_ms", "load_ms", "first_inference_ms"]

@@ -15,7 +15,7 @@ from splite_deploy import doctor
 from splite_deploy.cli.tables.doctor import diagnosis_tables
 from splite_deploy.doctor import Check, Stage, checks, diagnose
 from splite_deploy.doctor.checks import check_package, import_in_child
-from splite_deploy.doctor.machine import check_int8, check_temporary_folder, check_threads
+from splite_deploy.doctor.machine import check_emulator, check_int8, check_temporary_folder, check_threads
 
 
 def _module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> str:
@@ -76,7 +76,7 @@ def test_all_is_well() -> None:
     assert _stage(found, "run with ort").works is True
     assert found.can_run
     assert [stage.name for stage in found.stages][-3:] == ["run --view", "export", "export to TFLite"]
-    assert [check.name for check in found.machine] == ["temporary folder", "threads", "int8"]
+    assert [check.name for check in found.machine] == ["temporary folder", "processor", "threads", "int8"]
 
 
 def test_missing_packages_give_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,3 +183,15 @@ def test_int8_instructions(tmp_path: Path, line: str | None, status: str, said: 
     found = check_int8(tmp_path)
     assert (found.name, found.status) == ("int8", status) and found.detail.startswith(said)
     assert ("--reduce-range" in found.fix) == (status == "warning") and found.works
+
+
+def test_an_emulated_processor_is_told(tmp_path: Path) -> None:
+    assert check_emulator(tmp_path, "aarch64") == Check("processor", "ok", "aarch64")
+    (tmp_path / "proc/thread-self").mkdir(parents=True)
+    (tmp_path / "qemu-aarch64").write_bytes(b"\x7fELF\x02\x01" + bytes(12) + b"\x3e\0" + bytes(9))
+    (tmp_path / "proc/thread-self/exe").symlink_to(tmp_path / "qemu-aarch64")
+    found = check_emulator(tmp_path, "aarch64")
+    assert found.status == "warning" and found.works
+    assert found.detail.startswith("aarch64, emulated by qemu-aarch64: what it computes is right")
+    assert "Time on a device" in found.fix
+    assert check_emulator(tmp_path, "x86_64").status == "ok"

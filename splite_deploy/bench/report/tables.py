@@ -101,7 +101,8 @@ def _moved_px(found: KeypointDeviation | None) -> tuple[str, str]:
 
 def machine(environment: Environment) -> str:
     """A machine as text."""
-    return environment.board or f"{environment.cpu_model or 'unknown processor'}, {environment.logical_cores} cores"
+    name = environment.board or f"{environment.cpu_model or 'unknown processor'}, {environment.logical_cores} cores"
+    return name if environment.emulator is None else f"{name}, emulated by {environment.emulator}"
 
 
 def _batches(results: Sequence[BenchResult]) -> str:
