@@ -14,10 +14,12 @@ HAND := models/splite_hand
 PALM := splite_deploy/demo/palm.splite
 THREADS := 1
 SOAK := build/soak
+ARM64 := build/arm64
+ARM64_TESTS := tests/decoders/test_decode.py tests/decoders/test_not_finite.py tests/decoders/test_volume.py
 FRAMES ?= 1000000
 IN_CONVERTER := SPLITE_TFLITE_PYTHON=$${SPLITE_TFLITE_PYTHON:-$(CURDIR)/.venv-tflite/bin/python}
 
-.PHONY: help demo demo-bundles docs test lint unit fuzz kills soak converters newest oldest clean
+.PHONY: help demo demo-bundles docs test test-arm64 lint unit fuzz kills soak converters newest oldest clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the commands
@@ -84,6 +86,17 @@ converters: $(STAMP)  ## Makes the environments of TFLite's converter, without T
 unit: converters
 	@echo "==> Tests (pytest)"
 	@$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-arm64: converters  ## Verifies networks on emulated ARM processors, and tests decoders there (needs qemu-user; makes converters)
+	@mkdir -p $(ARM64)
+	@echo "==> Making the emulated machine, and the TFLite files beside it"
+	@$(BIN)/python benchmarks/arm64/machine.py >/dev/null & machine=$$!; exported=0; \
+		$(IN_CONVERTER) $(SPLITE) export $(HAND)/splite_hand.safetensors -b tflite -p fp32 -p int8 \
+			-o $(ARM64)/hand-tflite.splite --overwrite || exported=1; wait $$machine; exit $$exported
+	@echo "==> Comparing with this machine"
+	@$(BIN)/python benchmarks/arm64_deviations.py splite_deploy/demo/hand.splite $(ARM64)/hand-tflite.splite $(PALM)
+	@echo "==> Tests of the decoders (pytest)"
+	@$(BIN)/python benchmarks/arm64/machine.py -- -m pytest -q -p no:cacheprovider $(ARM64_TESTS)
 
 fuzz: $(STAMP)  ## Tries 20,000 spoilt inputs, for about half an hour, and prints what came of them
 	@$(BIN)/python tests/robustness/fuzz.py $(FUZZ)
