@@ -53,6 +53,8 @@ THREAD_VARIABLES = (
 )
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_fp16", "asimd", "asimdhp", "sve", *INT8_INSTRUCTIONS)
 """Of vectors, by which networks are fast, as Linux names them."""
+_LATER = {"optional": True}
+"""Metadata of fields that results of earlier versions lack: `splite_deploy.spec.plain` leaves them out."""
 _PLAIN_VALUE = re.compile(r"[\w .,:;{}()=+-]{1,80}")
 
 
@@ -85,8 +87,10 @@ class Environment:
         nvpmodel: Power mode of a Jetson, for example ``MAXN``.
         jetson_clocks: Whether a Jetson's cores and GPU are fixed at one clock each, as ``jetson_clocks`` does.
         temperatures_c: Degrees Celsius of each thermal zone.
-        instructions: Vector instructions of the processor that networks are fast by; see `INSTRUCTIONS`.
-        emulator: The program that emulates this machine for this process, for example ``qemu-aarch64``.
+        instructions: Vector instructions of the processor that networks are fast by; see `INSTRUCTIONS`; left out
+            where they are not known, and by earlier versions.
+        emulator: The program that emulates this machine for this process, for example ``qemu-aarch64``; left out where
+            there is none, and by earlier versions.
     """
 
     cpu_model: str | None
@@ -113,8 +117,8 @@ class Environment:
     nvpmodel: str | None = None
     jetson_clocks: bool | None = None
     temperatures_c: Mapping[str, float] = field(default_factory=dict)
-    instructions: tuple[str, ...] | None = None
-    emulator: str | None = None
+    instructions: tuple[str, ...] | None = field(default=None, metadata=_LATER)
+    emulator: str | None = field(default=None, metadata=_LATER)
 
     @property
     def multiplies_int8(self) -> bool | None:
