@@ -233,9 +233,10 @@ class BenchResult:
     Attributes:
         schema_version: `SCHEMA_VERSION`; 1 where it was read from a line of that version.
         date_utc: Start of the measurement, ISO 8601 in UTC.
-        bundle: Name of the bundle's folder, without its path; empty for a file that was measured without a bundle.
+        bundle: Name of the bundle's folder, without its path, or of several of one name with as much of its end as
+            tells them apart; empty for a file that was measured without a bundle.
         model: Name of the model; of a file alone its name without the suffix.
-        artifact_file: Name of the file.
+        artifact_file: Name of the file; of several without a bundle as ``bundle``.
         artifact_sha256: Its hash.
         backend: The backend that ran it; ``replay`` runs no network.
         precision: Its precision; None for a file alone, which does not say.

@@ -69,10 +69,18 @@ class Target(ABC):
     facts: Mapping[str, Any]
 
     @property
+    def source(self) -> str:
+        """What the bundle, or the file without one, is called: ``hand.splite``."""
+        return str(self.facts["bundle"] or self.facts["artifact_file"])
+
+    def rename(self, source: str) -> None:
+        """Calls the bundle, or the file without one, something else in results."""
+        self.facts = {**self.facts, "bundle" if self.facts["bundle"] else "artifact_file": source}
+
+    @property
     def label(self) -> str:
         """For example ``hand.splite ort int8``."""
-        source, precision = self.facts["bundle"] or self.facts["artifact_file"], self.facts["precision"]
-        return " ".join(filter(None, (source, self.backend.name, precision)))
+        return " ".join(filter(None, (self.source, self.backend.name, self.facts["precision"])))
 
     @property
     @abstractmethod

@@ -94,6 +94,7 @@ class Targets:
                 self.chosen += self._of_bundle(path)
         if not self.chosen:
             raise self.left_out[0].error
+        _tell_apart(self.chosen)
 
     def failed(self, target: Target, error: SpliteError) -> None:
         """Takes note of one that could not be loaded or run."""
@@ -166,3 +167,19 @@ class Targets:
                 "inputs_from": origin,
             }
         return self._read[whole, spec.turn]
+
+
+def _tell_apart(targets: Sequence[Target]) -> None:
+    """Gives bundles and files of one name, such as ``v1/hand.splite`` and ``v2/hand.splite``, names that differ.
+
+    They are called by the end of their path that no other of that name has: what has one name counts as one network.
+    """
+    places: dict[str, set[Path]] = {}
+    for one in targets:
+        places.setdefault(one.source, set()).add(one.path.resolve())
+    for one in targets:
+        alike, length = places[one.source], 1
+        while len({place.parts[-length:] for place in alike}) < len(alike):
+            length += 1
+        if length > 1:
+            one.rename("/".join(one.path.resolve().parts[-length:]))

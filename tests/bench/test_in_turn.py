@@ -213,3 +213,28 @@ def test_two_lines_of_one_file_are_compared(splite: Splite, mixed: Path, tmp_pat
     assert "holds no result in line 9." in missing.stderr and "There are results in lines: 1, 2." in missing.stderr
     over = splite("bench", "--compare", f"{file}:1", f"{file}:2", "--csv", file)
     assert over.exit_code != 0 and len(read_results(file)) == 2  # what is read is not written over
+
+
+def test_bundles_of_one_name_are_two_networks(splite: Splite, mixed: Path, tmp_path: Path) -> None:
+    here = [tmp_path / name / "a" / "net.splite" for name in ("v1", "v2")]
+    for place in here:
+        shutil.copytree(mixed, place)
+    page, file = tmp_path / "page.html", tmp_path / "out.jsonl"
+    done = splite("bench", *here, *QUICK, "-b", "tflite", "-p", "fp32", "--json", file, "--html", page)
+    assert done.exit_code == 0, done.output
+    names = ["v1/a/net.splite", "v2/a/net.splite"]
+    assert [result.bundle for result in read_results(file)] == names
+    said = words(done.stdout)
+    assert "The networks differ" in said and "(1)" not in said
+    assert f"Ship {names[0]} tflite fp32" in said or f"Ship {names[1]} tflite fp32" in said
+    assert all(name in page.read_text(encoding="utf-8") for name in names)
+
+
+def test_files_of_one_name_are_two_networks(splite: Splite, tiny_bundle: Path, tmp_path: Path) -> None:
+    for name in ("v1", "v2"):
+        (tmp_path / name).mkdir()
+        shutil.copy(tiny_bundle / "model.onnx", tmp_path / name / "net.onnx")
+    file = tmp_path / "out.jsonl"
+    done = splite("bench", tmp_path / "v1/net.onnx", tmp_path / "v2/net.onnx", *QUICK, "--json", file)
+    assert done.exit_code == 0, done.output
+    assert [result.artifact_file for result in read_results(file)] == ["v1/net.onnx", "v2/net.onnx"]
