@@ -43,6 +43,7 @@ class Candidate:
         against: Why it may not be shipped, each as a phrase of which its name is the subject; empty for nothing.
         error_box_pct: Mean keypoint error on labels, percent of the box; None where it was not evaluated.
         model_only: Whether the times are of the network alone, without the crop before and the decoding after it.
+        finds: What it finds, as text: ``21 keypoints in a box``; empty where that is not known.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Candidate:
     against: tuple[str, ...] = ()
     error_box_pct: float | None = None
     model_only: bool = False
+    finds: str = ""
 
     @property
     def slow_ms(self) -> float:
@@ -115,8 +117,9 @@ def recommend(
 ) -> Recommendation:
     """Chooses the artifact to ship.
 
-    Of several networks the fastest choice of each is compared. One whose keypoints nobody compared is only chosen where
-    none was compared. Of two that are as fast the first is chosen.
+    Of several networks the fastest choice of each is compared, unless they find different things, such as a network of
+    hands and its detector: then none takes the place of another, and each kind has its own choice. One whose keypoints
+    nobody compared is only chosen where none was compared. Of two that are as fast the first is chosen.
 
     Args:
         candidates: The artifacts, timed in one run on one machine.
@@ -129,6 +132,9 @@ def recommend(
     """
     if not candidates:
         raise UsageError("There is nothing to recommend.", hint="Measure at least one artifact.")
+    kinds = list(dict.fromkeys(one.finds for one in candidates))
+    if not _alike(kinds):
+        return _of_each_kind(kinds, candidates, budget_ms, again, hampered)
     allowed = [one for one in candidates if not one.against]
     pool = [one for one in allowed if one.compared] or allowed
     chosen: list[Candidate] = []
@@ -150,6 +156,34 @@ def recommend(
         *(() if budget is None else (_budget_line(best, candidates, budget),)),
     ]
     return Recommendation(best.name, index, _reason(best, candidates, ratios[index]), tuple(remarks), ratios, budget)
+
+
+def find_alike(results: Sequence[BenchResult]) -> bool:
+    """Whether one of the results could take the place of another; assumed where it is not known what one finds."""
+    return _alike([_finds(one) for one in results])
+
+
+def _alike(kinds: Sequence[str]) -> bool:
+    return len(set(kinds)) < 2 or "" in kinds
+
+
+def _of_each_kind(
+    kinds: Sequence[str],
+    candidates: Sequence[Candidate],
+    budget_ms: float | None,
+    again: str,
+    hampered: Mapping[Precision, str],
+) -> Recommendation:
+    """A choice of each kind, as remarks."""
+    groups = [[one for one in candidates if one.finds == kind] for kind in kinds]
+    who = (
+        f"{_listed(list(dict.fromkeys(one.network for one in group)))} finds {kind}"
+        for kind, group in zip(kinds, groups, strict=True)
+    )
+    reason = f"Ship one of each kind: none takes the place of another, since {', and '.join(who)}."
+    lines = tuple(recommend(group, budget_ms=budget_ms, again=again, hampered=hampered).line for group in groups)
+    budget = None if budget_ms is None else _budget(candidates, budget_ms)
+    return Recommendation(None, None, reason, lines, speed_ups(candidates), budget)
 
 
 def speed_ups(candidates: Sequence[Candidate]) -> tuple[float | None, ...]:
@@ -313,7 +347,15 @@ def _candidate(name: str, result: BenchResult, stage: str) -> Candidate:
         against=tuple(_against(result)),
         error_box_pct=None if result.accuracy is None else result.accuracy.epe_box_pct,
         model_only=stage == MODEL_ONLY,
+        finds=_finds(result),
     )
+
+
+def _finds(result: BenchResult) -> str:
+    if result.keypoints is None:
+        return ""
+    what = f"{result.keypoints} keypoint{'' if result.keypoints == 1 else 's'}" if result.keypoints else "boxes"
+    return f"{what} in a {'box' if result.people_per_image is None else 'whole picture'}"
 
 
 def _against(result: BenchResult) -> Iterator[str]:

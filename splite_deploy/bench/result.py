@@ -273,6 +273,8 @@ class BenchResult:
         deviation: How far it moves keypoints; left out for a file without a bundle, and by earlier versions.
         manifest_sha256: Hash of the bundle's manifest, which has those of all its files; left out as ``deviation``.
         device: What the machine was called that ``--device`` named; left out where it was this one.
+        keypoints: How many keypoints the network finds of each; left out for a file without a model spec, and by
+            earlier versions.
     """
 
     schema_version: int
@@ -312,6 +314,7 @@ class BenchResult:
     deviation: KeypointDeviation | None = field(default=None, metadata=OPTIONAL)
     manifest_sha256: str | None = field(default=None, metadata=OPTIONAL)
     device: str | None = field(default=None, metadata=OPTIONAL)
+    keypoints: int | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def label(self) -> str:

@@ -364,6 +364,7 @@ def _of_session(
     found: dict[str, Any] = {"sustained": _sustained(subject, extras, progress)}
     if estimator is None or not isinstance(subject, EstimatorSubject) or not isinstance(target, PoseTarget):
         return found
+    found["keypoints"] = target.model.keypoint_count
     if estimator.finds_people:
         count = len(target.inputs)
         people = sum(len(subject.run(index)) for index in range(count))

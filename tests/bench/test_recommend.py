@@ -10,7 +10,16 @@ from bench_results import DEVIATION, ENVIRONMENT, EVALUATION, bench_result, stat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splite_deploy.bench.recommend import GAIN, Candidate, Recommendation, candidates_of, recommend, recommend_of
+from splite_deploy.bench.recommend import (
+    GAIN,
+    Candidate,
+    Recommendation,
+    candidates_of,
+    find_alike,
+    recommend,
+    recommend_of,
+    speed_ups,
+)
 from splite_deploy.bench.result import BenchResult, Windows
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import UsageError
@@ -40,6 +49,35 @@ def test_int8_that_does_not_pay_is_named() -> None:
     assert found.remarks == (
         "INT8 does not pay here: ort int8 takes 0.970 ms, and ort fp32 1.000 ms; it would have to be 5% faster.",
     )
+
+
+def test_networks_that_find_different_things_have_a_choice_each() -> None:
+    """The faster of a hand network and the detector before it does not do the work of both."""
+    hand = {"network": "hand.splite", "finds": "21 keypoints in a box"}
+    palm = {"network": "palm.splite", "finds": "2 keypoints in a whole picture"}
+    rows = [one("hand fp32", 2.0, **hand), one("hand int8", 1.0, **hand), one("palm fp32", 0.5, **palm)]
+    found = recommend(rows, budget_ms=1.0)
+    assert (found.ship, found.index, found.speed_ups) == (None, None, speed_ups(rows))
+    assert found.reason == (
+        "Ship one of each kind: none takes the place of another, since hand.splite finds 21 keypoints in a box, and "
+        "palm.splite finds 2 keypoints in a whole picture."
+    )
+    assert found.remarks == (recommend(rows[:2], budget_ms=1.0).line, recommend(rows[2:], budget_ms=1.0).line)
+    assert found.remarks[1].startswith("Ship palm fp32: the only one here")
+    assert found.budget is not None and found.budget.met == ("palm fp32",)
+
+    unknown = one("net fp32", 0.4, network="net.onnx")
+    assert recommend([*rows, unknown]).ship == "net fp32"  # what it finds may be the same
+
+
+def test_what_a_network_finds_is_read_from_its_result() -> None:
+    hand = bench_result(keypoints=21)
+    palm = bench_result(bundle="palm.splite", artifact_sha256="1" * 64, keypoints=2, people_per_image=1.5)
+    boxes = dataclasses.replace(palm, keypoints=0)
+    assert [row.finds for row in candidates_of([hand, palm, boxes])] == [
+        "21 keypoints in a box", "2 keypoints in a whole picture", "boxes in a whole picture",
+    ]  # fmt: skip
+    assert not find_alike([hand, palm]) and find_alike([hand, dataclasses.replace(palm, keypoints=None)])
 
 
 def test_of_a_tie_the_first_is_shipped_and_the_others_are_named() -> None:

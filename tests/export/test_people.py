@@ -189,13 +189,13 @@ def test_bench_times_all_of_it_and_counts_people(figures: Path, tmp_path: Path) 
     people = Bundle.open(figures).golden().decoded.people
     assert people is not None
     each = len(people.crops) / len(set(people.crops.tolist()))
-    assert f"{each:.3g} people an image" in page.read_text(encoding="utf-8")
+    assert f"finds {each:.3g} per image" in page.read_text(encoding="utf-8")
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results) == len(Bundle.open(figures).manifest.artifacts) > 1
     for result in results:
         assert set(result["stages"]) >= {"preprocess", "inference", "decode", "end_to_end"}
         assert result["people_per_image"] == pytest.approx(each)
-        assert any(f"It finds {each:.3g} people in an image" in one for one in sentences(BenchResult.from_dict(result)))
+        assert any(f"It finds {each:.3g} per image" in one for one in sentences(BenchResult.from_dict(result)))
 
 
 def test_tflite_finds_the_same_people(figures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from splite_deploy.bench.recommend import Recommendation, common_stage, recommend_of, source_of
+from splite_deploy.bench.recommend import Recommendation, common_stage, find_alike, recommend_of, source_of
 from splite_deploy.bench.report import sections
 from splite_deploy.bench.report.overview import (
     columns_of,
@@ -168,7 +168,7 @@ def _content(
         "broken": limits_broken(results),
         "distributions": sections.distributions(results, names, budget_ms),
         "stages": sections.stages(results, names),
-        "tradeoff": sections.tradeoff(results, names, opening.index, budget_ms),
+        "tradeoff": sections.tradeoff(results, names, opening.index, budget_ms) if find_alike(results) else None,
         "resources": sections.resources(results, names),
         "cold": cold_start(results[0]) if len(results) == 1 else [],
         "streams": [(number, name, said) for number, (name, one) in numbered if (said := under_streams(one))],

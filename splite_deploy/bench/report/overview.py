@@ -197,7 +197,7 @@ def marks_of(one: BenchResult) -> list[tuple[str, str]]:
     marks += [("no network ran", "warn")] if one.backend == "replay" else []
     marks += [("no manifest", "warn")] if one.undescribed else []
     if one.people_per_image is not None:
-        marks.append((f"{one.people_per_image:.3g} people an image", "soft"))
+        marks.append((f"finds {one.people_per_image:.3g} per image", "soft"))
     if one.accuracy is not None:
         marks += [(said, "soft") for said in boxes_found(one.accuracy.boxes)]
     return marks

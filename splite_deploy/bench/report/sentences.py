@@ -93,7 +93,7 @@ def _conditions(result: BenchResult) -> list[str]:
         f"{result.inputs_from} ({result.inputs_count}{images})."
     ]
     if result.people_per_image is not None:
-        said.append(f"It finds {result.people_per_image:.3g} people in an image, on average.")
+        said.append(f"It finds {result.people_per_image:.3g} per image, on average.")
     if result.windows is not None:
         windows = result.windows
         p50 = ", ".join(f"{value:.3f}" for value in windows.p50_ms)
