@@ -106,7 +106,7 @@ def test_a_dash_is_standard_output_for_every_kind(tmp_path: Path, kind: str, mon
 
 
 def test_two_files_cannot_be_printed(tmp_path: Path) -> None:
-    _, err = invoke("bench", tmp_path / "x.splite", "--json", "-", "--csv", "-", status=1)
+    _, err = invoke("bench", tmp_path / "x.splite", "--json", "-", "--csv", "-", status=2)
     assert err == "error: --json and --csv name standard output, -.\nhint:  Name a file for all but one of them.\n"
 
 

@@ -57,7 +57,16 @@ def test_every_option_that_takes_a_path_reads_or_writes() -> None:
     for name, parameters in PATHS.items():
         for one in parameters:
             says = str(getattr(one, "help", "") or "")
-            writes = says.startswith(("Write", "Append", "The file to write", "The bundle to make", "The OUT"))
+            writes = says.startswith(
+                (
+                    "Write",
+                    "Append",
+                    "The file to write",
+                    "The bundle to make",
+                    "The OUT",
+                    "With --device: the folder that gets",
+                )
+            )
             assert writes == (one.name in OUTPUTS), f"{name} {one.name}: {says}"
 
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import Result
+from int8_cpu import EXACT_INT8
 
 pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
@@ -250,6 +251,7 @@ def test_a_budget_is_another_limit(export: Run, hostile: Path, output: Path) -> 
     assert Bundle.open(output).report().searches == ()
 
 
+@EXACT_INT8
 def test_engine_graphs_are_searched_on_their_own(export: Run, output: Path) -> None:
     result = export("-b", "ort", "-b", "trt", "-p", "int8", "--max-shift-px", 0.01)
     assert result.exit_code == 0, result.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from int8_cpu import EXACT_INT8
 from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
@@ -135,6 +136,7 @@ def newer_graph(network: torch.nn.Module, opset: int) -> ir.Model:
     return from_proto(program.model_proto)
 
 
+@EXACT_INT8
 def test_the_newest_opset_in_int8() -> None:
     """ONNX Runtime 1.23 has no QuantizeLinear of opset 23, and onnx does not know what GroupNormalization gives."""
     graph, x = newer_graph(case_nets.seeded(case_nets.GroupNormed), 23), crops()
@@ -164,6 +166,7 @@ def test_an_opset_that_onnx_runtime_does_not_know() -> None:
     assert raised.value.hint == "Export with --opset 18, or upgrade onnxruntime."
 
 
+@EXACT_INT8
 def test_gelu_as_one_operator() -> None:
     """As a given graph of opset 20 may have it."""
     graph, x = export_net(case_nets.seeded(case_nets.Gelu), 64, 20), crops()

@@ -14,6 +14,7 @@ import onnx  # noqa: TID253
 import onnx_ir as ir  # noqa: TID253
 import pytest
 from graphs import export_net
+from int8_cpu import EXACT_INT8
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 
@@ -328,6 +329,7 @@ def test_an_island_is_reported_with_its_operator() -> None:
     assert report.float_islands == {"Softplus0": "Softplus"}
 
 
+@EXACT_INT8
 def test_a_nearly_dead_channel_does_not_overflow_its_bias() -> None:
     graph = conv_graph(weight=1e-20)
     x = crops(4, 8)
@@ -384,6 +386,7 @@ def trained_graph(*, symmetric: bool) -> ir.Model:
     return export_net(network.eval())
 
 
+@EXACT_INT8
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_trained_quantisation_is_kept() -> None:
     graph = trained_graph(symmetric=True)
@@ -450,6 +453,7 @@ class FakeQuantised(torch.nn.Module):
 ACTIVATIONS = {"none": torch.nn.Identity, "relu": torch.nn.ReLU, "relu6": torch.nn.ReLU6, "clip": torch.nn.Hardtanh}
 
 
+@EXACT_INT8
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("layer", ["conv", "depthwise", "sum"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -526,6 +530,7 @@ def test_a_trained_layer_that_runs_in_float_is_named() -> None:
     assert "Fake-quantise" in raised.value.hint and conv.name not in raised.value.message
 
 
+@EXACT_INT8
 def test_a_dynamic_batch_stays_dynamic() -> None:
     graph, x = conv_graph(batch="batch"), crops(11, 8)
     before = run_graph(graph, x)["heatmap"]

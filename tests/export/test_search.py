@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir  # noqa: TID253
 import pytest
+from int8_cpu import EXACT_INT8
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 
@@ -186,6 +187,7 @@ def test_a_layer_that_int8_ruins_goes_first(goal: Callable[..., Goal]) -> None:
     assert found.record.excluded[0].layer in ("conv4", "conv5")  # who makes that tensor, or who reads it
 
 
+@EXACT_INT8
 def test_a_search_may_start_with_layers_in_float(goal: Callable[..., Goal]) -> None:
     graph, x = pose_graph(layers=6), smooth()
     candidates = OnnxCandidates(graph, calibrate(graph, x), "ort")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from int8_cpu import EXACT_INT8
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -56,6 +57,7 @@ def hops(bundle: Bundle) -> dict[str, float]:
     return {hop.label: hop.deviation_px.max for hop in bundle.report().parity}
 
 
+@EXACT_INT8
 def test_the_scales_arrive(place: Path, splite: Run, tmp_path: Path) -> None:
     output = tmp_path / "int8.splite"
     result = splite("export", place / "int8.safetensors", "-b", "ort", "-b", "trt", "-p", "int8", "-o", output)
@@ -124,6 +126,7 @@ def test_tflite_gets_the_trained_scales(
         assert np.isclose(scales, wanted, rtol=1e-4).any(), name
 
 
+@EXACT_INT8
 @pytest.mark.parametrize(("kind", "gated"), [("fused", False), ("affine", False), ("symmetric", True)])
 def test_every_kind_of_training_becomes_int8(
     place_of: Place, splite: Run, tmp_path: Path, kind: str, gated: bool
