@@ -6,8 +6,10 @@ Twelve topologies of the literature (networks/zoo.py) with seeded weights, and f
 Nothing is taken from a model.toml of theirs: `splite-deploy init` looks at the weights and at what builds the network,
 and what it cannot know is given as options or edited afterwards. Each artifact then has to keep its limits, pass
 `verify`, find keypoints in `run` and be timed by `bench`; a cell that lacks any of it says why. Calibration and
-comparison are on rendered people, of whom the boxes alone are known. The exit status is 1 where a network needs more
-than three edited lines, or a cell is empty without a reason.
+comparison are on rendered people, of whom the boxes alone are known. What a network costs its user is told, too: fields
+looked up, lines edited, and the processor's time of each command, which other work hardly changes, of `run` and `bench`
+for all artifacts together. `--backend ort` makes the artifacts of ONNX Runtime alone. The exit status is 1
+where a network needs more than three edited lines, or a cell is empty without a reason.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -25,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from side_by_side import network_table
-from topologies import splite
+from topologies import Run, splite
 
 from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bundle import Bundle
@@ -40,6 +43,7 @@ from zoo import TOPOLOGIES, write
 LITE = Path(__file__).parents[1] / "models" / "lite_pose"
 MOST_EDITS = 3
 ARTIFACTS = (("ort", "fp32"), ("ort", "fp16"), ("ort", "int8"), ("tflite", "fp32"), ("tflite", "int8"))
+BACKENDS = ("ort", "tflite")
 PICTURES, CROPS, FRAMES = 48, 16, 60
 IMAGENET = ("--color", "rgb", "--mean", "123.675,116.28,103.53", "--std", "58.395,57.12,57.375")
 TRAINED = (*IMAGENET, "--box-padding", "1.25", "--pad-value", "0")
@@ -114,6 +118,7 @@ class Row:
         edits: Lines that were edited by hand, as they are now.
         cells: Its artifacts.
         reason: Why there are none; empty else.
+        seconds: Of the processor, by command.
     """
 
     name: str
@@ -122,6 +127,14 @@ class Row:
     edits: tuple[str, ...] = ()
     cells: tuple[Cell, ...] = ()
     reason: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def effort(self) -> str:
+        """What it cost its user; each option of ``init`` is a field that somebody looked up."""
+        times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
+        work = f"{len(self.options) // 2} fields looked up, {len(self.edits)} lines edited"
+        return f"{self.name}: {work}; processor's time: {times}"
 
     @property
     def right(self) -> bool:
@@ -166,31 +179,55 @@ def of_lite(name: str, folder: Path) -> Given:
     return Given(weights, f"{LITE / 'lite_arch.py'}:build", host.arch_args, f"{spec.input.height}x{spec.input.width}")
 
 
-def take(name: str, folder: Path, pictures: Path) -> Row:
+class Clock:
+    """Runs commands and adds up the seconds of each.
+
+    Attributes:
+        seconds: Of the processor, by command.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    def __call__(self, command: str, *arguments: object) -> Run:
+        """Runs a command."""
+        done = splite(command, *arguments)
+        self.seconds[command] += done.seconds  # type: ignore[assignment]
+        return done
+
+
+def take(name: str, folder: Path, pictures: Path, backends: Sequence[str]) -> Row:
     """Takes one network all the way.
 
     Args:
         name: Of `NETWORKS`.
         folder: To work in.
         pictures: COCO data set of boxes.
+        backends: What it is exported for.
     """
+    clock = Clock()
+    return replace(_taken(name, folder, pictures, backends, clock), seconds=clock.seconds)
+
+
+def _taken(name: str, folder: Path, pictures: Path, backends: Sequence[str], clock: Clock) -> Row:
     network = NETWORKS[name]
     given = of_zoo(name, folder) if name in TOPOLOGIES else of_lite(name, folder)
     weights, model = given.weights, given.weights.parent / "model.toml"
     arguments = [part for key, value in given.keywords.items() for part in ("--arch-arg", f"{key}={json.dumps(value)}")]
     row = Row(name, tuple(network.options))
-    made = splite("init", weights, "--arch", given.arch, *arguments, "--input", given.size, *network.options)
+    made = clock("init", weights, "--arch", given.arch, *arguments, "--input", given.size, *network.options)
     if made.status:
         return replace(row, reason=made.reason)
     edited = edit(model, network.edits)
     row = replace(row, edits=edited, decoder=decoder_of(model))
     bundle, asked = folder / "net.splite", [part for one in ("fp32", "fp16", "int8") for part in ("-p", one)]
+    asked += [part for one in backends for part in ("-b", one)]
     common = ("--calibration", pictures, "--crops", CROPS)
-    made = splite("export", weights, "-o", bundle, "-b", "ort", "-b", "tflite", *asked, *common)
+    made = clock("export", weights, "-o", bundle, *asked, *common)
     if not bundle.exists():
         return replace(row, reason=made.reason)
     checks = folder / "checks.json"
-    checked = splite("verify", bundle, "--json", checks)
+    checked = clock("verify", bundle, "--json", checks)
     broken = (
         {}
         if not checks.exists()
@@ -199,7 +236,7 @@ def take(name: str, folder: Path, pictures: Path) -> Row:
             for one in json.loads(checks.read_text(encoding="utf-8"))
         }
     )
-    cells = (cell(bundle, *one, pictures) for one in ARTIFACTS)
+    cells = (cell(bundle, *one, pictures, clock) for one in ARTIFACTS if one[0] in backends)
     return replace(row, cells=tuple(checked_cell(one, broken, checked.reason) for one in cells))
 
 
@@ -231,7 +268,7 @@ def decoder_of(model: Path) -> str:
     return found[1] if found else "?"
 
 
-def cell(folder: Path, backend: str, precision: str, pictures: Path) -> Cell:
+def cell(folder: Path, backend: str, precision: str, pictures: Path, clock: Clock) -> Cell:
     """What became of one artifact."""
     bundle, label, made = Bundle.open(folder), f"{backend} {precision}", Cell(backend, precision)
     report = bundle.report()
@@ -251,12 +288,12 @@ def cell(folder: Path, backend: str, precision: str, pictures: Path) -> Cell:
         if search.artifact.startswith(label):
             made = replace(made, floats=len(search.excluded), layers=search.layers)
     chosen = ("-b", backend, "-p", precision)
-    ran = splite("run", folder, pictures, *chosen, "--json", folder.parent / "poses.json")
+    ran = clock("run", folder, pictures, *chosen, "--json", folder.parent / "poses.json")
     poses = [] if ran.status else json.loads((folder.parent / "poses.json").read_text(encoding="utf-8"))
     if not ran.status and not all(picture["poses"] for picture in poses):
         return replace(made, reason="run found nobody in one of the pictures")
     record = folder.parent / f"{backend}-{precision}.jsonl"
-    timed = splite("bench", folder, *chosen, "--frames", FRAMES, "--json", record)
+    timed = clock("bench", folder, *chosen, "--frames", FRAMES, "--json", record)
     for step in (ran, timed):
         if step.status:
             return replace(made, reason=step.reason)
@@ -278,6 +315,7 @@ def record(rows: Sequence[Row]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}")
+    parser.add_argument("--backend", action="append", choices=BACKENDS, help="of these alone")
     parser.add_argument("--out", type=Path, help="JSON lines file to append a record to")
     options = parser.parse_args()
     for name in options.names:
@@ -289,7 +327,8 @@ def main() -> None:
             pictures = rendered_boxes(Path(folder) / "people")
             for name in options.names or NETWORKS:
                 with tempfile.TemporaryDirectory() as work:
-                    rows.append(take(name, Path(work), pictures))
+                    rows.append(take(name, Path(work), pictures, options.backend or BACKENDS))
+                print(rows[-1].effort, file=sys.stderr)
                 print("\n".join(network_table([asdict(rows[-1])])[2:]), file=sys.stderr, flush=True)
         if options.out is not None:
             append_record(options.out, record(rows))

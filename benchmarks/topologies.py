@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -75,25 +76,33 @@ class Run:
     Attributes:
         status: Its exit status.
         reason: The error that it told, in one line; empty without one.
+        seconds: Of the processor, all its processes together.
     """
 
     status: int
     reason: str
+    seconds: float
 
 
 def splite(*arguments: object) -> Run:
     """Runs the command line in a process of its own, as a user does."""
-    command = [sys.executable, "-m", "splite_deploy", *map(str, arguments)]
+    command, before = [sys.executable, "-m", "splite_deploy", *map(str, arguments)], _children_s()
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return Run(124, f"took longer than {TIMEOUT_S} s.")
+        return Run(124, f"took longer than {TIMEOUT_S} s.", _children_s() - before)
     _, found, told = done.stderr.partition("error: ")
     if "Traceback" in done.stderr:
         told = f"crashed: {done.stderr.strip().splitlines()[-1]}"
     elif done.returncode and not found:
         told = f"exit status {done.returncode}: {done.stderr.strip()[-200:]}"
-    return Run(done.returncode, _INDENT.sub(" ", told).strip())
+    return Run(done.returncode, _INDENT.sub(" ", told).strip(), _children_s() - before)
+
+
+def _children_s() -> float:
+    """Seconds of the processor that all processes took which were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def cells_of(name: str, backends: Sequence[str], folder: Path, extra: Sequence[str], *, alone: bool) -> Iterator[Cell]:

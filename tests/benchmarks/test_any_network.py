@@ -39,6 +39,7 @@ def test_a_network_all_the_way(root: Path, tmp_path: Path, monkeypatch: pytest.M
         cell = cells[name]
         assert cell["reason"] == "" and 0 <= cell["p95_px"] < 1 and 0 < cell["min_ms"] <= cell["p50_ms"]
     assert "| blaze | `coordinates` | 0 | 0.000 px, " in printed
+    assert list(row["seconds"]) == ["init", "export", "verify", "run", "bench"] and min(row["seconds"].values()) > 0
 
 
 @pytest.mark.slow
@@ -67,6 +68,11 @@ def test_an_empty_cell_or_a_fourth_line_is_wrong() -> None:
     assert not Row("a", (), "argmax", ("x",) * 4, (whole,)).right
     assert not Row("a", (), "argmax", (), (Cell("ort", "int8"),)).right
     assert not Row("a", ()).right
+
+
+def test_what_a_network_costs_its_user_is_told() -> None:
+    row = Row("a", ("--color", "rgb", "--box-padding", "1.25"), "argmax", ("x",), seconds={"init": 2.04, "export": 30})
+    assert row.effort == "a: 2 fields looked up, 1 lines edited; processor's time: init 2.0 s, export 30.0 s"
 
 
 def test_the_table_names_what_is_missing() -> None:
