@@ -121,7 +121,7 @@ class Resumable(Generic[BatchT]):
         """Takes an optimiser step with a batch that is on the device; returns the loss terms, scalars."""
         raise NotImplementedError
 
-    def train_step(self, batch: BatchT) -> Mapping[str, float | Tensor]:
+    def train_step(self, batch: BatchT) -> dict[str, Tensor]:
         """One optimiser step; returns the loss terms, which the next step may overwrite."""
         self.begin_step()
         moved = type(batch)(**{name: value.to(self.device, non_blocking=True) for name, value in vars(batch).items()})
@@ -129,7 +129,7 @@ class Resumable(Generic[BatchT]):
             terms = self.descend(moved)
         elif self._uncaptured > 0:
             self._uncaptured -= 1
-            terms = beside(partial(self.descend, moved))
+            terms = _beside(partial(self.descend, moved))
         else:
             self._graph = self._graph or _Graph(self.descend, moved)
             terms = self._graph(moved)
@@ -194,7 +194,7 @@ class Resumable(Generic[BatchT]):
         return state
 
 
-def beside(work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def _beside(work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Does something on a stream of its own, as what comes before a graph is captured has to be."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

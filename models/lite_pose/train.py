@@ -164,15 +164,13 @@ class Training(Resumable[Batch]):
         super().__init__(model, recipe, device, (p for p in model.parameters() if p.requires_grad))
         self.target = target_of(spec, rounded=recipe.rounded).to(device)
 
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step; returns the loss terms."""
+    def descend(self, batch: Batch) -> dict[str, Tensor]:
+        """Takes an optimiser step; returns the loss terms."""
         recipe = self.recipe
         assert isinstance(recipe, Recipe)
-        self.begin_step()
         if recipe.update_head:
             self.model.eval()  # the statistics of batch norms are those of the old data
-        moved = Batch(*(t.to(self.device) for t in (batch.image, batch.keypoints, batch.weight)))
-        image = moved.image.contiguous(memory_format=torch.channels_last)
+        image = batch.image.contiguous(memory_format=torch.channels_last)
         quantised = None
         if recipe.qat:
             observing = self.step < OBSERVED_SHARE * recipe.steps
@@ -180,7 +178,7 @@ class Training(Resumable[Batch]):
             quantised = as_tuple(self.model(image))
             set_quantisers(self.model, quantising=False, observing=False)
         outputs = as_tuple(self.model(image))
-        terms = self.target.loss(outputs, moved)
+        terms = self.target.loss(outputs, batch)
         if self.teacher is not None:
             with torch.no_grad():
                 taught = as_tuple(self.teacher(image))
@@ -190,8 +188,7 @@ class Training(Resumable[Batch]):
         self.optimise(
             sum((WEIGHTS[name] * value for name, value in terms.items()), torch.zeros((), device=self.device))
         )
-        self.step += 1
-        return {name: value.item() for name, value in terms.items()}
+        return {name: value.detach() for name, value in terms.items()}
 
 
 def _keypoints_of(network: nn.Module) -> int:

@@ -194,11 +194,9 @@ class Training(Resumable[Batch]):
                 round_to=recipe.prune_round_to,
             )
 
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step; returns the loss terms."""
-        self.begin_step()
-        moved = Batch(*(t.to(self.device) for t in (batch.image, batch.keypoints, batch.depth)))
-        image = moved.image.contiguous(memory_format=torch.channels_last)  # half again as fast on a CPU
+    def descend(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Takes an optimiser step; returns the loss terms."""
+        image = batch.image.contiguous(memory_format=torch.channels_last)  # half again as fast on a CPU
         quantised = None
         if self.recipe.qat:
             observing = self.step < OBSERVED_SHARE * self.recipe.steps
@@ -206,7 +204,7 @@ class Training(Resumable[Batch]):
             quantised = self._run(self.model, image, bfloat16=self.recipe.bfloat16)
             set_quantisers(self.model, quantising=False, observing=False)
         heatmap, depth = self._run(self.model, image, bfloat16=self.recipe.bfloat16)
-        terms = self.loss(heatmap, depth, moved)
+        terms = self.loss(heatmap, depth, batch)
         if self.teacher is not None:
             # On a CPU float32 takes a dense teacher up to 17 times as long; bfloat16 is as coarse as int8
             with torch.no_grad():
@@ -221,8 +219,7 @@ class Training(Resumable[Batch]):
         self.optimise(total, self.pruning.observe if self.pruning is not None else lambda: None)
         if self.pruning is not None:
             self.pruning.apply(self.step, self.average.module)
-        self.step += 1
-        return {name: value.item() for name, value in terms.items()}
+        return {name: value.detach() for name, value in terms.items()}
 
     def _run(self, network: nn.Module, image: torch.Tensor, *, bfloat16: bool) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):

@@ -22,8 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from splite_deploy.errors import SpliteError, UsageError
-
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
 from hand2_tiles import Image, Tile, Tiles, write_tiles
@@ -99,12 +97,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     options = parser.parse_args()
     work: Callable[[Path, Path], None] = pack if options.what == "pack" else unpack
-    try:
-        files = sorted(options.source.glob("*.npz"))
-        if not files:
-            raise UsageError(f"{options.source} holds no .npz files.", hint="Cut tiles first: train.py tiles.")
-    except SpliteError as err:
-        sys.exit(f"error: {err}")
+    files = sorted(options.source.glob("*.npz"))
+    if not files:
+        sys.exit(f"error: {options.source} holds no .npz files. Cut tiles first: train.py tiles.")
     jobs = [(file, options.target / file.name) for file in files if not (options.target / file.name).exists()]
     with make_progress(Console()) as progress, ProcessPoolExecutor(options.workers, get_context("spawn")) as pool:
         task = progress.add_task(f"{options.what}ing", total=len(jobs))

@@ -30,7 +30,6 @@ _Result = TypeVar("_Result")
 _NOT_SENT = OUTPUTS | {"devices", "devices_file", "quiet", "verbose"}
 """Parameters that are for this machine."""
 RESULT = "out/result.json"
-NO_RESULTS_HINT = "Something else than splite-deploy answers there, or its disk is full."
 
 
 @dataclass(frozen=True)
@@ -221,6 +220,7 @@ def results_there(one: Outcome) -> list[BenchResult]:
         RemoteError: It sent something else.
     """
     from splite_deploy.bench import read_results
+    from splite_deploy.remote.work import NO_RESULTS_HINT
 
     try:
         return [replace(result, device=one.device.name) for result in read_results(one.folder / RESULT)]

@@ -23,6 +23,7 @@ from splite_deploy.text import shown
 
 MOST_RESULTS_BYTES = 256 * MIB
 """Of results that are text."""
+NO_RESULTS_HINT = "Something else than splite-deploy answers there, or its disk is full."
 _MOST_FACTS_BYTES = 4 * MIB
 _KEPT_LINES, _MOST_SAID = 200, 500
 Tell = Callable[[str, str], None]
@@ -283,5 +284,5 @@ def read_results(far: Connection | Outcome, file: Path, cls: Any) -> Any:
     except (ReadError, SpecError) as err:
         raise RemoteError(
             f"{far.device.name}: its results cannot be used: {err.message}",
-            hint="Something else than splite-deploy answers there, or its disk is full.",
+            hint=NO_RESULTS_HINT,
         ) from err
