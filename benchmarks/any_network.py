@@ -206,7 +206,7 @@ def take(name: str, folder: Path, pictures: Path, backends: Sequence[str]) -> Ro
         backends: What it is exported for.
     """
     clock = Clock()
-    return replace(_taken(name, folder, pictures, backends, clock), seconds=clock.seconds)
+    return replace(_taken(name, folder, pictures, backends, clock), seconds=dict(clock.seconds))
 
 
 def _taken(name: str, folder: Path, pictures: Path, backends: Sequence[str], clock: Clock) -> Row:

@@ -73,8 +73,8 @@ PARTIAL = 3
 @click.option(
     "--reduce-range",
     is_flag=True,
-    help="int8 in ONNX Runtime with weights of 7 bits, for x86 CPUs without VNNI or AMX, where sums saturate with 8. "
-    "'doctor' tells whether a CPU is one.",
+    help="int8 in ONNX Runtime with weights of 7 bits, for x86 CPUs without VNNI or AMX, where sums saturate with 8; "
+    "by default where 8 break the limits on such a CPU. 'doctor' tells whether a CPU is one.",
 )
 @click.option(
     "--int8-recipe",

@@ -37,7 +37,7 @@ class ExportOptions:
             takes the limits of `splite_deploy.metrics.parity.limits_of`.
         max_shift_mm: What int8 may move the 95th percentile of the depth by, millimetres.
         reduce_range: int8 weights of 7 bits for ONNX Runtime, whose sums saturate with 8 on x86 CPUs without VNNI or
-            AMX; costs accuracy.
+            AMX; costs accuracy. Where 8 bits break the limits on such a CPU, 7 are taken anyway.
         int8_recipe: How int8 is done in TFLite; see `splite_deploy.compile.tflite.compiler.compile_tflite`.
         evaluation: Labels file, or its folder, for the accuracy of every artifact; its split ``val`` if there is one.
         flip_test: Evaluates on the mean of each crop and its mirror image.

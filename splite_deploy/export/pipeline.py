@@ -234,9 +234,10 @@ def export_bundle(
             if compiler is not None:  # works on its own while the other files are made here
                 begin_tflite(compiler, fp32.file, spec, basis.pixels, options)
             likely = likely_cause(calibration)
+            cpu = read_int8_instructions()
             int8_limits = export_limits("int8", spec, options)
             goal = Goal(reference, int8_limits, deviation_hint("ort", "int8", likely), progress)
-            made = make_variants(fp32.file.model, basis.ranges, goal, options, basis.trained)
+            made = make_variants(fp32.file.model, basis.ranges, goal, options, cpu, basis.trained)
             progress("writing the graphs")
             files = write_graphs(folder, made, spec, options)
 
@@ -271,7 +272,7 @@ def export_bundle(
             recommendation = None
             if len(measured) > 1 or (measured and labels):
                 layers = {one.artifact.label: one.layers for one in measured}
-                notes = device_notes(layers, options, basis.trained is not None, read_int8_instructions())
+                notes = device_notes(layers, cpu, trained=basis.trained is not None, reduced=made.reduced)
                 recommendation = recommend(
                     measured,
                     reference,

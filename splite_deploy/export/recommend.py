@@ -22,7 +22,6 @@ from splite_deploy.bundle.report import Accuracy, Layer, LayerSearch, Recommenda
 from splite_deploy.decoders import PeopleDecoder
 from splite_deploy.device.int8 import Int8Instructions
 from splite_deploy.export.artifacts import Measured
-from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.labels import LabelledImage, SceneBoxes
 from splite_deploy.metrics.parity import violations
@@ -134,17 +133,17 @@ def recommend(
 
 
 def device_notes(
-    layers: Mapping[str, Sequence[Layer]], options: ExportOptions, trained: bool, cpu: Int8Instructions
+    layers: Mapping[str, Sequence[Layer]], cpu: Int8Instructions, *, trained: bool, reduced: bool
 ) -> list[str]:
     """Where other CPUs compute something else than this one, or gain something else; none where nothing is known.
 
     Args:
         layers: What each artifact is made of, by its label.
-        options: What was requested.
-        trained: Whether the network was trained for int8, with weights of 8 bits.
         cpu: Of this machine.
+        trained: Whether the network was trained for int8, with weights of 8 bits.
+        reduced: Whether its weights have 7 bits in ONNX Runtime.
     """
-    notes = [saturation_note(options, trained, cpu)] if "ort int8" in layers else []
+    notes = [saturation_note(cpu, trained=trained)] if "ort int8" in layers and not reduced else []
     if "ort fp16" in layers and (cpu.x86 or not cpu.known):
         notes.append(
             "ONNX Runtime computes fp16 in half precision on ARM CPUs with FEAT_FP16, and in float32 on this one: "
@@ -170,16 +169,13 @@ def _depthwise_note(layers: Sequence[Layer]) -> str:
     )
 
 
-def saturation_note(options: ExportOptions, trained: bool, cpu: Int8Instructions) -> str:
-    """Where the int8 graph of ONNX Runtime may compute something else than here; empty where there is none.
+def saturation_note(cpu: Int8Instructions, *, trained: bool) -> str:
+    """Where an int8 graph with weights of 8 bits may compute something else in ONNX Runtime than here.
 
     Args:
-        options: What was requested.
-        trained: Whether the network was trained for int8, with weights of 8 bits.
         cpu: Of this machine.
+        trained: Whether the network was trained for int8.
     """
-    if not options.makes("ort", "int8") or options.reduce_range:
-        return ""
     advice = "check it there with 'splite-deploy verify'" if trained else "export for it with --reduce-range"
     if cpu.saturates:
         return f"This CPU has neither VNNI nor AMX, so that sums of int8 can saturate in ONNX Runtime: {advice}."

