@@ -338,9 +338,9 @@ def run_batches(session: ort.InferenceSession, crops: FloatArray) -> Iterator[di
         yield dict(zip(names, values, strict=True))
 
 
-def run_graph(model: ir.Model, crops: FloatArray) -> dict[str, FloatArray]:
+def run_graph(model: ir.Model, crops: FloatArray, *, optimise: bool = True) -> dict[str, FloatArray]:
     """Outputs by name, N first, of a graph as ONNX Runtime runs it on a CPU."""
-    return run_session(make_session(model), crops)
+    return run_session(make_session(model, optimise=optimise), crops)
 
 
 def run_session(session: ort.InferenceSession, crops: FloatArray) -> dict[str, FloatArray]:
