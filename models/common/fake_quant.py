@@ -8,20 +8,29 @@ checkpoint of the float network.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.ao import quantization as ao
 from torch.nn import functional as F
 
+EIGHT_BITS, SEVEN_BITS = 127, 63
+"""Steps from zero to a channel's largest weight. With 7 bits no CPU's sums saturate: those without VNNI and AMX add
+pairs of int8 products in 16 bits, and 2 * 255 * 63 is less than 2**15."""
 _INT8 = {"quant_min": -128, "quant_max": 127, "dtype": torch.qint8}
 
 
 class _Largest(ao.MovingAveragePerChannelMinMaxObserver):  # type: ignore[misc]
-    """Steps of the largest over 127; torch's own, for -128 to 127, are over 127.5."""
+    """Steps of the largest over a number of them; torch's own, for -128 to 127, are over 127.5."""
+
+    def __init__(self, steps: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.steps = steps
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         scale, zero_point = super().calculate_qparams()
-        return scale * (127.5 / 127), zero_point
+        return scale * (127.5 / self.steps), zero_point
 
 
 def activation() -> ao.FakeQuantize:
@@ -29,19 +38,19 @@ def activation() -> ao.FakeQuantize:
     return ao.FakeQuantize(ao.MovingAverageMinMaxObserver, qscheme=torch.per_tensor_symmetric, **_INT8)
 
 
-def weight() -> ao.FakeQuantize:
-    """One scale per output channel, always that of the weights as they are: the largest over 127, as in an export."""
+def weight(steps: int = EIGHT_BITS) -> ao.FakeQuantize:
+    """One scale per output channel, always that of the weights as they are: the largest over ``steps``."""
     scheme = torch.per_channel_symmetric
-    return ao.FakeQuantize(_Largest, qscheme=scheme, ch_axis=0, averaging_constant=1.0, **_INT8)
+    return ao.FakeQuantize(_Largest, qscheme=scheme, ch_axis=0, averaging_constant=1.0, steps=steps, **_INT8)
 
 
 class QuantisedConv(nn.Sequential):
     """A convolution with batch norm and perhaps an activation, whose weight and output are quantised."""
 
-    def __init__(self, layers: nn.Sequential) -> None:
+    def __init__(self, layers: nn.Sequential, steps: int = EIGHT_BITS) -> None:
         super().__init__(*layers)
         self.activates = len(layers) > 2
-        self.weight_quantiser, self.quantiser = weight(), activation()
+        self.weight_quantiser, self.quantiser = weight(steps), activation()
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self[0], self[1]
@@ -94,13 +103,18 @@ def become(module: nn.Module, kind: type[nn.Module]) -> None:
             module.add_module(name, weight() if name.endswith("_weight") else activation())
 
 
-def quantise_convolutions(network: nn.Module) -> None:
-    """Puts fake quantisers around every convolution that has a batch norm behind it in one `torch.nn.Sequential`."""
+def quantise_convolutions(network: nn.Module, steps: int = EIGHT_BITS) -> None:
+    """Puts fake quantisers around every convolution that has a batch norm behind it in one `torch.nn.Sequential`.
+
+    Args:
+        network: Is changed in place.
+        steps: From zero to the largest weight of a channel.
+    """
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if _is_conv_bn(child):
                 assert isinstance(child, nn.Sequential)
-                setattr(module, name, QuantisedConv(child))
+                setattr(module, name, QuantisedConv(child, steps))
 
 
 def _is_conv_bn(module: nn.Module) -> bool:
@@ -131,15 +145,15 @@ def round_weights(network: nn.Module) -> None:
             conv, norm = module[0], module[1]
             assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None
             gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-            _round(conv.weight, gain)
+            _round(conv.weight, gain, module.weight_quantiser.activation_post_process.steps)
         elif isinstance(module, QuantisedGate):
-            _round(module.reduce.weight, torch.ones(1, dtype=torch.float64))
-            _round(module.expand.weight, torch.ones(1, dtype=torch.float64))
+            _round(module.reduce.weight, torch.ones(1, dtype=torch.float64), EIGHT_BITS)
+            _round(module.expand.weight, torch.ones(1, dtype=torch.float64), EIGHT_BITS)
 
 
-def _round(weight: Tensor, gain: Tensor) -> None:
+def _round(weight: Tensor, gain: Tensor, steps: int) -> None:
     """Rounds a weight that is multiplied by ``gain``, for each output channel or for all, before it is quantised."""
     gain = gain.to(weight.device).reshape(-1, 1, 1, 1)
     folded = weight.double() * gain
-    step = (folded.abs().amax((1, 2, 3), keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).eps)
+    step = (folded.abs().amax((1, 2, 3), keepdim=True) / steps).clamp(min=torch.finfo(torch.float32).eps)
     weight.copy_(torch.where(gain == 0, weight.double(), torch.round(folded / step) * step / gain))

@@ -1,6 +1,7 @@
 """SPLite Hand 2 with torch's fake quantisers wherever its int8 graphs quantise, for training and export.
 
 See ``../common/fake_quant.py``. The convolutions and linear layers before the outputs stay float, as in every export.
+Weights have 7 bits, so that the network computes the same on every CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch.ao import quantization as ao
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
-from fake_quant import become, quantise_convolutions, round_weights, set_quantisers
+from fake_quant import SEVEN_BITS, become, quantise_convolutions, round_weights, set_quantisers
 from hand2_arch import Block, SpliteHand2, Upsample
 from hand2_arch import build as build_float
 
@@ -60,7 +61,7 @@ _KINDS: dict[type[nn.Module], type[nn.Module]] = {
 
 def quantise(network: nn.Module) -> nn.Module:
     """Puts fake quantisers into a network of `hand2_arch.py`, in place; their scales are still to be observed."""
-    quantise_convolutions(network)
+    quantise_convolutions(network, SEVEN_BITS)
     for module in list(network.modules()):
         kind = _KINDS.get(type(module))
         if kind is not None:

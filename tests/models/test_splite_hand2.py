@@ -30,6 +30,7 @@ for folder in (HAND2, HAND2.parent / "common"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+import fake_quant
 import hand2_arch
 import hand2_data
 import hand2_equalise
@@ -106,6 +107,24 @@ def int8_error(network: torch.nn.Module, crops: torch.Tensor) -> float:
         floats = network(crops)["heatmap"]
         hand2_int8.set_quantisers(network, quantising=True, observing=False)
         return float((network(crops)["heatmap"] - floats).norm() / floats.norm())
+
+
+def test_int8_weights_have_7_bits(spec: ModelSpec) -> None:
+    """Sums of products with them cannot saturate, whatever the CPU."""
+    torch.manual_seed(0)
+    network = hand2_int8.quantise(hand2_arch.build((8, 16, 16), (0, 1, 1), (16, 8)).eval())
+    hand2_int8.set_quantisers(network, quantising=True, observing=True)
+    with torch.no_grad():
+        network(torch.randn(2, 3, spec.input.height, spec.input.width))
+        hand2_int8.round_weights(network)
+        found = [module for module in network.modules() if isinstance(module, fake_quant.QuantisedConv)]
+        for module in found:
+            gain = module[1].weight * torch.rsqrt(module[1].running_var + module[1].eps)
+            folded = module[0].weight * gain[:, None, None, None]
+            steps = folded / module.weight_quantiser.scale[:, None, None, None]
+            assert float(steps.abs().max()) == pytest.approx(63, abs=1e-3)
+            torch.testing.assert_close(module.weight_quantiser(folded), folded, rtol=0, atol=1e-6)
+    assert len(found) > 5
 
 
 def test_equalised_channels_say_the_same_and_quantise_better() -> None:
