@@ -262,9 +262,7 @@ def _milliseconds(context: click.Context, option: click.Parameter, value: str | 
     help="How long a frame may take, such as 33ms: the recommendation says whether the p99 keeps it. See --fail-if for "
     "an exit status.",
 )
-@click.option(
-    "--fps", type=click.FloatRange(0, min_open=True), help="The same as frames per second: 30 is a budget of 33.3 ms."
-)
+@click.option("--fps", type=click.FloatRange(0.001), help="The same as frames per second: 30 is a budget of 33.3 ms.")
 @device_options
 @json_option("Append each result as one line of JSON.", appends=True)
 @output_options
@@ -380,6 +378,9 @@ def _measured(timed: Targets, **options: Any) -> list[BenchResult]:
     from splite_deploy.bench import run_targets
 
     console = bar_console()
+    if not console.is_terminal:
+        names = ", ".join(target.label for target in timed.chosen)
+        remark(f"timing {names}{' in turn' if len(timed.chosen) > 1 else ''}")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("bench", total=None)
 

@@ -38,7 +38,9 @@ PROGRAM_SUFFIXES = (".pt2", ".ts", ".torchscript")
     "--trust.",
 )
 @click.option(
-    "--layers", is_flag=True, help="List every layer of a bundle's artifacts instead of counting them by kind."
+    "--layers",
+    is_flag=True,
+    help="List every layer of a bundle's artifacts instead of counting them by kind, and every one in float.",
 )
 @description_options
 @click.option(
@@ -130,7 +132,7 @@ def inspect(
         with working("inspect") as progress:
             tables = width_tables(bundle, timed=measure, progress=progress)
     made_of = (layer_tables if layers else histogram_tables)(bundle.manifest, measured)
-    show(*bundle_tables(bundle, measured), *made_of, *tables)
+    show(*bundle_tables(bundle, measured, every_layer=layers), *made_of, *tables)
 
 
 def _is_program(path: Path) -> bool:

@@ -230,3 +230,16 @@ def test_a_folder_has_its_name_from_wherever_it_is_reached(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path / "hands")
     for path in (Path("boxes.json"), Path()):
         assert boxed_images(path)[1].endswith("images of hands")
+
+
+def test_a_keypoint_that_is_not_finite_is_left_out() -> None:
+    """As one is that nobody labelled."""
+    image = np.zeros((600, 600, 3), np.uint8)
+    keypoints = np.array([[100, 100], [np.nan, 0], [np.inf, 300]], np.float32)
+    scores, box = np.ones(3, np.float32), np.array([50, 50, 400, 400], np.float32)
+    skeleton = SkeletonSpec(("a", "b", "c"), ((0, 1), (1, 2)))
+    drawn = overlay(image, [Pose(keypoints, scores, box)], skeleton)
+    rows, columns = np.nonzero(drawn.any(axis=2))
+    assert abs(rows - 100).max() < 40 and abs(columns - 100).max() < 40
+    nobody = Pose(np.full((3, 2), np.nan, np.float32), scores, box)
+    assert not overlay(image, [nobody], skeleton).any()

@@ -25,6 +25,7 @@ _REFERENCES = {
     "onnx": "the imported ONNX graph",
     "tflite": "the imported TFLite file",
 }
+_SHOWN = 6  # layers of a search; more are for those who ask
 _APART = ("flavour", "tensorrt", "typing", "build_s")  # facts that have columns of their own, or are part of one
 
 
@@ -95,23 +96,34 @@ def image_table(results: Sequence[Verification]) -> RenderableType:
     return table
 
 
-def bundle_tables(bundle: Bundle, report: Report) -> list[RenderableType]:
-    """What a bundle holds: facts, artifacts, and what was measured."""
+def bundle_tables(bundle: Bundle, report: Report, *, every_layer: bool = False) -> list[RenderableType]:
+    """What a bundle holds: facts, artifacts, and what was measured.
+
+    Args:
+        bundle: The bundle.
+        report: Its report.
+        every_layer: Names every layer that went back to float, not the costliest alone.
+    """
     failed = [_failures_table(report.failures)] if report.failures else []
-    return [_facts(bundle, report), _artifacts(bundle), *failed, *measured_tables(report, bundle.model)]
+    return [
+        _facts(bundle, report),
+        _artifacts(bundle),
+        *failed,
+        *measured_tables(report, bundle.model, every_layer=every_layer),
+    ]
 
 
-def measured_tables(report: Report, spec: ModelSpec) -> list[RenderableType]:
+def measured_tables(report: Report, spec: ModelSpec, *, every_layer: bool = False) -> list[RenderableType]:
     """What the export measured: differences, layers excluded from quantisation, and which artifact to ship."""
     tables = [parity_table([(parity, ()) for parity in report.parity], spec)] if report.parity else []
     for search in report.searches:
-        tables += _search_tables(search, spec)
+        tables += _search_tables(search, spec, len(search.excluded) if every_layer else _SHOWN)
     tables += [] if report.recommendation is None else _recommendation_tables(report.recommendation)
     return tables
 
 
-def _search_tables(search: LayerSearch, spec: ModelSpec) -> list[RenderableType]:
-    """What the search for layers in float found: before and after it, and the layers with their costs."""
+def _search_tables(search: LayerSearch, spec: ModelSpec, most: int) -> list[RenderableType]:
+    """What the search for layers in float found: before and after it, and at most so many layers with their costs."""
     depth_limit = spec.depth_limit(search.limits) * (spec.mm_per_unit() or 1.0)
     unit = search.plain.depth_unit
     table = Table(title=f"{search.artifact}: layers in float, so that it keeps its limits")
@@ -138,8 +150,10 @@ def _search_tables(search: LayerSearch, spec: ModelSpec) -> list[RenderableType]
     for heading in ("layer", "kind"):
         layers.add_column(heading)
     layers.add_column("cost px", justify="right")
-    for row in search.excluded:
+    for row in search.excluded[:most]:
         layers.add_row(row.layer, row.op, f"{row.isolated_p95_px:.3g}")
+    if len(search.excluded) > most:
+        layers.add_row(f"{len(search.excluded) - most} more: 'splite-deploy inspect --layers' lists them", "", "")
     return [table, layers]
 
 

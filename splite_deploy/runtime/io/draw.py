@@ -24,6 +24,7 @@ def overlay(image: AnyImage, poses: Sequence[Pose], skeleton: SkeletonSpec | Non
 
     Every chain of the skeleton has its own hue; a keypoint of low score is drawn hollow. A box that a network found is
     drawn around its person, and so is one that was turned, and that of somebody who is followed, with the id.
+    A keypoint that is not finite is left out.
 
     Args:
         image: (H, W, 3) uint8.
@@ -53,11 +54,12 @@ def _skeleton_of(pose: Pose, requested: SkeletonSpec | None) -> SkeletonSpec:
 
 
 def _draw(canvas: Image, pose: Pose, skeleton: SkeletonSpec, factor: int) -> None:
-    places = pose.keypoints if len(pose.keypoints) else pose.box.reshape(2, 2)
+    known = np.isfinite(pose.keypoints).all(axis=1)
+    places = pose.keypoints[known] if known.any() else pose.box.reshape(2, 2)
     extent = float(np.ptp(places, axis=0).max()) * factor
     thickness, shift = min(max(1, round(extent / 130)), max(canvas.shape[:2])), 4
     # OpenCV's pixel centres are at integers; it takes fixed-point coordinates with `shift` fractional bits
-    fixed = np.round((pose.keypoints.astype(np.float64) * factor - 0.5) * (1 << shift))
+    fixed = np.round((np.where(known[:, None], pose.keypoints, 0).astype(np.float64) * factor - 0.5) * (1 << shift))
     points = fixed.clip(-(1 << 30), 1 << 30).astype(int).tolist()  # OpenCV's are 32-bit
     if pose.angle_deg is not None or pose.box_score is not None or pose.id is not None:
         turned = pose.box if pose.angle_deg is None else np.append(pose.box, pose.angle_deg)
@@ -68,8 +70,11 @@ def _draw(canvas: Image, pose: Pose, skeleton: SkeletonSpec, factor: int) -> Non
             _write(canvas, str(pose.id), outline[outline[:, 1].argmin()] >> shift)
     colours = _chain_colours(skeleton)
     for a, b in skeleton.edges:
-        cv2.line(canvas, points[a], points[b], colours[b], thickness, cv2.LINE_AA, shift)
-    for point, score, colour in zip(points, pose.scores, colours, strict=True):
+        if known[a] and known[b]:
+            cv2.line(canvas, points[a], points[b], colours[b], thickness, cv2.LINE_AA, shift)
+    for drawn, point, score, colour in zip(known, points, pose.scores, colours, strict=True):
+        if not drawn:
+            continue
         radius = round(1.6 * thickness * (1 << shift))
         cv2.circle(canvas, point, radius, colour, -1 if score >= 0.5 else 1, cv2.LINE_AA, shift)
         cv2.circle(canvas, point, radius, (255, 255, 255), max(1, thickness // 2), cv2.LINE_AA, shift)
