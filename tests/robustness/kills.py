@@ -45,7 +45,7 @@ SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
 TAKEN = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 STATUS = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}
 ENDS_WITHIN_S = 20.0
-GONE_WITHIN_S = 2.0
+GONE_WITHIN_S = 5.0
 TOKEN = "SPLITE_KILLS"
 """Environment variable by which the processes of a command are found, however they are called."""
 _LAST_PART = 0.8
