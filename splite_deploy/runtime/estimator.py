@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,6 +52,62 @@ class StageTimes:
     preprocess_ms: float
     inference_ms: float
     decode_ms: float
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """What finds keypoints in boxes of images: a `PoseEstimator`, or an `AdaptiveEstimator` of several."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model."""
+
+    @property
+    def color(self) -> Color:
+        """Channel order of the images."""
+
+    @property
+    def finds_people(self) -> bool:
+        """See `PoseEstimator.finds_people`."""
+
+    @property
+    def takes_several(self) -> bool:
+        """See `PoseEstimator.takes_several`."""
+
+    def __call__(
+        self,
+        image: AnyImage,
+        box: ArrayLike | None = None,
+        *,
+        intrinsics: ArrayLike | None = None,
+        bone_length_mm: float | None = None,
+    ) -> Pose:
+        """See `PoseEstimator.__call__`."""
+
+    def in_two_passes(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
+        """See `PoseEstimator.in_two_passes`."""
+
+    def batch(
+        self,
+        image: AnyImage,
+        boxes: Iterable[ArrayLike | None],
+        *,
+        intrinsics: ArrayLike | None = None,
+        bone_length_mm: float | None = None,
+    ) -> list[Pose]:
+        """See `PoseEstimator.batch`."""
+
+    def detect(self, image: AnyImage, box: ArrayLike | None = None) -> list[Pose]:
+        """See `PoseEstimator.detect`."""
+
+    def check_options(self, intrinsics: ArrayLike | None = None, bone_length_mm: float | None = None) -> None:
+        """See `PoseEstimator.check_options`."""
+
+    def take_times(self) -> StageTimes:
+        """See `PoseEstimator.take_times`."""
+
+    def close(self) -> None:
+        """Frees what is held."""
 
 
 class PoseEstimator(Closing):

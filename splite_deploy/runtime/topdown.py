@@ -19,7 +19,7 @@ from splite_deploy.metrics.labels import tight_box
 from splite_deploy.metrics.turned_boxes import Turn, angle_of, box_around, box_at, wrapped
 from splite_deploy.runtime.backends.base import OneAtATime
 from splite_deploy.runtime.closing import Closing
-from splite_deploy.runtime.estimator import PoseEstimator
+from splite_deploy.runtime.estimator import Estimator
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import AnyImage, Image, check_box, check_image
 from splite_deploy.runtime.tracker import check_estimator, check_limits, next_box
@@ -111,8 +111,8 @@ class TopDown(Closing):
 
     def __init__(
         self,
-        detector: PoseEstimator,
-        estimator: PoseEstimator,
+        detector: Estimator,
+        estimator: Estimator,
         tracker: Tracker | None = None,
         *,
         detect_every: int = DETECT_EVERY,
@@ -346,7 +346,7 @@ def _steady(before: Box | None, box: Box) -> Box:
     return before if across * down > _STEADY * both and turned_deg < _STEADY_DEG else box
 
 
-def _check_parts(detector: PoseEstimator, estimator: PoseEstimator) -> None:
+def _check_parts(detector: Estimator, estimator: Estimator) -> None:
     check_estimator(detector, "detector")
     check_estimator(estimator, "estimator")
     if not detector.finds_people:
@@ -374,7 +374,7 @@ def _check_tracker(given: object) -> None:
         )
 
 
-def _turn_of_detector(detector: PoseEstimator, estimator: PoseEstimator) -> Turn | None:
+def _turn_of_detector(detector: Estimator, estimator: Estimator) -> Turn | None:
     """Which of the detector's keypoints tell the angle at which the estimator looks; None where none do."""
     turn, names = estimator.spec.input.turn, detector.spec.skeleton.keypoint_names
     wanted = [estimator.spec.skeleton.keypoint_names[index] for index in turn or ()]

@@ -11,7 +11,7 @@ from splite_deploy.arrays import is_number
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.labels import tight_box
 from splite_deploy.metrics.turned_boxes import Turn, box_around
-from splite_deploy.runtime.estimator import PoseEstimator
+from splite_deploy.runtime.estimator import Estimator
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import AnyImage, check_image
 
@@ -48,7 +48,7 @@ def check_estimator(given: object, part: str) -> None:
     Raises:
         UsageError: It is none.
     """
-    if not isinstance(given, PoseEstimator):
+    if not isinstance(given, Estimator):
         raise UsageError(
             f"The {part} is a {type(given).__name__}, not a PoseEstimator.",
             hint="Pass what PoseEstimator.open gives for the bundle, or PoseEstimator.open_file for a file.",
@@ -127,7 +127,7 @@ class BoxTracker:
 
     def __init__(
         self,
-        estimator: PoseEstimator,
+        estimator: Estimator,
         start: ArrayLike | None = None,
         *,
         margin: float = 0.05,

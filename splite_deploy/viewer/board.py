@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from splite_deploy.decoders import HEADS
-from splite_deploy.runtime.estimator import PoseEstimator, StageTimes
+from splite_deploy.runtime.estimator import Estimator, StageTimes
 from splite_deploy.runtime.io.draw import overlay
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import Image
@@ -74,9 +74,7 @@ class Board:
         estimators: Whose times are told, each by the name that is put before its stages; empty for the only one.
     """
 
-    def __init__(
-        self, model: str, source: str, skeleton: SkeletonSpec, estimators: Mapping[str, PoseEstimator]
-    ) -> None:
+    def __init__(self, model: str, source: str, skeleton: SkeletonSpec, estimators: Mapping[str, Estimator]) -> None:
         self.run = secrets.token_hex(8)
         self.ended: str | None = None
         self._about = {"run": self.run, "model": shown(model), "source": shown(source)}

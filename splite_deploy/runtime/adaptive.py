@@ -1,0 +1,345 @@
+"""An estimator that keeps a latency budget by changing between variants of a network."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from splite_deploy.arrays import is_count
+from splite_deploy.bundle import Bundle
+from splite_deploy.decoders import PeopleDecoder
+from splite_deploy.errors import BackendError, SpliteError, UsageError
+from splite_deploy.runtime.backends.base import OneAtATime
+from splite_deploy.runtime.closing import Closing
+from splite_deploy.runtime.estimator import PoseEstimator, StageTimes
+from splite_deploy.runtime.governor import REST_S, WINDOW, Governor, Switch
+from splite_deploy.runtime.pose import Pose
+from splite_deploy.runtime.preprocess import AnyImage, Preprocessor
+from splite_deploy.runtime.selection import pick_artifacts
+from splite_deploy.runtime.session import OptionSet, open_session
+from splite_deploy.spec import PRECISIONS, Color, ModelSpec, Precision
+
+_WARM_UP = 2  # inferences before a variant serves: the first allocates and chooses kernels
+_KEPT = 1000  # switches
+_STAYS_S = 5.0  # what was opened to be ready, unless frames are late
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the networks, or one artifact of a bundle, among which `AdaptiveEstimator` chooses.
+
+    Attributes:
+        path: The bundle's folder.
+        backend: See `PoseEstimator.open`.
+        precision: See `PoseEstimator.open`.
+    """
+
+    path: str | PathLike[str]
+    backend: str = "auto"
+    precision: Precision | None = None
+
+    @property
+    def label(self) -> str:
+        """For example ``hand.splite ort int8``."""
+        backend = "" if self.backend == "auto" else self.backend
+        return " ".join(filter(None, (Path(self.path).name, backend, self.precision)))
+
+
+def variants_of(path: str | PathLike[str]) -> list[Variant]:
+    """What a bundle holds that runs here, fp32 first, then fp16, then int8.
+
+    Args:
+        path: The bundle's folder.
+
+    Raises:
+        BundleError: The bundle is missing or damaged.
+        MissingDependencyError: Nothing of it runs here.
+    """
+    left_out: list[SpliteError] = []
+    chosen = pick_artifacts(Bundle.open(path), absent=lambda _artifact, err: left_out.append(err))
+    if not chosen:
+        raise left_out[0]
+    ordered = sorted(chosen, key=lambda one: PRECISIONS.index(one[1].precision))
+    return [Variant(path, backend.name, artifact.precision) for backend, artifact in ordered]
+
+
+class AdaptiveEstimator(Closing):
+    """Finds keypoints as a `PoseEstimator` does, by the most accurate variant that keeps a latency budget.
+
+        with AdaptiveEstimator(["large.splite", "small.splite"], budget_ms=15) as estimator:
+            for frame in camera:
+                pose = estimator(frame, box)
+
+    The 95th percentile of the last frames is kept within the budget: where other work or heat makes frames late, a
+    faster variant goes on, and a more accurate one again where that is predicted to keep the budget; `Governor` says
+    when. Variants are opened and closed in a thread of their own, so that a frame waits for none, and no frame is lost:
+    one that a variant fails on is run again by another. Now and then a frame is run by a variant that is ready, to
+    learn what it takes.
+
+    It takes the place of an estimator in `TopDown` and `BoxTracker`. One serves one thread.
+
+    Attributes:
+        switches: The last thousand changes, the oldest first; see `label` for what their numbers mean.
+        failed: Why variants are out of the choice, by their position.
+
+    Args:
+        variants: From the most accurate to the fastest; a path stands for all artifacts of that bundle, see
+            `variants_of`. All find the same keypoints; sizes of their inputs may differ.
+        budget_ms: What a frame may take, from its pixels to keypoints.
+        window: Frames whose 95th percentile is looked at.
+        rest_s: The least time between two changes, seconds.
+        max_loaded: So many variants at most are in memory at any time, the one that runs and those that may come next.
+        threads: See `PoseEstimator.open`.
+        color: See `PoseEstimator.open`.
+        options: See `PoseEstimator.open`.
+        on_switch: Is called with every change, in the thread of the frame.
+
+    Raises:
+        UsageError: A value is out of its range, or the variants find different keypoints.
+        BundleError: A bundle is missing or damaged.
+        SpliteError: The first variant cannot be opened.
+    """
+
+    def __init__(
+        self,
+        variants: Iterable[Variant | str | PathLike[str]] | str | PathLike[str],
+        budget_ms: float,
+        *,
+        window: int = WINDOW,
+        rest_s: float = REST_S,
+        max_loaded: int = 2,
+        threads: int | None = None,
+        color: Color = "bgr",
+        options: OptionSet = (),
+        on_switch: Callable[[Switch], object] = lambda switch: None,
+    ) -> None:
+        _check_limits(budget_ms, window, rest_s, max_loaded)
+        self.variants = _expanded([variants] if isinstance(variants, (str, PathLike)) else variants)
+        self.switches: deque[Switch] = deque(maxlen=_KEPT)
+        self.failed: dict[int, SpliteError] = {}
+        self._bundles = {one.path: Bundle.open(one.path) for one in self.variants}
+        _check_alike({fspath(path): bundle.model for path, bundle in self._bundles.items()})
+        self._open: Callable[[int], PoseEstimator] = lambda index: _opened(
+            self.variants[index], self._bundles[self.variants[index].path], threads, color, options
+        )
+        self._most, self._on_switch = max_loaded, on_switch
+        self._governor = Governor(len(self.variants), budget_ms, window, rest_s)
+        self._guard = OneAtATime("estimator")
+        self._loaded: dict[int, PoseEstimator] = {0: self._open(0)}
+        self._current = self._loaded[0]
+        self._opened_s = float("-inf")
+        self._loading: tuple[int, Future[PoseEstimator]] | None = None
+        self._closing: list[Future[None]] = []
+        self._worker = ThreadPoolExecutor(1, "adaptive")
+
+    def __call__(
+        self,
+        image: AnyImage,
+        box: ArrayLike | None = None,
+        *,
+        intrinsics: ArrayLike | None = None,
+        bone_length_mm: float | None = None,
+    ) -> Pose:
+        """See `PoseEstimator.__call__`."""
+        options: Any = {"intrinsics": intrinsics, "bone_length_mm": bone_length_mm}
+        return self._frame(lambda estimator: estimator(image, box, **options))
+
+    def in_two_passes(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
+        """See `PoseEstimator.in_two_passes`."""
+        return self._frame(lambda estimator: estimator.in_two_passes(image, box, **options))
+
+    def batch(
+        self,
+        image: AnyImage,
+        boxes: Iterable[ArrayLike | None],
+        *,
+        intrinsics: ArrayLike | None = None,
+        bone_length_mm: float | None = None,
+    ) -> list[Pose]:
+        """See `PoseEstimator.batch`."""
+        options = {"intrinsics": intrinsics, "bone_length_mm": bone_length_mm}
+        several = list(boxes) if isinstance(boxes, Iterable) else boxes  # a frame may be run twice
+        return self._frame(lambda estimator: estimator.batch(image, several, **options))  # type: ignore[arg-type]
+
+    def detect(self, image: AnyImage, box: ArrayLike | None = None) -> list[Pose]:
+        """See `PoseEstimator.detect`."""
+        return self._frame(lambda estimator: estimator.detect(image, box))
+
+    def check_options(self, intrinsics: ArrayLike | None = None, bone_length_mm: float | None = None) -> None:
+        """See `PoseEstimator.check_options`."""
+        self._current.check_options(intrinsics, bone_length_mm)
+
+    def take_times(self) -> StageTimes:
+        """See `PoseEstimator.take_times`; of all variants together."""
+        each = [estimator.take_times() for estimator in self._loaded.values()]
+        return StageTimes(*(sum(getattr(one, part.name) for one in each) for part in fields(StageTimes)))
+
+    @property
+    def active(self) -> Variant:
+        """The variant that frames are run by."""
+        return self.variants[self._governor.active]
+
+    @property
+    def loaded(self) -> list[Variant]:
+        """The variants in memory, with one that is being opened."""
+        opening = [] if self._loading is None else [self._loading[0]]
+        return [self.variants[index] for index in sorted({*self._loaded, *opening})]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model of the variant that runs."""
+        return self._current.spec
+
+    @property
+    def color(self) -> Color:
+        """Channel order of the images."""
+        return self._current.color
+
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """Of the variant that runs."""
+        return self._current.preprocessor
+
+    @property
+    def finds_people(self) -> bool:
+        """See `PoseEstimator.finds_people`."""
+        return self._current.finds_people
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether one inference of the variant that runs takes several crops."""
+        return self._current.takes_several
+
+    def close(self) -> None:
+        """Frees all variants, and waits for one that is being opened.
+
+        Raises:
+            BackendError: Another thread uses it.
+        """
+        with self._guard:
+            if self._loading is not None:
+                index, future = self._loading
+                self._loading = None
+                if not future.cancel() and future.exception() is None:
+                    self._loaded[index] = future.result()
+            self._worker.shutdown()
+            for estimator in self._loaded.values():
+                estimator.close()
+            self._loaded.clear()
+
+    def _frame(self, run: Callable[[PoseEstimator], _T]) -> _T:
+        """Runs a frame by the variant whose turn it is, and by another where that fails."""
+        with self._guard:
+            if not self._loaded:
+                raise BackendError("The estimator is closed.", hint="Open it again, or close it after its last frame.")
+            self._tidy()
+            while True:
+                index, switch = self._governor.choose(time.monotonic(), self._loaded)
+                if switch is not None:
+                    self._current = self._loaded[index]
+                    self.switches.append(switch)
+                    self._on_switch(switch)
+                began_s = time.perf_counter()
+                try:
+                    found = run(self._loaded[index])
+                except BackendError as err:
+                    if len(self._loaded) == 1:
+                        raise
+                    self.failed[index] = err
+                    self._let_go(index)
+                    continue
+                self._governor.note(index, 1000 * (time.perf_counter() - began_s))
+                return found
+
+    def _tidy(self) -> None:
+        """Takes over what has been opened, lets go of what is not wanted, and has the next one opened."""
+        self._closing = [one for one in self._closing if not one.done()]
+        if self._loading is not None and self._loading[1].done():
+            index, future = self._loading
+            self._loading = None
+            err = future.exception()
+            self._opened_s = time.monotonic()
+            if err is None:
+                self._loaded[index] = future.result()
+            elif isinstance(err, SpliteError):
+                self.failed[index] = err
+            else:
+                raise err
+        if self._loading is not None or self._closing:
+            return
+        wanted = [one for one in self._governor.wanted(len(self.variants)) if one not in self.failed][: self._most]
+        missing = [one for one in wanted if one not in self._loaded]
+        if not missing:
+            return
+        spare = [one for one in self._loaded if one not in wanted]
+        if len(self._loaded) < self._most:
+            self._loading = missing[0], self._worker.submit(self._open, missing[0])
+        elif self._governor.is_late or time.monotonic() - self._opened_s > _STAYS_S:
+            self._let_go(spare[-1])
+
+    def _let_go(self, index: int) -> None:
+        """Has a variant closed."""
+        self._closing.append(self._worker.submit(self._loaded.pop(index).close))
+
+
+def _check_limits(budget_ms: float, window: int, rest_s: float, max_loaded: int) -> None:
+    """Raises `UsageError` for a value that is out of its range."""
+    for what, value in (("budget_ms", budget_ms), ("rest_s", rest_s)):
+        if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+            raise UsageError(f"{what} is {value!r}.", hint="Pass a number above 0.")
+    if not is_count(window, 20):
+        raise UsageError(f"The window has {window!r} frames.", hint="Pass a whole number of 20 or more; 60 is usual.")
+    if not is_count(max_loaded, 2):
+        raise UsageError(
+            f"max_loaded is {max_loaded!r}.",
+            hint="Pass 2 or more: the next variant is opened while the present one runs.",
+        )
+
+
+def _expanded(variants: Iterable[Variant | str | PathLike[str]]) -> list[Variant]:
+    """Every artifact of a bundle in the place of its path."""
+    made: list[Variant] = []
+    for one in variants:
+        made += [one] if isinstance(one, Variant) else variants_of(one)
+    if not made:
+        raise UsageError("There is no variant to choose from.", hint="Name bundles, the most accurate first.")
+    return made
+
+
+def _check_alike(models: Mapping[str, ModelSpec]) -> None:
+    """Raises `UsageError` where variants find different keypoints."""
+    said = {
+        name: (one.skeleton.keypoint_names, isinstance(one.decoder, PeopleDecoder), _depth_unit(one), set(one.heads))
+        for name, one in models.items()
+    }
+    first, *others = said
+    for other in others:
+        if said[other] != said[first]:
+            raise UsageError(
+                f"{first} and {other} find different things, or their depths have different units.",
+                hint="Name variants of one network: the same keypoints in the same order, the same heads.",
+            )
+
+
+def _depth_unit(model: ModelSpec) -> str | None:
+    return None if model.decoder.depth is None else model.decoder.depth.unit
+
+
+def _opened(variant: Variant, bundle: Bundle, threads: int | None, color: Color, options: OptionSet) -> PoseEstimator:
+    """An estimator that has run before its first frame."""
+    session = open_session(bundle, variant.backend, variant.precision, threads=threads, options=options)
+    estimator = PoseEstimator(bundle.model, session, color)
+    shape = (bundle.model.input.height, bundle.model.input.width, 3)
+    for _ in range(_WARM_UP):
+        estimator(np.zeros(shape, np.uint8))
+    return estimator
