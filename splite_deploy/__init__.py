@@ -15,6 +15,7 @@ from splite_deploy.version import __version__
 if TYPE_CHECKING:
     from splite_deploy.bundle import Bundle
     from splite_deploy.errors import SpliteError
+    from splite_deploy.runtime.adaptive import AdaptiveEstimator, Variant
     from splite_deploy.runtime.estimator import PoseEstimator
     from splite_deploy.runtime.io.camera import open_camera
     from splite_deploy.runtime.io.draw import overlay
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from splite_deploy.runtime.verify import verify
 
 __all__ = [
+    "AdaptiveEstimator",
     "BoxTracker",
     "Bundle",
     "OneEuro",
@@ -34,6 +36,7 @@ __all__ = [
     "SpliteError",
     "TopDown",
     "Tracker",
+    "Variant",
     "__version__",
     "open_camera",
     "overlay",
@@ -45,6 +48,7 @@ __all__ = [
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULES = {
+    "AdaptiveEstimator": "runtime.adaptive",
     "BoxTracker": "runtime.tracker",
     "Bundle": "bundle",
     "OneEuro": "runtime.smoothing",
@@ -53,6 +57,7 @@ _MODULES = {
     "SpliteError": "errors",
     "TopDown": "runtime.topdown",
     "Tracker": "runtime.tracks",
+    "Variant": "runtime.adaptive",
     "open_camera": "runtime.io.camera",
     "overlay": "runtime.io.draw",
     "verify": "runtime.verify",

@@ -237,6 +237,8 @@ def run_code(code: str, script: Path, folder: Path) -> str:
 def test_the_application(workplace: Path, tmp_path: Path) -> None:
     application, _ = blocks(read(APPLICATION), "python")
     assert "palm" in run_code(application.body, tmp_path / "application.py", workplace)
+    (adaptive,) = blocks(read("docs/adaptive.md"), "python")
+    assert "hand.splite ort fp32" in run_code(adaptive.body, tmp_path / "adaptive.py", workplace)
 
 
 @pytest.mark.slow

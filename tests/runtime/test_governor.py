@@ -134,7 +134,9 @@ def test_what_it_takes_is_learned_under_any_load() -> None:
     seed=st.integers(0, 99),
 )
 def test_changes_rest_whatever_comes(costs_ms: list[float], loads: list[float], most: int, seed: int) -> None:
-    simulated = Simulated(Governor(len(costs_ms), 20.0), costs_ms, lambda now_s: loads[int(now_s / 8) % len(loads)], most)
-    done = simulated.run(40, seed)
+    def load(now_s: float) -> float:
+        return loads[int(now_s / 8) % len(loads)]
+
+    done = Simulated(Governor(len(costs_ms), 20.0), costs_ms, load, most).run(40, seed)
     assert done.closest_s() >= REST_S - 1e-9
     assert all(one.before != one.after for one in done.switches)
