@@ -1,5 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Each makes .venv and installs what it needs.
 # FUZZ="--seed 2 --count 5000" changes the run of `make fuzz`.
+# LABELS=labels.json RECORD=results.jsonl let `make test-arm64` compare on photographs, and keep what it finds.
 # PYTHON=python3.12 chooses an interpreter; IMAGE=photo.jpg gives the demo a photograph, BOX=x0,y0,x1,y1 says where the hand is.
 
 SHELL := /bin/bash
@@ -15,15 +16,16 @@ PALM := splite_deploy/demo/palm.splite
 THREADS := 1
 SOAK := build/soak
 ARM64 := build/arm64
+ARM64_PICTURES = $(if $(LABELS),--images "$(LABELS)" --calibration "$(LABELS)")
 ARM64_TESTS := tests/decoders/test_decode.py tests/decoders/test_not_finite.py tests/decoders/test_volume.py
 FRAMES ?= 1000000
 IN_CONVERTER := SPLITE_TFLITE_PYTHON=$${SPLITE_TFLITE_PYTHON:-$(CURDIR)/.venv-tflite/bin/python}
 
-.PHONY: help demo demo-bundles docs test test-arm64 lint unit fuzz kills soak converters newest oldest clean
+.PHONY: help demo demo-bundles docs test test-arm64 lint unit fuzz kills soak converter converters newest oldest clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/'
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 to 3.13 with venv was found."; \
@@ -76,9 +78,11 @@ lint: $(STAMP)
 	@echo "==> Import rules (import-linter)"
 	@$(BIN)/lint-imports --no-cache | tail -n 4
 
-converters: $(STAMP)  ## Makes the environments of TFLite's converter, without TensorFlow and through it (3.3 GB)
-	@echo "==> Making the environments of TFLite's converter, where they are not there yet"
+converter: $(STAMP)
+	@echo "==> Making the environment of TFLite's converter, where it is not there yet"
 	@$(SPLITE) setup-tflite --folder .venv-tflite
+
+converters: converter  ## Makes the environments of TFLite's converter, without TensorFlow and through it (3.3 GB)
 	@! grep -qs '"direct": true' .venv-tflite/splite-tflite.json || \
 		$(SPLITE) setup-tflite --folder .venv-tflite-tensorflow --tensorflow || \
 		echo "warning: the tests of TFLite's converter through TensorFlow are skipped"
@@ -87,15 +91,16 @@ unit: converters
 	@echo "==> Tests (pytest)"
 	@$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-arm64: converters  ## Verifies networks on emulated ARM processors, and tests decoders there (needs qemu-user; makes converters)
+test-arm64: $(if $(SPLITE_TFLITE_PYTHON),$(STAMP),converter)  ## Verifies networks on emulated ARM processors, for 3 minutes (needs qemu-user; makes TFLite's converter)
 	@mkdir -p $(ARM64)
-	@echo "==> Making the emulated machine, and the TFLite files beside it"
+	@echo "==> Making the emulated machine, and a bundle of all that a CPU runs beside it"
 	@$(BIN)/python benchmarks/arm64/machine.py >/dev/null & machine=$$!; exported=0; \
-		$(IN_CONVERTER) $(SPLITE) export $(HAND)/splite_hand.safetensors -b tflite -p fp32 -p int8 \
-			-o $(ARM64)/hand-tflite.splite --overwrite || exported=1; wait $$machine; exit $$exported
+		$(IN_CONVERTER) $(SPLITE) export $(HAND)/splite_hand.safetensors -b ort -b tflite -p fp32 -p fp16 -p int8 \
+			--crops 16 $(ARM64_PICTURES) -o $(ARM64)/hand.splite --overwrite >$(ARM64)/export.log || exported=1; \
+		wait $$machine; test $$exported = 0 || { cat $(ARM64)/export.log; exit 1; }
 	@echo "==> Comparing with this machine"
-	@$(BIN)/python benchmarks/arm64_deviations.py splite_deploy/demo/hand.splite $(ARM64)/hand-tflite.splite $(PALM)
-	@echo "==> Tests of the decoders (pytest)"
+	@$(BIN)/python benchmarks/arm64_deviations.py $(ARM64)/hand.splite $(PALM) $(if $(RECORD),--out "$(RECORD)")
+	@echo "==> Tests of the decoders there (pytest)"
 	@$(BIN)/python benchmarks/arm64/machine.py -- -m pytest -q -p no:cacheprovider $(ARM64_TESTS)
 
 fuzz: $(STAMP)  ## Tries 20,000 spoilt inputs, for about half an hour, and prints what came of them
