@@ -96,7 +96,7 @@ test-arm64: $(if $(SPLITE_TFLITE_PYTHON),$(STAMP),converter)  ## Verifies networ
 	@echo "==> Making the emulated machine, and a bundle of all that a CPU runs beside it"
 	@$(BIN)/python benchmarks/arm64/machine.py >/dev/null & machine=$$!; exported=0; \
 		$(IN_CONVERTER) $(SPLITE) export $(HAND)/splite_hand.safetensors -b ort -b tflite -p fp32 -p fp16 -p int8 \
-			--crops 16 $(ARM64_PICTURES) -o $(ARM64)/hand.splite --overwrite >$(ARM64)/export.log || exported=1; \
+			--crops 6 $(ARM64_PICTURES) -o $(ARM64)/hand.splite --overwrite >$(ARM64)/export.log || exported=1; \
 		wait $$machine; test $$exported = 0 || { cat $(ARM64)/export.log; exit 1; }
 	@echo "==> Comparing with this machine"
 	@$(BIN)/python benchmarks/arm64_deviations.py $(ARM64)/hand.splite $(PALM) $(if $(RECORD),--out "$(RECORD)")

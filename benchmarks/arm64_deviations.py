@@ -37,6 +37,8 @@ from splite_deploy.spec.plain import to_plain
 KIND = "arm64-deviations"
 CHECK = Path(__file__).parent / "arm64" / "check.py"
 HERE = "x86"
+APART = 2
+"""So many artifacts later than the machine before does one begin."""
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 Outputs = Mapping[str, NDArray[np.float32]]
 
@@ -60,15 +62,15 @@ def in_int8_alone(bundle: Bundle, artifact: Artifact) -> bool:
     return not any("float" in kind for one in operators for kind in (*one.inputs, *one.outputs))
 
 
-def checked(python: list[str | Path], bundle: Path, folder: Path) -> tuple[dict[str, Any], Outputs]:
-    """What one machine finds, by artifact.
+def checked(python: list[str | Path], bundle: Path, folder: Path, first: int) -> tuple[dict[str, Any], Outputs]:
+    """What one machine finds, by artifact, beginning with the one of this number.
 
     Raises:
         UnavailableError: An artifact cannot be run there.
     """
     folder.mkdir()
     variables = {**environment(), "SPLITE_CACHE": str(folder.parent / "cache")}
-    command = [*python, CHECK, bundle, folder]
+    command = [*python, CHECK, bundle, folder, str(first)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=variables)
     if done.returncode:
         raise UnavailableError(f"{bundle.name} failed on {folder.name}:\n{done.stderr[-2000:].strip()}")
@@ -79,7 +81,10 @@ def checked(python: list[str | Path], bundle: Path, folder: Path) -> tuple[dict[
 def measured(path: Path, pythons: Mapping[str, list[str | Path]]) -> dict[str, dict[str, Any]]:
     """What every machine finds of a bundle; those that are emulated run side by side."""
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        jobs = {name: pool.submit(checked, python, path, Path(scratch) / name) for name, python in pythons.items()}
+        jobs = {
+            name: pool.submit(checked, python, path, Path(scratch) / name, APART * number)
+            for number, (name, python) in enumerate(pythons.items())
+        }
         results = {name: job.result() for name, job in jobs.items()}
     found = {name: verified for name, (verified, _) in results.items()}
     for name, (verified, outputs) in results.items():

@@ -1,9 +1,10 @@
 """Verifies every ort and tflite artifact of a bundle and keeps what each network gives, on whatever machine runs this.
 
-    python check.py BUNDLE FOLDER
+    python check.py BUNDLE FOLDER FIRST
 
 writes FOLDER/verified.json, what `verify` found by artifact, and FOLDER/outputs.npz, the outputs on some
-golden crops.
+golden crops. It begins with artifact FIRST: machines that begin apart and share a cache load fewer files for the first
+time, each of which takes an emulated process of its own.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ KEPT = 4
 
 
 def main() -> None:
-    path, folder = map(Path, sys.argv[1:])
+    path, folder, first = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     bundle = Bundle.open(path)
     crops, spec = bundle.golden().crops[:KEPT], bundle.model
     preprocessor = Preprocessor(spec.input, spec.input.color)
     verified, outputs = {}, {}
-    for artifact in bundle.manifest.artifacts:
-        if artifact.backend not in BACKENDS:
-            continue
+    artifacts = [one for one in bundle.manifest.artifacts if one.backend in BACKENDS]
+    first %= max(len(artifacts), 1)
+    for artifact in (*artifacts[first:], *artifacts[:first]):
         (result,) = verify(bundle, artifact.backend, artifact.precision, threads=1)
         verified[result.label] = {
             "deviation_px": to_plain(result.parity.deviation_px),
