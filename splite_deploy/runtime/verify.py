@@ -46,8 +46,10 @@ _TAMPERED = (
 def run_each(session: Session, tensors: Feed, spec: ModelSpec) -> dict[str, FloatArray]:
     """Runs N inputs, of `Preprocessor.feed`, one at a time; outputs by role, N first, see `joined`."""
     name = session.inputs[0].name
-    results = [dict(session.run({name: tensors[i : i + 1]})) for i in range(len(tensors))]
-    by_role = [{tensor.role: result[tensor.name] for tensor in session.outputs} for result in results]
+    by_role = []
+    for index in range(len(tensors)):
+        result = session.run({name: tensors[index : index + 1]})
+        by_role.append({tensor.role: result[tensor.name].copy() for tensor in session.outputs})  # the next run's memory
     return joined(by_role, spec.decoder)
 
 

@@ -23,13 +23,36 @@ from splite_deploy.errors import BundleError, ParityError, UsageError
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.parity import compare, limits_of, violations
 from splite_deploy.runtime.backends.base import ModelFile
-from splite_deploy.runtime.session import check_content, open_session
-from splite_deploy.runtime.verify import Verification, check, verify
+from splite_deploy.runtime.preprocess import Preprocessor
+from splite_deploy.runtime.session import Session, check_content, open_session
+from splite_deploy.runtime.verify import Verification, check, run_each, verify
 from splite_deploy.spec import Precision
 from splite_deploy.spec.plain import structure, to_plain
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+
+
+def test_results_need_not_outlive_the_next_run(tiny_bundle: Path) -> None:
+    """A session may give the same memory again."""
+    bundle = Bundle.open(tiny_bundle)
+    crops = Preprocessor(bundle.model.input, bundle.model.input.color).normalise(bundle.golden().crops)
+
+    class Reusing:
+        def __init__(self, session: Session) -> None:
+            self.inputs, self.outputs, self._session = session.inputs, session.outputs, session
+            self._memory = {spec.name: np.empty(spec.shape, np.float32) for spec in session.outputs}
+
+        def run(self, feeds: Any) -> dict[str, Any]:
+            for name, values in self._session.run(feeds).items():
+                self._memory[name][:] = values
+            return self._memory
+
+    with open_session(bundle) as session:
+        expected, found = (run_each(one, crops, bundle.model) for one in (session, Reusing(session)))
+    assert len(crops) > 1
+    for role, values in expected.items():
+        np.testing.assert_array_equal(found[role], values)
 
 
 @pytest.fixture
