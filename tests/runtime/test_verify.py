@@ -402,14 +402,12 @@ def test_tensors_that_the_graph_does_not_have(
 def test_an_artifact_for_a_backend_that_this_version_lacks(
     splite: Callable[..., Result], tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    path = resigned(tiny_bundle, tmp_path / "a.splite", lambda artifact: artifact.update(backend="openvino"))
+    path = resigned(tiny_bundle, tmp_path / "a.splite", lambda artifact: artifact.update(backend="npu"))
     result = splite("verify", path)
     assert result.exit_code == 0 and "ort fp32" in result.stdout, result.stderr
-    unread = resigned(
-        tiny_bundle, tmp_path / "b.splite", lambda artifact: artifact.update(backend="openvino", format="xml")
-    )
+    unread = resigned(tiny_bundle, tmp_path / "b.splite", lambda artifact: artifact.update(backend="npu", format="xml"))
     result = splite("verify", unread)
-    assert "model.onnx was made for the backend 'openvino', which this version of splite-deploy lacks" in result.stderr
+    assert "model.onnx was made for the backend 'npu', which this version of splite-deploy lacks" in result.stderr
     assert "auto" not in result.stderr
 
 
