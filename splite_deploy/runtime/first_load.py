@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splite_deploy import children
+from splite_deploy.device.emulator import read_emulator
 from splite_deploy.errors import BackendError, OutputError, how_it_ended
 from splite_deploy.files import cache_folder, write_file
 from splite_deploy.runtime.backends import all_backends
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 TIME_LIMIT = "SPLITE_FIRST_LOAD_S"
 """Environment variable: how many seconds a file may take to be loaded and run once."""
-_TIME_LIMIT_S = 18.0
+_TIME_LIMIT_S, _EMULATED_LIMIT_S = 18.0, 300.0
+"""Without it. Emulated processors are ten times as slow and more: importing a backend alone takes them 20 seconds."""
 _CHILD = "splite_deploy.runtime.first_load_child"
 _PACKAGES = Path(__file__).resolve().parents[2]
 _passed: set[str] = set()
@@ -157,5 +159,7 @@ def _time_limit_s() -> float:
     try:
         given = float(os.environ.get(TIME_LIMIT, ""))
     except ValueError:
-        return _TIME_LIMIT_S
-    return given if 0 < given < 1e6 else _TIME_LIMIT_S
+        given = 0.0
+    if 0 < given < 1e6:
+        return given
+    return _TIME_LIMIT_S if read_emulator() is None else _EMULATED_LIMIT_S

@@ -192,3 +192,15 @@ def test_verify_judges_a_bundle_that_somebody_has_signed_again(
     opened = dataclasses.replace(opened, manifest=dataclasses.replace(opened.manifest, artifacts=(artifact,)))
     with pytest.raises(BackendError, match=r"Loading .*\.onnx crashed Wrecker \(SIGBUS\)"):
         verify(opened)
+
+
+@pytest.mark.parametrize(
+    ("given", "emulator", "limit_s"),
+    [("", None, 18), ("", "qemu-aarch64", 300), ("7", "qemu-aarch64", 7), ("never", None, 18), ("-1", None, 18)],
+)
+def test_an_emulated_processor_has_more_time(
+    monkeypatch: pytest.MonkeyPatch, given: str, emulator: str | None, limit_s: float
+) -> None:
+    monkeypatch.setenv(first_load.TIME_LIMIT, given)
+    monkeypatch.setattr(first_load, "read_emulator", lambda: emulator)
+    assert first_load._time_limit_s() == limit_s
