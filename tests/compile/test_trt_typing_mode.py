@@ -1,11 +1,12 @@
 """The typing mode of each version of TensorRT, by the names that it has.
 
-``trt_names.json`` holds those that the choice hangs on, read off the bindings of each version; TensorRT-RTX is here, so
-that its own are compared.
+``trt_names.json`` holds them, read off the bindings of each version by ``trt_names.py``; TensorRT-RTX is here, so that
+its own are compared.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import re
@@ -26,7 +27,7 @@ def module_of(version: str) -> Any:
     """An object that has exactly the recorded names."""
     names = NAMES[version]
     classes = {kind: SimpleNamespace(**dict.fromkeys(names[kind])) for kind in CLASSES}
-    return SimpleNamespace(**classes, **dict.fromkeys(names["module"]))
+    return SimpleNamespace(**{**dict.fromkeys(names["module"]), **classes})
 
 
 def mode_of_version(version: str) -> TypingMode:
@@ -94,6 +95,42 @@ def test_the_names_of_rtx_are_its_own() -> None:
         if hasattr(real, "__members__"):
             assert set(recorded[kind]) == set(real.__members__)
     assert typing_mode_of(trt, "rtx") == mode_of_version("RTX 1.7")
+
+
+VERSIONS = [version for version in NAMES if "RTX" not in version]
+_SINCE_8_6 = {"builder_optimization_level", "max_aux_streams"}
+_SINCE_10 = {"IProgressMonitor", "progress_monitor", "STRONGLY_TYPED", "node_name", "node_operator"}
+_UNTIL_8_6 = {"FULLY_CONNECTED"}
+_UNTIL_10 = {
+    *("EXPLICIT_BATCH", "FP16", "PREFER_PRECISION_CONSTRAINTS", "CUBLAS", "CUBLAS_LT", "CUDNN"),
+    *("IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator", "int8_calibrator", "set_calibration_profile"),
+    *("platform_has_fast_fp16", "platform_has_fast_int8", "precision"),
+}
+LACKING = {"8.5": _SINCE_8_6 | _SINCE_10, "8.6": _SINCE_10, "11.4": _UNTIL_8_6 | _UNTIL_10}
+"""Names that code uses which a version has not: each is asked for first, or belongs to the mode of other versions."""
+OTHERS = {"write", "read", "seek", "find", "free", "allocate", "format", "bfloat16", "fp8", "int4", "int64"}
+"""Names of files, strings, memory and types of numpy, which mean nothing of TensorRT's where code uses them."""
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_no_version_lacks_a_name_that_is_taken_for_granted(version: str, root: Path) -> None:
+    known = {one: {*NAMES[one], *(name for names in NAMES[one].values() for name in names)} for one in VERSIONS}
+    used = names_used(root, set().union(*known.values())) - OTHERS
+    assert len(used) > 100
+    assert used - known[version] == LACKING.get(version, _UNTIL_8_6)
+
+
+def names_used(root: Path, known: set[str]) -> set[str]:
+    """What the modules that speak to TensorRT call attributes or texts, of the names that some version has."""
+    used = set()
+    for folder in ("compile/tensorrt", "runtime/backends/trt"):
+        for file in (root / "splite_deploy" / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Attribute):
+                    used.add(node.attr)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    used.add(node.value)
+    return used & known
 
 
 @needs_rtx
