@@ -21,7 +21,7 @@ ARM64_TESTS := tests/decoders/test_decode.py tests/decoders/test_not_finite.py t
 FRAMES ?= 1000000
 IN_CONVERTER := SPLITE_TFLITE_PYTHON=$${SPLITE_TFLITE_PYTHON:-$(CURDIR)/.venv-tflite/bin/python}
 
-.PHONY: help demo demo-bundles docs test test-arm64 lint unit fuzz kills soak converter converters newest oldest clean
+.PHONY: help demo demo-bundles docs test test-arm64 test-two-machines lint unit fuzz kills soak converter converters newest oldest clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the commands
@@ -102,6 +102,9 @@ test-arm64: $(if $(SPLITE_TFLITE_PYTHON),$(STAMP),converter)  ## Verifies networ
 	@$(BIN)/python benchmarks/arm64_deviations.py $(ARM64)/hand.splite $(PALM) $(if $(RECORD),--out "$(RECORD)")
 	@echo "==> Tests of the decoders there (pytest)"
 	@$(BIN)/python benchmarks/arm64/machine.py -- -m pytest -q -p no:cacheprovider $(ARM64_TESTS)
+
+test-two-machines: test-arm64  ## Benchmarks and verifies on this and an emulated ARM machine at once, by ssh (needs openssh-server, too)
+	@SPLITE_TESTS_ARM64="$(ARM64)" $(BIN)/python -m pytest -q -o faulthandler_timeout=1000 tests/remote/test_emulated.py
 
 fuzz: $(STAMP)  ## Tries 20,000 spoilt inputs, for about half an hour, and prints what came of them
 	@$(BIN)/python tests/robustness/fuzz.py $(FUZZ)
