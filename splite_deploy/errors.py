@@ -102,6 +102,10 @@ class BundleError(SpliteError):
     """A bundle is incomplete, damaged, or of a format this version does not know."""
 
 
+class UpdateError(SpliteError):
+    """An update is damaged, or is not for what is installed; or a store of bundles is none."""
+
+
 class ExportError(SpliteError):
     """A graph could not be made from the network."""
 

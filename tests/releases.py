@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TRAINED = ("export", "tflite", "report", "view")
-DEVICE = ("ort", "litert", "report", "view")
+TRAINED = ("export", "tflite", "report", "view", "sign")
+DEVICE = ("ort", "litert", "report", "view", "sign")
 TESTERS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "jsonschema>=4.21")
 DEVICE_TESTS = (
     "tests/bench", "tests/bundle", "tests/cli", "tests/decoders", "tests/device", "tests/metrics", "tests/runtime",

@@ -18,7 +18,7 @@ AREAS = {
     "model.toml": ("spec", "init"),
     "Checkpoints, graphs and export": ("export", "compact"),
     "TFLite files and TensorRT engines": ("compile",),
-    "Bundles": ("bundle", "files", "keeper"),
+    "Bundles and updates": ("bundle", "updates", "files", "keeper"),
     "Running: sessions, pictures, videos, cameras": ("runtime", "decoders", "viewer", "children"),
     "Benchmarks, labels and accuracy": ("bench", "metrics"),
     "Other machines": ("remote",),

@@ -25,7 +25,7 @@ from splite_deploy.metrics.people import nearest_person, same_person
 from splite_deploy.runtime.backends.base import ModelFile
 from splite_deploy.runtime.first_load import first_load
 from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, scale_of, transform_points
-from splite_deploy.runtime.selection import pick_artifacts
+from splite_deploy.runtime.selection import Absent, pick_artifacts
 from splite_deploy.runtime.session import OptionSet, Session, check_content, open_artifact
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
 from splite_deploy.text import quoted
@@ -181,6 +181,7 @@ def verify(
     *,
     threads: int | None = None,
     options: OptionSet = (),
+    absent: Absent | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Verification]:
     """Runs the golden crops and the golden image through the artifacts of a bundle on this machine.
@@ -191,6 +192,7 @@ def verify(
         precision: Only this precision or these. Each backend that is named is checked in each of them.
         threads: CPU threads.
         options: How the backends work.
+        absent: See `pick_artifacts`.
         progress: Called with each step as it begins.
 
     Returns:
@@ -201,7 +203,7 @@ def verify(
         MissingDependencyError: A backend is not installed.
         BackendError: An artifact cannot be loaded or run.
     """
-    chosen = pick_artifacts(bundle, backend, precision)
+    chosen = pick_artifacts(bundle, backend, precision, absent=absent)
     golden, spec = bundle.golden(), bundle.model
     preprocessor = Preprocessor(spec.input, spec.input.color)
     crop, matrix = Preprocessor(spec.input, golden.image.color).crop(golden.image.pixels, golden.image.box)

@@ -1,0 +1,334 @@
+"""A store: the folder on a device into which bundles are installed. It keeps two, the current one and the other.
+
+    store.json      which bundle is the current one, what is known of both, and the policy
+    7.splite        a slot, with the bundle that was installed as the seventh
+    6.splite        the other one, to which one can go back
+
+``store.json`` decides, and is replaced in one step: until then both slots stay as they are, and from then on the new
+one is the current one. A slot that it does not name is a leftover of an installation that was cut short, or has been
+replaced; the next installation removes it. Numbers are not used twice, so that who looks at ``store.json`` now and
+then sees every switch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from splite_deploy.bundle import Bundle
+from splite_deploy.bundle.new import is_bundle
+from splite_deploy.errors import BundleError, SpecError, UpdateError, reading_hint
+from splite_deploy.files import (
+    claimed,
+    is_hidden,
+    locked,
+    part_folder,
+    remove_leftovers,
+    rename_to_new,
+    sync,
+    write_file,
+    writing,
+)
+from splite_deploy.spec.plain import OPTIONAL, structure, to_plain
+from splite_deploy.spec.reading import MIB, MissingError, ReadError, parse_json, read_bytes
+from splite_deploy.text import command
+
+STORE = "store.json"
+STORE_VERSION = 1
+_SLOT = re.compile(r"([1-9][0-9]{0,17})\.splite")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One of the two bundles of a store.
+
+    Attributes:
+        number: Of the installation that brought it; its folder is ``NUMBER.splite``.
+        made: When the update was made, as it says, in UTC: ``2026-01-31T12:00:00Z``; empty where it tells none.
+        proven: Whether its first frames were all right; see `PoseEstimator.follow`. Nobody may have followed it yet.
+        starts: How often a program began to follow it that has not proven it so far.
+        failed: Why it was left for the other one; empty where it was not.
+    """
+
+    number: int
+    made: str = field(default="", metadata=OPTIONAL)
+    proven: bool = field(default=False, metadata=OPTIONAL)
+    starts: int = field(default=0, metadata=OPTIONAL)
+    failed: str = field(default="", metadata=OPTIONAL)
+
+
+@dataclass(frozen=True)
+class State:
+    """The content of ``store.json``.
+
+    Attributes:
+        store_version: Of this structure: 1.
+        current: The slot whose bundle runs.
+        other: The slot to go back to; None where only one bundle was installed.
+        public_key: The 32 bytes, in hex, of the Ed25519 key that has to have signed what is installed; empty where
+            unsigned updates are installed, too.
+    """
+
+    store_version: int
+    current: Slot
+    other: Slot | None = None
+    public_key: str = field(default="", metadata=OPTIONAL)
+
+    @property
+    def newest(self) -> str:
+        """When the newer one of both was made; empty where neither tells."""
+        return max(slot.made for slot in _slots(self))
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store, be it that nothing was installed into it yet.
+
+    Attributes:
+        path: Its folder.
+    """
+
+    path: Path
+
+    def read(self) -> State:
+        """What ``store.json`` says now.
+
+        Raises:
+            UpdateError: There is none, or it cannot be read.
+        """
+        state = self.read_if_any()
+        if state is None:
+            raise UpdateError(
+                f"{self.path} is no store: it holds no {STORE}.",
+                hint=f"Install a bundle into it: {command('install', self.path, 'NAME.splite')}.",
+            )
+        return state
+
+    def read_if_any(self) -> State | None:
+        """The same; None where nothing was installed yet.
+
+        Raises:
+            UpdateError: It cannot be read.
+        """
+        file = self.path / STORE
+        again = f"Install the bundle into another store: {command('install', 'NEW_STORE', 'NAME.splite')}."
+        try:
+            data = parse_json(read_bytes(file, most_bytes=MIB), str(file))
+        except MissingError:
+            return None
+        except ReadError as err:
+            raise UpdateError(f"{file} cannot be read: {err.reason}.", hint=reading_hint(err, again)) from err
+        version = data.get("store_version") if isinstance(data, Mapping) else None
+        if version != STORE_VERSION:
+            raise UpdateError(
+                f"{file} has version {version}; this version of splite-deploy reads {STORE_VERSION}.",
+                hint="Upgrade splite-deploy on this machine." if isinstance(version, int) else again,
+            )
+        try:
+            return structure(State, data, "", unknown="ignore")
+        except SpecError as err:
+            raise UpdateError(f"{file} is damaged: {err.message}", hint=again) from err
+
+    def folder(self, slot: Slot) -> Path:
+        """The bundle's folder of a slot."""
+        return self.path / f"{slot.number}.splite"
+
+    def open(self) -> Bundle:
+        """Opens the current bundle and checks every hash.
+
+        Raises:
+            UpdateError: This is no store.
+            BundleError: The bundle is damaged.
+        """
+        state = self.read()
+        while True:
+            try:
+                return Bundle.open(self.folder(state.current))
+            except BundleError:
+                before, state = state, self.read()
+                if state.current.number == before.current.number:
+                    raise  # else others were installed in the meantime, and this one was removed
+
+    @contextmanager
+    def adding(self) -> Iterator[Path]:
+        """Yields an empty folder for a bundle, which `switch` makes the current one; it vanishes if that is not called.
+
+        Nobody else adds to the store until the block ends. A store that does not exist is made.
+
+        Raises:
+            OutputError: Another process adds to it, which the message names; or it cannot be written to.
+            UpdateError: The folder holds something else.
+        """
+        made = self._make()
+        try:
+            with claimed(self.path / STORE, self.path):
+                state = self.read_if_any()
+                self._remove_unnamed(state)
+                number = 1 + max((slot.number for slot in _slots(state)), default=0)
+                with part_folder(self.path / f"{number}.splite") as folder:
+                    yield folder
+        finally:
+            if made and self.read_if_any() is None:
+                with writing(self.path):
+                    remove_leftovers(self.path)
+                    if not os.listdir(self.path):  # noqa: PTH208 - names
+                        self.path.rmdir()
+
+    def switch(self, folder: Path, made: str = "", public_key: str = "") -> State:
+        """Makes a finished bundle the current one, and the one before the other one.
+
+        Args:
+            folder: As `adding` gave it, filled.
+            made: See `Slot.made`.
+            public_key: See `State.public_key`.
+
+        Raises:
+            OutputError: It cannot be written; the current bundle is the one before.
+        """
+        with writing(self.path):
+            for file in folder.iterdir():
+                sync(file)
+            sync(folder)
+            folder.chmod(0o755)
+            with locked(self.path):
+                before = self.read_if_any()
+                new = Slot(1 + max((slot.number for slot in _slots(before)), default=0), made)
+                rename_to_new(folder, self.folder(new))
+                sync(self.path)
+                state = State(STORE_VERSION, new, None if before is None else before.current, public_key)
+                self._write(state)
+                self._remove_unnamed(state)
+        return state
+
+    def roll_back(self, reason: str = "", *, of: int | None = None) -> State:
+        """Makes the other bundle the current one.
+
+        Args:
+            reason: Why; where it is given the bundle counts as failed, and nobody goes back to it.
+            of: The number of the slot that has to be the current one; nothing happens where it is not, since
+                somebody else was faster.
+
+        Raises:
+            UpdateError: There is no other bundle, or it failed.
+            BundleError: The other bundle is damaged.
+            OutputError: The store cannot be written to.
+        """
+        self.read()
+        with locked(self.path):
+            state = self.read()
+            if of not in (None, state.current.number):
+                return state
+            install = f"Install one that works: {command('install', self.path, 'NAME.splite')}."
+            if state.other is None:
+                raise UpdateError(f"{self.path} holds no other bundle to go back to.", hint=install)
+            if state.other.failed:
+                raise UpdateError(
+                    f"The other bundle of {self.path} was left before: {state.other.failed.removesuffix('.')}.",
+                    hint=install,
+                )
+            Bundle.open(self.folder(state.other))
+            left = replace(state.current, failed=reason) if reason else state.current
+            back = replace(state, current=state.other, other=left)
+            self._write(back)
+            return back
+
+    def require_signatures(self, public_key: str) -> State:
+        """Has the store take from now on only what a key has signed.
+
+        Args:
+            public_key: In hex.
+
+        Raises:
+            UpdateError: This is no store, or it requires another key.
+            OutputError: It cannot be written to.
+        """
+        self.read()
+        with locked(self.path):
+            state = self.read()
+            self.required_key(state, public_key)
+            state = replace(state, public_key=public_key)
+            self._write(state)
+            return state
+
+    def required_key(self, state: State | None, public_key: str) -> str:
+        """The key that has to have signed an update; empty where none has to.
+
+        Args:
+            state: Of the store.
+            public_key: That is asked for besides.
+
+        Raises:
+            UpdateError: The store requires another one.
+        """
+        kept = "" if state is None else state.public_key
+        if kept and public_key not in ("", kept):
+            raise UpdateError(
+                f"{self.path} takes only what the key {kept[:16]}... has signed, and another one is asked for.",
+                hint=f"Where the key has changed, begin a new store: {command('install', 'NEW_STORE', 'UPDATE')}.",
+            )
+        return kept or public_key
+
+    def note_start(self, number: int) -> Slot:
+        """Counts that a program begins to follow the current bundle, unless it is proven or another one by now.
+
+        Returns:
+            The current slot.
+
+        Raises:
+            OutputError: The store cannot be written to.
+        """
+        with locked(self.path):
+            state = self.read()
+            if state.current.number == number and not state.current.proven:
+                state = replace(state, current=replace(state.current, starts=state.current.starts + 1))
+                self._write(state)
+            return state.current
+
+    def note_proven(self, number: int) -> None:
+        """Notes that the first frames of the current bundle were all right, unless another one is by now.
+
+        Raises:
+            OutputError: The store cannot be written to.
+        """
+        with locked(self.path):
+            state = self.read()
+            if state.current.number == number and not state.current.proven:
+                self._write(replace(state, current=replace(state.current, proven=True, starts=0)))
+
+    def _make(self) -> bool:
+        """Makes the folder where there is none; whether it did."""
+        with writing(self.path):
+            if not os.path.lexists(self.path):
+                self.path.mkdir(parents=True)
+                sync(self.path.parent)
+                return True
+            names = [name for name in os.listdir(self.path) if not is_hidden(name)]  # noqa: PTH208 - names
+        if names and STORE not in names and not all(map(_SLOT.fullmatch, names)):
+            raise UpdateError(
+                f"{self.path} is no store, and holds other files.",
+                hint="Name a folder that is empty or does not exist.",
+            )
+        return False
+
+    def _write(self, state: State) -> None:
+        write_file(self.path / STORE, (json.dumps(to_plain(state), indent=1) + "\n").encode())
+        with writing(self.path):
+            sync(self.path)
+
+    def _remove_unnamed(self, state: State | None) -> None:
+        """Removes slots that are none any more; they get a hidden name first, so that none is left in half."""
+        named = {self.folder(slot).name for slot in _slots(state)}
+        for name in os.listdir(self.path):  # noqa: PTH208 - names
+            place = self.path / name
+            if _SLOT.fullmatch(name) and name not in named and not place.is_symlink() and is_bundle(place):
+                with part_folder(place) as bin_, writing(place):
+                    place.rename(bin_ / name)
+
+
+def _slots(state: State | None) -> list[Slot]:
+    return [] if state is None else [slot for slot in (state.current, state.other) if slot is not None]

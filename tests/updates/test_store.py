@@ -1,0 +1,194 @@
+"""A store of two bundles: installing, going back, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from splite_deploy.bundle import MANIFEST, Bundle
+from splite_deploy.errors import OutputError, ParityError, UpdateError
+from splite_deploy.files import locked
+from splite_deploy.runtime.install import install
+from splite_deploy.updates import Slot, Store
+
+Invoke = Callable[..., Result]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.iterdir())
+
+
+def variant(bundle: Path, place: Path, tool_version: str) -> Path:
+    """The same bundle with another manifest."""
+    shutil.copytree(bundle, place)
+    manifest = Bundle.open(bundle).manifest
+    changed = dataclasses.replace(manifest, source=dataclasses.replace(manifest.source, tool_version=tool_version))
+    (place / MANIFEST).write_text(changed.to_json(), encoding="utf-8")
+    return place
+
+
+@pytest.fixture
+def second(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return variant(tiny_bundle, tmp_path / "second.splite", "2")
+
+
+def test_it_keeps_two_and_goes_back_and_forth(splite: Invoke, tiny_bundle: Path, second: Path, tmp_path: Path) -> None:
+    store, third = tmp_path / "store", variant(tiny_bundle, tmp_path / "third.splite", "3")
+    first = splite("install", store, tiny_bundle)
+    assert first.exit_code == 0, first.output
+    assert "golden crops" in first.output and f"The current bundle is {store / '1.splite'}." in first.output
+    again = splite("install", store, tiny_bundle)
+    assert again.exit_code == 0 and "is the current bundle already" in again.stderr
+    assert names(store) == ["1.splite", "store.json"]
+
+    assert splite("install", store, second).exit_code == 0
+    assert Store(store).open().manifest.source.tool_version == "2"
+    back = splite("install", store, "--rollback", "--json", "-")
+    assert json.loads(back.stdout)["folder"] == str(store / "1.splite")
+    assert Store(store).open().manifest == Bundle.open(tiny_bundle).manifest
+    assert splite("install", store, "--rollback").exit_code == 0
+    assert splite("install", store, third).exit_code == 0
+    assert names(store) == ["2.splite", "3.splite", "store.json"]
+    shown = splite("install", store).output
+    assert shown == f"The current bundle is {store / '3.splite'}.\nThe other one is {store / '2.splite'}.\n"
+
+
+def test_its_folders_are_whole_bundles_for_everybody(tiny_bundle: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "deep" / "store")
+    state = install(store, tiny_bundle).state
+    folder = store.folder(state.current)
+    assert names(folder) == sorted({MANIFEST, "report.json", *(one.file for one in Bundle.open(folder).manifest.files)})
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_what_fails_here_is_not_switched_to(tiny_bundle: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    strict = shutil.copytree(tiny_bundle, tmp_path / "strict.splite")
+    manifest = Bundle.open(strict).manifest
+    limits = dataclasses.replace(manifest.artifacts[0].limits, shift_max_px=1e-9, shift_p95_px=1e-9)
+    artifact = dataclasses.replace(manifest.artifacts[0], limits=limits)
+    (strict / MANIFEST).write_text(dataclasses.replace(manifest, artifacts=(artifact,)).to_json(), encoding="utf-8")
+    with pytest.raises(ParityError, match="ort fp32 differs on this machine"):
+        install(store, strict)
+    assert not store.path.exists()
+    install(store, tiny_bundle)
+    with pytest.raises(ParityError, match="ort fp32 differs on this machine"):
+        install(store, strict)
+    assert names(store.path) == ["1.splite", "store.json"] and store.read().current.number == 1
+
+
+def test_a_flipped_byte_is_refused(splite: Invoke, second: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    assert splite("install", store, tiny_bundle).exit_code == 0
+    graph = second / Bundle.open(second).manifest.artifacts[0].file
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    refused = splite("install", store, second)
+    assert refused.exit_code == 1 and "is not the file that the manifest describes" in refused.stderr
+    assert Store(store).read().current == Slot(1)
+
+
+def test_a_link_out_is_refused(splite: Invoke, second: Path, tmp_path: Path) -> None:
+    graph = second / Bundle.open(second).manifest.artifacts[0].file
+    graph.rename(tmp_path / "graph.onnx")
+    graph.symlink_to(tmp_path / "graph.onnx")
+    refused = splite("install", tmp_path / "store", second)
+    assert refused.exit_code == 1 and "is a link that leads out of the bundle" in refused.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_network_for_another_task_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    store, other = Store(tmp_path / "store"), shutil.copytree(tiny_bundle, tmp_path / "other.splite")
+    install(store, tiny_bundle)
+    manifest = Bundle.open(other).manifest
+    skeleton = manifest.model.skeleton
+    renamed = dataclasses.replace(skeleton, keypoint_names=tuple(f"other {one}" for one in skeleton.keypoint_names))
+    model = dataclasses.replace(manifest.model, skeleton=renamed)
+    (other / MANIFEST).write_text(dataclasses.replace(manifest, model=model).to_json(), encoding="utf-8")
+    with pytest.raises(UpdateError, match=r"finds other things than the bundle in") as refused:
+        install(store, other)
+    assert refused.value.hint == "Install it into a store of its own."
+
+
+def test_who_failed_is_not_gone_back_to(tiny_bundle: Path, second: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    install(store, tiny_bundle)
+    with pytest.raises(UpdateError, match=r"holds no other bundle to go back to"):
+        store.roll_back()
+    install(store, second)
+    assert store.roll_back("frame 1: no memory", of=1).current.number == 2  # another program was faster
+    assert store.roll_back("frame 1: no memory", of=2).current.number == 1
+    with pytest.raises(UpdateError, match=r"was left before: frame 1: no memory\.") as refused:
+        store.roll_back()
+    assert refused.value.hint.startswith("Install one that works: splite-deploy install ")
+
+
+def test_a_damaged_other_bundle_is_not_gone_back_to(
+    splite: Invoke, tiny_bundle: Path, second: Path, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    install(store, tiny_bundle)
+    install(store, second)
+    (store.path / "1.splite" / "golden.bin").unlink()
+    refused = splite("install", store.path, "--rollback")
+    assert refused.exit_code == 1 and "lacks its file golden.bin" in refused.stderr
+    assert store.read().current.number == 2
+
+
+def test_leftovers_of_a_loss_of_power_go_with_the_next_installation(
+    tiny_bundle: Path, second: Path, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    install(store, tiny_bundle)
+    shutil.copytree(tiny_bundle, store.path / "2.splite")  # was put in its place, and never switched to
+    shutil.copytree(tiny_bundle, store.path / ".2.splite-1.part.splite")
+    (store.path / "7.splite").mkdir()  # not ours
+    assert install(store, second).state.current.number == 2
+    assert store.open().manifest.source.tool_version == "2"
+    assert names(store.path) == ["1.splite", "2.splite", "7.splite", "store.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "cannot be read: it is not valid JSON"),
+        (b'{"store_version": 9}', "has version 9; this version of splite-deploy reads 1"),
+        (b'{"store_version": 1, "current": {"number": "x"}}', "is damaged: current.number is 'x'"),
+    ],
+)
+def test_a_store_that_cannot_be_read(content: bytes, said: str, splite: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "store.json").write_bytes(content)
+    refused = splite("install", tmp_path)
+    assert refused.exit_code == 1 and said in refused.stderr and "hint: " in refused.stderr
+
+
+def test_what_is_no_store(splite: Invoke, tiny_bundle: Path, tmp_path: Path) -> None:
+    none = splite("install", tmp_path / "none")
+    assert none.exit_code == 1 and f"{tmp_path / 'none'} is no store: it holds no store.json." in none.stderr
+    assert f"Install a bundle into it: splite-deploy install {tmp_path / 'none'} NAME.splite." in none.stderr
+    (tmp_path / "letters.txt").write_text("mine")
+    full = splite("install", tmp_path, tiny_bundle)
+    assert full.exit_code == 1 and "is no store, and holds other files" in full.stderr
+    both = splite("install", tmp_path / "none", tiny_bundle, "--rollback")
+    assert both.exit_code == 2 and "--rollback installs nothing, and an update was named" in both.stderr
+
+
+def test_two_do_not_install_at_once(tiny_bundle: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    with store.adding(), pytest.raises(OutputError, match=r"is being written by process \d+"):
+        install(store, tiny_bundle)
+    assert not store.path.exists()
+
+
+def test_reading_waits_for_nobody(tiny_bundle: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    install(store, tiny_bundle)
+    with locked(store.path):
+        assert store.open().manifest == Bundle.open(tiny_bundle).manifest
