@@ -8,12 +8,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from splite_deploy.runtime.backends import all_backends
     from splite_deploy.runtime.estimator import PoseEstimator
+    from splite_deploy.runtime.following import FollowingEstimator
     from splite_deploy.runtime.pose import Pose
     from splite_deploy.runtime.session import Session, open_bytes, open_file, open_session
 
-__all__ = ["Pose", "PoseEstimator", "Session", "all_backends", "open_bytes", "open_file", "open_session"]
+__all__ = [
+    "FollowingEstimator",
+    "Pose",
+    "PoseEstimator",
+    "Session",
+    "all_backends",
+    "open_bytes",
+    "open_file",
+    "open_session",
+]
 
-_MODULES = {"PoseEstimator": "estimator", "Pose": "pose", "all_backends": "backends"}
+_MODULES = {
+    "FollowingEstimator": "following",
+    "Pose": "pose",
+    "PoseEstimator": "estimator",
+    "all_backends": "backends",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from splite_deploy.arrays import Feed, FloatArray
+from splite_deploy.arrays import Feed, FloatArray, is_count
 from splite_deploy.bundle import Bundle
 from splite_deploy.decoders import Decoded, Decoding, PeopleDecoder, Unit, check_shapes
 from splite_deploy.errors import BackendError, UsageError
@@ -35,6 +35,9 @@ from splite_deploy.runtime.preprocess import (
 from splite_deploy.runtime.scores import check_scores
 from splite_deploy.runtime.session import OptionSet, Session, backend_of, open_session
 from splite_deploy.spec import Color, InputSpec, ModelSpec, Precision
+
+if TYPE_CHECKING:
+    from splite_deploy.runtime.following import FollowingEstimator
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -183,6 +186,54 @@ class PoseEstimator(Closing):
         return cls(bundle.model, open_session(bundle, backend, precision, threads=threads, options=options), color)
 
     @classmethod
+    def follow(
+        cls,
+        store: str | PathLike[str],
+        backend: str = "auto",
+        precision: Precision | None = None,
+        threads: int | None = None,
+        color: Color = "bgr",
+        options: OptionSet = (),
+        *,
+        proving_frames: int = 30,
+        look_every_s: float = 1.0,
+        told: Callable[[str], None] = lambda message: None,
+    ) -> FollowingEstimator:
+        """Opens what is installed in a store, and goes on with what is installed there later; see `FollowingEstimator`.
+
+        Args:
+            store: The folder that ``splite-deploy install`` installs into.
+            backend: As for `open`.
+            precision: As for `open`.
+            threads: As for `open`.
+            color: As for `open`.
+            options: As for `open`.
+            proving_frames: After how many calls without an error a new bundle has proven itself. Until then an error
+                leads back to the one before.
+            look_every_s: How often to look into the store, in seconds.
+            told: Called with a sentence where another bundle answers from now on, or fails, by whichever thread.
+
+        Raises:
+            UpdateError: There is no store.
+            UsageError: A value is out of its range, the bundle has no such artifact, or the options do not fit.
+            SpliteError: Neither of its bundles can be opened; see `open`.
+        """
+        from splite_deploy.runtime.following import FollowingEstimator
+        from splite_deploy.updates import Store
+
+        if not (is_count(proving_frames, 1) and 0 < look_every_s < math.inf):
+            raise UsageError(
+                f"A bundle would prove itself in {proving_frames} frames, and be looked for every {look_every_s} s.",
+                hint="Pass a whole number from 1 on, and seconds above 0.",
+            )
+
+        def load(bundle: Bundle) -> PoseEstimator:
+            session = open_session(bundle, backend, precision, threads=threads, options=options)
+            return PoseEstimator(bundle.model, session, color)
+
+        return FollowingEstimator(Store(Path(store)), load, color, proving_frames, look_every_s, told)
+
+    @classmethod
     def open_file(
         cls,
         path: str | PathLike[str],
@@ -261,7 +312,7 @@ class PoseEstimator(Closing):
             BackendError: The backend failed, or gave a result that is not finite.
         """
         self.check_options(intrinsics, bone_length_mm)
-        return self._estimate(image, [box], self._decode.best, intrinsics, bone_length_mm)[0]
+        return self._estimate(image, [box], best=True, intrinsics=intrinsics, bone_length_mm=bone_length_mm)[0]
 
     def in_two_passes(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
         """Keypoints in a box whose angle nobody knows, by two inferences where crops are turned, else by one.
@@ -316,7 +367,7 @@ class PoseEstimator(Closing):
                 f"The model '{self.spec.name}' finds one hand or person in each box, and no boxes.",
                 hint="Call the estimator itself, with the image and a box.",
             )
-        return self._estimate(image, [box], self._decode)
+        return self._estimate(image, [box], best=False)
 
     @property
     def finds_people(self) -> bool:
@@ -359,18 +410,20 @@ class PoseEstimator(Closing):
         self.check_options(intrinsics, bone_length_mm)
         if not boxes:
             return []
-        return self._estimate(image, boxes, self._decode.best, intrinsics, bone_length_mm)
+        return self._estimate(image, boxes, best=True, intrinsics=intrinsics, bone_length_mm=bone_length_mm)
 
     def _estimate(
         self,
         image: AnyImage,
         boxes: Sequence[ArrayLike | None],
-        decode: Callable[[dict[str, FloatArray]], Decoded],
+        *,
+        best: bool,
         intrinsics: ArrayLike | None = None,
         bone_length_mm: float | None = None,
     ) -> list[Pose]:
-        """All stages in a row; ``decode`` takes the outputs by role."""
+        """All stages in a row; of several people the ``best`` of each box, or all."""
         with self._guard:
+            decode = self._decode.best if best else self._decode
             began_s = time.perf_counter()
             tensor, frames = self.prepare(image, boxes)
             prepared_s = time.perf_counter()

@@ -1,0 +1,295 @@
+"""An estimator that follows a store: it goes on with what is installed there, and back where that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from splite_deploy.bundle import Bundle
+from splite_deploy.errors import OutputError, SpliteError, UpdateError, UsageError, first_line
+from splite_deploy.runtime.estimator import PoseEstimator, StageTimes
+from splite_deploy.runtime.pose import Pose
+from splite_deploy.runtime.preprocess import AnyImage
+from splite_deploy.spec import Color
+from splite_deploy.text import command
+from splite_deploy.updates import Slot, Store
+
+PROVING_FRAMES = 30
+LOOK_EVERY_S = 1.0
+MOST_STARTS = 3
+"""How many programs may begin with a bundle that proves itself in none: it may end them without an exception."""
+_OF_THE_NETWORK = (
+    *("spec", "session", "preprocessor"),
+    *("_decode", "_compared", "_depth", "_turn", "_gives_more", "_image", "_roles"),
+)
+"""What an estimator has of its network."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A bundle that can run.
+
+    Attributes:
+        number: Of its slot.
+        estimator: Opened.
+        proven: See `Slot.proven`.
+    """
+
+    number: int
+    estimator: PoseEstimator
+    proven: bool
+
+
+class FollowingEstimator(PoseEstimator):
+    """A `PoseEstimator` of what is installed in a store now: `PoseEstimator.follow` opens it.
+
+    A thread looks into the store now and then, loads what was installed, and runs its golden image once; the next call
+    after that is the first one of the new bundle, and no call waits. Until the new one has proven itself in some calls
+    the old one stays loaded: where a call fails, or gives what is not finite, the same call is answered by the old one,
+    the store goes back to the other bundle, and the new one counts as failed. So does a bundle that cannot be loaded,
+    and one that several programs began with and none has proven. A store that cannot be written to stays as it is, and
+    this estimator alone goes back.
+
+    A `UsageError`, such as of an empty image, is nobody's failure and is raised. So is every error of a bundle that has
+    proven itself.
+
+    Args:
+        store: With an installed bundle.
+        load: Opens an estimator of a bundle.
+        color: Channel order of the images.
+        proving_frames: See `PoseEstimator.follow`.
+        look_every_s: See `PoseEstimator.follow`.
+        told: See `PoseEstimator.follow`.
+
+    Raises:
+        SpliteError: See `PoseEstimator.follow`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        load: Callable[[Bundle], PoseEstimator],
+        color: Color,
+        proving_frames: int,
+        look_every_s: float,
+        told: Callable[[str], None],
+    ) -> None:
+        self.store = store
+        self._load, self._told = load, told
+        self._proving_frames, self._look_every_s = proving_frames, look_every_s
+        self._failed: set[int] = set()
+        self._before: _Loaded | None = None
+        self._ready: _Loaded | None = None
+        self._swapping = Lock()
+        self._now = self._first()
+        self._left = 0 if self._now.proven else proving_frames
+        super().__init__(self._now.estimator.spec, self._now.estimator.session, color)
+        self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._watcher = Thread(target=self._watch, name="splite-deploy store", daemon=True)
+        self._watcher.start()
+
+    @property
+    def slot(self) -> int:
+        """The number of the slot whose bundle answers now: 7 of ``7.splite``."""
+        return self._now.number
+
+    def take_times(self) -> StageTimes:
+        """See `PoseEstimator.take_times`; of the bundle that answers now."""
+        return self._now.estimator.take_times()
+
+    def close(self) -> None:
+        """Frees the sessions, and ends the thread.
+
+        Raises:
+            BackendError: Another thread uses it.
+        """
+        if not self._guard.forked:
+            with self._guard:
+                self._left = 0  # a call of a closed one is no failure of its bundle
+                self._work.put(None)
+                self._watcher.join()
+        for one in (self._ready, self._before, self._now):
+            if one is not None:
+                one.estimator.close()
+        self._ready = self._before = None
+
+    def _estimate(
+        self,
+        image: AnyImage,
+        boxes: Sequence[ArrayLike | None],
+        *,
+        best: bool,
+        intrinsics: ArrayLike | None = None,
+        bone_length_mm: float | None = None,
+    ) -> list[Pose]:
+        with self._guard:
+            self._take_ready()
+            options: dict[str, Any] = {"best": best, "intrinsics": intrinsics, "bone_length_mm": bone_length_mm}
+            while True:
+                try:
+                    poses = self._now.estimator._estimate(image, boxes, **options)
+                except UsageError:
+                    raise
+                except Exception as err:
+                    if not (self._left and self._go_back(first_line(err, named=True))):
+                        raise
+                else:
+                    self._count()
+                    return poses
+
+    def _take_ready(self) -> None:
+        """Goes on with what was loaded, once the bundle before it has proven itself."""
+        if self._ready is None or self._left:
+            return
+        with self._swapping:
+            new, self._ready = self._ready, None
+            self._before = self._now
+            self._become(new)
+        self._left = 0 if new.proven else self._proving_frames
+        self._told(f"Goes on with the bundle {self.store.path / f'{new.number}.splite'}.")
+        if new.proven:
+            self._retire()
+
+    def _become(self, new: _Loaded) -> None:
+        self._now = new
+        vars(self).update({name: getattr(new.estimator, name) for name in _OF_THE_NETWORK})
+
+    def _count(self) -> None:
+        """Counts a call that was all right; what takes time is left to the thread."""
+        if self._left:
+            self._left -= 1
+            if not self._left:
+                number = self._now.number
+                self._work.put(lambda: self.store.note_proven(number))
+                self._retire()
+
+    def _retire(self) -> None:
+        if (before := self._before) is not None:
+            self._before = None
+            self._work.put(before.estimator.close)
+
+    def _go_back(self, reason: str) -> bool:
+        """Answers with the bundle before; whether there is one."""
+        bad, why = self._now, f"a call failed: {reason}"
+        self._failed.add(bad.number)
+        if self._before is not None:
+            self._work.put(lambda: self.store.roll_back(why, of=bad.number))
+            back, self._before = self._before, None
+        else:  # this program began with it
+            try:
+                back = self._loaded(self._other_slot(bad.number, why))
+            except SpliteError:
+                return False
+        self._become(back)
+        self._left = 0
+        self._work.put(bad.estimator.close)
+        self._told(f"Goes back to the bundle {back.number}.splite of {self.store.path}: {why}")
+        return True
+
+    def _other_slot(self, bad: int, why: str) -> Slot:
+        """What to go on with instead of a bundle that failed.
+
+        Raises:
+            SpliteError: There is nothing.
+        """
+        try:
+            return self.store.roll_back(why, of=bad).current
+        except OutputError:  # somebody else's store
+            state = self.store.read()
+            for slot in (state.current, state.other):
+                if slot is not None and slot.number not in self._failed and not slot.failed:
+                    return slot
+            raise
+
+    def _first(self) -> _Loaded:
+        """The current bundle, or the other one where that cannot be loaded.
+
+        Raises:
+            SpliteError: Neither can.
+        """
+        slot = self.store.read().current
+        try:
+            return self._loaded(self._begun(slot))
+        except SpliteError as err:
+            if slot.proven:
+                raise
+            self._failed.add(slot.number)
+            try:
+                other = self._other_slot(slot.number, first_line(err, named=True))
+            except SpliteError:
+                raise err from None
+            self._told(f"Begins with the bundle {other.number}.splite of {self.store.path}: {err.message}")
+            return self._loaded(other)
+
+    def _begun(self, slot: Slot) -> Slot:
+        """Counts a start of a bundle that is not proven.
+
+        Raises:
+            UpdateError: There were too many.
+        """
+        if slot.proven:
+            return slot
+        try:
+            slot = self.store.note_start(slot.number)
+        except OutputError:
+            return slot
+        if slot.starts > MOST_STARTS:
+            raise UpdateError(
+                f"{slot.number}.splite of {self.store.path} was started {MOST_STARTS} times, and never came to "
+                f"{self._proving_frames} results.",
+                hint=f"Install one that works: {command('install', self.store.path, 'NAME.splite')}.",
+            )
+        return slot
+
+    def _loaded(self, slot: Slot) -> _Loaded:
+        """Opens the bundle of a slot, and runs its golden image once."""
+        bundle = Bundle.open(self.store.folder(slot))
+        estimator = self._load(bundle)
+        try:
+            golden = bundle.golden().image
+            estimator(golden.pixels, golden.box)
+        except BaseException:
+            estimator.close()
+            raise
+        return _Loaded(slot.number, estimator, slot.proven)
+
+    def _watch(self) -> None:
+        """What the thread does: looks into the store, and what `_work` holds."""
+        while True:
+            try:
+                work = self._work.get(timeout=self._look_every_s)
+            except Empty:
+                work = self._look
+            if work is None:
+                return
+            try:
+                work()
+            except SpliteError as err:  # the store cannot be written to, or there is nothing to go back to
+                self._told(err.message)
+
+    def _look(self) -> None:
+        """Loads the current bundle where it is another one than that which answers, or will with the next call."""
+        slot = self.store.read().current
+        with self._swapping:
+            known = {self._now.number, *self._failed, *([self._ready.number] if self._ready else [])}
+        if slot.number in known:
+            return
+        try:
+            new = self._loaded(self._begun(slot))
+        except Exception as err:
+            if self.store.read().current.number != slot.number:
+                return  # it was removed while it was loaded
+            self._failed.add(slot.number)
+            why = f"it cannot be loaded: {first_line(err, named=True)}"
+            self._told(f"Stays with the bundle {self._now.number}.splite of {self.store.path}: {why}")
+            self.store.roll_back(why, of=slot.number)
+            return
+        with self._swapping:
+            unused, self._ready = self._ready, new
+        if unused is not None:
+            unused.estimator.close()
