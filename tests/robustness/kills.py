@@ -31,7 +31,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from splite_deploy import interruption
@@ -61,12 +61,14 @@ class Work:
         arguments: Of the command line.
         check: Says what is wrong with the results in a folder; nothing if they are whole.
         results: Their names in that folder, ``out``.
+        before: Brings that folder to where the command begins, if it does not begin where a run has ended.
     """
 
     name: str
     arguments: Sequence[str]
     check: Callable[[Path], str]
     results: tuple[str, ...]
+    before: Callable[[Path], None] = lambda out: None
 
 
 @dataclass
@@ -182,8 +184,10 @@ def make_good(folder: Path, only: str = "") -> tuple[list[Work], dict[str, Pace]
         export = ("export", "tiny/tiny.safetensors", "-o", target, "--crops", "2", *options)
         _must(_in_fork(folder, lambda arguments=export: _command(arguments)))  # type: ignore[misc]
     shutil.copytree(folder / "trt.splite", folder / "out" / "built.splite")
+    _must(_in_fork(folder, lambda: _make_stores(folder)))
     works, paces = [work for work in all_works() if work.name.startswith(only)], {}
     for work in works:
+        work.before(folder / "out")
         paces[work.name] = _pace(folder, work)
         if work.name == "export":
             (folder / "out" / "new.splite" / "notes.txt").write_text("mine")
@@ -239,6 +243,22 @@ def all_works() -> list[Work]:
             ("bench.jsonl", "bench.html"),
         ),
     ]
+    works += [
+        Work(
+            "install",
+            ("install", "out/store", "new.splite"),
+            lambda out: _store(out / "store"),
+            ("store/store.json",),
+            lambda out: _begin_store(out / "store"),
+        ),
+        Work(
+            "install update",
+            ("install", "out/updated", "update"),
+            lambda out: _store(out / "updated"),
+            ("updated/store.json",),
+            lambda out: _begin_store(out / "updated"),
+        ),
+    ]
     if importlib.util.find_spec("tensorrt_rtx_bindings"):
         build = ("compile", "out/built.splite", "-p", "fp16", "--json", "out/built.json")
         works.append(
@@ -260,7 +280,7 @@ _STAYS = "stays: "
 _HEAVY = (
     *("cv2", "onnx", "onnx_ir", "onnxscript", "onnxsim", "onnxruntime", "rich.progress", "rich.table"),
     *("safetensors.torch", "torch.onnx", "splite_deploy.cli", "splite_deploy.export", "splite_deploy.compact"),
-    *("splite_deploy.bench.run", "splite_deploy.runtime"),
+    *("splite_deploy.bench.run", "splite_deploy.runtime", "splite_deploy.runtime.install"),
 )
 TRIES = 5
 """How often a command is started for one kill, where it ends before its signal."""
@@ -292,6 +312,47 @@ def _make_inputs(folder: Path) -> None:
     for image, _ in modules["samples"].samples(FRAMES, seed=1):
         writer.write(image[..., ::-1])
     writer.release()
+
+
+def _make_stores(folder: Path) -> None:
+    """Writes the bundle and the update that are installed, and a store as it is before that, with two older bundles."""
+    from splite_deploy.updates import Store, make_update
+
+    for name in ("old", "older", "new"):
+        shutil.copytree(folder / "tiny.splite", folder / f"{name}.splite")
+        manifest = Bundle.open(folder / "tiny.splite").manifest
+        named = replace(manifest, source=replace(manifest.source, checkpoint=name))
+        (folder / f"{name}.splite" / "manifest.json").write_text(named.to_json(), encoding="utf-8")
+    make_update(folder / "update", Bundle.open(folder / "new.splite"), Bundle.open(folder / "old.splite"))
+    store = Store(folder / "store")
+    for name in ("older", "old"):
+        with store.adding() as place:
+            shutil.copytree(folder / f"{name}.splite", place, dirs_exist_ok=True)
+            store.switch(place)
+
+
+def _begin_store(store: Path) -> None:
+    shutil.rmtree(store, ignore_errors=True)
+    shutil.copytree(store.parents[1] / "store", store)
+
+
+def _store(path: Path) -> str:
+    """What is wrong with a store: the current bundle and the other one have to be whole, and those that they were."""
+    from splite_deploy.updates import Store
+
+    store = Store(path)
+    try:
+        state = store.read()
+    except SpliteError as err:
+        return err.message
+    if state.other is None:
+        return "one bundle is lost"
+    found = {}
+    for slot in (state.other, state.current):
+        if problem := _bundle(store.folder(slot)):
+            return f"{slot.number}.splite: {problem}"
+        found[slot.number] = Bundle.open(store.folder(slot)).manifest.source.checkpoint
+    return "" if found in ({1: "older", 2: "old"}, {2: "old", 3: "new"}) else f"it holds {found}"
 
 
 def _command(arguments: Sequence[str]) -> None:
@@ -391,14 +452,16 @@ def _pace(folder: Path, work: Work) -> Pace:
 def _kill(folder: Path, work: Work, pace: Pace, kill: Kill, rng: random.Random) -> Pace:
     """Runs a command, kills it, judges, runs it again, judges that, and returns the pace of that."""
     out, (whole_s, changes) = folder / "out", pace
-    contents = {name: _digest(out / name) for name in work.results}
     usual = {place: _names(folder / place) for place in PLACES}
+    work.before(out)
+    contents = {name: _digest(out / name) for name in work.results}
+    begun = {place: _names(folder / place) for place in PLACES}
     wait_s = whole_s * (rng.uniform(_LAST_PART, 1.0) if kill.how == "last" else rng.random())
     wanted, later_s = rng.randint(1, changes), rng.choice((0.0, rng.uniform(0, 0.02)))
     began = time.monotonic()
     process = _start(folder, lambda: _command(work.arguments))
     if kill.how == "file":
-        before, seen = usual["out"], 0
+        before, seen = begun["out"], 0
         while seen < wanted and time.monotonic() - began < 2 * whole_s and os.path.exists(f"/proc/{process}/environ"):  # noqa: PTH110
             if (now := _names(out)) != before:
                 before, seen = now, seen + 1
@@ -418,7 +481,7 @@ def _kill(folder: Path, work: Work, pace: Pace, kill: Kill, rng: random.Random) 
         kill.wrong.append(f"traceback: {told.strip()[-300:]}")
     if living := _living(str(folder), GONE_WITHIN_S):
         kill.wrong.append(f"lives on: {living}")
-    kill.left = sorted(f"{place}/{name}" for place in PLACES for name in _names(folder / place) - usual[place])
+    kill.left = sorted(f"{place}/{name}" for place in PLACES for name in _names(folder / place) - begun[place])
     missing = [name for name in work.results if not (out / name).exists()]
     same = {name: _digest(out / name) == contents[name] for name in work.results}
     kill.result = "none" if missing else "old" if all(same.values()) else "new"
