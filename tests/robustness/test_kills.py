@@ -48,7 +48,7 @@ def test_kills_leave_old_or_new_results_and_nothing_else(tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
     found = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [one["number"] for one in found] == list(range(12))
-    assert {one["work"].split()[0] for one in found} >= {"export", "compact", "run", "bench"}
+    assert {one["work"].split()[0] for one in found} >= {"export", "compact", "run", "bench", "install"}
     assert "| all | 12 |" in done.stdout
 
 
