@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from splite_deploy.files import locked
 
 ROOT = Path(__file__).parents[1]
+VECTORS = Path(__file__).parent / "vectors"
 TINY = Path(__file__).parent / "tiny"
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
@@ -153,6 +154,26 @@ def tiny_tflite_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFacto
         file = shutil.copy(VECTORS / f"tiny.{precision}.tflite", path / f"model.{precision}.tflite")
         artifacts.append(tflite_artifact(Path(file), precision))
     manifest = dataclasses.replace(Bundle.open(tiny_bundle).manifest, artifacts=tuple(artifacts))
+    (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_ncnn_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of tests/tiny with networks for ncnn alone: fp32, fp16. Read only."""
+    from splite_deploy.bundle import MANIFEST, Bundle
+    from splite_deploy.files import sha256_of
+    from splite_deploy.spec import LimitSpec
+
+    path = tmp_path_factory.mktemp("bundle") / "tiny-ncnn.splite"
+    shutil.copytree(tiny_bundle, path)
+    bundle, artifacts = Bundle.open(tiny_bundle), []
+    for precision, limits in (("fp32", LimitSpec()), ("fp16", LimitSpec(shift_p95_px=0.05, shift_max_px=0.2))):
+        name = f"model.{precision}.ncnn.zip"
+        shutil.copy(VECTORS / f"tiny.{precision}.ncnn.zip", path / name)
+        told = {"format": "ncnn", "backend": "ncnn", "precision": precision, "file": name, "limits": limits}
+        artifacts.append(dataclasses.replace(bundle.find("ort"), **told, sha256=sha256_of(path / name)))
+    manifest = dataclasses.replace(bundle.manifest, artifacts=tuple(artifacts))
     (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return path
 

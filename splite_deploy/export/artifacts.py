@@ -379,6 +379,58 @@ def measure_tflite(
     return Measured(artifact, run.session, deviation, run.layers, len(content))
 
 
+def measure_ncnn(
+    fp32: GraphFile,
+    folder: Path,
+    backend: str,
+    precision: Precision,
+    limits: LimitSpec,
+    reference: Reference,
+    options: ExportOptions,
+    hint: str,
+    stack: ExitStack,
+) -> Measured:
+    """Makes a network for ncnn of the fp32 graph, compares it and lists its layers.
+
+    Args:
+        fp32: The graph.
+        folder: Where its file goes.
+        backend: What it is made for.
+        precision: Which one.
+        limits: How far it may move keypoints.
+        reference: What is compared with.
+        options: The requested options.
+        hint: What to do where it moves keypoints too far.
+        stack: Closes the session.
+
+    Raises:
+        CompileError: ncnn has no such operators, takes no such inputs, or has no such precision.
+        ParityError: It lies beyond its limits.
+        MissingDependencyError: ncnn or pnnx is not installed.
+        OutputError: The file cannot be written.
+    """
+    from splite_deploy.compile.ncnn import to_ncnn
+
+    label = f"{backend} {precision}"
+    if precision == "int8":
+        raise CompileError(
+            f"{label} cannot be made: ncnn quantises with programs of its own, which no package brings.",
+            hint="Leave out -b ncnn or -p int8, or export ncnn's fp32 and fp16 into a bundle of their own.",
+        )
+    if options.fuses:
+        raise CompileError(
+            f"{label} cannot be made with fused pre- or postprocessing: ncnn takes float32, and lacks operators.",
+            hint="Leave out --fuse-input and --fuse-decode, or export ncnn's networks into a bundle of their own.",
+        )
+    content = to_ncnn(fp32.content, fp32.inputs, fp32.outputs, half=precision == "fp16", label=label)
+    name, digest = f"model.{precision}.ncnn.zip", hashlib.sha256(content).hexdigest()
+    artifact = Artifact("ncnn", backend, precision, name, digest, fp32.inputs, fp32.outputs, limits, {})
+    run = TracedRun(content, artifact, reference, stack)
+    deviation = reference.compare(label, run.outputs, limits, hint)
+    write_file(folder / name, content)
+    return Measured(artifact, run.session, deviation, run.layers, len(content))
+
+
 def open_batch(content: bytes, artifact: Artifact) -> tuple[bytes, Artifact]:
     """A TFLite file that takes any number of crops at once, and what is to be said of it."""
     from splite_deploy.compile.tflite.batch import with_open_batch

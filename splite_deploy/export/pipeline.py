@@ -51,6 +51,7 @@ from splite_deploy.export.artifacts import (
     export_limits,
     likely_cause,
     measure_graph,
+    measure_ncnn,
     measure_tflite,
     tflite_compiler,
     write_graphs,
@@ -249,7 +250,11 @@ def export_bundle(
             for backend, precision in sorted(requested, key=lambda one: one[1] != "fp32"):  # others are made from it
                 hint = deviation_hint(backend, precision, likely)
                 with failures.kept(f"{backend} {precision}"):
-                    if find_backend(backend).export != "tflite":
+                    if find_backend(backend).export == "ncnn":
+                        progress(f"making {backend} {precision}")
+                        limit, compared = limits[precision], (reference, options, hint, stack)
+                        measured.append(measure_ncnn(fp32.file, folder, backend, precision, limit, *compared))
+                    elif find_backend(backend).export != "tflite":
                         file = files[artifact_file(precision)]
                         progress(f"comparing {backend} {precision}")
                         artifact = file.artifact(precision, limits[precision], backend)

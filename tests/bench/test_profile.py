@@ -176,7 +176,7 @@ def test_a_backend_without_a_profile_says_so(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     with pytest.raises(UsageError, match="The backend 'trt' has no profile") as caught:
         profile_artifact(bundle, dataclasses.replace(bundle.find("ort"), backend="trt"))
-    assert caught.value.hint == "These do: ort, tflite, openvino."
+    assert caught.value.hint == "These do: ort, tflite, openvino, ncnn."
     with pytest.raises(UsageError, match="0 runs cannot be timed"):
         profile_artifact(bundle, bundle.find("ort"), runs=0)
 

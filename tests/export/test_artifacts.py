@@ -348,7 +348,7 @@ def test_options_that_do_not_fit(
 def test_options_of_the_python_twin_are_checked_too() -> None:
     with pytest.raises(UsageError, match="The requested backends are: npu") as caught:
         ExportOptions(backends=("npu",))
-    assert "openvino, ort, tflite, trt" in caught.value.hint
+    assert "ncnn, openvino, ort, tflite, trt" in caught.value.hint
     with pytest.raises(UsageError, match="The requested precisions are: none"):
         ExportOptions(precisions=())
     assert not ExportOptions(backends=("tflite",), precisions=("fp16",)).calibrates

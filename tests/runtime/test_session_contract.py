@@ -55,7 +55,9 @@ def backend(request: pytest.FixtureRequest) -> str:
 def static(request: pytest.FixtureRequest) -> Bundle:
     """The tiny bundle with what the test's backend runs."""
     backend = request.getfixturevalue("backend") if "backend" in request.fixturenames else "ort"
-    name = {"tflite": "tiny_tflite_bundle", "trt": "tiny_trt_bundle"}.get(backend, "tiny_bundle")
+    name = {"tflite": "tiny_tflite_bundle", "trt": "tiny_trt_bundle", "ncnn": "tiny_ncnn_bundle"}.get(
+        backend, "tiny_bundle"
+    )
     return Bundle.open(request.getfixturevalue(name))
 
 

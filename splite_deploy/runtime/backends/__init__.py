@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NoReturn
 
 from splite_deploy.errors import UsageError, first_line
-from splite_deploy.runtime.backends import litert, openvino, ort, replay, trt
+from splite_deploy.runtime.backends import litert, ncnn, openvino, ort, replay, trt
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, ModelFile
 
 PLUG_INS = "splite_deploy.backends"
@@ -18,6 +18,7 @@ BUILT_IN: tuple[Backend, ...] = (
     ort.BACKEND,
     litert.BACKEND,
     openvino.BACKEND,
+    ncnn.BACKEND,
     replay.BACKEND,
 )
 """In the order in which ``auto`` prefers them."""

@@ -27,9 +27,9 @@ from splite_deploy.spec import ModelSpec, View
 if TYPE_CHECKING:
     from splite_deploy.runtime.session import Session, TracedSession
 
-Recipe = Literal["ort", "tflite", "trt"]
-"""How ``export`` makes something for a backend: ``ort`` graphs, quantised as CPU kernels take it; ``tflite`` files; or
-``trt`` graphs that engines are built from on the device."""
+Recipe = Literal["ort", "tflite", "ncnn", "trt"]
+"""How ``export`` makes something for a backend: ``ort`` graphs, quantised as CPU kernels take it; ``tflite`` files;
+``ncnn`` networks; or ``trt`` graphs that engines are built from on the device."""
 FAILED_HINT = "Copy or export the file again; if it fails here alone, 'splite-deploy doctor' says which version it is."
 """Where an engine fails on a file that it has loaded."""
 ANY_FORMAT = "*"
