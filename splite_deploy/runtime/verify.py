@@ -360,9 +360,9 @@ def check(results: list[Verification]) -> None:
                 "that in the bundle's report.json."
             )
             if result.label == "ort int8" and read_int8_instructions().saturates:
-                hint = (
-                    "This CPU has neither VNNI nor AMX, so that sums of int8 saturate in ONNX Runtime: export it again "
-                    "with --reduce-range, or run fp32 here."
+                hint += (
+                    " Or sums of int8 saturate: this CPU has neither VNNI nor AMX. Then export again with "
+                    "--reduce-range, or run fp32 here."
                 )
             if any("recorded" in one and "crop" not in one for one in result.violations):
                 hint = _TAMPERED
