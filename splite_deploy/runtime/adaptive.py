@@ -23,7 +23,7 @@ from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.estimator import PoseEstimator, StageTimes
 from splite_deploy.runtime.governor import REST_S, WINDOW, Governor, Switch
 from splite_deploy.runtime.pose import Pose
-from splite_deploy.runtime.preprocess import AnyImage, Preprocessor
+from splite_deploy.runtime.preprocess import AnyImage
 from splite_deploy.runtime.selection import pick_artifacts
 from splite_deploy.runtime.session import OptionSet, open_session
 from splite_deploy.spec import PRECISIONS, Color, ModelSpec, Precision
@@ -65,8 +65,13 @@ def variants_of(path: str | PathLike[str]) -> list[Variant]:
         BundleError: The bundle is missing or damaged.
         MissingDependencyError: Nothing of it runs here.
     """
+    return _of_bundle(path, Bundle.open(path))
+
+
+def _of_bundle(path: str | PathLike[str], bundle: Bundle) -> list[Variant]:
+    """The same of a bundle that is open."""
     left_out: list[SpliteError] = []
-    chosen = pick_artifacts(Bundle.open(path), absent=lambda _artifact, err: left_out.append(err))
+    chosen = pick_artifacts(bundle, absent=lambda _artifact, err: left_out.append(err))
     if not chosen:
         raise left_out[0]
     ordered = sorted(chosen, key=lambda one: PRECISIONS.index(one[1].precision))
@@ -89,7 +94,7 @@ class AdaptiveEstimator(Closing):
     It takes the place of an estimator in `TopDown` and `BoxTracker`. One serves one thread.
 
     Attributes:
-        switches: The last thousand changes, the oldest first; see `label` for what their numbers mean.
+        switches: The last thousand changes, the oldest first; their numbers are positions in ``variants``.
         failed: Why variants are out of the choice, by their position.
 
     Args:
@@ -124,10 +129,9 @@ class AdaptiveEstimator(Closing):
         on_switch: Callable[[Switch], object] = lambda switch: None,
     ) -> None:
         _check_limits(budget_ms, window, rest_s, max_loaded)
-        self.variants = _expanded([variants] if isinstance(variants, (str, PathLike)) else variants)
+        self.variants, self._bundles = _expanded([variants] if isinstance(variants, (str, PathLike)) else variants)
         self.switches: deque[Switch] = deque(maxlen=_KEPT)
         self.failed: dict[int, SpliteError] = {}
-        self._bundles = {one.path: Bundle.open(one.path) for one in self.variants}
         _check_alike({fspath(path): bundle.model for path, bundle in self._bundles.items()})
         self._open: Callable[[int], PoseEstimator] = lambda index: _opened(
             self.variants[index], self._bundles[self.variants[index].path], threads, color, options
@@ -204,11 +208,6 @@ class AdaptiveEstimator(Closing):
     def color(self) -> Color:
         """Channel order of the images."""
         return self._current.color
-
-    @property
-    def preprocessor(self) -> Preprocessor:
-        """Of the variant that runs."""
-        return self._current.preprocessor
 
     @property
     def finds_people(self) -> bool:
@@ -306,14 +305,20 @@ def _check_limits(budget_ms: float, window: int, rest_s: float, max_loaded: int)
         )
 
 
-def _expanded(variants: Iterable[Variant | str | PathLike[str]]) -> list[Variant]:
-    """Every artifact of a bundle in the place of its path."""
+def _expanded(
+    variants: Iterable[Variant | str | PathLike[str]],
+) -> tuple[list[Variant], dict[str | PathLike[str], Bundle]]:
+    """Every artifact of a bundle in the place of its path; and the bundles by their paths, each opened once."""
     made: list[Variant] = []
+    bundles: dict[str | PathLike[str], Bundle] = {}
     for one in variants:
-        made += [one] if isinstance(one, Variant) else variants_of(one)
+        path = one.path if isinstance(one, Variant) else one
+        if path not in bundles:
+            bundles[path] = Bundle.open(path)
+        made += [one] if isinstance(one, Variant) else _of_bundle(path, bundles[path])
     if not made:
         raise UsageError("There is no variant to choose from.", hint="Name bundles, the most accurate first.")
-    return made
+    return made, bundles
 
 
 def _check_alike(models: Mapping[str, ModelSpec]) -> None:

@@ -70,8 +70,9 @@ class Governor:
         self._costs: list[deque[float]] = [deque(maxlen=_REMEMBERED) for _ in range(count)]
         self._costs[0].append(1.0)
         self._since_probe = 0
-        self._changed_s = self._room_since_s = self._rose_s = float("-inf")
-        self._has_room, self._is_tight = False, True
+        self._changed_s = self._rose_s = float("-inf")
+        self._room_since_s: float | None = None
+        self._is_tight = True
         self._patience_s = rest_s
 
     def choose(self, now_s: float, ready: Collection[int]) -> tuple[int, Switch | None]:
@@ -87,16 +88,16 @@ class Governor:
             return nearest, self._change(now_s, nearest, "failed")
         rested = now_s - self._changed_s >= self._rest_s
         if self.is_late:
-            self._has_room = False
+            self._room_since_s = None
             target = self._that_keeps_budget(ready) if rested else None
             if target is not None:
                 return target, self._change(now_s, target, "late")
             return self.active, None
         target = self._with_room(ready)
         if target is None:
-            self._has_room = False
-        elif not self._has_room:
-            self._has_room, self._room_since_s = True, now_s
+            self._room_since_s = None
+        elif self._room_since_s is None:
+            self._room_since_s = now_s
         elif rested and now_s - self._room_since_s >= self._patience_s:
             return target, self._change(now_s, target, "room")
         return self._probe(ready), None
@@ -135,7 +136,7 @@ class Governor:
             self._patience_s = min(2 * self._patience_s, _LONGEST_PATIENCE_S)
         else:
             self._patience_s = self._rest_s
-        self.active, self._changed_s, self._has_room = after, now_s, False
+        self.active, self._changed_s, self._room_since_s = after, now_s, None
         self._recent_ms.clear()
         return made
 
@@ -153,8 +154,8 @@ class Governor:
             predicted_ms = self._predicted_ms(one)
             if predicted_ms is not None and predicted_ms <= self.budget_ms:
                 return one
-        unknown = [one for one in others if one > self.active and self._predicted_ms(one) is None]
-        faster = [one for one in others if self._predicted_ms(one) is not None and self._may_be_faster(one)]
+        unknown = [one for one in others if one > self.active and self._ratio(one) is None]
+        faster = [one for one in others if self._ratio(one) is not None and self._may_be_faster(one)]
         return next(iter(unknown), min(faster, key=self._cost, default=None))
 
     def _with_room(self, ready: Collection[int]) -> int | None:
@@ -170,9 +171,7 @@ class Governor:
         """A variant of which more should be known, once in a window; else the active one."""
         if self._since_probe < self._window or len(self._recent_ms) < self._window // 2:
             return self.active
-        for one in self._unsure(ready):
-            return one
-        return self.active
+        return next(self._unsure(ready), self.active)
 
     def _unsure(self, ready: Collection[int]) -> Iterator[int]:
         """Variants that have been probed too rarely: faster ones, and those more accurate that may fit."""
@@ -183,22 +182,23 @@ class Governor:
                 yield one
 
     def _may_be_faster(self, one: int) -> bool:
-        if not self._costs[one] or not self._costs[self.active]:
-            return one > self.active
-        return self._cost(one) <= _CHEAPER * self._cost(self.active)
+        ratio = self._ratio(one)
+        return one > self.active if ratio is None else ratio <= _CHEAPER
 
     def _may_fit(self, one: int) -> bool:
-        p95_ms = self._p95_ms()
-        if p95_ms is None:
-            return False
-        predicted_ms = self._predicted_ms(one)
-        return (p95_ms if predicted_ms is None else predicted_ms) <= _ROOM * self.budget_ms
+        """Whether it is predicted to keep part of the budget; of one that is not known, whether what runs does."""
+        p95_ms, ratio = self._p95_ms(), self._ratio(one)
+        return p95_ms is not None and p95_ms * (1 if ratio is None else ratio) <= _ROOM * self.budget_ms
 
     def _predicted_ms(self, one: int) -> float | None:
-        p95_ms = self._p95_ms()
-        if p95_ms is None or not self._costs[one] or not self._costs[self.active]:
+        p95_ms, ratio = self._p95_ms(), self._ratio(one)
+        return None if p95_ms is None or ratio is None else p95_ms * ratio
+
+    def _ratio(self, one: int) -> float | None:
+        """What it takes of the time of the active one; None where that is not known."""
+        if not self._costs[one] or not self._costs[self.active]:
             return None
-        return p95_ms * self._cost(one) / self._cost(self.active)
+        return self._cost(one) / self._cost(self.active)
 
     def _cost(self, one: int) -> float:
         return median(self._costs[one])
