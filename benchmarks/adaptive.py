@@ -18,15 +18,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+from hands_in_frame import frame_and_boxes
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -43,7 +43,6 @@ from splite_deploy.spec.plain import to_plain
 KIND = "adaptive"
 LOADS = (0, 1, 2)
 """Processes that take turns with the frames on one CPU."""
-FRAME, SIDE_PX = (480, 640), 120
 ALONE_FRAMES = 240
 KEYPOINTS = 21
 Call = Callable[[Any, Any], object]
@@ -72,14 +71,6 @@ def load(processes: int) -> Iterator[None]:
         for one in started:
             one.terminate()
             one.join()
-
-
-def scene(hands: int) -> tuple[Any, list[Any]]:
-    """A frame, and boxes spread over it."""
-    rng = np.random.default_rng(0)
-    frame = cv2.GaussianBlur(rng.integers(0, 256, (*FRAME, 3), np.uint8), (9, 9), 0)
-    corners = rng.integers(0, (FRAME[1] - SIDE_PX, FRAME[0] - SIDE_PX), (hands, 2))
-    return frame, [np.array([x, y, x + SIDE_PX, y + SIDE_PX], float) for x, y in corners]
 
 
 def paced(call: Call, what: tuple[Any, Any], frames: int, fps: float, before: Callable[[], object]) -> list[float]:
@@ -165,7 +156,7 @@ def summary(
 
 def measure(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     variants = [one for path in options.bundles for one in variants_of(path)]
-    what, frames = scene(options.hands), int(options.hold * options.fps)
+    what, frames = frame_and_boxes(options.hands), int(options.hold * options.fps)
     errors = errors_of(variants, options.data)
     alone = measured_alone(variants, what, options.fps, progress)
     budget_ms = options.budget_ms or 1.5 * alone[0][0]
@@ -243,8 +234,8 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0)) if options.cpu is None else options.cpu})
     try:
-        with ExitStack() as stack:
-            record = measure(options, stack.enter_context(Progress(console=Console(stderr=True))))
+        with Progress(console=Console(stderr=True)) as progress:
+            record = measure(options, progress)
         if options.out is not None:
             append_record(options.out, record)
     except (SpliteError, OSError) as err:

@@ -18,8 +18,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+from hands_in_frame import frame_and_boxes
 
 from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.interleaved import Run, interleave
@@ -31,8 +31,6 @@ from splite_deploy.spec.plain import to_plain
 
 HAND = Path(__file__).parents[1] / "models" / "splite_hand"
 KIND = "batch"
-FRAME = 480, 640
-SIDE_PX = 120
 CROPS = 8
 PARTS = "estimator", "session"
 
@@ -44,14 +42,6 @@ def export(checkpoint: Path, data: Path, folder: Path) -> Bundle:
     )
     tell = lambda message: print(message, file=sys.stderr)  # noqa: E731
     return export_bundle(checkpoint, folder / "hand.splite", model=HAND / "model.toml", options=options, progress=tell)
-
-
-def frame_and_boxes(crops: int) -> tuple[Any, list[Any]]:
-    """A frame, and boxes spread over it."""
-    rng = np.random.default_rng(0)
-    frame = cv2.GaussianBlur(rng.integers(0, 256, (*FRAME, 3), np.uint8), (9, 9), 0)
-    corners = rng.integers(0, (FRAME[1] - SIDE_PX, FRAME[0] - SIDE_PX), (crops, 2))
-    return frame, [np.array([x, y, x + SIDE_PX, y + SIDE_PX], float) for x, y in corners]
 
 
 def measure(bundle: Bundle, crops: int, frames: int) -> dict[str, dict[str, Any]]:

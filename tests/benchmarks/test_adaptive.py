@@ -6,7 +6,8 @@ import os
 import time
 
 import pytest
-from adaptive import FRAME, SIDE_PX, load, paced, scene, summary, windows
+from adaptive import load, paced, summary, windows
+from hands_in_frame import FRAME, SIDE_PX, frame_and_boxes
 
 from splite_deploy.runtime.governor import WINDOW
 
@@ -46,6 +47,6 @@ def test_the_load_takes_the_processor_and_goes() -> None:
 
 
 def test_boxes_lie_in_the_frame() -> None:
-    frame, boxes = scene(5)
+    frame, boxes = frame_and_boxes(5)
     assert frame.shape == (*FRAME, 3) and len(boxes) == 5
     assert all(0 <= x0 < x1 <= FRAME[1] and 0 <= y0 < y1 <= FRAME[0] and x1 - x0 == SIDE_PX for x0, y0, x1, y1 in boxes)

@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-from batch import FRAME, frame_and_boxes, measure
+from batch import measure
+from hands_in_frame import FRAME, frame_and_boxes
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.runtime.preprocess import check_box
