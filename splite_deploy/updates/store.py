@@ -169,8 +169,7 @@ class Store:
             with claimed(self.path / STORE, self.path):
                 state = self.read_if_any()
                 self._remove_unnamed(state)
-                number = 1 + max((slot.number for slot in _slots(state)), default=0)
-                with part_folder(self.path / f"{number}.splite") as folder:
+                with part_folder(self.folder(Slot(_next_number(state)))) as folder:
                     yield folder
         finally:
             if made and self.read_if_any() is None:
@@ -197,7 +196,7 @@ class Store:
             folder.chmod(0o755)
             with locked(self.path):
                 before = self.read_if_any()
-                new = Slot(1 + max((slot.number for slot in _slots(before)), default=0), made)
+                new = Slot(_next_number(before), made)
                 rename_to_new(folder, self.folder(new))
                 sync(self.path)
                 state = State(STORE_VERSION, new, None if before is None else before.current, public_key)
@@ -328,6 +327,10 @@ class Store:
             if _SLOT.fullmatch(name) and name not in named and not place.is_symlink() and is_bundle(place):
                 with part_folder(place) as bin_, writing(place):
                     place.rename(bin_ / name)
+
+
+def _next_number(state: State | None) -> int:
+    return 1 + max((slot.number for slot in _slots(state)), default=0)
 
 
 def _slots(state: State | None) -> list[Slot]:
