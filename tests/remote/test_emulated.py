@@ -9,13 +9,12 @@ import json
 import os
 import platform
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import Result
-from ssh_server import Server
+from ssh_server import Devices
 
 from splite_deploy.bundle.packaged import HAND, PACKAGED
 
@@ -31,12 +30,12 @@ def phone(root: Path) -> Path:
     return python
 
 
-def test_one_report_tells_two_machines_apart(phone: Path, ssh: Server, splite: Callable[..., Result]) -> None:
-    tables = (
-        f'[{name}]\naddress = "{ssh.address}"\npython = "{python}"\n'
-        for name, python in (("desk", sys.executable), ("phone", phone))
-    )
-    Path("devices.toml").write_text("\n".join(tables), encoding="utf-8")
+def test_one_report_tells_two_machines_apart(phone: Path, devices: Devices, splite: Callable[..., Result]) -> None:
+    devices("desk")
+    desk = Path("devices.toml").read_text(encoding="utf-8")
+    devices("phone", python=phone)
+    with Path("devices.toml").open("a", encoding="utf-8") as table:
+        table.write(desk)
     chosen = ("--device", "desk", "--device", "phone", "-b", "ort", "-p", "fp32", "--threads", 1)
     measured = ("--frames", 10, "--json", "both.jsonl", "--html", "both.html")
     done = splite("bench", PACKAGED / HAND, *chosen, *measured)
@@ -56,9 +55,8 @@ def test_one_report_tells_two_machines_apart(phone: Path, ssh: Server, splite: C
     assert "emulat" in done.output
 
 
-def test_it_verifies_there(phone: Path, ssh: Server, splite: Callable[..., Result]) -> None:
-    table = f'[phone]\naddress = "{ssh.address}"\npython = "{phone}"\n'
-    Path("devices.toml").write_text(table, encoding="utf-8")
+def test_it_verifies_there(phone: Path, devices: Devices, splite: Callable[..., Result]) -> None:
+    devices("phone", python=phone)
     done = splite("verify", PACKAGED / HAND, "--device", "phone", "-b", "ort", "-p", "fp32", "--json", "checks.json")
     assert done.exit_code == 0, done.output
     (found,) = json.loads(Path("checks.json").read_text(encoding="utf-8"))
