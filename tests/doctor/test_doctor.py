@@ -16,6 +16,7 @@ from splite_deploy.cli.tables.doctor import diagnosis_tables
 from splite_deploy.doctor import Check, Stage, checks, diagnose
 from splite_deploy.doctor.checks import check_package, import_in_child
 from splite_deploy.doctor.machine import check_emulator, check_int8, check_temporary_folder, check_threads
+from splite_deploy.runtime.backends import all_backends
 
 
 def _module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> str:
@@ -80,7 +81,8 @@ def test_all_is_well() -> None:
 
 
 def test_missing_packages_give_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = {"onnxruntime", "ai_edge_litert", "torch", "uvicorn"}
+    runs = {module for backend in all_backends().values() for module in backend.modules if backend.computes}
+    absent = {*runs, "torch", "uvicorn"}
     monkeypatch.setattr(checks, "find_spec", lambda name: None if name in absent else object())
     found = diagnose(probe=_no_problem)
     assert _stage(found, "run with ort").fixes == ("pip install 'splite-deploy[ort]'",)

@@ -28,10 +28,15 @@ BACKENDS = all_backends()
 COMPUTING = [name for name, backend in BACKENDS.items() if backend.computes]
 
 
-def artifact_of(bundle: Bundle, backend: str) -> Artifact:
-    """What this backend loads; skips where the machine or the bundle lacks it."""
+def skip_unless_installed(backend: str) -> None:
+    """Skips the test where this machine lacks the backend's packages."""
     if not BACKENDS[backend].installed:
         pytest.skip(f"{BACKENDS[backend].modules} is not installed")
+
+
+def artifact_of(bundle: Bundle, backend: str) -> Artifact:
+    """What this backend loads; skips where the machine or the bundle lacks it."""
+    skip_unless_installed(backend)
     try:
         return pick_artifact(bundle, backend, None)[1]
     except UsageError as err:
@@ -348,6 +353,7 @@ def test_what_is_no_number_of_threads(static: Bundle, threads: Any) -> None:
 
 @pytest.mark.parametrize("threads", [0, -1])
 def test_too_few_threads(static: Bundle, backend: str, threads: int) -> None:
+    skip_unless_installed(backend)
     with pytest.raises(UsageError, match=f"{threads} is not a number of threads") as caught:
         open_session(static, backend, threads=threads)
     assert caught.value.hint
