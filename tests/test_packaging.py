@@ -47,7 +47,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions: Path, root:
     cpp = [one for one in zipfile.ZipFile(wheel).infolist() if one.filename.startswith("splite_deploy/cpp/")]
     sources = sum(one.compress_size for one in cpp)
     assert sources < 200_000  # the larger half of it is what others wrote
-    assert wheel.stat().st_size - packed - sources < 1_000_000
+    assert wheel.stat().st_size - packed - sources < 1_200_000
 
 
 @pytest.mark.slow
