@@ -343,15 +343,16 @@ def timer_overhead_us(clock: Clock = time.perf_counter_ns, readings: int = 1000)
 
 @contextmanager
 def garbage_collector_off() -> Iterator[None]:
-    """Collects once, then lets the garbage collector rest; leaves it as it was."""
-    enabled = gc.isenabled()
+    """Collects once, then lets the garbage collector rest; leaves it as it was. Does nothing where it rests already."""
+    if not gc.isenabled():
+        yield
+        return
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
+        gc.enable()
 
 
 def _warm_up(subject: Subject, options: Options, clock: Clock) -> tuple[int, float, float]:

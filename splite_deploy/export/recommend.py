@@ -14,7 +14,7 @@ from splite_deploy.arrays import Feed
 from splite_deploy.bench.evaluation import Estimate, Points, errors_of_each, people_accuracy
 from splite_deploy.bench.flip_test import flip_tested
 from splite_deploy.bench.interleaved import Run, interleave
-from splite_deploy.bench.loop import MODEL_ONLY, Options
+from splite_deploy.bench.loop import MODEL_ONLY, Options, garbage_collector_off
 from splite_deploy.bench.recommend import Candidate, by_name_alone
 from splite_deploy.bench.recommend import recommend as choose_of
 from splite_deploy.bench.windows import Samples, settle
@@ -203,7 +203,10 @@ def time_sessions(sessions: Mapping[str, Session], feeds: Mapping[str, Feed]) ->
         timed = interleave(runs, frames, warmup_frames=0 if number else frames // 4)
         return [{MODEL_ONLY: samples.ravel()} for samples in timed.values()]
 
-    settled = settle(time_window, [MODEL_ONLY] * len(runs), agreeing=_WINDOWS, most=2 * _WINDOWS, tolerance=_TOLERANCE)
+    with garbage_collector_off():  # a window is short beside the collection before it
+        settled = settle(
+            time_window, [MODEL_ONLY] * len(runs), agreeing=_WINDOWS, most=2 * _WINDOWS, tolerance=_TOLERANCE
+        )
     return {
         label: Timing(float(np.median(one.samples[MODEL_ONLY])), float(one.samples[MODEL_ONLY].min()), one.stable)
         for label, one in zip(runs, settled, strict=True)

@@ -16,6 +16,7 @@ from splite_deploy.bench.loop import (
     Measurement,
     NetworkSubject,
     Options,
+    garbage_collector_off,
     measure,
     measure_in_turn,
     timer_overhead_us,
@@ -191,6 +192,16 @@ def test_garbage_collector_rests_and_is_left_as_it_was(enabled: bool) -> None:
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if before else gc.disable)()
+
+
+def test_within_a_measurement_nothing_is_collected_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    collected: list[bool] = []
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(True))
+    with garbage_collector_off():
+        with garbage_collector_off():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled() and collected == [True]
 
 
 def test_garbage_collector_is_restored_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
