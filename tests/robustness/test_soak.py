@@ -33,10 +33,10 @@ def noise(memory: float = 0.9) -> NDArray[np.float64]:
 
 def log(changes: dict[str, Any] | None = None, count: int = 200) -> list[str]:
     """A log in which nothing grows; ``changes`` are functions of the sample's number."""
-    lines = [json.dumps({"kind": "start"})]
+    lines, steady = [json.dumps({"kind": "start"})], dict.fromkeys(soaking.sample(), 100)
     for index in range(count):
         one = {"frames": 1000 * (index + 1), "seconds": index + 1.0, "differing": 0, "where": []}
-        one |= dict.fromkeys(soaking.sample(), 100) | {name: change(index) for name, change in (changes or {}).items()}
+        one |= steady | {name: change(index) for name, change in (changes or {}).items()}
         lines.append(json.dumps({"kind": "sample", **one}))
     return lines
 
