@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import gc
 import os
 import shutil
 import signal
@@ -50,6 +52,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         first = [slow.pop(0) for _ in range(len(slow) // left)]
         dealt += [*first, *(quick.pop(0) for _ in range(share - len(first)))]
     items[:] = dealt
+
+
+def pytest_collection_finish() -> None:
+    """Has the garbage collector pass over the tests themselves, which are more than what most of them make."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_runtest_setup() -> None:
+    """Has torch's exporter read its table of operations once for all exports of this process, not for each."""
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
+    read = registration and registration.ONNXRegistry.from_torchlib
+    if read and not hasattr(read, "cache_info"):
+        registration.ONNXRegistry.from_torchlib = staticmethod(functools.cache(read))  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="session", autouse=True)
