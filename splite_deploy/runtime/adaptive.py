@@ -9,21 +9,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from splite_deploy.arrays import is_count
 from splite_deploy.bundle import Bundle
-from splite_deploy.decoders import PeopleDecoder
 from splite_deploy.errors import BackendError, SpliteError, UsageError
 from splite_deploy.runtime.backends.base import OneAtATime
-from splite_deploy.runtime.closing import Closing
+from splite_deploy.runtime.delegating import DelegatingEstimator
 from splite_deploy.runtime.estimator import PoseEstimator, StageTimes
 from splite_deploy.runtime.governor import REST_S, WINDOW, Governor, Switch
-from splite_deploy.runtime.pose import Pose
-from splite_deploy.runtime.preprocess import AnyImage
 from splite_deploy.runtime.selection import pick_artifacts
 from splite_deploy.runtime.session import OptionSet, open_session
 from splite_deploy.spec import PRECISIONS, Color, ModelSpec, Precision
@@ -78,7 +74,7 @@ def _of_bundle(path: str | PathLike[str], bundle: Bundle) -> list[Variant]:
     return [Variant(path, backend.name, artifact.precision) for backend, artifact in ordered]
 
 
-class AdaptiveEstimator(Closing):
+class AdaptiveEstimator(DelegatingEstimator):
     """Finds keypoints as a `PoseEstimator` does, by the most accurate variant that keeps a latency budget.
 
         with AdaptiveEstimator(["large.splite", "small.splite"], budget_ms=15) as estimator:
@@ -132,7 +128,7 @@ class AdaptiveEstimator(Closing):
         self.variants, self._bundles = _expanded([variants] if isinstance(variants, (str, PathLike)) else variants)
         self.switches: deque[Switch] = deque(maxlen=_KEPT)
         self.failed: dict[int, SpliteError] = {}
-        _check_alike({fspath(path): bundle.model for path, bundle in self._bundles.items()})
+        _check_same_task({fspath(path): bundle.model for path, bundle in self._bundles.items()})
         self._open: Callable[[int], PoseEstimator] = lambda index: _opened(
             self.variants[index], self._bundles[self.variants[index].path], threads, color, options
         )
@@ -140,48 +136,15 @@ class AdaptiveEstimator(Closing):
         self._governor = Governor(len(self.variants), budget_ms, window, rest_s)
         self._guard = OneAtATime("estimator")
         self._loaded: dict[int, PoseEstimator] = {0: self._open(0)}
-        self._current = self._loaded[0]
+        self._active = self._loaded[0]
         self._opened_s = float("-inf")
         self._loading: tuple[int, Future[PoseEstimator]] | None = None
         self._closing: list[Future[None]] = []
         self._worker = ThreadPoolExecutor(1, "adaptive")
 
-    def __call__(
-        self,
-        image: AnyImage,
-        box: ArrayLike | None = None,
-        *,
-        intrinsics: ArrayLike | None = None,
-        bone_length_mm: float | None = None,
-    ) -> Pose:
-        """See `PoseEstimator.__call__`."""
-        options: Any = {"intrinsics": intrinsics, "bone_length_mm": bone_length_mm}
-        return self._frame(lambda estimator: estimator(image, box, **options))
-
-    def in_two_passes(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
-        """See `PoseEstimator.in_two_passes`."""
-        return self._frame(lambda estimator: estimator.in_two_passes(image, box, **options))
-
-    def batch(
-        self,
-        image: AnyImage,
-        boxes: Iterable[ArrayLike | None],
-        *,
-        intrinsics: ArrayLike | None = None,
-        bone_length_mm: float | None = None,
-    ) -> list[Pose]:
-        """See `PoseEstimator.batch`."""
-        options = {"intrinsics": intrinsics, "bone_length_mm": bone_length_mm}
-        several = list(boxes) if isinstance(boxes, Iterable) else boxes  # a frame may be run twice
-        return self._frame(lambda estimator: estimator.batch(image, several, **options))  # type: ignore[arg-type]
-
-    def detect(self, image: AnyImage, box: ArrayLike | None = None) -> list[Pose]:
-        """See `PoseEstimator.detect`."""
-        return self._frame(lambda estimator: estimator.detect(image, box))
-
-    def check_options(self, intrinsics: ArrayLike | None = None, bone_length_mm: float | None = None) -> None:
-        """See `PoseEstimator.check_options`."""
-        self._current.check_options(intrinsics, bone_length_mm)
+    @property
+    def _current(self) -> PoseEstimator:
+        return self._active
 
     def take_times(self) -> StageTimes:
         """See `PoseEstimator.take_times`; of all variants together."""
@@ -198,26 +161,6 @@ class AdaptiveEstimator(Closing):
         """The variants in memory, with one that is being opened."""
         opening = [] if self._loading is None else [self._loading[0]]
         return [self.variants[index] for index in sorted({*self._loaded, *opening})]
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model of the variant that runs."""
-        return self._current.spec
-
-    @property
-    def color(self) -> Color:
-        """Channel order of the images."""
-        return self._current.color
-
-    @property
-    def finds_people(self) -> bool:
-        """See `PoseEstimator.finds_people`."""
-        return self._current.finds_people
-
-    @property
-    def takes_several(self) -> bool:
-        """Whether one inference of the variant that runs takes several crops."""
-        return self._current.takes_several
 
     def close(self) -> None:
         """Frees all variants, and waits for one that is being opened.
@@ -236,7 +179,7 @@ class AdaptiveEstimator(Closing):
                 estimator.close()
             self._loaded.clear()
 
-    def _frame(self, run: Callable[[PoseEstimator], _T]) -> _T:
+    def _answer(self, run: Callable[[PoseEstimator], _T]) -> _T:
         """Runs a frame by the variant whose turn it is, and by another where that fails."""
         with self._guard:
             if not self._loaded:
@@ -245,7 +188,7 @@ class AdaptiveEstimator(Closing):
             while True:
                 index, switch = self._governor.choose(time.monotonic(), self._loaded)
                 if switch is not None:
-                    self._current = self._loaded[index]
+                    self._active = self._loaded[index]
                     self.switches.append(switch)
                     self._on_switch(switch)
                 began_s = time.perf_counter()
@@ -321,23 +264,15 @@ def _expanded(
     return made, bundles
 
 
-def _check_alike(models: Mapping[str, ModelSpec]) -> None:
-    """Raises `UsageError` where variants find different keypoints."""
-    said = {
-        name: (one.skeleton.keypoint_names, isinstance(one.decoder, PeopleDecoder), _depth_unit(one), set(one.heads))
-        for name, one in models.items()
-    }
-    first, *others = said
-    for other in others:
-        if said[other] != said[first]:
+def _check_same_task(models: Mapping[str, ModelSpec]) -> None:
+    """Raises `UsageError` where one variant cannot take another's place; see `ModelSpec.task`."""
+    (first, model), *others = models.items()
+    for other, its in others:
+        if its.task != model.task:
             raise UsageError(
                 f"{first} and {other} find different things, or their depths have different units.",
                 hint="Name variants of one network: the same keypoints in the same order, the same heads.",
             )
-
-
-def _depth_unit(model: ModelSpec) -> str | None:
-    return None if model.decoder.depth is None else model.decoder.depth.unit
 
 
 def _opened(variant: Variant, bundle: Bundle, threads: int | None, color: Color, options: OptionSet) -> PoseEstimator:

@@ -59,7 +59,7 @@ class StageTimes:
 
 @runtime_checkable
 class Estimator(Protocol):
-    """What finds keypoints in boxes of images: a `PoseEstimator`, or an `AdaptiveEstimator` of several."""
+    """What finds keypoints in boxes of images: a `PoseEstimator`, or what has one of several answer."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -231,7 +231,7 @@ class PoseEstimator(Closing):
             session = open_session(bundle, backend, precision, threads=threads, options=options)
             return PoseEstimator(bundle.model, session, color)
 
-        return FollowingEstimator(Store(Path(store)), load, color, proving_frames, look_every_s, told)
+        return FollowingEstimator(Store(Path(store)), load, proving_frames, look_every_s, told)
 
     @classmethod
     def open_file(

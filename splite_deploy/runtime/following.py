@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from typing import Any
-
-from numpy.typing import ArrayLike
+from typing import TypeVar
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import OutputError, SpliteError, UpdateError, UsageError, first_line
+from splite_deploy.runtime.backends.base import OneAtATime
+from splite_deploy.runtime.delegating import DelegatingEstimator
 from splite_deploy.runtime.estimator import PoseEstimator, StageTimes
-from splite_deploy.runtime.pose import Pose
-from splite_deploy.runtime.preprocess import AnyImage
-from splite_deploy.spec import Color
 from splite_deploy.text import command
 from splite_deploy.updates import Slot, Store
 
@@ -23,11 +20,7 @@ PROVING_FRAMES = 30
 LOOK_EVERY_S = 1.0
 MOST_STARTS = 3
 """How many programs may begin with a bundle that proves itself in none: it may end them without an exception."""
-_OF_THE_NETWORK = (
-    *("spec", "session", "preprocessor"),
-    *("_decode", "_compared", "_depth", "_turn", "_gives_more", "_image", "_roles"),
-)
-"""What an estimator has of its network."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -45,8 +38,8 @@ class _Loaded:
     proven: bool
 
 
-class FollowingEstimator(PoseEstimator):
-    """A `PoseEstimator` of what is installed in a store now: `PoseEstimator.follow` opens it.
+class FollowingEstimator(DelegatingEstimator):
+    """An estimator of what is installed in a store now: `PoseEstimator.follow` opens it.
 
     A thread looks into the store now and then, loads what was installed, and runs its golden image once; the next call
     after that is the first one of the new bundle, and no call waits. Until the new one has proven itself in some calls
@@ -61,7 +54,6 @@ class FollowingEstimator(PoseEstimator):
     Args:
         store: With an installed bundle.
         load: Opens an estimator of a bundle.
-        color: Channel order of the images.
         proving_frames: See `PoseEstimator.follow`.
         look_every_s: See `PoseEstimator.follow`.
         told: See `PoseEstimator.follow`.
@@ -74,7 +66,6 @@ class FollowingEstimator(PoseEstimator):
         self,
         store: Store,
         load: Callable[[Bundle], PoseEstimator],
-        color: Color,
         proving_frames: int,
         look_every_s: float,
         told: Callable[[str], None],
@@ -88,7 +79,7 @@ class FollowingEstimator(PoseEstimator):
         self._swapping = Lock()
         self._now = self._first()
         self._left = 0 if self._now.proven else proving_frames
-        super().__init__(self._now.estimator.spec, self._now.estimator.session, color)
+        self._guard = OneAtATime("estimator")
         self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._watcher = Thread(target=self._watch, name="splite-deploy store", daemon=True)
         self._watcher.start()
@@ -118,21 +109,16 @@ class FollowingEstimator(PoseEstimator):
                 one.estimator.close()
         self._ready = self._before = None
 
-    def _estimate(
-        self,
-        image: AnyImage,
-        boxes: Sequence[ArrayLike | None],
-        *,
-        best: bool,
-        intrinsics: ArrayLike | None = None,
-        bone_length_mm: float | None = None,
-    ) -> list[Pose]:
+    @property
+    def _current(self) -> PoseEstimator:
+        return self._now.estimator
+
+    def _answer(self, run: Callable[[PoseEstimator], _T]) -> _T:
         with self._guard:
             self._take_ready()
-            options: dict[str, Any] = {"best": best, "intrinsics": intrinsics, "bone_length_mm": bone_length_mm}
             while True:
                 try:
-                    poses = self._now.estimator._estimate(image, boxes, **options)
+                    found = run(self._now.estimator)
                 except UsageError:
                     raise
                 except Exception as err:
@@ -140,7 +126,7 @@ class FollowingEstimator(PoseEstimator):
                         raise
                 else:
                     self._count()
-                    return poses
+                    return found
 
     def _take_ready(self) -> None:
         """Goes on with what was loaded, once the bundle before it has proven itself."""
@@ -149,15 +135,11 @@ class FollowingEstimator(PoseEstimator):
         with self._swapping:
             new, self._ready = self._ready, None
             self._before = self._now
-            self._become(new)
+            self._now = new
         self._left = 0 if new.proven else self._proving_frames
         self._told(f"Goes on with the bundle {self.store.path / f'{new.number}.splite'}.")
         if new.proven:
             self._retire()
-
-    def _become(self, new: _Loaded) -> None:
-        self._now = new
-        vars(self).update({name: getattr(new.estimator, name) for name in _OF_THE_NETWORK})
 
     def _count(self) -> None:
         """Counts a call that was all right; what takes time is left to the thread."""
@@ -185,7 +167,7 @@ class FollowingEstimator(PoseEstimator):
                 back = self._loaded(self._other_slot(bad.number, why))
             except SpliteError:
                 return False
-        self._become(back)
+        self._now = back
         self._left = 0
         self._work.put(bad.estimator.close)
         self._told(f"Goes back to the bundle {back.number}.splite of {self.store.path}: {why}")

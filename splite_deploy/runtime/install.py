@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splite_deploy.bundle import MANIFEST, REPORT, Artifact, Bundle
-from splite_deploy.decoders import PeopleDecoder
 from splite_deploy.errors import BundleError, SpliteError, UpdateError
 from splite_deploy.files import is_folder, sha256_of
 from splite_deploy.runtime.session import OptionSet
@@ -146,16 +145,11 @@ def check_same_task(new: ModelSpec, current: ModelSpec, update: Path, store: Sto
     """Refuses a network for another task: what an application gets of it after the switch is what it got before.
 
     Raises:
-        UpdateError: It finds other keypoints, any number of people instead of one, or has its crops turned by others.
+        UpdateError: It is for another one; see `ModelSpec.task`.
     """
-    if _task(new) != _task(current):
+    if new.task != current.task:
         raise UpdateError(
             f"{update} ('{new.name}') finds other things than the bundle in {store.path} ('{current.name}'): its "
-            "keypoints, whether it finds several people, or how its crops are turned differ.",
+            "keypoints, heads, unit of depth, the number of people, or how crops are turned differ.",
             hint="Install it into a store of its own.",
         )
-
-
-def _task(model: ModelSpec) -> object:
-    finds_people = isinstance(model.decoder, PeopleDecoder)
-    return model.skeleton.keypoint_names, finds_people, model.input.turn, model.decoder.depth is not None

@@ -236,6 +236,14 @@ class ModelSpec:
         """Number of keypoints K."""
         return len(self.skeleton.keypoint_names)
 
+    @property
+    def task(self) -> tuple[object, ...]:
+        """What an application relies on: networks of one task can take each other's place behind it."""
+        depth = self.decoder.depth
+        finds_people = isinstance(self.decoder, PeopleDecoder)
+        unit = None if depth is None else depth.unit
+        return self.skeleton.keypoint_names, finds_people, unit, self.heads, self.input.rotate_by
+
     def with_heads(self, heads: Collection[str]) -> ModelSpec:
         """The same model with these heads, in whichever order they are named."""
         return dataclasses.replace(self, heads=tuple(head for head in HEADS if head in heads))
