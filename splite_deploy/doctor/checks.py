@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -142,5 +143,9 @@ def version_of(module: str, distribution: str) -> str:
     except metadata.PackageNotFoundError:
         pass
     # Some modules have several distributions, for example onnxruntime-gpu; a Jetson's own OpenCV has none at all.
-    others = metadata.packages_distributions().get(module)
-    return f"{metadata.version(others[0])} ({others[0]})" if others else "version unknown"
+    # metadata.packages_distributions() makes a path of every file that is installed, and takes a second for it.
+    held = re.compile(rf"^{re.escape(module)}(/|\.\w+,|\.[\w.-]+\.so,)", re.MULTILINE)
+    for one in metadata.distributions():
+        if module in (one.read_text("top_level.txt") or "").split() or held.search(one.read_text("RECORD") or ""):
+            return f"{one.version} ({one.metadata['Name']})"
+    return "version unknown"

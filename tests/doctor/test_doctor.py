@@ -14,7 +14,7 @@ from rich.console import Console
 from splite_deploy import doctor
 from splite_deploy.cli.tables.doctor import diagnosis_tables
 from splite_deploy.doctor import Check, Stage, checks, diagnose
-from splite_deploy.doctor.checks import check_package, import_in_child
+from splite_deploy.doctor.checks import check_package, import_in_child, version_of
 from splite_deploy.doctor.machine import check_emulator, check_int8, check_temporary_folder, check_threads
 from splite_deploy.runtime.backends import all_backends
 
@@ -197,3 +197,21 @@ def test_an_emulated_processor_is_told(tmp_path: Path) -> None:
     assert found.detail.startswith("aarch64, emulated by qemu-aarch64: what it computes is right")
     assert "Time on a device" in found.fix
     assert check_emulator(tmp_path, "x86_64").status == "ok"
+
+
+def test_a_version_is_found_by_the_module_that_a_distribution_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"engine_gpu": ("RECORD", "engine/__init__.py,,\n"), "cv_of_a_board": ("top_level.txt", "cv\n")}
+    told["shared"] = ("RECORD", "native.cpython-311-x86_64-linux-gnu.so,,\n")
+    for name, (file, text) in told.items():
+        folder = tmp_path / f"{name}-1.2.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n", encoding="utf-8")
+        (folder / file).write_text(text, encoding="utf-8")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert version_of("engine", "engine") == "1.2 (engine_gpu)"
+    assert version_of("cv", "opencv-python-headless") == "1.2 (cv_of_a_board)"
+    assert version_of("native", "native") == "1.2 (shared)"
+    assert version_of("engin", "engin") == "version unknown"
+    assert version_of("shared", "shared") == "1.2"

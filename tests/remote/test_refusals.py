@@ -269,19 +269,13 @@ def test_a_machine_that_never_stops_talking(
     assert "error: board: it prints without an end before anything is asked." in done.stderr
 
 
-def test_what_start_files_print_is_passed_over(
-    ssh: Server, devices: Devices, bundle: Path, splite: Run, tmp_path: Path
-) -> None:
-    greeting = script(tmp_path / "greets", f'#!/bin/sh\necho "Welcome!"\nexec {sys.executable} "$@"\n')
-    devices("board", python=greeting)
-    assert splite("verify", bundle, "--device", "board").exit_code == 0
-
-
-def test_a_python_that_starts_slowly(
+def test_a_python_that_starts_slowly_behind_what_start_files_print(
     ssh: Server, devices: Devices, bundle: Path, splite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("splite_deploy.remote.connection._TELL_EVERY_S", 0.2)
-    devices("board", python=script(tmp_path / "slow", f'#!/bin/sh\nsleep 1\nexec {sys.executable} "$@"\n'))
+    devices(
+        "board", python=script(tmp_path / "slow", f'#!/bin/sh\necho "Welcome!"\nsleep 1\nexec {sys.executable} "$@"\n')
+    )
     done = splite("verify", bundle, "--device", "board")
     assert done.exit_code == 0, done.output
 
