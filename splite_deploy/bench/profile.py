@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from splite_deploy.errors import UsageError
 from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.backends.base import Backend, ModelFile
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import OptionSet, open_traced
+from splite_deploy.runtime.session import OptionSet, TracedSession, open_traced
 from splite_deploy.spec import ModelSpec
 
 RUNS = 50
@@ -108,13 +109,44 @@ def profile_file(
         raise UsageError(f"{runs} runs cannot be timed.", hint="Give 1 or more.")
     with open_traced(backend, file, threads=threads, options=options) as session:
         tensors = Preprocessor(model.input, model.input.picture_color).feed(crops, session.inputs[0])
-        began = time.perf_counter()
-        for run in range(runs):
-            start = run % len(tensors)
-            session.run({session.inputs[0].name: tensors[start : start + 1]})
-            if run + 1 >= _FEWEST_RUNS and time.perf_counter() - began > LIMIT_S:
-                break
-        return session.layers()
+        name = session.inputs[0].name
+        return _timed(session, [{name: tensors[index : index + 1]} for index in range(len(tensors))], runs)
+
+
+def profile_network(
+    backend: Backend,
+    file: ModelFile,
+    feeds: Sequence[Mapping[str, NDArray[Any]]],
+    *,
+    threads: int | None = None,
+    options: OptionSet = (),
+) -> tuple[Layer, ...]:
+    """The same of a file without a model spec, on tensors.
+
+    Args:
+        backend: The backend.
+        file: The file.
+        feeds: Inputs by name, used in turn.
+        threads: See `profile_artifact`.
+        options: See `profile_artifact`.
+
+    Raises:
+        UsageError: See `profile_artifact`.
+        MissingDependencyError: See `profile_artifact`.
+        BackendError: See `profile_artifact`.
+        CompileError: See `profile_artifact`.
+    """
+    with open_traced(backend, file, threads=threads, options=options) as session:
+        return _timed(session, feeds, RUNS)
+
+
+def _timed(session: TracedSession, feeds: Sequence[Mapping[str, NDArray[Any]]], runs: int) -> tuple[Layer, ...]:
+    began = time.perf_counter()
+    for run in range(runs):
+        session.run(feeds[run % len(feeds)])
+        if run + 1 >= _FEWEST_RUNS and time.perf_counter() - began > LIMIT_S:
+            break
+    return session.layers()
 
 
 def histogram(layers: Sequence[Layer]) -> list[LayerGroup]:

@@ -17,7 +17,7 @@ from splite_deploy.bench.deviation import deviation_of
 from splite_deploy.bench.feeds import feeds_from_file, random_feeds
 from splite_deploy.bench.loop import EstimatorSubject, Input, NetworkSubject, Subject
 from splite_deploy.bench.process import cold_start
-from splite_deploy.bench.profile import profile_artifact, profile_file
+from splite_deploy.bench.profile import profile_artifact, profile_file, profile_network
 from splite_deploy.bench.result import KeypointDeviation, Memory, Startup
 from splite_deploy.bundle import MANIFEST, Artifact, Bundle
 from splite_deploy.bundle.report import Layer
@@ -36,7 +36,7 @@ from splite_deploy.runtime.session import (
     open_model_file,
     read_file,
 )
-from splite_deploy.spec import Color, ModelSpec
+from splite_deploy.spec import Color, InputSpec, ModelSpec
 
 RANDOM_PICTURES = 8
 """Where neither images nor golden crops are at hand."""
@@ -317,7 +317,7 @@ class NetworkTarget(Target):
         self._path, self.backend = path, backend_of(path, backend)
         self._settings = configured(self.backend, options, threads=threads)
         self._tensors = tensors
-        self._sizes: Sequence[Sequence[int]] = ()
+        self._feeds: Sequence[Mapping[str, NDArray[Any]]] = ()
         self._file = read_file(path, self.backend)
         self.facts = {
             "bundle": "",
@@ -342,13 +342,20 @@ class NetworkTarget(Target):
         with open_model_file(self.backend, self._file, options=self._settings) as session:
             tensors = self._tensors
             feeds = random_feeds(session.inputs, batch) if tensors is None else feeds_from_file(tensors, session.inputs)
-            self._sizes = [values.shape for values in feeds[0].values()]
+            self._feeds = feeds
             facts = {**self.facts, "batch": _crops(feeds[0], batch), "inputs_count": len(feeds)}
             yield Opened(NetworkSubject(session, feeds), None, facts)
 
+    def layers(self) -> tuple[Layer, ...]:
+        """See `Target.layers`; after it was loaded."""
+        if self.backend.open_traced is None or not self._feeds:
+            return ()
+        return profile_network(self.backend, self._file, self._feeds, options=self._settings)
+
     def cold_start(self, batch: int) -> tuple[Startup, Memory | None]:
         """See `Target.cold_start`."""
-        return cold_start(self.path, self.backend, None, self._settings, batch, self._sizes)
+        sizes = [values.shape for values in self._feeds[0].values()] if self._feeds else []
+        return cold_start(self.path, self.backend, None, self._settings, batch, sizes)
 
 
 def _crops(feed: Mapping[str, NDArray[Any]], batch: int) -> int:
@@ -358,13 +365,21 @@ def _crops(feed: Mapping[str, NDArray[Any]], batch: int) -> int:
 
 
 def golden_inputs(bundle: Bundle) -> list[Input]:
-    """The golden crops as images, each with the box that cuts out the whole of it.
+    """The golden crops as images, see `crop_inputs`."""
+    return crop_inputs(bundle.golden().crops, bundle.model.input)
+
+
+def crop_inputs(crops: NDArray[np.uint8], spec: InputSpec) -> list[Input]:
+    """Crops as images, each with the box that cuts out the whole of it.
 
     The preprocessing pads a box before it cuts; shrunk by that padding, the box of the whole crop gives it
     back pixel by pixel. The images have the channel order of the model; grey crops get three equal channels.
+
+    Args:
+        crops: (N, h, w, C).
+        spec: What they were cut for.
     """
-    spec = bundle.model.input
     margin_x = spec.width / 2 * (1 - 1 / spec.box_padding)
     margin_y = spec.height / 2 * (1 - 1 / spec.box_padding)
     box = (margin_x, margin_y, spec.width - margin_x, spec.height - margin_y)
-    return [(crop if spec.channels == 3 else np.repeat(crop, 3, 2), box) for crop in bundle.golden().crops]
+    return [(crop if spec.channels == 3 else np.repeat(crop, 3, 2), box) for crop in crops]
