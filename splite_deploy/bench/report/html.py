@@ -99,7 +99,7 @@ def html_page(
     check_available()
     if recommendation is None and not compared:
         recommendation = recommend_of(results)
-    template = _template()
+    template = page_template("splite_deploy.bench.report", "templates/report.html.j2")
     content = _content(results, recommendation, compared, left_out)
     first, others = _in_order(pictures or {}, content["names"], content["opening"].index)
     room = MOST_BYTES - len(template.render(content, first=None, pictures=[], pictures_left_out=0).encode())
@@ -118,14 +118,22 @@ def html_page(
     return str(page)
 
 
-def _template() -> Any:
+def page_template(package: str, file: str) -> Any:
+    """A template of Jinja for a page: strict, and safe for texts of others; ``style`` is the style of all pages.
+
+    Args:
+        package: Where the file is.
+        file: Its path there.
+    """
     from jinja2 import Environment as Jinja
     from jinja2 import StrictUndefined
+    from markupsafe import Markup
 
-    file = resources.files("splite_deploy.bench.report").joinpath("templates/report.html.j2")
     jinja = Jinja(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=_safe)
     jinja.filters["ms"] = milliseconds
-    return jinja.from_string(file.read_text(encoding="utf-8"))
+    style = resources.files("splite_deploy.bench.report").joinpath("templates/page.css").read_text(encoding="utf-8")
+    jinja.globals["style"] = Markup(style)
+    return jinja.from_string(resources.files(package).joinpath(file).read_text(encoding="utf-8"))
 
 
 def _content(
