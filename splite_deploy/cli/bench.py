@@ -172,7 +172,7 @@ def _cores(context: click.Context, option: click.Parameter, value: str | None) -
     return tuple(int(part) for part in value.split(","))
 
 
-def _milliseconds(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
+def milliseconds(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
     """A time in milliseconds, with its unit or without."""
     if value is None:
         return None
@@ -258,7 +258,7 @@ def _milliseconds(context: click.Context, option: click.Parameter, value: str | 
     "--budget",
     "budget_ms",
     metavar="TIME",
-    callback=_milliseconds,
+    callback=milliseconds,
     help="How long a frame may take, such as 33ms: the recommendation says whether the p99 keeps it. See --fail-if for "
     "an exit status.",
 )
