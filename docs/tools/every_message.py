@@ -22,6 +22,7 @@ AREAS = {
     "Running: sessions, pictures, videos, cameras": ("runtime", "decoders", "viewer", "children"),
     "Benchmarks, labels and accuracy": ("bench", "metrics"),
     "Other machines": ("remote",),
+    "Searches": ("fit",),
     "The machine": ("doctor", "device", "errors", "interruption", "arrays", "text"),
 }
 """Titles of the page, and the modules and packages whose messages stand there; what is new comes last."""

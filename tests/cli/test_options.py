@@ -44,6 +44,7 @@ def test_every_command_is_asked() -> None:
         "demo",
         "doctor",
         "export",
+        "fit",
         "init",
         "inspect",
         "install",

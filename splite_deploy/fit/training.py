@@ -1,0 +1,129 @@
+"""Fine-tuning by a command of the user's, or by a function: what it is given, and what it has to leave."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import string
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from splite_deploy.children import Child, python_command
+from splite_deploy.errors import OptionError, UsageError, how_it_ended, reading_hint
+from splite_deploy.fit.digest import digest_of
+from splite_deploy.text import shown
+
+PLACES = ("checkpoint", "steps", "out", "model", "height", "width")
+"""What a command may name in braces. The first three have to be there."""
+_REQUIRED = PLACES[:3]
+_LINES = 12
+_FORM = "Write it as 'python train.py --init {checkpoint} --steps {steps} --out {out}'."
+
+
+@dataclass(frozen=True)
+class TrainingCommand:
+    """A command that fine-tunes a checkpoint.
+
+    Attributes:
+        words: Of the command, with places in braces.
+    """
+
+    words: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> TrainingCommand:
+        """Reads a command with places in braces, or ``module:function``.
+
+        A function is called as ``function(checkpoint, steps, out, model)`` with three paths and a number, in a process
+        of its own.
+
+        Raises:
+            OptionError: It is no such command.
+        """
+        try:
+            words = shlex.split(text)
+        except ValueError as err:
+            raise OptionError(f"--train cannot be read: {err}.", hint=_FORM) from err
+        if len(words) == 1 and ":" in words[0]:
+            call = python_command("-m", "splite_deploy.fit.training", words[0])
+            words = [*call, "{checkpoint}", "{steps}", "{out}", "{model}"]
+        try:
+            named = {name for word in words for _, name, *_ in string.Formatter().parse(word) if name is not None}
+        except ValueError as err:
+            raise OptionError(
+                f"--train cannot be read: {err}.", hint="Braces that stand for themselves are {{ }}."
+            ) from err
+        if unknown := named - set(PLACES):
+            raise OptionError(
+                f"--train names {{{min(unknown)}}}, which is nothing.",
+                hint=f"It may name {', '.join(f'{{{one}}}' for one in PLACES)}.",
+            )
+        if missing := [one for one in _REQUIRED if one not in named]:
+            raise OptionError(f"--train does not name {{{missing[0]}}}.", hint=_FORM)
+        return cls(tuple(words))
+
+    def with_places(self, places: Mapping[str, object]) -> list[str]:
+        """The words of the command with everything in its place."""
+        return [word.format_map(places) for word in self.words]
+
+    def digest(self) -> str:
+        """SHA-256 of the words and of the files that they name.
+
+        What it reads besides is not known.
+        """
+        named = (Path(word.rpartition("=")[2]) for word in self.words if "{" not in word)
+        return digest_of([path for path in named if path.exists()], repr(self.words))
+
+    def run(self, checkpoint: Path, steps: int, out: Path, model: Path, size: tuple[int, int]) -> Path:
+        """Fine-tunes.
+
+        Args:
+            checkpoint: To begin with.
+            steps: How many.
+            out: A path in an empty folder: for the checkpoint, or for a folder with one ``.safetensors`` in it.
+            model: Its ``model.toml``.
+            size: Height and width of the input, pixels.
+
+        Returns:
+            The new checkpoint.
+
+        Raises:
+            UsageError: It cannot be started, fails, or leaves no checkpoint.
+        """
+        places = {"checkpoint": checkpoint, "steps": steps, "out": out, "model": model}
+        words = self.with_places({**places, "height": size[0], "width": size[1]})
+        log = out.with_name("training.log")
+        with log.open("wb") as stream:
+            try:
+                with Child(words, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT) as child:
+                    status = child.process.wait()
+            except OSError as err:
+                hint = reading_hint(err, "Name a program that is there.")
+                raise UsageError(f"The training cannot be started: {words[0]}: {err.strerror}.", hint=hint) from err
+        if status:
+            said = [shown(line)[:300] for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            last = f" It said last: {' | '.join(said[-_LINES:])}" if said else " It said nothing."
+            raise UsageError(
+                f"The training failed: {how_it_ended(status)}.{last}", hint=f"Run it by hand: {shlex.join(words)}"
+            )
+        made = sorted(out.glob("*.safetensors")) if out.is_dir() else [out] if out.is_file() else []
+        if len(made) != 1:
+            raise UsageError(
+                f"The training left {len(made) or 'no'} checkpoint{'s' if made else ''} at {{out}}.",
+                hint="It has to write one file of that name, or a folder with one .safetensors file in it.",
+            )
+        return made[0]
+
+
+def _call(name: str, checkpoint: str, steps: str, out: str, model: str) -> None:
+    """Calls the function that ``--train module:function`` names; the working folder is on the path as in ``python``."""
+    sys.path.insert(0, str(Path.cwd()))
+    module, _, function = name.partition(":")
+    getattr(importlib.import_module(module), function)(Path(checkpoint), int(steps), Path(out), Path(model))
+
+
+if __name__ == "__main__":
+    _call(*sys.argv[1:])
