@@ -652,17 +652,21 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: There is no such folder, or it cannot be locked.
     """
+    import fcntl  # of POSIX: whoever only reads does without
+
     with writing(folder):
         handle = _lock(folder)
     try:
         yield
     finally:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)  # a fork of this process may hold it, too, and live on
         os.close(handle)
 
 
 def _lock(folder: Path) -> int:
     """A locked handle of the folder that bears this name now: while we waited another may have taken its place."""
-    import fcntl  # of POSIX: whoever only reads does without
+    import fcntl
 
     while True:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

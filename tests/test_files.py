@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +125,20 @@ def test_a_lock_is_of_the_folder_that_has_the_name_in_the_end(tmp_path: Path) ->
             pass
     waiting.join(timeout=10)
     assert seen == [True]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_keeps_no_lock(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        child = os.fork()
+        if child == 0:
+            time.sleep(10)
+            os._exit(0)
+    began = time.monotonic()
+    with locked(tmp_path):
+        assert time.monotonic() - began < 5
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def test_what_cannot_be_locked(tmp_path: Path) -> None:

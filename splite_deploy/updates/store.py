@@ -25,6 +25,7 @@ from splite_deploy.bundle.new import is_bundle
 from splite_deploy.errors import BundleError, SpecError, UpdateError, reading_hint
 from splite_deploy.files import (
     claimed,
+    hidden_name,
     is_hidden,
     locked,
     part_folder,
@@ -187,6 +188,7 @@ class Store:
             public_key: See `State.public_key`.
 
         Raises:
+            UpdateError: The store has come to require signatures since the folder was asked for.
             OutputError: It cannot be written; the current bundle is the one before.
         """
         with writing(self.path):
@@ -196,12 +198,18 @@ class Store:
             folder.chmod(0o755)
             with locked(self.path):
                 before = self.read_if_any()
+                if before is not None and before.public_key not in ("", public_key):
+                    raise UpdateError(
+                        f"{self.path} takes only signed updates since a moment ago.", hint="Install it once more."
+                    )
                 new = Slot(_next_number(before), made)
-                rename_to_new(folder, self.folder(new))
-                sync(self.path)
                 state = State(STORE_VERSION, new, None if before is None else before.current, public_key)
-                self._write(state)
-                self._remove_unnamed(state)
+                try:
+                    rename_to_new(folder, self.folder(new))
+                    sync(self.path)
+                    self._write(state)
+                finally:
+                    self._remove_unnamed(self.read_if_any())
         return state
 
     def roll_back(self, reason: str = "", *, of: int | None = None) -> State:
@@ -306,8 +314,10 @@ class Store:
                 self.path.mkdir(parents=True)
                 sync(self.path.parent)
                 return True
-            names = [name for name in os.listdir(self.path) if not is_hidden(name)]  # noqa: PTH208 - names
-        if names and STORE not in names and not all(map(_SLOT.fullmatch, names)):
+            names = {name for name in os.listdir(self.path) if not is_hidden(name)}  # noqa: PTH208 - names
+        if hidden_name(self.path / STORE, "claim").exists():  # of a first installation that was cut short
+            names.discard(self.folder(Slot(_next_number(None))).name)
+        if names and STORE not in names:
             raise UpdateError(
                 f"{self.path} is no store, and holds other files.",
                 hint="Name a folder that is empty or does not exist.",

@@ -13,9 +13,9 @@ from click.testing import Result
 
 from splite_deploy.bundle import MANIFEST, Bundle
 from splite_deploy.errors import OutputError, ParityError, UpdateError
-from splite_deploy.files import locked
+from splite_deploy.files import hidden_name, locked
 from splite_deploy.runtime.install import install
-from splite_deploy.updates import Slot, Store
+from splite_deploy.updates import STORE, Slot, Store
 
 Invoke = Callable[..., Result]
 
@@ -192,3 +192,51 @@ def test_reading_waits_for_nobody(tiny_bundle: Path, tmp_path: Path) -> None:
     install(store, tiny_bundle)
     with locked(store.path):
         assert store.open().manifest == Bundle.open(tiny_bundle).manifest
+
+
+def test_bundles_of_somebody_are_no_leftovers(tiny_bundle: Path, tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    for name in ("1.splite", "256.splite"):
+        shutil.copytree(tiny_bundle, bundles / name)
+        with pytest.raises(UpdateError, match=r"bundles is no store, and holds other files\."):
+            install(Store(bundles), tiny_bundle)
+    assert names(bundles) == ["1.splite", "256.splite"]
+
+
+def test_a_first_installation_that_was_killed_before_its_last_step_is_made_anew(
+    tiny_bundle: Path, second: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(second, store / "1.splite")
+    hidden_name(store / STORE, "claim").touch()  # which nobody removed
+    state = install(Store(store), tiny_bundle).state
+    assert names(store) == ["1.splite", "store.json"] and state.current.number == 1
+    assert Store(store).open().manifest == Bundle.open(tiny_bundle).manifest
+
+
+def test_a_disk_that_is_full_at_the_last_step_leaves_nothing(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Store, state: object) -> None:
+        raise OutputError("Cannot write store.json: No space left on device.", hint="")
+
+    store = Store(tmp_path / "store")
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_write", full)
+        with pytest.raises(OutputError, match="No space left"):
+            install(store, tiny_bundle)
+    assert not store.path.exists()
+    install(store, tiny_bundle)
+    assert names(store.path) == ["1.splite", "store.json"]
+
+
+def test_a_key_that_is_required_meanwhile_is_kept(tiny_bundle: Path, second: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    install(store, tiny_bundle)
+    with store.adding() as folder:
+        shutil.copytree(second, folder, dirs_exist_ok=True)
+        store.require_signatures("ab" * 32)
+        with pytest.raises(UpdateError, match=r"takes only signed updates since a moment ago\."):
+            store.switch(folder)
+    assert store.read().public_key == "ab" * 32 and store.read().current.number == 1
+    assert names(store.path) == ["1.splite", "store.json"]
