@@ -22,7 +22,7 @@ ARM64_TESTS := tests/decoders/test_decode.py tests/decoders/test_not_finite.py t
 FRAMES ?= 1000000
 IN_CONVERTER := SPLITE_TFLITE_PYTHON=$${SPLITE_TFLITE_PYTHON:-$(CURDIR)/.venv-tflite/bin/python}
 
-.PHONY: help demo demo-bundles docs test test-arm64 test-two-machines lint unit fuzz kills soak converter converters newest oldest clean
+.PHONY: help demo demo-bundles docs test test-arm64 test-two-machines lint unit fuzz kills soak converter converters providers newest oldest clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the commands
@@ -88,6 +88,13 @@ converters: converter  ## Makes the environments of TFLite's converter, without 
 		$(SPLITE) setup-tflite --folder .venv-tflite-tensorflow --tensorflow || \
 		echo "warning: the tests of TFLite's converter through TensorFlow are skipped"
 
+providers: $(STAMP)  ## Makes environments with other builds of ONNX Runtime, for the tests of its execution providers (1.9 GB)
+	@for one in openvino qnn gpu; do \
+		test ! -x .venv-ort-$$one/bin/python || continue; echo "==> Making .venv-ort-$$one"; \
+		$(BIN)/python -m venv .venv-ort-$$one; beside=; test $$one != qnn || beside=onnxruntime; \
+		.venv-ort-$$one/bin/python -m pip install --quiet onnxruntime-$$one $$beside . || { rm -rf .venv-ort-$$one; exit 1; }; \
+	done
+
 unit: converters
 	@echo "==> Tests (pytest)"
 	@$(BIN)/python -m pytest -n auto --dist worksteal
@@ -131,4 +138,4 @@ oldest: converters  ## Runs the tests with the oldest releases that pyproject.to
 	@$(BIN)/python tests/releases.py oldest
 
 clean:  ## Removes .venv and everything built
-	rm -rf .venv .venv-tflite .venv-tflite-tensorflow build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-tflite .venv-tflite-tensorflow .venv-ort-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -95,8 +95,8 @@ class Comparison:
 def compare(before: Sequence[BenchResult], after: Sequence[BenchResult]) -> list[Comparison]:
     """Compares the artifacts that two sets of results have in common.
 
-    They are matched by backend, precision, batch and streams; where several agree in that, by bundle, model and threads
-    as well. Where each set is of one thing these two are compared, whatever they are.
+    They are matched by backend, provider, precision, batch and streams; where several agree in that, by bundle, model
+    and threads as well. Where each set is of one thing these two are compared, whatever they are.
 
     Raises:
         UsageError: They have nothing in common, and one holds several; or a result holds no single times.
@@ -231,7 +231,7 @@ def _groups(results: Sequence[BenchResult]) -> dict[_Key, dict[_Key, _Group]]:
     found: dict[_Key, dict[_Key, _Group]] = defaultdict(lambda: defaultdict(list))
     for result in results:
         streams = result.streams.count if result.streams else 1
-        has_to = (result.backend, result.precision, result.batch, streams)
+        has_to = (result.backend, result.provider, result.precision, result.batch, streams)
         found[has_to][result.bundle, result.model, result.threads, result.device].append(result)
     return found
 

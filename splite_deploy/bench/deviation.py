@@ -15,7 +15,9 @@ from splite_deploy.runtime.session import Session
 from splite_deploy.runtime.verify import run_each
 
 
-def deviation_of(bundle: Bundle, artifact: Artifact, backend: Backend, session: Session) -> KeypointDeviation | None:
+def deviation_of(
+    bundle: Bundle, artifact: Artifact, backend: Backend, session: Session, *, recorded: bool = True
+) -> KeypointDeviation | None:
     """Compares an artifact with what the bundle recorded of the original network.
 
     The golden crops are few, and those of the report many: where it recorded this very artifact with this backend its
@@ -26,6 +28,7 @@ def deviation_of(bundle: Bundle, artifact: Artifact, backend: Backend, session: 
         artifact: One of its artifacts.
         backend: What runs it.
         session: An open session of it.
+        recorded: Whether what the report recorded is of what runs it here.
 
     Returns:
         None of an engine that was built for several crops at once alone.
@@ -42,8 +45,8 @@ def deviation_of(bundle: Bundle, artifact: Artifact, backend: Backend, session: 
     outputs = run_each(session, feed, spec)
     here = compare("", golden.outputs, outputs, spec, origin, reference_name=golden.reference)
     measured = _described(bundle, artifact, here, "measured")
-    recorded = None if measured.violations else _recorded(bundle, artifact, backend)
-    return measured if recorded is None else _described(bundle, artifact, recorded, "recorded")
+    before = _recorded(bundle, artifact, backend) if recorded and not measured.violations else None
+    return measured if before is None else _described(bundle, artifact, before, "recorded")
 
 
 def _recorded(bundle: Bundle, artifact: Artifact, backend: Backend) -> Parity | None:

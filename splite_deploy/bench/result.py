@@ -12,6 +12,7 @@ from splite_deploy.bundle.report import BoxAccuracy, Layer, Percentiles
 from splite_deploy.device.environment import Environment
 from splite_deploy.device.sensors import Sensors
 from splite_deploy.errors import SpecError, UsageError
+from splite_deploy.runtime.backends.placement import Placement
 from splite_deploy.spec import Precision
 from splite_deploy.spec.plain import OPTIONAL, structure, to_plain
 
@@ -226,6 +227,11 @@ class KeypointDeviation:
     violations: tuple[str, ...]
 
 
+def label_of(backend: str, provider: str | None, precision: Precision | None) -> str:
+    """What ran a file, and its precision: ``ort/openvino fp32``; see `BenchResult` for these."""
+    return " ".join(filter(None, ("/".join(filter(None, (backend, provider))), precision)))
+
+
 @dataclass(frozen=True)
 class BenchResult:
     """One artifact, measured once on one machine. None and empty: not measured.
@@ -275,6 +281,9 @@ class BenchResult:
         device: What the machine was called that ``--device`` named; left out where it was this one.
         keypoints: How many keypoints the network finds of each; left out for a file without a model spec, and by
             earlier versions.
+        provider: What was asked to run the network instead of the backend's usual device: an execution provider of
+            ONNX Runtime, or a delegate of LiteRT by the name of its file. Left out where nothing was.
+        placements: What really ran it, read back, with the times of ``layers``. Left out as ``provider``.
     """
 
     schema_version: int
@@ -315,11 +324,13 @@ class BenchResult:
     manifest_sha256: str | None = field(default=None, metadata=OPTIONAL)
     device: str | None = field(default=None, metadata=OPTIONAL)
     keypoints: int | None = field(default=None, metadata=OPTIONAL)
+    provider: str | None = field(default=None, metadata=OPTIONAL)
+    placements: tuple[Placement, ...] = field(default=(), metadata=OPTIONAL)
 
     @property
     def label(self) -> str:
-        """For example ``ort fp32``."""
-        return f"{self.backend} {self.precision}" if self.precision is not None else self.backend
+        """For example ``ort fp32``, or ``ort/openvino fp32`` by an execution provider."""
+        return label_of(self.backend, self.provider, self.precision)
 
     @property
     def undescribed(self) -> bool:

@@ -25,9 +25,10 @@ from splite_deploy.bundle import Bundle
 from splite_deploy.errors import SpliteError, UsageError
 from splite_deploy.files import is_folder
 from splite_deploy.metrics.labels import LabelledImage
+from splite_deploy.runtime.backends.placement import placements_of
 from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.network_file import NetworkFile
-from splite_deploy.runtime.session import OptionSet, backend_of, pick_artifact
+from splite_deploy.runtime.session import OptionSet, Placed, backend_of, pick_artifact
 from splite_deploy.spec import Color, ModelSpec, Precision
 
 SAMPLES = 2000
@@ -362,6 +363,8 @@ def _of_session(
     """The part of a result that comes of the session that was timed."""
     subject, estimator = opened.subject, opened.estimator
     found: dict[str, Any] = {"sustained": _sustained(subject, extras, progress)}
+    if isinstance(opened.session, Placed):
+        found["placements"] = opened.session.placements()
     if estimator is None or not isinstance(subject, EstimatorSubject) or not isinstance(target, PoseTarget):
         return found
     found["keypoints"] = target.model.keypoint_count
@@ -403,6 +406,8 @@ def _by_itself(target: Target, extras: Extras, batch: int) -> dict[str, Any]:
         )
     if extras.layers:
         found["layers"] = target.layers()
+        if placements := placements_of(found["layers"]):
+            found["placements"] = placements
     if extras.cold_start:
         found["startup"], found["memory"] = target.cold_start(batch)
     return found

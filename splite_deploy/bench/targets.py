@@ -18,7 +18,7 @@ from splite_deploy.bench.feeds import feeds_from_file, random_feeds
 from splite_deploy.bench.loop import EstimatorSubject, Input, NetworkSubject, Subject
 from splite_deploy.bench.process import cold_start
 from splite_deploy.bench.profile import profile_artifact, profile_file, profile_network
-from splite_deploy.bench.result import KeypointDeviation, Memory, Startup
+from splite_deploy.bench.result import KeypointDeviation, Memory, Startup, label_of
 from splite_deploy.bundle import MANIFEST, Artifact, Bundle
 from splite_deploy.bundle.report import Layer
 from splite_deploy.files import sha256_of
@@ -49,11 +49,13 @@ class Opened:
     Attributes:
         subject: What is timed.
         estimator: What finds poses; None of a network alone.
+        session: What runs the network.
         facts: What it says of itself in a result.
     """
 
     subject: Subject
     estimator: PoseEstimator | None
+    session: Session
     facts: Mapping[str, Any]
 
 
@@ -80,7 +82,8 @@ class Target(ABC):
     @property
     def label(self) -> str:
         """For example ``hand.splite ort int8``."""
-        return " ".join(filter(None, (self.source, self.backend.name, self.facts["precision"])))
+        ran = label_of(self.backend.name, self.facts["provider"], self.facts["precision"])
+        return f"{self.source} {ran}"
 
     @property
     @abstractmethod
@@ -141,6 +144,7 @@ class PoseTarget(Target):
             "inputs_count": len(inputs),
             "image_width_px": width_px,
             "image_height_px": height_px,
+            "provider": self._settings.runs_on or None,
         }
 
     @abstractmethod
@@ -155,7 +159,7 @@ class PoseTarget(Target):
     def opened(self, batch: int) -> Iterator[Opened]:
         """See `Target.opened`."""
         with self.open_estimator() as estimator:
-            yield Opened(EstimatorSubject(estimator, self.inputs, batch), estimator, self.facts)
+            yield Opened(EstimatorSubject(estimator, self.inputs, batch), estimator, estimator.session, self.facts)
 
 
 class ArtifactTarget(PoseTarget):
@@ -218,7 +222,10 @@ class ArtifactTarget(PoseTarget):
 
     def deviation(self, session: Session) -> KeypointDeviation | None:
         """See `PoseTarget.deviation`."""
-        return deviation_of(self.bundle, self.artifact, self.backend, session) if self.backend.computes else None
+        if not self.backend.computes:
+            return None
+        usual = not self._settings.runs_on  # what was recorded is of the backend's usual device
+        return deviation_of(self.bundle, self.artifact, self.backend, session, recorded=usual)
 
     def cold_start(self, batch: int) -> tuple[Startup, Memory | None]:
         """See `Target.cold_start`."""
@@ -329,6 +336,7 @@ class NetworkTarget(Target):
             "inputs_from": "random numbers" if tensors is None else f"tensors of {tensors.name}",
             "image_width_px": 0,
             "image_height_px": 0,
+            "provider": self._settings.runs_on or None,
         }
 
     @property
@@ -344,7 +352,7 @@ class NetworkTarget(Target):
             feeds = random_feeds(session.inputs, batch) if tensors is None else feeds_from_file(tensors, session.inputs)
             self._feeds = feeds
             facts = {**self.facts, "batch": _crops(feeds[0], batch), "inputs_count": len(feeds)}
-            yield Opened(NetworkSubject(session, feeds), None, facts)
+            yield Opened(NetworkSubject(session, feeds), None, session, facts)
 
     def layers(self) -> tuple[Layer, ...]:
         """See `Target.layers`; after it was loaded."""

@@ -114,6 +114,10 @@ class Parity:
         return f"{self.reference} -> {self.stage}"
 
 
+NOT_TOLD = "not told"
+"""Types of a layer of which the runtime tells its ends alone."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer of an artifact, as its runtime executes it.
@@ -123,14 +127,17 @@ class Layer:
         kind: Its operator, for example ``Conv``; where several were fused, the runtime's name for them.
         types: What it works on: the type of its inputs and, where it differs, that of its outputs, for example ``int8``
             or ``float32 -> int8``; in brackets that of its weights where they are stored in another one, for example
-            ``float32[float16]``.
+            ``float32[float16]``; `NOT_TOLD` of many operators that were compiled into one.
         time_us: What it takes, microseconds at the median; None where it was not measured.
+        provider: What ran it, as the runtime calls it, where it was asked to run elsewhere than on the CPU: an
+            execution provider of ONNX Runtime, or a delegate of LiteRT. Left out otherwise.
     """
 
     name: str
     kind: str
     types: str
     time_us: float | None
+    provider: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

@@ -408,9 +408,14 @@ def tuning_options(command: CommandFunction) -> CommandFunction:
         given = {name: _value(flags[name][0], value) for name, value in values.items()}
         chosen = kwargs.get("backends") or tuple(filter(None, [kwargs.get("backend")]))
         for name, (about, backends) in flags.items():
-            if given[name] is not None and chosen and not {one.name for one in backends} & set(chosen):
-                names, others = " and ".join(one.name for one in backends), " and ".join(chosen)
+            if given[name] is None:
+                continue
+            names, others = " and ".join(one.name for one in backends), " and ".join(chosen)
+            if chosen and not {one.name for one in backends} & set(chosen):
                 raise OptionError(f"{about.flag} is for {names}, and -b names {others}.", hint="Leave one of them out.")
+            if about.names_backend and not chosen:
+                message = f"{about.flag} is for {names}, and no backend is named."
+                raise OptionError(message, hint=f"Add -b {' or -b '.join(one.name for one in backends)}.")
         return command(*args, tuning=_objects(given), **kwargs)
 
     decorated: CommandFunction = with_options

@@ -519,9 +519,9 @@ def _pictures(
     for index in sorted(range(len(results)), key=lambda index: index != ship)[:_MOST_DRAWN]:
         one, drawn = results[index], []
         if index == ship and labels is not None and one.accuracy is not None:
-            drawn += draw_pictures(one, timed.path_of(one), labels, model)
+            drawn += draw_pictures(one, timed.path_of(one), labels, model, timed.tuning)
         if one.deviation is not None:
-            drawn += draw_golden(one, timed.path_of(one))
+            drawn += draw_golden(one, timed.path_of(one), timed.tuning)
         pictures[index] = drawn
     return pictures
 

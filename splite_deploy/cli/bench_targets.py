@@ -65,6 +65,7 @@ class Targets:
     ) -> None:
         self._model, self._backends, self._precisions = model, backends, precisions
         self._images, self._inputs = images, inputs
+        self.tuning = tuning
         self._common: dict[str, Any] = {"threads": threads, "options": tuning}
         self._read: dict[object, dict[str, Any]] = {}
         self.chosen: list[Target] = []

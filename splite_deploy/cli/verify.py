@@ -114,6 +114,9 @@ def verify(
     if json_file != STDOUT:
         rows = [(result.parity, result.violations) for result in results]
         show(parity_table(rows, opened.model), image_table(results))
+        for one in results:
+            if one.placements:
+                say(f"{one.label}: ran by {' and '.join(map(str, one.placements))}")
     for warning in dict.fromkeys(f"{one.label}: {text}" for one in results for text in one.warnings):
         warn(warning)
     check(results)

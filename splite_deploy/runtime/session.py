@@ -21,6 +21,7 @@ from splite_deploy.files import is_file
 from splite_deploy.runtime.backends import BUILT_IN, all_backends, find_backend
 from splite_deploy.runtime.backends.base import Backend, BackendOptions, IoSignature, ModelFile, check_signature
 from splite_deploy.runtime.backends.onnx_file import check_onnx
+from splite_deploy.runtime.backends.placement import Placement
 from splite_deploy.runtime.backends.plug_in import held, held_traced, misbehaving
 from splite_deploy.runtime.backends.precision import check_precision
 from splite_deploy.runtime.view import TracedViewedSession, ViewedSession
@@ -103,6 +104,18 @@ class StageTimed(Protocol):
         Returns:
             ``h2d`` (inputs to the device), ``compute`` and ``d2h`` (outputs to the host); copies take next to nothing
             where memory is mapped. None without the option ``stage_timing``, and before the first run.
+        """
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A session that can tell what ran the nodes of its network, where that may be more than one device."""
+
+    def placements(self) -> tuple[Placement, ...]:
+        """What ran how many nodes, the most first; with times where the session is one that traces its layers.
+
+        None before the first run, and where nothing else than the backend's usual device was asked for
+        (`BackendOptions.runs_on`).
         """
 
 

@@ -9,7 +9,7 @@ moves keypoints by more than float16 may, or, where it differs by rounding alone
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -23,11 +23,13 @@ from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.metrics.parity import NOBODY_FACTOR, candidates_of, compare, limits_of, percentiles, violations
 from splite_deploy.metrics.people import nearest_person, same_person
 from splite_deploy.runtime.backends.base import ModelFile
+from splite_deploy.runtime.backends.placement import Placement
 from splite_deploy.runtime.first_load import first_load
 from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, scale_of, transform_points
 from splite_deploy.runtime.selection import Absent, pick_artifacts
-from splite_deploy.runtime.session import OptionSet, Session, check_content, open_artifact
+from splite_deploy.runtime.session import OptionSet, Placed, Session, check_content, open_artifact
 from splite_deploy.spec import LimitSpec, ModelSpec, Precision
+from splite_deploy.spec.plain import OPTIONAL
 from splite_deploy.text import quoted
 
 TOGETHER = 3
@@ -158,6 +160,8 @@ class Verification:
         image: How far its keypoints on the golden image lie off.
         warnings: Remarks that are not failures, as text.
         violations: The limits it breaks; empty if it passed.
+        placements: What ran its nodes, see `splite_deploy.runtime.session.Placed`; left out where nothing but the
+            backend's usual device was asked for.
     """
 
     artifact: Artifact
@@ -167,6 +171,7 @@ class Verification:
     image: ImageDeviation
     warnings: tuple[str, ...]
     violations: tuple[str, ...]
+    placements: tuple[Placement, ...] = field(default=(), metadata=OPTIONAL)
 
     @property
     def label(self) -> str:
@@ -220,6 +225,7 @@ def verify(
         with open_artifact(bundle, artifact, runs_it, threads=threads, options=options) as session:
             outputs = run_each(session, preprocessor.feed(inputs, session.inputs[0]), spec)
             mixed = batch_violations(session, golden.crops, spec, artifact.limits, largest_batch(artifact))
+            placements = session.placements() if isinstance(session, Placed) else ()
         on_crops = {role: values[:-2] for role, values in outputs.items()}
         on_image = {role: values[-2:] for role, values in outputs.items()}
         parity = compare(
@@ -245,7 +251,7 @@ def verify(
             said = f"the crop of the golden image differs: {difference}; alone it moves keypoints by {deviation}"
             (warnings if deviation.within_limits else broken).append(said)
         found = parity, difference, deviation, tuple(warnings), tuple(broken)
-        results.append(Verification(artifact, runs_it.name, *found))
+        results.append(Verification(artifact, runs_it.name, *found, placements))
     return results
 
 

@@ -15,6 +15,7 @@ from splite_deploy.bundle.report import Layer
 from splite_deploy.decoders import check_shapes, layouts_of
 from splite_deploy.errors import BackendError
 from splite_deploy.runtime.backends.base import BaseSession, IoSignature
+from splite_deploy.runtime.backends.placement import Placement
 from splite_deploy.runtime.layout import PIXELS_FIRST, PLANES_FIRST, to_pixels, to_planes
 from splite_deploy.spec import ModelSpec
 from splite_deploy.spec.view import DTYPES, IMAGE, Dtype, InputView, Steps, View, choose, no_tensor
@@ -218,6 +219,10 @@ class ViewedSession(BaseSession):
             found = self._viewing(self._run(filled))
             groups.append({role: values[: len(part)].copy() for role, values in found.items()})
         return {role: np.concatenate([group[role] for group in groups]) for role in groups[0]}
+
+    def placements(self) -> tuple[Placement, ...]:
+        """See `splite_deploy.runtime.session.Placed`."""
+        return self._session.placements() if isinstance(self._session, BaseSession) else ()
 
     def _release(self) -> None:
         self._session.close()

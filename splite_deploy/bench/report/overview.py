@@ -9,7 +9,7 @@ from itertools import groupby
 from splite_deploy.bench.gates import METRICS, Reading
 from splite_deploy.bench.loop import END_TO_END
 from splite_deploy.bench.recommend import Recommendation, common_stage, source_of
-from splite_deploy.bench.report.sentences import boxes_found, compared_on
+from splite_deploy.bench.report.sentences import boxes_found, compared_on, ran_by
 from splite_deploy.bench.report.side_by_side import ran_in
 from splite_deploy.bench.result import BenchResult, KeypointDeviation
 from splite_deploy.bundle.report import Percentiles
@@ -196,6 +196,8 @@ def marks_of(one: BenchResult) -> list[tuple[str, str]]:
     marks = [("over its limits", "warn")] if one.deviation is not None and one.deviation.violations else []
     marks += [("no network ran", "warn")] if one.backend == "replay" else []
     marks += [("no manifest", "warn")] if one.undescribed else []
+    if one.placements:
+        marks.append((ran_by(one), "warn" if len(one.placements) > 1 else "soft"))
     if one.people_per_image is not None:
         marks.append((f"finds {one.people_per_image:.3g} per image", "soft"))
     if one.accuracy is not None:

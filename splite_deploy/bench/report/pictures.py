@@ -29,6 +29,7 @@ from splite_deploy.runtime.io.draw import overlay
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import Image, Preprocessor
+from splite_deploy.runtime.session import OptionSet
 from splite_deploy.runtime.verify import run_each
 from splite_deploy.spec import InputSpec, SkeletonSpec
 
@@ -87,7 +88,9 @@ class Marks:
         return self.points[self.shown] if len(self.points) else self.box.reshape(2, 2)
 
 
-def draw_pictures(result: BenchResult, target: Path, labels: Path, model: Path | None = None) -> list[Picture]:
+def draw_pictures(
+    result: BenchResult, target: Path, labels: Path, model: Path | None = None, options: OptionSet = ()
+) -> list[Picture]:
     """Runs the measured artifact again on the images that its accuracy names, and draws what it finds.
 
     Args:
@@ -95,6 +98,7 @@ def draw_pictures(result: BenchResult, target: Path, labels: Path, model: Path |
         target: The bundle, or the file without one, that was measured.
         labels: The labels file, or its folder, that it was evaluated on.
         model: The model spec of a file without a bundle; None is the one beside it.
+        options: How the backends worked.
 
     Raises:
         UsageError: The result has no accuracy, or labels or an image are not there any more.
@@ -104,19 +108,20 @@ def draw_pictures(result: BenchResult, target: Path, labels: Path, model: Path |
     if result.accuracy is None:
         raise UsageError(f"The result of {result.label} has no accuracy.", hint="Measure it with --eval LABELS.")
     if result.bundle:
-        opened = PoseEstimator.open(target, result.backend, result.precision, result.threads)
+        opened = PoseEstimator.open(target, result.backend, result.precision, result.threads, options=options)
     else:
-        opened = PoseEstimator.open_file(target, model, result.backend, result.threads)
+        opened = PoseEstimator.open_file(target, model, result.backend, result.threads, options=options)
     with opened as estimator:
         return list(_labelled(estimator, result, labels))
 
 
-def draw_golden(result: BenchResult, target: Path) -> list[Picture]:
+def draw_golden(result: BenchResult, target: Path, options: OptionSet = ()) -> list[Picture]:
     """Runs the measured artifact again on the golden crops of its bundle, and draws what both networks find.
 
     Args:
         result: A result with a deviation, that is of an artifact that takes one crop.
         target: Its bundle.
+        options: How the backends worked.
 
     Returns:
         The crop with the median difference and the one with the largest; empty where the original network finds nobody
@@ -128,7 +133,8 @@ def draw_golden(result: BenchResult, target: Path) -> list[Picture]:
     """
     bundle = Bundle.open(target)
     spec, golden = bundle.model, bundle.golden()
-    with PoseEstimator.open(target, result.backend, result.precision, result.threads) as estimator:
+    opened = PoseEstimator.open(target, result.backend, result.precision, result.threads, options=options)
+    with opened as estimator:
         session = estimator.session
         feed = Preprocessor(spec.input, spec.input.color).feed(golden.crops, session.inputs[0])
         found = decode(run_each(session, feed, spec), spec)

@@ -278,12 +278,12 @@ def _chart(
 
 def layers(results: Sequence[BenchResult], names: Sequence[str], ship: int | None) -> dict[str, Any] | None:
     """The layers of each file, that of the one to ship first; threads and rounds change nothing about them."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, str, str | None], dict[str, Any]] = {}
     order = sorted(range(len(results)), key=lambda index: index != ship)
     for index in order:
         result = results[index]
         if result.layers:
-            key = (result.artifact_sha256, result.backend)
+            key = (result.artifact_sha256, result.backend, result.provider)
             found[key] = found.get(key) or _layers(index + 1, names[index], result)
     if not found:
         return None

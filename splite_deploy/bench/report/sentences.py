@@ -84,6 +84,11 @@ def _latency(result: BenchResult) -> str:
     return f"{result.label}: {parts}{result.frames_per_second:.1f} frames{crops} per second at p50."
 
 
+def ran_by(result: BenchResult) -> str:
+    """What ran the network's nodes, read back, as a sentence without its stop; empty where nobody asked."""
+    return f"Ran by {' and '.join(map(str, result.placements))}" if result.placements else ""
+
+
 def _conditions(result: BenchResult) -> list[str]:
     threads = f"threads: {'default of the backend' if result.threads is None else result.threads}"
     cores = "" if result.affinity is None else f" on cores {', '.join(map(str, result.affinity))}"
@@ -106,6 +111,8 @@ def _conditions(result: BenchResult) -> list[str]:
                 f"UNSTABLE: no three windows of {windows.frames} frames in a row agree within "
                 f"{100 * windows.tolerance:g} % (p50 {p50} ms). Do not quote these figures; see what else runs here."
             )
+    if result.placements:
+        said.append(f"{ran_by(result)}.")
     if result.backend == "replay":
         said.append("These are recorded outputs: no network ran.")
     if result.undescribed:

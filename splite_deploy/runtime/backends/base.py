@@ -21,6 +21,7 @@ from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
 from splite_deploy.bundle.manifest import REEXPORT
 from splite_deploy.errors import BackendError, BundleError, MissingDependencyError
+from splite_deploy.runtime.backends.placement import Placement
 from splite_deploy.runtime.closing import Closing
 from splite_deploy.spec import ModelSpec, View
 
@@ -82,6 +83,11 @@ class BackendOptions:
     it computes with its plainest kernels, which say what a file means where faster ones are in doubt.
     """
 
+    @property
+    def runs_on(self) -> str:
+        """What was asked to run the network instead of the backend's usual device, as results call it; else empty."""
+        return ""
+
 
 @dataclass(frozen=True)
 class OptionHelp:
@@ -93,6 +99,8 @@ class OptionHelp:
         choices: What it takes; empty for anything of its type.
         sets: What it is set to where the flag alone is given, without a value; None where it takes one.
         type: Of its value.
+        names_backend: Whether the command line takes it only beside ``-b``: it says what runs, so that it must not be
+            passed over where another backend is chosen.
     """
 
     help: str
@@ -100,6 +108,7 @@ class OptionHelp:
     choices: tuple[str, ...] = ()
     sets: bool | None = None
     type: type = str
+    names_backend: bool = False
 
 
 def option(
@@ -110,9 +119,22 @@ def option(
     choices: Iterable[str] = (),
     sets: bool | None = None,
     type: type = str,
+    names_backend: bool = False,
 ) -> Any:
     """A field of `BackendOptions`; see `OptionHelp`."""
-    return field(default=default, metadata={"option": OptionHelp(help, flag, tuple(choices), sets, type)})
+    about = OptionHelp(help, flag, tuple(choices), sets, type, names_backend)
+    return field(default=default, metadata={"option": about})
+
+
+def allow_cpu_option() -> Any:
+    """The field ``allow_cpu`` of backends that can be asked to run a network elsewhere than on the CPU."""
+    return option(
+        False,
+        "with --provider: let the CPU run what that does not take, and say so.",
+        flag="--allow-cpu",
+        sets=True,
+        names_backend=True,
+    )
 
 
 def offered(options: type[BackendOptions]) -> dict[str, OptionHelp]:
@@ -172,7 +194,7 @@ class Backend:
     @property
     def installed(self) -> bool:
         """Whether what it needs can be found (it is not imported)."""
-        return not self.problem and (not self.modules or any(map(_is_found, self.modules)))
+        return not self.problem and (not self.modules or any(map(module_is_found, self.modules)))
 
     def reads(self, format: str) -> bool:
         """Whether it runs artifacts of this format."""
@@ -204,7 +226,7 @@ class Backend:
             raise MissingDependencyError(what, hint=f"Install it: {self.install}.")
 
 
-def _is_found(module: str) -> bool:
+def module_is_found(module: str) -> bool:
     """Whether a module can be imported, as far as that is seen without doing so."""
     try:
         return find_spec(module) is not None
@@ -360,6 +382,10 @@ class BaseSession(Closing):
             self._check_open()
             check_feeds(feeds, self.artifact.inputs)
             return self._infer(feeds)
+
+    def placements(self) -> tuple[Placement, ...]:
+        """See `Placed.placements`; a backend that runs networks on one device alone has nothing to tell."""
+        return ()
 
     def close(self) -> None:
         """See `Session.close`."""

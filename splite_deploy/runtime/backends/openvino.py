@@ -24,8 +24,7 @@ from splite_deploy.runtime.backends.base import (
     layer_types,
     option,
 )
-from splite_deploy.runtime.backends.onnx_file import read_onnx
-from splite_deploy.runtime.backends.precision import numbers_of_onnx
+from splite_deploy.runtime.backends.precision import precision_of
 
 _FLOATS = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
 """What the float numbers of an artifact are computed in, by its precision, as OpenVINO calls it.
@@ -109,7 +108,7 @@ class OpenvinoSession(BaseSession):
             RuntimeError: OpenVINO cannot.
             BackendError: It would compute in rougher numbers than requested.
         """
-        requested = _FLOATS[_precision(self._file)]
+        requested = _FLOATS[precision_of(self._file)]
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": requested,
             "EXECUTION_MODE_HINT": "ACCURACY",  # nothing is quantised that the graph does not quantise
@@ -221,12 +220,6 @@ def _facts(node: Any) -> dict[str, str]:
 
 def _type(name: str) -> str:
     return _TYPES.get(name, name)
-
-
-def _precision(file: ModelFile) -> str:
-    if file.artifact is not None:
-        return file.artifact.precision
-    return numbers_of_onnx(read_onnx(file.data, file.name)).precision
 
 
 def _specs(ports: Sequence[Any], said: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

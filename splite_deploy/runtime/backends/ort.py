@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or by one of its other execution providers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import TensorSpec
-from splite_deploy.bundle.report import Layer
+from splite_deploy.bundle.report import NOT_TOLD, Layer
 from splite_deploy.errors import BackendError, OutputError, first_line
 from splite_deploy.files import TMP_HINT, work_folder
 from splite_deploy.runtime.backends.base import (
@@ -23,10 +23,15 @@ from splite_deploy.runtime.backends.base import (
     BaseSession,
     IoSignature,
     ModelFile,
+    allow_cpu_option,
     check_signature,
     layer_types,
     option,
 )
+from splite_deploy.runtime.backends.ort_providers import CPU, PROVIDERS, find_provider, reason_of
+from splite_deploy.runtime.backends.placement import Placement, placements_of, refuse_fall_back
+from splite_deploy.runtime.backends.precision import precision_of
+from splite_deploy.runtime.io.native_output import own_output
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -40,6 +45,10 @@ _DTYPES = {
 _OWN_OPERATOR = re.compile(r"\b((?!ai\.onnx:|:)[\w.]+:\w+)\(-?\d+\) is not a registered")
 _NO_GRAPH = ("Invalid model", "INVALID_GRAPH", "INVALID_PROTOBUF", "No graph was found")
 """What ONNX Runtime says of files that are no graphs."""
+_PROVIDER_HINT = (
+    "Run 'splite-deploy doctor' for what this machine has; docs/backends.md says what each provider needs. Without "
+    "--provider the file runs on the CPU."
+)
 _TRACE_TYPES = {"float": "float32", "double": "float64"}  # the rest is called as in numpy
 _SUFFIX = "_kernel_time"
 
@@ -51,86 +60,157 @@ class OrtOptions(BackendOptions):
     Attributes:
         threads: CPU threads; None is its default, one per core.
         reference: Runs the graph as it is, without rewriting it: slower, and as close to the file as it can be.
+        provider: The execution provider that has to run every node, by its name in
+            `splite_deploy.runtime.backends.ort_providers.PROVIDERS`; None is the CPU's.
+        allow_cpu: Whether the CPU may run nodes that ``provider`` does not take.
     """
 
     threads: int | None = option(None, "CPU threads; one per core without it.", type=int)
     reference: bool = option(False, "Run the graph as it is, without optimising it.")
+    provider: str | None = option(
+        None,
+        "run every node by this execution provider, or fail; on the CPU without it.",
+        flag="--provider",
+        choices=PROVIDERS,
+        names_backend=True,
+    )
+    allow_cpu: bool = allow_cpu_option()
+
+    @property
+    def runs_on(self) -> str:
+        """See `BackendOptions.runs_on`."""
+        return self.provider or ""
 
 
 class OrtSession(BaseSession):
-    """A graph loaded into ONNX Runtime's CPU provider.
+    """A graph loaded into ONNX Runtime.
+
+    What ran each node is read back after the first run, where another provider than the CPU's was asked for.
 
     Args:
         file: The graph; without an artifact it tells its inputs and outputs itself.
         options: How it works.
-        trace: Prefix of the file that receives the time of every node; None times none.
+        traced: Whether all runs are traced until somebody asks for its layers.
 
     Raises:
-        BackendError: ONNX Runtime cannot load it.
+        BackendError: ONNX Runtime cannot load it, or lacks the provider, or cannot start it.
         BundleError: It has other tensors than its artifact says.
     """
 
-    def __init__(self, file: ModelFile, options: OrtOptions, *, trace: Path | None = None) -> None:
+    def __init__(self, file: ModelFile, options: OrtOptions, *, traced: bool = False) -> None:
+        self._file, self._options, self._traced = file, options, traced
+        self._provider = None if options.provider is None else find_provider(options.provider)
+        self._layers: tuple[Layer, ...] | None = None
+        with ExitStack() as stack:
+            trace = None
+            if traced or self._provider is not None:
+                trace = stack.enter_context(work_folder("trace")) / "ort"
+            self._session = self._loaded(trace)
+            own = IoSignature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
+            if file.said is not None:
+                check_signature(file.name, file.said, own)
+            super().__init__(file.artifact or own)
+            self._names = [spec.name for spec in self.outputs]
+            self._stack = stack.pop_all()
+
+    def _loaded(self, trace: Path | None) -> ort.InferenceSession:
+        """A session of ONNX Runtime.
+
+        Args:
+            trace: Prefix of the file that receives the time of every node; None times none.
+        """
         import onnxruntime as ort
 
         settings = ort.SessionOptions()
-        settings.intra_op_num_threads = options.threads or 0
+        settings.intra_op_num_threads = self._options.threads or 0
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 4  # what goes wrong is in the exception
-        if options.reference:
+        if self._options.reference:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if trace is not None:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(trace)
+        said: list[str] = []
         try:
-            self._session = ort.InferenceSession(file.data, settings, providers=["CPUExecutionProvider"])
+            if self._provider is None:
+                return ort.InferenceSession(self._file.data, settings, providers=[CPU])
+            with own_output() as written:
+                try:
+                    precision = precision_of(self._file)
+                    more = self._provider.add_to(settings, precision, self._options.threads)
+                    session = ort.InferenceSession(self._file.data, settings, **more)
+                finally:
+                    said = written.lines()
         except Exception as err:  # onnxruntime has no common base class of its errors
+            by = "" if self._provider is None else f" by its provider '{self._options.provider}'"
+            reason = reason_of(said) or first_line(err)
             raise BackendError(
-                f"ONNX Runtime {ort.__version__} cannot load {file.name}: {first_line(err)}",
-                hint=_load_hint(str(err)),
+                f"ONNX Runtime {ort.__version__} cannot load {self._file.name}{by}: {reason}",
+                hint=_load_hint(str(err)) if self._provider is None else _PROVIDER_HINT,
             ) from err
-        own = IoSignature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
-        if file.said is not None:
-            check_signature(file.name, file.said, own)
-        super().__init__(file.artifact or own)
-        self._names = [spec.name for spec in self.outputs]
+        if self._provider.name not in session.get_providers():
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__} cannot start its provider '{self._options.provider}', and would run "
+                f"{self._file.name} on the CPU instead{': '[: 2 * bool(said)]}{reason_of(said)}",
+                hint=_PROVIDER_HINT,
+            )
+        return session
 
     def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
         try:
             values = self._session.run(self._names, feeds)
         except Exception as err:
             raise BackendError(f"ONNX Runtime failed: {first_line(err)}", hint=FAILED_HINT) from err
+        if self._provider is not None and not self._traced:
+            self._read_layers()
         return dict(zip(self._names, values, strict=True))
+
+    def placements(self) -> tuple[Placement, ...]:
+        """See `splite_deploy.runtime.session.Placed`."""
+        return placements_of(self._layers or (), timed=self._traced)
+
+    def _read_layers(self) -> tuple[Layer, ...]:
+        """The layers of all runs until the first call.
+
+        Raises:
+            BackendError: Another provider than the one that was asked for ran some.
+        """
+        if self._layers is None:
+            trace = Path(self._session.end_profiling())
+            try:
+                events = json.loads(trace.read_text(encoding="utf-8"))
+            except ValueError as err:  # ONNX Runtime does not say that it could not write
+                place = trace.parent.parent
+                message = f"What ONNX Runtime measured of each node is cut: the disk of {place} may be full."
+                raise OutputError(message, hint=TMP_HINT) from err
+            self._layers = read_trace(events, by_provider=self._provider is not None)
+        if self._provider is not None:
+            refuse_fall_back(
+                self._layers,
+                self._provider.name,
+                file=self._file.name,
+                label=f"The provider '{self._options.provider}'",
+                flag="--provider",
+                allow_cpu=self._options.allow_cpu,
+            )
+        return self._layers
 
     def _release(self) -> None:
         del self._session
+        self._stack.close()
 
 
 class TracedOrtSession(OrtSession):
     """A graph whose nodes, as ONNX Runtime fused and converted them, are timed until `layers` is called."""
 
     def __init__(self, file: ModelFile, options: OrtOptions) -> None:
-        self._layers: tuple[Layer, ...] | None = None
-        with ExitStack() as stack:
-            super().__init__(file, options, trace=stack.enter_context(work_folder("trace")) / "ort")
-            self._stack = stack.pop_all()
+        super().__init__(file, options, traced=True)
 
     def layers(self) -> tuple[Layer, ...]:
         """See `TracedSession.layers`."""
         if self._layers is None:
             self._check_open()
-            trace = Path(self._session.end_profiling())
-            try:
-                self._layers = read_trace(json.loads(trace.read_text(encoding="utf-8")))
-            except ValueError as err:  # ONNX Runtime does not say that it could not write
-                place = trace.parent.parent
-                message = f"What ONNX Runtime measured of each node is cut: the disk of {place} may be full."
-                raise OutputError(message, hint=TMP_HINT) from err
-        return self._layers
-
-    def _release(self) -> None:
-        super()._release()
-        self._stack.close()
+        return self._read_layers()
 
 
 def _load_hint(reason: str) -> str:
@@ -163,11 +243,12 @@ def _load() -> None:
     import onnxruntime  # noqa: F401
 
 
-def read_trace(events: Iterable[Mapping[str, Any]]) -> tuple[Layer, ...]:
+def read_trace(events: Iterable[Mapping[str, Any]], *, by_provider: bool = False) -> tuple[Layer, ...]:
     """The layers in a trace of ONNX Runtime.
 
     Args:
         events: Its events; of each node one for every inference, in microseconds.
+        by_provider: Whether layers say what ran them.
     """
     nodes: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for event in events:
@@ -176,12 +257,20 @@ def read_trace(events: Iterable[Mapping[str, Any]]) -> tuple[Layer, ...]:
             nodes.setdefault((name.removesuffix(_SUFFIX), event["args"]["node_index"]), []).append(event)
     in_order = sorted(nodes.items(), key=lambda node: node[1][0]["ts"])
     return tuple(
-        Layer(name, taken[0]["args"]["op_name"], _trace_types(taken[0]["args"]), float(median(e["dur"] for e in taken)))
+        Layer(
+            name,
+            taken[0]["args"]["op_name"],
+            _trace_types(taken[0]["args"]),
+            float(median(event["dur"] for event in taken)),
+            taken[0]["args"]["provider"] if by_provider else None,
+        )
         for (name, _), taken in in_order
     )
 
 
 def _trace_types(facts: Mapping[str, Any]) -> str:
+    if not facts["op_name"].isalnum():  # what a provider compiled, such as OpenVINO-EP-subgraph_1, is no operator
+        return NOT_TOLD
     return layer_types(_widest(facts["input_type_shape"]), _widest(facts["output_type_shape"]))
 
 
@@ -205,6 +294,9 @@ BACKEND = Backend(
     open_traced=TracedOrtSession,
     layers_from="as it fused and converted them; median times on one thread of the CPU that exported.",
     export="ort",
-    distributions={"onnxruntime": ("onnxruntime", "onnxruntime-gpu")},
+    distributions={
+        "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
+        "onnxruntime-qnn": ("onnxruntime-qnn",),
+    },
     reference="ONNX Runtime, unoptimised",
 )

@@ -35,6 +35,17 @@ class Numbers:
     held: frozenset[Precision]
 
 
+def precision_of(file: ModelFile) -> Precision:
+    """What an ONNX graph computes in: what its artifact says or, without one, what its own constants do.
+
+    Raises:
+        BackendError: The file is damaged.
+    """
+    if file.artifact is not None:
+        return file.artifact.precision
+    return numbers_of_onnx(read_onnx(file.data, file.name)).precision
+
+
 def check_precision(file: ModelFile) -> None:
     """Compares what the manifest calls an artifact with what its file is made of; an engine does not tell.
 
