@@ -455,6 +455,22 @@ def _take(claim: Path, shown: Path) -> int:
     raise AssertionError
 
 
+def held(path: Path) -> int:
+    """How many blocks of `part_file` or `part_folder` there are of a place now, in all processes.
+
+    On file systems without locks none can be told.
+    """
+    count = 0
+    with suppress(OSError):
+        for name in os.listdir(path.parent):  # noqa: PTH208 - names
+            if is_hidden(name) and place_of(path.parent / name) == path:
+                with suppress(OSError):  # it is gone
+                    handle = os.open(path.parent / name, os.O_RDONLY)
+                    count += _try_lock(handle) is False
+                    os.close(handle)
+    return count
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes what dead processes left in a folder, and gives a bundle back its name that gave way for a moment.
 

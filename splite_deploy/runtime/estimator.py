@@ -211,7 +211,7 @@ class PoseEstimator(Closing):
             proving_frames: After how many calls without an error a new bundle has proven itself. Until then an error
                 leads back to the one before.
             look_every_s: How often to look into the store, in seconds.
-            told: Called with a sentence where another bundle answers from now on, or fails, by whichever thread.
+            told: Called with a sentence where another bundle answers from now on, or fails, by a thread of its own.
 
         Raises:
             UpdateError: There is no store.

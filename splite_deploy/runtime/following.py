@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -19,7 +22,7 @@ from splite_deploy.updates import Slot, Store
 PROVING_FRAMES = 30
 LOOK_EVERY_S = 1.0
 MOST_STARTS = 3
-"""How many programs may begin with a bundle that proves itself in none: it may end them without an exception."""
+"""How many programs may die of a bundle that proved itself in none: it may end them without an exception."""
 _T = TypeVar("_T")
 
 
@@ -31,11 +34,18 @@ class _Loaded:
         number: Of its slot.
         estimator: Opened.
         proven: See `Slot.proven`.
+        trial: Open while it is not proven; see `Store.trying`.
     """
 
     number: int
     estimator: PoseEstimator
     proven: bool
+    trial: ExitStack
+
+    def close(self) -> None:
+        """Frees the session, and ends the trial."""
+        self.estimator.close()
+        self.trial.close()
 
 
 class FollowingEstimator(DelegatingEstimator):
@@ -44,9 +54,9 @@ class FollowingEstimator(DelegatingEstimator):
     A thread looks into the store now and then, loads what was installed, and runs its golden image once; the next call
     after that is the first one of the new bundle, and no call waits. Until the new one has proven itself in some calls
     the old one stays loaded: where a call fails, or gives what is not finite, the same call is answered by the old one,
-    the store goes back to the other bundle, and the new one counts as failed. So does a bundle that cannot be loaded,
-    and one that several programs began with and none has proven. A store that cannot be written to stays as it is, and
-    this estimator alone goes back.
+    the store goes back to the other bundle, and the new one counts as failed. So does a bundle that cannot be loaded
+    where the other one can, and one that several programs died of before it was proven. A store that cannot be written
+    to stays as it is, and this estimator alone goes back.
 
     A `UsageError`, such as of an empty image, is nobody's failure and is raised. So is every error of a bundle that has
     proven itself.
@@ -77,10 +87,10 @@ class FollowingEstimator(DelegatingEstimator):
         self._before: _Loaded | None = None
         self._ready: _Loaded | None = None
         self._swapping = Lock()
-        self._now = self._first()
-        self._left = 0 if self._now.proven else proving_frames
         self._guard = OneAtATime("estimator")
         self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._now = self._first()
+        self._left = 0 if self._now.proven else proving_frames
         self._watcher = Thread(target=self._watch, name="splite-deploy store", daemon=True)
         self._watcher.start()
 
@@ -106,7 +116,7 @@ class FollowingEstimator(DelegatingEstimator):
                 self._watcher.join()
         for one in (self._ready, self._before, self._now):
             if one is not None:
-                one.estimator.close()
+                (one.estimator if self._guard.forked else one).close()  # a trial is the parent's
         self._ready = self._before = None
 
     @property
@@ -129,15 +139,16 @@ class FollowingEstimator(DelegatingEstimator):
                     return found
 
     def _take_ready(self) -> None:
-        """Goes on with what was loaded, once the bundle before it has proven itself."""
-        if self._ready is None or self._left:
-            return
+        """Goes on with what was loaded, once the bundle before it has proven itself, or if the new one has."""
         with self._swapping:
-            new, self._ready = self._ready, None
-            self._before = self._now
-            self._now = new
+            new = self._ready
+            if new is None or (self._left and not new.proven):
+                return
+            self._ready = None
+            self._retire()
+            self._before, self._now = self._now, new
         self._left = 0 if new.proven else self._proving_frames
-        self._told(f"Goes on with the bundle {self.store.path / f'{new.number}.splite'}.")
+        self._say(f"Goes on with the bundle {self.store.path / f'{new.number}.splite'}.")
         if new.proven:
             self._retire()
 
@@ -146,47 +157,48 @@ class FollowingEstimator(DelegatingEstimator):
         if self._left:
             self._left -= 1
             if not self._left:
-                number = self._now.number
-                self._work.put(lambda: self.store.note_proven(number))
+                now = self._now
+                self._work.put(lambda: self.store.note_proven(now.number))
+                self._work.put(now.trial.close)
                 self._retire()
 
     def _retire(self) -> None:
         if (before := self._before) is not None:
             self._before = None
-            self._work.put(before.estimator.close)
+            self._work.put(before.close)
 
     def _go_back(self, reason: str) -> bool:
         """Answers with the bundle before; whether there is one."""
         bad, why = self._now, f"a call failed: {reason}"
         self._failed.add(bad.number)
         if self._before is not None:
-            self._work.put(lambda: self.store.roll_back(why, of=bad.number))
             back, self._before = self._before, None
         else:  # this program began with it
             try:
-                back = self._loaded(self._other_slot(bad.number, why))
+                back = self._other()
             except SpliteError:
                 return False
         self._now = back
         self._left = 0
-        self._work.put(bad.estimator.close)
-        self._told(f"Goes back to the bundle {back.number}.splite of {self.store.path}: {why}")
+        self._work.put(lambda: self.store.roll_back(why, of=bad.number))
+        self._work.put(bad.close)
+        self._say(f"Goes back to the bundle {back.number}.splite of {self.store.path}: {why}")
         return True
 
-    def _other_slot(self, bad: int, why: str) -> Slot:
+    def _other(self) -> _Loaded:
         """What to go on with instead of a bundle that failed.
+
+        It is loaded before the store goes back to it: what fails there too is the fault of the caller's options, or of
+        this machine.
 
         Raises:
             SpliteError: There is nothing.
         """
-        try:
-            return self.store.roll_back(why, of=bad).current
-        except OutputError:  # somebody else's store
-            state = self.store.read()
-            for slot in (state.current, state.other):
-                if slot is not None and slot.number not in self._failed and not slot.failed:
-                    return slot
-            raise
+        state = self.store.read()
+        for slot in (state.current, state.other):
+            if slot is not None and slot.number not in self._failed and not slot.failed:
+                return self._loaded(slot)
+        raise UpdateError(f"{self.store.path} holds no other bundle.", hint="Install one that works.")
 
     def _first(self) -> _Loaded:
         """The current bundle, or the other one where that cannot be loaded.
@@ -196,52 +208,64 @@ class FollowingEstimator(DelegatingEstimator):
         """
         slot = self.store.read().current
         try:
-            return self._loaded(self._begun(slot))
+            return self._loaded(slot)
         except SpliteError as err:
             if slot.proven:
                 raise
             self._failed.add(slot.number)
             try:
-                other = self._other_slot(slot.number, first_line(err, named=True))
+                other = self._other()
             except SpliteError:
                 raise err from None
-            self._told(f"Begins with the bundle {other.number}.splite of {self.store.path}: {err.message}")
-            return self._loaded(other)
+            with suppress(OutputError):  # somebody else's store
+                self.store.roll_back(first_line(err, named=True), of=slot.number)
+            self._say(f"Begins with the bundle {other.number}.splite of {self.store.path}: {err.message}")
+            return other
 
-    def _begun(self, slot: Slot) -> Slot:
-        """Counts a start of a bundle that is not proven.
+    def _loaded(self, slot: Slot) -> _Loaded:
+        """Opens the bundle of a slot, and runs its golden image once.
 
         Raises:
-            UpdateError: There were too many.
+            UpdateError: Too many programs died of it.
+            SpliteError: It cannot be opened, or does not run.
         """
-        if slot.proven:
-            return slot
+        with ExitStack() as opened:
+            trial = opened.enter_context(ExitStack())
+            if not slot.proven:
+                self._try(slot, trial)
+            bundle = Bundle.open(self.store.folder(slot))
+            estimator = self._load(bundle)
+            opened.callback(estimator.close)
+            golden = bundle.golden().image
+            estimator(golden.pixels, golden.box)
+            estimator.take_times()  # which are those of calls
+            opened.pop_all()
+        return _Loaded(slot.number, estimator, slot.proven, trial)
+
+    def _try(self, slot: Slot, trial: ExitStack) -> None:
+        """Counts a program that begins with a bundle that is not proven.
+
+        Raises:
+            UpdateError: Too many died of it.
+        """
         try:
-            slot = self.store.note_start(slot.number)
-        except OutputError:
-            return slot
-        if slot.starts > MOST_STARTS:
+            died = trial.enter_context(self.store.trying(slot.number))
+        except OutputError:  # somebody else's store
+            return
+        if died >= MOST_STARTS:
             raise UpdateError(
-                f"{slot.number}.splite of {self.store.path} was started {MOST_STARTS} times, and never came to "
+                f"{slot.number}.splite of {self.store.path} was started {died} times, and never came to "
                 f"{self._proving_frames} results.",
                 hint=f"Install one that works: {command('install', self.store.path, 'NAME.splite')}.",
             )
-        return slot
 
-    def _loaded(self, slot: Slot) -> _Loaded:
-        """Opens the bundle of a slot, and runs its golden image once."""
-        bundle = Bundle.open(self.store.folder(slot))
-        estimator = self._load(bundle)
-        try:
-            golden = bundle.golden().image
-            estimator(golden.pixels, golden.box)
-        except BaseException:
-            estimator.close()
-            raise
-        return _Loaded(slot.number, estimator, slot.proven)
+    def _say(self, message: str) -> None:
+        """Has something told by the thread: no call waits for who is told, or fails with them."""
+        self._work.put(lambda: self._told(message))
 
     def _watch(self) -> None:
         """What the thread does: looks into the store, and what `_work` holds."""
+        trouble = ""
         while True:
             try:
                 work = self._work.get(timeout=self._look_every_s)
@@ -251,27 +275,36 @@ class FollowingEstimator(DelegatingEstimator):
                 return
             try:
                 work()
-            except SpliteError as err:  # the store cannot be written to, or there is nothing to go back to
-                self._told(err.message)
+            except SpliteError as err:  # the store cannot be read or written to, or there is nothing to go back to
+                if err.message != trouble:  # which may last
+                    self._say(err.message)
+                trouble = err.message
+            except Exception:  # of who is told, or our own: it is shown, and the store is followed on
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+            else:
+                trouble = "" if work == self._look else trouble
 
     def _look(self) -> None:
         """Loads the current bundle where it is another one than that which answers, or will with the next call."""
         slot = self.store.read().current
         with self._swapping:
+            unused = None
+            if self._ready is not None and self._ready.number != slot.number:  # somebody went back in the meantime
+                unused, self._ready = self._ready, None
             known = {self._now.number, *self._failed, *([self._ready.number] if self._ready else [])}
+        if unused is not None:
+            unused.close()
         if slot.number in known:
             return
         try:
-            new = self._loaded(self._begun(slot))
+            new = self._loaded(slot)
         except Exception as err:
             if self.store.read().current.number != slot.number:
                 return  # it was removed while it was loaded
             self._failed.add(slot.number)
             why = f"it cannot be loaded: {first_line(err, named=True)}"
-            self._told(f"Stays with the bundle {self._now.number}.splite of {self.store.path}: {why}")
+            self._say(f"Stays with the bundle {self._now.number}.splite of {self.store.path}: {why}")
             self.store.roll_back(why, of=slot.number)
             return
         with self._swapping:
-            unused, self._ready = self._ready, new
-        if unused is not None:
-            unused.estimator.close()
+            self._ready = new

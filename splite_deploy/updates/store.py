@@ -15,19 +15,21 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.bundle.new import is_bundle
-from splite_deploy.errors import BundleError, SpecError, UpdateError, reading_hint
+from splite_deploy.errors import BundleError, SpecError, SpliteError, UpdateError, reading_hint
 from splite_deploy.files import (
     claimed,
+    held,
     hidden_name,
     is_hidden,
     locked,
+    part_file,
     part_folder,
     remove_leftovers,
     rename_to_new,
@@ -52,7 +54,7 @@ class Slot:
         number: Of the installation that brought it; its folder is ``NUMBER.splite``.
         made: When the update was made, as it says, in UTC: ``2026-01-31T12:00:00Z``; empty where it tells none.
         proven: Whether its first frames were all right; see `PoseEstimator.follow`. Nobody may have followed it yet.
-        starts: How often a program began to follow it that has not proven it so far.
+        starts: How many programs began to follow it that have neither proven it nor ended in an orderly way.
         failed: Why it was left for the other one; empty where it was not.
     """
 
@@ -280,32 +282,48 @@ class Store:
             )
         return kept or public_key
 
-    def note_start(self, number: int) -> Slot:
-        """Counts that a program begins to follow the current bundle, unless it is proven or another one by now.
+    @contextmanager
+    def trying(self, number: int) -> Iterator[int]:
+        """Counts a program among those that began with a bundle until the block ends, be it that it dies in it.
 
-        Returns:
-            The current slot.
+        Yields:
+            How many died in theirs since the bundle was installed; 0 once it is proven.
 
         Raises:
             OutputError: The store cannot be written to.
         """
-        with locked(self.path):
-            state = self.read()
-            if state.current.number == number and not state.current.proven:
-                state = replace(state, current=replace(state.current, starts=state.current.starts + 1))
-                self._write(state)
-            return state.current
+        sign = self.path / f"{number}.trial"
+        with part_file(sign):
+            slot = self._change(number, lambda slot: replace(slot, starts=slot.starts + 1))
+            try:
+                yield 0 if slot is None else max(0, slot.starts - max(1, held(sign)))
+            finally:
+                with suppress(SpliteError):  # it counts as one that died
+                    self._change(number, lambda slot: replace(slot, starts=max(0, slot.starts - 1)))
 
     def note_proven(self, number: int) -> None:
-        """Notes that the first frames of the current bundle were all right, unless another one is by now.
+        """Notes that the first frames of a bundle were all right.
 
         Raises:
             OutputError: The store cannot be written to.
         """
+        self._change(number, lambda slot: replace(slot, proven=True, starts=0))
+
+    def _change(self, number: int, change: Callable[[Slot], Slot]) -> Slot | None:
+        """Notes something of a bundle that is neither proven nor failed.
+
+        Returns:
+            Its slot now; None where nothing was noted.
+        """
         with locked(self.path):
             state = self.read()
-            if state.current.number == number and not state.current.proven:
-                self._write(replace(state, current=replace(state.current, proven=True, starts=0)))
+            for slot in _slots(state):
+                if slot.number == number and not (slot.proven or slot.failed):
+                    changed = change(slot)
+                    is_current = slot is state.current
+                    self._write(replace(state, current=changed) if is_current else replace(state, other=changed))
+                    return changed
+        return None
 
     def _make(self) -> bool:
         """Makes the folder where there is none; whether it did."""

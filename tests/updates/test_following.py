@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +22,7 @@ from splite_deploy.bundle import MANIFEST, Bundle
 from splite_deploy.errors import BackendError, UpdateError, UsageError
 from splite_deploy.runtime import FollowingEstimator
 from splite_deploy.runtime.backends.ort import OrtSession
-from splite_deploy.updates import Store
+from splite_deploy.updates import Slot, Store
 
 Image = NDArray[np.uint8]
 BOX = (20, 10, 90, 100)
@@ -120,6 +123,7 @@ def test_it_goes_on_with_what_is_installed_and_loses_no_frame(
     put(store, tiny_bundle, "3")
     until(lambda: estimator.slot == 3, frame)
     assert slots == sorted(slots) and set(slots) == {1, 2, 3}
+    until(lambda: len(told) == 2)
     assert told == [f"Goes on with the bundle {store.path / f'{number}.splite'}." for number in (2, 3)]
     until(lambda: store.read().current.proven, frame)
     store.roll_back()
@@ -154,6 +158,7 @@ def test_a_bundle_that_fails_in_its_first_frames_is_left(
     assert other is not None and other.number == 2
     assert other.failed.startswith("a call failed: BackendError: ")
     assert "not finite" in other.failed if nan else "no memory" in other.failed
+    until(lambda: len(told) == 2)
     assert told[-1] == f"Goes back to the bundle 1.splite of {store.path}: {other.failed}"
     put(store, tiny_bundle, "3")  # one that works
     until(lambda: estimator.slot == 3, frame)
@@ -198,23 +203,98 @@ def test_who_begins_with_a_bad_bundle_has_the_other_one(
     estimator = follow()
     assert estimator.slot == 2
     estimator(image, BOX)
-    assert estimator.slot == store.read().current.number == 1
+    assert estimator.slot == 1
+    until(lambda: store.read().current.number == 1)
 
     put(store, tiny_bundle, "3")
     (store.path / "3.splite" / "golden.bin").unlink()
     assert follow().slot == store.read().current.number == 1
 
 
+DIE = """
+import os, sys, onnxruntime
+from splite_deploy import PoseEstimator
+for _ in range(3):
+    child = os.fork()
+    if not child:
+        print(PoseEstimator.follow(sys.argv[1]).slot, flush=True)
+        os._exit(3)
+    assert os.waitpid(child, 0)[1] == 3 << 8
+"""
+
+
 def test_a_bundle_that_ends_its_programs_is_left(
     follow: Callable[..., FollowingEstimator], store: Store, tiny_bundle: Path
 ) -> None:
     put(store, tiny_bundle, "2")
-    for _ in range(3):
-        assert follow().slot == 2
+    ended = subprocess.run([sys.executable, "-c", DIE, store.path], capture_output=True, text=True, check=False)
+    assert ended.stdout == "2\n2\n2\n" and store.read().current == Slot(2, starts=3), ended.stderr
     told: list[str] = []
     assert follow(told=told.append).slot == 1
+    until(lambda: len(told) == 1)
     assert f"2.splite of {store.path} was started 3 times, and never came to 3 results." in told[0]
     assert store.read().current.number == 1
+
+
+def test_many_programs_and_short_ones_are_no_failure(
+    follow: Callable[..., FollowingEstimator], store: Store, tiny_bundle: Path, image: Image
+) -> None:
+    several = [follow() for _ in range(3)]
+    put(store, tiny_bundle, "2")
+    several += [follow(), follow()]
+    for one in several:
+        until(lambda one=one: one.slot == 2, lambda one=one: one(image, BOX))  # type: ignore[misc]
+    assert store.read().current == Slot(2, starts=5)
+    for one in several[1:]:
+        one.close()
+    assert store.read().current == Slot(2, starts=1)
+    until(lambda: store.read().current.proven, lambda: several[0](image, BOX))
+    assert store.read().current == Slot(2, proven=True)
+    assert [name for name in os.listdir(store.path) if name.startswith(".")] == []  # noqa: PTH208
+
+
+def test_options_that_fit_neither_bundle_are_nobodys_failure(store: Store, tiny_bundle: Path) -> None:
+    put(store, tiny_bundle, "2")
+    with pytest.raises(UsageError, match=r"2\.splite holds no int8 artifact"):
+        PoseEstimator.follow(store.path, precision="int8")
+    assert store.read().current == Slot(2)
+
+
+def test_who_fails_to_listen_costs_no_call(
+    follow: Callable[..., FollowingEstimator],
+    store: Store,
+    tiny_bundle: Path,
+    image: Image,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda error: shown.append(str(error.exc_value)))
+
+    def fails(message: str) -> None:
+        raise BrokenPipeError(message)
+
+    estimator = follow(told=fails)
+    for number in (2, 3):
+        put(store, tiny_bundle, str(number))
+        until(lambda number=number: estimator.slot == number, lambda: estimator(image, BOX))  # type: ignore[misc]
+    until(lambda: len(shown) == 2)
+    assert shown[1] == f"Goes on with the bundle {store.path / '3.splite'}."
+
+
+def test_who_goes_back_by_hand_is_followed_at_once(
+    follow: Callable[..., FollowingEstimator], store: Store, tiny_bundle: Path, image: Image
+) -> None:
+    estimator = follow(proving_frames=10_000)
+    put(store, tiny_bundle, "2")
+    until(lambda: estimator._ready is not None)
+    store.roll_back()  # before a call came
+    until(lambda: estimator._ready is None)
+    estimator(image, BOX)
+    assert estimator.slot == 1
+    store.roll_back()
+    until(lambda: estimator.slot == 2, lambda: estimator(image, BOX))
+    store.roll_back()
+    until(lambda: estimator.slot == 1, lambda: estimator(image, BOX))
 
 
 def test_a_store_of_somebody_else_is_followed_and_left_as_it_is(
