@@ -199,10 +199,8 @@ def test_openvino_leaves_an_operator_to_the_cpu(tmp_path: Path) -> None:
     assert "'openvino' runs 1 of the 2 nodes of a.onnx, and the CPU runs the others (1 Det)." in done.stderr
     assert "Allow that with --allow-cpu" in done.stderr
     (result,) = measured(run_with("onnxruntime-openvino", *command, "--allow-cpu", "--json", "-"))
-    assert {(one.provider, one.nodes, one.time_us) for one in result.placements} == {
-        (OPENVINO, 1, None),
-        (CPU, 1, None),
-    }
+    assert sorted((one.provider, one.nodes) for one in result.placements) == [(CPU, 1), (OPENVINO, 1)]
+    assert all(one.time_us is not None for one in result.placements)
 
 
 @pytest.mark.slow

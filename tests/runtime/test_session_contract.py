@@ -21,7 +21,7 @@ from splite_deploy.runtime import Session, open_bytes, open_session
 from splite_deploy.runtime.backends import all_backends, base, find_backend
 from splite_deploy.runtime.backends.base import BackendOptions
 from splite_deploy.runtime.preprocess import Preprocessor
-from splite_deploy.runtime.session import MOST_THREADS, pick_artifact
+from splite_deploy.runtime.session import MOST_THREADS, Placed, pick_artifact
 
 Array = NDArray[np.float32]
 BACKENDS = all_backends()
@@ -104,6 +104,14 @@ def test_results_are_named_float32_arrays_of_the_stated_shapes(opened: Session, 
         assert isinstance(outputs[spec.name], np.ndarray)
         assert outputs[spec.name].dtype == np.float32 and outputs[spec.name].shape == spec.shape
         assert np.isfinite(outputs[spec.name]).all()
+
+
+def test_nothing_is_told_of_other_devices_where_none_was_asked_for(
+    opened: Session, tensor: Array, backend: str
+) -> None:
+    assert BACKENDS[backend].options().runs_on == ""
+    opened.run({opened.inputs[0].name: tensor})
+    assert isinstance(opened, Placed) and opened.placements() == ()
 
 
 def test_the_same_feeds_give_the_same_results(opened: Session, static: Bundle) -> None:

@@ -130,7 +130,7 @@ def allow_cpu_option() -> Any:
     """The field ``allow_cpu`` of backends that can be asked to run a network elsewhere than on the CPU."""
     return option(
         False,
-        "with --provider: let the CPU run what that does not take, and say so.",
+        "with --provider or --delegate: let the CPU run what that does not take, and say so.",
         flag="--allow-cpu",
         sets=True,
         names_backend=True,

@@ -1,10 +1,12 @@
-"""LiteRT (TensorFlow Lite) on the CPU, with XNNPACK."""
+"""LiteRT (TensorFlow Lite) on the CPU, with XNNPACK, or by a delegate."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from string import ascii_lowercase
 from typing import Any
 
@@ -23,15 +25,21 @@ from splite_deploy.runtime.backends.base import (
     BaseSession,
     IoSignature,
     ModelFile,
+    allow_cpu_option,
     layer_types,
     option,
 )
+from splite_deploy.runtime.backends.placement import Placement, placements_of, refuse_fall_back
 from splite_deploy.runtime.io.native_output import own_output, without_banner
 from splite_deploy.runtime.io.notes import are_collected
 from splite_deploy.runtime.layout import PLANES_FIRST, to_pixels, to_planes
 
 _SESSION_LAYOUTS = ("NCHW", "NKC")
 """Layouts of a session's tensors; the file's are the same axes in any order."""
+CPU = "CPU"
+"""What `Layer.provider` calls all that no delegate runs: XNNPACK and LiteRT's own kernels."""
+_DELEGATED = "DELEGATE"
+_ENTRIES = ("tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate")
 _CUSTOM_HINT = (
     "Export the network from its checkpoint or ONNX graph with -b tflite, or convert it again with operators that "
     "TensorFlow Lite defines (tf.lite.OpsSet.TFLITE_BUILTINS alone)."
@@ -45,10 +53,25 @@ class TfliteOptions(BackendOptions):
     Attributes:
         threads: CPU threads; None is its default, one.
         reference: Computes with LiteRT's reference kernels, without XNNPACK: many times slower, and what a file means.
+        delegate: Path of a shared library with an external delegate, which has to run every operator; None is the CPU.
+            It is native code of its maker, loaded into this process.
+        allow_cpu: Whether the CPU may run operators that ``delegate`` does not take.
     """
 
     threads: int | None = option(None, "CPU threads; one without it.", type=int)
     reference: bool = option(False, "Compute with the reference kernels.")
+    delegate: str | None = option(
+        None,
+        "run every operator by this delegate, a shared library, or fail; on the CPU without it.",
+        flag="--delegate",
+        names_backend=True,
+    )
+    allow_cpu: bool = allow_cpu_option()
+
+    @property
+    def runs_on(self) -> str:
+        """See `BackendOptions.runs_on`."""
+        return PurePath(self.delegate or "").name
 
 
 class TfliteSession(BaseSession):
@@ -68,7 +91,7 @@ class TfliteSession(BaseSession):
         options: How it works.
 
     Raises:
-        BackendError: LiteRT cannot load it.
+        BackendError: LiteRT cannot load it, or its delegate; or the CPU would run what the delegate should.
         BundleError: It is not what its artifact says.
     """
 
@@ -76,15 +99,31 @@ class TfliteSession(BaseSession):
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         self._file = file
+        self._placed: tuple[Layer, ...] = ()
         self._shapes: dict[str, tuple[int, ...]] = {}
         kernels = OpResolverType.BUILTIN_REF if options.reference else OpResolverType.AUTO
-        with _loading(file):
+        delegates = [] if options.delegate is None else [_delegate(options.delegate)]
+        with _loading(file, options.runs_on):
             self._interpreter = Interpreter(
-                model_content=file.data, num_threads=options.threads, experimental_op_resolver_type=kernels
+                model_content=file.data,
+                num_threads=options.threads,
+                experimental_op_resolver_type=kernels,
+                experimental_delegates=delegates,
             )
+            if delegates:  # before XNNPACK takes the rest, which is called a delegate, too
+                self._placed = self._read_placed(options.runs_on)
             called = _called(self._interpreter)
             inputs = _by_name(self._interpreter.get_input_details(), called)
             outputs = _by_name(self._interpreter.get_output_details(), called)
+        if delegates:
+            refuse_fall_back(
+                self._placed,
+                options.runs_on,
+                file=file.name,
+                label=f"The delegate {options.runs_on}",
+                flag="--delegate",
+                allow_cpu=options.allow_cpu,
+            )
         in_file = file.artifact or IoSignature(_specs(inputs, file.name), _specs(outputs, file.name))
         levels = file.view is not None and np.dtype(file.view.input.dtype).kind in "iu"
         self._inputs = {spec.name: self._bind(spec, inputs, file.name, levels) for spec in in_file.inputs}
@@ -111,6 +150,29 @@ class TfliteSession(BaseSession):
             return {name: binding.read() for name, binding in self._outputs.items()}
         except (RuntimeError, ValueError) as err:  # of tensors that are not what the file's signature says, too
             raise BackendError(f"LiteRT failed: {first_line(err)}", hint=FAILED_HINT) from err
+
+    def placements(self) -> tuple[Placement, ...]:
+        """See `splite_deploy.runtime.session.Placed`."""
+        return placements_of(self._placed)
+
+    def _read_placed(self, delegate: str) -> tuple[Layer, ...]:
+        """The operators of the file with what runs each: the delegate, or the CPU.
+
+        LiteRT adds a node for every part of the graph that a delegate takes, and keeps the nodes of that part.
+        """
+        layers = _operators(self._file)
+        nodes = self._interpreter._get_ops_details()
+        count = next((node["index"] for node in nodes if node["op_name"] == _DELEGATED), len(nodes))
+        makes = {int(tensor): node for node in nodes[:count] for tensor in node["outputs"]}
+        taken: set[int] = set()
+        for part in nodes[count:]:
+            given, wanted = set(map(int, part["inputs"])), list(map(int, part["outputs"]))
+            while wanted:
+                node = makes.get(wanted.pop())
+                if node is not None and node["index"] not in taken:
+                    taken.add(node["index"])
+                    wanted += [int(tensor) for tensor in node["inputs"] if int(tensor) not in given]
+        return tuple(replace(layer, provider=delegate if index in taken else CPU) for index, layer in layers.items())
 
     def _resize(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Gives the inputs these sizes and allocates all tensors anew, unless they are the last ones."""
@@ -172,13 +234,45 @@ class TracedTfliteSession(TfliteSession):
 
     def layers(self) -> tuple[Layer, ...]:
         """See `TracedSession.layers`."""
-        from splite_deploy.runtime.backends.tflite_file import read_foreign
+        return self._placed or tuple(_operators(self._file).values())
 
-        return tuple(
-            Layer(op.result, op.name, layer_types(op.computed or op.inputs, op.outputs, op.weights), None)
-            for op in read_foreign(self._file.data, self._file.name).operators
-            if not op.unpacks_weights
-        )
+
+def _operators(file: ModelFile) -> dict[int, Layer]:
+    """The operators of a file by their number in it, without those that unpack weights while it is loaded."""
+    from splite_deploy.runtime.backends.tflite_file import read_foreign
+
+    return {
+        index: Layer(op.result, op.name, layer_types(op.computed or op.inputs, op.outputs, op.weights), None)
+        for index, op in enumerate(read_foreign(file.data, file.name).operators)
+        if not op.unpacks_weights
+    }
+
+
+def _delegate(path: str) -> Any:
+    """An external delegate.
+
+    Raises:
+        BackendError: It cannot be loaded, is none, or does not start here.
+    """
+    from ai_edge_litert.interpreter import load_delegate
+
+    name = PurePath(path).name
+    hint = "Name the shared library that the maker of the device offers for TensorFlow Lite, of this machine's kind."
+    try:
+        library = ctypes.CDLL(path)  # before LiteRT does, whose own object complains when it is half made
+    except OSError as err:
+        raise BackendError(f"The delegate {name} cannot be loaded: {err}", hint=hint) from err
+    if missing := [entry for entry in _ENTRIES if not hasattr(library, entry)]:
+        raise BackendError(f"{name} is no delegate of TensorFlow Lite: it lacks {missing[0]}.", hint=hint)
+    try:
+        with own_output():
+            return load_delegate(path)
+    except ValueError as err:
+        said = str(err).partition("\n")[2].strip() or "it does not say why"
+        raise BackendError(
+            f"The delegate {name} does not start here: {said}",
+            hint="Its device, driver or permission may be missing. Without --delegate the file runs on the CPU.",
+        ) from err
 
 
 @dataclass(frozen=True)
@@ -246,7 +340,7 @@ class _Binding:
 
 
 @contextmanager
-def _loading(file: ModelFile) -> Iterator[None]:
+def _loading(file: ModelFile, delegate: str = "") -> Iterator[None]:
     """Tells what LiteRT trips over while it loads a file, and keeps from the terminal what it writes there.
 
     In another program that is its banner alone.
@@ -266,6 +360,9 @@ def _loading(file: ModelFile) -> Iterator[None]:
 
         what = f"LiteRT {ai_edge_litert.__version__} cannot load {file.name}: {first_line(err)}"
         hint = "Upgrade ai-edge-litert, or compile the bundle again."
+        if delegate:
+            what = f"LiteRT {ai_edge_litert.__version__} cannot load {file.name} by {delegate}: {first_line(err)}"
+            hint = "Try it without --delegate: if it loads then, the delegate does not take this file."
         with suppress(BackendError):
             if custom := [name for name in read_foreign(file.data, file.name).custom if name in what + str(err)]:
                 version = ai_edge_litert.__version__
