@@ -254,6 +254,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ema-decay", type=float, default=0.999)
     parser.add_argument("--real-share", type=float, default=0.65, help="share of photographs in a batch")
     parser.add_argument("--synthetic", type=int, default=6000, help="number of rendered hands")
+    parser.add_argument("--renders", type=Path, help="folder that keeps rendered hands (default: cache beside OUT)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bfloat16", action="store_true", help="run convolutions in bfloat16")
     parser.add_argument("--init", type=Path, help="checkpoint to start from; a compacted one gives its widths")
@@ -303,7 +304,7 @@ def main() -> None:
             recipe.synthetic,
             recipe.seed,
             spec,
-            options.out.parent / "cache",
+            options.renders or options.out.parent / "cache",
             lambda done: progress.update(pool_task, completed=done),
         )
         compared = compared_crops(spec, labels) if recipe.qat else {}
@@ -316,7 +317,8 @@ def main() -> None:
 
         def evaluate() -> dict[str, float]:
             figures = int8_figures(training, labels, compared) if recipe.qat else {}
-            return figures | (vars(validate(training, labels)) if labels else {})
+            measured = vars(validate(training, labels)) if labels else {}
+            return figures | {name: value for name, value in measured.items() if value is not None}
 
         done = run(
             *(training, batches, options.out, progress, evaluate),
