@@ -283,6 +283,7 @@ def test_a_file_alone(dynamic_bundle: Bundle) -> None:
     assert list(result.stages) == ["model_only"]
     assert result.startup is not None and result.sustained is not None
     assert BenchResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    assert [one.kind for one in result.layers].count("Conv") == 1 and all(one.time_us for one in result.layers)
 
 
 def test_a_file_alone_on_given_tensors(bundle: Bundle, tmp_path: Path) -> None:
