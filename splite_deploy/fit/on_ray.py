@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ _BUG_HINT = "That is no error that was expected: --one-by-one shows where it com
 
 
 @dataclass(frozen=True)
-class _Done:
+class Done:
     """What a task gives back: exceptions of ours need not survive the way."""
 
     node: str
@@ -44,17 +44,21 @@ class _Done:
     hint: str = ""
 
 
-def _do(step: Step, project: Project, names: Sequence[str], *contents: bytes) -> _Done:
+Do = Callable[..., Done]
+"""Does a step in a process of Ray's: from the step, the project, names and contents of its inputs."""
+
+
+def do(step: Step, project: Project, names: Sequence[str], *contents: bytes) -> Done:
     """A step, in a process of Ray's."""
     import ray
 
     node = ray.get_runtime_context().get_node_id()
     try:
-        return _Done(node, perform(step, project, dict(zip(names, contents, strict=True))))
+        return Done(node, perform(step, project, dict(zip(names, contents, strict=True))))
     except SpliteError as err:
-        return _Done(node, message=err.message, hint=err.hint)
+        return Done(node, message=err.message, hint=err.hint)
     except Exception as err:  # of one trial among many: it is told, and the others go on
-        return _Done(node, message=first_line(err, named=True), hint=_BUG_HINT)
+        return Done(node, message=first_line(err, named=True), hint=_BUG_HINT)
 
 
 class OnRay:
@@ -65,13 +69,16 @@ class OnRay:
         project: See `perform`.
         address: Of a running cluster, whose machines get the working folder and this package; None starts Ray here.
         needs: What will be asked for, to be refused at once where no machine has it.
+        do: Does the steps.
 
     Raises:
         MissingDependencyError: Ray is not installed.
         UsageError: There is no such cluster, or no machine of it has what is needed.
     """
 
-    def __init__(self, store: Store, project: Project, address: str | None, needs: Sequence[Needs]) -> None:
+    def __init__(
+        self, store: Store, project: Project, address: str | None, needs: Sequence[Needs], do: Do = do
+    ) -> None:
         self._store, self._project, self._needs = store, project, needs
         self._folder: str | None = None
         self._running: dict[Any, Step] = {}
@@ -92,8 +99,8 @@ class OnRay:
             with suppress(ValueError):  # outside of the main thread nobody took it
                 signal.signal(signal.SIGTERM, handler)  # which Ray takes
         try:
-            self._check()
-            self._task = ray.remote(_do)
+            self.check_needs(self._needs)
+            self._task = ray.remote(do)
             self._project_there = ray.put(project)
         except BaseException:
             self.close()
@@ -120,9 +127,14 @@ class OnRay:
                 else "Add --one-by-one, which needs no Ray.",
             ) from err
 
-    def _check(self) -> None:
+    def check_needs(self, needs: Sequence[Needs]) -> None:
+        """Refuses what would wait forever.
+
+        Raises:
+            UsageError: No machine has what one of them takes.
+        """
         nodes = [one["Resources"] for one in self._ray.nodes() if one["Alive"]]
-        for need in self._needs:
+        for need in needs:
             wanted = _wanted(need)
             if any(_has(node, wanted) for node in nodes):
                 continue
@@ -183,15 +195,16 @@ class OnRay:
 
     def wait(self) -> Sequence[Ended]:
         """See `Workers.wait`."""
-        ended: list[Any] = []
+        running = list(self._running)
+        ended, _ = self._ray.wait(running, num_returns=len(running), timeout=0)
         while not ended:
-            ended, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_LOOKED_AFTER_S)
+            ended, _ = self._ray.wait(running, num_returns=1, timeout=_LOOKED_AFTER_S)
         return [self._of(one) for one in ended]
 
     def _of(self, running: Any) -> Ended:
         step = self._running.pop(running)
         try:
-            done: _Done = self._ray.get(running)
+            done: Done = self._ray.get(running)
         except self._ray.exceptions.RayError as err:
             gone = SpliteError(
                 f"The machine or the process that did it went away: {first_line(err)}",

@@ -1,0 +1,96 @@
+"""Steps on real Ray: a cluster of three machines of which one is killed, and a board that does one thing at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ray = pytest.importorskip("ray", reason="the extra 'fit' is not installed")
+
+from splite_deploy.errors import SpliteError, UsageError
+from splite_deploy.fit.driver import Driver, Flow
+from splite_deploy.fit.on_ray import OnRay
+from splite_deploy.fit.steps import Needs, Result, Step
+from splite_deploy.fit.store import Store
+from splite_deploy.fit.training import TrainingCommand
+from splite_deploy.fit.work import CHECKPOINT, Project
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+CANDIDATE = {"speed_up": 1.0, "round_to": 1, "height": 64, "width": 48}
+
+
+def project(model: Path, command: str) -> Project:
+    return Project(model, TrainingCommand.parse(f"sh -c '{command}' sh {{checkpoint}} {{out}} {{steps}}"))
+
+
+def flow(parent: str, steps: int, needs: Needs) -> Flow[Result]:
+    options = {"candidate": CANDIDATE, "steps": steps}
+    return (yield Step("train", f"number {steps}", {CHECKPOINT: parent}, options, needs))
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """Three machines of one core; the first one reaches a board. What is sent to them is an empty folder."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    (tmp_path / "working").mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "resources": {"device:pi": 1}, "include_dashboard": False},
+    )
+    made.nodes = [made.add_node(num_cpus=1) for _ in range(2)]  # the machines beside the first
+    yield made
+    made.shutdown()
+
+
+def test_a_killed_machine_loses_no_trial_and_no_result_comes_twice(
+    cluster: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "cache")
+    parent, begun = store.add(b"weights"), tmp_path / "begun"
+    begun.mkdir()
+    slowly = f"touch {begun}/$3-$$; sleep 2; cp $1 $2; echo $3 >>$2"
+    killed: list[str] = []
+
+    def kill_one(step: Step, what: str) -> None:
+        """When the first trial is done kills a machine that is at work by now."""
+        if what == "done" and not killed:
+            time.sleep(1.0)
+            killed.append(cluster.nodes[0].node_id)
+            cluster.remove_node(cluster.nodes[0], allow_graceful=False)
+
+    with OnRay(store, project(tiny_model, slowly), cluster.address, [Needs()]) as workers:
+        driver = Driver(store, workers, tell=kill_one)
+        given = driver.together({steps: flow(parent, steps, Needs()) for steps in range(1, 8)})
+        with pytest.raises(UsageError, match=r"No machine of the cluster has 1 CPU, 1 device:attic\.") as caught:
+            workers.check_needs([Needs(device="attic")])
+    assert "ray start --resources" in caught.value.hint
+    assert driver.done == {"train": 7}
+    assert len(list((tmp_path / "cache" / "results").iterdir())) == 7
+    for steps, result in given.items():
+        assert isinstance(result, Result)
+        assert store.content(result.files[CHECKPOINT]) == f"weights{steps}\n".encode()
+    assert len(list(begun.iterdir())) == 7 + len(driver.failed)
+    assert driver.failed and all(one.again and "went away" in one.error for one in driver.failed)
+
+
+def test_a_board_does_one_thing_at_a_time_and_what_fails_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    parent, log = store.add(b"weights"), tmp_path / "log"
+    once = f"echo begin >>{log}; sleep 0.5; echo end >>{log}; test $3 = 2 && echo no such data && exit 4; cp $1 $2"
+    needs = Needs(device="pi")
+    before = set(Path("/tmp").iterdir())
+    with OnRay(store, project(tiny_model, once), None, [Needs(), needs]) as workers:
+        driver = Driver(store, workers, retries=1)
+        given = driver.together({steps: flow(parent, steps, needs) for steps in (1, 2, 3)})
+    assert log.read_text().split() == ["begin", "end"] * 4  # the second twice
+    assert isinstance(given[2], SpliteError) and "status 4. It said last: no such data" in given[2].message
+    assert isinstance(given[1], Result) and isinstance(given[3], Result)
+    assert [one.again for one in driver.failed] == [True, False]
+    assert not [one for one in set(Path("/tmp").iterdir()) - before if one.name.startswith("splite-ray")]
