@@ -4,8 +4,8 @@
 
 It runs `splite-deploy fit` on Ray with four speed-ups by three sizes of input, fine-tuned for a few steps by
 ``models/splite_hand/train.py``, and exported in fp32 and int8. To be done in minutes it trains on ``--train`` and
-measures on ``--val`` photographs, evenly picked. So short a fine-tuning says what a search costs, not how good compacted
-networks become. A second run of the same command has to find everything. Appends one JSON line with the times of both
+measures on ``--val`` photographs, evenly picked. So short a fine-tuning says what a search costs, not how good networks
+become. A second run of the same command has to find everything. Appends one JSON line with the times of both
 runs, how many steps of each kind were done and known, what a step took in the median, and how far predictions were off.
 """
 
@@ -30,7 +30,10 @@ from splite_deploy.spec.plain import to_plain
 KIND = "fit-search"
 ROOT = Path(__file__).parents[1]
 HAND = ROOT / "models" / "splite_hand"
-SPACE = "--speed-up 1.5 --speed-up 2 --speed-up 3 --speed-up 4 --size 128x128 --size 112x112 --size 96x96".split()
+SPACE = [
+    *(word for speed_up in ("1.5", "2", "3", "4") for word in ("--speed-up", speed_up)),
+    *(word for size in ("128x128", "112x112", "96x96") for word in ("--size", size)),
+]
 
 
 def subset(data: Path, train: int, val: int, folder: Path) -> Path:

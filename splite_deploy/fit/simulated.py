@@ -74,7 +74,8 @@ class Simulated:
     ) -> None:
         self._rooms = [_Room(one, one.cpus, one.gpus, set(one.devices)) for one in machines]
         self._does, self._submit_s, self._result_s = does, submit_s, result_s
-        self._queued: deque[tuple[Step, frozenset[str]]] = deque()
+        self._queued: dict[Needs, deque[tuple[Step, frozenset[str]]]] = {}
+        self._full_below: dict[Needs, int] = {}  # machines before this one have no room for such a step
         self._events: list[tuple[float, int, Ended, int]] = []
         self._arrived: deque[Ended] = deque()
         self._count = 0
@@ -84,7 +85,7 @@ class Simulated:
         """See `Workers.submit`."""
         self.now_s += self._submit_s
         self._pass_until(self.now_s)
-        self._queued.append((step, frozenset(avoid)))
+        self._queued.setdefault(step.needs, deque()).append((step, frozenset(avoid)))
         self._begin(self.now_s)
 
     def wait(self) -> Sequence[Ended]:
@@ -92,7 +93,7 @@ class Simulated:
         self._pass_until(self.now_s)
         if not self._arrived:
             if not self._events:
-                raise AssertionError(f"nobody can do {self._queued[0][0]}")
+                raise AssertionError(f"nobody can do {[step for queue in self._queued.values() for step, _ in queue]}")
             self.now_s = max(self.now_s, self._events[0][0])
             self._pass_until(self.now_s)
         self.now_s += self._result_s
@@ -102,30 +103,31 @@ class Simulated:
         while self._events and self._events[0][0] <= now_s:
             end_s, _, ended, index = heapq.heappop(self._events)
             self._rooms[index].take(ended.step.needs, -1)
+            self._full_below = {needs: min(below, index) for needs, below in self._full_below.items()}
             self._arrived.append(ended)
             self._begin(end_s)
 
     def _begin(self, now_s: float) -> None:
         """Begins what there is room for."""
-        waiting: deque[tuple[Step, frozenset[str]]] = deque()
-        full: set[Needs] = set()
-        while self._queued:
-            step, avoid = self._queued.popleft()
-            index = None if step.needs in full else self._room_for(step.needs, avoid, now_s)
-            if index is None:
-                full.add(step.needs)  # there is no room for its like either
-                waiting.append((step, avoid))
-                continue
-            self._do(step, index, now_s)
-        self._queued = waiting
+        for needs, queue in self._queued.items():
+            while queue and (index := self._room_for(needs, queue[0][1], now_s)) is not None:
+                self._do(queue.popleft()[0], index, now_s)
 
     def _room_for(self, needs: Needs, avoid: Collection[str], now_s: float) -> int | None:
-        able = [
-            index
-            for index, room in enumerate(self._rooms)
-            if room.has(needs) and (room.machine.dies_s is None or room.machine.dies_s > now_s)
-        ]
-        return next((index for index in able if str(index) not in avoid), able[0] if able else None)
+        """A machine with room, another one than those to avoid where there is one."""
+        other = None
+        for index in range(self._full_below.get(needs, 0), len(self._rooms)):
+            room = self._rooms[index]
+            if not room.has(needs) or (room.machine.dies_s is not None and room.machine.dies_s <= now_s):
+                continue
+            if str(index) not in avoid:
+                if not avoid:
+                    self._full_below[needs] = index
+                return index
+            other = index if other is None else other
+        if other is None:
+            self._full_below[needs] = len(self._rooms)
+        return other
 
     def _do(self, step: Step, index: int, now_s: float) -> None:
         room, node = self._rooms[index], str(index)
