@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,5 +28,18 @@ class Session {
   /// What runs it, with its version.
   virtual std::string engine() const = 0;
 };
+
+/// A half float as float32.
+inline float of_half(std::uint16_t half) {
+  const std::uint32_t sign = std::uint32_t{half & 0x8000u} << 16, exponent = half >> 10 & 31, rest = half & 1023;
+  if (exponent == 0) {
+    const float value = std::ldexp(static_cast<float>(rest), -24);
+    return sign == 0 ? value : -value;
+  }
+  const std::uint32_t bits = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | rest << 13;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
 
 }  // namespace splite
