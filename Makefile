@@ -22,7 +22,7 @@ ARM64_TESTS := tests/decoders/test_decode.py tests/decoders/test_not_finite.py t
 FRAMES ?= 1000000
 IN_CONVERTER := SPLITE_TFLITE_PYTHON=$${SPLITE_TFLITE_PYTHON:-$(CURDIR)/.venv-tflite/bin/python}
 
-.PHONY: help demo demo-bundles docs test test-arm64 test-two-machines lint unit fuzz kills soak converter converters providers newest oldest clean
+.PHONY: help demo demo-bundles docs test test-cpp test-arm64 test-two-machines lint unit fuzz kills soak converter converters providers newest oldest clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the commands
@@ -98,6 +98,12 @@ providers: $(STAMP)  ## Makes environments with other builds of ONNX Runtime, fo
 unit: converters
 	@echo "==> Tests (pytest)"
 	@$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-cpp: $(STAMP)  ## Tests the C++ runtime under sanitizers, on spoilt bundles and for leaks, for some minutes (needs g++)
+	@echo "==> Tests of the C++ runtime under the sanitizers of addresses and undefined behaviour (pytest)"
+	@SPLITE_TESTS_CPP=sanitized SPLITE_TESTS_CPP_BUNDLES=400 $(BIN)/python -m pytest -q tests/cpp
+	@echo "==> Many frames, without and under the sanitizers"
+	@$(BIN)/python benchmarks/cpp_frames.py $(if $(CPP_FRAMES),--frames $(CPP_FRAMES) --sanitized-frames $(CPP_FRAMES),--frames 5000 --sanitized-frames 2000)
 
 test-arm64: $(if $(SPLITE_TFLITE_PYTHON),$(STAMP),converter)  ## Verifies networks on emulated ARM processors, for 3 minutes (needs qemu-user; makes TFLite's converter)
 	@mkdir -p $(ARM64)

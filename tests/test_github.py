@@ -24,7 +24,8 @@ def workflow(root: Path) -> str:
 def test_the_workflow_runs_the_test_command(workflow: str, root: Path) -> None:
     assert re.search(r"^ +- run: make test\b", workflow, re.MULTILINE)
     assert re.search(r"^exec make test$", (root / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
-    assert re.search(r"^ +- run: make test-arm64\b", workflow, re.MULTILINE)
+    for target in ("test-cpp", "test-arm64"):
+        assert re.search(rf"^ +- run: make {target}\b", workflow, re.MULTILINE)
     for which in re.search(r"which: \[(.+)\]", workflow).group(1).split(", "):  # type: ignore[union-attr]
         assert (root / ".ci" / which).is_file()
 
@@ -63,4 +64,4 @@ def test_forms_are_whole(name: str, root: Path) -> None:
 def test_the_workflow_is_yaml(workflow: str) -> None:
     yaml = pytest.importorskip("yaml")
     jobs = yaml.safe_load(workflow)["jobs"]
-    assert set(jobs) == {"test", "arm64", "releases"} and all(job["steps"] for job in jobs.values())
+    assert set(jobs) == {"test", "cpp", "arm64", "releases"} and all(job["steps"] for job in jobs.values())

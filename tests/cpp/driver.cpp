@@ -10,6 +10,8 @@
 #include <iterator>
 #include <map>
 
+#include <unistd.h>
+
 using namespace splite;
 
 namespace {
@@ -218,6 +220,39 @@ class Cases {
     return "{\"keypoints\": " + numbers(keypoints) + ", \"ms\": " + numbers(taken_ms) + "}";
   }
 
+  static double resident_bytes() {
+    std::ifstream stream("/proc/self/statm");
+    double whole = 0, resident = 0;
+    stream >> whole >> resident;
+    return resident * static_cast<double>(sysconf(_SC_PAGESIZE));
+  }
+
+  /// Many frames, each looked at in a box, and followed by a tracker: the memory that the process holds after each
+  /// twentieth of them, how many poses were not those of the first round, and how often the tracker kept its person.
+  std::string frames(const Json& one) {
+    Estimator& with = estimator(one);
+    const auto& images = one.find("images")->list();
+    const auto& boxes = one.find("boxes")->list();
+    const std::int64_t count = one.find("count")->integer();
+    BoxTracker tracker(with, box(&boxes[0]));
+    std::vector<std::pair<Pose, std::string>> first;
+    std::vector<double> resident;
+    std::int64_t changed = 0, followed = 0;
+    for (std::int64_t frame = 0; frame < count; ++frame) {
+      const auto index = static_cast<std::size_t>(frame) % images.size();
+      const Image source = image(images[index]);
+      const Pose pose = with(source, box(&boxes[index]));
+      const std::string shown = to_json(pose);
+      if (first.size() < images.size()) first.emplace_back(pose, shown);
+      const auto& [wanted, wanted_shown] = first[index];
+      changed += pose.keypoints != wanted.keypoints || pose.scores != wanted.scores || shown != wanted_shown;
+      tracker(source);
+      followed += tracker.found();
+      if ((frame + 1) % (count / 20) == 0) resident.push_back(resident_bytes());
+    }
+    return "{\"resident_bytes\": " + numbers(resident) + ", \"changed\": " + std::to_string(changed) + ", \"followed\": " + std::to_string(followed) + "}";
+  }
+
   std::vector<char> arrays_;
   std::string library_;
   std::map<std::string, std::unique_ptr<Estimator>> estimators_;
@@ -226,7 +261,7 @@ class Cases {
 const std::map<std::string, std::string (Cases::*)(const Json&)> Cases::kKinds = {
     {"hash", &Cases::hash}, {"decode", &Cases::decode}, {"crop", &Cases::crop}, {"around", &Cases::around}, {"points", &Cases::points},
     {"open", &Cases::open}, {"crops", &Cases::crops}, {"estimate", &Cases::estimate}, {"track", &Cases::track},
-    {"time", &Cases::time}};
+    {"time", &Cases::time}, {"frames", &Cases::frames}};
 
 }  // namespace
 

@@ -8,12 +8,13 @@ import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cpp_driver import TESTS, Case, ask, compile_cpp, sign
+from cpp_driver import TESTS, Case, ask, sign
 from decode_vectors import CASES, PEOPLE_CASES, outputs_of, people_outputs, people_spec, spec_of
 
 from splite_deploy.bundle import Bundle
@@ -21,29 +22,17 @@ from splite_deploy.bundle.packaged import HAND, PALM, PICTURE, packaged
 from splite_deploy.errors import BundleError
 
 pytestmark = pytest.mark.slow
-BUNDLES, SEED = 150, 18
-SANITIZERS = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SEED = 18
+BUNDLES = int(os.environ.get("SPLITE_TESTS_CPP_BUNDLES", "80"))
+"""How many spoilt bundles each test has; `make test-cpp` has more."""
 
 
 @pytest.fixture(scope="module")
-def sanitized(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
-    if ready := os.environ.get("SPLITE_TESTS_CPP_SANITIZED"):
-        return Path(ready)
-
-    def make(folder: Path) -> None:
-        compile_cpp(TESTS / "cpp/driver.cpp", folder / "driver", *SANITIZERS)
-
-    return made_once("cpp-sanitized", make) / "driver"
-
-
-@pytest.fixture(scope="module")
-def spoil_json() -> Iterator[Callable[..., str]]:
-    """What the fuzzer does to JSON; see ``tests/robustness/mutate.py``."""
+def robustness() -> Iterator[Callable[[str], Any]]:
+    """Imports a module of ``tests/robustness``."""
     sys.path.insert(0, str(TESTS / "robustness"))
     try:
-        import mutate
-
-        yield mutate.spoil_json
+        yield import_module
     finally:
         sys.path.remove(str(TESTS / "robustness"))
 
@@ -60,8 +49,9 @@ def refused(folder: Path, *, golden: bool) -> str:
 
 
 def test_spoilt_bundles_are_refused_where_python_refuses_them(
-    sanitized: Path, spoil_json: Callable[..., str], tmp_path: Path
+    sanitized: Path, robustness: Callable[[str], Any], tmp_path: Path
 ) -> None:
+    spoil_json = robustness("mutate").spoil_json
     rng = random.Random(SEED)
     asks: list[Case] = []
     said = []
@@ -101,6 +91,35 @@ def test_spoilt_bundles_are_refused_where_python_refuses_them(
         if ("error" not in answer and both[0]) or ("error" in answer and not both[1])  # it reads golden outputs alone
     ]
     assert not differ, "\n".join(differ)
+
+
+def test_the_corpus_of_spoilt_bundles_never_ends_it(
+    sanitized: Path, robustness: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """What ``make fuzz`` makes of bundles: text, bytes and golden values, most of it with hashes that are right."""
+    pytest.importorskip("torch")
+    surfaces = robustness("surfaces")
+    good = tmp_path / "good"
+    for name in surfaces.BUNDLES:
+        shutil.copytree(packaged(HAND if name == "tiny" else PALM), good / f"{name}.splite")
+    rng = random.Random(SEED)
+    asks: list[Case] = []
+    must_fail = []
+    for number in range(BUNDLES):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        spoil = rng.choices((surfaces.manifest, surfaces.golden), (2, 1))[0]
+        case = spoil(rng, folder, good)
+        (bundle,) = folder.glob("*.splite")
+        asks.append({"do": "open", "bundle": str(bundle)})
+        must_fail.append(case.must_fail)
+    found = ask(sanitized, tmp_path, asks)
+    assert len(found) == BUNDLES and 0 < sum(must_fail) < BUNDLES / 2
+    assert all(one["hint"] for one in found if "error" in one)
+    taken = [one["bundle"] for one, answer in zip(asks, found, strict=True) if "error" not in answer]
+    assert BUNDLES / 20 < len(taken) < BUNDLES / 2  # values that are not finite, and hashes made right
+    assert not [one["bundle"] for one, fails in zip(asks, must_fail, strict=True) if fails and one["bundle"] in taken]
+    assert not [one for one in taken if refused(Path(one), golden=False)]
 
 
 def test_decoders_crops_and_poses_have_no_finding(sanitized: Path, tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ Case = dict[str, Any]
 Answers = Callable[[Sequence[Case]], list[dict[str, Any]]]
 TESTS = Path(__file__).parents[1]
 CPP = TESTS.parent / "splite_deploy/cpp"
+DRIVER = TESTS / "cpp/driver.cpp"
+SANITIZERS = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 FLAGS = [
     "-std=c++17",
     "-Wall",
@@ -30,18 +33,19 @@ FLAGS = [
 ]
 
 
-def compile_cpp(source: Path, program: Path, *more: str) -> None:
+def compile_cpp(source: Path, program: Path, *more: str, compiler: str = "g++") -> None:
     """Compiles one file with the runtime.
 
     Args:
         source: The file.
         program: What it becomes.
         more: Further options of the compiler, such as ``-O1``.
+        compiler: Its name.
     """
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("there is no C++ compiler (apt install g++)")
-    command = [compiler, *FLAGS, *more, str(source), "-o", str(program), "-ldl"]
+    found = shutil.which(compiler) or (shutil.which("clang++") if compiler == "g++" else None)
+    if found is None:
+        pytest.skip(f"there is no C++ compiler (apt install {compiler})")
+    command = [found, *FLAGS, *more, str(source), "-o", str(program), "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
 
@@ -55,8 +59,17 @@ def onnxruntime_library() -> str:
     return str(found[0])
 
 
-def ask(driver: Path, folder: Path, cases: Sequence[Case]) -> list[dict[str, Any]]:
-    """The answers of the driver to cases, in their order; arrays in them are written to a file of their own."""
+def ask(
+    driver: Path, folder: Path, cases: Sequence[Case], variables: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """The answers of the driver to cases, in their order; arrays in them are written to a file of their own.
+
+    Args:
+        driver: The program.
+        folder: Where these files are written.
+        cases: See ``driver.cpp``.
+        variables: Of its environment, besides those that are set.
+    """
     content = bytearray()
 
     def plain(value: Any) -> Any:
@@ -73,9 +86,10 @@ def ask(driver: Path, folder: Path, cases: Sequence[Case]) -> list[dict[str, Any
     (folder / "cases.json").write_text(json.dumps(plain(list(cases))), encoding="utf-8")
     (folder / "arrays.bin").write_bytes(content)
     program = [str(driver), str(folder / "cases.json"), str(folder / "arrays.bin")]
-    if any(case["do"] in ("crops", "estimate", "track", "time") for case in cases):
+    if any(case["do"] in ("crops", "estimate", "track", "time", "frames") for case in cases):
         program.append(onnxruntime_library())
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **(variables or {})}
+    done = subprocess.run(program, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-4000:]}"
     return [json.loads(line) for line in done.stdout.splitlines()]
 
