@@ -114,6 +114,9 @@ test-arm64: $(if $(SPLITE_TFLITE_PYTHON),$(STAMP),converter)  ## Verifies networ
 		wait $$machine; test $$exported = 0 || { cat $(ARM64)/export.log; exit 1; }
 	@echo "==> Comparing with this machine"
 	@$(BIN)/python benchmarks/arm64_deviations.py $(ARM64)/hand.splite $(PALM) --same-bits $(if $(RECORD),--out "$(RECORD)")
+	@echo "==> The C++ runtime there, against Python here (pytest)"
+	@if command -v aarch64-linux-gnu-g++ >/dev/null; then $(BIN)/python benchmarks/arm64/cpp.py; else \
+		echo "warning: skipped for want of a compiler (apt install g++-aarch64-linux-gnu)"; fi
 	@echo "==> Tests of the decoders there (pytest)"
 	@$(BIN)/python benchmarks/arm64/machine.py -- -m pytest -q -p no:cacheprovider $(ARM64_TESTS)
 

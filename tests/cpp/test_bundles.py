@@ -49,7 +49,8 @@ def assert_poses(found: dict[str, Any], poses: Sequence[Pose], *, px: float = SA
             if value is None or isinstance(value, str):
                 assert one[name] == value, name
             else:
-                atol = {"keypoints": px, "box": px}.get(name, 2e-3 if name != "angle_deg" else 0.05)
+                allowed = {"keypoints": px, "box": px, "scores": max(2e-3, px / 100), "angle_deg": 0.05}
+                atol = allowed.get(name, 2e-3)
                 np.testing.assert_allclose(
                     one[name], value, rtol=2e-3 if pose.origin == "camera" else 0, atol=atol, err_msg=name
                 )

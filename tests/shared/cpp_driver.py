@@ -51,7 +51,9 @@ def compile_cpp(source: Path, program: Path, *more: str, compiler: str = "g++") 
 
 
 def onnxruntime_library() -> str:
-    """The library in the wheel of onnxruntime."""
+    """What ``SPLITE_ONNXRUNTIME`` names, else the library in the wheel of onnxruntime."""
+    if named := os.environ.get("SPLITE_ONNXRUNTIME"):
+        return named
     ort = pytest.importorskip("onnxruntime")
     found = sorted((Path(ort.__file__).parent / "capi").glob("libonnxruntime.so*"))
     if not found:
