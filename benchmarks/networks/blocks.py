@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -95,4 +97,39 @@ class ResNet18(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.stages(self.stem(x))
+        return features
+
+
+class Bottleneck(nn.Module):
+    """Residual block that narrows to a quarter of its channels in between (He et al. 2016)."""
+
+    def __init__(self, cin: int, cout: int, stride: int = 1) -> None:
+        super().__init__()
+        inner = cout // 4
+        self.body = nn.Sequential(
+            conv_bn(cin, inner, 1), conv_bn(inner, inner, 3, stride), conv_bn(inner, cout, 1, act=None)
+        )
+        self.down = conv_bn(cin, cout, 1, stride, act=None) if stride != 1 or cin != cout else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.body(x) + self.down(x))
+
+
+class DeepResNet(nn.Module):
+    """ResNet of bottlenecks, of the depth of its stages: 3, 8, 36, 3 are ResNet-152; features of stride 32."""
+
+    def __init__(self, depths: Sequence[int], width: int = 64) -> None:
+        super().__init__()
+        stages: list[nn.Module] = [conv_bn(3, width, 7, 2), nn.MaxPool2d(3, 2, 1)]
+        cin = width
+        for index, depth in enumerate(depths):
+            cout = 4 * width << index
+            stages += [
+                Bottleneck(cin if block == 0 else cout, cout, 1 + (block == 0 < index)) for block in range(depth)
+            ]
+            cin = cout
+        self.stages = nn.Sequential(*stages)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.stages(x)
         return features

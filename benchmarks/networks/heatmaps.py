@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from blocks import ConvGate, ResNet18, channel_shuffle, conv_bn, deconvolutions
+from blocks import ConvGate, DeepResNet, ResNet18, channel_shuffle, conv_bn, deconvolutions
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,6 +18,26 @@ class SimpleBaseline(nn.Module):
         super().__init__()
         self.backbone, self.deconvolutions = ResNet18(width), deconvolutions(8 * width, 64)
         self.head = nn.Conv2d(64, keypoints, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.head(self.deconvolutions(self.backbone(x)))
+        return maps
+
+
+class DeepBaseline(nn.Module):
+    """ResNet of bottlenecks and three transposed convolutions (Xiao et al. 2018).
+
+    Args:
+        keypoints: Their number.
+        depths: Blocks of each stage.
+        width: Channels of the first convolution.
+        up: Channels of the transposed convolutions.
+    """
+
+    def __init__(self, keypoints: int, depths: Sequence[int] = (3, 8, 36, 3), width: int = 64, up: int = 256) -> None:
+        super().__init__()
+        self.backbone, self.deconvolutions = DeepResNet(depths, width), deconvolutions(32 * width, up)
+        self.head = nn.Conv2d(up, keypoints, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         maps: Tensor = self.head(self.deconvolutions(self.backbone(x)))

@@ -128,14 +128,26 @@ class ViTPose(nn.Module):
         height: Of the input, pixels.
         width: Of the input, pixels.
         fused: Whether attention is torch's own function, or written out.
+        size: Numbers of a token.
+        depth: Blocks of the encoder.
+        heads: Heads of each.
     """
 
-    def __init__(self, keypoints: int, height: int, width: int, *, fused: bool = True) -> None:
+    def __init__(
+        self,
+        keypoints: int,
+        height: int,
+        width: int,
+        *,
+        fused: bool = True,
+        size: int = 96,
+        depth: int = 4,
+        heads: int = 3,
+    ) -> None:
         super().__init__()
-        size = 96
         self.patches = nn.Conv2d(3, size, 16, 16, padding=2)
         self.positions = nn.Parameter(torch.randn(1, height * width // 256 + 1, size) * 0.02)
-        self.blocks = nn.Sequential(*(EncoderBlock(size, 3, fused=fused) for _ in range(4)))
+        self.blocks = nn.Sequential(*(EncoderBlock(size, heads, fused=fused) for _ in range(depth)))
         self.norm = nn.LayerNorm(size)
         self.deconvolutions, self.head = deconvolutions(size, 64, 2), nn.Conv2d(64, keypoints, 1)
 

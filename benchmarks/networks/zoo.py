@@ -44,7 +44,7 @@ class Topology:
         decoder: The lines of ``[decoder]``.
         heads: Layers whose outputs are scaled to this standard deviation, so that they have peaks as trained ones do.
         arguments: Of the class, besides.
-        outputs: The tables ``[outputs.ROLE]``, where the decoder's outputs lie in another way.
+        outputs: Further tables: ``[outputs.ROLE]`` where the decoder's outputs lie in another way, ``[limits]``.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Topology:
 
 
 _PIXELS, _UNIT = 'type = "coordinates"\nscale = "pixel"', 'type = "coordinates"\nscale = "unit"'
+_LOOSE = "[limits]\nshift_p95_px = 0.1\nshift_max_px = 1.0"  # 150 layers of random weights amplify rounding
 _HAND = """type = "softargmax-depth"
 stride = 4.0
 beta = 1.0
@@ -121,19 +122,32 @@ VARIANTS: Mapping[str, Topology] = {
     "vitpose-plain": Topology("ViTPose, attention written out", "tokens.py:ViTPose", arguments={"fused": False}),
 }
 """Other ways to write some of them, which convert differently."""
+LARGE: Mapping[str, Topology] = {
+    "resnet152": Topology("Simple Baseline, ResNet-152", "heatmaps.py:DeepBaseline", 17, 256, 192, outputs=_LOOSE),
+    "vitpose-base": Topology(
+        "ViTPose-B",
+        "tokens.py:ViTPose",
+        17,
+        256,
+        192,
+        arguments={"size": 768, "depth": 12, "heads": 12},
+        outputs=_LOOSE,
+    ),
+}
+"""Networks of the size that the literature publishes, hundreds of megabytes, where memory matters."""
 
 
 def write(name: str, folder: Path) -> Path:
     """Writes ``net.pt`` and ``model.toml`` of one network.
 
     Args:
-        name: A key of `TOPOLOGIES` or `VARIANTS`.
+        name: A key of `TOPOLOGIES`, `VARIANTS` or `LARGE`.
         folder: Is made.
 
     Returns:
         The checkpoint.
     """
-    topology = {**TOPOLOGIES, **VARIANTS}[name]
+    topology = {**TOPOLOGIES, **VARIANTS, **LARGE}[name]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.toml").write_text(_toml(name, topology), encoding="utf-8")
     spec, host = load_model_toml(folder / "model.toml")
@@ -177,10 +191,10 @@ edges = [[0, 1]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join({**TOPOLOGIES, **VARIANTS})}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join({**TOPOLOGIES, **VARIANTS, **LARGE})}")
     options = parser.parse_args()
     for name in options.names or TOPOLOGIES:
-        if name not in {**TOPOLOGIES, **VARIANTS}:
+        if name not in {**TOPOLOGIES, **VARIANTS, **LARGE}:
             sys.exit(f"error: no network is called {name}.")
         print(write(name, options.folder / name))
 
