@@ -197,10 +197,10 @@ class ArtifactTarget(PoseTarget):
             **self.facts,
             "bundle": bundle.path.resolve().name,
             "model": bundle.model.name,
-            "artifact_file": artifact.file,
-            "artifact_sha256": artifact.sha256,
+            "artifact_file": artifact.files_text,
+            "artifact_sha256": artifact.content_sha256,
             "precision": artifact.precision,
-            "model_bytes": (bundle.path / artifact.file).stat().st_size,
+            "model_bytes": bundle.size_of(artifact),
             "manifest_sha256": sha256_of(bundle.path / MANIFEST),
         }
 

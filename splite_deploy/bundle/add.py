@@ -63,7 +63,7 @@ def add_artifacts(bundle: Bundle, additions: Sequence[Addition]) -> Bundle:
                 hint="Nothing was added. Run the command again, on the bundle that is there now.",
             )
         manifest = _add(bundle.path, before, additions)
-        for name in {artifact.file for artifact in before.artifacts} - _named_by(manifest):
+        for name in _named_by(before) - _named_by(manifest):
             with suppress(OSError):  # it is in nobody's way
                 (bundle.path / name).unlink()
     return Bundle(bundle.path, manifest)

@@ -25,6 +25,8 @@ Typing = Literal["weak", "strong"]
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+MOST_PARTS = 64
+"""Files of one artifact."""
 REEXPORT = "Copy the bundle again, or make it anew with 'splite-deploy export'."
 _CHECKSUM = b'"checksum"'
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -65,11 +67,29 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """One runnable file of a bundle.
+class Part:
+    """One of the files of an artifact that is loaded part by part.
 
     Attributes:
-        format: What kind of file it is: ``onnx``, ``tflite`` or ``engine``. A backend reads some formats.
+        file: Its name inside the bundle.
+        sha256: Its hash.
+        inputs: Names of the tensors that it takes: inputs of the artifact, and what earlier parts give.
+        outputs: Names of those that it gives: outputs of the artifact, and what later parts take.
+    """
+
+    file: str
+    sha256: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One runnable file of a bundle, or several that run one after the other.
+
+    Attributes:
+        format: What kind of file it is: ``onnx``, ``onnx-parts``, ``tflite`` or ``engine``. A backend reads some
+            formats.
         backend: The backend that it was made for and measured with: ``ort``, ``tflite`` or ``trt``.
         precision: What the file was built for and has been checked to be.
         file: Its name inside the bundle.
@@ -80,6 +100,8 @@ class Artifact:
         target: What it was built for (GPU, versions); empty for a portable file.
         view: How its tensors become what preprocessing makes and the decoder reads, where the file was not made by
             export and stays as it is; the roles of its tensors are empty then. None where they are that already.
+        parts: Its files in the order in which they run, of the format ``onnx-parts``; ``file`` is the first of them.
+            None of an artifact of one file.
     """
 
     format: str
@@ -92,11 +114,31 @@ class Artifact:
     limits: LimitSpec
     target: Mapping[str, str]
     view: View | None = None
+    parts: tuple[Part, ...] = field(default=(), metadata=OPTIONAL)
 
     @property
     def label(self) -> str:
         """For example ``ort fp32``."""
         return f"{self.backend} {self.precision}"
+
+    @property
+    def files(self) -> tuple[Artifact | Part, ...]:
+        """Everything that names a file of it."""
+        return self.parts or (self,)
+
+    @property
+    def files_text(self) -> str:
+        """Its file, or the first of several and how many there are besides."""
+        return f"{self.file} and {len(self.parts) - 1} more" if self.parts else self.file
+
+    @property
+    def content_sha256(self) -> str:
+        """Hex SHA-256 that tells it from any other: of its file, or of the hashes of its parts one behind the other."""
+        return (
+            hashlib.sha256("".join(one.sha256 for one in self.parts).encode()).hexdigest()
+            if self.parts
+            else self.sha256
+        )
 
 
 @dataclass(frozen=True)
@@ -210,9 +252,9 @@ class Manifest:
     graphs: tuple[Graph, ...] = ()
 
     @property
-    def files(self) -> tuple[Artifact | Graph | GoldenFile, ...]:
+    def files(self) -> tuple[Artifact | Part | Graph | GoldenFile, ...]:
         """Everything that names a file of the bundle."""
-        return (*self.artifacts, *self.graphs, self.golden)
+        return (*(held for one in self.artifacts for held in one.files), *self.graphs, self.golden)
 
     def to_json(self) -> str:
         """The text of ``manifest.json``: an entry a line, its own checksum last."""
@@ -279,6 +321,8 @@ def _check(manifest: Manifest) -> None:
         _hold(is_plain_name(held.file), f"{held.file!r} is no name of a file in a bundle")
         _hold(held.file not in (MANIFEST, "report.json"), f"{held.file} is no artifact")
         _hold(_SHA256.fullmatch(held.sha256) is not None, f"the sha256 of {held.file} is none")
+    for artifact in manifest.artifacts:
+        _check_parts(artifact)
     runnable: tuple[Artifact | Graph, ...] = (*manifest.artifacts, *manifest.graphs)
     for one in runnable:
         for which, tensors in (("inputs", one.inputs), ("outputs", one.outputs)):
@@ -292,6 +336,27 @@ def _check(manifest: Manifest) -> None:
                 _check_tensor(tensor, f"the tensor '{tensor.name}' of {one.file}")
         if isinstance(one, Graph) or one.view is None:
             _check_roles(one, manifest.model)
+
+
+def _check_parts(artifact: Artifact) -> None:
+    """What parts take has to be there when they run."""
+    parts, label = artifact.parts, artifact.label
+    _hold(bool(parts) == (artifact.format == "onnx-parts"), f"{label} is {artifact.format} of {len(parts)} parts")
+    if not parts:
+        return
+    _hold(1 < len(parts) <= MOST_PARTS, f"{label} has {len(parts)} parts")
+    _hold((parts[0].file, parts[0].sha256) == (artifact.file, artifact.sha256), f"{label} begins with another part")
+    _hold(len({one.file for one in parts}) == len(parts), f"{label} has a part twice")
+    there = {tensor.name for tensor in artifact.inputs}
+    for one in parts:
+        lacking = [name for name in one.inputs if name not in there]
+        _hold(not lacking, f"{one.file} takes '{''.join(lacking[:1])}', which no part before it gives")
+        _hold(
+            bool(one.outputs) and there.isdisjoint(one.outputs), f"{one.file} gives nothing, or what is there already"
+        )
+        there.update(one.outputs)
+    lacking = [tensor.name for tensor in artifact.outputs if tensor.name not in there]
+    _hold(not lacking, f"no part of {label} gives its output '{''.join(lacking[:1])}'")
 
 
 def _check_tensor(tensor: TensorSpec, what: str) -> None:

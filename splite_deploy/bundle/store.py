@@ -24,7 +24,7 @@ from pathlib import Path
 
 from splite_deploy.bundle.golden import Golden, read_golden
 from splite_deploy.bundle.links import refuse_link_out
-from splite_deploy.bundle.manifest import MANIFEST, REEXPORT, Artifact, GoldenFile, Graph, Manifest, read_manifest
+from splite_deploy.bundle.manifest import MANIFEST, REEXPORT, Artifact, GoldenFile, Graph, Manifest, Part, read_manifest
 from splite_deploy.bundle.report import REPORT, Report, read_report
 from splite_deploy.errors import BundleError, UsageError, reading_hint
 from splite_deploy.spec import ModelSpec, Precision
@@ -121,7 +121,7 @@ class Bundle:
             hint = f"It holds graphs of engines alone ({graphs}); build one here: {command('compile', self.path)}."
         raise UsageError(f"The bundle {self.path} holds {wanted}.", hint=hint)
 
-    def read(self, held: Artifact | Graph | GoldenFile) -> bytes:
+    def read(self, held: Artifact | Part | Graph | GoldenFile) -> bytes:
         """The bytes of a file, read once and checked: what a backend loads is what the manifest describes.
 
         Raises:
@@ -137,6 +137,10 @@ class Bundle:
         if hashlib.sha256(content).hexdigest() != held.sha256:
             raise BundleError(_differs(file), hint=self._anew(held))
         return content
+
+    def size_of(self, artifact: Artifact) -> int:
+        """Bytes of an artifact's files."""
+        return sum((self.path / held.file).stat().st_size for held in artifact.files)
 
     def golden(self) -> Golden:
         """Reads the reference inputs and outputs.
@@ -155,7 +159,7 @@ class Bundle:
         held = self._files.content(REPORT, MOST_BYTES) if self._files else None
         return read_report(self.path, held)
 
-    def _anew(self, held: Artifact | Graph | GoldenFile) -> str:
+    def _anew(self, held: Artifact | Part | Graph | GoldenFile) -> str:
         """How to come by a file again."""
         if isinstance(held, Artifact) and held.format == "engine":
             return f"Build it here: {compile_command(self.path, held)}."

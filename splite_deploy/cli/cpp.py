@@ -41,7 +41,13 @@ def cpp(folder: Path, bundle: Path | None, json_file: Path | None) -> None:
     from splite_deploy.bundle.packaged import HAND, packaged
 
     opened = Bundle.open(packaged(HAND) if bundle is None else bundle)
-    if not any(one.format == "onnx" and one.view is None for one in opened.manifest.artifacts):
+    artifacts = opened.manifest.artifacts
+    if not any(one.format == "onnx" and one.view is None for one in artifacts):
+        if any(one.parts for one in artifacts):
+            raise UsageError(
+                f"The bundle {opened.path} holds its graph in parts, which the C++ runtime does not load.",
+                hint="Export it without --parts.",
+            )
         raise UsageError(
             f"The bundle {opened.path} holds no artifact of the format 'onnx', which the C++ runtime runs.",
             hint="Export it with -b ort.",

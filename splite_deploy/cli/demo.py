@@ -321,10 +321,10 @@ def _table(drawn: Sequence[Drawn], checked: Sequence[Checked], whole: Measuremen
     for one in checked:
         assert one.times is not None
         away, artifact = one.verified.parity.deviation_px, one.verified.artifact
-        size = (one.bundle.path / artifact.file).stat().st_size
+        size = one.bundle.size_of(artifact)
         figures = [f"{size / 1e6:.2f}", f"{away.p95:.2g}", f"{away.max:.2g}", *_percentiles(one.times, END_TO_END)]
         broken = plain("differs", "red") if one.verified.violations else tick(sys.stdout)
-        table.add_row(f"{one.bundle.path.name} {one.verified.label}", artifact.sha256[:8], *figures, broken)
+        table.add_row(f"{one.bundle.path.name} {one.verified.label}", artifact.content_sha256[:8], *figures, broken)
     table.add_section()
     hands = " or ".join(dict.fromkeys(_hands(len(one.poses)) for one in drawn))
     table.add_row(f"both: a picture with {hands}", "", "", "", "", *_percentiles(whole, WHOLE_PICTURE), "")

@@ -113,6 +113,14 @@ PARTIAL = 3
     help="Put the decoder into the graph, which then gives keypoints instead of heatmaps.",
 )
 @click.option("--dynamic-batch", is_flag=True, help="Make a graph that runs several crops at once.")
+@click.option(
+    "--parts",
+    type=int,
+    default=1,
+    show_default=True,
+    help="For devices with little memory: cut each graph of ONNX Runtime into so many files, of which one at a time is "
+    "in memory. Gives the same to the bit, and loads them anew in every inference, which takes longer.",
+)
 @click.option("--opset", type=int, help="ONNX operator set; 18 without it, or that of an imported ONNX graph.")
 @click.option("--weights", help="Key of the weights to use, where the checkpoint holds several.")
 @click.option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from splite_deploy.bundle.manifest import MOST_PARTS
 from splite_deploy.compile.precision import INT8_RECIPES, Int8Recipe
 from splite_deploy.errors import OptionError
 from splite_deploy.export.crops import GOLDEN_CROPS
@@ -49,6 +50,8 @@ class ExportOptions:
         trust: Loads a torch.export program or a TorchScript archive, which can run code.
         overwrite: Replaces an existing bundle.
         all_or_nothing: Writes nothing where one artifact fails, instead of the others.
+        parts: Into how many files each graph of the backend ``ort`` is cut, which runs one of them at a time, for
+            devices with little memory; 1 to `MOST_PARTS`.
 
     Raises:
         UsageError: They do not fit together.
@@ -75,6 +78,7 @@ class ExportOptions:
     trust: bool = False
     overwrite: bool = False
     all_or_nothing: bool = False
+    parts: int = 1
 
     def __post_init__(self) -> None:
         if self.crops < 1:
@@ -91,6 +95,13 @@ class ExportOptions:
                     f"The requested {what} are: {', '.join(given) or 'none'}.",
                     hint=f"Choose from {', '.join(known)}, each once.",
                 )
+        if not 1 <= self.parts <= MOST_PARTS:
+            raise OptionError(f"A graph is not cut into {self.parts} parts.", hint=f"Give --parts 1 to {MOST_PARTS}.")
+        if self.parts > 1 and "ort" not in self.backends:
+            raise OptionError(
+                "Only ONNX Runtime runs a graph in parts here, and it was not requested.",
+                hint="Add -b ort, or leave out --parts.",
+            )
         if self.flip_test and self.evaluation is None:
             raise OptionError("A flip test belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
         for budget in (self.max_shift_px, self.max_shift_mm):

@@ -71,6 +71,7 @@ from splite_deploy.export.graph.torch_to_onnx import MIN_OPSET, check_output_nam
 from splite_deploy.export.graph.view import keep_pixels_float
 from splite_deploy.export.graph.walk import run_graph
 from splite_deploy.export.options import ExportOptions as ExportOptions
+from splite_deploy.export.parts import in_parts
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest
 from splite_deploy.export.quant.qdq import has_qdq
 from splite_deploy.export.quant.ranges import Ranges
@@ -260,7 +261,11 @@ def export_bundle(
                         artifact = file.artifact(precision, limits[precision], backend)
                         variant = file, artifact, made.graphs[file.name]
                         explain = from_graph(fp32.file.model, made.graphs[file.name], precision)
-                        measured.append(measure_graph(*variant, fp32.run, reference, options, hint, stack, explain))
+                        one = measure_graph(*variant, fp32.run, reference, options, hint, stack, explain)
+                        if options.parts > 1 and backend == "ort":
+                            progress(f"cutting {backend} {precision} into {options.parts} parts")
+                            one = in_parts(one, file, folder, options.parts, reference, stack, progress)
+                        measured.append(one)
                     elif compiler is not None and precision in tflite:  # its conversion did not fail
                         failures.check(f"{backend} fp32")
                         progress(f"comparing {backend} {precision}")

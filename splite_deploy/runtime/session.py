@@ -500,8 +500,9 @@ def check_content(file: ModelFile) -> None:
         BackendError: It is damaged, or keeps weights elsewhere.
         BundleError: It has another precision than its manifest says.
     """
-    if file.format == "onnx":
-        check_onnx(file.data, file.name)
+    if file.format in ("onnx", "onnx-parts"):
+        for one in file.each():
+            check_onnx(one.data, one.name)
     elif file.format == "tflite":
         from splite_deploy.runtime.backends.tflite_model import read_tflite  # 50 ms, which others need not wait for
 

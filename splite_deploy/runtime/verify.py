@@ -221,7 +221,8 @@ def verify(
         progress(label)
         file = ModelFile.of(bundle, artifact)
         check_content(file)
-        first_load(runs_it, file)  # who made the bundle need not be who runs it
+        for one in file.each():
+            first_load(runs_it, one)  # who made the bundle need not be who runs it
         with open_artifact(bundle, artifact, runs_it, threads=threads, options=options) as session:
             outputs = run_each(session, preprocessor.feed(inputs, session.inputs[0]), spec)
             mixed = batch_violations(session, golden.crops, spec, artifact.limits, largest_batch(artifact))

@@ -241,10 +241,10 @@ def _artifacts(bundle: Bundle) -> Table:
     for heading in ("backend", "precision", "file", "size", "inputs", "outputs", "target"):
         table.add_column(heading, justify="right" if heading == "size" else "left")
     for artifact in bundle.manifest.artifacts:
-        size = f"{(bundle.path / artifact.file).stat().st_size / 1e6:.2f} MB"
+        size = f"{bundle.size_of(artifact) / 1e6:.2f} MB"
         target = ", ".join(f"{name} {value}" for name, value in artifact.target.items()) or "any"
         tensors = _tensors(artifact.inputs), _tensors(artifact.outputs)
-        table.add_row(artifact.backend, artifact.precision, artifact.file, size, *tensors, target)
+        table.add_row(artifact.backend, artifact.precision, artifact.files_text, size, *tensors, target)
     return table
 
 

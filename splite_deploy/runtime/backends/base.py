@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from threading import Lock
@@ -19,7 +19,7 @@ import numpy as np
 
 from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, TensorSpec
-from splite_deploy.bundle.manifest import REEXPORT
+from splite_deploy.bundle.manifest import REEXPORT, Part
 from splite_deploy.errors import BackendError, BundleError, MissingDependencyError
 from splite_deploy.runtime.backends.placement import Placement
 from splite_deploy.runtime.closing import Closing
@@ -49,6 +49,7 @@ class ModelFile:
         bundle: Whose artifact it is; None for a file without a bundle and for one that is still being made.
         view: How its tensors become what the decoder reads; None where they are that already, or nobody decodes.
         model: What it belongs to; a view needs it.
+        read_part: Reads and checks a part, of an artifact of several; ``data`` is empty then. None of one file.
     """
 
     data: bytes
@@ -58,15 +59,31 @@ class ModelFile:
     bundle: Bundle | None = None
     view: View | None = None
     model: ModelSpec | None = None
+    read_part: Callable[[Part], bytes] | None = None
 
     @classmethod
     def of(cls, bundle: Bundle, artifact: Artifact) -> ModelFile:
-        """Reads and checks the file of an artifact.
+        """Reads and checks the file of an artifact; parts are read when they are needed.
 
         Raises:
             BundleError: It is missing, unreadable, or not what the manifest describes.
         """
+        if artifact.parts:
+            about = artifact.file, artifact.format, artifact, bundle, artifact.view, bundle.model
+            return cls(b"", *about, read_part=bundle.read)
         return cls(bundle.read(artifact), artifact.file, artifact.format, artifact, bundle, artifact.view, bundle.model)
+
+    def each(self) -> Iterator[ModelFile]:
+        """The file, or each part as a file of its own, one after the other: no two need be in memory.
+
+        Raises:
+            BundleError: A part is missing, unreadable, or not what the manifest describes.
+        """
+        if self.read_part is None or self.artifact is None:
+            yield self
+            return
+        for part in self.artifact.parts:
+            yield ModelFile(self.read_part(part), part.file, "onnx")
 
     @property
     def said(self) -> Artifact | None:

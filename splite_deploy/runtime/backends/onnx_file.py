@@ -7,7 +7,7 @@ https://protobuf.dev/programming-guides/encoding describes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from splite_deploy.errors import BackendError
@@ -70,6 +70,15 @@ class OnnxContents:
     opset: int | None
     operators: Mapping[str, int]
     weights: Mapping[str, int]
+
+
+def joined_contents(parts: Sequence[OnnxContents]) -> OnnxContents:
+    """Parts of a graph as one."""
+    operators, weights = Counter[str](), Counter[str]()
+    for one in parts:
+        operators.update(one.operators)
+        weights.update(one.weights)
+    return OnnxContents(parts[0].producer, parts[0].opset, operators, weights)
 
 
 def read_onnx(data: bytes, name: str) -> OnnxContents:

@@ -36,6 +36,8 @@ from splite_deploy.runtime.io.native_output import own_output
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+    from splite_deploy.runtime.session import TracedSession
+
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -82,6 +84,95 @@ class OrtOptions(BackendOptions):
         return self.provider or ""
 
 
+def load_graph(
+    file: ModelFile, options: OrtOptions, *, trace: Path | None = None, arena: bool = True
+) -> ort.InferenceSession:
+    """A session of ONNX Runtime.
+
+    Args:
+        file: The graph.
+        options: How it works.
+        trace: Prefix of the file that receives the time of every node; None times none.
+        arena: Whether memory is taken in large blocks and kept, which is faster, and takes more of it.
+
+    Raises:
+        BackendError: ONNX Runtime cannot load it, or lacks the provider, or cannot start it.
+    """
+    import onnxruntime as ort
+
+    provider = None if options.provider is None else find_provider(options.provider)
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.threads or 0
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 4  # what goes wrong is in the exception
+    settings.enable_cpu_mem_arena = arena
+    if options.reference:
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if trace is not None:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(trace)
+    said: list[str] = []
+    try:
+        if provider is None:
+            return ort.InferenceSession(file.data, settings, providers=[CPU])
+        with own_output() as written:
+            try:
+                precision = precision_of(file)
+                more = provider.add_to(settings, precision, options.threads)
+                session = ort.InferenceSession(file.data, settings, **more)
+            finally:
+                said = written.lines()
+    except Exception as err:  # onnxruntime has no common base class of its errors
+        by = "" if provider is None else f" by its provider '{options.provider}'"
+        reason = reason_of(said) or first_line(err)
+        raise BackendError(
+            f"ONNX Runtime {ort.__version__} cannot load {file.name}{by}: {reason}",
+            hint=_load_hint(str(err)) if provider is None else _PROVIDER_HINT,
+        ) from err
+    if provider.name not in session.get_providers():
+        raise BackendError(
+            f"ONNX Runtime {ort.__version__} cannot start its provider '{options.provider}', and would run "
+            f"{file.name} on the CPU instead{': '[: 2 * bool(said)]}{reason_of(said)}",
+            hint=_PROVIDER_HINT,
+        )
+    return session
+
+
+def run_graph(session: ort.InferenceSession, outputs: Sequence[str], feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Outputs of these names.
+
+    Raises:
+        BackendError: ONNX Runtime failed.
+    """
+    try:
+        values = session.run(list(outputs), dict(feeds))
+    except Exception as err:
+        raise BackendError(f"ONNX Runtime failed: {first_line(err)}", hint=FAILED_HINT) from err
+    return dict(zip(outputs, values, strict=True))
+
+
+def signature_of(session: ort.InferenceSession) -> IoSignature:
+    """Inputs and outputs as a loaded graph declares them."""
+    return IoSignature(_specs(session.get_inputs()), _specs(session.get_outputs()))
+
+
+def end_trace(session: ort.InferenceSession) -> list[dict[str, Any]]:
+    """The events of a session that is traced into a work folder; it is traced no more.
+
+    Raises:
+        OutputError: What was written is cut.
+    """
+    trace = Path(session.end_profiling())
+    try:
+        events: list[dict[str, Any]] = json.loads(trace.read_text(encoding="utf-8"))
+    except ValueError as err:  # ONNX Runtime does not say that it could not write
+        place = trace.parent.parent
+        message = f"What ONNX Runtime measured of each node is cut: the disk of {place} may be full."
+        raise OutputError(message, hint=TMP_HINT) from err
+    trace.unlink()
+    return events
+
+
 class OrtSession(BaseSession):
     """A graph loaded into ONNX Runtime.
 
@@ -105,65 +196,19 @@ class OrtSession(BaseSession):
             trace = None
             if traced or self._provider is not None:
                 trace = stack.enter_context(work_folder("trace")) / "ort"
-            self._session = self._loaded(trace)
-            own = IoSignature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
+            self._session = load_graph(file, options, trace=trace)
+            own = signature_of(self._session)
             if file.said is not None:
                 check_signature(file.name, file.said, own)
             super().__init__(file.artifact or own)
             self._names = [spec.name for spec in self.outputs]
             self._stack = stack.pop_all()
 
-    def _loaded(self, trace: Path | None) -> ort.InferenceSession:
-        """A session of ONNX Runtime.
-
-        Args:
-            trace: Prefix of the file that receives the time of every node; None times none.
-        """
-        import onnxruntime as ort
-
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = self._options.threads or 0
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = 4  # what goes wrong is in the exception
-        if self._options.reference:
-            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if trace is not None:
-            settings.enable_profiling = True
-            settings.profile_file_prefix = str(trace)
-        said: list[str] = []
-        try:
-            if self._provider is None:
-                return ort.InferenceSession(self._file.data, settings, providers=[CPU])
-            with own_output() as written:
-                try:
-                    precision = precision_of(self._file)
-                    more = self._provider.add_to(settings, precision, self._options.threads)
-                    session = ort.InferenceSession(self._file.data, settings, **more)
-                finally:
-                    said = written.lines()
-        except Exception as err:  # onnxruntime has no common base class of its errors
-            by = "" if self._provider is None else f" by its provider '{self._options.provider}'"
-            reason = reason_of(said) or first_line(err)
-            raise BackendError(
-                f"ONNX Runtime {ort.__version__} cannot load {self._file.name}{by}: {reason}",
-                hint=_load_hint(str(err)) if self._provider is None else _PROVIDER_HINT,
-            ) from err
-        if self._provider.name not in session.get_providers():
-            raise BackendError(
-                f"ONNX Runtime {ort.__version__} cannot start its provider '{self._options.provider}', and would run "
-                f"{self._file.name} on the CPU instead{': '[: 2 * bool(said)]}{reason_of(said)}",
-                hint=_PROVIDER_HINT,
-            )
-        return session
-
     def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
-        try:
-            values = self._session.run(self._names, feeds)
-        except Exception as err:
-            raise BackendError(f"ONNX Runtime failed: {first_line(err)}", hint=FAILED_HINT) from err
+        values = run_graph(self._session, self._names, feeds)
         if self._provider is not None and not self._traced:
             self._read_layers()
-        return dict(zip(self._names, values, strict=True))
+        return values
 
     def placements(self) -> tuple[Placement, ...]:
         """See `splite_deploy.runtime.session.Placed`."""
@@ -176,13 +221,7 @@ class OrtSession(BaseSession):
             BackendError: Another provider than the one that was asked for ran some.
         """
         if self._layers is None:
-            trace = Path(self._session.end_profiling())
-            try:
-                events = json.loads(trace.read_text(encoding="utf-8"))
-            except ValueError as err:  # ONNX Runtime does not say that it could not write
-                place = trace.parent.parent
-                message = f"What ONNX Runtime measured of each node is cut: the disk of {place} may be full."
-                raise OutputError(message, hint=TMP_HINT) from err
+            events = end_trace(self._session)
             self._layers = read_trace(events, by_provider=self._provider is not None)
         if self._provider is not None:
             refuse_fall_back(
@@ -239,6 +278,18 @@ def _specs(values: Sequence[ort.NodeArg]) -> tuple[TensorSpec, ...]:
     )
 
 
+def _open(file: ModelFile, options: OrtOptions) -> BaseSession:
+    from splite_deploy.runtime.backends.ort_parts import PartsSession
+
+    return OrtSession(file, options) if file.read_part is None else PartsSession(file, options)
+
+
+def _open_traced(file: ModelFile, options: OrtOptions) -> TracedSession:
+    from splite_deploy.runtime.backends.ort_parts import TracedPartsSession
+
+    return TracedOrtSession(file, options) if file.read_part is None else TracedPartsSession(file, options)
+
+
 def _load() -> None:
     import onnxruntime  # noqa: F401
 
@@ -284,14 +335,14 @@ def _widest(tensors: Sequence[Mapping[str, Sequence[int]]]) -> list[str]:
 BACKEND = Backend(
     name="ort",
     label="ONNX Runtime",
-    open=OrtSession,
-    formats=("onnx",),
+    open=_open,
+    formats=("onnx", "onnx-parts"),
     options=OrtOptions,
     suffixes={".onnx": "onnx"},
     modules=("onnxruntime",),
     install="pip install 'splite-deploy[ort]'",
     load=_load,
-    open_traced=TracedOrtSession,
+    open_traced=_open_traced,
     layers_from="as it fused and converted them; median times on one thread of the CPU that exported.",
     export="ort",
     distributions={

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from splite_deploy.bundle.manifest import REEXPORT
 from splite_deploy.errors import BundleError
-from splite_deploy.runtime.backends.onnx_file import OnnxContents, read_onnx
+from splite_deploy.runtime.backends.onnx_file import OnnxContents, joined_contents, read_onnx
 from splite_deploy.spec import PRECISIONS, Precision
 
 if TYPE_CHECKING:
@@ -56,10 +56,11 @@ def check_precision(file: ModelFile) -> None:
         BundleError: They contradict each other.
         BackendError: The file is damaged.
     """
-    if file.said is None or file.format not in ("onnx", "tflite"):
+    if file.said is None or file.format not in ("onnx", "onnx-parts", "tflite"):
         return
-    if file.format == "onnx":
-        numbers = numbers_of_onnx(read_onnx(file.data, file.name))
+    is_onnx = file.format != "tflite"
+    if is_onnx:
+        numbers = numbers_of_onnx(joined_contents([read_onnx(one.data, one.name) for one in file.each()]))
     else:
         from splite_deploy.runtime.backends.tflite_file import read_operators  # which others need not wait for
 
@@ -68,7 +69,7 @@ def check_precision(file: ModelFile) -> None:
     if not numbers.held or said == numbers.precision:
         return
     rougher = PRECISIONS.index(said) > PRECISIONS.index(numbers.precision)
-    simulated = file.format == "onnx" and numbers.precision == "int8"  # float, with the steps of a network trained so
+    simulated = is_onnx and numbers.precision == "int8"  # float, with the steps of a network trained so
     if not (said in numbers.held if rougher else simulated):
         raise BundleError(
             f"{file.name} is {numbers.precision} ({numbers.said}); the manifest says {said}.", hint=REEXPORT
