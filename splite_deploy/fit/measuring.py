@@ -44,11 +44,12 @@ class Place:
     threads: int | None = None
     frames: int | None = None
 
-    def measure(self, bundle: Path, folder: Path) -> dict[str, Any]:
+    def measure(self, bundle: Path, backend: str, folder: Path) -> dict[str, Any]:
         """Verifies and times the first artifact of a bundle.
 
         Args:
             bundle: With one artifact.
+            backend: What runs it.
             folder: Empty; for intermediate files.
 
         Returns:
@@ -58,8 +59,9 @@ class Place:
         Raises:
             SpliteError: It cannot be reached, or does not run it.
         """
-        verified = self._run("verify", bundle, folder / "verify", (), lambda file: _broken(read_json(file)))
-        more = () if self.frames is None else ("--frames", str(self.frames))
+        by = ("-b", backend)
+        verified = self._run("verify", bundle, folder / "verify", by, lambda file: _broken(read_json(file)))
+        more = by if self.frames is None else (*by, "--frames", str(self.frames))
         (result,) = self._run("bench", bundle, folder / "bench", more, read_results)
         end_to_end = result.stages[END_TO_END]
         return {

@@ -7,17 +7,16 @@ done next, what is done again, and what is known already is for `splite_deploy.f
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError, first_line
+from splite_deploy.files import work_folder
 from splite_deploy.fit.driver import Ended
 from splite_deploy.fit.steps import Needs, Step
 from splite_deploy.fit.store import Store
@@ -80,7 +79,7 @@ class OnRay:
         self, store: Store, project: Project, address: str | None, needs: Sequence[Needs], do: Do = do
     ) -> None:
         self._store, self._project, self._needs = store, project, needs
-        self._folder: str | None = None
+        self._folder = ExitStack()
         self._running: dict[Any, Step] = {}
         self._known: dict[str, Any] = {}
         os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
@@ -109,23 +108,20 @@ class OnRay:
     def _start(self, address: str | None) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
         if address is None:
-            self._folder = tempfile.mkdtemp(prefix="splite-ray-", dir="/tmp" if Path("/tmp").is_dir() else None)
             devices = {_resource(one.device): 1.0 for one in self._needs if one.device is not None}
-            options |= {"resources": devices, "_temp_dir": self._folder}
+            options |= {"resources": devices, "_temp_dir": str(self._folder.enter_context(work_folder("ray")))}
         else:
             package = Path(__file__).parents[1]
             options |= {"address": address, "runtime_env": {"working_dir": ".", "py_modules": [str(package)]}}
         try:
             self._ray.init(**options)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as err:
+        except (OSError, ValueError, RuntimeError) as err:
             self.close()
-            where = "here" if address is None else f"at {address}"
-            raise UsageError(
-                f"Ray cannot be reached {where}: {first_line(err)}",
-                hint="Start it there: ray start --head; or leave out --address: it is then started here."
-                if address is not None
-                else "Add --one-by-one, which needs no Ray.",
-            ) from err
+            if address is None:
+                hint = "Add --one-by-one, which needs no Ray; a path that is too long gets shorter with TMPDIR=/tmp."
+                raise UsageError(f"Ray cannot be started here: {first_line(err)}", hint=hint) from err
+            hint = "Start it there (ray start --head), and the search in a folder that is small enough to be sent."
+            raise UsageError(f"Ray cannot be used at {address}: {first_line(err)}", hint=hint) from err
 
     def check_needs(self, needs: Sequence[Needs]) -> None:
         """Refuses what would wait forever.
@@ -160,8 +156,7 @@ class OnRay:
                 self._ray.cancel(running, force=True)
         self._running.clear()
         self._ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.close()
 
     def submit(self, step: Step, avoid: Collection[str]) -> None:
         """See `Workers.submit`."""

@@ -63,10 +63,10 @@ class Yardstick:
         with _open(network := load_model(checkpoint, model, None)) as session:
             return self._measure(PoseEstimator(network.spec, session, "rgb"))
 
-    def of_bundle(self, bundle: Bundle) -> dict[str, Any]:
-        """The error of the first artifact of a bundle, as its backend computes it on this machine."""
-        backend, artifact = pick_artifact(bundle, "auto", None)
-        with open_artifact(bundle, artifact, backend) as session:
+    def of_bundle(self, bundle: Bundle, backend: str) -> dict[str, Any]:
+        """The error of the first artifact of a bundle, as a backend computes it on this machine."""
+        chosen, artifact = pick_artifact(bundle, backend, None)
+        with open_artifact(bundle, artifact, chosen, threads=1) as session:
             return self._measure(PoseEstimator(bundle.model, session, "rgb"))
 
     def _measure(self, estimator: PoseEstimator) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Yardstick:
 def _open(network: LoadedModel) -> Session:
     graph = simplified_graph(network.network, network.spec)
     file = GraphFile.of("network.onnx", graph, network.spec.decoder)
-    return open_bytes(file.content, file.artifact("fp32", network.spec.limits))
+    return open_bytes(file.content, file.artifact("fp32", network.spec.limits), threads=1)
 
 
 def _keypoints(estimator: PoseEstimator, inputs: list[Input]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -350,6 +350,7 @@ class _Steps:
                 files,
                 Needs(device=place.name),
                 name=f"{candidate.name}-{variant.backend}-{variant.precision}",
+                backend=variant.backend,
                 place=place.name,
                 machine=place.identity,
             )

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from splite_deploy.children import Child, python_command
+from splite_deploy.children import Child
 from splite_deploy.errors import OptionError, UsageError, how_it_ended, reading_hint
 from splite_deploy.fit.digest import digest_of
 from splite_deploy.text import shown
 
-PLACES = ("checkpoint", "steps", "out", "model", "height", "width")
-"""What a command may name in braces. The first three have to be there."""
+PLACES = ("checkpoint", "steps", "out", "model", "height", "width", "python")
+"""What a command may name in braces: the first three have to be there; the last one is the Python of splite-deploy."""
 _REQUIRED = PLACES[:3]
 _LINES = 12
 _FORM = "Write it as 'python train.py --init {checkpoint} --steps {steps} --out {out}'."
@@ -48,8 +48,16 @@ class TrainingCommand:
         except ValueError as err:
             raise OptionError(f"--train cannot be read: {err}.", hint=_FORM) from err
         if len(words) == 1 and ":" in words[0]:
-            call = python_command("-m", "splite_deploy.fit.training", words[0])
-            words = [*call, "{checkpoint}", "{steps}", "{out}", "{model}"]
+            words = [
+                "{python}",
+                "-m",
+                "splite_deploy.fit.training",
+                words[0],
+                "{checkpoint}",
+                "{steps}",
+                "{out}",
+                "{model}",
+            ]
         try:
             named = {name for word in words for _, name, *_ in string.Formatter().parse(word) if name is not None}
         except ValueError as err:
@@ -93,7 +101,7 @@ class TrainingCommand:
         Raises:
             UsageError: It cannot be started, fails, or leaves no checkpoint.
         """
-        places = {"checkpoint": checkpoint, "steps": steps, "out": out, "model": model}
+        places = {"checkpoint": checkpoint, "steps": steps, "out": out, "model": model, "python": sys.executable}
         words = self.with_places({**places, "height": size[0], "width": size[1]})
         log = out.with_name("training.log")
         with log.open("wb") as stream:

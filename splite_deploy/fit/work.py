@@ -139,14 +139,15 @@ def _export(options: Mapping[str, Any], project: Project, folder: Path) -> Found
     )
     model = _model(project, candidate, folder)
     bundle = export_bundle(folder / "in" / CHECKPOINT, folder / "network.splite", model=model, options=wanted)
-    facts = _yardstick(project, folder).of_bundle(bundle)
+    facts = _yardstick(project, folder).of_bundle(bundle, options["backend"])
     held = {f"{BUNDLE}{one.name}": one.read_bytes() for one in sorted(bundle.path.iterdir())}
     return held, {**facts, "bytes": sum(map(len, held.values()))}
 
 
 def _measure(options: Mapping[str, Any], project: Project, folder: Path) -> Found:
     bundle = (folder / "in" / BUNDLE).rename(folder / f"{options['name']}.splite")
-    return {}, project.places[options["place"]].measure(Bundle.open(bundle).path, folder / "measured")
+    place = project.places[options["place"]]
+    return {}, place.measure(Bundle.open(bundle).path, options["backend"], folder / "measured")
 
 
 def _layers(options: Mapping[str, Any], project: Project, folder: Path) -> Found:
