@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from splite_deploy.arrays import is_count
+from splite_deploy.arrays import is_count, is_number
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import BackendError, SpliteError, UsageError
 from splite_deploy.runtime.backends.base import OneAtATime
@@ -113,7 +113,7 @@ class AdaptiveEstimator(DelegatingEstimator):
 
     def __init__(
         self,
-        variants: Iterable[Variant | str | PathLike[str]] | str | PathLike[str],
+        variants: Iterable[Variant | str | PathLike[str]] | Variant | str | PathLike[str],
         budget_ms: float,
         *,
         window: int = WINDOW,
@@ -125,19 +125,22 @@ class AdaptiveEstimator(DelegatingEstimator):
         on_switch: Callable[[Switch], object] = lambda switch: None,
     ) -> None:
         _check_limits(budget_ms, window, rest_s, max_loaded)
-        self.variants, self._bundles = _expanded([variants] if isinstance(variants, (str, PathLike)) else variants)
+        self.variants, self._bundles = _expanded(
+            [variants] if isinstance(variants, (Variant, str, PathLike)) else variants
+        )
         self.switches: deque[Switch] = deque(maxlen=_KEPT)
-        self.failed: dict[int, SpliteError] = {}
+        self.failed: dict[int, Exception] = {}
         _check_same_task({fspath(path): bundle.model for path, bundle in self._bundles.items()})
         self._open: Callable[[int], PoseEstimator] = lambda index: _opened(
             self.variants[index], self._bundles[self.variants[index].path], threads, color, options
         )
         self._most, self._on_switch = max_loaded, on_switch
-        self._governor = Governor(len(self.variants), budget_ms, window, rest_s)
+        self._governor = Governor(len(self.variants), float(budget_ms), int(window), float(rest_s))
         self._guard = OneAtATime("estimator")
         self._loaded: dict[int, PoseEstimator] = {0: self._open(0)}
         self._active = self._loaded[0]
         self._opened_s = float("-inf")
+        self._times_before = StageTimes(0, 0, 0)
         self._loading: tuple[int, Future[PoseEstimator]] | None = None
         self._closing: list[Future[None]] = []
         self._worker = ThreadPoolExecutor(1, "adaptive")
@@ -148,8 +151,9 @@ class AdaptiveEstimator(DelegatingEstimator):
 
     def take_times(self) -> StageTimes:
         """See `PoseEstimator.take_times`; of all variants together."""
-        each = [estimator.take_times() for estimator in self._loaded.values()]
-        return StageTimes(*(sum(getattr(one, part.name) for one in each) for part in fields(StageTimes)))
+        each, self._times_before = [self._times_before], StageTimes(0, 0, 0)
+        each += [estimator.take_times() for estimator in self._loaded.values()]
+        return _sum(each)
 
     @property
     def active(self) -> Variant:
@@ -168,16 +172,17 @@ class AdaptiveEstimator(DelegatingEstimator):
         Raises:
             BackendError: Another thread uses it.
         """
-        with self._guard:
-            if self._loading is not None:
-                index, future = self._loading
-                self._loading = None
-                if not future.cancel() and future.exception() is None:
-                    self._loaded[index] = future.result()
-            self._worker.shutdown()
-            for estimator in self._loaded.values():
-                estimator.close()
-            self._loaded.clear()
+        if not self._guard.forked:  # else the thread is the parent's
+            with self._guard:
+                if self._loading is not None:
+                    index, future = self._loading
+                    self._loading = None
+                    if not future.cancel() and future.exception() is None:
+                        self._loaded[index] = future.result()
+                self._worker.shutdown()
+        for estimator in self._loaded.values():
+            estimator.close()
+        self._loaded.clear()
 
     def _answer(self, run: Callable[[PoseEstimator], _T]) -> _T:
         """Runs a frame by the variant whose turn it is, and by another where that fails."""
@@ -213,7 +218,7 @@ class AdaptiveEstimator(DelegatingEstimator):
             self._opened_s = time.monotonic()
             if err is None:
                 self._loaded[index] = future.result()
-            elif isinstance(err, SpliteError):
+            elif isinstance(err, Exception):  # of whatever kind, such as MemoryError: frames go on
                 self.failed[index] = err
             else:
                 raise err
@@ -231,13 +236,20 @@ class AdaptiveEstimator(DelegatingEstimator):
 
     def _let_go(self, index: int) -> None:
         """Has a variant closed."""
-        self._closing.append(self._worker.submit(self._loaded.pop(index).close))
+        estimator = self._loaded.pop(index)
+        self._times_before = _sum([self._times_before, estimator.take_times()])
+        self._closing.append(self._worker.submit(estimator.close))
+
+
+def _sum(times: Iterable[StageTimes]) -> StageTimes:
+    several = list(times)
+    return StageTimes(*(sum(getattr(one, part.name) for one in several) for part in fields(StageTimes)))
 
 
 def _check_limits(budget_ms: float, window: int, rest_s: float, max_loaded: int) -> None:
     """Raises `UsageError` for a value that is out of its range."""
     for what, value in (("budget_ms", budget_ms), ("rest_s", rest_s)):
-        if not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+        if not (is_number(value) and 0 < value < float("inf")):
             raise UsageError(f"{what} is {value!r}.", hint="Pass a number above 0.")
     if not is_count(window, 20):
         raise UsageError(f"The window has {window!r} frames.", hint="Pass a whole number of 20 or more; 60 is usual.")
@@ -280,6 +292,11 @@ def _opened(variant: Variant, bundle: Bundle, threads: int | None, color: Color,
     session = open_session(bundle, variant.backend, variant.precision, threads=threads, options=options)
     estimator = PoseEstimator(bundle.model, session, color)
     shape = (bundle.model.input.height, bundle.model.input.width, 3)
-    for _ in range(_WARM_UP):
-        estimator(np.zeros(shape, np.uint8))
+    try:
+        for _ in range(_WARM_UP):
+            estimator(np.zeros(shape, np.uint8))
+    except BaseException:
+        estimator.close()
+        raise
+    estimator.take_times()  # which are those of frames
     return estimator

@@ -48,9 +48,10 @@ class Governor:
     """Chooses by what frames took, and by probes: now and then one frame is run by a variant that is ready.
 
     It goes to something faster when more than 5 % of the last frames were late, or three in a row, and to the most
-    accurate one that is predicted to keep the budget. It goes back when that keeps 85 % of the budget for a while,
-    which doubles each time that this was regretted within ten seconds. What one variant takes of the time of another is
-    the median of such probes, each over the median of the frames around it, so that it holds under any load.
+    accurate one that is predicted to keep the budget. Nothing is gone to that was not probed, since it may be slower.
+    It goes back when that keeps 85 % of the budget for a while, which doubles each time that this was regretted within
+    ten seconds. What one variant takes of the time of another is the median of such probes, each over the median of the
+    frames around it, so that it holds under any load.
 
     Attributes:
         active: The variant that frames are run by, as a position in the order of accuracy, the most accurate first.
@@ -85,14 +86,19 @@ class Governor:
         self._since_probe += 1
         if self.active not in ready:
             nearest = min(ready, key=lambda one: (one < self.active, abs(one - self.active)))
-            return nearest, self._change(now_s, nearest, "failed")
+            switch = self._change(now_s, nearest, "failed")
+            if not self._costs[nearest]:  # all that is known compares with what is gone
+                for costs in self._costs:
+                    costs.clear()
+                self._costs[nearest].append(1.0)
+            return nearest, switch
         rested = now_s - self._changed_s >= self._rest_s
         if self.is_late:
             self._room_since_s = None
             target = self._that_keeps_budget(ready) if rested else None
             if target is not None:
                 return target, self._change(now_s, target, "late")
-            return self.active, None
+            return self._probe_while_late(ready), None
         target = self._with_room(ready)
         if target is None:
             self._room_since_s = None
@@ -110,11 +116,7 @@ class Governor:
         self._since_probe = 0
         if not self._recent_ms or not took_ms:
             return
-        ratio = took_ms / median(self._recent_ms)
-        if self._costs[self.active]:
-            self._costs[variant].append(self._cost(self.active) * ratio)
-        elif self._costs[variant]:
-            self._costs[self.active].append(self._cost(variant) / ratio)
+        self._costs[variant].append(self._cost(self.active) * took_ms / median(self._recent_ms))
 
     def wanted(self, most: int) -> list[int]:
         """The variants that should be ready, the active one first, at most so many."""
@@ -148,15 +150,14 @@ class Governor:
         return sum(late) > allowed or (len(late) >= _IN_A_ROW and all(late[-_IN_A_ROW:]))
 
     def _that_keeps_budget(self, ready: Collection[int]) -> int | None:
-        """The most accurate that is predicted to keep the budget, else one that is not known, else the fastest."""
+        """The most accurate that is predicted to keep the budget, else the fastest."""
         others = [one for one in sorted(ready) if one != self.active]
         for one in others:
             predicted_ms = self._predicted_ms(one)
             if predicted_ms is not None and predicted_ms <= self.budget_ms:
                 return one
-        unknown = [one for one in others if one > self.active and self._ratio(one) is None]
         faster = [one for one in others if self._ratio(one) is not None and self._may_be_faster(one)]
-        return next(iter(unknown), min(faster, key=self._cost, default=None))
+        return min(faster, key=self._cost, default=None)
 
     def _with_room(self, ready: Collection[int]) -> int | None:
         """The most accurate that is known to keep part of the budget, where a whole window has been seen."""
@@ -167,6 +168,15 @@ class Governor:
                 return one
         return None
 
+    def _probe_while_late(self, ready: Collection[int]) -> int:
+        """What may be faster and is hardly known, at once; else whatever is known least, once in a window."""
+        others = sorted((one for one in ready if one != self.active), key=lambda one: len(self._costs[one]))
+        for one in others:
+            ratio = self._ratio(one)
+            if one > self.active and (ratio is None or (ratio > _CHEAPER and len(self._costs[one]) < _PROBES)):
+                return one
+        return others[0] if others and self._since_probe >= self._window else self.active
+
     def _probe(self, ready: Collection[int]) -> int:
         """A variant of which more should be known, once in a window; else the active one."""
         if self._since_probe < self._window or len(self._recent_ms) < self._window // 2:
@@ -176,7 +186,7 @@ class Governor:
     def _unsure(self, ready: Collection[int]) -> Iterator[int]:
         """Variants that have been probed too rarely: faster ones, and those more accurate that may fit."""
         for one in sorted(ready, key=lambda one: (one < self.active, abs(one - self.active))):
-            if one == self.active or (self._costs[self.active] and len(self._costs[one]) >= _PROBES):
+            if one == self.active or len(self._costs[one]) >= _PROBES:
                 continue
             if self._may_be_faster(one) if one > self.active else self._may_fit(one):
                 yield one
@@ -186,9 +196,10 @@ class Governor:
         return one > self.active if ratio is None else ratio <= _CHEAPER
 
     def _may_fit(self, one: int) -> bool:
-        """Whether it is predicted to keep part of the budget; of one that is not known, whether what runs does."""
+        """Whether it is predicted to keep part of the budget; of one that is hardly known, whether what runs does."""
         p95_ms, ratio = self._p95_ms(), self._ratio(one)
-        return p95_ms is not None and p95_ms * (1 if ratio is None else ratio) <= _ROOM * self.budget_ms
+        known = ratio if len(self._costs[one]) >= _PROBES else None
+        return p95_ms is not None and p95_ms * (1 if known is None else known) <= _ROOM * self.budget_ms
 
     def _predicted_ms(self, one: int) -> float | None:
         p95_ms, ratio = self._p95_ms(), self._ratio(one)
@@ -196,9 +207,7 @@ class Governor:
 
     def _ratio(self, one: int) -> float | None:
         """What it takes of the time of the active one; None where that is not known."""
-        if not self._costs[one] or not self._costs[self.active]:
-            return None
-        return self._cost(one) / self._cost(self.active)
+        return self._cost(one) / self._cost(self.active) if self._costs[one] else None
 
     def _cost(self, one: int) -> float:
         return median(self._costs[one])

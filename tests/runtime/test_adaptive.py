@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -89,6 +90,7 @@ def test_the_artifacts_of_a_bundle_are_its_variants() -> None:
 
 def test_it_finds_what_the_variant_that_runs_finds(picture: NDArray[np.uint8]) -> None:
     with PoseEstimator.open(BUNDLE, "ort", "fp32") as alone, AdaptiveEstimator(BUNDLE, 1000) as estimator:
+        assert estimator.take_times().inference_ms == 0  # not that of the warm-up
         assert estimator.active.precision == "fp32" and estimator.spec == alone.spec
         assert estimator.color == "bgr" and not estimator.finds_people and estimator.takes_several
         assert estimator(picture, BOX) == alone(picture, BOX)
@@ -152,6 +154,65 @@ def test_a_frame_that_a_variant_fails_on_is_run_by_another(
             estimator(picture, BOX)
 
 
+def test_one_that_fails_to_open_in_an_unforeseen_way_costs_no_frame(
+    picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = adaptive._opened
+
+    def short_of_memory(variant: Variant, *arguments: Any) -> PoseEstimator:
+        if variant.precision == "int8":
+            raise MemoryError("no room")
+        return opened(variant, *arguments)
+
+    monkeypatch.setattr(adaptive, "_opened", short_of_memory)
+    with AdaptiveEstimator(BUNDLE, 1000) as estimator:
+        go(estimator, picture, lambda: bool(estimator.failed))
+        assert repr(estimator.failed[1]) == "MemoryError('no room')"
+        assert estimator(picture, BOX).keypoints.shape == (21, 2) and len(estimator.loaded) == 1
+
+
+def test_one_that_fails_in_its_warm_up_does_not_stay_in_memory(
+    picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Session] = []
+    opened = adaptive.open_session
+
+    def failing(bundle: Any, backend: Any, precision: Any, **options: Any) -> Any:
+        made.append(opened(bundle, backend, precision, **options))
+        return Waiting(made[-1], lambda: 0) if precision == "fp32" else Failing(made[-1], lambda: 0)
+
+    class Failing(Waiting):
+        def run(self, feeds: Any) -> Any:
+            raise BackendError("No kernel for it.")
+
+    monkeypatch.setattr(adaptive, "open_session", failing)
+    with AdaptiveEstimator(BUNDLE, 1000) as estimator:
+        go(estimator, picture, lambda: bool(estimator.failed))
+        with pytest.raises(BackendError, match="closed"):
+            made[1].run({})
+
+
+def test_the_times_of_one_that_is_gone_count(picture: NDArray[np.uint8], waits_s: dict[str | None, float]) -> None:
+    with AdaptiveEstimator(BUNDLE, 1000, window=WINDOW) as estimator:
+        waits_s["fp32"] = 0.2
+        go(estimator, picture, lambda: len(estimator._loaded) == 2)
+        waits_s["fp32"] = -1
+        estimator(picture, BOX)
+        assert len(estimator.loaded) == 1 and estimator.take_times().inference_ms > 200
+        assert estimator.take_times().inference_ms == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_can_close_it(picture: NDArray[np.uint8]) -> None:
+    with AdaptiveEstimator(BUNDLE, np.float32(1000), window=np.int64(20)) as estimator:  # type: ignore[arg-type]
+        child = os.fork()
+        if child == 0:
+            estimator.close()
+            os._exit(3)
+        assert os.waitpid(child, 0)[1] == 3 << 8
+        assert estimator(picture, BOX).keypoints.shape == (21, 2)
+
+
 def test_a_variant_that_cannot_be_opened_is_left_out(picture: NDArray[np.uint8], tmp_path: Path) -> None:
     other = tmp_path / "other.splite"
     shutil.copytree(BUNDLE, other)
@@ -192,6 +253,7 @@ def test_after_its_end_it_finds_nothing(picture: NDArray[np.uint8]) -> None:
         ({"rest_s": -1}, "rest_s is -1."),
         ({"window": 5}, "The window has 5 frames."),
         ({"max_loaded": 1}, "max_loaded is 1."),
+        ({"rest_s": "1"}, "rest_s is '1'."),
         ({"variants": []}, "There is no variant to choose from."),
         ({"variants": [BUNDLE, PACKAGED / PALM]}, "find different things"),
     ],

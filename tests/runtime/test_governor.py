@@ -92,6 +92,31 @@ def test_a_budget_that_nothing_keeps_leaves_the_fastest() -> None:
     assert done.governor.active == 2 and done.closest_s() >= REST_S and len(done.switches) <= 2
 
 
+@pytest.mark.parametrize(
+    ("costs_ms", "fastest"), [([12.0, 20.0], 0), ([12.0, 6.0, 20.0], 1), ([12.0, 8.0, 9.0, 30.0], 1)]
+)
+def test_a_slower_one_never_stays_in_the_place_of_a_faster_one(costs_ms: list[float], fastest: int) -> None:
+    """The order is that of errors, and nothing keeps the budget: what was not timed may be slower than what runs."""
+    done = Simulated(Governor(len(costs_ms), 3.0), costs_ms, lambda now_s: 1.0).run(60)
+    assert set(done.active[-1000:]) == {fastest}
+    assert done.ran.count(fastest) > 0.9 * len(done.ran)
+
+
+def test_what_was_not_timed_before_the_load_does_not_keep_the_accurate_one_out() -> None:
+    done = Simulated(Governor(3, 10.0), [12.0, 20.0, 15.0], lambda now_s: 2.0 if now_s < 30 else 0.5).run(90)
+    assert set(done.active[-1000:]) == {0}
+
+
+def test_what_goes_on_for_one_that_is_gone_learns_of_the_others() -> None:
+    governor = Governor(3, 5.0)
+    taken_ms = {0: 12.0, 1: 12.0, 2: 3.0}
+    for number in range(200):
+        ready = (0, 1) if number < 2 else (1, 2)
+        variant = governor.choose(number * FRAME_S, ready)[0]
+        governor.note(variant, taken_ms[variant])
+    assert governor.active == 2
+
+
 def test_a_load_that_comes_and_goes_does_not_make_it_swing() -> None:
     """Every ten seconds: coming back is regretted, and waited for longer and longer."""
     done = Simulated(Governor(2, 20.0), [15.0, 5.0], lambda now_s: 2.0 if now_s % 10 > 6 else 1.0).run(300)
