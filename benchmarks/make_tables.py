@@ -17,6 +17,7 @@ from arm64_tables import deviations_block, instructions_block
 from claims import KINDS, claims_block
 from records import RESULT, Record, accuracy_cells, machine, newest_of_each, newest_run, ratio_cell, read_records
 from side_by_side import (
+    backends_block,
     batch_block,
     conversion_block,
     decoders_block,
@@ -39,6 +40,7 @@ README, CARD = Path("README.md"), Path("models") / "splite_hand" / "CARD.md"
 CARD2 = Path("models") / "splite_hand2" / "CARD.md"
 PALM = Path("models") / "splite_palm" / "CARD.md"
 HOW = Path("benchmarks") / "README.md"
+BACKENDS = Path("docs") / "backends.md"
 ALL_KINDS = "all"
 """Of the section that is made of records of several kinds, which its block is given by kind."""
 
@@ -273,6 +275,7 @@ SECTIONS = (
     Section("pipeline", "pipeline", (HOW,), pipeline_block),
     Section("profile", "litert-profile", (HOW,), profile_block),
     Section("matrix", RESULT, (HOW,), matrix_block),
+    Section("backends", RESULT, (BACKENDS,), backends_block),
     Section("decoders", "decoders", (HOW,), decoders_block),
     Section("batch", "batch", (HOW,), batch_block),
     Section("conversion", "onnx2tf-time", (HOW,), conversion_block),

@@ -7,16 +7,59 @@ from statistics import median
 from typing import Any
 
 from matrix import median_run
-from records import Record, accuracy_cells, machine, newest_of_each, ratio_cell
+from records import Record, accuracy_cells, machine, newest_of_each, newest_run, ratio_cell
 
+from splite_deploy.bench.report.side_by_side import ran_in
+from splite_deploy.bench.report.tables import machine as bench_machine
 from splite_deploy.bench.report.tables import markdown_text
 from splite_deploy.bench.result import BenchResult
+
+BACKENDS = "-backends"
+"""The end of the names of files with a run of 'splite-deploy bench' over several backends."""
+
+
+def backends_block(files: dict[str, list[Record]]) -> list[str]:
+    """A table for the newest run of each file of backends: what each makes of every precision that it has."""
+    lines: list[str] = []
+    for name, found in files.items():
+        if not name.endswith(BACKENDS):
+            continue
+        results = [BenchResult.from_dict(record) for record in newest_run(found)]
+        lines += [
+            "| runs as | file, MB | least, ms | p50 | p99 | moves keypoints by, px (p95) | max, px | compared on "
+            "| ran in |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for one in results:
+            stats, moved = one.stages["end_to_end"], one.deviation
+            times = " | ".join(f"{value:.2f}" for value in (stats.min_ms, stats.p50_ms, stats.p99_ms))
+            deviation = " | " * 2
+            if moved is not None:
+                where = "by the export" if moved.origin == "recorded" else "in this run"
+                deviation = (
+                    f"{moved.deviation_px.p95:.2g} | {moved.deviation_px.max:.2g} | {moved.crops} crops, {where}"
+                )
+            size = (one.model_bytes or 0) / 1e6
+            lines.append(f"| {one.label} | {size:.2f} | {times} | {deviation} | {', '.join(ran_in(one))} |")
+        first = results[0]
+        load = first.environment.load_average_1min or 0.0
+        busy = f", while other work kept it busy (load {load:.0f}): look at the least" if load > 2 else ""
+        threads = "default threads" if first.threads is None else f"{first.threads} thread{'s'[: first.threads > 1]}"
+        versions = ", ".join(
+            f"{package} {first.environment.versions[package]}"
+            for package in ("onnxruntime", "tflite", "openvino", "ncnn")
+            if package in first.environment.versions
+        )
+        lines += ["", f"{bench_machine(first.environment)}{busy}; {threads}, {versions}.", ""]
+    return lines[:-1]
 
 
 def matrix_block(files: dict[str, list[Record]]) -> list[str]:
     """A table for each file of matrix.py: of each combination the run with the median p50."""
     lines: list[str] = []
-    for found in files.values():
+    for name, found in files.items():
+        if name.endswith(BACKENDS):
+            continue
         cases: dict[tuple[Any, ...], list[Record]] = {}
         for record in found:
             key = tuple(record[name] for name in ("bundle", "backend", "precision", "threads", "batch"))

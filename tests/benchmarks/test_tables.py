@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 from bench_results import bench_result, stats_of
-from make_tables import CARD, HOW, PALM, README, RESULTS, SECTIONS, write_tables
+from make_tables import BACKENDS, CARD, HOW, PALM, README, RESULTS, SECTIONS, write_tables
 
 from splite_deploy.bench.loop import STAGES
+from splite_deploy.bench.result import KeypointDeviation
+from splite_deploy.bundle.report import Layer, Percentiles
 
 ENVIRONMENT = {"board": None, "cpu_model": "Some CPU", "logical_cores": 2}
 ACCURACY = {"images": 9, "mean_error_box_pct": 1.5, "pck_05": 0.97, "pa_mpjpe_mm": 6.0}
@@ -164,7 +166,7 @@ def power_record() -> dict[str, Any]:
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """Pages with all markers and nothing between them, and no results."""
-    for page in (README, CARD, PALM, HOW):
+    for page in (README, CARD, PALM, HOW, BACKENDS):
         markers = [f"{section.begin}\n{section.end}\n" for section in SECTIONS if page in section.pages]
         (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / page).write_text("# Head\n\n" + "\n".join(markers) + "\nTail\n", encoding="utf-8")
@@ -343,6 +345,23 @@ def test_of_a_matrix_the_median_run_of_each_combination_is_shown(repository: Pat
     assert text.count("| hand.splite ort fp32 |") == 2
     assert "The median of 1 or 3 runs each." in text
     assert "Some CPU" not in text
+
+
+def test_of_several_backends_the_newest_run_has_its_table(repository: Path) -> None:
+    moved = KeypointDeviation("recorded", 64, "images", Percentiles(0.1, 0.25, 0.5), Percentiles(0, 0, 0), None, "", ())
+    layers = (Layer("a", "Conv", "float32[float16]", None),)
+    older, newer = "2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00"
+    for date, backend, p50_ms in ((older, "ort", 9.0), (newer, "ort", 2.0), (newer, "ncnn", 3.0)):
+        stages = {name: stats_of(p50_ms) for name in STAGES}
+        result = bench_result(date_utc=date, backend=backend, stages=stages, deviation=moved, layers=layers)
+        record(repository, "machine-backends.jsonl", result.to_dict())
+    write_tables(repository, check=False)
+    text = (repository / BACKENDS).read_text(encoding="utf-8")
+    least_ms = stats_of(2.0).min_ms
+    assert f"| ort fp32 | 2.46 | {least_ms:.2f} | 2.00 | " in text and "9.00" not in text
+    assert "| 0.25 | 0.5 | 64 crops, by the export | float32[float16] |" in text
+    assert text.index("| ort fp32 |") < text.index("| ncnn fp32 |")
+    assert "hand.splite ort" not in (repository / HOW).read_text(encoding="utf-8")  # it is no matrix
 
 
 def test_a_batch_has_a_table_of_minima_and_medians(repository: Path) -> None:

@@ -47,10 +47,7 @@ _DTYPES = {
 _OWN_OPERATOR = re.compile(r"\b((?!ai\.onnx:|:)[\w.]+:\w+)\(-?\d+\) is not a registered")
 _NO_GRAPH = ("Invalid model", "INVALID_GRAPH", "INVALID_PROTOBUF", "No graph was found")
 """What ONNX Runtime says of files that are no graphs."""
-_PROVIDER_HINT = (
-    "Run 'splite-deploy doctor' for what this machine has; docs/backends.md says what each provider needs. Without "
-    "--provider the file runs on the CPU."
-)
+_PROVIDER_HINT = "docs/backends.md says what each provider needs. Without --provider the file runs on the CPU."
 _TRACE_TYPES = {"float": "float32", "double": "float64"}  # the rest is called as in numpy
 _SUFFIX = "_kernel_time"
 
