@@ -182,6 +182,10 @@ def test_a_person_is_followed_and_lost(answers: Answers) -> None:
             "manifest.json is malformed: the field model.decoder.beta is missing.",
         ),
         (
+            lambda data: data["model"]["decoder"].update(alignment="é手😀"),  # written as escapes
+            "manifest.json is malformed: model.decoder.alignment is 'é手😀', which it cannot be.",
+        ),
+        (
             lambda data: data["artifacts"][0].update(file="../model.onnx"),
             "manifest.json is malformed: '../model.onnx' is no name of a file in a bundle.",
         ),

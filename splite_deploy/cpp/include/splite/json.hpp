@@ -232,7 +232,7 @@ class Json {
         return;
       }
       const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-      made += static_cast<char>((0xf00u >> more & 0xff) | code >> (6 * more));
+      made += static_cast<char>((0xff00u >> (more + 1) & 0xff) | code >> (6 * more));
       for (int i = more - 1; i >= 0; --i) made += static_cast<char>(0x80 | (code >> (6 * i) & 0x3f));
     }
 
