@@ -1,6 +1,6 @@
 """The C++ runtime beside the Python runtime on real photographs: keypoints, time from image to pose, start-up, size.
 
-    python benchmarks/cpp_runtime.py BUNDLE HAND_DIGITS
+    python benchmarks/cpp_runtime.py BUNDLE HAND_DIGITS [--out benchmarks/results/cpp-runtime.jsonl]
 
 HAND_DIGITS is the folder of the hand-digits set; its 289 photographs of people whom no training saw are looked at, each
 in the box of its label. Both runtimes run the same artifact by the same library of ONNX Runtime on one thread, in turn.
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,16 @@ sys.path.insert(0, str(ROOT / "tests/shared"))
 
 from cpp_driver import ask, compile_cpp, onnxruntime_library  # noqa: E402
 
+from splite_deploy.bench import append_record, read_environment  # noqa: E402
+from splite_deploy.bundle import Bundle  # noqa: E402
 from splite_deploy.runtime.estimator import PoseEstimator  # noqa: E402
+from splite_deploy.spec.plain import to_plain  # noqa: E402
 
+KIND = "cpp-runtime"
 ROUNDS, STARTS = 5, 9
 ONE_POSE = """
 import sys, cv2
+from splite_deploy.bundle import Bundle  # noqa: E402
 from splite_deploy.runtime.estimator import PoseEstimator
 with PoseEstimator.open(sys.argv[1], "ort", sys.argv[2], threads=1) as estimate:
     estimate(cv2.imread(sys.argv[3]))
@@ -71,6 +77,7 @@ def main() -> None:
     parser.add_argument("digits", type=Path)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--driver", type=Path, help="tests/cpp/driver.cpp, compiled with -O3")
+    parser.add_argument("--out", type=Path, help="JSON lines file to append to")
     given = parser.parse_args()
     images, boxes, files = photographs(given.digits)
     with tempfile.TemporaryDirectory() as scratch:
@@ -105,13 +112,30 @@ def main() -> None:
         stripped = folder / "stripped"
         subprocess.run(["strip", "-o", str(stripped), str(driver)], check=True)
         size = stripped.stat().st_size
-    print(f"{len(images)} photographs, {given.precision}, one thread, {ROUNDS} rounds in turn")
-    print(f"keypoints: p95 {np.percentile(off_px, 95):.5f}, max {off_px.max():.5f} px of the image")
-    c, p = np.median(cpp_ms), np.median(python_ms)
-    print(f"image to pose, p50: C++ {c:.3f} ms, Python {p:.3f} ms, ratio {c / p:.2f}")
-    c, p = cpp_start, python_start
-    print(f"start-up, p50 of {STARTS}: C++ {c:.0f} ms, Python {p:.0f} ms, ratio {c / p:.2f}")
+    record: dict[str, Any] = {
+        "kind": KIND,
+        "record_version": 1,
+        "date_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "network": Bundle.open(given.bundle).model.name,
+        "precision": given.precision,
+        "photographs": len(images),
+        "off_px": {"p95": float(np.percentile(off_px, 95)), "max": float(off_px.max())},
+        "p50_ms": {"cpp": float(np.median(cpp_ms)), "python": float(np.median(python_ms))},
+        "start_ms": {"cpp": cpp_start, "python": python_start},
+        "program_bytes": size,
+        "load": os.getloadavg()[0],
+        "environment": to_plain(read_environment()),
+    }
+    print(
+        f"{len(images)} photographs, {given.precision}, one thread, {ROUNDS} rounds in turn, load {record['load']:.1f}"
+    )
+    print(f"keypoints: p95 {record['off_px']['p95']:.5f}, max {record['off_px']['max']:.5f} px of the image")
+    for what, name in (("image to pose, p50", "p50_ms"), (f"start-up, p50 of {STARTS}", "start_ms")):
+        c, p = record[name]["cpp"], record[name]["python"]
+        print(f"{what}: C++ {c:.3f} ms, Python {p:.3f} ms, ratio {c / p:.2f}")
     print(f"size of the program, stripped: {size / 1024:.0f} KiB")
+    if given.out is not None:
+        append_record(given.out, record)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 
 from arm64_tables import deviations_block, instructions_block
 from claims import KINDS, claims_block
+from cpp_tables import cpp_frames_block, cpp_runtime_block
 from records import RESULT, Record, accuracy_cells, machine, newest_of_each, newest_run, ratio_cell, read_records
 from side_by_side import (
     backends_block,
@@ -286,6 +287,8 @@ SECTIONS = (
     Section("widths", "hand-widths", (CARD2,), widths_block),
     Section("any network", "any_network", (HOW,), network_block),
     Section("compare", "compare-power", (HOW,), power_block),
+    Section("C++ runtime", "cpp-runtime", (HOW,), cpp_runtime_block),
+    Section("C++ frames", "cpp-frames", (HOW,), cpp_frames_block),
     Section("ARM deviations", "arm64-deviations", (HOW,), deviations_block),
     Section("ARM instructions", "arm64-instructions", (HOW,), instructions_block),
 )
