@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "releases", help="where environments are made")
     parser.add_argument("--list", action="store_true", help="list the versions, and install nothing")
     parser.add_argument("tests", nargs="*", help="run these tests alone, in one process")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # tests may stand behind options
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     uv = tool(folder)
