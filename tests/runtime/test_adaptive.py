@@ -70,7 +70,7 @@ def waits_s(monkeypatch: pytest.MonkeyPatch) -> dict[str | None, float]:
     return waits
 
 
-def go(estimator: AdaptiveEstimator, picture: NDArray[np.uint8], until: Callable[[], bool], most_s: float = 20) -> int:
+def go(estimator: AdaptiveEstimator, picture: NDArray[np.uint8], until: Callable[[], bool], most_s: float = 90) -> int:
     """Runs frames until something is so; returns how many."""
     end_s, frames = time.monotonic() + most_s, 0
     while not until():
