@@ -42,6 +42,7 @@ def writing(path: str | PathLike[str]) -> Iterator[None]:
     except OSError as err:
         hints = {
             errno.ENOSPC: "Free some space, or name another place.",
+            errno.EFBIG: "The file system or the shell's limit (ulimit -f) takes none so large: name another place.",
             errno.EDQUOT: "Your quota is used up: free some space, or name another place.",
             errno.EACCES: "Check the permissions of the folder, or name another place.",
             errno.EPERM: "Check the permissions of the folder, or name another place.",

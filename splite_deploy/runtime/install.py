@@ -12,6 +12,7 @@ from splite_deploy.files import is_folder, sha256_of
 from splite_deploy.runtime.session import OptionSet
 from splite_deploy.runtime.verify import Verification, check, verify
 from splite_deploy.spec import ModelSpec, Precision
+from splite_deploy.text import command
 from splite_deploy.updates import BundleFolder, State, Store, UpdateFile
 from splite_deploy.updates.update_file import SIGN_HINT
 
@@ -44,7 +45,8 @@ def install(
 ) -> Installed:
     """Installs a bundle; whenever this ends, or is ended, the store has a valid bundle as its current one.
 
-    A bundle that is the current one already is not installed again.
+    A bundle that is the current one already is not installed again. Where the current one is damaged a whole one takes
+    its place, whatever it finds.
 
     Args:
         store: The store; it is made where it does not exist.
@@ -73,9 +75,9 @@ def install(
         state = store.read_if_any()
         key = store.required_key(state, public_key)
         source = _open(update, key)
-        current = None if state is None else store.open()
-        if state is not None and current is not None:
-            if sha256_of(current.path / MANIFEST) == source.manifest_sha256:
+        current = None if state is None else _current(store, source)
+        if state is not None:
+            if current is not None and sha256_of(current.path / MANIFEST) == source.manifest_sha256:
                 return Installed(store.require_signatures(key) if key else state, ())
             if not allow_older:
                 _check_newer(update, source.made, state, store)
@@ -108,6 +110,24 @@ def _open(update: Path, key: str) -> UpdateFile | BundleFolder:
             hint=SIGN_HINT,
         )
     return BundleFolder(Bundle.open(update))
+
+
+def _current(store: Store, source: UpdateFile | BundleFolder) -> Bundle | None:
+    """The bundle that is installed; None where it is damaged, and a whole one comes to take its place.
+
+    Raises:
+        UpdateError: It is damaged, and the update needs it.
+    """
+    try:
+        return store.open()
+    except BundleError as err:
+        if source.is_whole:
+            return None
+        raise UpdateError(
+            f"The current bundle of {store.path} is damaged, and the update was made for it: {err.message}",
+            hint=f"Install a whole one: {command('delta', 'NEW', '-o', 'UPDATE')}. To go back to the other one: "
+            f"{command('install', store.path, '--rollback')}.",
+        ) from err
 
 
 def _check_newer(update: Path, made: str, state: State, store: Store) -> None:

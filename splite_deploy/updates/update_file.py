@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 from splite_deploy.bundle import MANIFEST, REPORT, Bundle
 from splite_deploy.bundle.manifest import is_plain_name
@@ -48,7 +48,6 @@ _MOST_BYTES = 1 << 32
 """Of all files of a bundle together."""
 _BLOCK_BYTES = 1 << 20
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
-_MADE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -221,6 +220,11 @@ class UpdateFile:
         return self.header.made
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it needs nothing of the installed bundle."""
+        return not self.header.base
+
+    @property
     def manifest_sha256(self) -> str:
         """Hash of the manifest that it makes."""
         return next(file.sha256 for file in self.header.files if file.name == MANIFEST)
@@ -357,7 +361,7 @@ def _check_header(header: UpdateHeader, path: Path, size: int) -> None:
         said = f"it has no {MANIFEST}"
     elif len({name.casefold() for name in names}) < len(names):
         said = "it has a file twice"
-    elif not _MADE.fullmatch(header.made):
+    elif not _is_time(header.made):
         said = f"its time is {header.made!r}"
     elif not all(map(_SHA256.fullmatch, (*header.base.values(), *(file.sha256 for file in header.files)))):
         said = "a hash is none"
@@ -369,6 +373,14 @@ def _check_header(header: UpdateHeader, path: Path, size: int) -> None:
         raise UpdateError(f"{path} is malformed: {said}.", hint=_AGAIN)
     if header.bytes > _MOST_BYTES:
         raise _oversized(path, f"files of {header.bytes} bytes", _MOST_BYTES)
+
+
+def _is_time(text: str) -> bool:
+    """Whether this is a time as updates have it, each in one spelling alone: they are compared as texts."""
+    try:
+        return datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc).strftime(_TIME) == text
+    except ValueError:
+        return False
 
 
 def _oversized(path: Path, what: str, most: int) -> UpdateError:
@@ -385,6 +397,7 @@ class BundleFolder:
 
     bundle: Bundle
     made: str = ""
+    is_whole: ClassVar[bool] = True
 
     @property
     def manifest_sha256(self) -> str:

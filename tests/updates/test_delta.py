@@ -216,6 +216,8 @@ def set_name(name: str) -> Callable[[dict[str, Any]], object]:
         (lambda data: data["files"].append(data["files"][0] | {"name": "more"}), "is damaged: it is cut"),
         (lambda data: data["files"].pop(0), r"is malformed: it has no manifest\.json"),
         (lambda data: data.update(made="tomorrow"), "is malformed: its time is 'tomorrow'"),
+        (lambda data: data.update(made="9999-99-99T99:99:99Z"), "is malformed: its time is '9999-99-99T99:99:99Z'"),
+        (lambda data: data.update(made="٢٠٢٦-01-01T00:00:00Z"), "is malformed: its time is '٢٠٢٦-"),
         (lambda data: data["base"].clear(), r"is malformed: a piece of \S+ is nowhere"),
         (lambda data: data["files"][0]["pieces"].append(["", 0, 1 << 33]), r"announces files of \d+ bytes"),
         (lambda data: data["files"][0]["pieces"].append(["", 0, -5]), "is malformed: a piece of"),

@@ -12,10 +12,10 @@ import pytest
 from click.testing import Result
 
 from splite_deploy.bundle import MANIFEST, Bundle
-from splite_deploy.errors import OutputError, ParityError, UpdateError
+from splite_deploy.errors import BundleError, OutputError, ParityError, UpdateError
 from splite_deploy.files import hidden_name, locked
 from splite_deploy.runtime.install import install
-from splite_deploy.updates import STORE, Slot, Store
+from splite_deploy.updates import STORE, Slot, Store, make_update
 
 Invoke = Callable[..., Result]
 
@@ -140,6 +140,19 @@ def test_a_damaged_other_bundle_is_not_gone_back_to(
     refused = splite("install", store.path, "--rollback")
     assert refused.exit_code == 1 and "lacks its file golden.bin" in refused.stderr
     assert store.read().current.number == 2
+
+
+def test_a_whole_bundle_takes_the_place_of_a_damaged_one(tiny_bundle: Path, second: Path, tmp_path: Path) -> None:
+    store, update = Store(tmp_path / "store"), tmp_path / "b.update"
+    install(store, tiny_bundle)
+    make_update(update, Bundle.open(second), Bundle.open(tiny_bundle))
+    (store.path / "1.splite" / "golden.bin").unlink()
+    with pytest.raises(UpdateError, match=r"is damaged, and the update was made for it: .*lacks its file golden\.bin"):
+        install(store, update)
+    assert install(store, tiny_bundle).state.current.number == 2  # the same one
+    assert store.open().manifest == Bundle.open(tiny_bundle).manifest
+    with pytest.raises(BundleError, match=r"lacks its file golden\.bin"):
+        store.roll_back()
 
 
 def test_leftovers_of_a_loss_of_power_go_with_the_next_installation(
