@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
 from collections.abc import Callable
@@ -252,6 +253,14 @@ class FollowingEstimator(DelegatingEstimator):
             died = trial.enter_context(self.store.trying(slot.number))
         except OutputError:  # somebody else's store
             return
+
+        def end() -> None:
+            """Of a program that closes nothing at its end, which is no death."""
+            if not self._guard.forked:
+                trial.close()
+
+        atexit.register(end)
+        trial.callback(atexit.unregister, end)
         if died >= MOST_STARTS:
             raise UpdateError(
                 f"{slot.number}.splite of {self.store.path} was started {died} times, and never came to "
