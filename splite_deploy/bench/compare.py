@@ -317,6 +317,13 @@ def _warnings(before: _Group, after: _Group) -> Iterator[str]:
             )
 
 
+def differences(before: BenchResult, after: BenchResult) -> list[str]:
+    """Every condition that is not the same in two results, such as versions and the file, each as text."""
+    old, new = dict(_conditions(before)), dict(_conditions(after))
+    keys = dict.fromkeys([*old, *new])
+    return [f"{key}: {_shown(old.get(key))} → {_shown(new.get(key))}" for key in keys if old.get(key) != new.get(key)]
+
+
 def _shown(value: object) -> str:
     return NOT_AVAILABLE if value is None else str(value)
 

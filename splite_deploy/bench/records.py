@@ -86,10 +86,19 @@ def read_results(path: str | PathLike[str], line: int | None = None) -> list[Ben
             there = ", ".join(map(str, list(held)[:20]))
             raise UsageError(f"{path} holds no result in line {line}.", hint=f"There are results in lines: {there}.")
         held = {line: held[line]}
-    return [_parse(text, f"{path}, line {number}") for number, text in held.items()]
+    return [parse_result(text, f"{path}, line {number}") for number, text in held.items()]
 
 
-def _parse(line: bytes, where: str) -> BenchResult:
+def parse_result(line: bytes, where: str) -> BenchResult:
+    """Reads a line.
+
+    Args:
+        line: The line.
+        where: Which one it is, for messages.
+
+    Raises:
+        UsageError: It is no result, is cut off, or is of another version.
+    """
     try:
         data = parse_json(line, where)
     except ReadError as err:

@@ -11,6 +11,7 @@ from splite_deploy.cli import demo as demo
 from splite_deploy.cli import doctor as doctor
 from splite_deploy.cli import export as export
 from splite_deploy.cli import fit as fit
+from splite_deploy.cli import fleet as fleet
 from splite_deploy.cli import init as init
 from splite_deploy.cli import inspect as inspect
 from splite_deploy.cli import install as install

@@ -45,6 +45,7 @@ def test_every_command_is_asked() -> None:
         "doctor",
         "export",
         "fit",
+        "fleet",
         "init",
         "inspect",
         "install",
