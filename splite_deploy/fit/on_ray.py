@@ -90,7 +90,7 @@ class OnRay:
                 "The search runs on Ray, which is not installed here.",
                 hint="Install it: pip install 'splite-deploy[fit]', or add --one-by-one, which needs none.",
             ) from err
-        self._ray = ray
+        self._ray: Any = ray  # whose annotations are incomplete
         handler = signal.getsignal(signal.SIGTERM)
         try:
             self._start(address)
@@ -99,8 +99,8 @@ class OnRay:
                 signal.signal(signal.SIGTERM, handler)  # which Ray takes
         try:
             self.check_needs(self._needs)
-            self._task = ray.remote(do)
-            self._project_there = ray.put(project)
+            self._task = self._ray.remote(do)
+            self._project_there = self._ray.put(project)
         except BaseException:
             self.close()
             raise
