@@ -14,6 +14,7 @@ from splite_deploy.bench.report.tables import machine
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.children import python_command, run
 from splite_deploy.errors import SpliteError, UsageError, how_it_ended
+from splite_deploy.fit.space import Variant
 from splite_deploy.fit.steps import HERE
 from splite_deploy.remote.devices import Device
 from splite_deploy.remote.push import read_there
@@ -44,12 +45,12 @@ class Place:
     threads: int | None = None
     frames: int | None = None
 
-    def measure(self, bundle: Path, backend: str, folder: Path) -> dict[str, Any]:
-        """Verifies and times the first artifact of a bundle.
+    def measure(self, bundle: Path, variant: Variant, folder: Path) -> dict[str, Any]:
+        """Verifies and times an artifact of a bundle.
 
         Args:
-            bundle: With one artifact.
-            backend: What runs it.
+            bundle: With the artifact, and perhaps others: one of int8 for ONNX Runtime has float32 beside it.
+            variant: Which one, and what runs it.
             folder: Empty; for intermediate files.
 
         Returns:
@@ -59,7 +60,7 @@ class Place:
         Raises:
             SpliteError: It cannot be reached, or does not run it.
         """
-        by = ("-b", backend)
+        by = ("-b", variant.backend, "-p", variant.precision)
         verified = self._run("verify", bundle, folder / "verify", by, lambda file: _broken(read_json(file)))
         more = by if self.frames is None else (*by, "--frames", str(self.frames))
         (result,) = self._run("bench", bundle, folder / "bench", more, read_results)

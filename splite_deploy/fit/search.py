@@ -351,6 +351,7 @@ class _Steps:
                 Needs(device=place.name),
                 name=f"{candidate.name}-{variant.backend}-{variant.precision}",
                 backend=variant.backend,
+                precision=variant.precision,
                 place=place.name,
                 machine=place.identity,
             )

@@ -11,7 +11,7 @@ from typing import Any
 from splite_deploy.bundle import Bundle
 from splite_deploy.files import work_folder
 from splite_deploy.fit.measuring import Place
-from splite_deploy.fit.space import Candidate
+from splite_deploy.fit.space import Candidate, Variant
 from splite_deploy.fit.steps import Kind, Step
 from splite_deploy.fit.training import TrainingCommand
 
@@ -126,7 +126,7 @@ def _score(options: Mapping[str, Any], project: Project, folder: Path) -> Found:
 
 
 def _export(options: Mapping[str, Any], project: Project, folder: Path) -> Found:
-    """A bundle of one artifact, and its error as this machine computes it."""
+    """A bundle of an artifact, and its error as this machine computes it."""
     from splite_deploy.export import ExportOptions, export_bundle
 
     candidate, precision = Candidate(**options["candidate"]), options["precision"]
@@ -147,7 +147,8 @@ def _export(options: Mapping[str, Any], project: Project, folder: Path) -> Found
 def _measure(options: Mapping[str, Any], project: Project, folder: Path) -> Found:
     bundle = (folder / "in" / BUNDLE).rename(folder / f"{options['name']}.splite")
     place = project.places[options["place"]]
-    return {}, place.measure(Bundle.open(bundle).path, options["backend"], folder / "measured")
+    variant = Variant(options["backend"], options["precision"])
+    return {}, place.measure(Bundle.open(bundle).path, variant, folder / "measured")
 
 
 def _layers(options: Mapping[str, Any], project: Project, folder: Path) -> Found:
