@@ -72,6 +72,11 @@ def install(
     place = Store(store)
     if rollback and update is not None:
         raise OptionError("--rollback installs nothing, and an update was named.", hint="Leave one of them out.")
+    if update is None and (allow_older or backends or precisions or threads):
+        raise OptionError(
+            "--allow-older, --backend, --precision and --threads are about an update, and none was named.",
+            hint="Name an update or a bundle, or leave them out.",
+        )
     key = "" if public_key_file is None else public_key_of(public_key_file)
     if update is not None:
         given: dict[str, Any] = {"public_key": key, "allow_older": allow_older}

@@ -59,6 +59,14 @@ def test_it_keeps_two_and_goes_back_and_forth(splite: Invoke, tiny_bundle: Path,
     assert shown == f"The current bundle is {store / '3.splite'}.\nThe other one is {store / '2.splite'}.\n"
 
 
+@pytest.mark.parametrize(
+    "option", [("--allow-older",), ("-b", "ort"), ("-p", "fp32", "--rollback"), ("--threads", "1")]
+)
+def test_options_of_an_update_need_one(splite: Invoke, tmp_path: Path, option: tuple[str, ...]) -> None:
+    refused = splite("install", tmp_path / "store", *option)
+    assert refused.exit_code == 2 and "are about an update, and none was named." in refused.stderr
+
+
 def test_its_folders_are_whole_bundles_for_everybody(tiny_bundle: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "deep" / "store")
     state = install(store, tiny_bundle).state
