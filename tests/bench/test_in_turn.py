@@ -96,7 +96,9 @@ def test_what_is_not_installed_is_left_out_unless_it_was_named(
 ) -> None:
     found = base.find_spec
     monkeypatch.setattr(base, "find_spec", lambda name: None if name == "ai_edge_litert" else found(name))
-    monkeypatch.setattr(base, "_is_found", lambda name: name not in ("ai_edge_litert", "tflite_runtime", "tensorflow"))
+    monkeypatch.setattr(
+        base, "module_is_found", lambda name: name not in ("ai_edge_litert", "tflite_runtime", "tensorflow")
+    )
     done = splite("bench", mixed, *QUICK, "-p", "fp32")
     assert done.exit_code == 0, done.output
     assert "Left out mixed.splite tflite fp32: The backend 'tflite' needs" in words(done.stdout)
@@ -110,7 +112,7 @@ def test_what_is_not_installed_is_left_out_unless_it_was_named(
 def test_an_engine_that_was_named_is_a_failure_after_the_rest_is_kept(
     splite: Splite, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "_is_found", lambda name: True)
+    monkeypatch.setattr(base, "module_is_found", lambda name: True)
     file = tmp_path / "out.jsonl"
     unnamed = splite("bench", mixed, *QUICK, "-p", "fp16", "-p", "fp32")
     assert unnamed.exit_code == 0 and "Left out mixed.splite trt fp16: " in words(unnamed.stdout)
