@@ -56,7 +56,7 @@ def command(options: argparse.Namespace, data: Path) -> list[str]:
     """The search as it is typed."""
     train = (
         f"{sys.executable} {HAND / 'train.py'} --data {data} --init {{checkpoint}} --steps {{steps}} --out {{out}} "
-        f"--model {{model}} --renders {options.folder / 'renders'} --synthetic 100 --batch 16 --threads 1 "
+        f"--model {{model}} --renders {{cache}} --synthetic 100 --batch 16 --threads 1 "
         "--learning-rate 5e-4 --eval-every 1000000"
     )
     search = ["--train", train, "--labels", str(data), "-p", "fp32", "-p", "int8", "--keep", "0.25", "--crops", "32"]

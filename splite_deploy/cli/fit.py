@@ -67,7 +67,7 @@ def _default_output(given: Mapping[str, Any]) -> Path:
     "--train",
     metavar="COMMAND",
     help="What fine-tunes a network: a command with {checkpoint}, {steps} and {out} in it, and {model}, {height}, "
-    "{width} and {python} where it needs them; or module:function. Nothing is trained without it.",
+    "{width}, {python} and {cache} where it needs them; or module:function. Nothing is trained without it.",
 )
 @click.option("--space", type=FilePath, help="A fit.toml with what is tried; the options below replace what it says.")
 @click.option(

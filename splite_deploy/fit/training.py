@@ -13,11 +13,13 @@ from pathlib import Path
 
 from splite_deploy.children import Child
 from splite_deploy.errors import OptionError, UsageError, how_it_ended, reading_hint
+from splite_deploy.files import cache_folder
 from splite_deploy.fit.digest import digest_of
 from splite_deploy.text import shown
 
-PLACES = ("checkpoint", "steps", "out", "model", "height", "width", "python")
-"""What a command may name in braces: the first three have to be there; the last one is the Python of splite-deploy."""
+PLACES = ("checkpoint", "steps", "out", "model", "height", "width", "python", "cache")
+"""What a command may name in braces: the first three have to be there. ``python`` is that of splite-deploy, ``cache`` a
+folder that trainings share: what they write there is no part of the key of their results."""
 _REQUIRED = PLACES[:3]
 _LINES = 12
 _FORM = "Write it as 'python train.py --init {checkpoint} --steps {steps} --out {out}'."
@@ -101,7 +103,14 @@ class TrainingCommand:
         Raises:
             UsageError: It cannot be started, fails, or leaves no checkpoint.
         """
-        places = {"checkpoint": checkpoint, "steps": steps, "out": out, "model": model, "python": sys.executable}
+        places: dict[str, object] = {
+            "checkpoint": checkpoint,
+            "steps": steps,
+            "out": out,
+            "model": model,
+            "python": sys.executable,
+        }
+        places["cache"] = (cache_folder() or out.parent) / "fit"
         words = self.with_places({**places, "height": size[0], "width": size[1]})
         log = out.with_name("training.log")
         with log.open("wb") as stream:

@@ -95,3 +95,12 @@ def test_the_digest_is_of_the_words_and_the_files_that_they_name(tmp_path: Path)
         digests.append(TrainingCommand.parse(text).digest())
     digests.append(TrainingCommand.parse(f"{text} --lr 1").digest())
     assert len(set(digests)) == 5
+
+
+def test_what_trainings_share_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLITE_CACHE", str(tmp_path / "cache"))
+    text = "sh -c 'mkdir -p $0; echo $1 >>$0/log; cp $2 $3' {cache} {steps} {checkpoint} {out}"
+    before = TrainingCommand.parse(text).digest()
+    run(text, tmp_path)
+    assert (tmp_path / "cache" / "fit" / "log").read_text() == "7\n"
+    assert TrainingCommand.parse(text).digest() == before
