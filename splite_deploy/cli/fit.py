@@ -61,7 +61,12 @@ def _default_output(given: Mapping[str, Any]) -> Path:
     type=FilePath,
     help="The names and Pythons of machines; devices.toml here without it.",
 )
-@click.option("--output", "-o", type=FilePath, help="The folder of the search; NAME-fit beside the checkpoint.")
+@click.option(
+    "--output",
+    "-o",
+    type=FilePath,
+    help="Write the search into this folder; into NAME-fit beside the checkpoint without it.",
+)
 @click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
 @click.option(
     "--train",
@@ -322,7 +327,7 @@ def _board() -> Iterator[Callable[[Step, str], None]]:
 
 
 def _table(outcome: Outcome, unit: str) -> Any:
-    from rich.table import Table
+    from splite_deploy.plain_table import Table
 
     table = Table(title="What was measured")
     for name in ("Artifact", "Device", f"Error ({unit})", "p50 (ms)", "p99 (ms)", "Remarks"):

@@ -32,8 +32,10 @@ from splite_deploy.spec import PRECISIONS
 PACKAGE = Path(__file__).parents[2] / "splite_deploy"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![\w-]*=)")
 COMMAND = re.compile(r"(?:'|: )splite-deploy ([a-z][a-z0-9-]*)")
-ELSEWHERE = {"--force-reinstall", "--gpus", "--no-deps", "--runtime", "--tflite"}
-"""Options of pip, docker and tf2onnx that hints name."""
+ELSEWHERE = {
+    *("--force-reinstall", "--gpus", "--head", "--init", "--no-deps", "--out", "--resources", "--runtime", "--tflite"),
+}
+"""Options of pip, docker, tf2onnx, ray and of a user's training that hints name."""
 
 
 def options(command: click.Command) -> set[str]:
@@ -288,6 +290,7 @@ FILE_NAMES = {
     "model.toml",
     "report.json",
     "samples.py",
+    "train.py",
     "file.py",
     "person_keypoints_val2017.json",
 }
