@@ -12,6 +12,7 @@ import pytest
 HOST = (
     "splite_deploy.export",
     "splite_deploy.compact",
+    "splite_deploy.fit",
     "splite_deploy.decoders.torch",
     "splite_deploy.compile.simplifier",
     "splite_deploy.compile.tflite",

@@ -1,8 +1,7 @@
 """What layers cost on a device, each shape measured once there: latencies are predicted before anything is trained.
 
 A prediction is the sum of a network's layers, times what the dense network takes over the sum of its own: that factor
-stands for all that is no layer with weights, and for what
-layers cost when they follow each other. Imports onnx.
+stands for all that is no layer with weights, and for what layers cost when they follow each other. Imports onnx.
 """
 
 from __future__ import annotations
