@@ -189,6 +189,7 @@ class OrtSession(BaseSession):
         self._file, self._options, self._traced = file, options, traced
         self._provider = None if options.provider is None else find_provider(options.provider)
         self._layers: tuple[Layer, ...] | None = None
+        self._to_place = self._provider is not None and not traced
         with ExitStack() as stack:
             trace = None
             if traced or self._provider is not None:
@@ -203,8 +204,9 @@ class OrtSession(BaseSession):
 
     def _infer(self, feeds: Mapping[str, Feed]) -> dict[str, FloatArray]:
         values = run_graph(self._session, self._names, feeds)
-        if self._provider is not None and not self._traced:
+        if self._to_place:
             self._read_layers()
+            self._to_place = False  # not where that refuses: the next run is refused, too
         return values
 
     def placements(self) -> tuple[Placement, ...]:
