@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -172,3 +172,16 @@ def how_it_ended(status: int) -> str:
     except ValueError:
         name = f"signal {-status}"
     return f"{name}, which the system sends where memory runs out" if name == "SIGKILL" else name
+
+
+def told_failure(lines: Sequence[str]) -> tuple[str, str]:
+    """What a command of ours wrote to standard error of its failure.
+
+    Args:
+        lines: That it wrote.
+
+    Returns:
+        Its message, else the last line, and its hint; each empty where there is none.
+    """
+    told = {kind: line.removeprefix(kind) for line in lines for kind in ("error: ", "hint:  ") if line.startswith(kind)}
+    return told.get("error: ") or (lines[-1] if lines else ""), told.get("hint:  ", "")

@@ -13,7 +13,7 @@ from splite_deploy.bench.loop import END_TO_END, MODEL_ONLY
 from splite_deploy.bench.report.tables import machine
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.children import python_command, run
-from splite_deploy.errors import SpliteError, UsageError, how_it_ended
+from splite_deploy.errors import SpliteError, UsageError, how_it_ended, told_failure
 from splite_deploy.fit.space import Variant
 from splite_deploy.fit.steps import HERE
 from splite_deploy.remote.devices import Device
@@ -107,10 +107,8 @@ def _run_here(arguments: Sequence[str], file: Path, read: Callable[[Path], Any])
     if file.is_file():
         return read(file)
     said = [shown(line) for line in ended.stderr.decode(errors="replace").splitlines() if line.strip()]
-    told = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
-    hints = [line.removeprefix("hint:  ") for line in said if line.startswith("hint:  ")]
-    message = (told or said or [how_it_ended(ended.returncode)])[-1]
-    raise SpliteError(f"{arguments[0]}: {message}", hint=hints[-1] if hints else "")
+    message, hint = told_failure(said)
+    raise SpliteError(f"{arguments[0]}: {message or how_it_ended(ended.returncode)}", hint=hint)
 
 
 def _broken(data: Any) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from splite_deploy.device.environment import Environment
 from splite_deploy.doctor import Diagnosis
-from splite_deploy.errors import RemoteError, SpecError, SpliteError
+from splite_deploy.errors import RemoteError, SpecError, SpliteError, told_failure
 from splite_deploy.files import writing
 from splite_deploy.remote.connection import Connection
 from splite_deploy.remote.devices import Device
@@ -97,14 +97,11 @@ class Outcome:
 
     def failure(self) -> RemoteError:
         """What the command said about its failure, as an error of this machine."""
-        told = dict.fromkeys(("error: ", "hint:  "), "")
-        for line in self.said:
-            for kind in told:
-                if line.startswith(kind):
-                    told[kind] = line.removeprefix(kind)
-        last = self.said[-1] if self.said else f"the command ended with status {self.status} and said nothing"
-        hint = told["hint:  "] or "The message is of that machine: run the command there to see all of it."
-        return RemoteError(f"{self.device.name}: {told['error: '] or last}", hint=hint)
+        message, hint = told_failure(self.said)
+        return RemoteError(
+            f"{self.device.name}: {message or f'the command ended with status {self.status} and said nothing'}",
+            hint=hint or "The message is of that machine: run the command there to see all of it.",
+        )
 
 
 def work_on(devices: Sequence[Device], job: Job, folder: Path, tell: Tell) -> list[Outcome]:
