@@ -305,6 +305,18 @@ threads_option = click.option(
 )
 
 
+model_option = click.option(
+    "--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it."
+)
+method_option = click.option(
+    "--method",
+    type=click.Choice(("bn-scale", "group-norm", "l1", "taylor")),
+    default="group-norm",
+    show_default=True,
+    help="The measure of a channel's importance.",
+)
+
+
 def backend_options(command: CommandFunction) -> CommandFunction:
     """``--backend``, ``--precision`` and ``--threads``, the same for every command that runs a network."""
     for option in (

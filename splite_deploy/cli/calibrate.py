@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, Images, check_place, json_option, main
+from splite_deploy.cli.app import FilePath, Images, check_place, json_option, main, model_option
 from splite_deploy.cli.console import STDOUT, put_json, say, warn, working
 from splite_deploy.text import command
 
@@ -30,7 +30,7 @@ from splite_deploy.text import command
     "or an .npz of crops.",
 )
 @click.option("--count", type=Images, default=128, show_default=True, help="Number of images, picked evenly.")
-@click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
+@model_option
 @click.option("--eval", "evaluation", type=FilePath, help="Images of the evaluation, which should not be among these.")
 @click.option("--weights", help="Key of the weights to use, where the checkpoint holds several.")
 @click.option(

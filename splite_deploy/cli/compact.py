@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, Images, check_place, json_option, main
+from splite_deploy.cli.app import FilePath, Images, check_place, json_option, main, method_option, model_option
 from splite_deploy.cli.console import STDOUT, put_json, remark, say, show, working
 from splite_deploy.files import check_writable, refuse_existing, writing
 from splite_deploy.text import command
@@ -33,14 +33,8 @@ def _default_output(given: Mapping[str, Any]) -> Path:
     help="The OUT.safetensors to write; NAME-compacted.safetensors beside the checkpoint without it.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
-@click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
-@click.option(
-    "--method",
-    type=click.Choice(("bn-scale", "group-norm", "l1", "taylor")),
-    default="group-norm",
-    show_default=True,
-    help="The measure of a channel's importance.",
-)
+@model_option
+@method_option
 @click.option(
     "--speed-up", type=float, help="Divide the multiply-accumulates by at least this; 2 if nothing says how much."
 )

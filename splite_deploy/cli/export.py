@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from splite_deploy.cli.app import BackendName, FilePath, Images, json_option, main
+from splite_deploy.cli.app import BackendName, FilePath, Images, json_option, main, model_option
 from splite_deploy.cli.console import STDOUT, put_error, put_json, remark, say, show, working
 from splite_deploy.compile.precision import INT8_RECIPES
 from splite_deploy.errors import ParityError, UsageError
@@ -28,7 +28,7 @@ PARTIAL = 3
 @main.command(short_help="Make a bundle from a checkpoint, and compare every step.")
 @click.argument("checkpoint", type=FilePath)
 @click.option("--output", "-o", type=FilePath, required=True, help="The bundle to make, usually NAME.splite.")
-@click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
+@model_option
 @click.option(
     "--backend",
     "-b",

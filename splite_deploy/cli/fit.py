@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from splite_deploy.cli.app import BackendName, FilePath, Images, json_option, main, threads_option
+from splite_deploy.cli.app import (
+    BackendName,
+    FilePath,
+    Images,
+    json_option,
+    main,
+    method_option,
+    model_option,
+    threads_option,
+)
 from splite_deploy.cli.bench import milliseconds
 from splite_deploy.cli.console import STDOUT, bar_console, put_json, remark, say, show
 from splite_deploy.errors import GateError, OptionError
@@ -67,7 +76,7 @@ def _default_output(given: Mapping[str, Any]) -> Path:
     type=FilePath,
     help="Write the search into this folder; into NAME-fit beside the checkpoint without it.",
 )
-@click.option("--model", type=FilePath, help="The model spec; model.toml beside the checkpoint without it.")
+@model_option
 @click.option(
     "--train",
     metavar="COMMAND",
@@ -105,13 +114,7 @@ def _default_output(given: Mapping[str, Any]) -> Path:
     help="Steps of fine-tuning in all after each rung, ascending. May be given several times.",
 )
 @click.option("--keep", type=float, help="The part of the networks that goes on after a rung.")
-@click.option(
-    "--method",
-    type=click.Choice(("bn-scale", "group-norm", "l1", "taylor")),
-    default="group-norm",
-    show_default=True,
-    help="The measure of a channel's importance.",
-)
+@method_option
 @click.option("--labels", type=FilePath, help="Labels to measure errors on; the distance to the parent without them.")
 @click.option("--images", type=FilePath, help="Images to compare conversions on; those of --labels without it.")
 @click.option(
