@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import remembered_graphs
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
@@ -66,14 +67,16 @@ def pytest_runtest_setup() -> None:
     read = registration and registration.ONNXRegistry.from_torchlib
     if read and not hasattr(read, "cache_info"):
         registration.ONNXRegistry.from_torchlib = staticmethod(functools.cache(read))  # type: ignore[union-attr]
+    remembered_graphs.remember_graphs()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keeps rendered images out of the user's cache; all workers share one."""
+    """Keeps rendered images out of the user's cache; all workers share one, and the graphs that torch made."""
     base = tmp_path_factory.getbasetemp()
     of_this_run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     os.environ["SPLITE_CACHE"] = str(of_this_run / "cache")
+    remembered_graphs.folder = of_this_run / "graphs"
 
 
 @pytest.fixture(scope="session")
