@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from converters import use_any_converter
 from pages import MARK, blocks, commands, pages, read
 
@@ -32,6 +34,8 @@ ENVIRONMENT = {
 }
 """Of what runs, beside that of the test."""
 START, APPLICATION = "docs/get-started.md", "docs/application.md"
+QUOTED, SHELL = re.compile("'[^']*'"), re.compile(r"[\\\\\"$&();<>*?#`|~\[\]]")
+"""What a shell takes as it stands, and what means something to it elsewhere."""
 WHY = ("needs ", "takes ", "each line is for another machine")
 """How the reasons begin that a block may have for not being run."""
 CLIP_FRAMES, CLIP_STEP_PX, CLIP_CORNER = 40, 4, (400, 120)
@@ -77,6 +81,7 @@ def write_clip(folder: Path) -> None:
 
 
 def run(command: list[str] | str, folder: Path) -> str:
+    """What a command prints in this folder; a line is read by a shell."""
     done = subprocess.run(
         command,
         cwd=folder,
@@ -90,6 +95,23 @@ def run(command: list[str] | str, folder: Path) -> str:
     return done.stdout
 
 
+def run_line(line: str, folder: Path) -> str:
+    """What a line prints. A splite-deploy that a shell would only start runs here, where torch is imported already;
+    test_readme.py types into a shell."""
+    if not line.startswith("splite-deploy ") or SHELL.search(QUOTED.sub("", line)):
+        return run(line, folder)
+    from splite_deploy.cli import main
+
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        done = CliRunner(env=ENVIRONMENT).invoke(main, shlex.split(line)[1:])
+    finally:
+        os.chdir(here)
+    assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exc_info}"
+    return done.stdout
+
+
 def buildable(command: str) -> bool:
     """Whether this can run here: engines are built where TensorRT-RTX is installed, which has no wheel for some."""
     return command.split()[1] != "compile" or find_spec("tensorrt_rtx_bindings") is not None
@@ -97,7 +119,7 @@ def buildable(command: str) -> bool:
 
 def run_in_order(lines: list[str], folder: Path) -> dict[str, str]:
     """What each command prints."""
-    return {line: run(line, folder) for line in lines if buildable(line)}
+    return {line: run_line(line, folder) for line in lines if buildable(line)}
 
 
 @pytest.fixture(scope="module")
