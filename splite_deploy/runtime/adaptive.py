@@ -17,7 +17,7 @@ from splite_deploy.arrays import is_count, is_number
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import BackendError, SpliteError, UsageError
 from splite_deploy.runtime.backends.base import OneAtATime
-from splite_deploy.runtime.delegating import DelegatingEstimator
+from splite_deploy.runtime.delegating import DelegatingEstimator, shielded
 from splite_deploy.runtime.estimator import PoseEstimator, StageTimes
 from splite_deploy.runtime.governor import REST_S, WINDOW, Governor, Switch
 from splite_deploy.runtime.selection import pick_artifacts
@@ -103,7 +103,8 @@ class AdaptiveEstimator(DelegatingEstimator):
         threads: See `PoseEstimator.open`.
         color: See `PoseEstimator.open`.
         options: See `PoseEstimator.open`.
-        on_switch: Is called with every change, in the thread of the frame.
+        on_switch: Is called with every change, in the thread of the frame. An exception of it costs no frame: it is
+            shown by `threading.excepthook`.
 
     Raises:
         UsageError: A value is out of its range, or the variants find different keypoints.
@@ -195,7 +196,7 @@ class AdaptiveEstimator(DelegatingEstimator):
                 if switch is not None:
                     self._active = self._loaded[index]
                     self.switches.append(switch)
-                    self._on_switch(switch)
+                    shielded(lambda switch=switch: self._on_switch(switch))  # type: ignore[misc]
                 began_s = time.perf_counter()
                 try:
                     found = run(self._loaded[index])

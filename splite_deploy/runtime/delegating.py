@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -15,6 +17,19 @@ from splite_deploy.runtime.preprocess import AnyImage
 from splite_deploy.spec import Color, ModelSpec
 
 _T = TypeVar("_T")
+
+
+def shielded(told: Callable[[], object]) -> None:
+    """Calls who wants to be told of a change. An exception is shown, and costs no frame."""
+    try:
+        told()
+    except Exception:
+        show_error()
+
+
+def show_error() -> None:
+    """Shows the exception that is being handled as one that ends a thread."""
+    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
 
 class DelegatingEstimator(Closing):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import sys
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from typing import TypeVar
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import OutputError, SpliteError, UpdateError, UsageError, first_line
 from splite_deploy.runtime.backends.base import OneAtATime
-from splite_deploy.runtime.delegating import DelegatingEstimator
+from splite_deploy.runtime.delegating import DelegatingEstimator, shielded, show_error
 from splite_deploy.runtime.estimator import PoseEstimator, StageTimes
 from splite_deploy.text import command
 from splite_deploy.updates import Slot, Store
@@ -270,7 +268,7 @@ class FollowingEstimator(DelegatingEstimator):
 
     def _say(self, message: str) -> None:
         """Has something told by the thread: no call waits for who is told, or fails with them."""
-        self._work.put(lambda: self._told(message))
+        self._work.put(lambda: shielded(lambda: self._told(message)))
 
     def _watch(self) -> None:
         """What the thread does: looks into the store, and what `_work` holds."""
@@ -288,8 +286,8 @@ class FollowingEstimator(DelegatingEstimator):
                 if err.message != trouble:  # which may last
                     self._say(err.message)
                 trouble = err.message
-            except Exception:  # of who is told, or our own: it is shown, and the store is followed on
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+            except Exception:  # our own: the store is followed on
+                show_error()
             else:
                 trouble = "" if work == self._look else trouble
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,22 @@ def test_it_finds_what_the_variant_that_runs_finds(picture: NDArray[np.uint8]) -
             estimator.batch(picture, 5)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="needs both the intrinsics and a bone length"):
             estimator.check_options(np.eye(3))
+
+
+def test_who_fails_to_listen_costs_no_frame(
+    picture: NDArray[np.uint8], waits_s: dict[str | None, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda error: shown.append(error.exc_value))
+
+    def fails(switch: Switch) -> None:
+        raise RuntimeError(f"no display for {switch.why}")
+
+    waits_s["fp32"] = 0.15
+    with AdaptiveEstimator(BUNDLE, 100, window=WINDOW, rest_s=0.2, on_switch=fails) as estimator:
+        go(estimator, picture, lambda: estimator.active.precision == "int8")
+        assert [str(one) for one in shown] == [f"no display for {one.why}" for one in estimator.switches]
+        assert estimator(picture, BOX).keypoints.shape == (21, 2)
 
 
 def test_late_frames_bring_the_faster_variant_and_room_the_other(

@@ -261,18 +261,20 @@ def test_options_that_fit_neither_bundle_are_nobodys_failure(store: Store, tiny_
     assert store.read().current == Slot(2)
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError, lambda said: BackendError(said, hint="")])
 def test_who_fails_to_listen_costs_no_call(
     follow: Callable[..., FollowingEstimator],
     store: Store,
     tiny_bundle: Path,
     image: Image,
     monkeypatch: pytest.MonkeyPatch,
+    error: Callable[[str], Exception],
 ) -> None:
     shown: list[str] = []
     monkeypatch.setattr(threading, "excepthook", lambda error: shown.append(str(error.exc_value)))
 
     def fails(message: str) -> None:
-        raise BrokenPipeError(message)
+        raise error(message)
 
     estimator = follow(told=fails)
     for number in (2, 3):
