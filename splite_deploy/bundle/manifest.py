@@ -16,6 +16,7 @@ from typing import Any, Literal
 from splite_deploy.bundle.links import refuse_link_out
 from splite_deploy.decoders import check_shapes, layouts_of
 from splite_deploy.errors import BundleError, SpecError, reading_hint
+from splite_deploy.files import is_file
 from splite_deploy.spec import Color, LimitSpec, ModelSpec, Precision, View
 from splite_deploy.spec.plain import OPTIONAL, compact_json, structure, to_plain
 from splite_deploy.spec.reading import MissingError, ReadError, parse_json, read_bytes
@@ -25,6 +26,8 @@ Typing = Literal["weak", "strong"]
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+STORE = "store.json"
+"""Of the folder into which bundles are installed; see `splite_deploy.updates`."""
 MOST_PARTS = 64
 """Files of one artifact."""
 REEXPORT = "Copy the bundle again, or make it anew with 'splite-deploy export'."
@@ -275,6 +278,12 @@ def read_manifest(folder: Path) -> Manifest:
         content = read_bytes(file)
         data = parse_json(content, str(file), mark=False)
     except MissingError as err:
+        if is_file(folder / STORE):
+            raise BundleError(
+                f"{folder} is a store, which holds bundles, and not one of them.",
+                hint=f"{command('install', folder)} says which is the current one: name that. "
+                "In Python PoseEstimator.follow runs what a store holds.",
+            ) from err
         if os.path.isdir(folder):  # noqa: PTH112 - pathlib's raises where the folder cannot be read
             raise BundleError(f"{folder} holds no {MANIFEST}, so it is not a bundle.", hint=REEXPORT) from err
         what = "is a file, not a bundle folder" if os.path.lexists(folder) else "does not exist"

@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 
 from splite_deploy import interruption
 from splite_deploy.cli.console import STDOUT, fail, put_notes, set_volume
-from splite_deploy.cli.inputs import check_bundles, is_bundle, line_of, read_along
+from splite_deploy.cli.inputs import bundle_at, check_places, is_bundle, line_of, read_along
 from splite_deploy.cli.streams import prepare_streams
 from splite_deploy.errors import FILES_HINT, MissingDependencyError, OptionError, OutputError, SpliteError
 from splite_deploy.files import TMP_HINT, check_outputs, check_writable, matched, writing
@@ -42,6 +42,15 @@ class _FilePath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class _BundlePath(_FilePath):
+    """A bundle. A store stands for its current one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        path = super().convert(value, param, ctx)
+        return path if ctx is not None and ctx.resilient_parsing else bundle_at(path)
+
+
 def not_empty(context: click.Context | None, parameter: click.Parameter | None, value: _Named) -> _Named:
     """Refuses an empty name, alone or among several, of a file, folder or camera."""
     if "" in ((value,) if isinstance(value, str) else value or ()):
@@ -50,6 +59,7 @@ def not_empty(context: click.Context | None, parameter: click.Parameter | None, 
 
 
 FilePath = _FilePath()
+BundlePath = _BundlePath()
 Images = click.IntRange(1, 10_000)
 """Numbers of images that are held in memory at once: 10,000 crops of 256 x 256 take 2 GB."""
 CommandFunction = Callable[..., Any]
@@ -131,7 +141,8 @@ class Command(click.Command):
         check_outputs(inputs, outputs, is_bundle)
         beside = read_along(inputs, outputs, made=_MADE.get(self.name or "", ""))
         check_outputs([(f"{called} (beside it)", path) for called, path in beside], outputs)
-        check_bundles(outputs, ctx.params.get("output") if self.name == "export" else None)
+        made = ctx.params.get("output") if self.name == "export" else None
+        check_places(outputs, made, ctx.params.get("store") if self.name == "install" else None)
         return super().invoke(ctx)
 
 

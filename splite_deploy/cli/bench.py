@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from splite_deploy.cli.app import (
+    BundlePath,
     CommandFunction,
     FilePath,
     device_options,
@@ -184,7 +185,7 @@ def milliseconds(context: click.Context, option: click.Parameter, value: str | N
 
 
 @main.command(short_help="Time bundles and files, and recommend which to ship.")
-@click.argument("targets", metavar="[BUNDLE|FILE]...", type=FilePath, nargs=-1)
+@click.argument("targets", metavar="[BUNDLE|FILE]...", type=BundlePath, nargs=-1)
 @model_option
 @several_backends
 @threads_option

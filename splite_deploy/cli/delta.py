@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from splite_deploy.cli.app import FilePath, check_place, json_option, main
+from splite_deploy.cli.app import BundlePath, FilePath, check_place, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, say, working
 from splite_deploy.errors import OptionError
 from splite_deploy.files import refuse_existing
 
 
 @main.command(short_help="Write what a bundle changes of another as an update.")
-@click.argument("bundles", metavar="[OLD] NEW", type=FilePath, nargs=-1, required=True)
+@click.argument("bundles", metavar="[OLD] NEW", type=BundlePath, nargs=-1, required=True)
 @click.option("--output", "-o", type=FilePath, required=True, callback=check_place, help="The file to write.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @click.option(

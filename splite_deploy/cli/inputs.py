@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from splite_deploy.errors import SpliteError, UsageError
-from splite_deploy.files import is_file, is_folder
+from splite_deploy.files import is_file, is_folder, real_path
 
 Named = tuple[str, Path]
 """A path, after what messages call it."""
@@ -42,16 +42,40 @@ def is_bundle(folder: Path) -> bool:
     return new.is_bundle(folder)
 
 
-def check_bundles(outputs: Sequence[Named], bundle_made: Path | None) -> None:
-    """Refuses to write into a bundle, whichever: its files have to be those that its manifest describes.
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a store of installed bundles. Of those without a ``store.json`` nothing is imported."""
+    if not is_file(folder / "store.json"):
+        return False
+    from splite_deploy.updates import store
+
+    return store.is_store(folder)
+
+
+def bundle_at(path: Path) -> Path:
+    """The current bundle, where this is a store; else what was named.
+
+    Raises:
+        UpdateError: The store is damaged.
+    """
+    if not is_store(path):
+        return path
+    from splite_deploy.updates import Store
+
+    return Store(path).current()
+
+
+def check_places(outputs: Sequence[Named], bundle_made: Path | None, store_made: Path | None) -> None:
+    """Refuses to write into a bundle or a store, whichever: their files have to be those that they themselves name.
 
     Args:
         outputs: What will be written.
         bundle_made: The one of them that becomes a bundle, or replaces one.
+        store_made: What becomes a store, or is one.
 
     Raises:
-        UsageError: An output lies in a bundle.
+        UsageError: An output lies in a bundle or a store.
     """
+    store = None if store_made is None else real_path(store_made)
     for name, path in outputs:
         try:
             place = Path(os.path.realpath(path))
@@ -62,6 +86,12 @@ def check_bundles(outputs: Sequence[Named], bundle_made: Path | None) -> None:
                 raise UsageError(
                     f"{name} {path} would write into the bundle {folder}.",
                     hint=f"Name another place with {name}.",
+                )
+        for folder in (place, *place.parents):
+            if folder == store or is_store(folder):
+                raise UsageError(
+                    f"{name} {path} would write into the store {folder}.",
+                    hint=f"Name another place with {name}; into a store only 'install' writes.",
                 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from splite_deploy.cli.app import FilePath, json_option, main
+from splite_deploy.cli.app import BundlePath, FilePath, json_option, main
 from splite_deploy.cli.console import STDOUT, put_json, put_text, show, working
 from splite_deploy.cli.init import description_options, told_of
 from splite_deploy.errors import BundleError, UsageError
@@ -21,7 +21,7 @@ PROGRAM_SUFFIXES = (".pt2", ".ts", ".torchscript")
 
 
 @main.command(short_help="Show the content of a bundle, checkpoint or file.")
-@click.argument("path", type=FilePath)
+@click.argument("path", type=BundlePath)
 @click.option(
     "--model", type=FilePath, help="With --trust: the model spec of weights, instead of model.toml beside them."
 )

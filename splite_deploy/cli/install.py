@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from splite_deploy.cli.app import (
+    BundlePath,
     FilePath,
     json_option,
     main,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 @main.command(short_help="Install a bundle into a store on this machine.")
 @click.argument("store", type=FilePath)
-@click.argument("update", metavar="[UPDATE|BUNDLE]", type=FilePath, required=False)
+@click.argument("update", metavar="[UPDATE|BUNDLE]", type=BundlePath, required=False)
 @click.option("--rollback", is_flag=True, help="Go back to the other bundle of the store; twice is there and back.")
 @click.option(
     "--require-signature",

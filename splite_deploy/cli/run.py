@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from splite_deploy.cli.app import (
+    BundlePath,
     FilePath,
     backend_options,
     complete_files,
@@ -66,7 +67,7 @@ class Picture:
 
 
 @main.command(short_help="Find the keypoints in images, a video or a camera.")
-@click.argument("bundle", metavar="BUNDLE|FILE", type=FilePath)
+@click.argument("bundle", metavar="BUNDLE|FILE", type=BundlePath)
 @click.argument(
     "source", metavar="SOURCE...", nargs=-1, required=True, callback=not_empty, shell_complete=complete_files
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from numpy.typing import ArrayLike
 
-from splite_deploy.cli.app import CommandFunction, FilePath
+from splite_deploy.cli.app import BundlePath, CommandFunction
 from splite_deploy.cli.network_file import is_network_file
 from splite_deploy.errors import OptionError, UsageError
 from splite_deploy.spec import Precision
@@ -146,7 +146,7 @@ def follow_options(command: CommandFunction) -> CommandFunction:
         click.option(
             "--detector",
             metavar="BUNDLE|FILE",
-            type=FilePath,
+            type=BundlePath,
             help="Find the hands or people by this network, and their keypoints by BUNDLE, without a box: any bundle "
             "of a network that finds boxes, or a file beside its model.toml. -b and -p hold for its bundle, too.",
         ),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from splite_deploy.cli.app import (
+    BundlePath,
     FilePath,
     device_options,
     json_option,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @main.command(short_help="Check a bundle or a file on this machine.")
-@click.argument("bundle", metavar="BUNDLE|FILE", type=FilePath)
+@click.argument("bundle", metavar="BUNDLE|FILE", type=BundlePath)
 @model_option
 @click.option(
     "--images",

@@ -21,12 +21,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from splite_deploy.bundle import Bundle
+from splite_deploy.bundle.manifest import STORE
 from splite_deploy.bundle.new import is_bundle
 from splite_deploy.errors import BundleError, SpecError, SpliteError, UpdateError, reading_hint
 from splite_deploy.files import (
     claimed,
     held,
     hidden_name,
+    is_file,
+    is_folder,
     is_hidden,
     locked,
     part_file,
@@ -40,10 +43,11 @@ from splite_deploy.files import (
 from splite_deploy.spec.plain import OPTIONAL, structure, to_plain
 from splite_deploy.spec.reading import MIB, MissingError, ReadError, parse_json, read_bytes
 from splite_deploy.text import command
+from splite_deploy.updates.update_file import is_time
 
-STORE = "store.json"
 STORE_VERSION = 1
-_SLOT = re.compile(r"([1-9][0-9]{0,17})\.splite")
+_SLOT = re.compile(r"[1-9][0-9]{0,17}\.splite")
+_KEY = re.compile(r"(?:[0-9a-f]{64})?")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,16 @@ class Slot:
     starts: int = field(default=0, metadata=OPTIONAL)
     failed: str = field(default="", metadata=OPTIONAL)
 
+    def __post_init__(self) -> None:
+        _require(_SLOT.fullmatch(self.folder) is not None, f"a slot has the number {self.number}")
+        _require(self.starts >= 0, f"{self.folder} has {self.starts} starts")
+        _require(not self.made or is_time(self.made), f"{self.folder} was made at {self.made!r}")
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        return f"{self.number}.splite"
+
 
 @dataclass(frozen=True)
 class State:
@@ -81,6 +95,11 @@ class State:
     current: Slot
     other: Slot | None = None
     public_key: str = field(default="", metadata=OPTIONAL)
+
+    def __post_init__(self) -> None:
+        twice = self.other is not None and self.other.number == self.current.number
+        _require(not twice, f"{self.current.folder} is both of its slots")
+        _require(_KEY.fullmatch(self.public_key) is not None, "its public_key is no key of 32 bytes in hex")
 
     @property
     def newest(self) -> str:
@@ -139,7 +158,22 @@ class Store:
 
     def folder(self, slot: Slot) -> Path:
         """The bundle's folder of a slot."""
-        return self.path / f"{slot.number}.splite"
+        return self.path / slot.folder
+
+    def current(self) -> Path:
+        """The folder of the current bundle.
+
+        Raises:
+            UpdateError: This is no store, or it lacks that folder.
+        """
+        folder = self.folder(self.read().current)
+        if not is_folder(folder):
+            raise UpdateError(
+                f"{self.path} lacks {folder.name}, its current bundle.",
+                hint=f"Go back to the other one: {command('install', self.path, '--rollback')}. "
+                f"Or install one: {command('install', self.path, 'NAME.splite')}.",
+            )
+        return folder
 
     def open(self) -> Bundle:
         """Opens the current bundle and checks every hash.
@@ -355,6 +389,21 @@ class Store:
             if _SLOT.fullmatch(name) and name not in named and not place.is_symlink() and is_bundle(place):
                 with part_folder(place) as bin_, writing(place):
                     place.rename(bin_ / name)
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a store, be its ``store.json`` damaged: other programs have files of that name, too."""
+    file = folder / STORE
+    try:
+        return is_file(file) and b'"store_version"' in read_bytes(file, most_bytes=MIB)
+    except ReadError:
+        return False
+
+
+def _require(condition: bool, said: str) -> None:
+    """Raises `SpecError` where what ``store.json`` says cannot be."""
+    if not condition:
+        raise SpecError(f"{said}.", hint="Install into another store.")
 
 
 def _next_number(state: State | None) -> int:

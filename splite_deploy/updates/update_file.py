@@ -361,7 +361,7 @@ def _check_header(header: UpdateHeader, path: Path, size: int) -> None:
         said = f"it has no {MANIFEST}"
     elif len({name.casefold() for name in names}) < len(names):
         said = "it has a file twice"
-    elif not _is_time(header.made):
+    elif not is_time(header.made):
         said = f"its time is {header.made!r}"
     elif not all(map(_SHA256.fullmatch, (*header.base.values(), *(file.sha256 for file in header.files)))):
         said = "a hash is none"
@@ -375,7 +375,7 @@ def _check_header(header: UpdateHeader, path: Path, size: int) -> None:
         raise _oversized(path, f"files of {header.bytes} bytes", _MOST_BYTES)
 
 
-def _is_time(text: str) -> bool:
+def is_time(text: str) -> bool:
     """Whether this is a time as updates have it, each in one spelling alone: they are compared as texts."""
     try:
         return datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc).strftime(_TIME) == text

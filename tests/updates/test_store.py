@@ -8,9 +8,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from click.testing import Result
+from numpy.typing import NDArray
 
+from splite_deploy import PoseEstimator
 from splite_deploy.bundle import MANIFEST, Bundle
 from splite_deploy.errors import BundleError, OutputError, ParityError, UpdateError
 from splite_deploy.files import hidden_name, locked
@@ -36,6 +40,12 @@ def variant(bundle: Path, place: Path, tool_version: str) -> Path:
 @pytest.fixture
 def second(tiny_bundle: Path, tmp_path: Path) -> Path:
     return variant(tiny_bundle, tmp_path / "second.splite", "2")
+
+
+@pytest.fixture
+def tiny_image(image: NDArray[np.uint8], tmp_path: Path) -> Path:
+    assert cv2.imwrite(str(tmp_path / "frame.png"), image)
+    return tmp_path / "frame.png"
 
 
 def test_it_keeps_two_and_goes_back_and_forth(splite: Invoke, tiny_bundle: Path, second: Path, tmp_path: Path) -> None:
@@ -181,7 +191,21 @@ def test_leftovers_of_a_loss_of_power_go_with_the_next_installation(
     [
         (b"{", "cannot be read: it is not valid JSON"),
         (b'{"store_version": 9}', "has version 9; this version of splite-deploy reads 1"),
-        (b'{"store_version": 1, "current": {"number": "x"}}', "is damaged: current.number is 'x'"),
+        (b'{"store_version": true}', "is damaged: store_version is True, which has the wrong type."),
+        (b'{"store_version": 1}', "is damaged: The field current is missing."),
+        (b'{"store_version": 1, "current": 1}', "is damaged: current is 1"),
+        (b'{"store_version": 1, "current": {"number": "../x"}}', "is damaged: current.number is '../x'"),
+        (b'{"store_version": 1, "current": {"number": -3}}', "is damaged: a slot has the number -3."),
+        (b'{"store_version": 1, "current": {"number": 1, "starts": -1}}', "is damaged: 1.splite has -1 starts."),
+        (b'{"store_version": 1, "current": {"number": 1, "made": "late"}}', "damaged: 1.splite was made at 'late'."),
+        (
+            b'{"store_version": 1, "current": {"number": 1}, "other": {"number": 1}}',
+            "is damaged: 1.splite is both of its slots.",
+        ),
+        (
+            b'{"store_version": 1, "current": {"number": 1}, "public_key": "ab"}',
+            "is damaged: its public_key is no key of 32 bytes in hex.",
+        ),
     ],
 )
 def test_a_store_that_cannot_be_read(content: bytes, said: str, splite: Invoke, tmp_path: Path) -> None:
@@ -199,6 +223,80 @@ def test_what_is_no_store(splite: Invoke, tiny_bundle: Path, tmp_path: Path) -> 
     assert full.exit_code == 1 and "is no store, and holds other files" in full.stderr
     both = splite("install", tmp_path / "none", tiny_bundle, "--rollback")
     assert both.exit_code == 2 and "--rollback installs nothing, and an update was named" in both.stderr
+
+
+@pytest.mark.parametrize("content", [b'{"store_version": 1, "current": {"number": 0}}', b'["store.json of somebody"]'])
+def test_a_damaged_store_has_no_bundle_to_run(splite: Invoke, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "store.json").write_bytes(content)
+    refused = splite("verify", tmp_path)
+    assert refused.exit_code == 1 and "hint: " in refused.stderr
+    said = (
+        "store.json is damaged: a slot has the number 0." if b"number" in content else f"{tmp_path} is a store, which"
+    )
+    assert said in refused.stderr
+
+
+def test_a_store_stands_for_its_current_bundle(
+    splite: Invoke, tiny_bundle: Path, second: Path, tiny_image: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    assert splite("install", store, tiny_bundle).exit_code == splite("install", store, second).exit_code == 0
+    alone = splite("run", second, tiny_image)
+    assert alone.exit_code == 0 and splite("run", store, tiny_image).stdout == alone.stdout
+    assert splite("verify", store).exit_code == 0
+    assert json.loads(splite("inspect", store, "--json", "-").stdout)["source"]["tool_version"] == "2"
+    timed = splite("bench", store, "--frames", "10", "--json", "-")
+    assert timed.exit_code == 0, timed.output
+    assert json.loads(timed.stdout)["bundle"] == "2.splite"
+    made = splite("delta", store, tiny_bundle, "-o", tmp_path / "back.update")
+    assert made.exit_code == 0 and splite("install", store, tmp_path / "back.update").exit_code == 0
+
+    shutil.rmtree(store / "3.splite")
+    lost = splite("run", store, tiny_image)
+    assert lost.exit_code == 1 and f"{store} lacks 3.splite, its current bundle." in lost.stderr
+    assert f"splite-deploy install {store} --rollback" in lost.stderr
+    assert splite("install", store, "--rollback").exit_code == 0 and splite("run", store, tiny_image).exit_code == 0
+    with pytest.raises(BundleError, match="is a store, which holds bundles, and not one of them") as refused:
+        PoseEstimator.open(store)
+    assert refused.value.hint.endswith("In Python PoseEstimator.follow runs what a store holds.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("install", "store", "--json", "store/store.json"), "--json"),
+        (("install", "store", "new.splite", "--json", "store/state.json"), "--json"),
+        (("install", "empty", "new.splite", "--json", "empty/store.json"), "--json"),
+        (("verify", "store", "--json", "store/store.json"), "--json"),
+        (("run", "store", "image.png", "--save", "store/1.splite.png"), "--save"),
+        (("run", "new.splite", "image.png", "--save", "link"), "--save"),
+        (("export", "tiny.safetensors", "-o", "store/1.splite", "--overwrite"), "--output"),
+        (("delta", "new.splite", "-o", "store/store.json", "--overwrite"), "--output"),
+    ],
+)
+def test_no_result_goes_into_a_store(
+    splite: Invoke,
+    arguments: tuple[str, ...],
+    option: str,
+    tiny_bundle: Path,
+    tiny_image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_bundle, "new.splite")
+    shutil.copy(tiny_image, "image.png")
+    Path("tiny.safetensors").touch()
+    Path("empty").mkdir()
+    install(Store(Path("store")), tiny_bundle)
+    Path("link").symlink_to("store")
+    before = Path("store/store.json").read_bytes()
+    refused = splite(*arguments)
+    store = tmp_path / ("empty" if "empty" in arguments else "store")
+    assert refused.exit_code == 1 and f"would write into the store {store}." in refused.stderr, refused.output
+    assert f"Name another place with {option}; into a store only 'install' writes." in refused.stderr
+    assert Path("store/store.json").read_bytes() == before and names(tmp_path / "store") == ["1.splite", "store.json"]
+    assert names(tmp_path / "empty") == []
 
 
 def test_two_do_not_install_at_once(tiny_bundle: Path, tmp_path: Path) -> None:
