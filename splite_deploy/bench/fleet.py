@@ -150,15 +150,22 @@ class FleetGate:
                 yield f"{failure}{factor}"
 
 
-def check_fleet(gates: Sequence[FleetGate], fleet: Fleet) -> None:
+def broken_limits(gates: Sequence[FleetGate], fleet: Fleet) -> list[str]:
     """Holds the latest result of every series against every limit that is for its device.
+
+    Returns:
+        A sentence for each that is not kept.
 
     Raises:
         OptionError: A limit is for a device that is not there, or for a metric that it did not measure.
-        GateError: Limits are not kept; the message has a line for each.
     """
-    if failures := [failure for gate in gates for failure in gate.failures(fleet)]:
-        raise GateError(Lines.of(failures), hint="The limits are those of --fail-if.")
+    return [failure for gate in gates for failure in gate.failures(fleet)]
+
+
+def check_fleet(broken: Sequence[str]) -> None:
+    """Raises a `GateError` with a line for each limit of `broken_limits`, if there is one."""
+    if broken:
+        raise GateError(Lines.of(broken), hint="The limits are those of --fail-if.")
 
 
 @dataclass

@@ -43,7 +43,7 @@ def fleet(results: tuple[str, ...], html: Path | None, fail_if: tuple[str, ...],
     there twice counts once. Results belong together that are of one device, artifact, and number of threads and crops;
     their order is that of the device's own clock.
     """
-    from splite_deploy.bench.fleet import FleetGate, check_fleet, read_fleet
+    from splite_deploy.bench.fleet import FleetGate, broken_limits, check_fleet, read_fleet
     from splite_deploy.bench.report.fleet import fleet_page
     from splite_deploy.bench.report.html import check_available
 
@@ -55,14 +55,14 @@ def fleet(results: tuple[str, ...], html: Path | None, fail_if: tuple[str, ...],
     read = read_fleet(results)
     for note in read.notes:
         warn(note)
-    broken = [failure for gate in gates for failure in gate.failures(read)]
+    broken = broken_limits(gates, read)
     put_json(json_file, _plain(read, broken))
     if html is not None:
         put_text(html, fleet_page(read, broken, fail_if))
     if STDOUT not in (html, json_file):
         show(*_tables(read))
         say(f"{len(read.devices)} devices, {sum(len(one.results) for one in read.series)} results.")
-    check_fleet(gates, read)
+    check_fleet(broken)
 
 
 def _tables(read: Fleet) -> list[Table]:

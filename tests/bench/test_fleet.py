@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from bench_results import ENVIRONMENT, bench_result, stats_of
 
-from splite_deploy.bench.fleet import Fleet, FleetGate, check_fleet, read_fleet
+from splite_deploy.bench.fleet import Fleet, FleetGate, broken_limits, check_fleet, read_fleet
 from splite_deploy.bench.records import append_result
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.errors import GateError, InputError, MissingDependencyError, OptionError
@@ -129,7 +129,7 @@ def test_a_relative_limit_compares_with_the_previous_result(folder: Path) -> Non
     assert not list(FleetGate.parse("pi*: p50_ms>1.1x").failures(fleet))
     assert len(list(FleetGate.parse("p50_ms > 2.5").failures(fleet))) == 2
     with pytest.raises(GateError, match="p50_ms is 3"):
-        check_fleet([FleetGate.parse("p50_ms > 1.1x")], fleet)
+        check_fleet(broken_limits([FleetGate.parse("p50_ms > 1.1x")], fleet))
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_a_malformed_limit_is_refused(text: str, message: str) -> None:
 def test_a_limit_for_nobody_is_refused(folder: Path) -> None:
     fleet = read(folder)
     with pytest.raises(OptionError, match="No result is of a device 'orin'") as caught:
-        check_fleet([FleetGate.parse("orin: p50_ms > 1x")], fleet)
+        broken_limits([FleetGate.parse("orin: p50_ms > 1x")], fleet)
     assert caught.value.hint == "There are: jetson, pi5."
     with pytest.raises(OptionError, match="epe_px was not measured by 'pi5'"):
-        check_fleet([FleetGate.parse("pi5: epe_px > 1")], fleet)
+        broken_limits([FleetGate.parse("pi5: epe_px > 1")], fleet)
 
 
 def test_the_command_shows_checks_and_writes_a_page(folder: Path, splite: Any, tmp_path: Path) -> None:
@@ -180,5 +180,18 @@ def test_a_page_of_many_devices_keeps_to_its_size(tmp_path: Path) -> None:
     series = tuple(Series(f"device {index:03}", "hand.splite ort fp32", tuple(several)) for index in range(150))
     html = fleet_page(Fleet(series))
     assert len(html.encode()) <= 1_000_000
-    assert "devices have no charts, which would make the page too large" in html
-    assert "device 149" in html
+    assert "Charts and machines of so many devices would make the page too large" in html
+    assert "<h2>device 000</h2>" in html and "<h2>device 149</h2>" not in html
+    assert '<th scope="row">device 149, hand.splite ort fp32</th>' in html and html.count("<tr><th scope=") == 150
+
+
+def test_a_page_of_a_thousand_devices_keeps_to_its_size() -> None:
+    pytest.importorskip("jinja2")
+    from splite_deploy.bench.fleet import Series
+    from splite_deploy.bench.report.fleet import fleet_page
+
+    one = result("d", 1, 2.0)
+    html = fleet_page(
+        Fleet(tuple(Series(f"device {index:03}", "hand.splite ort fp32", (one,)) for index in range(1000)))
+    )
+    assert len(html.encode()) <= 1_000_000 and html.count("<tr><th scope=") == 1000

@@ -1,6 +1,7 @@
 """A fleet as one page: per device the latest against the previous, latency and deviation over time, and machines.
 
-Like the page of one benchmark it loads nothing, has no scripts, and keeps to a size.
+Like the page of one benchmark it loads nothing, has no scripts, and keeps to a size: of many devices the first have
+charts and their machines, and the others a row for each artifact.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ def fleet_page(fleet: Fleet, broken: Sequence[str] = (), limits: Sequence[str] =
     check_available()
     template = page_template("splite_deploy.bench.report", "templates/fleet.html.j2")
     devices = [_device(name, several) for name, several in fleet.devices.items()]
-    charted = len(devices)
+    shown = len(devices)
     while True:
-        shown = [{**one, "charts": one["charts"] if index < charted else []} for index, one in enumerate(devices)]
         page = str(
             template.render(
                 version=__version__,
-                devices=shown,
-                uncharted=len(devices) - charted,
+                devices=devices[:shown],
+                others=[row for one in devices[shown:] for row in one["rows"]],
+                count=len(devices),
                 results=sum(len(one.results) for one in fleet.series),
                 dates=_dates([result for one in fleet.series for result in one.results]),
                 broken=list(broken),
@@ -54,9 +55,9 @@ def fleet_page(fleet: Fleet, broken: Sequence[str] = (), limits: Sequence[str] =
                 more_notes=max(0, len(fleet.notes) - _MOST_NOTES),
             )
         )
-        if len(page.encode()) <= MOST_BYTES or not charted:
+        if len(page.encode()) <= MOST_BYTES or not shown:
             return page
-        charted //= 2
+        shown //= 2
 
 
 def _device(name: str, several: Sequence[Series]) -> dict[str, Any]:
@@ -80,6 +81,7 @@ def _row(series: Series) -> dict[str, Any]:
     now_ms = latest.stages[latest.headline].p50_ms
     before_ms = None if previous is None else previous.stages[previous.headline].p50_ms
     return {
+        "device": series.device,
         "name": series.name,
         "date": f"{datetime_of(latest):%Y-%m-%d %H:%M}",
         "p50": now_ms,
