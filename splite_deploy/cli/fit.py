@@ -22,7 +22,7 @@ from splite_deploy.cli.app import (
 )
 from splite_deploy.cli.bench import milliseconds
 from splite_deploy.cli.console import STDOUT, bar_console, put_json, remark, say, show
-from splite_deploy.errors import GateError, OptionError
+from splite_deploy.errors import GateError, OptionError, OutputError
 from splite_deploy.runtime.backends import exportable_backends
 from splite_deploy.spec import PRECISIONS, load_model_toml
 from splite_deploy.text import shown
@@ -81,7 +81,8 @@ def _default_output(given: Mapping[str, Any]) -> Path:
     "--train",
     metavar="COMMAND",
     help="What fine-tunes a network: a command with {checkpoint}, {steps} and {out} in it, and {model}, {height}, "
-    "{width}, {python} and {cache} where it needs them; or module:function. Nothing is trained without it.",
+    "{width}, {python} and {cache} where it needs them; or module:function, of a module below this folder. Nothing is "
+    "trained without it.",
 )
 @click.option("--space", type=FilePath, help="A fit.toml with what is tried; the options below replace what it says.")
 @click.option(
@@ -160,8 +161,9 @@ def fit(
     there is left out; after a few steps of fine-tuning only the better part goes on.
 
     Results are kept by what they were made of: a search that was stopped goes on when the same command is given again,
-    and another one in the same folder reuses what they share. The folder then holds a page, the networks, and a
-    bundle for each machine.
+    and another one in the same folder reuses what they share. Of a training count the files and modules that its
+    command names and what these import from the folders around them; where other code, packages or data change, name
+    another folder. The folder then holds a page, the networks, and a bundle for each machine.
 
     It runs on Ray (pip install 'splite-deploy[fit]'): on this machine, or on a cluster by --address, whose machines
     get the working folder and need no other files in common. The exit status is 1 where nothing keeps the budget.
@@ -225,7 +227,7 @@ def fit(
             driver = Driver(folder.store, workers, retries=retries, tell=tell)
             try:
                 outcome = search(settings, driver)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, OutputError):
                 remark(f"What was done is kept in {output}: give the same command again to go on.")
                 raise
         unit = UNITS[outcome.against]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from splite_deploy.errors import InputError, UsageError
 from splite_deploy.files import sha256_of
+from splite_deploy.fit.imports import with_imports
 
 _MOST_ENTRIES = 100_000
 
@@ -15,8 +16,9 @@ _MOST_ENTRIES = 100_000
 def digest_of(paths: Iterable[Path], more: str = "") -> str:
     """SHA-256 of files and folders, without their place.
 
-    Of a Python file those beside it count, too, since it may import them; of a folder the names, sizes and dates of
-    what is in it, without hidden files.
+    Of a Python file those beside it count, too, since it may import them, and those that it does import from the
+    folders around it (see `with_imports`); of a folder the names, sizes and dates of what is in it, without hidden
+    files.
 
     Args:
         paths: The files and folders.
@@ -39,8 +41,8 @@ def digest_of(paths: Iterable[Path], more: str = "") -> str:
 
 def _lines(path: Path) -> Iterator[str]:
     if not path.is_dir():
-        beside = sorted(path.parent.glob("*.py")) if path.suffix == ".py" else [path]
-        yield from (f"{one.name} {sha256_of(one)}" for one in beside)
+        code = [*path.parent.glob("*.py"), *with_imports(path, Path())] if path.suffix == ".py" else [path]
+        yield from sorted({f"{one.name} {sha256_of(one)}" for one in code})
         return
     for number, one in enumerate(sorted(path.rglob("*"))):
         if number >= _MOST_ENTRIES:

@@ -148,9 +148,10 @@ class Driver:
         """What to give to who asked for it; None where it is to be done again."""
         step, made = ended.step, ended.made
         if made is not None:
+            result = self.store.keep(step, made.files, made.facts, made.seconds, ended.node)
             self.done[step.kind] += 1
             self._tell(step, "done")
-            return self.store.keep(step, made.files, made.facts, made.seconds, ended.node)
+            return result
         assert ended.error is not None
         again = tries < (LOST_TRIES if ended.lost else 1 + self._retries)
         self.failed.append(FailedTry(str(step), ended.node, ended.error.message, again))

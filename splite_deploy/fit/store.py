@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from splite_deploy.errors import OutputError, SpecError
-from splite_deploy.files import write_file, writing
+from splite_deploy.files import is_file, sha256_of, write_file, writing
 from splite_deploy.fit.steps import Result, Step
 from splite_deploy.spec.plain import json_text, structure, to_plain
 from splite_deploy.spec.reading import ReadError, read_json
@@ -17,8 +17,9 @@ from splite_deploy.spec.reading import ReadError, read_json
 class Store:
     """A folder of files by their hash, and of results by the key of their step.
 
-    A result is written after the files that it names, and each of them whole: whoever is killed leaves fewer results,
-    never half of one. What is damaged counts as absent, and is made again.
+    A result is written after the files that it names, and each of them whole: whoever is killed, or finds the disk
+    full, leaves fewer results, never half of one. What is damaged, such as by a loss of power, counts as absent, and is
+    made again.
 
     Args:
         folder: Made where it is not there.
@@ -29,16 +30,15 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._files, self._results = folder / "files", folder / "results"
+        self._whole: set[str] = set()
         for one in (self._files, self._results):
             with writing(one):
                 one.mkdir(parents=True, exist_ok=True)
 
     def find(self, step: Step) -> Result | None:
-        """What came of this very step before; None where nothing did, or a file of it is lost."""
+        """What came of this very step before; None where nothing did, or a file of it is lost or damaged."""
         read = self._read(self._results / f"{step.key}.json")
-        if read is None or not all((self._files / sha256).is_file() for sha256 in read[1].files.values()):
-            return None
-        return read[1]
+        return None if read is None or not all(map(self._has, read[1].files.values())) else read[1]
 
     def keep(
         self, step: Step, files: Mapping[str, bytes], facts: Mapping[str, Any], seconds: float, node: str
@@ -61,9 +61,19 @@ class Store:
             OutputError: It cannot be written.
         """
         sha256 = hashlib.sha256(content).hexdigest()
-        if not (self._files / sha256).is_file():
+        if not self._has(sha256):
             write_file(self._files / sha256, content)
+            self._whole.add(sha256)
         return sha256
+
+    def _has(self, sha256: str) -> bool:
+        """Whether a content is there, whole; read once."""
+        file = self._files / sha256
+        if not is_file(file):
+            return False
+        if sha256 not in self._whole and sha256_of(file) == sha256:
+            self._whole.add(sha256)
+        return sha256 in self._whole
 
     def content(self, sha256: str) -> bytes:
         """A content by its hash.

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import platform
 import shlex
 import string
 import subprocess
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from splite_deploy.children import Child
 from splite_deploy.errors import OptionError, UsageError, how_it_ended, reading_hint
 from splite_deploy.files import cache_folder
 from splite_deploy.fit.digest import digest_of
+from splite_deploy.fit.imports import module_file
 from splite_deploy.text import shown
 
 PLACES = ("checkpoint", "steps", "out", "model", "height", "width", "python", "cache")
@@ -22,6 +26,7 @@ PLACES = ("checkpoint", "steps", "out", "model", "height", "width", "python", "c
 folder that trainings share: what they write there is no part of the key of their results."""
 _REQUIRED = PLACES[:3]
 _LINES = 12
+_CALLER = "splite_deploy.fit.training"
 _FORM = "Write it as 'python train.py --init {checkpoint} --steps {steps} --out {out}'."
 
 
@@ -50,16 +55,7 @@ class TrainingCommand:
         except ValueError as err:
             raise OptionError(f"--train cannot be read: {err}.", hint=_FORM) from err
         if len(words) == 1 and ":" in words[0]:
-            words = [
-                "{python}",
-                "-m",
-                "splite_deploy.fit.training",
-                words[0],
-                "{checkpoint}",
-                "{steps}",
-                "{out}",
-                "{model}",
-            ]
+            words = ["{python}", "-m", _CALLER, words[0], "{checkpoint}", "{steps}", "{out}", "{model}"]
         try:
             named = {name for word in words for _, name, *_ in string.Formatter().parse(word) if name is not None}
         except ValueError as err:
@@ -80,11 +76,14 @@ class TrainingCommand:
         return [word.format_map(places) for word in self.words]
 
     def digest(self) -> str:
-        """SHA-256 of the words and of the files that they name.
+        """SHA-256 of the words, of the files and modules that they name, and of the code that these import.
 
         What it reads besides is not known.
         """
-        named = (Path(word.rpartition("=")[2]) for word in self.words if "{" not in word)
+        named = [Path(word.rpartition("=")[2]) for word in self.words if "{" not in word]
+        for before, word in pairwise(self.words):
+            if before in ("-m", _CALLER) and word != _CALLER:
+                named += filter(None, [module_file(word.partition(":")[0], Path())])
         return digest_of([path for path in named if path.exists()], repr(self.words))
 
     def run(self, checkpoint: Path, steps: int, out: Path, model: Path, size: tuple[int, int]) -> Path:
@@ -139,7 +138,15 @@ def _call(name: str, checkpoint: str, steps: str, out: str, model: str) -> None:
     """Calls the function that ``--train module:function`` names; the working folder is on the path as in ``python``."""
     sys.path.insert(0, str(Path.cwd()))
     module, _, function = name.partition(":")
-    getattr(importlib.import_module(module), function)(Path(checkpoint), int(steps), Path(out), Path(model))
+    try:
+        called = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as err:
+        traceback.print_exc()
+        sys.exit(
+            f"{name} cannot be imported on {platform.node()} by {sys.executable}: {err}. What a training imports has "
+            "to lie below the working folder, which machines of a cluster are sent, or be installed on each of them."
+        )
+    called(Path(checkpoint), int(steps), Path(out), Path(model))
 
 
 if __name__ == "__main__":

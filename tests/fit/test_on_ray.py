@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,13 @@ CANDIDATE = {"speed_up": 1.0, "round_to": 1, "height": 64, "width": 48}
 
 def project(model: Path, command: str) -> Project:
     return Project(model, TrainingCommand.parse(f"sh -c '{command}' sh {{checkpoint}} {{out}} {{steps}}"))
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def flow(parent: str, steps: int, needs: Needs) -> Flow[Result]:
@@ -94,3 +102,41 @@ def test_a_board_does_one_thing_at_a_time_and_what_fails_is_told(tiny_model: Pat
     assert isinstance(given[1], Result) and isinstance(given[3], Result)
     assert [one.again for one in driver.failed] == [True, False]
     assert not [one for one in set(Path("/tmp").iterdir()) - before if "ray" in one.name]
+
+
+def test_a_function_comes_with_the_working_folder_and_says_where_it_is_not(
+    cluster: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "working" / "parts").mkdir()
+    (tmp_path / "working" / "parts" / "ends.py").write_text("END = b' tuned'")
+    (tmp_path / "working" / "mine.py").write_text(
+        "from parts.ends import END\n"
+        "def tune(checkpoint, steps, out, model):\n    out.write_bytes(checkpoint.read_bytes() + END)\n"
+    )
+    given = {}
+    for name in ("mine:tune", "far.away:tune"):
+        store = Store(tmp_path / name.partition(":")[0])
+        parent = store.add(b"weights")
+        with OnRay(store, Project(tiny_model, TrainingCommand.parse(name)), cluster.address, [Needs()]) as workers:
+            given[name] = Driver(store, workers).together({1: flow(parent, 1, Needs())})[1]
+    tuned, lacking = given["mine:tune"], given["far.away:tune"]
+    assert isinstance(tuned, Result), tuned.message
+    assert Store(tmp_path / "mine").content(tuned.files[CHECKPOINT]) == b"weights tuned"
+    assert isinstance(lacking, SpliteError)
+    assert f"far.away:tune cannot be imported on {platform.node()} by " in lacking.message
+    assert "No module named 'far'. What a training imports has to lie below the working folder" in lacking.message
+
+
+def test_who_leaves_ray_leaves_no_training_behind(tiny_model: Path, tmp_path: Path) -> None:
+    store, pids = Store(tmp_path / "cache"), tmp_path / "pids"
+    endless = f"sleep 600 & echo $$ $! >{tmp_path}/new; mv {tmp_path}/new {pids}; wait"
+    with OnRay(store, project(tiny_model, endless), None, [Needs()]) as workers:
+        workers.submit(next(flow(store.add(b"weights"), 1, Needs())), ())
+        end = time.monotonic() + 120
+        while not pids.exists():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    end = time.monotonic() + 10
+    while any(map(lives, map(int, pids.read_text().split()))):
+        assert time.monotonic() < end
+        time.sleep(0.1)

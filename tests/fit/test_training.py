@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
 import sys
 from pathlib import Path
 
@@ -104,3 +106,56 @@ def test_what_trainings_share_does_not_count(tmp_path: Path, monkeypatch: pytest
     run(text, tmp_path)
     assert (tmp_path / "cache" / "fit" / "log").read_text() == "7\n"
     assert TrainingCommand.parse(text).digest() == before
+
+
+def test_the_digest_is_of_what_the_code_imports_from_its_own_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "nets/hand/train.py": "import json, numpy\nfrom losses import mean, worst\n",
+        "nets/common/losses.py": "def mean(): ...\nfrom lib.depth import scaled",
+        "nets/common/unused.py": "",
+        "lib/__init__.py": "",
+        "lib/depth.py": "def scaled():\n    from . import tables\n",
+        "lib/tables.py": "",
+        "lib/other.py": "",
+        "work/mine.py": "from parts.one import tune",
+        "work/parts/__init__.py": "",
+        "work/parts/one.py": "from .two import three",
+        "work/parts/two.py": "this is no Python",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def counted(text: str) -> set[str]:
+        digest = TrainingCommand.parse(text).digest()
+        changed = set()
+        for name, content in files.items():
+            (tmp_path / name).write_text(f"{content}\n# changed")
+            changed |= {name} if TrainingCommand.parse(text).digest() != digest else set()
+            (tmp_path / name).write_text(content)
+        return changed
+
+    places = "{checkpoint} {steps} {out}"
+    monkeypatch.chdir(tmp_path)
+    script = {"nets/hand/train.py", "nets/common/losses.py", "lib/__init__.py", "lib/depth.py", "lib/tables.py"}
+    assert counted(f"python nets/hand/train.py {places}") == script
+    monkeypatch.chdir(tmp_path / "work")
+    package = {"work/mine.py", "work/parts/__init__.py", "work/parts/one.py", "work/parts/two.py"}
+    assert counted("mine:tune") == counted(f"python -m mine {places}") == package
+    assert counted("parts.one:tune") == package - {"work/mine.py"}
+    assert counted("not.there:tune") == set()
+
+
+def test_a_function_that_is_not_there_says_where_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("import nowhere_at_all")
+    for name, said in (("mine:tune", "No module named 'nowhere_at_all'"), ("json:tune", "has no attribute 'tune'")):
+        with pytest.raises(UsageError) as caught:
+            run(name, tmp_path)
+        assert f"{name} cannot be imported on {platform.node()} by {sys.executable}: " in caught.value.message
+        assert said in caught.value.message and "has to lie below the working folder" in caught.value.message
+        shutil.rmtree(tmp_path / "work")
