@@ -159,6 +159,19 @@ def tiny_dynamic_bundle(tiny_checkpoint: Path, tiny_model: Path, made_once: Made
 
 
 @pytest.fixture(scope="session")
+def tiny_parts_bundle(tiny_checkpoint: Path, tiny_model: Path, made_once: MadeOnce) -> Path:
+    """The same in all precisions, each graph in three parts; beside it as ``whole.splite`` in one each. Read only."""
+    from splite_deploy.export import ExportOptions, export_bundle
+
+    def fill(folder: Path) -> None:
+        for name, parts in (("whole", 1), ("parts", 3)):
+            options = ExportOptions(crops=4, parts=parts, precisions=("fp32", "fp16", "int8"))
+            export_bundle(tiny_checkpoint, folder / f"{name}.splite", model=tiny_model, options=options)
+
+    return made_once("tiny-parts", fill) / "parts.splite"
+
+
+@pytest.fixture(scope="session")
 def tiny_tflite_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of tests/tiny with TFLite files alone: fp32, fp16, int8. Read only."""
     pytest.importorskip("ai_edge_litert")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: TID253
 
 pytest.importorskip("torch")
 
+from splite_deploy import PoseEstimator
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import BundleError, ExportError, OptionError, UsageError
-from splite_deploy.export import ExportOptions, export_bundle
+from splite_deploy.export import ExportOptions
 from splite_deploy.export.graph.split import Splitter
 from splite_deploy.export.graph.walk import from_proto
 from splite_deploy.runtime import session as sessions
@@ -28,25 +28,21 @@ from splite_deploy.runtime.backends.base import ModelFile
 from splite_deploy.runtime.backends.ort import OrtOptions, load_graph, run_graph
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import open_session, open_traced
+from splite_deploy.spec import PRECISIONS, Precision
 
 PARTS = 3
-Made = Callable[[str, Callable[[Path], object]], Path]
 
 
-@pytest.fixture(scope="session")
-def in_parts(tiny_checkpoint: Path, tiny_model: Path, made_once: Made) -> Path:
-    """The tiny network in three parts, in fp32 and int8. Read only."""
-
-    def fill(folder: Path) -> None:
-        options = ExportOptions(crops=4, parts=PARTS, precisions=("fp32", "int8"))
-        export_bundle(tiny_checkpoint, folder / "parts.splite", model=tiny_model, options=options)
-
-    return made_once("tiny-parts", fill) / "parts.splite"
+@pytest.fixture
+def in_parts(tiny_parts_bundle: Path) -> Path:
+    return tiny_parts_bundle
 
 
-def outputs(path: Path, crops: NDArray[np.uint8]) -> list[dict[str, NDArray[np.float32]]]:
+def outputs(
+    path: Path, crops: NDArray[np.uint8], precision: Precision = "fp32"
+) -> list[dict[str, NDArray[np.float32]]]:
     bundle = Bundle.open(path)
-    with open_session(bundle, "ort", "fp32", threads=1) as session:
+    with open_session(bundle, "ort", precision, threads=1) as session:
         feed = Preprocessor(bundle.model.input, bundle.model.input.color).feed(crops, session.inputs[0])
         return [
             {name: value.copy() for name, value in session.run({session.inputs[0].name: crop[None]}).items()}
@@ -54,11 +50,42 @@ def outputs(path: Path, crops: NDArray[np.uint8]) -> list[dict[str, NDArray[np.f
         ]
 
 
-def test_parts_give_the_same_to_the_bit_as_the_whole(in_parts: Path, tiny_bundle: Path) -> None:
-    crops = Bundle.open(tiny_bundle).golden().crops[:4]
-    for part, whole in zip(outputs(in_parts, crops), outputs(tiny_bundle, crops), strict=True):
-        assert part.keys() == whole.keys()
-        assert all(part[name].tobytes() == whole[name].tobytes() for name in whole)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_parts_give_the_same_to_the_bit_as_the_whole(in_parts: Path, precision: Precision) -> None:
+    whole = in_parts.with_name("whole.splite")
+    crops = Bundle.open(whole).golden().crops[:4]
+    assert len(Bundle.open(in_parts).find("ort", precision).files) == PARTS
+    for part, one in zip(outputs(in_parts, crops, precision), outputs(whole, crops, precision), strict=True):
+        assert part.keys() == one.keys()
+        assert all(part[name].tobytes() == one[name].tobytes() for name in one)
+
+
+def test_what_is_alive_between_parts_of_fp16_crosses_in_float32(in_parts: Path) -> None:
+    artifact = Bundle.open(in_parts).find("ort", "fp16")
+    assert all(name.endswith(".float32") for part in artifact.parts[1:] for name in part.inputs if name != "image")
+    weights = {one.data_type for one in onnx.load(in_parts / artifact.parts[1].file).graph.initializer}
+    assert TensorProto.FLOAT16 in weights and TensorProto.FLOAT not in weights
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_an_update_brings_a_bundle_in_parts_and_takes_one(
+    in_parts: Path, back: bool, splite: Any, tmp_path: Path
+) -> None:
+    whole, store, update = in_parts.with_name("whole.splite"), tmp_path / "store", tmp_path / "it.update"
+    old, new = (in_parts, whole) if back else (whole, in_parts)
+    for command in (
+        ("install", store, old),
+        ("delta", old, new, "-o", update),
+        ("install", store, update),
+        ("verify", store),
+    ):
+        done = splite(*command)
+        assert done.exit_code == 0, done.output
+    crops = Bundle.open(whole).golden().crops[:1]
+    installed = tmp_path / "store" / "2.splite"
+    assert [one.format for one in Bundle.open(installed).manifest.artifacts] == 3 * ["onnx" if back else "onnx-parts"]
+    with PoseEstimator.follow(store, "ort", "fp16") as estimator:
+        assert estimator.slot == 2 and np.isfinite(estimator(crops[0][..., ::-1]).keypoints).all()
 
 
 def test_a_manifest_lists_the_parts_and_no_other_graph_lies_there(in_parts: Path) -> None:

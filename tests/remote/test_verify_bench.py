@@ -40,6 +40,18 @@ def test_verify_gives_what_it_gives_here(ssh: Server, devices: Devices, bundle: 
         assert f"board: {step}" in done.stderr
 
 
+def test_a_bundle_in_parts_runs_there(ssh: Server, devices: Devices, tiny_parts_bundle: Path, splite: Run) -> None:
+    devices("board")
+    done = splite("verify", tiny_parts_bundle, "-p", "fp16", "--device", "board", "--json", "there.json")
+    assert done.exit_code == 0, done.output
+    (there,) = json.loads(Path("there.json").read_text(encoding="utf-8"))
+    assert there["results"] == json.loads(splite("verify", tiny_parts_bundle, "-p", "fp16", "--json", "-").stdout)
+    done = splite("bench", tiny_parts_bundle, "-p", "fp32", *QUICK, "--device", "board", "--json", "bench.jsonl")
+    assert done.exit_code == 0, done.output
+    (result,) = read_results(Path("bench.jsonl"))
+    assert result.artifact_sha256 == Bundle.open(tiny_parts_bundle).find("ort", "fp32").content_sha256
+
+
 def test_only_what_differs_or_is_damaged_is_sent(ssh: Server, devices: Devices, bundle: Path, splite: Run) -> None:
     devices("board")
     first = splite("verify", bundle, "--device", ssh.address)

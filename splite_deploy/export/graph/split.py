@@ -2,6 +2,9 @@
 
 A place to cut lies between two nodes of the order in which they run. What is alive there, made before and read behind,
 is what one part gives and a later one takes. Constants belong to the parts that read them.
+
+Tensors in float16 cross as float32: where ONNX Runtime has no kernels in float16 it computes in float32, and rounds no
+more between two such nodes than the graph makes it. A part that gave float16 would round.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from splite_deploy.export.graph.walk import name_of, sizes, to_proto, with_shape
 
 _MOST_PLACES = 2_000
 """Places that a plan chooses among; of more, those where the least is alive."""
-_SAME = ".same"
+_SAME, _WIDE = ".same", ".float32"
+_HALF, _FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 Kind = tuple[tuple[str, ...], ...]
 
 
@@ -131,15 +135,17 @@ class Splitter:
         nodes = self._order[first:last]
         made = [name for node in nodes for name in map(name_of, node.outputs)]
         read = dict.fromkeys(name for reads in self._reads[first:last] for name in reads)
-        inputs = tuple(name for name in read if name not in self._constants and name not in made)
-        outputs = tuple(name for name in made if name in read_behind or name in self._outputs)
+        inputs = {name: self._crossing(name) for name in read if name not in self._constants and name not in made}
+        outputs = {name: self._crossing(name) for name in made if name in read_behind or name in self._outputs}
         body = [onnx.NodeProto.FromString(self._nodes[name_of(node)].SerializeToString()) for node in nodes]
-        copies = [self._copied(name, body) for name in inputs if self._is_feature_map(name)]
+        before = [node for name, value in inputs.items() for node in self._taken(name, value.name, body)]
+        wide = [(name, value.name) for name, value in outputs.items() if value.name != name]
+        behind = [node for pair in wide for node in self._widened(*pair)]
         graph = onnx.helper.make_graph(
-            [*copies, *body],
+            [*before, *body, *behind],
             self._proto.graph.name or "part",
-            [self._described[name] for name in inputs],
-            [self._described[name] for name in outputs],
+            list(inputs.values()),
+            list(outputs.values()),
             [self._constants[name] for name in read if name in self._constants],
         )
         model = onnx.helper.make_model(
@@ -150,23 +156,48 @@ class Splitter:
         )
         onnx.checker.check_model(model)
         content: bytes = model.SerializeToString()
-        return GraphPart(content, inputs, outputs)
+        return GraphPart(content, *(tuple(value.name for value in ends.values()) for ends in (inputs, outputs)))
+
+    def _crossing(self, name: str) -> onnx.ValueInfoProto:
+        """A tensor as it crosses from part to part; the graph's own inputs and outputs stay as they are."""
+        value: onnx.ValueInfoProto = onnx.ValueInfoProto.FromString(self._described[name].SerializeToString())
+        if value.type.tensor_type.elem_type == _HALF and name not in self._given and name not in self._outputs:
+            value.name = name + _WIDE
+            value.type.tensor_type.elem_type = _FLOAT
+        return value
+
+    def _taken(self, name: str, crossing: str, body: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+        """What stands in front of a part for a tensor that it takes.
+
+        Of a feature map that is a pool of one cell, which changes no number: ONNX Runtime computes x86's convolutions
+        in a layout of its own, and adds what such nodes alone have made as it computes the next; what a part is given
+        it would add behind, in another order, which rounds in another way.
+        """
+        pooled = self._is_feature_map(name)
+        if crossing != name:
+            yield _cast(crossing, name + _SAME if pooled else name, _HALF)
+            if pooled:
+                yield _pool(name + _SAME, name)
+        elif pooled:
+            for node in body:
+                for index, read in enumerate(node.input):
+                    if read == name:
+                        node.input[index] = name + _SAME
+            yield _pool(name, name + _SAME)
+
+    def _widened(self, name: str, crossing: str) -> Iterator[onnx.NodeProto]:
+        """What stands behind a part for a tensor in float16 that it gives.
+
+        Here and in front of the next part a pool, which has no kernel in float16 on most processors, leaves a node
+        between two others that are computed in float32, as it was in the whole graph: it is then, too.
+        """
+        if pooled := self._is_feature_map(name):
+            yield _pool(name, name + _SAME)
+        yield _cast(name + _SAME if pooled else name, crossing, _FLOAT)
 
     def _is_feature_map(self, name: str) -> bool:
         kind = self._described[name].type.tensor_type
-        return name not in self._given and kind.elem_type == onnx.TensorProto.FLOAT and len(kind.shape.dim) == 4
-
-    def _copied(self, name: str, body: Sequence[onnx.NodeProto]) -> onnx.NodeProto:
-        """A pool of one cell in front of a part, which changes no number.
-
-        ONNX Runtime computes x86's convolutions in a layout of its own, and adds what such nodes alone have made as it
-        computes the next; what a part is given it would add behind, in another order, which rounds in another way.
-        """
-        for node in body:
-            for index, read in enumerate(node.input):
-                if read == name:
-                    node.input[index] = name + _SAME
-        return onnx.helper.make_node("MaxPool", [name], [name + _SAME], name + _SAME, kernel_shape=[1, 1])
+        return name not in self._given and kind.elem_type in (_FLOAT, _HALF) and len(kind.shape.dim) == 4
 
     def _weight_bytes(self) -> Iterator[int]:
         """Size of the constants that each node is the first to read."""
@@ -234,8 +265,17 @@ def _reads(node: ir.Node) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _pool(source: str, target: str) -> onnx.NodeProto:
+    return onnx.helper.make_node("MaxPool", [source], [target], f"{target}.pool", kernel_shape=[1, 1])
+
+
+def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
+    return onnx.helper.make_node("Cast", [source], [target], f"{target}.cast", to=kind)
+
+
 def _bytes(value: ir.Value) -> int | None:
-    """The size of a tensor of one crop; None where it is not known."""
+    """The size of a tensor of one crop as it crosses from part to part; None where it is not known."""
     if value.shape is None or value.dtype is None:
         return None
-    return int(prod(size or 1 for size in sizes(value)) * value.dtype.itemsize)
+    itemsize = 4 if value.dtype == ir.DataType.FLOAT16 else value.dtype.itemsize
+    return int(prod(size or 1 for size in sizes(value)) * itemsize)
