@@ -42,6 +42,7 @@ CARD2 = Path("models") / "splite_hand2" / "CARD.md"
 PALM = Path("models") / "splite_palm" / "CARD.md"
 HOW = Path("benchmarks") / "README.md"
 BACKENDS = Path("docs") / "backends.md"
+SPLIT = Path("docs") / "split-loading.md"
 ALL_KINDS = "all"
 """Of the section that is made of records of several kinds, which its block is given by kind."""
 
@@ -264,6 +265,33 @@ def layers_block(record: Record) -> list[str]:
     return [*lines, "", f"{machine(record['environment'])}. LiteRT tells no times of single layers."]
 
 
+def split_block(files: dict[str, list[Record]]) -> list[str]:
+    """A row for each number of parts, of the newest record of each network of split_loading.py."""
+    newest = {record["rows"][0]["model"]: record for found in files.values() for record in found}
+    lines = [
+        "| network | parts | peak, MB | largest part, MB | open, s | frame, s | same bits |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for name, record in newest.items():
+        first = record["rows"][0]
+        for row in record["rows"]:
+            figures = (
+                f"{row['peak_mb'] - row['before_mb']:.0f}",
+                f"{row['largest_part_bytes'] / 1e6:.0f}",
+                *(f"{row[key]:.2f}" for key in ("open_s", "frame_p50_s")),
+                "yes" if row["outputs_sha256"] == first["outputs_sha256"] else "no",
+            )
+            lines.append(f"| {name} | {row['parts']} | {' | '.join(figures)} |")
+    machines = dict.fromkeys(machine(record["environment"]) for record in newest.values())
+    frames = " or ".join(dict.fromkeys(str(record["frames"]) for record in newest.values()))
+    return [
+        *lines,
+        "",
+        f"fp32, one thread, {frames} frames, files in the page cache; memory is over what the process has "
+        f"before it opens the bundle. {'; '.join(machines)}, with other work: look at the ratios.",
+    ]
+
+
 SECTIONS = (
     Section("claims", ALL_KINDS, (README,), claims_block),
     Section("results", None, (CARD,), results_block),
@@ -289,6 +317,7 @@ SECTIONS = (
     Section("compare", "compare-power", (HOW,), power_block),
     Section("C++ runtime", "cpp-runtime", (HOW,), cpp_runtime_block),
     Section("C++ frames", "cpp-frames", (HOW,), cpp_frames_block),
+    Section("split loading", "split-loading", (SPLIT,), split_block),
     Section("ARM deviations", "arm64-deviations", (HOW,), deviations_block),
     Section("ARM instructions", "arm64-instructions", (HOW,), instructions_block),
 )
