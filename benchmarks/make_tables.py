@@ -42,6 +42,7 @@ CARD2 = Path("models") / "splite_hand2" / "CARD.md"
 PALM = Path("models") / "splite_palm" / "CARD.md"
 HOW = Path("benchmarks") / "README.md"
 BACKENDS = Path("docs") / "backends.md"
+UPDATES = Path("docs") / "updates.md"
 SPLIT = Path("docs") / "split-loading.md"
 ALL_KINDS = "all"
 """Of the section that is made of records of several kinds, which its block is given by kind."""
@@ -292,6 +293,23 @@ def split_block(files: dict[str, list[Record]]) -> list[str]:
     ]
 
 
+def follow_block(files: dict[str, list[Record]]) -> list[str]:
+    """A row for each span of the newest record of each bundle and rate of follow_load.py."""
+    newest = {(record["bundles"][1], record["fps"]): record for found in files.values() for record in found}
+    lines = [
+        "| bundle | graph, MB | frames a second | span | frames | p50, ms | p95, ms | p99, ms | longest, ms |",
+        "|---|---:|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    for (name, fps), record in newest.items():
+        for span, row in record["spans"].items():
+            found = (row[key] for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms"))
+            times = " | ".join(f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in found)
+            size = f"{record['model_bytes'][1] / 1e6:.1f}"
+            lines.append(f"| {name} | {size} | {fps:g} | {span} | {row['frames']} | {times} |")
+    machines = dict.fromkeys(machine(record["environment"]) for record in newest.values())
+    return [*lines, "", f"fp32, one thread. {'; '.join(machines)}, which other work shared."]
+
+
 SECTIONS = (
     Section("claims", ALL_KINDS, (README,), claims_block),
     Section("results", None, (CARD,), results_block),
@@ -317,6 +335,7 @@ SECTIONS = (
     Section("compare", "compare-power", (HOW,), power_block),
     Section("C++ runtime", "cpp-runtime", (HOW,), cpp_runtime_block),
     Section("C++ frames", "cpp-frames", (HOW,), cpp_frames_block),
+    Section("follow load", "follow-load", (UPDATES,), follow_block),
     Section("split loading", "split-loading", (SPLIT,), split_block),
     Section("ARM deviations", "arm64-deviations", (HOW,), deviations_block),
     Section("ARM instructions", "arm64-instructions", (HOW,), instructions_block),
