@@ -55,8 +55,8 @@ class InputError(UsageError):
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Puts the name of a file before the message of a `UsageError` about what it holds."""
+def naming(path: Path | str) -> Iterator[None]:
+    """Puts the name of a file, or of a line of one, before the message of a `UsageError` about what it holds."""
     try:
         yield
     except UsageError as err:

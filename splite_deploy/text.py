@@ -78,6 +78,11 @@ def whole(text: str) -> str:
     return "".join(_escaped(one) if "\ud800" <= one <= "\udfff" else one for one in text)
 
 
+def counted(count: int, what: str) -> str:
+    """A number with what it counts, in the singular or with an s: 1 result, 2 results."""
+    return f"{count} {what}{'s'[: count != 1]}"
+
+
 def command(*words: str | os.PathLike[str]) -> str:
     """What to type to run a command of ours.
 

@@ -19,9 +19,17 @@ from splite_deploy.bench.gates import METRICS, Gate
 from splite_deploy.bench.records import parse_result
 from splite_deploy.bench.report.tables import machine
 from splite_deploy.bench.result import BenchResult
-from splite_deploy.errors import GateError, InputError, MissingDependencyError, OptionError, UsageError, first_line
+from splite_deploy.errors import (
+    GateError,
+    InputError,
+    MissingDependencyError,
+    OptionError,
+    UsageError,
+    first_line,
+    naming,
+)
 from splite_deploy.spec.reading import ReadError, read_bytes
-from splite_deploy.text import Lines
+from splite_deploy.text import Lines, counted
 
 SUFFIXES = (".jsonl", ".json")
 _MOST_BYTES = 256 << 20
@@ -30,7 +38,10 @@ _WRITTEN_BY = "Name files that 'splite-deploy bench --json FILE' appended to, or
 _AHEAD = timedelta(hours=1)
 """How far a device's clock may be ahead of this one before that is said."""
 _RELATIVE = re.compile(r"(.*[<>=]\s*)([^\s<>=]+)\s*x\s*")
-_DEVICE = re.compile(r"\s*([^:<>=]+?)\s*:(.*)", re.DOTALL)
+_DEVICE = re.compile(r"\s*(.*\S)\s*:([^:]*)", re.DOTALL)
+"""A device may have colons in its name, a metric has none."""
+_MOST_NOTES = 3
+"""Of a file; of more lines that are passed over the number is told."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +81,12 @@ class Fleet:
     Attributes:
         series: In the order of devices and names.
         notes: What was passed over, and what is odd, each as a sentence.
+        files: Files of this machine that hold results: nothing else is to be written there.
     """
 
     series: tuple[Series, ...]
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     @property
     def devices(self) -> dict[str, list[Series]]:
@@ -89,7 +102,7 @@ class FleetGate:
     """A condition that the latest result of a series must not meet.
 
     Attributes:
-        device: Which devices; ``*`` and ``?`` stand for other letters.
+        device: Which devices; ``*`` and ``?`` stand for other letters, and every other letter for itself.
         gate: The condition; relative ones have the factor as their limit.
         relative: Whether the limit is a multiple of the previous result.
     """
@@ -128,7 +141,8 @@ class FleetGate:
         Raises:
             OptionError: There is no such device, or nothing of it measured the metric.
         """
-        chosen = [one for one in fleet.series if fnmatchcase(one.device, self.device)]
+        pattern = self.device.replace("[", "[[]")
+        chosen = [one for one in fleet.series if fnmatchcase(one.device, pattern)]
         if not chosen:
             there = ", ".join(fleet.devices)
             raise OptionError(f"No result is of a device '{self.device}'.", hint=f"There are: {there}.")
@@ -177,23 +191,31 @@ class _Reading:
     twice: int = 0
     others: int = 0
 
-    def add(self, name: str, content: bytes) -> None:
-        """The results of a file; lines that are none are noted."""
+    def add(self, name: str, content: bytes) -> bool:
+        """The results of a file, and whether it has any; lines that are none are noted."""
+        found, notes = False, []
         for number, line in enumerate(content.split(b"\n"), 1):
             if not line.strip():
                 continue
+            where = f"{name}, line {number}"
             try:
-                result = parse_result(line, f"{name}, line {number}")
-                datetime_of(result)
+                result = parse_result(line, where)
+                with naming(where):
+                    datetime_of(result)
             except UsageError as err:
                 if b'"kind"' in line and b'"schema_version"' not in line:
                     self.others += 1  # a record of another kind, such as those of a script
                 else:
-                    self.notes.append(f"Passed over: {err.message}")
+                    notes.append(f"Passed over: {err.message}")
                 continue
+            found = True
             key = repr(result.to_dict())
             self.twice += key in self.results
             self.results[key] = result
+        more = len(notes) - _MOST_NOTES
+        self.notes += notes[:_MOST_NOTES]
+        self.notes += [f"Passed over: {counted(more, 'more line')} of {name}."] if more > 0 else []
+        return found
 
 
 def read_fleet(places: Sequence[str], *, now: datetime | None = None) -> Fleet:
@@ -209,39 +231,41 @@ def read_fleet(places: Sequence[str], *, now: datetime | None = None) -> Fleet:
         InputError: A place cannot be read, or there is no result in any.
         MissingDependencyError: An address needs fsspec, or its part for that store, which is not installed.
     """
-    reading = _Reading()
+    reading, files = _Reading(), list[Path]()
     for place in places:
-        contents = _stored(place) if _URL.match(place) else _local(Path(place))
-        for name, content in contents:
-            reading.add(name, content)
+        if _URL.match(place):
+            for name, content in _stored(place):
+                reading.add(name, content)
+        else:
+            files += [file for file, content in _local(Path(place)) if reading.add(str(file), content)]
     if not reading.results:
         said = f" {reading.notes[0]}" if reading.notes else ""
         raise InputError(f"There is no result in {', '.join(places)}.{said}", hint=_WRITTEN_BY)
     notes = list(reading.notes)
     if reading.twice:
-        notes.append(f"{reading.twice} results are there twice and count once.")
+        notes.append(f"Read twice, and counted once: {counted(reading.twice, 'result')}.")
     if reading.others:
-        notes.append(f"{reading.others} lines are records of another kind.")
+        notes.append(f"Of another kind: {counted(reading.others, 'record')}.")
     series = tuple(_series(list(reading.results.values())))
     ahead = (now or datetime.now(timezone.utc)) + _AHEAD
     for device, several in Fleet(series).devices.items():
         latest = max(datetime_of(one.latest) for one in several)
         if latest > ahead:
             notes.append(f"The clock of {device} is ahead: its latest result is of {latest:%Y-%m-%d %H:%M} UTC.")
-    return Fleet(series, tuple(notes))
+    return Fleet(series, tuple(notes), tuple(files))
 
 
 def datetime_of(result: BenchResult) -> datetime:
-    """When it was measured, by the clock of its device.
+    """When it was measured, by the clock of its device, in UTC.
 
     Raises:
         UsageError: Its date is none.
     """
     try:
         date = datetime.fromisoformat(result.date_utc.replace("Z", "+00:00"))
-    except ValueError as err:
+        return date.replace(tzinfo=timezone.utc) if date.tzinfo is None else date.astimezone(timezone.utc)
+    except (ValueError, OverflowError) as err:  # in UTC it may be of the year 0 or 10000
         raise UsageError(f"The date {result.date_utc!r} of a result is none.", hint="Measure again.") from err
-    return date if date.tzinfo is not None else date.replace(tzinfo=timezone.utc)
 
 
 def device_of(result: BenchResult) -> str:
@@ -265,13 +289,13 @@ def _name(result: BenchResult) -> str:
     return ", ".join([" ".join(words[:2]), *words[2:]])
 
 
-def _local(place: Path) -> Iterator[tuple[str, bytes]]:
+def _local(place: Path) -> Iterator[tuple[Path, bytes]]:
     files = [place]
     if place.is_dir():
         files = sorted(file for file in place.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     for file in files:
         try:
-            yield str(file), read_bytes(file, most_bytes=_MOST_BYTES)
+            yield file, read_bytes(file, most_bytes=_MOST_BYTES)
         except ReadError as err:
             raise InputError(f"Cannot read the results {file}: {err.reason}.", hint=_WRITTEN_BY) from err
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from splite_deploy.cli.app import FilePath, check_place, json_option, main
+from splite_deploy.cli.app import FilePath, check_place, json_option, main, not_empty
 from splite_deploy.cli.console import STDOUT, put_json, put_text, say, show, warn
 from splite_deploy.errors import OptionError
+from splite_deploy.files import check_outputs
+from splite_deploy.text import counted
 
 if TYPE_CHECKING:
     from splite_deploy.bench.fleet import Fleet
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @main.command(short_help="Show results of many machines over time, and check the latest.")
-@click.argument("results", metavar="RESULTS...", nargs=-1, required=True)
+@click.argument("results", metavar="RESULTS...", nargs=-1, required=True, callback=not_empty)
 @click.option(
     "--html",
     metavar="FILE",
@@ -55,13 +57,17 @@ def fleet(results: tuple[str, ...], html: Path | None, fail_if: tuple[str, ...],
     read = read_fleet(results)
     for note in read.notes:
         warn(note)
+    named = ("--html", html), ("--json", json_file)
+    outputs = [(name, file) for name, file in named if file is not None and file != STDOUT]
+    check_outputs([("RESULTS", file) for file in read.files], outputs)
     broken = broken_limits(gates, read)
     put_json(json_file, _plain(read, broken))
     if html is not None:
         put_text(html, fleet_page(read, broken, fail_if))
     if STDOUT not in (html, json_file):
         show(*_tables(read))
-        say(f"{len(read.devices)} devices, {sum(len(one.results) for one in read.series)} results.")
+        count = sum(len(one.results) for one in read.series)
+        say(f"{counted(len(read.devices), 'device')}, {counted(count, 'result')}.")
     check_fleet(broken)
 
 

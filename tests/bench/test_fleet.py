@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 from bench_results import ENVIRONMENT, bench_result, stats_of
 
-from splite_deploy.bench.fleet import Fleet, FleetGate, broken_limits, check_fleet, read_fleet
+from splite_deploy.bench.fleet import (
+    Fleet,
+    FleetGate,
+    Series,
+    broken_limits,
+    check_fleet,
+    datetime_of,
+    read_fleet,
+)
 from splite_deploy.bench.records import append_result
 from splite_deploy.bench.result import BenchResult
 from splite_deploy.errors import GateError, InputError, MissingDependencyError, OptionError
@@ -78,11 +86,11 @@ def test_what_is_no_whole_result_is_passed_over_and_named(folder: Path) -> None:
     place = folder / "more.jsonl"
     assert fleet.notes[0] == f"Passed over: {place}, line 1 is cut off: what wrote it was ended, or the disk was full."
     assert fleet.notes[1].startswith(f"Passed over: {place}, line 2: The benchmark result has schema version 99")
-    assert fleet.notes[2] == "Passed over: The date 'yesterday' of a result is none."
-    assert fleet.notes[3] == f"Passed over: {place}, line 4 is not a benchmark result."
-    assert fleet.notes[4:] == (
-        "1 results are there twice and count once.",
-        "1 lines are records of another kind.",
+    assert fleet.notes[2] == f"Passed over: {place}, line 3: The date 'yesterday' of a result is none."
+    assert fleet.notes[3:] == (
+        f"Passed over: 1 more line of {place}.",
+        "Read twice, and counted once: 1 result.",
+        "Of another kind: 1 record.",
     )
 
 
@@ -92,6 +100,36 @@ def test_a_clock_that_is_ahead_is_named_and_changes_no_order_of_others(folder: P
     fleet = read(folder)
     assert fleet.notes == ("The clock of pi5 is ahead: its latest result is of 2031-05-01 00:00 UTC.",)
     assert fleet.devices["jetson"][0].latest.date_utc.startswith("2025-11-03")
+
+
+def test_dates_of_other_time_zones_are_told_in_utc(tmp_path: Path, splite: Any) -> None:
+    for date in ("2025-11-01T01:30:00+02:00", "2025-11-01T00:00:00+00:00"):
+        append_result(tmp_path / "r.jsonl", replace(result("pi5", 1, 8.0), date_utc=date))
+    (series,) = read(tmp_path).series
+    assert [f"{datetime_of(one):%m-%d %H:%M}" for one in series.results] == ["10-31 23:30", "11-01 00:00"]
+    for date in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):  # in UTC of no year that there is
+        append_result(tmp_path / "r.jsonl", replace(result("pi5", 1, 8.0), date_utc=date))
+    fleet = read(tmp_path)
+    assert len(fleet.series[0].results) == 2 and len(fleet.notes) == 2
+    assert "line 3: The date '0001-01-01T00:00:00+14:00' of a result is none" in fleet.notes[0]
+
+
+def test_a_file_of_results_is_not_written_over(folder: Path, splite: Any) -> None:
+    """As by who has learned that --json of bench appends."""
+    held = (folder / "jetson.jsonl").read_bytes()
+    for option in ("--json", "--html"):
+        for results in (folder, folder / "jetson.jsonl"):
+            refused = splite("fleet", results, option, folder / "jetson.jsonl")
+            assert refused.exit_code == 1, refused.output
+            assert "jetson.jsonl would overwrite the input that RESULTS names" in refused.stderr
+    assert (folder / "jetson.jsonl").read_bytes() == held
+    for _ in range(2):  # its own figures may lie beside the results, and are written anew
+        done = splite("fleet", folder, "--json", folder / "fleet.json")
+        assert done.exit_code == 0, done.output
+    assert done.stderr.count("warning") == 4 and "more lines of" in done.stderr
+    assert "2 devices, 5 results." in done.stdout
+    empty = splite("fleet", "")
+    assert empty.exit_code == 2 and "It is empty: name a file or a folder" in empty.stderr
 
 
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
@@ -154,6 +192,15 @@ def test_a_limit_for_nobody_is_refused(folder: Path) -> None:
         broken_limits([FleetGate.parse("pi5: epe_px > 1")], fleet)
 
 
+@pytest.mark.parametrize("name", ["[x]", "pi: kitchen", "a>b", "a=b < c", "Ärger 手", "Pi 5 Model B Rev 1.0, 4 cores"])
+def test_a_limit_names_a_device_whatever_it_is_called(name: str) -> None:
+    fleet = Fleet((Series(name, "hand.splite ort fp32", (result(name, 1, 3.0),)),))
+    (failure,) = FleetGate.parse(f"{name}: p50_ms > 2").failures(fleet)
+    assert failure.startswith("p50_ms is 3, 1 over the limit of 2")
+    with pytest.raises(OptionError, match="No result is of a device"):
+        list(FleetGate.parse(f"{name}.: p50_ms > 2").failures(fleet))
+
+
 def test_the_command_shows_checks_and_writes_a_page(folder: Path, splite: Any, tmp_path: Path) -> None:
     page, lines = tmp_path / "fleet.html", tmp_path / "fleet.json"
     done = splite("fleet", folder, "--html", page, "--json", lines, "--fail-if", "jetson: p50_ms > 1.1x")
@@ -170,7 +217,6 @@ def test_the_command_shows_checks_and_writes_a_page(folder: Path, splite: Any, t
 
 def test_a_page_of_many_devices_keeps_to_its_size(tmp_path: Path) -> None:
     pytest.importorskip("jinja2")
-    from splite_deploy.bench.fleet import Series
     from splite_deploy.bench.report.fleet import fleet_page
 
     several = [
@@ -187,7 +233,6 @@ def test_a_page_of_many_devices_keeps_to_its_size(tmp_path: Path) -> None:
 
 def test_a_page_of_a_thousand_devices_keeps_to_its_size() -> None:
     pytest.importorskip("jinja2")
-    from splite_deploy.bench.fleet import Series
     from splite_deploy.bench.report.fleet import fleet_page
 
     one = result("d", 1, 2.0)
