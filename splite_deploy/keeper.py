@@ -28,12 +28,13 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):  # of the program alone: its readers see when it closes them
         os.dup2(nothing, stream)
-    guard = _guard(program)
+    guard, leave = _guard(program)
     _thread.start_new_thread(_watch, (life, program))
     _, status = os.waitpid(program, 0)
     _kill_group(program)
     with suppress(OSError):  # somebody killed the guard
-        os.write(guard, b".")
+        os.write(leave, b".")
+    os.waitpid(guard, 0)
     if not os.WIFSIGNALED(status):
         os._exit(os.WEXITSTATUS(status))
     _end_by(os.WTERMSIG(status))
@@ -68,20 +69,21 @@ def _become(command: list[str], keeper: int) -> None:
         os._exit(_FAILED_TO_START)
 
 
-def _guard(program: int) -> int:
+def _guard(program: int) -> tuple[int, int]:
     """Starts a process that kills the group where this one is killed, as Ray does with the children of its own.
 
     Returns:
-        A descriptor: what is written there ends that process.
+        Its number, and a descriptor: what is written there ends it.
     """
-    told, guard = os.pipe()
-    if os.fork() == 0:
-        os.close(guard)
+    told, leave = os.pipe()
+    guard = os.fork()
+    if guard == 0:
+        os.close(leave)
         if not os.read(told, 1):
             _kill_group(program)
         os._exit(0)
     os.close(told)
-    return guard
+    return guard, leave
 
 
 def _watch(life: int, program: int) -> None:
