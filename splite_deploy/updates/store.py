@@ -206,7 +206,7 @@ class Store:
             with claimed(self.path / STORE, self.path):
                 state = self.read_if_any()
                 self._remove_unnamed(state)
-                with part_folder(self.folder(Slot(_next_number(state)))) as folder:
+                with part_folder(self.folder(self._next(state))) as folder:
                     yield folder
         finally:
             if made and self.read_if_any() is None:
@@ -238,7 +238,7 @@ class Store:
                     raise UpdateError(
                         f"{self.path} takes only signed updates since a moment ago.", hint="Install it once more."
                     )
-                new = Slot(_next_number(before), made)
+                new = replace(self._next(before), made=made)
                 state = State(STORE_VERSION, new, None if before is None else before.current, public_key)
                 try:
                     rename_to_new(folder, self.folder(new))
@@ -368,7 +368,7 @@ class Store:
                 return True
             names = {name for name in os.listdir(self.path) if not is_hidden(name)}  # noqa: PTH208 - names
         if hidden_name(self.path / STORE, "claim").exists():  # of a first installation that was cut short
-            names.discard(self.folder(Slot(_next_number(None))).name)
+            names.discard(_next(None).folder)
         if names and STORE not in names:
             raise UpdateError(
                 f"{self.path} is no store, and holds other files.",
@@ -381,8 +381,20 @@ class Store:
         with writing(self.path):
             sync(self.path)
 
+    def _next(self, state: State | None) -> Slot:
+        """The slot of the next installation, for which no folder lies there."""
+        slot = _next(state)
+        while os.path.lexists(self.folder(slot)):
+            slot = Slot(slot.number + 1)
+        return slot
+
     def _remove_unnamed(self, state: State | None) -> None:
-        """Removes slots that are none any more; they get a hidden name first, so that none is left in half."""
+        """Removes slots that are none any more; they get a hidden name first, so that none is left in half.
+
+        Where the current one is lacking ``store.json`` is not what it was, and nothing is removed.
+        """
+        if state is not None and not is_folder(self.folder(state.current)):
+            return
         named = {self.folder(slot).name for slot in _slots(state)}
         for name in os.listdir(self.path):  # noqa: PTH208 - names
             place = self.path / name
@@ -406,8 +418,8 @@ def _require(condition: bool, said: str) -> None:
         raise SpecError(f"{said}.", hint="Install into another store.")
 
 
-def _next_number(state: State | None) -> int:
-    return 1 + max((slot.number for slot in _slots(state)), default=0)
+def _next(state: State | None) -> Slot:
+    return Slot(1 + max((slot.number for slot in _slots(state)), default=0))
 
 
 def _slots(state: State | None) -> list[Slot]:

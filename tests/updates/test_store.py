@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from splite_deploy import PoseEstimator
 from splite_deploy.bundle import MANIFEST, Bundle
-from splite_deploy.errors import BundleError, OutputError, ParityError, UpdateError
+from splite_deploy.errors import BundleError, OutputError, ParityError, SpliteError, UpdateError
 from splite_deploy.files import hidden_name, locked
 from splite_deploy.runtime.install import install
 from splite_deploy.updates import STORE, Slot, Store, make_update
@@ -184,6 +184,20 @@ def test_leftovers_of_a_loss_of_power_go_with_the_next_installation(
     assert install(store, second).state.current.number == 2
     assert store.open().manifest.source.tool_version == "2"
     assert names(store.path) == ["1.splite", "2.splite", "7.splite", "store.json"]
+
+
+def test_a_store_that_names_what_is_not_there_loses_no_bundle(tiny_bundle: Path, second: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    install(store, tiny_bundle)
+    install(store, second)
+    (store.path / "store.json").write_text('{"store_version": 1, "current": {"number": 1000}}')
+    shutil.copytree(second, store.path / "1001.splite")
+    with pytest.raises(SpliteError, match="No such file"):
+        install(store, tmp_path / "nothing.splite")
+    assert names(store.path) == ["1.splite", "1001.splite", "2.splite", "store.json"]
+    assert install(store, tiny_bundle).state.current.number == 1002
+    assert names(store.path) == ["1002.splite", "store.json"]
+    assert store.open().manifest == Bundle.open(tiny_bundle).manifest
 
 
 @pytest.mark.parametrize(
