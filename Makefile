@@ -22,7 +22,7 @@ ARM64_TESTS := tests/decoders/test_decode.py tests/decoders/test_not_finite.py t
 FRAMES ?= 1000000
 IN_CONVERTER := SPLITE_TFLITE_PYTHON=$${SPLITE_TFLITE_PYTHON:-$(CURDIR)/.venv-tflite/bin/python}
 
-.PHONY: help demo demo-bundles docs test test-cpp test-arm64 test-two-machines lint unit fuzz kills soak converter converters providers newest oldest clean
+.PHONY: help demo demo-bundles docs test test-cpp test-arm64 arm64-networks arm64-cpp arm64-decoders test-two-machines lint unit fuzz kills soak converter converters providers newest oldest clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the commands
@@ -107,16 +107,22 @@ test-cpp: $(STAMP)  ## Tests the C++ runtime under sanitizers, on spoilt bundles
 
 test-arm64: $(if $(SPLITE_TFLITE_PYTHON),$(STAMP),converter)  ## Verifies networks on emulated ARM processors, for 3 minutes (needs qemu-user; makes TFLite's converter)
 	@mkdir -p $(ARM64)
-	@echo "==> Making the emulated machine, and a bundle of all that a CPU runs beside it"
-	@$(BIN)/python benchmarks/arm64/machine.py >/dev/null & machine=$$!; exported=0; \
-		$(IN_CONVERTER) $(SPLITE) export $(HAND)/splite_hand.safetensors -b ort -b tflite -p fp32 -p fp16 -p int8 \
-			--crops 16 $(ARM64_PICTURES) -o $(ARM64)/hand.splite --overwrite >$(ARM64)/export.log || exported=1; \
-		wait $$machine; test $$exported = 0 || { cat $(ARM64)/export.log; exit 1; }
-	@echo "==> Comparing with this machine"
+	@$(BIN)/python benchmarks/arm64/machine.py >/dev/null
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync arm64-networks arm64-cpp arm64-decoders
+
+arm64-networks:
+	@echo "==> Exporting all that a CPU runs, and comparing emulated processors with this one"
+	@$(IN_CONVERTER) $(SPLITE) export $(HAND)/splite_hand.safetensors -b ort -b tflite -p fp32 -p fp16 -p int8 \
+		--crops 16 $(ARM64_PICTURES) -o $(ARM64)/hand.splite --overwrite >$(ARM64)/export.log 2>&1 || \
+		{ cat $(ARM64)/export.log; exit 1; }
 	@$(BIN)/python benchmarks/arm64_deviations.py $(ARM64)/hand.splite $(PALM) --same-bits $(if $(RECORD),--out "$(RECORD)")
+
+arm64-cpp:
 	@echo "==> The C++ runtime there, against Python here (pytest)"
 	@if command -v aarch64-linux-gnu-g++ >/dev/null; then $(BIN)/python benchmarks/arm64/cpp.py; else \
 		echo "warning: skipped for want of a compiler (apt install g++-aarch64-linux-gnu)"; fi
+
+arm64-decoders:
 	@echo "==> Tests of the decoders there (pytest)"
 	@$(BIN)/python benchmarks/arm64/machine.py -- -m pytest -q -p no:cacheprovider $(ARM64_TESTS)
 

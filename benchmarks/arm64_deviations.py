@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,8 +38,8 @@ from splite_deploy.spec.plain import to_plain
 KIND = "arm64-deviations"
 CHECK = Path(__file__).parent / "arm64" / "check.py"
 HERE = "x86"
-APART = 2
-"""So many artifacts later than the machine before does one begin."""
+WIDE = 120
+"""Columns of the tables, which a pipe does not tell."""
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 Outputs = Mapping[str, NDArray[np.float32]]
 
@@ -63,36 +63,41 @@ def in_int8_alone(bundle: Bundle, artifact: Artifact) -> bool:
     return not any("float" in kind for one in operators for kind in (*one.inputs, *one.outputs))
 
 
-def checked(python: list[str | Path], bundle: Path, folder: Path, first: int) -> tuple[dict[str, Any], Outputs]:
-    """What one machine finds, by artifact, beginning with the one of this number.
+def checked(python: list[str | Path], bundle: Path, folder: Path) -> tuple[dict[str, Any], Outputs]:
+    """What one machine finds, by artifact.
 
     Raises:
         UnavailableError: An artifact cannot be run there.
     """
-    folder.mkdir()
-    variables = {**environment(), "SPLITE_CACHE": str(folder.parent / "cache")}
-    command = [*python, CHECK, bundle, folder, str(first)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=variables)
+    folder.mkdir(parents=True)
+    command = [*python, CHECK, bundle, folder]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment())
     if done.returncode:
         raise UnavailableError(f"{bundle.name} failed on {folder.name}:\n{done.stderr[-2000:].strip()}")
     with np.load(folder / "outputs.npz") as outputs:
         return json.loads((folder / "verified.json").read_text(encoding="utf-8")), dict(outputs)
 
 
-def measured(path: Path, pythons: Mapping[str, list[str | Path]]) -> dict[str, dict[str, Any]]:
-    """What every machine finds of a bundle; those that are emulated run side by side."""
+def measured(
+    paths: Sequence[Path], pythons: Mapping[str, list[str | Path]]
+) -> Iterator[tuple[Path, dict[str, dict[str, Any]]]]:
+    """What every machine finds of each bundle; as many machines run side by side as there are cores."""
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        jobs = {
-            name: pool.submit(checked, python, path, Path(scratch) / name, APART * number)
-            for number, (name, python) in enumerate(pythons.items())
-        }
-        results = {name: job.result() for name, job in jobs.items()}
-    found = {name: verified for name, (verified, _) in results.items()}
-    for name, (verified, outputs) in results.items():
-        if name != HERE:
-            for label in verified:
-                found[name][label]["unlike_x86"] = unlike(label, results[HERE][1], outputs)
-    return found
+        jobs = [
+            {
+                name: pool.submit(checked, python, path.absolute(), Path(scratch) / str(number) / name)
+                for name, python in pythons.items()
+            }
+            for number, path in enumerate(paths)
+        ]
+        for path, machines in zip(paths, jobs, strict=True):
+            results = {name: job.result() for name, job in machines.items()}
+            found = {name: verified for name, (verified, _) in results.items()}
+            for name, (verified, outputs) in results.items():
+                if name != HERE:
+                    for label in verified:
+                        found[name][label]["unlike_x86"] = unlike(label, results[HERE][1], outputs)
+            yield path, found
 
 
 def broken(bundle: Bundle, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -123,9 +128,8 @@ def main() -> None:
         emulated = machine(options.folder.absolute())
         pythons: dict[str, list[str | Path]] = {HERE: [sys.executable]}
         pythons |= {name: emulated.command(cpu) for name, cpu in CPUS.items()}
-        for path in options.bundles:
+        for path, found in measured(options.bundles, pythons):
             bundle = Bundle.open(path)
-            found = measured(path.absolute(), pythons)
             exact += [one for one in bundle.manifest.artifacts if in_int8_alone(bundle, one)]
             record = {
                 "kind": KIND,
@@ -138,7 +142,7 @@ def main() -> None:
                 "qemu": qemu_version(),
                 "environment": to_plain(read_environment()),
             }
-            Console().print(Markdown("\n".join(deviations_block({"": [record]}))))
+            Console(width=WIDE).print(Markdown("\n".join(deviations_block({"": [record]}))))
             failed += [f"{bundle.model.name}: {text}" for text in broken(bundle, {HERE: record["x86"], **found})]
             if options.out is not None:
                 append_record(options.out, record)

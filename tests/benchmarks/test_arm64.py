@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,14 @@ from typing import Any
 import arm64_instructions
 import numpy as np
 import pytest
+from arm64.check import KEPT
 from arm64.machine import CPUS, Machine, UnavailableError, machine
-from arm64_deviations import broken, in_int8_alone, unlike
+from arm64_deviations import broken, in_int8_alone, measured, unlike
 from arm64_instructions import HERE, compiled, counted
 from arm64_tables import deviations_block, instructions_block, share_of_fp32
+
+from splite_deploy.bundle import Bundle
+from splite_deploy.bundle.packaged import PALM, packaged
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 
@@ -56,6 +61,7 @@ def test_children_run_on_the_same_cpu(tmp_path: Path) -> None:
         assert command[command.index("-0") + 1] == str(emulated.program(cpu))  # which is sys.executable there
         assert emulated.program(cpu).name == f"python-{name}"  # whose name begins as that of a Python
         assert command[-3:-1] == ["-plugin", "p.so"]
+        assert f"PYTHONPYCACHEPREFIX={tmp_path / 'bytecode'}" in command  # to compile modules takes longer than tests
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -104,6 +110,24 @@ def test_which_files_have_to_give_the_same_bits(file: str, alone: bool) -> None:
     for backend, precision in (("tflite", "int8"), ("tflite", "fp32"), ("ort", "int8")):
         artifact: Any = SimpleNamespace(backend=backend, precision=precision)
         assert in_int8_alone(bundle, artifact) == (alone and (backend, precision) == ("tflite", "int8"))
+
+
+def test_machines_are_compared_with_this_one() -> None:
+    python: list[str | Path] = [sys.executable]
+    ((path, found),) = measured([packaged(PALM)], {"x86": python, "the same": python})
+    assert path == packaged(PALM) and list(found) == ["x86", "the same"]
+    for label in ("ort fp32", "ort int8"):
+        assert found["the same"][label]["violations"] == found["x86"][label]["violations"]
+        assert found["the same"][label]["unlike_x86"]["differing"] == 0
+        assert "unlike_x86" not in found["x86"][label]
+    values = [found["the same"][label]["unlike_x86"]["values"] for label in ("ort fp32", "ort int8")]
+    crops = len(Bundle.open(packaged(PALM)).golden().crops)
+    assert values[1] * KEPT == values[0] * crops > 0  # int8 gives the bits of all crops
+
+
+def test_a_machine_that_fails_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match=r"none.splite failed on max:\n(?s:.+)none.splite does not exist"):
+        next(measured([tmp_path / "none.splite"], {"max": [sys.executable]}))
 
 
 def test_what_is_wrong_is_said_with_its_cpu() -> None:

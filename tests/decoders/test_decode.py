@@ -30,6 +30,7 @@ from splite_deploy.decoders import (
     Udp,
     decode,
 )
+from splite_deploy.device.emulator import read_emulator
 from splite_deploy.errors import BackendError, SpecError
 from splite_deploy.spec import InputSpec, ModelSpec, SkeletonSpec
 
@@ -49,7 +50,7 @@ HEATMAP_DECODERS = pytest.mark.parametrize(
     "decoder", [GLOBAL, WINDOW, DEPTH, QUARTER, DARK, MEAN], ids=lambda d: str(d.type)
 )
 seeds = st.integers(0, 2**32 - 1)
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=8 if read_emulator() else 40, deadline=None)
 
 
 def model(decoder: Decoder, keypoints: int, width: int = 128, height: int = 128) -> ModelSpec:
