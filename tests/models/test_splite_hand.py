@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from scripts import run_main
 from torch.ao import quantization as ao
 
 from splite_deploy.bench.evaluation import keypoint_errors
@@ -217,9 +218,8 @@ def test_distillation_is_least_at_the_teacher(spec: ModelSpec) -> None:
 
 
 def run_training(folder: Path, steps: int, *more: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, HAND / "train.py", "--out", folder, "--steps", steps, *more]
-    command += ["--synthetic", 6, "--batch", 2, "--eval-every", 2, "--threads", 1]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    fixed = ["--synthetic", 6, "--batch", 2, "--eval-every", 2, "--threads", 1]
+    return run_main(train.main, "--out", folder, "--steps", steps, *more, *fixed)
 
 
 @pytest.mark.slow
@@ -392,7 +392,8 @@ def test_the_deviation_of_int8_counts_pixels(spec: ModelSpec) -> None:
 
 
 @pytest.mark.slow
-def test_int8_training_resumes_and_writes_both_checkpoints(tmp_path: Path, spec: ModelSpec) -> None:
+def test_int8_training_resumes_and_writes_both_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "COMPARED", 8)  # hands, each of which is rendered
     qat = ["--qat", "--init", CHECKPOINT, "--teacher", CHECKPOINT, "--seed", 2, "--learning-rate", 1e-5]
     cut = run_training(tmp_path / "qat", 4, *qat, "--stop-after", 2)
     assert cut.returncode == 0, cut.stderr

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from scripts import load_script
+from scripts import load_script, run_main
 
 from splite_deploy.errors import UsageError
 from splite_deploy.export.source.load import load_model
@@ -488,18 +488,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def go(stage: str, out: Path, model: Path, *more: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, HAND2 / "train.py", stage, "--out", out, "--model", model, "--renders", 5]
-    command += ["--threads", 1, "--steps", 1e-4, "--batch", 8, *more]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, check=False)
+def typed(stage: str, out: Path, model: Path, *more: Any) -> list[str]:
+    fixed = ["--renders", 5, "--threads", 1, "--steps", 1e-4, "--batch", 8]
+    return [str(part) for part in (stage, "--out", out, "--model", model, *fixed, *more)]
 
 
 @pytest.mark.slow
 def test_the_whole_road_goes_on_where_it_was_cut(tmp_path: Path, small: Path) -> None:
-    cut = go("all", tmp_path / "cut", small, "--stop-after", 2)
+    command = [sys.executable, HAND2 / "train.py", *typed("all", tmp_path / "cut", small, "--stop-after", 2)]
+    cut = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)  # its tiles are spawned
     assert cut.returncode == 0, cut.stderr
     assert not (tmp_path / "cut" / "dense" / train.NAME).exists()
-    gone_on = go("all", tmp_path / "cut", small)
+    gone_on = run_main(train.main, *typed("all", tmp_path / "cut", small))
     assert gone_on.returncode == 0, gone_on.stderr
     assert "going on from step 2" in gone_on.stdout
 
@@ -517,7 +517,7 @@ def test_the_whole_road_goes_on_where_it_was_cut(tmp_path: Path, small: Path) ->
 
 
 def test_tiles_come_first(tmp_path: Path) -> None:
-    refused = go("dense", tmp_path, HAND2 / "model.toml")
+    refused = run_main(train.main, *typed("dense", tmp_path, HAND2 / "model.toml"))
     assert refused.returncode == 1
     assert "has no tiles of renders-0. Run the stage 'tiles' first." in " ".join(refused.stderr.split())
 
@@ -530,7 +530,7 @@ def test_labels_stay_near_what_teachers_say_together() -> None:
 
 
 def test_photographs_need_their_teachers(tmp_path: Path) -> None:
-    refused = go("all", tmp_path, HAND2 / "model.toml", "--digits", tmp_path)
+    refused = run_main(train.main, *typed("all", tmp_path, HAND2 / "model.toml", "--digits", tmp_path))
     assert refused.returncode == 2 and "photographs need --teachers" in refused.stderr
 
 

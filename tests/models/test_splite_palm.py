@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from scripts import load_script, run_main
 
 from splite_deploy.decoders import CenterNet, decode
 from splite_deploy.export import ExportOptions, export_bundle
@@ -33,6 +34,7 @@ import palm_losses
 from palm_data import Batch, Batches, Hand, Placed, Scene, Views
 from seeded_weights import normalise
 
+train = load_script(PALM / "train.py")
 HAND = np.array([[0.1 * (i % 5), 0.1 * (i // 5)] for i in range(21)])
 """A grid of 21 points."""
 
@@ -214,12 +216,12 @@ def run(*arguments: str | Path) -> str:
 
 @pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on(varied: Path, tmp_path: Path) -> None:
-    command = [PALM / "train.py", "--data", varied, "--steps", "6", "--batch", "2", "--threads", "1"]
-    command += ["--eval-every", "3", "--out"]
-    run(*command, tmp_path / "whole")
-    run(*command, tmp_path / "parts", "--stop-after", "3")
-    assert not (tmp_path / "parts" / "splite_palm.safetensors").exists()
-    assert "going on from step 3" in run(*command, tmp_path / "parts")
+    command = ["--data", varied, "--steps", 6, "--batch", 2, "--threads", 1, "--eval-every", 3, "--out"]
+    for out, *more in (["whole"], ["parts", "--stop-after", 3], ["parts"]):
+        assert not (tmp_path / "parts" / "splite_palm.safetensors").exists()
+        done = run_main(train.main, *command, tmp_path / out, *more)
+        assert done.returncode == 0, done.stderr
+    assert "going on from step 3" in done.stdout
     both = []
     for name in ("whole", "parts"):
         with safe_open(tmp_path / name / "splite_palm.safetensors", "pt") as file:

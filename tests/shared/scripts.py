@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
@@ -17,3 +21,21 @@ def load_script(file: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)
     return module
+
+
+def run_main(main: Callable[[], None], *arguments: object) -> subprocess.CompletedProcess[str]:
+    """What a script's ``main`` prints and ends with, in this process, where torch is imported already."""
+    printed, errors, status = io.StringIO(), io.StringIO(), 0
+    typed = [main.__module__, *map(str, arguments)]
+    before, sys.argv = sys.argv, typed
+    try:
+        with redirect_stdout(printed), redirect_stderr(errors):
+            try:
+                main()
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else int(end.code is not None)
+                if isinstance(end.code, str):
+                    print(end.code, file=sys.stderr)
+    finally:
+        sys.argv = before
+    return subprocess.CompletedProcess(typed, status, printed.getvalue(), errors.getvalue())
