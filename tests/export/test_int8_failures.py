@@ -61,9 +61,7 @@ def crops(model: Path) -> Pixels:
 
 
 @pytest.fixture
-def export(splite: Run, graph: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("SPLITE_CACHE", str(tmp_path / "cache"))
-
+def export(splite: Run, graph: Path, model: Path, tmp_path: Path) -> Run:
     def run(*arguments: Any, of: Path = graph) -> Result:
         output = tmp_path / "hand.splite"
         return splite("export", of, "--model", model, "-o", output, "-p", "int8", "--crops", 24, *arguments)
