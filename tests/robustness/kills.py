@@ -127,7 +127,7 @@ def run(folder: Path, count: int, seed: int, lines: Path | None = None, only: st
     _import_all()
     done = [] if lines is None or not lines.exists() else [Kill(**json.loads(one)) for one in lines.open()]
     good = folder / "good"
-    works, paces = make_good(good, only)
+    works, paces = make_good(good, only, count)
     for number in range(len(done), count):
         work, name = works[number % len(works)], SIGNALS[(number // len(works)) % len(SIGNALS)]
         rng = random.Random(f"{seed} {number}")
@@ -172,8 +172,8 @@ def table(kills: Sequence[Kill]) -> str:
     return "\n".join([*rows, "", f"{', '.join(f'{one} {counts[one]}' for one in counts)}. Moments: {spread}."])
 
 
-def make_good(folder: Path, only: str = "") -> tuple[list[Work], dict[str, Pace]]:
-    """Fills a folder with what the commands read and what an earlier run of each has left.
+def make_good(folder: Path, only: str, most: int) -> tuple[list[Work], dict[str, Pace]]:
+    """Fills a folder with what the commands read and what an earlier run of each has left; of so many at most.
 
     Returns:
         The commands, and their paces by name.
@@ -185,7 +185,7 @@ def make_good(folder: Path, only: str = "") -> tuple[list[Work], dict[str, Pace]
         _must(_in_fork(folder, lambda arguments=export: _command(arguments)))  # type: ignore[misc]
     shutil.copytree(folder / "trt.splite", folder / "out" / "built.splite")
     _must(_in_fork(folder, lambda: _make_stores(folder)))
-    works, paces = [work for work in all_works() if work.name.startswith(only)], {}
+    works, paces = [work for work in all_works() if work.name.startswith(only)][:most], {}
     for work in works:
         work.before(folder / "out")
         paces[work.name] = _pace(folder, work)
@@ -279,6 +279,12 @@ FRAMES = 40
 _STAYS = "stays: "
 _HEAVY = (
     *("cv2", "onnx", "onnx_ir", "onnxscript", "onnxsim", "onnxruntime", "rich.progress", "rich.table"),
+    *(
+        "torch._dynamo",
+        "torch.export._trace",
+        "torch.onnx._internal.exporter._core",
+        "onnxscript.function_libs.torch_lib.ops",
+    ),
     *("safetensors.torch", "torch.onnx", "splite_deploy.cli", "splite_deploy.export", "splite_deploy.compact"),
     *("splite_deploy.bench.run", "splite_deploy.runtime", "splite_deploy.runtime.install"),
 )
