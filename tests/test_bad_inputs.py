@@ -120,6 +120,7 @@ def to(output: str) -> tuple[str, ...]:
 
 
 EXPORT = to("out/new.splite")
+OF_GRAPH = ("export", "tiny.splite/model.onnx", "--model", "model.toml", *EXPORT[2:])
 RUN = ("run", "tiny.splite", "hand.png", "--save", "out/a.png", "--json", "out/a.json")
 BENCH = ("bench", "tiny.splite", "--frames", "10", "--warmup", "0", "--json", "out/b.jsonl")
 LONG = "x" * 300
@@ -334,8 +335,8 @@ def own_mounts() -> None:
 @pytest.mark.parametrize(
     ("options", "arguments", "message", "hint"),
     [
-        ("size=4k", EXPORT, "Cannot write out/new.splite: No space left on device.", "Free some space"),
-        ("size=40k", EXPORT, "Cannot write out/new.splite: No space left on device.", "Free some space"),
+        ("size=4k", OF_GRAPH, "Cannot write out/new.splite: No space left on device.", "Free some space"),
+        ("size=40k", OF_GRAPH, "Cannot write out/new.splite: No space left on device.", "Free some space"),
         ("ro", EXPORT, "Cannot write out/new.splite: Read-only file system.", "name another place"),
         ("size=4k", RUN[:5], "Cannot write out/a.png: No space left on device.", "Free some space"),
         ("ro", (*RUN[:3], *RUN[5:]), "Cannot write out/a.json: Read-only file system.", "name another place"),
