@@ -29,6 +29,8 @@ MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """For this process, before torch is imported, and for those that it starts: networks of a few channels are slower on
 several threads, by far where other workers keep the cores busy."""
+os.environ.setdefault("SPLITE_BENCH_MIN_SECONDS", "0.2")
+"""A tenth of what bench takes for frames that it does not get as ``--frames``: the tests need no steady figures."""
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 """As in a terminal: a run in the background of a script starts with some ignored, and so would all its children."""
@@ -62,12 +64,17 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_setup() -> None:
-    """Has torch's exporter read its table of operations once for all exports of this process, not for each."""
+    """Has exports of this process do once what is the same for all, and time artifacts for a moment.
+
+    Torch's exporter reads its table of operations for each export, and an export with several artifacts times them.
+    """
     registration = sys.modules.get("torch.onnx._internal.exporter._registration")
     read = registration and registration.ONNXRegistry.from_torchlib
     if read and not hasattr(read, "cache_info"):
         registration.ONNXRegistry.from_torchlib = staticmethod(functools.cache(read))  # type: ignore[union-attr]
     remembered_graphs.remember_graphs()
+    if (recommend := sys.modules.get("splite_deploy.export.recommend")) is not None:
+        recommend.SECONDS = 0.2  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session", autouse=True)
