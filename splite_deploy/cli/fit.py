@@ -188,6 +188,10 @@ def fit(
     check_available()
     if one_by_one and address is not None:
         raise OptionError("--one-by-one needs no cluster, and --address names one.", hint="Leave one of them out.")
+    if train is None and given["steps"]:
+        raise OptionError(
+            "--steps is of fine-tuning, and without --train nothing is.", hint="Give --train, or leave it out."
+        )
     tried = read_space(space, {name: given[name] for name in _SPACE})
     spec_file = model or checkpoint.parent / "model.toml"
     spec, host = load_model_toml(spec_file)

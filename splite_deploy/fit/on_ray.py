@@ -7,9 +7,7 @@ done next, what is done again, and what is known already is for `splite_deploy.f
 from __future__ import annotations
 
 import os
-import platform
 import signal
-import tempfile
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from splite_deploy.errors import MissingDependencyError, SpliteError, UsageError, first_line
-from splite_deploy.files import TMP_HINT, work_folder
+from splite_deploy.files import work_folder
 from splite_deploy.fit.driver import Ended
 from splite_deploy.fit.steps import Needs, Step
 from splite_deploy.fit.store import Store
@@ -58,9 +56,6 @@ def do(step: Step, project: Project, names: Sequence[str], *contents: bytes) -> 
         return Done(node, perform(step, project, dict(zip(names, contents, strict=True))))
     except SpliteError as err:
         return Done(node, message=err.message, hint=err.hint)
-    except OSError as err:  # such as a full disk
-        place = err.filename or tempfile.gettempdir()
-        return Done(node, message=f"{err.strerror or err}: {place}, on {platform.node()}.", hint=TMP_HINT)
     except Exception as err:  # of one trial among many: it is told, and the others go on
         return Done(node, message=first_line(err, named=True), hint=_BUG_HINT)
 

@@ -138,6 +138,8 @@ def search(settings: Settings, driver: Driver) -> Outcome:
         if one == settings.own:
             raise err
         networks[one] = replace(networks[one], fate="failed", reason=err.message)
+    if all(one.fate == "failed" for one in networks.values()):
+        raise _none_left(networks)
     made = succeeded(compacted)
     (parent,) = driver.together({"parent": steps.scored(settings.own, made[settings.own])}).values()
     if isinstance(parent, SpliteError):
@@ -224,8 +226,6 @@ def _not_too_slow(
         UsageError: There is none.
     """
     limit_ms, running = _slack_ms(settings), [one for one, known in networks.items() if known.fate == "finished"]
-    if not running:
-        raise _none_left(networks)
     if limit_ms is None:
         return running
     fast = [

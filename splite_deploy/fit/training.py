@@ -16,7 +16,7 @@ from pathlib import Path
 
 from splite_deploy.children import Child
 from splite_deploy.errors import OptionError, UsageError, how_it_ended, reading_hint
-from splite_deploy.files import cache_folder
+from splite_deploy.files import cache_folder, is_file
 from splite_deploy.fit.digest import digest_of
 from splite_deploy.fit.imports import module_file
 from splite_deploy.text import shown
@@ -25,7 +25,7 @@ PLACES = ("checkpoint", "steps", "out", "model", "height", "width", "python", "c
 """What a command may name in braces: the first three have to be there. ``python`` is that of splite-deploy, ``cache`` a
 folder that trainings share: what they write there is no part of the key of their results."""
 _REQUIRED = PLACES[:3]
-_LINES = 12
+_LINES, _LAST_BYTES = 12, 1 << 16
 _CALLER = "splite_deploy.fit.training"
 _FORM = "Write it as 'python train.py --init {checkpoint} --steps {steps} --out {out}'."
 
@@ -65,7 +65,8 @@ class TrainingCommand:
         if unknown := named - set(PLACES):
             raise OptionError(
                 f"--train names {{{min(unknown)}}}, which is nothing.",
-                hint=f"It may name {', '.join(f'{{{one}}}' for one in PLACES)}.",
+                hint=f"It may name {', '.join(f'{{{one}}}' for one in PLACES)}; braces that stand for themselves are "
+                "{{ }}.",
             )
         if missing := [one for one in _REQUIRED if one not in named]:
             raise OptionError(f"--train does not name {{{missing[0]}}}.", hint=_FORM)
@@ -120,18 +121,26 @@ class TrainingCommand:
                 hint = reading_hint(err, "Name a program that is there.")
                 raise UsageError(f"The training cannot be started: {words[0]}: {err.strerror}.", hint=hint) from err
         if status:
-            said = [shown(line)[:300] for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            said = [shown(line)[:300] for line in _end_of(log).splitlines() if line.strip()]
             last = f" It said last: {' | '.join(said[-_LINES:])}" if said else " It said nothing."
             raise UsageError(
-                f"The training failed: {how_it_ended(status)}.{last}", hint=f"Run it by hand: {shlex.join(words)}"
+                f"The training failed: {how_it_ended(status)}.{last}",
+                hint=f"Run it by hand, with files of your own in place of the braces: {shlex.join(self.words)}",
             )
-        made = sorted(out.glob("*.safetensors")) if out.is_dir() else [out] if out.is_file() else []
+        made = sorted(filter(is_file, out.glob("*.safetensors"))) if out.is_dir() else [out] if out.is_file() else []
         if len(made) != 1:
             raise UsageError(
                 f"The training left {len(made) or 'no'} checkpoint{'s' if made else ''} at {{out}}.",
                 hint="It has to write one file of that name, or a folder with one .safetensors file in it.",
             )
         return made[0]
+
+
+def _end_of(log: Path) -> str:
+    """The last 64 KiB, whatever the training wrote."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - _LAST_BYTES))
+        return stream.read().decode(errors="replace")
 
 
 def _call(name: str, checkpoint: str, steps: str, out: str, model: str) -> None:

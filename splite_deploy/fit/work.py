@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from splite_deploy.bundle import Bundle
-from splite_deploy.files import work_folder
+from splite_deploy.errors import SpliteError
+from splite_deploy.files import TMP_HINT, work_folder
 from splite_deploy.fit.measuring import Place
 from splite_deploy.fit.space import Candidate, Variant
 from splite_deploy.fit.steps import Kind, Step
@@ -75,14 +78,18 @@ def perform(step: Step, project: Project, files: Files) -> Made:
         SpliteError: It failed, for a reason that its message says.
     """
     began = time.perf_counter()
-    with work_folder("splite-fit") as folder:
-        for name, content in files.items():
-            place = folder / "in" / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(content)
-        (folder / "in").mkdir(exist_ok=True)
-        made, facts = _DO[step.kind](step.options, project, folder)
-        return Made(made, facts, time.perf_counter() - began)
+    try:
+        with work_folder("splite-fit") as folder:
+            for name, content in files.items():
+                place = folder / "in" / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
+            (folder / "in").mkdir(exist_ok=True)
+            made, facts = _DO[step.kind](step.options, project, folder)
+            return Made(made, facts, time.perf_counter() - began)
+    except OSError as err:  # such as a full disk
+        where = err.filename or tempfile.gettempdir()
+        raise SpliteError(f"{err.strerror or err}: {where}, on {platform.node()}.", hint=TMP_HINT) from err
 
 
 Found = tuple[dict[str, bytes], dict[str, Any]]
@@ -111,12 +118,16 @@ def _compact(options: Mapping[str, Any], project: Project, folder: Path) -> Foun
 
 
 def _train(options: Mapping[str, Any], project: Project, folder: Path) -> Found:
+    """The weights: those that cannot be read fail the training, and are not kept as what came of it."""
+    from splite_deploy.export.source.checkpoint import read_checkpoint
+
     assert project.training is not None
     candidate, out = Candidate(**options["candidate"]), folder / "training" / "out"
     out.parent.mkdir()
     model = _model(project, candidate, folder)
     size = candidate.height, candidate.width
     tuned = project.training.run(folder / "in" / CHECKPOINT, options["steps"], out, model, size)
+    read_checkpoint(tuned)
     return {CHECKPOINT: tuned.read_bytes()}, {}
 
 

@@ -88,6 +88,8 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
     ):
         refused = splite(*line(tiny_checkpoint, tiny_model, tmp_path / "out", *more))
         assert refused.exit_code == 2 and said in refused.stderr, refused.output
+    untrained = splite("fit", tiny_checkpoint, "--model", tiny_model, "-o", tmp_path / "out", "--steps", "8")
+    assert untrained.exit_code == 2 and "--steps is of fine-tuning, and without --train" in untrained.stderr
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
     refused = splite(*line(tiny_checkpoint, tiny_model, tmp_path / "out"))

@@ -18,6 +18,7 @@ from splite_deploy.fit.space import Candidate, Space
 from splite_deploy.fit.steps import Needs, Step
 from splite_deploy.fit.store import Store
 from splite_deploy.fit.work import Made
+from splite_deploy.spec.plain import to_plain
 
 OWN = Candidate(1.0, 1, 64, 64)
 SECONDS = {"compact": 5.0, "layers": 20.0, "train": 100.0, "score": 10.0, "export": 30.0, "measure": 15.0}
@@ -130,6 +131,17 @@ def test_two_that_want_the_same_share_it(tmp_path: Path) -> None:
 
     given = one.together({name: flow() for name in "abc"})
     assert one.done == {"train": 1} and len({id(result) for result in given.values()}) == 1
+
+
+def test_nothing_is_measured_where_no_network_can_be_made(tmp_path: Path) -> None:
+    def failing(step: Step) -> Made | SpliteError:
+        lost = step.kind == "compact" and step.options["candidate"] != to_plain(OWN)
+        return SpliteError("its width would be 0") if lost else does(step)
+
+    one, _ = driver(tmp_path, failing)
+    with pytest.raises(UsageError, match=r"all 2 failed\. x2-r8-64x64: its width would be 0"):
+        search(settings(space=Space(speed_up=(2, 4), precision=("fp32",))), one)
+    assert one.done == {"compact": 1}
 
 
 def test_where_all_fail_the_first_reason_is_told(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from splite_deploy.errors import OptionError, UsageError
+from splite_deploy.errors import CheckpointError, OptionError, SpliteError, UsageError
+from splite_deploy.fit.steps import Step
 from splite_deploy.fit.training import TrainingCommand
+from splite_deploy.fit.work import CHECKPOINT, Project, perform
 
 
 def run(text: str, folder: Path) -> Path:
@@ -25,6 +27,7 @@ def run(text: str, folder: Path) -> Path:
     [
         ("python train.py --init {checkpoint} --steps {steps}", "does not name {out}"),
         ("python train.py {checkpoint} {steps} {out} {lr}", "names {lr}, which is nothing"),
+        ("sh -c 'cp $1 ${OUT}' {checkpoint} {steps} {out}", "names {OUT}, which is nothing"),
         ("python 'train.py {checkpoint}", "cannot be read: No closing quotation"),
         ("python {checkpoint} {steps} {out} {", "cannot be read: Single"),
     ],
@@ -56,6 +59,7 @@ def test_a_command_leaves_a_file_or_a_folder_with_one(tmp_path: Path) -> None:
         ),
         ("sh -c 'kill -9 $$' {checkpoint} {steps} {out}", "SIGKILL", "by hand"),
         ("true {checkpoint} {steps} {out}", "left no checkpoint", "one .safetensors file"),
+        ("mkdir -p {out}/a.safetensors {checkpoint}.d {steps}", "left no checkpoint", "one .safetensors file"),
         (
             "sh -c 'mkdir $2; touch $2/a.safetensors $2/b.safetensors' {checkpoint} {steps} {out}",
             "left 2 checkpoints",
@@ -67,6 +71,34 @@ def test_a_training_that_fails_says_why(text: str, said: str, hint: str, tmp_pat
     with pytest.raises(UsageError) as caught:
         run(text, tmp_path)
     assert said in caught.value.message and hint in caught.value.hint
+
+
+def test_a_training_that_writes_much_and_no_text_is_told_by_its_end_and_a_command_that_can_be_typed(
+    tmp_path: Path,
+) -> None:
+    text = r"""sh -c 'yes xxxx | head -c 3000000; printf "\377\033[2J\nlast"; exit 1' {checkpoint} {steps} {out}"""
+    with pytest.raises(UsageError) as caught:
+        run(text, tmp_path)
+    assert "xxxx | \ufffd\\x1b[2J | last" in caught.value.message and len(caught.value.message) < 500
+    assert "with files of your own in place of the braces: sh -c" in caught.value.hint
+    assert "{checkpoint}" in caught.value.hint and str(tmp_path) not in caught.value.hint  # which is removed by then
+
+
+def test_weights_that_are_cut_off_fail_the_training_and_are_not_what_came_of_it(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    training = TrainingCommand.parse("sh -c 'head -c 20 {checkpoint} >{out} | true {steps}'")
+    candidate = {"speed_up": 1.0, "round_to": 1, "height": 64, "width": 48}
+    step = Step("train", "dense", {}, {"candidate": candidate, "steps": 1})
+    model = Path(__file__).parents[1] / "tiny" / "model.toml"
+    with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
+        perform(step, Project(model, training), {CHECKPOINT: b"\x40" + bytes(7) + b"{" * 100})
+
+
+def test_what_the_disk_cannot_do_fails_a_step_alone(tmp_path: Path) -> None:
+    with pytest.raises(SpliteError) as caught:
+        perform(Step("compact", "dense", {}, {}), Project(tmp_path, None), {"x" * 300: b""})
+    assert "File name too long" in caught.value.message and f"on {platform.node()}" in caught.value.message
+    assert "TMPDIR=FOLDER" in caught.value.hint
 
 
 def test_a_function_is_called_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
