@@ -89,5 +89,6 @@ class _Content(pickle.Pickler):
         files = {one.__code__.co_filename for one in functions}
         if "<" in "".join([name, *(one.__qualname__ for one in functions), *files]):
             raise pickle.PicklingError(f"{name} may hold values of what made it")
-        beside = sorted(one for place in {Path(file).parent for file in files} for one in place.glob("*.py"))
+        places = {Path(file).parent for file in files}
+        beside = sorted(one for place in places for one in place.glob("*.py") if one.is_file())
         return name, [(one.name, hashlib.sha256(one.read_bytes()).hexdigest()) for one in beside]  # it may import them
