@@ -18,6 +18,8 @@ from splite_deploy.text import quoted
 if TYPE_CHECKING:
     from splite_deploy.bundle import Bundle
 
+_UNBUILT = '\\";\n\r'
+"""CMake builds nothing in a folder whose path holds one of these."""
 SOURCES = Path(__file__).parents[1] / "cpp"
 BUNDLE = "model.splite"
 
@@ -70,6 +72,11 @@ def _write(folder: Path, bundle: Bundle) -> list[str]:
     """
     from splite_deploy.bundle import MANIFEST
 
+    if set(_UNBUILT) & set(folder.absolute().as_posix()):
+        raise OutputError(
+            f"CMake builds nothing in {folder.absolute()}.",
+            hint="Name a folder whose path has no quote, semicolon, backslash or line break.",
+        )
     if anything_at(folder):
         raise OutputError(f"{folder} exists already.", hint="Name another folder.")
     with writing(folder):

@@ -44,6 +44,21 @@ def test_nothing_is_replaced(tmp_path: Path, splite: Splite) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "mine"] and not any((tmp_path / "mine").iterdir())
 
 
+@pytest.mark.parametrize(
+    "name", ["a;b", 'a"b', "a\nb", pytest.param("a\\b", marks=pytest.mark.skipif(os.name == "nt", reason="separates"))]
+)
+def test_a_folder_in_which_cmake_builds_nothing_is_refused(name: str, tmp_path: Path, splite: Splite) -> None:
+    done = splite("cpp", tmp_path / name / "project")
+    assert done.exit_code == 1 and "CMake builds nothing in " in done.stderr and not any(tmp_path.iterdir())
+    assert "Name a folder whose path has no quote, semicolon, backslash or line break." in done.stderr
+
+
+def test_a_bundle_in_parts_is_refused(tiny_parts_bundle: Path, tmp_path: Path, splite: Splite) -> None:
+    done = splite("cpp", tmp_path / "project", "--bundle", tiny_parts_bundle)
+    assert done.exit_code == 1 and "holds its graph in parts, which the C++ runtime does not load." in done.stderr
+    assert "Export it without --parts." in done.stderr and not (tmp_path / "project").exists()
+
+
 def test_a_bundle_that_it_could_not_run_is_refused(tmp_path: Path, splite: Splite) -> None:
     folder = tmp_path / "engines.splite"
     shutil.copytree(packaged(HAND), folder)
@@ -56,7 +71,7 @@ def test_a_bundle_that_it_could_not_run_is_refused(tmp_path: Path, splite: Split
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cmake") is None or sys.platform == "win32", reason="needs CMake and a compiler")
 def test_its_program_finds_what_python_finds(tmp_path: Path, splite: Splite) -> None:
-    folder, picture = tmp_path / "project", str(packaged(PICTURE))
+    folder, picture = tmp_path / "C# of $HOME, ü" / "project", str(packaged(PICTURE))
     assert splite("cpp", folder).exit_code == 0
     for step in (["-B", "build", "-DCMAKE_CXX_FLAGS=-Werror"], ["--build", "build"]):
         done = subprocess.run(["cmake", *step], cwd=folder, capture_output=True, text=True, check=False)
@@ -82,9 +97,25 @@ def test_its_program_finds_what_python_finds(tmp_path: Path, splite: Splite) -> 
     np.testing.assert_allclose(followed[0]["poses"][0]["keypoints"], wanted, rtol=0, atol=0.02)
     _, (detected,), _ = pose("--bundle", str(packaged(PALM)), picture)
     assert len(detected["poses"]) == 2
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(Path(picture).read_bytes()[:5000])
+    for data, said in (
+        (b"", "error: Standard input gave no frame."),
+        (bytes(1000), "error: The frames end within one, after 1000 of 921600 bytes."),
+    ):
+        status, lines, complaint = pose("--frames", "640x480", data=data)
+        assert status == 1 and lines == [] and complaint.startswith(said) and "\nhint:  A frame has" in complaint
     for options, said in (
         (("none.png",), "error: The picture none.png cannot be read"),
         (("--box", "1,2", picture), "error: The option --box 1,2 is unknown or wrong."),
+        ((str(cut),), f"error: The picture {cut} is cut: its end is missing."),
+        (("--frames", "99999x99999"), "error: The option --frames 99999x99999 is unknown or wrong."),
+        (("--box", "1,2,3,4", "--box", "1,2,3,4", picture), "error: The option --box is given twice."),
+        (("-x",), "error: The option -x is unknown, or needs a value."),
+        (
+            ("--library", "libm.so.6", picture),
+            "error: The library of ONNX Runtime cannot be opened: libm.so.6 is another",
+        ),
         ((), "error: There is nothing to look at."),
         (("--bundle", "none.splite", picture), "error: The bundle none.splite lacks its file manifest.json."),
         (("--library", "none.so", picture), "error: The library of ONNX Runtime cannot be opened"),

@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <splite/splite.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -10,13 +11,17 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <new>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "camera.hpp"
 #include "picture.hpp"
 
-#ifndef SPLITE_BUNDLE
+#if __has_include("place.hpp")
+#include "place.hpp"
+#else  // compiled without CMake
 #define SPLITE_BUNDLE "model.splite"
 #endif
 
@@ -26,7 +31,7 @@ constexpr const char* kHelp = R"(Usage: pose [OPTION]... [PICTURE]...
 
 Finds keypoints, and writes a line of JSON for each picture or frame.
 
-  PICTURE                 JPEG, PNG, BMP, TGA, PPM
+  PICTURE                 JPEG, PNG, BMP, TGA, PPM; not turned as EXIF may say
   --frames WIDTHxHEIGHT   read raw RGB frames from standard input:
                           ffmpeg -i FILE -f rawvideo -pix_fmt rgb24 - | pose --frames 640x480
   --camera DEVICE         read frames of a V4L2 camera, such as /dev/video0 (Linux)
@@ -40,6 +45,8 @@ A detector of hands or people gives all that it finds. Other networks look into 
 or person from there.
 )";
 
+constexpr int kMostThreads = 1024, kMostSide = 1 << 14;  // what lies beyond is a slip of the finger
+
 struct Options {
   std::string bundle = SPLITE_BUNDLE, precision, camera;
   splite::OrtOptions ort;
@@ -50,18 +57,20 @@ struct Options {
 
 Options parse(int count, char** given) {
   Options options;
+  std::set<std::string> seen;
   for (int i = 1; i < count; ++i) {
     const std::string name = given[i];
     if (name == "--help" || name == "-h") {
       std::cout << kHelp;
       std::exit(0);
     }
-    if (name.rfind("--", 0) != 0) {
+    if (name.rfind('-', 0) != 0) {
       options.pictures.push_back(name);
       continue;
     }
     const char* hint = "See pose --help.";
     if (i + 1 == count) throw splite::UsageError("The option " + name + " is unknown, or needs a value.", hint);
+    if (!seen.insert(name).second) throw splite::UsageError("The option " + name + " is given twice.", "Give it once.");
     const std::string value = given[++i];
     char rest = 0;
     if (name == "--bundle") {
@@ -72,8 +81,8 @@ Options parse(int count, char** given) {
       options.camera = value;
     } else if (name == "--library") {
       options.ort.library = value;
-    } else if (name == "--threads" && std::sscanf(value.c_str(), "%d%c", &options.ort.threads, &rest) == 1 && options.ort.threads > 0) {
-    } else if (name == "--frames" && std::sscanf(value.c_str(), "%dx%d%c", &options.width, &options.height, &rest) == 2 && options.width > 0 && options.height > 0) {
+    } else if (name == "--threads" && std::sscanf(value.c_str(), "%6d%c", &options.ort.threads, &rest) == 1 && options.ort.threads > 0 && options.ort.threads <= kMostThreads) {
+    } else if (name == "--frames" && std::sscanf(value.c_str(), "%6dx%6d%c", &options.width, &options.height, &rest) == 2 && std::min(options.width, options.height) > 0 && std::max(options.width, options.height) <= kMostSide) {
     } else if (splite::Box box; name == "--box" && std::sscanf(value.c_str(), "%lf,%lf,%lf,%lf%c", &box.x0, &box.y0, &box.x1, &box.y1, &rest) == 4) {
       options.box = box;
     } else {
@@ -103,12 +112,13 @@ void write(const std::string& source, const std::vector<splite::Pose>& poses) {
   std::cout << line << "]}" << std::endl;  // flushed, for whoever reads frame by frame
 }
 
-/// Frames one after the other; `next` gives nothing at their end.
+/// Frames one after the other, and how many there were; `next` gives nothing at their end.
 template <typename Next>
-void follow(splite::Estimator& estimator, const std::optional<splite::Box>& box, Next&& next) {
+long follow(splite::Estimator& estimator, const std::optional<splite::Box>& box, Next&& next) {
   std::optional<splite::BoxTracker> tracker;
   if (!estimator.finds_people()) tracker.emplace(estimator, box);
-  for (long frame = 0; const splite::Image* image = next(); ++frame) {
+  long frame = 0;
+  for (; const splite::Image* image = next(); ++frame) {
     const std::string source = "\"frame\": " + std::to_string(frame);
     if (tracker) {
       const splite::Pose pose = (*tracker)(*image);
@@ -117,6 +127,7 @@ void follow(splite::Estimator& estimator, const std::optional<splite::Box>& box,
       write(source, estimator.detect(*image, box));
     }
   }
+  return frame;
 }
 
 void run(const Options& options) {
@@ -131,7 +142,13 @@ void run(const Options& options) {
   if (options.width > 0) {
     std::vector<std::uint8_t> pixels(std::size_t{3} * static_cast<std::size_t>(options.width) * static_cast<std::size_t>(options.height));
     const splite::Image image(pixels.data(), options.height, options.width);
-    follow(estimator, options.box, [&] { return std::fread(pixels.data(), 1, pixels.size(), stdin) == pixels.size() ? &image : nullptr; });
+    std::size_t last = 0;
+    const long found = follow(estimator, options.box, [&] { return (last = std::fread(pixels.data(), 1, pixels.size(), stdin)) == pixels.size() ? &image : nullptr; });
+    if (last > 0 || found == 0) {
+      const std::string whole = std::to_string(pixels.size());
+      throw splite::UsageError(last > 0 ? "The frames end within one, after " + std::to_string(last) + " of " + whole + " bytes." : "Standard input gave no frame.",
+                               "A frame has WIDTH x HEIGHT x 3 bytes, of ffmpeg's -pix_fmt rgb24; compare the size with that of the video.");
+    }
   }
   if (!options.camera.empty()) {
     Camera camera(options.camera);
@@ -147,6 +164,8 @@ int main(int count, char** given) {
     return 0;
   } catch (const splite::Error& error) {
     std::cerr << "error: " << error.what() << "\nhint:  " << error.hint() << "\n";
-    return 1;
+  } catch (const std::bad_alloc&) {
+    std::cerr << "error: There is not enough memory.\nhint:  Give smaller pictures or a smaller network.\n";
   }
+  return 1;
 }

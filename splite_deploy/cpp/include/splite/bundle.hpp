@@ -532,13 +532,20 @@ class Bundle {
   /// The first artifact of a format, and of a precision where one is named.
   const Artifact& find(const std::string& format, const std::string& precision = "") const {
     std::string held;
+    bool in_parts = false;
     for (const Artifact& one : artifacts_) {
-      if (one.format == format && !one.has_view && (precision.empty() || one.precision == precision)) return one;
+      const bool is_precise = precision.empty() || one.precision == precision;
+      in_parts = in_parts || (is_precise && one.format == format + "-parts");
+      if (one.format == format && !one.has_view && is_precise) return one;
       held += (held.empty() ? "" : ", ") + one.backend + " " + one.precision + " (" + one.format + ")";
+    }
+    if (in_parts) {
+      throw UsageError("The bundle " + folder_.string() + " holds its graph in parts, which the C++ runtime does not load.", "Export it without --parts.");
     }
     throw UsageError("The bundle " + folder_.string() + " holds no artifact of the format '" + format + "'" +
                          (precision.empty() ? "." : " in " + precision + "."),
-                     "It holds: " + (held.empty() ? "none" : held) + ".");
+                     "It holds: " + (held.empty() ? "none" : held) + ". Export or compile it for that format" +
+                         (precision.empty() ? "." : ", or name another precision."));
   }
 
   /// The bytes of a file, which are those that the manifest describes.

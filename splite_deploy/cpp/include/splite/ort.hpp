@@ -74,11 +74,9 @@ class OnnxRuntime {
 #ifdef _WIN32
       if (HMODULE handle = LoadLibraryA(name.c_str())) get_base = reinterpret_cast<GetBase>(GetProcAddress(handle, "OrtGetApiBase"));
 #else
-      if (void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL)) {
-        get_base = reinterpret_cast<GetBase>(dlsym(handle, "OrtGetApiBase"));
-      } else if (said.empty()) {
-        said = dlerror();
-      }
+      void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+      if (handle != nullptr) get_base = reinterpret_cast<GetBase>(dlsym(handle, "OrtGetApiBase"));
+      if (get_base == nullptr && said.empty()) said = handle == nullptr ? dlerror() : name + " is another library";
 #endif
       if (get_base != nullptr) break;
     }
