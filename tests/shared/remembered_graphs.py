@@ -54,7 +54,7 @@ def _content(value: object) -> str | None:
     written = io.BytesIO()
     try:
         _Content(written).dump(value)
-    except (pickle.PicklingError, TypeError, AttributeError, OSError):  # of what has no name or no file
+    except Exception:  # what has no name or no file, and what pickle can come to: a program of torch is endless to it
         return None
     return hashlib.sha256(written.getvalue()).hexdigest()
 
