@@ -40,12 +40,13 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-_USER = re.compile(r"(?<=://)\S+@")
+_USER = re.compile(r"(?<=://)(?:(?<!ssh://)|(?=\S*:\S*@))\S+@")
+"""Of ssh a name alone is no secret: whom to log in as is what has to be typed and mended."""
 _SECRET = re.compile(r"\b((?:[a-z]+[-_])?(?:password|passwd|pwd|pass|pw|token|secret)=)[^&\s'\"]+", re.IGNORECASE)
 
 
 def without_secrets(text: str) -> str:
-    """A text without the names and passwords in addresses of cameras, and passwords in their queries and pipelines.
+    """A text without the names and passwords in addresses, and passwords in their queries and pipelines.
 
     Logs and results are read by more people than may see through a camera.
     """

@@ -82,6 +82,8 @@ def test_a_word_that_begins_with_a_dash_is_an_option() -> None:
             "rtspsrc location=rtsp://host/a user-pw=*** ! decodebin",
         ),
         ("rtsp://host/a and a@b", "rtsp://host/a and a@b"),
+        ("Write ssh://user@host or ssh://user@host:22;", "Write ssh://user@host or ssh://user@host:22;"),
+        ("'ssh://pi:se@cret@board:22' is no address", "'ssh://***@board:22' is no address"),
         ("https://host/a", "https://host/a"),
     ],
 )

@@ -13,7 +13,7 @@ from splite_deploy.files import anything_at, write_file, writing
 from splite_deploy.fit.choice import Choice
 from splite_deploy.fit.search import Outcome
 from splite_deploy.fit.sized import sized_model
-from splite_deploy.fit.store import Store
+from splite_deploy.fit.store import Store, is_store
 from splite_deploy.fit.work import BUNDLE
 from splite_deploy.spec import load_model_toml
 from splite_deploy.spec.plain import json_text, to_plain
@@ -49,7 +49,8 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if anything_at(path) and not (path / CACHE).is_dir() and (not path.is_dir() or any(path.iterdir())):
+        held = (one for one in path.rglob("*") if not one.is_dir())  # a search that was killed at once left folders
+        if anything_at(path) and not is_store(path / CACHE) and (not path.is_dir() or any(held)):
             raise OutputError(f"{path} exists and is not the folder of a search.", hint="Name another with --output.")
         self.store = Store(path / CACHE)
 

@@ -13,6 +13,13 @@ from splite_deploy.fit.steps import Result, Step
 from splite_deploy.spec.plain import json_text, structure, to_plain
 from splite_deploy.spec.reading import ReadError, read_json
 
+_FILES, _RESULTS = "files", "results"
+
+
+def is_store(folder: Path) -> bool:
+    """Whether results of searches are kept there: many a project has a folder called cache."""
+    return all((folder / name).is_dir() for name in (_FILES, _RESULTS))
+
 
 class Store:
     """A folder of files by their hash, and of results by the key of their step.
@@ -29,7 +36,7 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._files, self._results = folder / "files", folder / "results"
+        self._files, self._results = folder / _FILES, folder / _RESULTS
         self._whole: set[str] = set()
         for one in (self._files, self._results):
             with writing(one):

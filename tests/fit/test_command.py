@@ -81,7 +81,7 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
     tiny_checkpoint: Path, tiny_model: Path, splite: Callable[..., Result], tmp_path: Path
 ) -> None:
     for more, said in (
-        (["--on", "attic"], "No machine is called 'attic'"),
+        (["--on", "attic"], "Write ssh://user@host or ssh://user@host:port"),
         (["--on", "here", "--on", "here"], "--on names here twice"),
         (["--address", "auto"], "--one-by-one needs no cluster"),
         (["--budget", "soon"], "'soon' is not a time"),
@@ -91,6 +91,8 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
     untrained = splite("fit", tiny_checkpoint, "--model", tiny_model, "-o", tmp_path / "out", "--steps", "8")
     assert untrained.exit_code == 2 and "--steps is of fine-tuning, and without --train" in untrained.stderr
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").touch()
+    (tmp_path / "out" / "cache").mkdir()  # as browsers and build tools have one
+    (tmp_path / "out" / "index.html").touch()
     refused = splite(*line(tiny_checkpoint, tiny_model, tmp_path / "out"))
+    assert (tmp_path / "out" / "index.html").read_bytes() == b""
     assert refused.exit_code == 1 and "is not the folder of a search" in refused.stderr
