@@ -451,6 +451,8 @@ def tuning_options(command: CommandFunction) -> CommandFunction:
 def _flag(name: str, about: OptionHelp, text: str) -> Callable[[CommandFunction], CommandFunction]:
     if about.sets is not None:
         return click.option(about.flag, name, is_flag=True, help=text)
+    if about.type is str and not about.choices:  # a file
+        return click.option(about.flag, name, metavar="FILE", callback=not_empty, help=text)
     kind = click.Choice(about.choices) if about.choices else about.type
     return click.option(about.flag, name, type=kind, help=text)
 

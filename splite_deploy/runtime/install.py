@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,10 +84,13 @@ def install(
                 _check_newer(update, source.made, state, store)
         progress("copy")
         source.write_to(folder, current)
-        new = _checked(folder, update)
-        if current is not None:
-            check_same_task(new.model, current.model, update, store)
-        results = verify(new, backend, precision, threads=threads, options=options, absent=absent, progress=progress)
+        with _as_update(folder, update):
+            new = _checked(folder, update)
+            if current is not None:
+                check_same_task(new.model, current.model, update, store)
+            results = verify(
+                new, backend, precision, threads=threads, options=options, absent=absent, progress=progress
+            )
         if not results:
             raise UpdateError(
                 f"No artifact of {update} runs on this machine, so that it cannot be verified here.",
@@ -94,6 +98,16 @@ def install(
             )
         check(results)
         return Installed(store.switch(folder, source.made, key), tuple(results))
+
+
+@contextmanager
+def _as_update(folder: Path, update: Path) -> Iterator[None]:
+    """Has errors name what is installed, and not the folder of its parts, which is gone before they are read."""
+    try:
+        yield
+    except SpliteError as err:
+        message, hint = (type(text)(text.replace(str(folder), str(update))) for text in (err.message, err.hint))
+        raise type(err)(message, hint=hint) from err
 
 
 def _open(update: Path, key: str) -> UpdateFile | BundleFolder:

@@ -71,6 +71,22 @@ def test_it_runs_every_operator(tmp_path: Path, delegate: str) -> None:
     np.testing.assert_array_equal(found, -np.abs(VALUES))
 
 
+def test_a_library_in_the_working_folder_needs_no_more_than_its_name(
+    tmp_path: Path, delegate: str, monkeypatch: pytest.MonkeyPatch, splite: Run
+) -> None:
+    """The system looks for such a name among its own libraries alone."""
+    path = network(tmp_path, "ABS")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(delegate, "libmine.so")
+    with open_file(path, "tflite", options=TfliteOptions(delegate="libmine.so")) as session:
+        assert isinstance(session, Placed) and session.placements() == (Placement("libmine.so", 1, None),)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BackendError, match="The delegate 'folder' is a folder"):
+        open_file(path, "tflite", options=TfliteOptions(delegate="folder"))
+    empty = splite("bench", path, "-b", "litert", "--delegate", "")  # the system takes that for this very program
+    assert empty.exit_code == 2 and "It is empty: name a file or a folder" in empty.stderr
+
+
 def test_the_cpu_runs_the_rest_where_that_is_allowed(tmp_path: Path, delegate: str) -> None:
     path = network(tmp_path, "ABS", "LOGISTIC", "NEG", "ABS", "TANH")
     with pytest.raises(BackendError) as caught:

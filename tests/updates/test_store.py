@@ -69,6 +69,12 @@ def test_it_keeps_two_and_goes_back_and_forth(splite: Invoke, tiny_bundle: Path,
     assert shown == f"The current bundle is {store / '3.splite'}.\nThe other one is {store / '2.splite'}.\n"
 
 
+def test_what_cannot_be_installed_is_called_as_it_was_named(splite: Invoke, tiny_bundle: Path, tmp_path: Path) -> None:
+    refused = splite("install", tmp_path / "store", tiny_bundle, "-p", "int8")
+    assert refused.exit_code == 1 and f"The bundle {tiny_bundle} holds no int8 artifact." in refused.stderr
+    assert ".part" not in refused.output and not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize(
     "option", [("--allow-older",), ("-b", "ort"), ("-p", "fp32", "--rollback"), ("--threads", "1")]
 )

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from string import ascii_lowercase
 from typing import Any
 
@@ -18,6 +18,7 @@ from splite_deploy.bundle import TensorSpec
 from splite_deploy.bundle.manifest import REEXPORT
 from splite_deploy.bundle.report import Layer
 from splite_deploy.errors import BackendError, BundleError, SpliteError, first_line
+from splite_deploy.files import is_file, is_folder
 from splite_deploy.runtime.backends.base import (
     FAILED_HINT,
     Backend,
@@ -258,6 +259,10 @@ def _delegate(path: str) -> Any:
 
     name = PurePath(path).name
     hint = "Name the shared library that the maker of the device offers for TensorFlow Lite, of this machine's kind."
+    if is_folder(file := Path(path)):
+        raise BackendError(f"The delegate '{path}' is a folder.", hint=hint)
+    if is_file(file):  # a name without a folder is looked for among the system's libraries alone
+        path = str(file.absolute())
     try:
         library = ctypes.CDLL(path)  # before LiteRT does, whose own object complains when it is half made
     except OSError as err:
