@@ -210,20 +210,6 @@ def test_wrong_manifests_are_refused(
     assert said in found["error"] and found["hint"]
 
 
-def test_a_bundle_without_a_graph_that_fits_says_what_to_export(tiny_parts_bundle: Path, answers: Answers) -> None:
-    crops = Bundle.open(packaged(HAND)).golden().crops[:1]
-    asks = [
-        {"do": "crops", "bundle": str(tiny_parts_bundle), "precision": "int8", "crops": crops},
-        {"do": "crops", "bundle": str(packaged(HAND)), "precision": "fp16", "crops": crops},
-    ]
-    in_parts, other = answers(asks)
-    assert in_parts["error"].endswith("holds its graph in parts, which the C++ runtime does not load.")
-    assert in_parts["hint"] == "Export it without --parts."
-    assert other["error"].endswith("holds no artifact of the format 'onnx' in fp16.")
-    assert other["hint"].startswith("It holds: ort fp32 (onnx), ort int8 (onnx).")
-    assert other["hint"].endswith("or name another precision.")
-
-
 def test_a_changed_manifest_and_links_out_are_refused(tmp_path: Path, answers: Answers) -> None:
     (tmp_path / "bundles").mkdir()
     spoilt, linked = (changed(tmp_path / "bundles", lambda data: None) for _ in range(2))

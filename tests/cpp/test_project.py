@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import Result
-from cpp_driver import onnxruntime_library, sign
+from cpp_driver import Answers, onnxruntime_library, sign
 
+from splite_deploy.bundle import Bundle
 from splite_deploy.bundle.packaged import HAND, PALM, PICTURE, packaged
 from splite_deploy.runtime.estimator import PoseEstimator
 
@@ -66,6 +67,20 @@ def test_a_bundle_that_it_could_not_run_is_refused(tmp_path: Path, splite: Split
     done = splite("cpp", tmp_path / "project", "--bundle", folder)
     assert done.exit_code == 1 and "holds no artifact of the format 'onnx'" in done.stderr
     assert "Export it with -b ort." in done.stderr and not (tmp_path / "project").exists()
+
+
+def test_a_bundle_without_a_graph_that_fits_says_what_to_export(tiny_parts_bundle: Path, answers: Answers) -> None:
+    crops = Bundle.open(packaged(HAND)).golden().crops[:1]
+    asks = [
+        {"do": "crops", "bundle": str(tiny_parts_bundle), "precision": "int8", "crops": crops},
+        {"do": "crops", "bundle": str(packaged(HAND)), "precision": "fp16", "crops": crops},
+    ]
+    in_parts, other = answers(asks)
+    assert in_parts["error"].endswith("holds its graph in parts, which the C++ runtime does not load.")
+    assert in_parts["hint"] == "Export it without --parts."
+    assert other["error"].endswith("holds no artifact of the format 'onnx' in fp16.")
+    assert other["hint"].startswith("It holds: ort fp32 (onnx), ort int8 (onnx).")
+    assert other["hint"].endswith("or name another precision.")
 
 
 @pytest.mark.slow
