@@ -220,9 +220,6 @@ def fit(
         Needs(cpus, gpus),
     )
     folder = Folder(output := _default_output({"checkpoint": checkpoint}) if output is None else output)
-    options: list[str | Path] = []
-    for flag, value in (("--images", images), ("--calibration", calibration)):
-        options += [] if value is None else [flag, value]
     with claimed(output / "search", output):
         from dataclasses import replace
 
@@ -239,7 +236,7 @@ def fit(
             choose(one.name, [point for point in outcome.points if point.place == one.name], budget_ms, unit)
             for one in places
         ]
-        shipped = folder.put(outcome, choices, spec_file, options)
+        shipped = folder.put(outcome, choices, spec_file, images, calibration)
         counts = {"done": dict(driver.done), "found": dict(driver.found), "failed": driver.failed}
         figures = folder.put_figures(outcome, shipped, counts)
         facts = _facts(checkpoint, settings, driver, train)

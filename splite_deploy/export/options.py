@@ -127,7 +127,7 @@ class ExportOptions:
         if not self.calibrates and (self.calibration is not None or self.allow_random_calibration):
             raise OptionError(
                 "Nothing that was requested needs calibration.",
-                hint="Add -p int8 or -p fp16, or leave out --calibration.",
+                hint="Leave out --calibration, or add -p int8; of fp16 only that of ort and trt needs it.",
             )
 
     @property

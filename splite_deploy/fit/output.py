@@ -14,7 +14,7 @@ from splite_deploy.fit.choice import Choice
 from splite_deploy.fit.search import Outcome
 from splite_deploy.fit.sized import sized_model
 from splite_deploy.fit.store import Store, is_store
-from splite_deploy.fit.work import BUNDLE
+from splite_deploy.fit.work import BUNDLE, calibrates
 from splite_deploy.spec import load_model_toml
 from splite_deploy.spec.plain import json_text, to_plain
 from splite_deploy.text import command
@@ -55,7 +55,12 @@ class Folder:
         self.store = Store(path / CACHE)
 
     def put(
-        self, outcome: Outcome, choices: Sequence[Choice], model: Path, options: Sequence[str | Path]
+        self,
+        outcome: Outcome,
+        choices: Sequence[Choice],
+        model: Path,
+        images: Path | None = None,
+        calibration: Path | None = None,
     ) -> list[Shipped]:
         """Writes the networks that were measured, and the chosen bundle of each device.
 
@@ -63,7 +68,8 @@ class Folder:
             outcome: Of the search.
             choices: Of its points.
             model: The model spec of the parent.
-            options: Of `export`, besides backend and precision.
+            images: That conversions were compared on; None where they were rendered.
+            calibration: See `splite_deploy.fit.work.Project`.
 
         Raises:
             OutputError: Something cannot be written.
@@ -95,8 +101,10 @@ class Folder:
                 "-p",
                 point.variant.precision,
             ]
+            words += [] if images is None else ["--images", images]
+            words += ["--calibration", calibration] if calibration is not None and calibrates(point.variant) else []
             checkpoint = networks / f"{point.network}.safetensors"
-            again = command("export", checkpoint, *words, *options, "-o", f"{choice.place}.splite")
+            again = command("export", checkpoint, *words, "-o", f"{choice.place}.splite")
             shipped.append(Shipped(choice, bundle, again))
         return shipped
 

@@ -140,19 +140,26 @@ def _export(options: Mapping[str, Any], project: Project, folder: Path) -> Found
     """A bundle of an artifact, and its error as this machine computes it."""
     from splite_deploy.export import ExportOptions, export_bundle
 
-    candidate, precision = Candidate(**options["candidate"]), options["precision"]
+    candidate, variant = Candidate(**options["candidate"]), Variant(options["backend"], options["precision"])
     wanted = ExportOptions(
-        backends=(options["backend"],),
-        precisions=(precision,),
+        backends=(variant.backend,),
+        precisions=(variant.precision,),
         images=project.images or project.labels,
         crops=project.crops,
-        calibration=project.calibration if precision != "fp32" else None,
+        calibration=project.calibration if calibrates(variant) else None,
     )
     model = _model(project, candidate, folder)
     bundle = export_bundle(folder / "in" / CHECKPOINT, folder / "network.splite", model=model, options=wanted)
     facts = _yardstick(project, folder).of_bundle(bundle, options["backend"])
     held = {f"{BUNDLE}{one.name}": one.read_bytes() for one in sorted(bundle.path.iterdir())}
     return held, {**facts, "bytes": sum(map(len, held.values()))}
+
+
+def calibrates(variant: Variant) -> bool:
+    """Whether its export reads calibration images; it refuses them elsewhere, as for fp16 of TFLite."""
+    from splite_deploy.export import ExportOptions
+
+    return ExportOptions(backends=(variant.backend,), precisions=(variant.precision,)).calibrates
 
 
 def _measure(options: Mapping[str, Any], project: Project, folder: Path) -> Found:

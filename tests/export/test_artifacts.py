@@ -330,7 +330,11 @@ def test_weights_of_seven_bits_are_for_onnx_runtime_alone(
         (("--reduce-range",), "Weights of 7 bits are for int8 in ONNX Runtime", "Add -b ort -p int8"),
         (("-b", "trt", "-p", "int8", "--reduce-range"), "Weights of 7 bits are for int8", "leave out --reduce-range"),
         (("-p", "int8", "--int8-recipe", "dynamic-range"), "one of TFLite's int8", "Add -b tflite -p int8"),
-        (("--calibration", "photos"), "Nothing that was requested needs calibration.", "Add -p int8 or -p fp16"),
+        (
+            ("--calibration", "photos"),
+            "Nothing that was requested needs calibration.",
+            "Leave out --calibration",
+        ),
         (("-p", "fp16", "-p", "fp16"), "The requested precisions are: fp16, fp16.", "each once"),
         (("--eval", "missing.json"), "Cannot read missing.json", "Name a labels.json"),
         (("-p", "int8", "--calibration", "missing"), "missing is not a folder of images", "--calibration"),
