@@ -1,6 +1,6 @@
 """Looks for leaks in the C++ runtime: a process runs many frames, and another one does under the sanitizers.
 
-    python benchmarks/cpp_frames.py [--bundle BUNDLE] [--frames 100000] [--sanitized-frames 20000] [--out FILE]
+    python benchmarks/cpp_frames.py [--bundle BUNDLE] [--frames 100000] [--sanitized-frames 100000] [--out FILE]
 
 Each frame, the picture of the package moved by some pixels, is cropped, run and decoded in a box, and followed by a
 tracker besides. In both processes every pose has to be that of the first round, to the last bit, and the memory that
@@ -68,8 +68,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=packaged(HAND))
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--frames", type=int, default=100_000)
-    parser.add_argument("--sanitized-frames", type=int, default=20_000)
+    parser.add_argument("--frames", type=int, default=100_000, help="0 leaves this process out")
+    parser.add_argument("--sanitized-frames", type=int, default=100_000, help="0 leaves this process out")
     parser.add_argument("--out", type=Path, help="JSON lines file to append to")
     given = parser.parse_args()
     runs: dict[str, Any] = {}
@@ -78,6 +78,8 @@ def main() -> None:
         ("plain", ("-O2",), {}, given.frames),
         ("sanitized", SANITIZERS, SANITIZED, given.sanitized_frames),
     ):
+        if not count:
+            continue
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             compile_cpp(DRIVER, folder / name, *flags)

@@ -25,13 +25,15 @@ def cpp_runtime_block(record: Record) -> list[str]:
     ]
 
 
-@newest_of_each
-def cpp_frames_block(record: Record) -> list[str]:
-    """A row for each program."""
+def cpp_frames_block(files: dict[str, list[Record]]) -> list[str]:
+    """A row for each program, of the newest record that has it."""
+    records = [record for found in files.values() for record in found]
+    runs = {key: run for record in records for key, run in record["runs"].items()}
     lines = ["| program | frames | memory, MiB | growth, KiB | other poses | findings |", "|---|---|---|---|---|---|"]
-    for key, run in record["runs"].items():
+    for key, run in runs.items():
         held, grown = run["resident_bytes"][-1] / 2**20, run["growth_bytes"] / 1024
         findings = "0" if key == "sanitized" else "-"
         cells = (PROGRAMS[key], f"{run['frames']:,}", f"{held:.1f}", f"{grown:.0f}", str(run["changed"]), findings)
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", f"{record['network']} in {record['precision']}. {machine(record['environment'])}."]
+    newest = records[-1]
+    return [*lines, "", f"{newest['network']} in {newest['precision']}. {machine(newest['environment'])}."]
