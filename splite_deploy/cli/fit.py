@@ -21,16 +21,16 @@ from splite_deploy.cli.app import (
     threads_option,
 )
 from splite_deploy.cli.bench import milliseconds
-from splite_deploy.cli.console import STDOUT, bar_console, put_json, remark, say, show
+from splite_deploy.cli.console import STDOUT, bar_console, put_json, remark, say, show, warn
 from splite_deploy.errors import GateError, OptionError, OutputError
 from splite_deploy.runtime.backends import exportable_backends
 from splite_deploy.spec import PRECISIONS, load_model_toml
-from splite_deploy.text import shown
+from splite_deploy.text import counted, shown
 
 if TYPE_CHECKING:
     from splite_deploy.fit.driver import Driver, Workers
     from splite_deploy.fit.measuring import Place
-    from splite_deploy.fit.search import Outcome, Settings
+    from splite_deploy.fit.search import Network, Outcome, Settings
     from splite_deploy.fit.steps import Step
     from splite_deploy.fit.store import Store
     from splite_deploy.fit.work import Project
@@ -242,6 +242,8 @@ def fit(
         facts = _facts(checkpoint, settings, driver, train)
         rendered = page(spec.name, outcome, shipped, budget_ms, driver.failed, facts)
         write_file(output / "index.html", rendered.encode())
+    for sentence in left_out(outcome.networks):
+        warn(sentence)
     put_json(json_file, figures)
     if json_file != STDOUT:
         show(_table(outcome, unit))
@@ -330,6 +332,17 @@ def _board() -> Iterator[Callable[[Step, str], None]]:
             bar.update(tasks[step.kind], total=known[step.kind], completed=ended[step.kind], description=told)
 
         yield tell
+
+
+_MOST_TOLD = 3
+
+
+def left_out(networks: Mapping[str, Network]) -> list[str]:
+    """Which networks failed and why, each as a sentence; of many the first, and how many more there are."""
+    failed = [f"{name} failed and is left out. {one.reason}" for name, one in networks.items() if one.fate == "failed"]
+    more = len(failed) - _MOST_TOLD
+    rest = [f"{counted(more, 'more network')} failed; the page says why."] if more > 0 else []
+    return [*failed[:_MOST_TOLD], *rest]
 
 
 def _table(outcome: Outcome, unit: str) -> Any:

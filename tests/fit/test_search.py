@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from splite_deploy.cli.fit import left_out
 from splite_deploy.errors import SpliteError, UsageError
 from splite_deploy.fit.driver import Driver
 from splite_deploy.fit.measuring import Place
-from splite_deploy.fit.search import Settings, search
+from splite_deploy.fit.search import Network, Settings, search
 from splite_deploy.fit.simulated import Machine, Simulated
 from splite_deploy.fit.space import Candidate, Space
 from splite_deploy.fit.steps import Needs, Step
@@ -107,6 +108,12 @@ def test_a_step_that_fails_is_done_again_elsewhere_and_one_that_always_fails_is_
     outcome = search(settings(), one)
     assert outcome.networks["x8-r8-64x64"].fate == "failed"
     assert outcome.networks["x8-r8-64x64"].reason == "the loss is not finite"
+    assert left_out(outcome.networks) == [
+        "x8-r8-64x64 failed and is left out. the loss is not finite",
+        "x8-r8-32x32 failed and is left out. the loss is not finite",
+    ]
+    many = {f"x{index}": Network(OWN, fate="failed", reason="No disk.") for index in range(5)}
+    assert left_out(many)[2:] == ["x2 failed and is left out. No disk.", "2 more networks failed; the page says why."]
     assert outcome.networks["x2-r8-64x64"].fate == "finished"
     full = [try_ for try_ in one.failed if "disk" in try_.error]
     assert [(try_.step, try_.again) for try_ in full] == [("train x2-r8-64x64 to 10 steps", True)]
