@@ -63,8 +63,11 @@ def files(bundle: Bundle) -> dict[str, bytes]:
 
 @needs_rtx
 @pytest.mark.slow
-@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
-@pytest.mark.parametrize("checkpoint", ["splite_hand", "splite_hand_dense"])
+@pytest.mark.parametrize(
+    ("checkpoint", "fused"),
+    [("splite_hand", False), ("splite_hand", True), ("splite_hand_dense", True)],
+    ids=["compacted-plain", "compacted-fused", "dense-fused"],
+)
 def test_every_graph_of_the_models_that_come_along(root: Path, tmp_path: Path, checkpoint: str, fused: bool) -> None:
     file = root / "models" / "splite_hand" / f"{checkpoint}.safetensors"
     bundle = exported(file, tmp_path / "hand.splite", None, fuse_input=fused, fuse_decode=fused, max_shift_px=4.0)

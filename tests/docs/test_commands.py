@@ -137,8 +137,9 @@ def begun(root: Path, made_once: MadeOnce) -> Path:
 
 
 @pytest.fixture
-def workplace(begun: Path, tmp_path: Path) -> Path:
-    """A copy of it, for the commands of one page: they run in their order, and pages side by side."""
+def workplace(begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, for the commands of one page: they run in their order, and pages side by side, and time little."""
+    monkeypatch.setattr("splite_deploy.bench.run.FRAMES", 30)
     return shutil.copytree(begun, tmp_path / "workplace")
 
 
