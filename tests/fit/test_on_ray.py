@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 ray = pytest.importorskip("ray", reason="the extra 'fit' is not installed")
 
@@ -26,6 +28,11 @@ CANDIDATE = {"speed_up": 1.0, "round_to": 1, "height": 64, "width": 48}
 
 def project(model: Path, command: str) -> Project:
     return Project(model, TrainingCommand.parse(f"sh -c '{command}' sh {{checkpoint}} {{out}} {{steps}}"))
+
+
+def weights(number: int) -> bytes:
+    """A checkpoint whose last byte is this digit."""
+    return save({"weight": np.frombuffer(str(number).encode(), np.uint8)})
 
 
 def lives(pid: int) -> bool:
@@ -61,9 +68,9 @@ def test_a_killed_machine_loses_no_trial_and_no_result_comes_twice(
     cluster: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "cache")
-    parent, begun = store.add(b"weights"), tmp_path / "begun"
+    parent, begun = store.add(weights(0)), tmp_path / "begun"
     begun.mkdir()
-    slowly = f"touch {begun}/$3-$$; sleep 2; cp $1 $2; echo $3 >>$2"
+    slowly = f"touch {begun}/$3-$$; sleep 2; head -c -1 $1 >$2; printf $3 >>$2"
     killed: list[str] = []
 
     def kill_one(step: Step, what: str) -> None:
@@ -83,14 +90,14 @@ def test_a_killed_machine_loses_no_trial_and_no_result_comes_twice(
     assert len(list((tmp_path / "cache" / "results").iterdir())) == 7
     for steps, result in given.items():
         assert isinstance(result, Result)
-        assert store.content(result.files[CHECKPOINT]) == f"weights{steps}\n".encode()
+        assert store.content(result.files[CHECKPOINT]) == weights(steps)
     assert len(list(begun.iterdir())) == 7 + len(driver.failed)
     assert driver.failed and all(one.again and "went away" in one.error for one in driver.failed)
 
 
 def test_a_board_does_one_thing_at_a_time_and_what_fails_is_told(tiny_model: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "cache")
-    parent, log = store.add(b"weights"), tmp_path / "log"
+    parent, log = store.add(weights(0)), tmp_path / "log"
     once = f"echo begin >>{log}; sleep 0.5; echo end >>{log}; test $3 = 2 && echo no such data && exit 4; cp $1 $2"
     needs = Needs(device="pi")
     before = set(Path("/tmp").iterdir())
@@ -108,20 +115,20 @@ def test_a_function_comes_with_the_working_folder_and_says_where_it_is_not(
     cluster: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "working" / "parts").mkdir()
-    (tmp_path / "working" / "parts" / "ends.py").write_text("END = b' tuned'")
+    (tmp_path / "working" / "parts" / "ends.py").write_text("END = b'9'")
     (tmp_path / "working" / "mine.py").write_text(
         "from parts.ends import END\n"
-        "def tune(checkpoint, steps, out, model):\n    out.write_bytes(checkpoint.read_bytes() + END)\n"
+        "def tune(checkpoint, steps, out, model):\n    out.write_bytes(checkpoint.read_bytes()[:-1] + END)\n"
     )
     given = {}
     for name in ("mine:tune", "far.away:tune"):
         store = Store(tmp_path / name.partition(":")[0])
-        parent = store.add(b"weights")
+        parent = store.add(weights(0))
         with OnRay(store, Project(tiny_model, TrainingCommand.parse(name)), cluster.address, [Needs()]) as workers:
             given[name] = Driver(store, workers).together({1: flow(parent, 1, Needs())})[1]
     tuned, lacking = given["mine:tune"], given["far.away:tune"]
     assert isinstance(tuned, Result), tuned.message
-    assert Store(tmp_path / "mine").content(tuned.files[CHECKPOINT]) == b"weights tuned"
+    assert Store(tmp_path / "mine").content(tuned.files[CHECKPOINT]) == weights(9)
     assert isinstance(lacking, SpliteError)
     assert f"far.away:tune cannot be imported on {platform.node()} by " in lacking.message
     assert "No module named 'far'. What a training imports has to lie below the working folder" in lacking.message
@@ -131,7 +138,7 @@ def test_who_leaves_ray_leaves_no_training_behind(tiny_model: Path, tmp_path: Pa
     store, pids = Store(tmp_path / "cache"), tmp_path / "pids"
     endless = f"sleep 600 & echo $$ $! >{tmp_path}/new; mv {tmp_path}/new {pids}; wait"
     with OnRay(store, project(tiny_model, endless), None, [Needs()]) as workers:
-        workers.submit(next(flow(store.add(b"weights"), 1, Needs())), ())
+        workers.submit(next(flow(store.add(weights(0)), 1, Needs())), ())
         end = time.monotonic() + 120
         while not pids.exists():
             assert time.monotonic() < end
