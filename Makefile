@@ -22,7 +22,7 @@ ARM64_TESTS := tests/decoders/test_decode.py tests/decoders/test_not_finite.py t
 FRAMES ?= 1000000
 IN_CONVERTER := SPLITE_TFLITE_PYTHON=$${SPLITE_TFLITE_PYTHON:-$(CURDIR)/.venv-tflite/bin/python}
 
-.PHONY: help demo demo-bundles docs test test-cpp test-arm64 arm64-networks arm64-cpp arm64-decoders test-two-machines lint unit fuzz kills soak converter converters providers newest oldest clean
+.PHONY: help demo demo-bundles docs test test-cpp test-arm64 arm64-machine arm64-networks arm64-cpp arm64-decoders test-two-machines lint unit fuzz kills soak converter converters providers newest oldest clean
 .DELETE_ON_ERROR:
 
 help:  ## Lists the commands
@@ -106,9 +106,12 @@ test-cpp: $(STAMP)  ## Tests the C++ runtime under sanitizers, on spoilt bundles
 	@$(BIN)/python benchmarks/cpp_frames.py $(if $(CPP_FRAMES),--frames $(CPP_FRAMES) --sanitized-frames $(CPP_FRAMES),--frames 5000 --sanitized-frames 2000)
 
 test-arm64: $(if $(SPLITE_TFLITE_PYTHON),$(STAMP),converter)  ## Verifies networks on emulated ARM processors, for 3 minutes (needs qemu-user; makes TFLite's converter)
+	@$(MAKE) --no-print-directory arm64-machine
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync arm64-networks arm64-cpp arm64-decoders
+
+arm64-machine: $(STAMP)
 	@mkdir -p $(ARM64)
 	@$(BIN)/python benchmarks/arm64/machine.py >/dev/null
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync arm64-networks arm64-cpp arm64-decoders
 
 arm64-networks:
 	@echo "==> Exporting all that a CPU runs, and comparing emulated processors with this one"
