@@ -1,12 +1,13 @@
-r"""SPLite Hand beside MediaPipe's hand landmark networks: latency and accuracy, in one run on one thread.
+r"""A hand network of ours beside MediaPipe's hand landmark networks: latency and accuracy, in one run on one thread.
 
     pip download --no-deps mediapipe==0.10.14
     python benchmarks/mediapipe_hands.py --mediapipe mediapipe-0.10.14-*.whl --data HAND_DIGITS \
         --strangers HANDS_VARIED --out benchmarks/results/mediapipe-hands.jsonl
 
 HAND_DIGITS is the kind of photograph that SPLite Hand was trained on, HANDS_VARIED shows other people in other rooms.
-Only the .tflite files of mediapipe are used; LiteRT (ai-edge-litert) runs them. Appends one JSON line. Then
-`python benchmarks/make_tables.py` writes the tables anew.
+``--checkpoint models/splite_hand2/splite_hand2_dense.safetensors --out benchmarks/results/mediapipe-hands-2.jsonl``
+compares the network that was trained for these. Only the .tflite files of mediapipe are used; LiteRT (ai-edge-litert)
+runs them. Appends one JSON line. Then `python benchmarks/make_tables.py` writes the tables anew.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ ROOT = Path(__file__).parents[1]
 HAND = ROOT / "models" / "splite_hand"
 
 KIND = "mediapipe-hands"
-OURS, ESTIMATOR, INT8 = "splite-hand", "splite-hand, estimator", "splite-hand, LiteRT int8"
 NETS = ("hand_landmark_lite", "hand_landmark_full")
 INPUTS = 64
 WIDTH = 120
@@ -83,8 +83,9 @@ def accuracy_of_landmarks(net: LandmarkNet, labels: list[LabelledImage], padding
 def ours(bundle: Bundle) -> dict[str, Artifact]:
     """What of ours is compared: ONNX Runtime in fp32 and, where the bundle holds it, full-integer LiteRT."""
     artifacts = {artifact.label: artifact for artifact in bundle.manifest.artifacts}
-    found = {OURS: bundle.find("ort", "fp32")}
-    return {**found, INT8: artifacts["tflite int8"]} if "tflite int8" in artifacts else found
+    found = {bundle.model.name: bundle.find("ort", "fp32")}
+    int8 = artifacts.get("tflite int8")
+    return {**found, f"{bundle.model.name}, LiteRT int8": int8} if int8 else found
 
 
 def timed_runs(
@@ -96,7 +97,7 @@ def timed_runs(
     boxes = [item.box for item in picked]
     tensors = [estimator.prepare(image, [box])[0] for image, box in zip(images, boxes, strict=True)]  # type: ignore[arg-type]
     crops = [crop(image, roi_of_landmarks(item.keypoints)) for image, item in zip(images, picked, strict=True)]  # type: ignore[arg-type]
-    name, count = estimator.session.inputs[0].name, len(picked)
+    name, ours, count = estimator.session.inputs[0].name, estimator.spec.name, len(picked)
 
     def landmarks(net: LandmarkNet) -> Run:
         return lambda index: net.run(crops[index % count])
@@ -105,8 +106,8 @@ def timed_runs(
         return lambda index: session.run({name: tensors[index % count]})
 
     return {
-        **{key: network(session) for key, session in {OURS: estimator.session, **others}.items()},
-        ESTIMATOR: lambda index: estimator(images[index % count], boxes[index % count]),  # type: ignore[arg-type]
+        **{key: network(session) for key, session in {ours: estimator.session, **others}.items()},
+        f"{ours}, estimator": lambda index: estimator(images[index % count], boxes[index % count]),  # type: ignore[arg-type]
         **{net_name: landmarks(net) for net_name, net in nets.items()},
     }, count
 
@@ -134,7 +135,7 @@ def compare(
         others = {
             key: stack.enter_context(open_session(bundle, a.backend, a.precision, threads=1))
             for key, a in ours(bundle).items()
-            if key != OURS
+            if key != bundle.model.name
         }
         runs, inputs = timed_runs(estimator, others, nets, labels)
         say(f"latency: {frames} inferences of each")
@@ -216,7 +217,6 @@ def main() -> None:
                 bundle = export_bundle(
                     options.checkpoint,
                     Path(folder) / "hand.splite",
-                    model=HAND / "model.toml",
                     options=ExportOptions(images=options.data),
                     progress=status.update,
                 )
