@@ -1,14 +1,9 @@
-r"""Whether `AdaptiveEstimator` keeps a budget while other work takes the processor, and what that costs in accuracy.
+"""Whether `AdaptiveEstimator` keeps a budget while other work takes the processor, and what that costs in accuracy.
 
     python benchmarks/adaptive.py large.splite small.splite --data HAND_DIGITS --out benchmarks/results/adaptive.jsonl
 
-Accuracy tells something where the errors of the variants differ. The dense parent of SPLite Hand does so at two sizes:
-1.54 % at 128 x 128 and 2.84 % at 96 x 96.
-
-    sed -E 's/^(height|width) = 128/\1 = 96/' models/splite_hand/model.toml >models/splite_hand/model96.toml
-    D=models/splite_hand/splite_hand_dense.safetensors
-    splite-deploy export $D -p fp32 --dynamic-batch -o large.splite
-    splite-deploy export $D -p fp32 --dynamic-batch --model models/splite_hand/model96.toml -o small.splite
+Accuracy tells something where the errors of the variants differ, as those of the dense and the compacted SPLite Hand 2
+do; docs/adaptive.md has the commands.
 
 The bundles, the most accurate first, have a dynamic batch (`export --dynamic-batch`): a frame is one inference of
 ``--hands`` crops. Frames come at ``--fps``, and this process has one CPU alone, where a load generator takes turns with
