@@ -105,8 +105,7 @@ test-cpp: $(STAMP)  ## Tests the C++ runtime under sanitizers, on spoilt bundles
 	@echo "==> Many frames, without and under the sanitizers"
 	@$(BIN)/python benchmarks/cpp_frames.py $(if $(CPP_FRAMES),--frames $(CPP_FRAMES) --sanitized-frames $(CPP_FRAMES),--frames 5000 --sanitized-frames 2000)
 
-test-arm64: $(if $(SPLITE_TFLITE_PYTHON),$(STAMP),converter)  ## Verifies networks on emulated ARM processors, for 3 minutes (needs qemu-user; makes TFLite's converter)
-	@$(MAKE) --no-print-directory arm64-machine
+test-arm64: $(if $(SPLITE_TFLITE_PYTHON),$(STAMP),converter) arm64-machine  ## Verifies networks on emulated ARM processors, for 3 minutes (needs qemu-user; makes TFLite's converter)
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync arm64-networks arm64-cpp arm64-decoders
 
 arm64-machine: $(STAMP)
