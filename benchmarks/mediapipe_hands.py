@@ -97,7 +97,7 @@ def timed_runs(
     boxes = [item.box for item in picked]
     tensors = [estimator.prepare(image, [box])[0] for image, box in zip(images, boxes, strict=True)]  # type: ignore[arg-type]
     crops = [crop(image, roi_of_landmarks(item.keypoints)) for image, item in zip(images, picked, strict=True)]  # type: ignore[arg-type]
-    name, ours, count = estimator.session.inputs[0].name, estimator.spec.name, len(picked)
+    name, model, count = estimator.session.inputs[0].name, estimator.spec.name, len(picked)
 
     def landmarks(net: LandmarkNet) -> Run:
         return lambda index: net.run(crops[index % count])
@@ -106,8 +106,8 @@ def timed_runs(
         return lambda index: session.run({name: tensors[index % count]})
 
     return {
-        **{key: network(session) for key, session in {ours: estimator.session, **others}.items()},
-        f"{ours}, estimator": lambda index: estimator(images[index % count], boxes[index % count]),  # type: ignore[arg-type]
+        **{key: network(session) for key, session in {model: estimator.session, **others}.items()},
+        f"{model}, estimator": lambda index: estimator(images[index % count], boxes[index % count]),  # type: ignore[arg-type]
         **{net_name: landmarks(net) for net_name, net in nets.items()},
     }, count
 
