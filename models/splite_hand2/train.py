@@ -17,6 +17,7 @@ only reports.
     tuned      the compacted network, by labels and parent: what is shipped
     int8       the same, trained as float and as int8 at once
 
+``--init CHECKPOINT`` with a stage trains from these weights, as a further cycle of ``tuned`` from what the first gave.
 ``--hold-out SOURCE`` trains without a source of the training photographs and reports on that, to try things out on.
 """
 
@@ -358,7 +359,8 @@ class Road:
 
     def _train(self, stage: str) -> bool:
         plan = STAGES[stage]
-        init = read_checkpoint(self.checkpoint(plan.init)) if plan.init else None
+        start = self.options.init or (self.checkpoint(plan.init) if plan.init else None)
+        init = read_checkpoint(start) if start else None
         teacher = read_checkpoint(self.checkpoint(plan.teacher)) if plan.teacher else None
         recipe = replace(
             plan.recipe,
@@ -446,6 +448,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of tiles, states and checkpoints")
     parser.add_argument("--model", type=Path, default=HERE / "model.toml", help="default: the one beside this file")
     parser.add_argument("--steps", type=float, default=1.0, help="factor on the steps of each stage (default: 1)")
+    parser.add_argument("--init", type=Path, help="checkpoint that the stage starts from, instead of the one before")
     parser.add_argument("--batch", type=int, help="crops in a step (default: as each stage has it)")
     parser.add_argument("--hold-out", metavar="SOURCE", help="a source of photographs to report on instead of val")
     parser.add_argument("--threads", type=int, help="CPU threads of torch (default: all cores)")
@@ -455,6 +458,8 @@ def parse_arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if (options.digits or options.varied) and options.teachers is None:
         parser.error("photographs need --teachers")
+    if options.init and options.stage not in STAGES:
+        parser.error(f"--init is for one of the stages {', '.join(STAGES)}")
     if options.hold_out and options.varied is None:
         parser.error("--hold-out names a source of --varied")
     return options

@@ -18,6 +18,7 @@ import torch
 from scripts import load_script, run_main
 
 from splite_deploy.errors import UsageError
+from splite_deploy.export.source.checkpoint import read_checkpoint
 from splite_deploy.export.source.load import load_model
 from splite_deploy.metrics.labels import LabelledImage, tight_box
 from splite_deploy.metrics.turned_boxes import angle_of
@@ -515,6 +516,14 @@ def test_the_whole_road_goes_on_where_it_was_cut(tmp_path: Path, small: Path) ->
     assert [line["stage"] for line in log] == ["dense", "dense", "sparse", "tuned", "int8"]
     assert {"soft_heatmap", "sparsity"} <= set(log[2]) and {"int8_position", "int8_presence"} <= set(log[-1])
 
+    first, second = (tmp_path / "cut" / "tuned" / name for name in (train.NAME, "first.safetensors"))
+    first.rename(second)
+    (second.parent / "state.pt").unlink(missing_ok=True)
+    again = run_main(train.main, *typed("tuned", tmp_path / "cut", small, "--init", second))
+    assert again.returncode == 0, again.stderr
+    recipe = json.loads(read_checkpoint(first).metadata["recipe"])
+    assert recipe["init_sha256"] == read_checkpoint(second).sha256
+
 
 def test_tiles_come_first(tmp_path: Path) -> None:
     refused = run_main(train.main, *typed("dense", tmp_path, HAND2 / "model.toml"))
@@ -532,6 +541,11 @@ def test_labels_stay_near_what_teachers_say_together() -> None:
 def test_photographs_need_their_teachers(tmp_path: Path) -> None:
     refused = run_main(train.main, *typed("all", tmp_path, HAND2 / "model.toml", "--digits", tmp_path))
     assert refused.returncode == 2 and "photographs need --teachers" in refused.stderr
+
+
+def test_only_a_stage_starts_from_a_checkpoint(tmp_path: Path) -> None:
+    refused = run_main(train.main, *typed("all", tmp_path, HAND2 / "model.toml", "--init", tmp_path))
+    assert refused.returncode == 2 and "--init is for one of the stages dense, sparse, tuned, int8" in refused.stderr
 
 
 # --- evaluation -----------------------------------------------------------------------------------
