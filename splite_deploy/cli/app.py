@@ -439,6 +439,10 @@ def tuning_options(command: CommandFunction) -> CommandFunction:
             if about.names_backend and not chosen:
                 message = f"{about.flag} is for {names}, and no backend is named."
                 raise OptionError(message, hint=f"Add -b {' or -b '.join(one.name for one in backends)}.")
+            if about.needs and all(given[other] is None for other in about.needs):
+                needed = " or ".join(flags[other][0].flag for other in about.needs)
+                message = f"{about.flag} says nothing without {needed}."
+                raise OptionError(message, hint=f"Add {needed}, or leave it out.")
         return command(*args, tuning=_objects(given), **kwargs)
 
     decorated: CommandFunction = with_options

@@ -68,6 +68,9 @@ def test_commands_that_run_networks_take_it(splite: Run, command: str, tiny_bund
     done = splite(command, tiny_bundle, *source, "--provider", LACKING[0])
     assert done.exit_code == 2
     assert "--provider is for ort, and no backend is named." in done.stderr and "Add -b ort." in done.stderr
+    done = splite(command, tiny_bundle, *source, "-b", "ort", "--allow-cpu")
+    assert done.exit_code == 2
+    assert "--allow-cpu says nothing without --provider or --delegate." in done.stderr
     done = splite(command, tiny_bundle, *source, "-b", "tflite", "--provider", LACKING[0])
     assert done.exit_code == 2 and "--provider is for ort, and -b names tflite." in done.stderr
 

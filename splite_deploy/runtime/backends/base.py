@@ -118,6 +118,7 @@ class OptionHelp:
         type: Of its value.
         names_backend: Whether the command line takes it only beside ``-b``: it says what runs, so that it must not be
             passed over where another backend is chosen.
+        needs: Options one of which has to be given with it, by their names.
     """
 
     help: str
@@ -126,6 +127,7 @@ class OptionHelp:
     sets: bool | None = None
     type: type = str
     names_backend: bool = False
+    needs: tuple[str, ...] = ()
 
 
 def option(
@@ -137,9 +139,10 @@ def option(
     sets: bool | None = None,
     type: type = str,
     names_backend: bool = False,
+    needs: Iterable[str] = (),
 ) -> Any:
     """A field of `BackendOptions`; see `OptionHelp`."""
-    about = OptionHelp(help, flag, tuple(choices), sets, type, names_backend)
+    about = OptionHelp(help, flag, tuple(choices), sets, type, names_backend, tuple(needs))
     return field(default=default, metadata={"option": about})
 
 
@@ -151,6 +154,7 @@ def allow_cpu_option() -> Any:
         flag="--allow-cpu",
         sets=True,
         names_backend=True,
+        needs=("provider", "delegate"),
     )
 
 
