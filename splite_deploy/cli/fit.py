@@ -170,7 +170,9 @@ def fit(
 
     The training command, and the Python files that model.toml names, are code that is run with your rights.
     """
+    from splite_deploy.bench.evaluation import evaluation_labels
     from splite_deploy.bench.report.html import check_available
+    from splite_deploy.export.crops import divide
     from splite_deploy.files import claimed, write_file
     from splite_deploy.fit.choice import choose
     from splite_deploy.fit.digest import digest_of
@@ -195,6 +197,11 @@ def fit(
     tried = read_space(space, {name: given[name] for name in _SPACE})
     spec_file = model or checkpoint.parent / "model.toml"
     spec, host = load_model_toml(spec_file)
+    if labels is not None:
+        evaluation_labels(labels, spec.keypoint_count)  # what is wrong with them is told before hours of work
+    for pictures in dict.fromkeys((images, calibration)):
+        if pictures is not None and pictures.suffix != ".npz":
+            divide(pictures)
     places = _places(on, devices_file, threads, frames)
     training = None if train is None else TrainingCommand.parse(train)
     images = images or labels

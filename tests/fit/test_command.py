@@ -90,6 +90,16 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
         assert refused.exit_code == 2 and said in refused.stderr, refused.output
     untrained = splite("fit", tiny_checkpoint, "--model", tiny_model, "-o", tmp_path / "out", "--steps", "8")
     assert untrained.exit_code == 2 and "--steps is of fine-tuning, and without --train" in untrained.stderr
+    (tmp_path / "labels.json").write_text("[]")
+    (tmp_path / "none").mkdir()
+    for option, named, said in (
+        ("--labels", "labels.json", "labels.json"),
+        ("--images", "none", "none"),
+        ("--calibration", "absent", "absent is not a folder of images"),
+    ):
+        refused = splite(*line(tiny_checkpoint, tiny_model, tmp_path / "out", option, str(tmp_path / named)))
+        assert refused.exit_code == 1 and said in refused.stderr and "hint:" in refused.stderr, refused.output
+        assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "cache").mkdir()  # as browsers and build tools have one
     (tmp_path / "out" / "index.html").touch()
