@@ -118,7 +118,7 @@ def errors_of(variants: Sequence[Variant], data: Path) -> list[float]:
         with PoseEstimator.open(one.path, one.backend, one.precision, threads=1, color="rgb") as estimator:
 
             def estimate(image: Any, box: Any, estimator: PoseEstimator = estimator) -> tuple[Any, Any]:
-                pose = estimator.in_two_passes(image, box)
+                pose = estimator.at_any_angle(image, box)
                 return pose.keypoints, pose.keypoints_3d
 
             means.append(keypoint_errors(labels, estimate).summary().mean_error_box_pct or 0.0)

@@ -61,19 +61,19 @@ def accuracy_of_ours(bundle: Path, artifact: Artifact, labels: list[LabelledImag
     with PoseEstimator.open(bundle, artifact.backend, artifact.precision, threads=1, color="rgb") as estimator:
 
         def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Any, Any]:
-            pose = estimator.in_two_passes(image, box)
+            pose = estimator.at_any_angle(image, box)
             return pose.keypoints, pose.keypoints_3d
 
         return asdict(keypoint_errors(labels, estimate).summary())
 
 
 def accuracy_of_landmarks(net: LandmarkNet, labels: list[LabelledImage], padding: float) -> dict[str, Any]:
-    """The same of a landmark network, by two looks at each image, and how many hands MediaPipe would discard."""
+    """The same of a landmark network, looking as often as ours; and how many hands MediaPipe would discard."""
     missed = 0
 
     def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Any, Any]:
         nonlocal missed
-        found = net.track(image, box, padding)
+        found = net.find(image, box, padding)
         missed += found.presence < 0.5
         return found.keypoints, found.world_mm
 

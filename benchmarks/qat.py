@@ -49,7 +49,7 @@ def bundle_accuracy(bundle: Path, backend: str, labels: list[LabelledImage]) -> 
     with PoseEstimator.open(bundle, backend, "int8", color="rgb") as estimator:
 
         def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Any, Any]:
-            pose = estimator.in_two_passes(image, box)
+            pose = estimator.at_any_angle(image, box)
             return pose.keypoints, pose.keypoints_3d
 
         return keypoint_errors(labels, estimate).summary()

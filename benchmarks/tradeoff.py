@@ -103,7 +103,7 @@ def accuracy_of(estimator: PoseEstimator, data: Path) -> dict[str, Any]:
     """Figures on the validation split, through the public runtime."""
 
     def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Any, Any]:
-        pose = estimator.in_two_passes(image, box)
+        pose = estimator.at_any_angle(image, box)
         return pose.keypoints, pose.keypoints_3d
 
     return asdict(keypoint_errors(read_labels(data, split="val"), estimate).summary())

@@ -41,7 +41,7 @@ def main() -> None:
         with PoseEstimator.open(options.bundle, options.backend, options.precision, color="rgb") as estimator:
 
             def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Any, Any]:
-                pose = estimator.in_two_passes(image, box)
+                pose = estimator.at_any_angle(image, box)
                 return pose.keypoints, pose.keypoints_3d
 
             errors = keypoint_errors(labels, estimate)

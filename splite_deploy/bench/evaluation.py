@@ -45,7 +45,8 @@ from splite_deploy.metrics.labels import (
     read_labels,
     read_scenes,
 )
-from splite_deploy.runtime.estimator import PoseEstimator, two_passes
+from splite_deploy.runtime.any_angle import at_any_angle
+from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import Image
@@ -230,13 +231,14 @@ def evaluate(
     ignored: Sequence[LabelledImage] = (),
     scenes: Mapping[Path, SceneBoxes] | None = None,
     flip_test: bool = False,
-    angles: Angles = "two-passes",
+    angles: Angles = "found",
     hands: HandLabels = "as-seen",
 ) -> Evaluation:
     """Runs an estimator for RGB images on every labelled image, in the box of its label.
 
-    Of a network whose crops are turned a box needs an angle, which nobody has who is given a box alone: as there, two
-    passes find it. That of the label tells how good the network is where the angle is right.
+    Of a network whose crops are turned a box needs an angle, which nobody has who is given a box alone: as there, the
+    network finds it (`PoseEstimator.at_any_angle`). That of the label tells how good the network is where the angle is
+    right.
 
     A network that finds people itself is given whole images. Its errors are those of the people whose box overlaps that
     of a label by half; the average precision counts those who were missed, and those who are not there.
@@ -269,8 +271,8 @@ def evaluate(
         labels, poses = [labelled for labelled, _ in pairs], [pose for _, pose in pairs]
     else:
         estimate: Callable[..., Pose] = flip_tested(estimator) if flip_test else estimator
-        if angles == "two-passes":
-            estimate = two_passes(estimate, estimator.spec.input)
+        if angles != "labels":
+            estimate = at_any_angle(estimate, estimator.spec.input)
         poses = []
         for labelled, image in _images(labels):
             with naming(labelled.path):

@@ -22,7 +22,7 @@ READABLE_VERSIONS = (1, 2, 3)
 the cost of reading the clock."""
 _STAGES_BEFORE_3 = {"total": END_TO_END, "bare_inference": MODEL_ONLY}
 
-Angles = Literal["two-passes", "labels"]
+Angles = Literal["found", "labels", "two-passes"]
 HandLabels = Literal["as-seen", "mirrored"]
 ThrottlingState = Literal["steady", "slowed", "throttled", "too short"]
 
@@ -174,8 +174,9 @@ class Evaluation:
         oks_ap: COCO's average precision by object keypoint similarity, 0 to 1; None for skeletons without sigmas.
         worst: The images with the largest error, largest first.
         median: The images around the median error.
-        angles: Of a network whose crops are turned, where the angles of boxes came from: ``two-passes``, from what a
-            first pass at angle 0 found, as for who has a box alone; or ``labels``. Left out for others.
+        angles: Of a network whose crops are turned, where the angles of boxes came from: ``found`` by
+            the network, as for who has a box alone; ``labels``; or ``two-passes``, from one look at angle 0 alone, as
+            0.2.0 found them. Left out for others.
         handedness: Share of hands whose handedness it tells right, 0 to 1; left out where labels or network have none.
         handedness_hands: How many hands that share is of.
         handedness_labels: Whose left and right those labels mean: ``as-seen``, or ``mirrored`` as of MediaPipe.

@@ -65,7 +65,7 @@ class Extras:
     streams_s: float = 2.0
     labels: Path | None = None
     flip_test: bool = False
-    angles: Angles = "two-passes"
+    angles: Angles = "found"
     hands: HandLabels = "as-seen"
 
 

@@ -241,11 +241,12 @@ def milliseconds(context: click.Context, option: click.Parameter, value: str | N
 )
 @click.option(
     "--angles",
-    type=click.Choice(("two-passes", "labels")),
-    default="two-passes",
+    type=click.Choice(("found", "labels")),
+    default="found",
     show_default=True,
-    help="With --eval, for a network whose crops are turned (rotate_by): the angle of a box. two-passes: what a first "
-    "pass at angle 0 finds, as for a user who has a box alone. labels: that of the label, which nobody has in use.",
+    help="With --eval, for a network whose crops are turned (rotate_by): the angle of a box. found: what the "
+    "network finds by looking more than once, as for a user who has a box alone. labels: that of the label, which "
+    "nobody has in use.",
 )
 @click.option(
     "--hands",
@@ -328,7 +329,7 @@ def bench(
         return
     if flip_test and labels is None:
         raise OptionError("--flip-test belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
-    for flag, changed in (("--angles", angles != "two-passes"), ("--hands", hands != "as-seen")):
+    for flag, changed in (("--angles", angles != "found"), ("--hands", hands != "as-seen")):
         if changed and labels is None:
             raise OptionError(f"{flag} belongs to the evaluation.", hint="Add --eval LABELS, or leave it out.")
     if not targets:

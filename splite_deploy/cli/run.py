@@ -401,7 +401,7 @@ def _run_image(
             elif network.finds_people:
                 picture.poses += network.detect(image, box)[:max_hands]
             elif box is None or len(box) == _CORNERS:
-                picture.poses.append(network.in_two_passes(image, box, **options))
+                picture.poses.append(network.at_any_angle(image, box, **options))
             else:
                 picture.poses.append(network(image, box, **options))
     if save is not None:

@@ -25,7 +25,8 @@ from splite_deploy.export.artifacts import Measured
 from splite_deploy.export.reference import Reference
 from splite_deploy.metrics.labels import LabelledImage, SceneBoxes
 from splite_deploy.metrics.parity import violations
-from splite_deploy.runtime.estimator import PoseEstimator, two_passes
+from splite_deploy.runtime.any_angle import at_any_angle
+from splite_deploy.runtime.estimator import PoseEstimator
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.runtime.session import Session
@@ -94,7 +95,7 @@ def recommend(
             accuracy = {label: people_accuracy(one, labels, scenes) for label, one in estimators.items()}
         else:
             estimates = {
-                label: _estimate(two_passes(flip_tested(one) if flip_test else one, spec.input))
+                label: _estimate(at_any_angle(flip_tested(one) if flip_test else one, spec.input))
                 for label, one in estimators.items()
             }
             accuracy = {label: errors.summary() for label, errors in errors_of_each(labels, estimates).items()}
@@ -122,7 +123,7 @@ def recommend(
     compared = f"compared on {len(reference.tensors)} crops ({reference.crops_from})"
     evaluated = f"; evaluated on {len(labels)} labelled images" if labels else ""
     evaluated += " and their mirror images" if labels and flip_test else ""
-    evaluated += ", in two passes, of which the first finds the angle" if labels and spec.input.turn else ""
+    evaluated += ", at the angles that the network finds" if labels and spec.input.turn else ""
     ship, reason = choose(rows, mostly_float(searches))
     return Recommendation(
         tuple(rows),

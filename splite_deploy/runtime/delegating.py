@@ -64,9 +64,9 @@ class DelegatingEstimator(Closing):
         options: Any = {"intrinsics": intrinsics, "bone_length_mm": bone_length_mm}
         return self._answer(lambda estimator: estimator(image, box, **options))
 
-    def in_two_passes(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
-        """See `PoseEstimator.in_two_passes`."""
-        return self._answer(lambda estimator: estimator.in_two_passes(image, box, **options))
+    def at_any_angle(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
+        """See `PoseEstimator.at_any_angle`."""
+        return self._answer(lambda estimator: estimator.at_any_angle(image, box, **options))
 
     def batch(
         self,

@@ -17,7 +17,8 @@ from splite_deploy.arrays import Feed, FloatArray, is_count
 from splite_deploy.bundle import Bundle
 from splite_deploy.decoders import Decoded, Decoding, PeopleDecoder, Unit, check_shapes
 from splite_deploy.errors import BackendError, UsageError
-from splite_deploy.metrics.turned_boxes import box_around, wrapped
+from splite_deploy.metrics.turned_boxes import wrapped
+from splite_deploy.runtime.any_angle import at_any_angle
 from splite_deploy.runtime.backends.base import OneAtATime
 from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.lift import absolute, checked_camera, in_palms, weak_perspective
@@ -34,7 +35,7 @@ from splite_deploy.runtime.preprocess import (
 )
 from splite_deploy.runtime.scores import check_scores
 from splite_deploy.runtime.session import OptionSet, Session, backend_of, open_session
-from splite_deploy.spec import Color, InputSpec, ModelSpec, Precision
+from splite_deploy.spec import Color, ModelSpec, Precision
 
 if TYPE_CHECKING:
     from splite_deploy.runtime.following import FollowingEstimator
@@ -87,8 +88,8 @@ class Estimator(Protocol):
     ) -> Pose:
         """See `PoseEstimator.__call__`."""
 
-    def in_two_passes(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
-        """See `PoseEstimator.in_two_passes`."""
+    def at_any_angle(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
+        """See `PoseEstimator.at_any_angle`."""
 
     def batch(
         self,
@@ -302,7 +303,7 @@ class PoseEstimator(Closing):
         Args:
             image: (H, W, 3) uint8, as ``cv2.imread`` gives it; its None, where there is no image, is refused.
             box: xyxy in pixels; None is the whole image. Where crops are turned a fifth number may follow, the angle in
-                degrees; see `splite_deploy.metrics.turned_boxes`. `in_two_passes` needs none.
+                degrees; see `splite_deploy.metrics.turned_boxes`. `at_any_angle` needs none.
             intrinsics: (3, 3) camera matrix; with ``bone_length_mm`` it makes ``keypoints_3d`` absolute millimetres.
             bone_length_mm: Palm length of this person: the length of the decoder's scale bone, or the root mean
                 square of several.
@@ -314,21 +315,23 @@ class PoseEstimator(Closing):
         self.check_options(intrinsics, bone_length_mm)
         return self._estimate(image, [box], best=True, intrinsics=intrinsics, bone_length_mm=bone_length_mm)[0]
 
-    def in_two_passes(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
-        """Keypoints in a box whose angle nobody knows, by two inferences where crops are turned, else by one.
+    def at_any_angle(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
+        """Keypoints in a box whose angle nobody knows: by two to six inferences where crops are turned, else by one.
 
-        The first looks into the box at angle 0, the second into the tight box of what that found, at its angle.
+        The first looks into the box at angle 0. Where what it finds is turned by more than 30 degrees, three others
+        look at 90, 180 and -90. The surest of these, by the mean score, tell where to look once more: into the tight
+        box of their keypoints, at their angle.
 
         Args:
             image: See `__call__`.
-            box: xyxy in pixels; None is the whole image.
+            box: xyxy in pixels; None is the whole image. One with an angle is looked into once, at that.
             options: Those of `__call__`.
 
         Raises:
             UsageError: See `__call__`.
             BackendError: See `__call__`.
         """
-        return two_passes(self, self.spec.input)(image, box, **options)
+        return at_any_angle(self, self.spec.input)(image, box, **options)
 
     def check_options(self, intrinsics: ArrayLike | None = None, bone_length_mm: float | None = None) -> None:
         """Refuses options of `__call__` that cannot be used, whatever an image shows.
@@ -558,28 +561,3 @@ def _not_finite(what: str) -> BackendError:
         f"The {what} are not finite (NaN or infinity).",
         hint="The network gives numbers near the end of float32: look at its weights.",
     )
-
-
-def two_passes(estimate: Callable[..., Pose], spec: InputSpec) -> Callable[..., Pose]:
-    """An estimator that needs no angle, of one that looks into a box of an angle; see `PoseEstimator.in_two_passes`.
-
-    Where the first pass finds nothing that could be looked into, its result is given.
-
-    Args:
-        estimate: From an image and a box, with options, to a pose.
-        spec: The input; where crops are not turned ``estimate`` itself is given.
-    """
-    turn = spec.turn
-    if turn is None:
-        return estimate
-
-    def twice(image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
-        first = estimate(image, box, **options)
-        around = box_around(first.keypoints, turn)
-        try:
-            checked = check_box(around, *check_image(image).shape[:2])
-        except UsageError:
-            return first
-        return estimate(image, checked, **options)
-
-    return twice

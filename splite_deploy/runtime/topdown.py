@@ -16,12 +16,13 @@ from splite_deploy.arrays import is_count
 from splite_deploy.decoders.people import overlaps
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.labels import tight_box
-from splite_deploy.metrics.turned_boxes import Turn, angle_of, box_around, box_at, wrapped
+from splite_deploy.metrics.turned_boxes import Turn, angle_of, box_at, wrapped
+from splite_deploy.runtime.any_angle import seek, usable_box
 from splite_deploy.runtime.backends.base import OneAtATime
 from splite_deploy.runtime.closing import Closing
 from splite_deploy.runtime.estimator import Estimator
 from splite_deploy.runtime.pose import Pose
-from splite_deploy.runtime.preprocess import AnyImage, Image, check_box, check_image
+from splite_deploy.runtime.preprocess import AnyImage, Image, check_image
 from splite_deploy.runtime.tracker import check_estimator, check_limits, next_box
 from splite_deploy.runtime.tracks import Tracker, distances, moment_s, nearest
 
@@ -29,7 +30,6 @@ Box = NDArray[np.float64]
 DETECT_EVERY = 5
 SPARE = 4
 """So many more new boxes are looked into than there is room for: detectors take other things for hands, too."""
-_CORNERS = 4
 _SAME_BOX = 0.3
 """Overlap (intersection over union) at which what the detector found is somebody who is followed."""
 _SAME_POSE = 0.2
@@ -84,7 +84,8 @@ class TopDown(Closing):
     old one where the network is surer of it.
 
     Where crops are turned (``rotate_by``), the first crop's angle is that of the detector's keypoints of the same
-    names; a detector without them, or one that gives boxes alone, takes a second inference on a new hand or person.
+    names. Where it has none of them, or what is found in the crop contradicts that angle, a new hand or person is
+    looked at up to six times, as `PoseEstimator.at_any_angle` does.
 
     One serves one thread: a call while one of another thread runs is a `BackendError`.
 
@@ -249,7 +250,8 @@ class TopDown(Closing):
         poses = self._look(image, [box for _, box in (*known, *first)], options)
         fresh = poses[len(known) :]
         if self._turn is not None:
-            fresh = self._second_pass(image, fresh, [box for _, box in first], options)
+            where = [box for _, box in first]
+            fresh = seek(lambda more: self._look(image, more, options), fresh, where, self._turn, (height, width))
         seen = []
         for (number, _), pose in zip(known, poses[: len(known)], strict=True):
             if pose is not None and (box := self._box_after(pose, image)) is not None:
@@ -265,20 +267,7 @@ class TopDown(Closing):
         if self._turn_of_detector is not None:
             angle_deg = angle_of(detected.keypoints, self._turn_of_detector)
             box = box if angle_deg is None else box_at(box, angle_deg)
-        return _checked(box, height, width)
-
-    def _second_pass(
-        self, image: Image, poses: list[Pose | None], boxes: Sequence[Box], options: dict[str, Any]
-    ) -> list[Pose | None]:
-        """The poses, those anew of which nothing but the first look tells the angle; see `two_passes`."""
-        again: dict[int, Box] = {}
-        for index, (pose, box) in enumerate(zip(poses, boxes, strict=True)):
-            if box.size == _CORNERS and self._turn is not None and pose is not None:
-                around = _checked(box_around(pose.keypoints, self._turn), *image.shape[:2])
-                if around is not None:
-                    again[index] = around
-        anew = dict(zip(again, self._look(image, list(again.values()), options), strict=True))
-        return [anew.get(index, pose) for index, pose in enumerate(poses)]
+        return usable_box(box, height, width)
 
     def _look(self, image: Image, boxes: Sequence[Box], options: dict[str, Any]) -> list[Pose | None]:
         """A pose for each box, by one inference where the estimator takes several crops; None of nobody."""
@@ -381,11 +370,3 @@ def _turn_of_detector(detector: Estimator, estimator: Estimator) -> Turn | None:
     if not wanted or not set(wanted) <= set(names):
         return None
     return names.index(wanted[0]), names.index(wanted[1])
-
-
-def _checked(box: Box, height: int, width: int) -> Box | None:
-    """The box, if one could look into it."""
-    try:
-        return check_box(box, height, width)
-    except UsageError:
-        return None

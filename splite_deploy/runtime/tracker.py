@@ -114,8 +114,8 @@ class BoxTracker:
     Args:
         estimator: Of the model.
         start: xyxy box in pixels in which to look at first, and again whenever it is lost; None is the whole frame. It
-            may have an angle where crops are turned; without one a frame is looked at in two passes there, see
-            `PoseEstimator.in_two_passes`.
+            may have an angle where crops are turned; without one it is found by more than one look at a frame, see
+            `PoseEstimator.at_any_angle`.
         margin: See `next_box`; the model's own padding of boxes comes on top.
         min_score: See `next_box`. Scores are no probabilities and differ between models: look at those of frames with
             and without a hand or person.
@@ -158,7 +158,7 @@ class BoxTracker:
         height, width = size = check_image(frame).shape[:2]
         box = self.box if self._size in (None, size) else self._start
         knows_angle = box is not None and np.size(box) > _CORNERS
-        estimate = self.estimator if knows_angle else self.estimator.in_two_passes
+        estimate = self.estimator if knows_angle else self.estimator.at_any_angle
         pose = estimate(frame, box, **options)
         followed = next_box(pose, height, width, **self._limits, turn=self.estimator.spec.input.turn)
         self._size = size

@@ -402,7 +402,12 @@ append_result({str(file)!r}, bench_result())
 
 
 @pytest.mark.parametrize(
-    ("angles", "said"), [("two-passes", "turned in two passes"), ("labels", "turned by the angles of the labels")]
+    ("angles", "said"),
+    [
+        ("found", "turned as the network finds them"),
+        ("two-passes", "turned in two passes"),
+        ("labels", "turned by the angles of the labels"),
+    ],
 )
 def test_an_evaluation_of_turned_crops_says_whose_angles_it_took(angles: Any, said: str) -> None:
     turned = dataclasses.replace(

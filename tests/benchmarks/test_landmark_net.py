@@ -120,7 +120,7 @@ def test_the_lite_network_finds_hands_however_they_are_turned(lite: LandmarkNet,
         x, y = labelled.keypoints.T
         lying = np.column_stack([image.shape[0] - y, x])  # a quarter turn clockwise
         looks = {
-            "upright": (lite.track(image, labelled.box, 1.25), labelled.keypoints),  # type: ignore[arg-type]
+            "upright": (lite.find(image, labelled.box, 1.25), labelled.keypoints),  # type: ignore[arg-type]
             "lying": (lite.look(np.rot90(image, -1).copy(), roi_of_landmarks(lying)), lying),  # type: ignore[arg-type]
         }
         for name, (found, truth) in looks.items():

@@ -181,7 +181,7 @@ class Cases {
     const Image source = image(*one.find("image"));
     const std::string how = text(one, "how");
     if (how == "detect") return listed(with.detect(source, box(one.find("box"))));
-    if (how == "twice") return listed({with.in_two_passes(source, box(one.find("box")), camera(one))});
+    if (how == "any angle") return listed({with.at_any_angle(source, box(one.find("box")), camera(one))});
     return listed({with(source, box(one.find("box")), camera(one))});
   }
 

@@ -131,20 +131,25 @@ def test_poses_are_those_of_python(precision: Any, answers: Answers) -> None:
         assert_poses(found[6], [estimate(image, boxes[1])])
 
 
-def test_turned_crops_in_two_passes_and_followed(tmp_path: Path, answers: Answers) -> None:
+def test_turned_crops_at_any_angle_and_followed(tmp_path: Path, answers: Answers) -> None:
     folder = changed(tmp_path, lambda data: data["model"]["input"].update(rotate_by=["wrist", "middle_mcp"]))
     whole = picture()
     frames = [np.ascontiguousarray(np.roll(whole, shift, axis=1)) for shift in (0, 4, 9)]
     facts = {"bundle": str(folder), "precision": "fp32", "color": "bgr", "box": [300.0, 100.0, 620.0, 480.0]}
-    twice, turned, tracked = answers(
+    sideways = np.ascontiguousarray(np.rot90(whole))
+    aside = [100.0, 20.0, 480.0, 340.0]
+    found, found_aside, turned, tracked = answers(
         [
-            {"do": "estimate", **facts, "how": "twice", "image": whole},
+            {"do": "estimate", **facts, "how": "any angle", "image": whole},
+            {"do": "estimate", **facts, "how": "any angle", "image": sideways, "box": aside},
             {"do": "estimate", **facts, "image": whole, "box": [300.0, 100.0, 620.0, 480.0, 117.5]},
             {"do": "track", **facts, "frames": frames},
         ]
     )
     with PoseEstimator.open(folder, "ort", "fp32", threads=1) as estimate:
-        assert_poses(twice, [estimate.in_two_passes(whole, facts["box"])])
+        assert_poses(found, [estimate.at_any_angle(whole, facts["box"])])
+        assert_poses(found_aside, [estimate.at_any_angle(sideways, aside)])
+        assert abs(estimate(sideways, aside).keypoints - estimate.at_any_angle(sideways, aside).keypoints).max() > 5
         assert_poses(turned, [estimate(whole, [*facts["box"], 117.5])])  # type: ignore[misc]
         tracker, poses, followed = BoxTracker(estimate, facts["box"]), [], []
         for frame in frames:

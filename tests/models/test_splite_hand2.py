@@ -588,7 +588,7 @@ def test_the_torch_network_runs_as_the_runtime_runs_it(spec: ModelSpec) -> None:
         pose = estimator(image, box)
         crop, _ = estimator.preprocessor.crop(image, box)
         tensor = torch.from_numpy(estimator.preprocessor.normalise([crop]))
-        twice = hand2_evaluate.ways(estimator)["two passes"](
+        twice = hand2_evaluate.ways(estimator)[hand2_evaluate.FOUND](
             image, LabelledImage(Path(), pose.keypoints, box[:4], None)
         )
     with torch.inference_mode():

@@ -96,7 +96,7 @@ def test_it_finds_what_the_variant_that_runs_finds(picture: NDArray[np.uint8]) -
         assert estimator.color == "bgr" and not estimator.finds_people and estimator.takes_several
         assert estimator(picture, BOX) == alone(picture, BOX)
         assert estimator.batch(picture, iter([BOX, BOX])) == alone.batch(picture, [BOX, BOX])
-        assert estimator.in_two_passes(picture, BOX) == alone.in_two_passes(picture, BOX)
+        assert estimator.at_any_angle(picture, BOX) == alone.at_any_angle(picture, BOX)
         times = estimator.take_times()
         assert times.inference_ms > 0 and estimator.take_times().inference_ms == 0
         with pytest.raises(UsageError, match="finds one hand or person in each box"):

@@ -260,22 +260,40 @@ def test_the_first_crop_has_the_angle_that_the_detector_tells(angle_deg: float) 
     assert follow(picture([shown]))[0].angle_deg == pytest.approx(angle_deg, abs=1.5)
 
 
+def test_an_angle_that_the_crop_contradicts_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    follow, detector, estimator = made()
+    see = detector._see
+
+    def swapped(crop: Any) -> dict[str, Any]:
+        people = see(crop)["people"]
+        people[:, -4:] = people[:, [-2, -1, -4, -3]]  # wrist and knuckle: half a turn
+        return {"people": people}
+
+    monkeypatch.setattr(detector, "_see", swapped)
+    shown = [hand(90, 120, 20), hand(230, 120, 150)]
+    poses = follow(picture(shown))
+    assert estimator.batches == [2, 6, 4] and whose(poses, shown) == [1, 2]
+    assert [pose.angle_deg for pose in poses] == pytest.approx([20, 150], abs=1.5)
+    follow(picture(shown))
+    assert estimator.batches[3:] == [2]
+
+
 @pytest.mark.parametrize("batch", [None, 1])
-def test_a_detector_that_tells_no_angle_takes_a_second_look(batch: int | None) -> None:
+def test_a_detector_that_tells_no_angle_takes_more_looks(batch: int | None) -> None:
     follow, _, estimator = made(names=("middle", "somewhere"), batch=batch)
     hands = [hand(80, 120, 90), hand(240, 120, -45)]
     angles = [pose.angle_deg for pose in follow(picture(hands))]
     assert angles == pytest.approx([90, -45], abs=1.5)
-    assert estimator.batches == ([2, 2] if batch is None else [1] * 4)
+    assert estimator.batches == ([2, 6, 4] if batch is None else [1] * 12)
     follow(picture(hands))
-    assert sum(estimator.batches) == 6, "one look, while they are followed"
+    assert sum(estimator.batches) == 14, "one look, while they are followed"
 
 
-def test_a_detector_of_boxes_alone_takes_a_second_look() -> None:
+def test_a_detector_of_boxes_alone_takes_more_looks() -> None:
     follow, _, estimator = made(names=())
     shown = hand(160, 120, 90)
     (pose,) = follow(picture([shown]))
-    assert pose.angle_deg == pytest.approx(90, abs=1.5) and estimator.batches == [1, 1]
+    assert pose.angle_deg == pytest.approx(90, abs=1.5) and estimator.batches == [1, 3, 2]
     boxes = Tracker()
     with PoseEstimator(world.detector_spec(()), Detector(()), "rgb") as network:
         for step in range(8):
@@ -350,14 +368,14 @@ def test_presence_ends_what_a_box_tracker_follows() -> None:
     assert not never.found
 
 
-def test_the_first_frame_of_a_box_tracker_is_looked_at_in_two_passes() -> None:
+def test_the_first_frame_of_a_box_tracker_is_looked_at_more_than_once() -> None:
     session = Estimator()
     track = BoxTracker(PoseEstimator(world.estimator_spec(), session, "rgb"), (120, 80, 200, 160))
     shown = picture([hand(160, 120, 140)])
-    assert track(shown).angle_deg == pytest.approx(140, abs=1.5) and session.batches == [1, 1]
-    assert track(shown).angle_deg == pytest.approx(140, abs=1.5) and session.batches == [1, 1, 1]
+    assert track(shown).angle_deg == pytest.approx(140, abs=1.5) and session.batches == [1] * 6
+    assert track(shown).angle_deg == pytest.approx(140, abs=1.5) and session.batches == [1] * 7
     given = BoxTracker(track.estimator, (120, 80, 200, 160, 90))
-    assert given(shown).angle_deg == 90 and len(session.batches) == 4, "an angle that is given is taken"
+    assert given(shown).angle_deg == 90 and len(session.batches) == 8, "an angle that is given is taken"
 
 
 # --- frames that are strange ---

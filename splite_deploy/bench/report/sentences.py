@@ -159,6 +159,11 @@ def _accuracy(found: Evaluation) -> str:
         *boxes_found(found.boxes),
         *(() if found.handedness is None else (f"handedness {found.handedness:.4f} ({found.handedness_hands})",)),
     ]
-    turned = {None: "", "labels": ", turned by the angles of the labels", "two-passes": ", turned in two passes"}
+    turned = {
+        None: "",
+        "labels": ", turned by the angles of the labels",
+        "found": ", turned as the network finds them",
+        "two-passes": ", turned in two passes",
+    }
     nobody = "" if found.images else " Lower min_score of [decoder] in model.toml, or check its [input]."
     return f"This file on {found.labels_from}{turned[found.angles]}: {', '.join(parts)}.{nobody}"

@@ -137,7 +137,7 @@ void run(const Options& options) {
     const Picture picture(file);
     const auto& image = picture.image();
     write("\"image\": " + quoted(file), estimator.finds_people() ? estimator.detect(image, options.box)
-                                                                 : std::vector<splite::Pose>{estimator.in_two_passes(image, options.box)});
+                                                                 : std::vector<splite::Pose>{estimator.at_any_angle(image, options.box)});
   }
   if (options.width > 0) {
     std::vector<std::uint8_t> pixels(std::size_t{3} * static_cast<std::size_t>(options.width) * static_cast<std::size_t>(options.height));

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -38,13 +39,27 @@ struct Pose {
   std::optional<double> angle_deg;  ///< by how much the box was turned, where crops are turned
 };
 
-/// The box that just holds keypoints, turned so that the line between two of them points up in it.
-inline Box box_around(const Pose& pose, std::pair<int, int> turn, double otherwise_deg = 0.0, double margin = 0.0) {
+/// The angle of the line between two keypoints, from up; none where they fall together.
+inline std::optional<double> angle_of(const Pose& pose, std::pair<int, int> turn) {
   const auto& from = pose.keypoints.at(static_cast<std::size_t>(turn.first));
   const auto& to = pose.keypoints.at(static_cast<std::size_t>(turn.second));
   const double dx = double{to[0]} - from[0], dy = double{to[1]} - from[1];
-  double angle_deg = otherwise_deg;
-  if (std::hypot(dx, dy) > 1e-3) angle_deg = wrapped(std::atan2(dx, -dy) * 180.0 / 3.14159265358979323846);
+  if (!(std::hypot(dx, dy) > 1e-3)) return std::nullopt;
+  return wrapped(std::atan2(dx, -dy) * 180.0 / 3.14159265358979323846);
+}
+
+/// The box of an angle about the middle of one without, around the same hand or person.
+inline Box box_at(const Box& box, double angle_deg) {
+  const auto [cosine, sine] = cosine_and_sine(angle_deg);
+  const double x = (box.x0 + box.x1) / 2, y = (box.y0 + box.y1) / 2;
+  const double w = (box.x1 - box.x0) / 2, h = (box.y1 - box.y0) / 2;
+  const double across = std::hypot(cosine * w, sine * h), down = std::hypot(sine * w, cosine * h);
+  return {x - across, y - down, x + across, y + down, wrapped(angle_deg)};
+}
+
+/// The box that just holds keypoints, turned so that the line between two of them points up in it.
+inline Box box_around(const Pose& pose, std::pair<int, int> turn, double otherwise_deg = 0.0, double margin = 0.0) {
+  const double angle_deg = angle_of(pose, turn).value_or(otherwise_deg);
   const auto [cosine, sine] = cosine_and_sine(angle_deg);
   const double infinity = std::numeric_limits<double>::infinity();
   double low[] = {infinity, infinity}, high[] = {-infinity, -infinity};
@@ -87,17 +102,34 @@ class Estimator {
     return boxes.empty() ? std::vector<Pose>() : estimate(image, boxes, true, camera);
   }
 
-  /// Keypoints in a box whose angle nobody knows: by two inferences where crops are turned, else by one.
-  Pose in_two_passes(const Image& image, const std::optional<Box>& box = {}, const std::optional<Camera>& camera = {}) {
-    Pose first = (*this)(image, box, camera);
-    if (!model_.input.rotate_by) return first;
-    Box around;
-    try {
-      around = check_box(box_around(first, *model_.input.rotate_by), image.height, image.width);
-    } catch (const UsageError&) {
-      return first;  // it found nothing that could be looked into
+  /// Keypoints in a box whose angle nobody knows: by two to six inferences where crops are turned, else by one.
+  ///
+  /// The first looks into the box at angle 0. Where what it finds is turned by more than 30 degrees, three others look at
+  /// 90, 180 and -90. The two surest of these, by the mean score, tell where to look once more.
+  Pose at_any_angle(const Image& image, const std::optional<Box>& box = {}, const std::optional<Camera>& camera = {}) {
+    constexpr double kUprightDeg = 30.0;
+    constexpr std::size_t kSurest = 2;
+    const Box where = check_box(box, image.height, image.width);
+    std::vector<Pose> seen{(*this)(image, box ? where : box, camera)}, again;
+    if (!model_.input.rotate_by || where.angle_deg) return seen.front();
+    const std::pair<int, int> turn = *model_.input.rotate_by;
+    const auto look = [&](const Box& turned, std::vector<Pose>& found) {
+      try {
+        check_box(turned, image.height, image.width);
+      } catch (const UsageError&) {
+        return;  // nothing that could be looked into
+      }
+      found.push_back((*this)(image, turned, camera));
+    };
+    if (!(std::abs(angle_of(seen.front(), turn).value_or(180.0)) <= kUprightDeg)) {
+      for (const double angle_deg : {90.0, 180.0, -90.0}) look(box_at(where, angle_deg), seen);
     }
-    return (*this)(image, around, camera);
+    Pose first = seen.front();
+    const auto by_sureness = [](const Pose& one, const Pose& other) { return sureness(one) > sureness(other); };
+    std::stable_sort(seen.begin(), seen.end(), by_sureness);
+    for (std::size_t i = 0; i < std::min(kSurest, seen.size()); ++i) look(box_around(seen[i], turn), again);
+    std::stable_sort(again.begin(), again.end(), by_sureness);
+    return again.empty() ? first : again.front();
   }
 
   /// All people whose score reaches the threshold of the model, by falling score.
@@ -135,6 +167,7 @@ class Estimator {
     if (color != "rgb" && color != "bgr") throw UsageError("The channel order is '" + color + "'.", "Choose 'rgb' or 'bgr'.");
     return color;
   }
+  static float sureness(const Pose& pose) { return std::accumulate(pose.scores.begin(), pose.scores.end(), 0.0F); }
   std::size_t crop_bytes() const {
     return static_cast<std::size_t>(model_.input.channels()) * static_cast<std::size_t>(model_.input.height) * static_cast<std::size_t>(model_.input.width);
   }

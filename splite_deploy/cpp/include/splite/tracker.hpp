@@ -59,7 +59,7 @@ class BoxTracker {
   Pose operator()(const Image& frame, const std::optional<Camera>& camera = {}) {
     const std::pair<int, int> size{frame.height, frame.width};
     const std::optional<Box> box = !size_ || *size_ == size ? box_ : start_;
-    Pose pose = box && box->angle_deg ? estimator_(frame, box, camera) : estimator_.in_two_passes(frame, box, camera);
+    Pose pose = box && box->angle_deg ? estimator_(frame, box, camera) : estimator_.at_any_angle(frame, box, camera);
     const std::optional<Box> followed = next_box(pose, frame.height, frame.width, options_, estimator_.model().input.rotate_by);
     size_ = size;
     found_ = followed.has_value();
