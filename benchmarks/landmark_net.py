@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.errors import BackendError, MissingDependencyError, UsageError
-from splite_deploy.runtime.any_angle import OTHERS_DEG, SUREST, UPRIGHT_DEG
+from splite_deploy.runtime.any_angle import OTHERS_DEG, SUREST, THERE, UPRIGHT_DEG
 from splite_deploy.runtime.preprocess import Image, Matrix, invert, transform_points
 
 Points = NDArray[np.float64]
@@ -161,17 +161,16 @@ class LandmarkNet:
         metres = world.reshape(KEYPOINTS, 3).astype(np.float64)
         return Landmarks(transform_points(found, invert(roi.matrix())), 1000 * metres, float(presence[0, 0]))
 
-    def find(
-        self, image: Image, box: NDArray[np.float64], padding: float, upright_deg: float = UPRIGHT_DEG
-    ) -> Landmarks:
+    def find(self, image: Image, box: NDArray[np.float64], padding: float) -> Landmarks:
         """The hand in a box, by the looks that our networks take (`PoseEstimator.at_any_angle`), presence as sureness.
 
-        A first look at the upright square; where its hand is turned, others at the other quarters; and for each of the
-        surest a look where tracking would look next.
+        A first look at the upright square; where there is no hand, or a turned one, others at the other quarters; and
+        for each of the surest a look where tracking would look next.
         """
         upright = roi_of_box(box, padding)
         seen = [self.look(image, upright)]
-        if abs(math.degrees(roi_of_landmarks(seen[0].keypoints).angle)) > upright_deg:
+        off_deg = abs(math.degrees(roi_of_landmarks(seen[0].keypoints).angle))
+        if seen[0].presence < THERE or off_deg > UPRIGHT_DEG:
             seen += [self.look(image, replace(upright, angle=math.radians(deg))) for deg in OTHERS_DEG]
         surest = sorted(seen, key=lambda one: -one.presence)[:SUREST]
         again = [self.look(image, roi_of_landmarks(one.keypoints)) for one in surest]

@@ -4,9 +4,8 @@ r"""SPLite Hand 2 on photographs of people whom no training picture shows, besid
         --mediapipe mediapipe-0.10.14-*.whl
 
 Labels are pseudo labels of MediaPipe's full network: the figures say how closely a network agrees with that one. Of a
-network whose crops are turned there are four: with the angle that it finds itself, as for who has a box alone; the same
-where it always looks at all four quarters, also where the first look is nearly upright; with that of the label; and not
-turned. MediaPipe's networks find theirs likewise.
+network whose crops are turned there are three: with the angle that it finds itself, as for who has a box alone; with
+that of the label; and not turned. MediaPipe's networks find theirs likewise.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from splite_deploy.errors import SpliteError
 from splite_deploy.metrics.accuracy import keypoint_error, pa_mpjpe, pck
 from splite_deploy.metrics.labels import LabelledImage, read_labels
 from splite_deploy.runtime import PoseEstimator
-from splite_deploy.runtime.any_angle import UPRIGHT_DEG, at_any_angle
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import Image
@@ -46,9 +44,7 @@ PASSING = 0.98
 """Share of hands that the presence has to let pass."""
 NEGATIVE_CROPS, NEGATIVE_SEED, NEGATIVES_EACH = 500, 1, 6
 PADDING = 1.25
-FOUND, QUARTERS = "found angles", "found, all quarters"
-NOT_UPRIGHT = -1.0
-"""Degrees; no first look is believed then."""
+FOUND = "found angles"
 
 
 @dataclass(frozen=True)
@@ -130,20 +126,19 @@ def figures(photos: Sequence[Photograph], look: Look) -> Figures:
 
 def ways(estimator: PoseEstimator) -> dict[str, Look]:
     """How an estimator for RGB images can be given its boxes; see the head of this file."""
-    turn, thorough = estimator.spec.input.turn, at_any_angle(estimator, estimator.spec.input, NOT_UPRIGHT)
+    turn = estimator.spec.input.turn
     return {
         FOUND: lambda image, labelled: estimator.at_any_angle(image, labelled.box),
-        QUARTERS: lambda image, labelled: thorough(image, labelled.box),
         "labels' angles": lambda image, labelled: estimator(image, labelled.placed(turn)),
         "not turned": lambda image, labelled: estimator(image, labelled.box),
     }
 
 
-def mediapipe(net: LandmarkNet, upright_deg: float = UPRIGHT_DEG) -> Look:
+def mediapipe(net: LandmarkNet) -> Look:
     """MediaPipe's network, which looks as often as ours; see `LandmarkNet.find`."""
 
     def look(image: Image, labelled: LabelledImage) -> Pose:
-        found = net.find(image, labelled.box, PADDING, upright_deg)
+        found = net.find(image, labelled.box, PADDING)
         points = found.keypoints.astype(np.float32)
         scores = np.ones(len(points), np.float32)
         box = labelled.box.astype(np.float32)
@@ -226,9 +221,8 @@ def main() -> None:
                         false[data.name] = false_hands(estimator, crops_without_hands(data), threshold or 0.0)
         if options.mediapipe is not None:
             nets = [f"hand_landmark_{name}" for name in ("lite", "full")]
-            for name in nets:
-                net = LandmarkNet(read_tflite(options.mediapipe, f"{name}.tflite"))
-                rows += compared({name: mediapipe(net), f"{name}, all quarters": mediapipe(net, NOT_UPRIGHT)}, sets)
+            looks = {net: mediapipe(LandmarkNet(read_tflite(options.mediapipe, f"{net}.tflite"))) for net in nets}
+            rows += compared(looks, sets)
     except SpliteError as err:
         sys.exit(f"error: {err}")
     Console(width=140).print(table(sorted(rows, key=lambda row: row[0])))

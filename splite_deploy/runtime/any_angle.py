@@ -17,6 +17,8 @@ from splite_deploy.spec import InputSpec
 Box = NDArray[np.float64]
 UPRIGHT_DEG = 30.0
 """A look is believed where it finds something within this angle of its crop: such errors are seen in training."""
+THERE = 0.5
+"""Of a network that says how likely its crop shows a hand or person: a look is not believed below."""
 OTHERS_DEG = (90.0, 180.0, -90.0)
 """Where else is looked if not, from the angle of the crop. Of 337 hands in boxes without an angle the dense SPLite Hand
 2 loses 3.6 % with these looks, and 4.7 % without."""
@@ -39,13 +41,12 @@ def seek(
     boxes: Sequence[Box],
     turn: Turn,
     size: tuple[int, int],
-    upright_deg: float = UPRIGHT_DEG,
 ) -> list[Pose | None]:
     """Looks again at several hands or people whose angles are not known, or are wrong.
 
-    Where the first look does not find one nearly upright in its crop, three more look at the other quarters. Then each
-    of the two surest, by the mean score, tells where to look once more, and the surer of these last looks counts. Where
-    the first look was at an angle, and confirms it, that is all.
+    Where the first look finds nobody, or does not find one nearly upright in its crop, three more look at the other
+    quarters. Then each of the two surest, by the mean score, tells where to look once more, and the surer of these last
+    looks counts. Where the first look was at an angle, and confirms it or finds nobody, that is all.
 
     Args:
         look: From boxes to what is found in each of them.
@@ -53,15 +54,12 @@ def seek(
         boxes: Where it was found: (4,) xyxy, looked into at angle 0, or (5,) with an angle.
         turn: The keypoints that tell the angle.
         size: Height and width of the image.
-        upright_deg: What is nearly upright; below 0 nothing is.
 
     Returns:
         A pose for each of ``first``: that one itself where it tells nothing that could be looked into.
     """
     seen: list[list[Pose]] = [[] if pose is None else [pose] for pose in first]
-    believed = [
-        pose is not None and _upright(pose, box, turn, upright_deg) for pose, box in zip(first, boxes, strict=True)
-    ]
+    believed = [pose is not None and _believed(pose, box, turn) for pose, box in zip(first, boxes, strict=True)]
     turned = [
         (index, box)
         for index, pose in enumerate(first)
@@ -82,15 +80,12 @@ def seek(
     return [_by_sureness(again)[0] if again else pose for again, pose in zip(last, first, strict=True)]
 
 
-def at_any_angle(
-    estimate: Callable[..., Pose], spec: InputSpec, upright_deg: float = UPRIGHT_DEG
-) -> Callable[..., Pose]:
+def at_any_angle(estimate: Callable[..., Pose], spec: InputSpec) -> Callable[..., Pose]:
     """An estimator that needs no angle, of one that looks into a box of an angle; see `PoseEstimator.at_any_angle`.
 
     Args:
         estimate: From an image and a box, with options, to a pose.
         spec: The input; where crops are not turned ``estimate`` itself is given.
-        upright_deg: See `seek`.
     """
     turn = spec.turn
     if turn is None:
@@ -106,7 +101,7 @@ def at_any_angle(
         def look(boxes: Sequence[Box]) -> list[Pose]:
             return [estimate(image, one, **options) for one in boxes]
 
-        (best,) = seek(look, [first], [checked], turn, (height, width), upright_deg)
+        (best,) = seek(look, [first], [checked], turn, (height, width))
         assert best is not None
         return best
 
@@ -117,10 +112,12 @@ def _angle_deg(box: Box) -> float:
     return float(box[_CORNERS]) if box.size > _CORNERS else 0.0
 
 
-def _upright(pose: Pose, box: Box, turn: Turn, most_deg: float) -> bool:
-    """Whether what was found in a box is nearly upright in its crop."""
+def _believed(pose: Pose, box: Box, turn: Turn) -> bool:
+    """Whether somebody is there, nearly upright in the crop; or nobody is, in one of an angle that somebody told."""
+    if pose.presence is not None and pose.presence < THERE:
+        return box.size > _CORNERS
     angle_deg = angle_of(pose.keypoints, turn)
-    return angle_deg is not None and abs(wrapped(angle_deg - _angle_deg(box))) <= most_deg
+    return angle_deg is not None and abs(wrapped(angle_deg - _angle_deg(box))) <= UPRIGHT_DEG
 
 
 def _turned(box: Box, angle_deg: float) -> Box:

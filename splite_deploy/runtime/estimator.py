@@ -318,9 +318,9 @@ class PoseEstimator(Closing):
     def at_any_angle(self, image: AnyImage, box: ArrayLike | None = None, **options: Any) -> Pose:
         """Keypoints in a box whose angle nobody knows: by two to six inferences where crops are turned, else by one.
 
-        The first looks into the box at angle 0. Where what it finds is turned by more than 30 degrees, three others
-        look at 90, 180 and -90. The surest of these, by the mean score, tell where to look once more: into the tight
-        box of their keypoints, at their angle.
+        The first looks into the box at angle 0. Where it finds nobody, by the presence, or one who is turned by more
+        than 30 degrees, three others look at 90, 180 and -90. The surest of these, by the mean score, tell where to
+        look once more: into the tight box of their keypoints, at their angle.
 
         Args:
             image: See `__call__`.

@@ -75,7 +75,8 @@ class TopDown(Closing):
     first where nobody is followed, where somebody was lost a short while ago, and otherwise every ``detect_every``
     frames, unless as many are followed as the tracker may. What it finds beside those who are followed is looked at
     together with them: all crops of a frame are one inference where the bundle has a dynamic batch, else one inference
-    each. They are never more than four beyond ``max_people`` of the tracker: of new ones the surest.
+    each. They are never more than four beyond ``max_people`` of the tracker: of new ones the surest. Looks for an
+    angle, see below, are two more inferences, of at most three crops for each new one.
 
     Somebody is lost where the network says that the crop shows nobody (`Pose.presence`; a single-stage network finds
     nobody there), where a network that does not say has low scores, and where keypoints fall together, far apart or

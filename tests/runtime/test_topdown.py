@@ -119,7 +119,7 @@ def test_what_is_no_hand_is_not_delivered() -> None:
     detector.more = [[10, 10, 40, 40, 0.99], [-900, 10, -800, 40, 0.98], [50, 50, 50, 50, 0.97]]
     alone = hand(240, 100)
     assert whose(follow(picture([alone])), [alone]) == [1], "though the detector is surer of what is none"
-    assert estimator.batches == [2, 1], "nothing outside the picture or without a size, and once more without an angle"
+    assert estimator.batches == [2, 3, 2], "nothing outside the picture or without a size; more looks without an angle"
 
 
 def test_two_crops_of_one_hand_become_one() -> None:
@@ -190,7 +190,11 @@ def test_the_most_people_bound_the_crops(turned: bool) -> None:
     for _ in range(3):
         assert whose(follow(picture(hands)), hands) == [1, 2]
     assert estimator.batches[0] == 2 + SPARE and estimator.batches[-2:] == [2, 2]
-    assert len(follow.detect(picture(hands))) == 2 and max(estimator.batches) == 2 + SPARE
+    most = 2 + SPARE
+    assert len(follow.detect(picture(hands))) == 2
+    assert max(estimator.batches) <= 3 * most if turned else max(estimator.batches) == most, (
+        "three more without an angle"
+    )
     whose(follow(picture(hands[:1])), hands)
     del estimator.batches[:]
     follow(picture(hands[:1]))

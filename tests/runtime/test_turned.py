@@ -246,6 +246,10 @@ def test_of_several_each_is_looked_at_as_often_as_it_needs() -> None:
     upright, turned, nobody = seek(look, [*first, None], boxes, TURN, (260, 300))
     assert asked[0] == [90, 180, -90] and asked[1] == pytest.approx([5, 80, 40], abs=1e-3) and len(asked) == 2
     assert upright is not None and turned is not None and nobody is None
+    absent = [dataclasses.replace(first[0], presence=0.4), dataclasses.replace(first[0], presence=0.6)]
+    asked.clear()
+    seek(look, absent, boxes[:2], TURN, (260, 300))
+    assert len(asked[0]) == 3, "a hand that is said not to be there is sought"
     assert seek(lambda boxes: [None for _ in boxes], first, boxes[:2], TURN, (260, 300)) == first
 
 

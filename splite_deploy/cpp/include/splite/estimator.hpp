@@ -104,10 +104,11 @@ class Estimator {
 
   /// Keypoints in a box whose angle nobody knows: by two to six inferences where crops are turned, else by one.
   ///
-  /// The first looks into the box at angle 0. Where what it finds is turned by more than 30 degrees, three others look at
-  /// 90, 180 and -90. The two surest of these, by the mean score, tell where to look once more.
+  /// The first looks into the box at angle 0. Where it finds nobody, by the presence, or one who is turned by more than 30
+  /// degrees, three others look at 90, 180 and -90. The two surest of these, by the mean score, tell where to look once more.
   Pose at_any_angle(const Image& image, const std::optional<Box>& box = {}, const std::optional<Camera>& camera = {}) {
     constexpr double kUprightDeg = 30.0;
+    constexpr float kThere = 0.5F;
     constexpr std::size_t kSurest = 2;
     const Box where = check_box(box, image.height, image.width);
     std::vector<Pose> seen{(*this)(image, box ? where : box, camera)}, again;
@@ -121,7 +122,8 @@ class Estimator {
       }
       found.push_back((*this)(image, turned, camera));
     };
-    if (!(std::abs(angle_of(seen.front(), turn).value_or(180.0)) <= kUprightDeg)) {
+    const bool is_there = seen.front().presence.value_or(1.0F) >= kThere;
+    if (!is_there || std::abs(angle_of(seen.front(), turn).value_or(180.0)) > kUprightDeg) {
       for (const double angle_deg : {90.0, 180.0, -90.0}) look(box_at(where, angle_deg), seen);
     }
     Pose first = seen.front();
