@@ -155,7 +155,7 @@ def false_hands(estimator: PoseEstimator, crops: Sequence[Image], threshold: flo
         height, width = crop.shape[:2]
         rest = (1 - 1 / PADDING) / 2
         box = [rest * width, rest * height, (1 - rest) * width, (1 - rest) * height]
-        over += (estimator(crop, box).presence or 0.0) >= threshold
+        over += (estimator.at_any_angle(crop, box).presence or 0.0) >= threshold
     return over / len(crops)
 
 
