@@ -76,3 +76,10 @@ def degrade(crop: Image, rng: np.random.Generator) -> Image:
         cv2.randn(noise, 0, rng.uniform(1, 14))  # type: ignore[call-overload]
         crop = np.clip(crop + noise, 0, 255).astype(np.uint8)
     return crop
+
+
+def before(crop: Image, background: Image) -> Image:
+    """The masked part of a crop (h, w, 4) before a background (h, w, 3 or more)."""
+    share = crop[..., 3:].astype(np.uint16)
+    mixed = crop[..., :3] * share + background[..., :3] * (255 - share)
+    return (mixed // 255).astype(np.uint8)

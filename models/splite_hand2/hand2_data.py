@@ -23,7 +23,7 @@ from splite_deploy.spec import ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
-from augmentation import mirror
+from augmentation import before, mirror
 from hand2_tiles import NEGATIVES, Tile, Tiles
 
 cv2.setNumThreads(0)  # OpenCV's thread pool does not survive the fork of a data loader's worker: it hangs there
@@ -221,13 +221,6 @@ def _compressed(crop: Image, rng: np.random.Generator) -> Image:
     """Artefacts of JPEG."""
     _, stream = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 85))])
     return cv2.imdecode(stream, cv2.IMREAD_COLOR)  # type: ignore[return-value]
-
-
-def before(crop: Image, background: Image) -> Image:
-    """The masked part of a crop (h, w, 4) before a background (h, w, 3 or more)."""
-    share = crop[..., 3:].astype(np.uint16)
-    mixed = crop[..., :3] * share + background[..., :3] * (255 - share)
-    return (mixed // 255).astype(np.uint8)
 
 
 # --- batches --------------------------------------------------------------------------------------
