@@ -113,6 +113,10 @@ class CropDifference:
         )
 
 
+FEW = 4
+"""Fewer keypoints, as detectors of hands have them, have no 95th percentile beside their largest value."""
+
+
 @dataclass(frozen=True)
 class ImageDeviation:
     """How far keypoints on the golden image lie off, in pixels of that image.
@@ -126,6 +130,7 @@ class ImageDeviation:
             those of many crops.
         crop_p95_limit_px: How far the crop alone may move them, 95th percentile: as far as float16 may, or, where no
             value differs by more than `ROUNDING_LEVELS`, as int8 may; see `splite_deploy.metrics.parity.limits_of`.
+            Of fewer than `FEW` keypoints, whose 95th percentile is all but the largest, that for the maximum.
         crop_max_limit_px: The same for the maximum.
     """
 
@@ -343,6 +348,7 @@ def _on_image(
     on_recorded, nearest = transform_points(both, back)
     recorded, here = transform_points(found, back)
     limits, image_px = limits_of("int8" if by_rounding else "fp16", spec), 1 / scale_of(matrix)
+    many = len(recorded) >= FEW
     off = [percentiles(np.linalg.norm(one - image.keypoints, axis=-1)) for one in (nearest, on_recorded)]
     return ImageDeviation(
         reference_px=off[0],
@@ -351,7 +357,7 @@ def _on_image(
         if isinstance(decoder, PeopleDecoder)
         else artifact.limits.shift_max_px * image_px,
         crop_px=percentiles(np.linalg.norm(here - recorded, axis=-1)),
-        crop_p95_limit_px=limits.shift_p95_px * image_px,
+        crop_p95_limit_px=(limits.shift_p95_px if many else limits.shift_max_px) * image_px,
         crop_max_limit_px=limits.shift_max_px * image_px,
     )
 

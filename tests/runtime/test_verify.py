@@ -19,6 +19,7 @@ from tiny_tflite import VECTORS, tflite_artifact
 
 from splite_deploy.bundle import GOLDEN, MANIFEST, Artifact, Bundle, Percentiles, write_golden
 from splite_deploy.bundle.manifest import REEXPORT
+from splite_deploy.bundle.packaged import PALM, packaged
 from splite_deploy.errors import BundleError, ParityError, UsageError
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.parity import compare, limits_of, violations
@@ -249,6 +250,12 @@ def test_rounding_may_move_keypoints_further_than_anything_else(
     assert 2 < image_px[0] < 4 and image_px[0] == pytest.approx(
         image_px[1]
     )  # pixels of the image per pixel of the crop
+
+
+def test_two_keypoints_have_no_percentile() -> None:
+    """What rounding may do to a detector's wrist and knuckle is bound by the largest deviation alone."""
+    result, *_ = verify(Bundle.open(packaged(PALM)))
+    assert result.image.crop_p95_limit_px == result.image.crop_max_limit_px
 
 
 def test_a_crop_that_moves_keypoints_fails_under_its_own_name(
