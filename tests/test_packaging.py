@@ -43,7 +43,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(distributions: Path, root:
     demo = [one for one in zipfile.ZipFile(wheel).infolist() if one.filename.startswith("splite_deploy/demo/")]
     assert len(demo) == 11  # a picture, and two bundles of five files
     packed = sum(one.compress_size for one in demo)
-    assert packed < 4_000_000
+    assert packed < 4_500_000
     cpp = [one for one in zipfile.ZipFile(wheel).infolist() if one.filename.startswith("splite_deploy/cpp/")]
     sources = sum(one.compress_size for one in cpp)
     assert sources < 200_000  # the larger half of it is what others wrote

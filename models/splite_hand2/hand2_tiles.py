@@ -114,6 +114,10 @@ class Tiles:
     def __len__(self) -> int:
         return len(self._begin)
 
+    def masked(self) -> NDArray[np.intp]:
+        """Numbers of the tiles that have a mask."""
+        return np.flatnonzero(self._facts["masked"])
+
     def __getitem__(self, index: int) -> Tile:
         (height, width), begin = self._shape[index], self._begin[index]
         image = self._bytes[begin : begin + height * width * 4].reshape(height, width, 4)

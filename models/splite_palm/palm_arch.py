@@ -13,11 +13,11 @@ STEM = 5
 """Side of the first kernel, which goes to stride 4 at once: half of the work of finer stems was there."""
 CHANNELS = (16, 32, 64, 64)
 """At strides 4, 8, 16 and 32."""
-BLOCKS = (0, 0, 2, 1)
+BLOCKS = (0, 1, 2, 2)
 """Residual blocks there."""
 INNER = 24
 """Channels between the convolutions of a block, at most."""
-HEAD = 24
+HEAD = 32
 BOX_CELLS = 3.0
 """What distances to the sides begin with, cells."""
 
@@ -83,7 +83,7 @@ class SplitePalm(nn.Module):
         head = max(8, round(HEAD * width / 8) * 8)
         self.up16 = Upsample(channels[3], channels[2], head)
         self.up8 = Upsample(head, channels[1], head)
-        self.smooth = conv_bn(head, head, 1)
+        self.smooth = conv_bn(head, head, 3)
         self.heatmap = nn.Conv2d(head, 1, 1)
         self.boxes = nn.Conv2d(head, 4, 1)
         self.keypoints = nn.Conv2d(head, 2 * keypoints, 1)

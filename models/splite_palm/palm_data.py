@@ -22,12 +22,15 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from splite_deploy.decoders import CenterNet
+from splite_deploy.errors import UsageError
 from splite_deploy.metrics.labels import read_labels, tight_box
 from splite_deploy.runtime.preprocess import Preprocessor, crop_matrix, transform_points, warp
 from splite_deploy.spec import ModelSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "common"))
-from augmentation import degrade, mirror, recolour
+sys.path.insert(0, str(Path(__file__).parents[1] / "splite_hand2"))
+from augmentation import before, degrade, mirror, recolour
+from hand2_tiles import RENDERS, Tile, Tiles
 
 cv2.setNumThreads(0)  # OpenCV's thread pool does not survive the fork of a data loader's worker: it hangs there
 
@@ -52,8 +55,13 @@ FACES = "subhih_hands"
 """Its pictures show faces beside the hands, and all hands of a picture are known."""
 LEAST_WHOLE = 0.6
 """A picture is not made smaller than this share of the view."""
-CLOSE, WHOLE, MOSAIC = 0.45, 0.2, 0.2
-"""Shares of the views: around one hand, of the whole picture, of four pictures; the others show no hand."""
+CLOSE, WHOLE, MOSAIC, PASTED = 0.35, 0.15, 0.15, 0.2
+"""Shares of the views: around one hand, of the whole picture, of four pictures, with hands pasted into it; the others
+show no hand."""
+MOST_PASTED, LEAST_PASTED_SIDE, MOST_PASTED_SIDE = 3, 0.08, 0.7
+"""Hands that are pasted into a view, and how long each is, of the view's shorter side."""
+RENDERED = 0.25
+"""Share of the pasted hands that are rendered, where there are some of these."""
 INSIDE = 0.6
 """A hand counts where so much of its box lies in the view; of less, down to `CUT`, nobody knows."""
 CUT = 0.15
@@ -214,15 +222,44 @@ def some_degrees(rng: np.random.Generator) -> float:
     return float(rng.uniform(-180, 180) if rng.random() < 0.4 else rng.normal(0, 15))
 
 
+class CutOuts:
+    """Hands that are cut out of their pictures: tiles with a mask, as training SPLite Hand 2 begins with making them.
+
+    Args:
+        folder: Of the tiles.
+
+    Raises:
+        UsageError: It has none with a mask.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        tiles = [Tiles(folder, path.stem) for path in sorted(folder.glob("*.npz"))]
+        self._hands = [(one, masked) for one in tiles if len(masked := one.masked())]
+        if not self._hands:
+            raise UsageError(
+                f"{folder} has no tiles with the mask of a hand.",
+                hint="Make them by 'python models/splite_hand2/train.py tiles'; they lie in its OUT/tiles.",
+            )
+        rendered = np.array([tiles.name.startswith(RENDERS) for tiles, _ in self._hands])
+        shares = np.where(rendered, RENDERED / max(rendered.sum(), 1), (1 - RENDERED) / max((~rendered).sum(), 1))
+        self._chances = shares / shares.sum()
+
+    def draw(self, rng: np.random.Generator) -> Tile:
+        """One of them."""
+        tiles, masked = self._hands[int(rng.choice(len(self._hands), p=self._chances))]
+        return tiles[int(rng.choice(masked))]
+
+
 class Views:
     """Random views of scenes.
 
     Args:
         scenes: All pictures.
         spec: The model.
+        cut_outs: Hands to paste into them; without any these views are as the others.
     """
 
-    def __init__(self, scenes: Sequence[Scene], spec: ModelSpec) -> None:
+    def __init__(self, scenes: Sequence[Scene], spec: ModelSpec, cut_outs: CutOuts | None = None) -> None:
         by_source: dict[str, list[Scene]] = {}
         for scene in scenes:
             by_source.setdefault(scene.source, []).append(scene)
@@ -231,11 +268,16 @@ class Views:
         self.chances = shares / shares.sum()
         self.closed = [scene for scene in scenes if scene.closed and scene.source != "hand-digits"]
         self.faces = [scene for scene in self.closed if scene.source == FACES] or self.closed
+        self.cut_outs = cut_outs
         self.spec, self.size = spec, np.array([spec.input.width, spec.input.height], float)
 
     def __call__(self, rng: np.random.Generator) -> View:
         """One view, with its colours changed."""
-        kind = rng.random()
+        kind = rng.random() if self.cut_outs else rng.uniform(PASTED, 1)
+        if kind < PASTED:
+            image, hands = self._pasted(rng)
+            return degrade(image, rng), hands
+        kind -= PASTED
         if kind < CLOSE:
             view = self._close(self._any(rng), rng)
         elif kind < CLOSE + WHOLE:
@@ -307,6 +349,30 @@ class Views:
             canvas[y0:y1, x0:x1] = warp(image, inner, y1 - y0, x1 - x0, int(rng.integers(256)))
             hands += seen_in(scene, matrix, part)
         return canvas, hands
+
+    def _pasted(self, rng: np.random.Generator) -> View:
+        """Hands of other people and rendered ones, each in a light of its own, in a view that mostly shows none."""
+        assert self.cut_outs is not None
+        image, hands = self._empty(rng) if rng.random() < 0.7 and self.closed else self._whole(self._any(rng), rng)
+        image = recolour(image, rng)
+        width, height = (int(side) for side in self.size)
+        for _ in range(int(rng.integers(1, MOST_PASTED, endpoint=True))):
+            tile = self.cut_outs.draw(rng)
+            low, high = tile.keypoints.min(axis=0), tile.keypoints.max(axis=0)
+            side = self.size.min() * np.exp(rng.uniform(np.log(LEAST_PASTED_SIDE), np.log(MOST_PASTED_SIDE)))
+            spot = rng.uniform(side / 2, self.size - side / 2)
+            matrix = turned(some_degrees(rng), side / float((high - low).max()), (low + high) / 2, spot)
+            if rng.random() < 0.5:
+                matrix = mirror(matrix, width)
+            keypoints = transform_points(tile.keypoints, matrix)
+            box = tight_box(keypoints)
+            if any(overlap(box, other.box) > 0 for other in hands):
+                continue
+            hand = warp(tile.image, matrix, height, width, 0)
+            hand[..., :3] = recolour(np.ascontiguousarray(hand[..., :3]), rng)
+            image = before(hand, image)
+            hands = [*hands, Placed(box, keypoints[[WRIST, MIDDLE_MCP]], known=True)]
+        return image, hands
 
     def _empty(self, rng: np.random.Generator) -> View:
         """A part of a picture without hands: faces, clothes, rooms."""
@@ -409,10 +475,13 @@ class Batches(Dataset[Batch]):
         spec: The model.
         batch: Views in a batch.
         seed: Seed of the training.
+        cut_outs: See `Views`.
     """
 
-    def __init__(self, scenes: Sequence[Scene], spec: ModelSpec, batch: int, seed: int) -> None:
-        self.views, self.spec, self.batch, self.seed = Views(scenes, spec), spec, batch, seed
+    def __init__(
+        self, scenes: Sequence[Scene], spec: ModelSpec, batch: int, seed: int, cut_outs: CutOuts | None = None
+    ) -> None:
+        self.views, self.spec, self.batch, self.seed = Views(scenes, spec, cut_outs), spec, batch, seed
         self.preprocessor = Preprocessor(spec.input, "rgb")
 
     def __getitem__(self, step: int) -> Batch:

@@ -2,6 +2,7 @@
 
     python models/splite_palm/palm_evaluate.py palm.splite --data HANDS_VARIED [--digits HAND_DIGITS] [-b ort -p int8]
     python models/splite_palm/palm_evaluate.py palm.splite --data HANDS_VARIED --thresholds   # to choose min_score by
+    python models/splite_palm/palm_evaluate.py palm.splite --data HANDS_VARIED --hand hand.splite  # and a hand network
     python models/splite_palm/palm_evaluate.py --data HANDS_VARIED --write FOLDER    # bench palm.splite --eval FOLDER
 
 Boxes of hands-varied are those around the keypoints that its teacher saw, MediaPipe: the figures say how closely a
@@ -23,6 +24,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from splite_deploy import Pose, PoseEstimator, TopDown, Tracker
 from splite_deploy.bench.evaluation import LEAST_SCORE
 from splite_deploy.decoders import PeopleDecoder
 from splite_deploy.decoders.people import overlaps
@@ -31,7 +33,7 @@ from splite_deploy.files import write_file
 from splite_deploy.metrics.detections import LOOSE, MOST_BOXES, FoundBoxes, box_accuracy, pairs_of
 from splite_deploy.metrics.labels import read_labels, tight_box
 from splite_deploy.metrics.turned_boxes import angle_of, wrapped
-from splite_deploy.runtime import PoseEstimator, all_backends
+from splite_deploy.runtime import all_backends
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.preprocess import Image
 from splite_deploy.spec import PRECISIONS, Precision
@@ -40,6 +42,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from palm_data import MIDDLE_MCP, WRIST, Hand, divided, load_scenes, without_hands
 
 EMPTY, EMPTY_SEED = 100, 1
+MOST_HANDS = 20
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
 HAND_LEFT_IN = frozenset({0, 26, 65})
 """Numbers of parts that show a hand, or a piece of one, which the teacher did not see; found by eye."""
@@ -155,6 +158,32 @@ def figures_of(
         return {name: measure(detector, pictures, least) for name, pictures in sets.items()}
 
 
+def delivered(follow: TopDown, pictures: Sequence[Picture]) -> dict[str, float]:
+    """What comes of the detector's boxes behind a hand network, which throws out what it takes for none.
+
+    Args:
+        follow: Both, for RGB images.
+        pictures: With hands and without.
+    """
+    shown = found = empty_images = alarms = 0
+    for picture in pictures:
+        poses = follow.detect(picture.image)
+        known = [hand for hand in picture.hands if hand.keypoints is not None]
+        shown += len(known)
+        found += sum(any(lies_on(pose, hand) for pose in poses) for hand in known)
+        if not picture.hands:
+            empty_images += 1
+            alarms += len(poses)
+    return {"hands": shown, "found": found, "empty_images": empty_images, "false_hands": alarms}
+
+
+def lies_on(pose: Pose, hand: Hand) -> bool:
+    """Whether keypoints lie on a hand: at most `LOOSE` of its size away, in the mean."""
+    assert hand.keypoints is not None
+    away = np.linalg.norm(pose.keypoints - hand.keypoints, axis=1).mean()
+    return bool(away <= LOOSE * (hand.box[2:] - hand.box[:2]).max())
+
+
 def write_labels(folder: Path, pictures: Sequence[Picture]) -> Path:
     """Writes pictures and a labels.json for ``bench --eval``.
 
@@ -189,6 +218,7 @@ def main() -> None:
     parser.add_argument("-p", "--precision", choices=PRECISIONS)
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the pictures of hands-varied as labels")
     parser.add_argument("--thresholds", action="store_true", help="show what each would give on held-out pictures")
+    parser.add_argument("--hand", type=Path, metavar="HAND.splite", help="what this network then finds in the boxes")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     options = parser.parse_args()
     if options.thresholds and options.bundle is not None:
@@ -203,6 +233,15 @@ def main() -> None:
     if options.write:
         print(write_labels(options.write, sets["hands-varied val"]))
     if options.bundle is None:
+        return
+    if options.hand:
+        backend, precision = options.backend, options.precision
+        parts = [
+            PoseEstimator.open(path, backend, precision, threads=1, color="rgb")
+            for path in (options.bundle, options.hand)
+        ]
+        with TopDown(parts[0], parts[1], Tracker(MOST_HANDS)) as follow:
+            print(delivered(follow, sets["hands-varied val"]))
         return
     if options.digits:
         sets["hand-digits val"] = digits(options.digits)

@@ -1,6 +1,6 @@
 r"""Trains SPLite Palm on photographs. Runs on the developer's machine, on a GPU if there is one.
 
-    python models/splite_palm/train.py --data HANDS_VARIED --digits HAND_DIGITS --out runs/palm
+    python models/splite_palm/train.py --data HANDS_VARIED --digits HAND_DIGITS --cut-outs TILES --out runs/palm
 
 An interrupted training goes on where it stopped when the same command is given again. The result is
 ``OUT/splite_palm.safetensors``, the exponential moving average of the weights after the last step: no checkpoint is
@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent / "common"))
 from palm_arch import build
-from palm_data import Batch, Batches, Scene, divided, load_digits, load_scenes, without_hands
+from palm_data import Batch, Batches, CutOuts, Scene, divided, load_digits, load_scenes, without_hands
 from palm_losses import WEIGHTS, loss_terms
 from training_loop import Resumable, make_progress, run, save_atomically
 
@@ -54,6 +54,7 @@ class Recipe:
         ema_decay: Of the averaged weights.
         seed: Of the data order, the augmentation and the initial weights.
         width: Multiplies the network's channels.
+        pasted: Whether hands that were cut out of other pictures are pasted into some.
     """
 
     steps: int
@@ -63,6 +64,7 @@ class Recipe:
     ema_decay: float
     seed: int
     width: float
+    pasted: bool = False
 
 
 class Training(Resumable[Batch]):
@@ -131,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of hands-varied (scenes.json)")
     parser.add_argument("--digits", type=Path, help="folder of hand-digits (labels.json)")
+    parser.add_argument("--cut-outs", type=Path, help="hands to paste: OUT/tiles of splite_hand2/train.py")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint and the resumable state")
     parser.add_argument("--model", type=Path, default=HERE / "model.toml", help="model spec (default: the one here)")
     parser.add_argument("--steps", type=int, default=24000)
@@ -147,7 +150,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    recipe = Recipe(**{name: getattr(options, name) for name in Recipe.__dataclass_fields__})
+    given = {name: value for name, value in vars(options).items() if name in Recipe.__dataclass_fields__}
+    recipe = Recipe(**given, pasted=options.cut_outs is not None)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     spec, _ = load_model_toml(options.model)
     assert isinstance(spec.decoder, PeopleDecoder)
@@ -164,8 +168,10 @@ def main() -> None:
             found = validate(TorchDetector(training.average.module, spec, device), held_out, empty, min_score)
             return {name: value for name, value in vars(found).items() if value is not None}
 
+        cut_outs = CutOuts(options.cut_outs) if options.cut_outs else None
+        batches = Batches(scenes, spec, recipe.batch, recipe.seed, cut_outs)
         done = run(
-            *(training, Batches(scenes, spec, recipe.batch, recipe.seed), options.out, progress, evaluate),
+            *(training, batches, options.out, progress, evaluate),
             eval_every=options.eval_every,
             stop_after=options.stop_after,
             workers=options.workers,

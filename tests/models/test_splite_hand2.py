@@ -31,6 +31,7 @@ for folder in (HAND2, HAND2.parent / "common"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+import augmentation
 import fake_quant
 import hand2_arch
 import hand2_data
@@ -408,7 +409,7 @@ def test_a_batch_is_a_function_of_seed_and_step(crops: hand2_data.Crops) -> None
 def test_a_background_is_replaced_where_the_hand_is_not() -> None:
     crop = np.full((4, 4, 4), 200, np.uint8)
     crop[..., 3] = [0, 255, 128, 0]
-    mixed = hand2_data.before(crop, np.full((4, 4, 4), 100, np.uint8))
+    mixed = augmentation.before(crop, np.full((4, 4, 4), 100, np.uint8))
     assert (mixed[:, 0] == 100).all() and (mixed[:, 1] == 200).all() and (mixed[:, 2] == 150).all()
 
 

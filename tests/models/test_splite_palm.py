@@ -16,7 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from scripts import load_script, run_main
 
+from splite_deploy.bundle import packaged
 from splite_deploy.decoders import CenterNet, decode
+from splite_deploy.errors import UsageError
 from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.metrics.detections import box_accuracy
 from splite_deploy.metrics.labels import read_scenes, tight_box
@@ -24,19 +26,22 @@ from splite_deploy.runtime import PoseEstimator
 from splite_deploy.spec import ModelSpec, load_model_toml
 
 PALM = Path(__file__).parents[2] / "models" / "splite_palm"
-for folder in (PALM, PALM.parent / "common"):
+for folder in (PALM, PALM.parent / "common", PALM.parent / "splite_hand2"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
 import palm_arch
 import palm_data
 import palm_losses
-from palm_data import Batch, Batches, Hand, Placed, Scene, Views
+from hand2_tiles import Tile, write_tiles
+from palm_data import Batch, Batches, CutOuts, Hand, Placed, Scene, Views
 from seeded_weights import normalise
 
 train = load_script(PALM / "train.py")
 HAND = np.array([[0.1 * (i % 5), 0.1 * (i // 5)] for i in range(21)])
 """A grid of 21 points."""
+SIDES = (192, 192)
+CELLS = 24 * 24
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +65,7 @@ def hand_at(x: float, y: float, size: float = 30.0) -> Hand:
 
 def stacked(hands: list[list[Placed]], spec: ModelSpec) -> Batch:
     drawn = [np.stack(part) for part in zip(*(palm_data.targets(one, spec) for one in hands), strict=True)]
-    return Batch(torch.zeros(len(hands), 3, 160, 160), *map(torch.from_numpy, drawn))
+    return Batch(torch.zeros(len(hands), 3, *SIDES), *map(torch.from_numpy, drawn))
 
 
 def test_the_network_is_small_and_gives_what_its_decoder_reads(spec: ModelSpec) -> None:
@@ -70,7 +75,7 @@ def test_the_network_is_small_and_gives_what_its_decoder_reads(spec: ModelSpec) 
     assert not kinds & {"Hardsigmoid", "SiLU", "Sigmoid", "ConvTranspose2d"}
     assert all(module.groups == 1 for module in network.modules() if isinstance(module, torch.nn.Conv2d))
     with torch.no_grad():
-        found = network(torch.zeros(2, 3, 160, 160))
+        found = network(torch.zeros(2, 3, *SIDES))
     wanted = spec.decoder.shapes(spec.keypoint_count, spec.input)
     assert {role: tuple(values.shape) for role, values in found.items()} == {r: (2, *s) for r, s in wanted.items()}
 
@@ -98,8 +103,8 @@ def test_what_nobody_knows_is_neither_a_hand_nor_none(spec: ModelSpec) -> None:
     unsure = Placed(np.array([40.0, 40, 80, 88]), None, known=False)
     batch = stacked([[unsure]], spec)
     assert batch.heatmap.max() == 0 and batch.weight.sum() == 0
-    assert (batch.counted[0, 0, 5:11, 5:10] == 0).all() and batch.counted.sum() == 400 - 30
-    quiet = {"heatmap": torch.full((1, 1, 20, 20), -9.0), "boxes": batch.boxes, "keypoints": batch.keypoints}
+    assert (batch.counted[0, 0, 5:11, 5:10] == 0).all() and batch.counted.sum() == CELLS - 30
+    quiet = {"heatmap": torch.full_like(batch.heatmap, -9.0), "boxes": batch.boxes, "keypoints": batch.keypoints}
     loud = {**quiet, "heatmap": torch.where(batch.counted == 0, 9.0, -9.0)}
     said = [palm_losses.loss_terms(one, batch)["heatmap"].item() for one in (quiet, loud)]
     assert said[0] == said[1] < 1e-3
@@ -162,7 +167,7 @@ def test_views_are_a_function_of_seed_and_step(spec: ModelSpec) -> None:
     for name in vars(first[5]):
         torch.testing.assert_close(getattr(first[5], name), getattr(again[5], name), rtol=0, atol=0)
     assert not torch.equal(first[5].image, first[6].image)
-    assert first[5].image.shape == (6, 3, 160, 160) and torch.isfinite(first[5].boxes).all()
+    assert first[5].image.shape == (6, 3, *SIDES) and torch.isfinite(first[5].boxes).all()
 
 
 def test_views_show_hands_of_all_sizes_and_none(spec: ModelSpec) -> None:
@@ -170,10 +175,46 @@ def test_views_show_hands_of_all_sizes_and_none(spec: ModelSpec) -> None:
     sides, empty = [], 0
     for seed in range(150):
         image, hands = views(np.random.default_rng(seed))
-        assert image.shape == (160, 160, 3) and image.dtype == np.uint8
+        assert image.shape == (*SIDES, 3) and image.dtype == np.uint8
         empty += not hands
         sides += [float((one.box[2:] - one.box[:2]).max()) for one in hands if one.known]
     assert empty > 8 and min(sides) < 40 and max(sides) > 110
+
+
+def cut_out(lower: int = 0, *, masked: bool = True) -> Tile:
+    """A bright disc with 21 keypoints in it, seen through a mask of the same form."""
+    image = np.full((60, 60, 4), (230, 40, 40, 255), np.uint8)
+    image[..., 3] = cv2.circle(np.zeros((60, 60), np.uint8), (30, 30), 26, 255, -1)
+    keypoints = HAND * 100 + [10, 15 + lower]
+    return Tile(image, keypoints, np.zeros(21), np.ones(21), 1.0, masked)
+
+
+def test_hands_are_pasted_where_their_boxes_say(tmp_path: Path, spec: ModelSpec) -> None:
+    write_tiles(tmp_path, "people", iter([cut_out(), cut_out(masked=False)]))
+    write_tiles(tmp_path, "renders-0", iter([cut_out(3)]))
+    write_tiles(tmp_path, "negatives", iter(()))
+    drawn = CutOuts(tmp_path)
+    mostly = [float(drawn.draw(np.random.default_rng(seed)).keypoints[0, 1]) for seed in range(80)]
+    assert set(mostly) == {15.0, 18.0} and 10 <= mostly.count(18.0) <= 30  # a quarter is rendered
+
+    views = Views([scene(seed=i) for i in range(3)], spec, drawn)
+    spread: dict[str, list[float]] = {"in": [], "out": []}  # of colours: a disc is red, what is behind it grey noise
+    for seed in range(40):
+        image, hands = views._pasted(np.random.default_rng(seed))
+        assert image.shape == (*SIDES, 3) and 1 <= len(hands) <= 3
+        boxes = [one.box for one in hands]
+        assert all(palm_data.overlap(a, b) == 0 for i, a in enumerate(boxes) for b in boxes[:i])
+        assert all(one.known and one.keypoints is not None and np.ptp(one.box[::2]) > 10 for one in hands)
+        colours = np.ptp(cv2.blur(image, (5, 5)).astype(int), axis=2)
+        inside = np.zeros(SIDES, bool)
+        for x0, y0, x1, y1 in np.clip(boxes, 0, SIDES[0]).astype(int):
+            inside[y0:y1, x0:x1] = True
+        spread["in"].append(float(np.median(colours[inside])))
+        spread["out"].append(float(np.median(colours[~inside])))
+    assert np.mean(spread["in"]) > 2 * np.mean(spread["out"])
+    with pytest.raises(UsageError, match="has no tiles with the mask of a hand") as refused:
+        CutOuts(tmp_path / "none")
+    assert "splite_hand2/train.py tiles" in str(refused.value.hint)
 
 
 def test_parts_without_hands_touch_none() -> None:
@@ -236,7 +277,7 @@ def test_a_training_that_was_stopped_goes_on(varied: Path, tmp_path: Path) -> No
 def test_it_is_exported_with_its_decoding_inside(varied: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     network = palm_arch.build()
-    normalise(network, torch.from_numpy(rng.normal(0, 1, (4, 3, 160, 160)).astype(np.float32)), {"heatmap": 2.0})
+    normalise(network, torch.from_numpy(rng.normal(0, 1, (4, 3, *SIDES)).astype(np.float32)), {"heatmap": 2.0})
     save_file(network.state_dict(), tmp_path / "palm.safetensors")
     options = ExportOptions(images=varied / "images" / "subhih_hands", crops=8, fuse_decode=True, dynamic_batch=True)
     export_bundle(tmp_path / "palm.safetensors", tmp_path / "palm.splite", model=PALM / "model.toml", options=options)
@@ -252,9 +293,18 @@ def test_it_is_exported_with_its_decoding_inside(varied: Path, tmp_path: Path) -
         "0.6",
     ]
     assert "false alarms" in said
+    both = run(
+        PALM / "palm_evaluate.py",
+        tmp_path / "palm.splite",
+        "--data",
+        varied,
+        "--hand",
+        packaged.packaged(packaged.HAND),
+    )
+    assert both.startswith("{'hands': 6, 'found': ") and "'false_hands': " in both
     with PoseEstimator.open(tmp_path / "palm.splite", color="rgb") as opened:
         (told,) = opened.session.outputs
-        assert (told.role, told.shape[1:]) == ("candidates", (400, 11))
+        assert (told.role, told.shape[1:]) == ("candidates", (CELLS, 11))
         image = rng.integers(0, 255, (90, 120, 3)).astype(np.uint8)
         whole, half = opened.batch(image, [None, (0, 0, 60, 90)])
         again = opened(image)
