@@ -33,7 +33,7 @@ Matrix = NDArray[np.float64]
 ANGLE_DEG = 14.0
 """Standard deviation of the angle's error, of most crops."""
 UNTURNED, ANYHOW = 0.15, 0.2
-"""Shares of crops with the angle 0, as in a first pass without a detector's keypoints, and with any angle."""
+"""Shares of crops with the angle 0, as in a first look without a detector's keypoints, and with any angle."""
 ZOOM, SHIFT, WIDE, WIDER = 0.12, 0.05, 0.08, 2.5
 """Standard deviations of the box's scale (of its logarithm) and place (of its side); a share has them so much wider."""
 REPLACED = 0.35

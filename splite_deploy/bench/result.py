@@ -22,7 +22,7 @@ READABLE_VERSIONS = (1, 2, 3)
 the cost of reading the clock."""
 _STAGES_BEFORE_3 = {"total": END_TO_END, "bare_inference": MODEL_ONLY}
 
-Angles = Literal["found", "labels", "two-passes"]
+Angles = Literal["found", "labels"]
 HandLabels = Literal["as-seen", "mirrored"]
 ThrottlingState = Literal["steady", "slowed", "throttled", "too short"]
 
@@ -195,7 +195,7 @@ class Evaluation:
     oks_ap: float | None
     worst: tuple[ImageError, ...]
     median: tuple[ImageError, ...]
-    angles: Angles | None = field(default=None, metadata=OPTIONAL)
+    angles: Angles | Literal["two-passes"] | None = field(default=None, metadata=OPTIONAL)
     handedness: float | None = field(default=None, metadata=OPTIONAL)
     handedness_hands: int | None = field(default=None, metadata=OPTIONAL)
     handedness_labels: HandLabels | None = field(default=None, metadata=OPTIONAL)

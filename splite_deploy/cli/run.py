@@ -79,7 +79,7 @@ class Picture:
     multiple=True,
     help="Box in pixels around the hand or person, in a video at its start; the whole image without it. May be given "
     "several times for images. For a network whose crops are turned (rotate_by) the angle in degrees may follow, by "
-    "which the box is turned clockwise about its centre; without it an image is run twice, first at angle 0.",
+    "which the box is turned clockwise about its centre; without it images are looked at two to six times to find it.",
 )
 @follow_options
 @click.option(

@@ -45,8 +45,8 @@ def seek(
     """Looks again at several hands or people whose angles are not known, or are wrong.
 
     Where the first look finds nobody, or does not find one nearly upright in its crop, three more look at the other
-    quarters. Then each of the two surest, by the mean score, tells where to look once more, and the surer of these last
-    looks counts. Where the first look was at an angle, and confirms it or finds nobody, that is all.
+    quarters. Then each of the two surest, by presence and mean score, tells where to look once more, and the surer of
+    these last looks counts. Where the first look was at an angle, and confirms it or finds nobody, that is all.
 
     Args:
         look: From boxes to what is found in each of them.
@@ -132,4 +132,10 @@ def _usable(boxes: Iterator[Box], size: tuple[int, int]) -> list[Box]:
 
 
 def _by_sureness(poses: Sequence[Pose]) -> list[Pose]:
-    return sorted(poses, key=lambda pose: -float(pose.scores.mean()))
+    """Those that are there first, then by mean score; of equal scores, as of networks without any, by presence."""
+
+    def unsureness(pose: Pose) -> tuple[bool, float, float]:
+        presence = 1.0 if pose.presence is None else pose.presence
+        return presence < THERE, -float(pose.scores.mean()), -presence
+
+    return sorted(poses, key=unsureness)

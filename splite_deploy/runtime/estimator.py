@@ -319,8 +319,9 @@ class PoseEstimator(Closing):
         """Keypoints in a box whose angle nobody knows: by two to six inferences where crops are turned, else by one.
 
         The first looks into the box at angle 0. Where it finds nobody, by the presence, or one who is turned by more
-        than 30 degrees, three others look at 90, 180 and -90. The surest of these, by the mean score, tell where to
-        look once more: into the tight box of their keypoints, at their angle.
+        than 30 degrees, three others look at 90, 180 and -90. The two surest of these, by presence and mean score,
+        tell where to look once more, into the tight box of their keypoints at their angle; the surer of these last
+        looks counts.
 
         Args:
             image: See `__call__`.

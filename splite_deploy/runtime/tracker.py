@@ -114,8 +114,8 @@ class BoxTracker:
     Args:
         estimator: Of the model.
         start: xyxy box in pixels in which to look at first, and again whenever it is lost; None is the whole frame. It
-            may have an angle where crops are turned; without one it is found by more than one look at a frame, see
-            `PoseEstimator.at_any_angle`.
+            may have an angle where crops are turned; without one it is found by two to six looks at a frame, see
+            `PoseEstimator.at_any_angle`: six wherever nobody is there.
         margin: See `next_box`; the model's own padding of boxes comes on top.
         min_score: See `next_box`. Scores are no probabilities and differ between models: look at those of frames with
             and without a hand or person.

@@ -246,6 +246,17 @@ def test_of_several_each_is_looked_at_as_often_as_it_needs() -> None:
     upright, turned, nobody = seek(look, [*first, None], boxes, TURN, (260, 300))
     assert asked[0] == [90, 180, -90] and asked[1] == pytest.approx([5, 80, 40], abs=1e-3) and len(asked) == 2
     assert upright is not None and turned is not None and nobody is None
+    there = [0.1, 0.9, 0.2]
+
+    def by_presence(boxes: Sequence[NDArray[np.float64]]) -> list[Pose | None]:
+        """Of a network without scores, whose last look at the sideways hand alone shows one."""
+        return [
+            dataclasses.replace(first[1], presence=presence, box=box[:4].astype(np.float32))
+            for box, presence in zip(boxes, there, strict=False)
+        ]
+
+    (found,) = seek(by_presence, [dataclasses.replace(first[1], presence=0.05)], boxes[:1], TURN, (260, 300))
+    assert found is not None and found.presence == 0.9, "presence decides where scores do not"
     absent = [dataclasses.replace(first[0], presence=0.4), dataclasses.replace(first[0], presence=0.6)]
     asked.clear()
     seek(look, absent, boxes[:2], TURN, (260, 300))

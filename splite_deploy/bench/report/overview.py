@@ -9,7 +9,7 @@ from itertools import groupby
 from splite_deploy.bench.gates import METRICS, Reading
 from splite_deploy.bench.loop import END_TO_END
 from splite_deploy.bench.recommend import Recommendation, common_stage, source_of
-from splite_deploy.bench.report.sentences import boxes_found, compared_on, ran_by
+from splite_deploy.bench.report.sentences import boxes_found, compared_on, labels_of, ran_by
 from splite_deploy.bench.report.side_by_side import ran_in
 from splite_deploy.bench.result import BenchResult, KeypointDeviation
 from splite_deploy.bundle.report import Percentiles
@@ -181,7 +181,7 @@ def explained(results: Sequence[BenchResult]) -> list[str]:
     said += [
         text for metric, text in _EXPLAINED.items() if any(METRICS[metric].read(one) is not None for one in results)
     ]
-    labels = dict.fromkeys(one.accuracy.labels_from for one in results if one.accuracy is not None)
+    labels = dict.fromkeys(labels_of(one.accuracy) for one in results if one.accuracy is not None)
     if labels:
         said.append(f"Labels: {'; '.join(labels)}.")
     if any(one.layers for one in results):

@@ -148,6 +148,17 @@ def boxes_found(found: BoxAccuracy | None) -> Iterator[str]:
         yield f"{found.false_alarms:.3f} false alarms in each of {found.empty_images} pictures that show nothing"
 
 
+def labels_of(found: Evaluation) -> str:
+    """Which labels it was evaluated on, and where the angles of boxes came from."""
+    turned = {
+        None: "",
+        "labels": ", turned by the angles of the labels",
+        "found": ", turned as the network finds them",
+        "two-passes": ", turned in two passes",
+    }
+    return f"{found.labels_from}{turned[found.angles]}"
+
+
 def _accuracy(found: Evaluation) -> str:
     parts = [
         *(() if found.epe_px is None else (f"mean error {found.epe_px:.2f} px, {found.epe_box_pct:.2f} % of box",)),
@@ -159,11 +170,5 @@ def _accuracy(found: Evaluation) -> str:
         *boxes_found(found.boxes),
         *(() if found.handedness is None else (f"handedness {found.handedness:.4f} ({found.handedness_hands})",)),
     ]
-    turned = {
-        None: "",
-        "labels": ", turned by the angles of the labels",
-        "found": ", turned as the network finds them",
-        "two-passes": ", turned in two passes",
-    }
     nobody = "" if found.images else " Lower min_score of [decoder] in model.toml, or check its [input]."
-    return f"This file on {found.labels_from}{turned[found.angles]}: {', '.join(parts)}.{nobody}"
+    return f"This file on {labels_of(found)}: {', '.join(parts)}.{nobody}"

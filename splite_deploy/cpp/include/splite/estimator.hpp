@@ -13,6 +13,7 @@
 #include <numeric>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -105,13 +106,13 @@ class Estimator {
   /// Keypoints in a box whose angle nobody knows: by two to six inferences where crops are turned, else by one.
   ///
   /// The first looks into the box at angle 0. Where it finds nobody, by the presence, or one who is turned by more than 30
-  /// degrees, three others look at 90, 180 and -90. The two surest of these, by the mean score, tell where to look once more.
+  /// degrees, three others look at 90, 180 and -90. The two surest of these, by presence and mean score, tell where to look once more.
+  /// A box with an angle is looked into once, at that.
   Pose at_any_angle(const Image& image, const std::optional<Box>& box = {}, const std::optional<Camera>& camera = {}) {
     constexpr double kUprightDeg = 30.0;
-    constexpr float kThere = 0.5F;
     constexpr std::size_t kSurest = 2;
+    std::vector<Pose> seen{(*this)(image, box, camera)}, again;
     const Box where = check_box(box, image.height, image.width);
-    std::vector<Pose> seen{(*this)(image, box ? where : box, camera)}, again;
     if (!model_.input.rotate_by || where.angle_deg) return seen.front();
     const std::pair<int, int> turn = *model_.input.rotate_by;
     const auto look = [&](const Box& turned, std::vector<Pose>& found) {
@@ -122,12 +123,11 @@ class Estimator {
       }
       found.push_back((*this)(image, turned, camera));
     };
-    const bool is_there = seen.front().presence.value_or(1.0F) >= kThere;
-    if (!is_there || std::abs(angle_of(seen.front(), turn).value_or(180.0)) > kUprightDeg) {
+    if (seen.front().presence.value_or(1.0F) < kThere || std::abs(angle_of(seen.front(), turn).value_or(180.0)) > kUprightDeg) {
       for (const double angle_deg : {90.0, 180.0, -90.0}) look(box_at(where, angle_deg), seen);
     }
     Pose first = seen.front();
-    const auto by_sureness = [](const Pose& one, const Pose& other) { return sureness(one) > sureness(other); };
+    const auto by_sureness = [](const Pose& one, const Pose& other) { return sureness(one) > sureness(other); };  // there, scores, presence
     std::stable_sort(seen.begin(), seen.end(), by_sureness);
     for (std::size_t i = 0; i < std::min(kSurest, seen.size()); ++i) look(box_around(seen[i], turn), again);
     std::stable_sort(again.begin(), again.end(), by_sureness);
@@ -169,7 +169,11 @@ class Estimator {
     if (color != "rgb" && color != "bgr") throw UsageError("The channel order is '" + color + "'.", "Choose 'rgb' or 'bgr'.");
     return color;
   }
-  static float sureness(const Pose& pose) { return std::accumulate(pose.scores.begin(), pose.scores.end(), 0.0F); }
+  static constexpr float kThere = 0.5F;
+  static std::tuple<bool, float, float> sureness(const Pose& pose) {
+    const float presence = pose.presence.value_or(1.0F);
+    return {presence >= kThere, std::accumulate(pose.scores.begin(), pose.scores.end(), 0.0F), presence};
+  }
   std::size_t crop_bytes() const {
     return static_cast<std::size_t>(model_.input.channels()) * static_cast<std::size_t>(model_.input.height) * static_cast<std::size_t>(model_.input.width);
   }
