@@ -36,7 +36,7 @@ from rich.table import Table
 
 from splite_deploy import AdaptiveEstimator, PoseEstimator, Variant
 from splite_deploy.bench import append_record, read_environment
-from splite_deploy.bench.evaluation import evaluation_labels, keypoint_errors
+from splite_deploy.bench.evaluation import estimate_of, evaluation_labels, keypoint_errors
 from splite_deploy.errors import SpliteError
 from splite_deploy.keeper import end_with_parent
 from splite_deploy.runtime.adaptive import variants_of
@@ -116,12 +116,9 @@ def errors_of(variants: Sequence[Variant], data: Path) -> list[float]:
     labels, means = evaluation_labels(data, KEYPOINTS), []
     for one in variants:
         with PoseEstimator.open(one.path, one.backend, one.precision, threads=1, color="rgb") as estimator:
-
-            def estimate(image: Any, box: Any, estimator: PoseEstimator = estimator) -> tuple[Any, Any]:
-                pose = estimator.at_any_angle(image, box)
-                return pose.keypoints, pose.keypoints_3d
-
-            means.append(keypoint_errors(labels, estimate).summary().mean_error_box_pct or 0.0)
+            means.append(
+                keypoint_errors(labels, estimate_of(estimator.at_any_angle)).summary().mean_error_box_pct or 0.0
+            )
     return means
 
 

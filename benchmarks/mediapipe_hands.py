@@ -31,7 +31,7 @@ from rich.table import Table
 
 from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.bootstrap import Ratio, Samples, ratio_of_medians
-from splite_deploy.bench.evaluation import keypoint_errors
+from splite_deploy.bench.evaluation import estimate_of, keypoint_errors
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Artifact, Bundle
@@ -59,12 +59,7 @@ CAVEAT = (
 def accuracy_of_ours(bundle: Path, artifact: Artifact, labels: list[LabelledImage]) -> dict[str, Any]:
     """Figures of an artifact in the boxes of the labels."""
     with PoseEstimator.open(bundle, artifact.backend, artifact.precision, threads=1, color="rgb") as estimator:
-
-        def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Any, Any]:
-            pose = estimator.at_any_angle(image, box)
-            return pose.keypoints, pose.keypoints_3d
-
-        return asdict(keypoint_errors(labels, estimate).summary())
+        return asdict(keypoint_errors(labels, estimate_of(estimator.at_any_angle)).summary())
 
 
 def accuracy_of_landmarks(net: LandmarkNet, labels: list[LabelledImage], padding: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from splite_deploy.bench.evaluation import keypoint_errors
+from splite_deploy.bench.evaluation import estimate_of, keypoint_errors
 from splite_deploy.bundle import Bundle
 from splite_deploy.errors import SpliteError
 from splite_deploy.export import ExportOptions, export_bundle
@@ -100,12 +100,7 @@ def outputs(bundle: Bundle, backend: str, precision: Precision, labels: list[Lab
 def accuracy(bundle: Bundle, backend: str, precision: Precision, labels: list[LabelledImage]) -> tuple[float, float]:
     """Mean error in % of the box, and PA-MPJPE in mm, which is NaN without labels in 3D."""
     with PoseEstimator.open(bundle.path, backend, precision, color="rgb") as estimator:
-
-        def estimate(image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-            pose = estimator(image, box)
-            return pose.keypoints, pose.keypoints_3d
-
-        found = keypoint_errors(labels, estimate).summary()
+        found = keypoint_errors(labels, estimate_of(estimator)).summary()
     return found.mean_error_box_pct, np.nan if found.pa_mpjpe_mm is None else found.pa_mpjpe_mm
 
 

@@ -12,12 +12,8 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from splite_deploy.bench.evaluation import keypoint_errors
+from splite_deploy.bench.evaluation import estimate_of, keypoint_errors
 from splite_deploy.bundle.report import Accuracy
 from splite_deploy.errors import SpliteError
 from splite_deploy.export import ExportOptions, PartialExportError, export_bundle
@@ -25,7 +21,6 @@ from splite_deploy.export.quant.trained import without_quantisers
 from splite_deploy.export.source.load import load_model
 from splite_deploy.metrics.labels import LabelledImage, read_labels
 from splite_deploy.runtime import PoseEstimator
-from splite_deploy.runtime.preprocess import Image
 
 HAND = Path(__file__).parents[1] / "models" / "splite_hand"
 sys.path.insert(0, str(HAND))
@@ -47,12 +42,7 @@ def torch_accuracy(checkpoint: Path, labels: list[LabelledImage]) -> dict[str, A
 def bundle_accuracy(bundle: Path, backend: str, labels: list[LabelledImage]) -> Accuracy:
     """Accuracy of an int8 artifact through the runtime."""
     with PoseEstimator.open(bundle, backend, "int8", color="rgb") as estimator:
-
-        def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Any, Any]:
-            pose = estimator.at_any_angle(image, box)
-            return pose.keypoints, pose.keypoints_3d
-
-        return keypoint_errors(labels, estimate).summary()
+        return keypoint_errors(labels, estimate_of(estimator.at_any_angle)).summary()
 
 
 def main() -> None:

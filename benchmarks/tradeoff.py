@@ -23,14 +23,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from safetensors import safe_open
 
 from splite_deploy.bench import append_record, read_environment
 from splite_deploy.bench.bootstrap import ratio_of_medians
-from splite_deploy.bench.evaluation import keypoint_errors
+from splite_deploy.bench.evaluation import estimate_of, keypoint_errors
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
@@ -39,7 +38,6 @@ from splite_deploy.export import ExportOptions, export_bundle
 from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime import PoseEstimator
 from splite_deploy.runtime.io.images import boxed_images, read_image
-from splite_deploy.runtime.preprocess import Image
 from splite_deploy.runtime.session import pick_artifact
 from splite_deploy.spec.plain import to_plain
 
@@ -101,12 +99,7 @@ def recipe_of(checkpoint: Path) -> Any:
 
 def accuracy_of(estimator: PoseEstimator, data: Path) -> dict[str, Any]:
     """Figures on the validation split, through the public runtime."""
-
-    def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Any, Any]:
-        pose = estimator.at_any_angle(image, box)
-        return pose.keypoints, pose.keypoints_3d
-
-    return asdict(keypoint_errors(read_labels(data, split="val"), estimate).summary())
+    return asdict(keypoint_errors(read_labels(data, split="val"), estimate_of(estimator.at_any_angle)).summary())
 
 
 def timed_runs(estimators: dict[str, PoseEstimator], data: Path) -> tuple[dict[str, Run], int]:

@@ -12,17 +12,14 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from splite_deploy.bench.evaluation import keypoint_errors
+from splite_deploy.bench.evaluation import estimate_of, keypoint_errors
 from splite_deploy.errors import SpliteError
 from splite_deploy.files import write_file
 from splite_deploy.metrics.labels import read_labels
 from splite_deploy.runtime import PoseEstimator, all_backends
-from splite_deploy.runtime.preprocess import Image
 from splite_deploy.spec import PRECISIONS
 
 
@@ -39,12 +36,7 @@ def main() -> None:
     try:
         labels = read_labels(options.data, split=options.split)
         with PoseEstimator.open(options.bundle, options.backend, options.precision, color="rgb") as estimator:
-
-            def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Any, Any]:
-                pose = estimator.at_any_angle(image, box)
-                return pose.keypoints, pose.keypoints_3d
-
-            errors = keypoint_errors(labels, estimate)
+            errors = keypoint_errors(labels, estimate_of(estimator.at_any_angle))
             names = estimator.spec.skeleton.keypoint_names
     except SpliteError as err:
         sys.exit(f"error: {err}")

@@ -171,6 +171,16 @@ def _body(labelled: LabelledImage, keypoint_count: int) -> LabelledImage:
     return replace(labelled, keypoints=labelled.keypoints[:keypoint_count], labelled=mask)
 
 
+def estimate_of(estimator: Callable[[Image, NDArray[np.float64]], Pose]) -> Estimate:
+    """What `keypoint_errors` runs, of what gives poses: a `PoseEstimator` for RGB images, or its `at_any_angle`."""
+
+    def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Points, Points | None]:
+        pose = estimator(image, box)
+        return pose.keypoints, pose.keypoints_3d
+
+    return estimate
+
+
 def keypoint_errors(labels: Sequence[LabelledImage], estimate: Estimate) -> KeypointErrors:
     """Runs ``estimate`` on every labelled image, in the box of its label."""
     return errors_of_each(labels, {"": estimate})[""]

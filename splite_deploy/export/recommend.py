@@ -8,10 +8,9 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from splite_deploy.arrays import Feed
-from splite_deploy.bench.evaluation import Estimate, Points, errors_of_each, people_accuracy
+from splite_deploy.bench.evaluation import errors_of_each, estimate_of, people_accuracy
 from splite_deploy.bench.flip_test import flip_tested
 from splite_deploy.bench.interleaved import Run, interleave
 from splite_deploy.bench.loop import MODEL_ONLY, Options, garbage_collector_off
@@ -27,8 +26,6 @@ from splite_deploy.metrics.labels import LabelledImage, SceneBoxes
 from splite_deploy.metrics.parity import violations
 from splite_deploy.runtime.any_angle import at_any_angle
 from splite_deploy.runtime.estimator import PoseEstimator
-from splite_deploy.runtime.pose import Pose
-from splite_deploy.runtime.preprocess import Image
 from splite_deploy.runtime.session import Session
 from splite_deploy.text import command
 
@@ -95,7 +92,7 @@ def recommend(
             accuracy = {label: people_accuracy(one, labels, scenes) for label, one in estimators.items()}
         else:
             estimates = {
-                label: _estimate(at_any_angle(flip_tested(one) if flip_test else one, spec.input))
+                label: estimate_of(at_any_angle(flip_tested(one) if flip_test else one, spec.input))
                 for label, one in estimators.items()
             }
             accuracy = {label: errors.summary() for label, errors in errors_of_each(labels, estimates).items()}
@@ -258,11 +255,3 @@ def _run(session: Session, tensors: Feed) -> Run:
         return session.run({name: tensors[start : start + 1]})
 
     return run
-
-
-def _estimate(estimator: Callable[[Image, NDArray[np.float64]], Pose]) -> Estimate:
-    def estimate(image: Image, box: NDArray[np.float64]) -> tuple[Points, Points | None]:
-        pose = estimator(image, box)
-        return pose.keypoints, pose.keypoints_3d
-
-    return estimate
