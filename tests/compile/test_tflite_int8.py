@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("ai_edge_quantizer")
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 
 from splite_deploy.compile.tflite.network import Network
 from splite_deploy.compile.tflite.quantise import Int8Quantiser, QuantisationReport, quantise
@@ -295,6 +296,42 @@ def test_layers_are_excluded_one_by_one() -> None:
     assert caught.value.hint == "It has: stem, gate, head."
     with pytest.raises(CompileError, match="no convolution remains"):
         quantiser.quantise({"stem", "gate", "head"})
+
+
+def with_presence(net: TfliteNetwork) -> bytes:
+    """A map, and a probability that is high where the picture is bright."""
+    x = net.conv(net.image, 8, 3, relu=True, name="trunk")
+    sums = net.constant(np.full((1, 3), 4.0))
+    options = schema.FullyConnectedOptionsT()
+    logit = net.add("FULLY_CONNECTED", [net.mean(net.image), sums, net.constant([-6.0])], (1, 1), "logit", options)
+    presence = net.add("LOGISTIC", [logit], (1, 1), "sure")
+    return net.content(net.conv(x, 4, name="map"), presence=presence)
+
+
+@pytest.mark.parametrize("exclude", [(), ("map",)], ids=["all int8", "the map in float"])
+def test_a_head_can_say_what_it_said_of_no_crop_that_ranges_come_from(exclude: tuple[str, ...]) -> None:
+    content = with_presence(TfliteNetwork(1, 16, 16, 3))
+    there, not_there = np.abs(INPUTS) + 0.2, INPUTS - INPUTS.mean((1, 2, 3), keepdims=True)
+    ranges = find_ranges(content, there)
+    assert ranges["logit"][0] == 0, "no crop shows nobody"
+    quantiser = Int8Quantiser(content, ranges)
+    assert [layer.name for layer in quantiser.layers] == ["trunk", "map"], "a search need not ask for the head"
+    int8, report = quantiser.quantise(exclude)
+    assert [one.name for one in report.excluded] == ["logit", "sure", *exclude]
+    said = run_tflite(content, not_there)[1]
+    assert said.max() < 0.01 and run_tflite(content, there)[1].min() > 0.95
+    np.testing.assert_allclose(run_tflite(int8, not_there)[1], said, atol=0.02)
+    weights_only = Int8Quantiser(content, {}, recipe="dynamic-range")
+    assert [layer.name for layer in weights_only.layers] == ["trunk", "logit", "map"]
+
+
+def test_integer_io_and_a_head() -> None:
+    content = with_presence(TfliteNetwork(1, 16, 16, 3))
+    ranges = find_ranges(content, np.abs(INPUTS) + 0.2)
+    assert ranges["sure"][1] < 1
+    int8, _ = Int8Quantiser(content, ranges, integer_io=True).quantise()
+    _, sure = Interpreter(model_content=int8).get_output_details()
+    assert sure["dtype"] == np.int8 and sure["quantization"] == (pytest.approx(1 / 255), -128)
 
 
 def test_integer_io_and_dynamic_range() -> None:

@@ -90,12 +90,14 @@ class TfliteNetwork:
         options.keepDims = True
         return self.add("MEAN", [x, self.constant([1, 2], np.int32)], (n, 1, 1, c), options=options)
 
-    def content(self, *outputs: int) -> bytes:
-        self.graph.inputs, self.graph.outputs = [self.image], list(outputs)
+    def content(self, *outputs: int, **named: int) -> bytes:
+        """The file; its signature calls outputs out0, out1 and so on, and those with a name by that."""
+        self.graph.inputs, self.graph.outputs = [self.image], [*outputs, *named.values()]
         signature = schema.SignatureDefT()
         signature.signatureKey, signature.subgraphIndex = "serving_default", 0
         signature.inputs = [_entry("image", self.image)]
-        signature.outputs = [_entry(f"out{index}", tensor) for index, tensor in enumerate(outputs)]
+        held = {f"out{index}": tensor for index, tensor in enumerate(outputs)} | named
+        signature.outputs = [_entry(name, tensor) for name, tensor in held.items()]
         self.model.signatureDefs = [signature]
         builder = flatbuffers.Builder(1024)
         builder.Finish(self.model.Pack(builder), b"TFL3")

@@ -114,6 +114,14 @@ class Network:
         name: str = self.graph.tensors[tensor].name.decode("utf-8")
         return name
 
+    def signed(self) -> dict[str, str]:
+        """The names of the outputs' tensors by the names that the signature has for them."""
+        return {
+            entry.name.decode("utf-8"): self.name(int(entry.tensorIndex))
+            for signature in self.model.signatureDefs or ()
+            for entry in signature.outputs
+        }
+
     def result(self, operator: Operator) -> str:
         """The name of the first tensor that an operator makes, by which operators are named."""
         return self.name(operator.outputs[0])

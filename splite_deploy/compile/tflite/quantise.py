@@ -11,7 +11,8 @@ and rewrites the float32 file so that no operator does without need:
 * Tensors that are joined share one range, so that a concatenation only copies.
 
 Softmax, norms and what else has no int8 kernel worth its error stay float with the arithmetic around them. These
-islands are named in the report.
+islands are named in the report. So do the last layers of heads, such as ``presence``: calibration crops show hands or
+people alone, and a range of what is said of those has no room for the opposite.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from splite_deploy.compile.tflite.network import MOVERS, WEIGHTED, Network, Oper
 from splite_deploy.compile.tflite.plan import EXCLUDED, SCALING, bounds, computes, float_operators
 from splite_deploy.compile.tflite.ranges import find_ranges
 from splite_deploy.compile.tflite.simplify import simplified
+from splite_deploy.decoders import HEADS
 from splite_deploy.errors import CompileError, MissingDependencyError, UsageError, first_line
 
 _CARRIERS = frozenset({"TRANSPOSE", "RESHAPE", "SLICE", "STRIDED_SLICE", "GATHER", "DEPTH_TO_SPACE", "MAX_POOL_2D"})
@@ -70,7 +72,7 @@ class QuantisationReport:
     Attributes:
         int8: Names of the operators in int8, by their first results.
         islands: Operators in float that nobody excluded.
-        excluded: Operators in float because the caller says so.
+        excluded: Operators in float because the caller says so, and the last ones of heads.
     """
 
     int8: tuple[str, ...]
@@ -123,7 +125,11 @@ class Int8Quantiser:
         self._recipe, self._integer_io = recipe, integer_io
         kinds = {self._network.result(operator): operator.kind for operator in self._network.operators}
         self._groups = _groups(self._network)
-        self.layers = tuple(Layer(name, kinds[name]) for name in self._groups)
+        heads = {tensor for role, tensor in self._network.signed().items() if role in HEADS}
+        self._ranges |= dict.fromkeys(heads, (0.0, 1.0))  # for integer outputs: probabilities
+        last = (name for name, results in self._groups.items() if not heads.isdisjoint(results))
+        self._last_of_heads = frozenset(last if recipe == "full-integer" else ())
+        self.layers = tuple(Layer(name, kinds[name]) for name in self._groups if name not in self._last_of_heads)
 
     def quantise(self, exclude: Collection[str] = ()) -> tuple[bytes, QuantisationReport]:
         """The int8 file, and what it computes in.
@@ -140,7 +146,7 @@ class Int8Quantiser:
             raise UsageError(
                 f"The network has no layer {', '.join(unknown[:5])}.", hint=f"It has: {', '.join(self._groups)}."
             )
-        chosen = {name for layer in exclude for name in self._groups[layer]}
+        chosen = {name for layer in self._last_of_heads.union(exclude) for name in self._groups[layer]}
         network = self._network.copy()
         if self._recipe == "dynamic-range":
             floats = dict.fromkeys(chosen, EXCLUDED)
