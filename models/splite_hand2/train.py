@@ -17,6 +17,8 @@ only reports.
     tuned      the compacted network, by labels and parent: what is shipped
     int8       the same, trained as float and as int8 at once
 
+Each ends with a shift of the presence, see `PASSING`; ``presence`` with ``--init CHECKPOINT`` does that alone.
+
 ``--init CHECKPOINT`` with a stage trains from these weights, as a further cycle of ``tuned`` from what the first gave.
 ``--hold-out SOURCE`` trains without a source of the training photographs and reports on that, to try things out on.
 """
@@ -27,7 +29,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -83,6 +85,11 @@ RENDER_CHUNK = 500
 RENDER_SEED, NEGATIVE_SEED, NEGATIVES_EACH = 7, 0, 4
 OBSERVED_SHARE, OBSERVED_BATCHES = 0.5, 4
 """Share of the steps in which int8 training follows the ranges of activations, and the batches that give the first."""
+SHIFT = "presence_shift"
+PASSING, PASSING_BATCHES, PASSING_SEED = 0.98, 128, 4
+"""So many of the hands in crops as those of training are to have a presence over 0.5, the threshold of trackers. There
+are nine hands for each crop without one, and most of these are easy to tell: by the loss alone an arm beside a hand
+gets 0.9."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +215,7 @@ class Training(Resumable[Batch]):
         self.names = frozenset(model.state_dict())
         self.teacher = network(teacher).eval() if teacher is not None else None
         if recipe.qat:
-            images = self._images(torch.cat([batch.image for batch in observed or ()]).to(device))
+            images = self.images(torch.cat([batch.image for batch in observed or ()]).to(device))
             equalise(model.eval(), images)  # type: ignore[arg-type]
             quantise(model).to(device)
             set_quantisers(model, quantising=True, observing=True)
@@ -222,7 +229,7 @@ class Training(Resumable[Batch]):
         self.strength = torch.zeros((), device=device)
         self.recipe: Recipe = recipe
 
-    def _images(self, pixels: Tensor) -> Tensor:
+    def images(self, pixels: Tensor) -> Tensor:
         """(B, h, w, 3) uint8 as the network takes them, in the memory format of the pixels."""
         return (pixels.permute(0, 3, 1, 2).float() - self._mean) / self._std
 
@@ -233,7 +240,7 @@ class Training(Resumable[Batch]):
 
     def descend(self, batch: Batch) -> dict[str, Tensor]:
         """Takes an optimiser step; returns the loss terms."""
-        image = self._images(batch.image)
+        image = self.images(batch.image)
         quantised = None
         if self.recipe.qat:
             observing = self.step < OBSERVED_SHARE * self.recipe.steps
@@ -261,6 +268,22 @@ class Training(Resumable[Batch]):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16 and fast):
             found = network(image)
         return {role: value.float() for role, value in found.items()}
+
+
+@torch.no_grad()
+def shift_presence(network: nn.Module, images: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> float:
+    """Moves the bias of the presence, so that `PASSING` of the hands in these batches lie over 0.5; by how much.
+
+    Args:
+        network: A `hand2_arch.SpliteHand2`, changed in place.
+        images: From the pixels of a batch to what the network takes.
+        batches: Of 32 crops or more each.
+    """
+    network.eval()
+    hands = [network(images(batch.image))["presence"][:, 0].cpu()[batch.present.cpu() > 0] for batch in batches]
+    shift = -float(torch.quantile(torch.cat(hands), 1 - PASSING))
+    network.presence.bias += shift  # type: ignore[operator, union-attr]
+    return shift
 
 
 # --- the road -------------------------------------------------------------------------------------
@@ -321,6 +344,9 @@ class Road:
                 self.checkpoint("sparse"), target, COMPACTION, model=self.options.model, latency=False
             )
             self.progress.console.print(f"compact: {found.macs_before / 1e6:.1f} to {found.macs_after / 1e6:.1f} MMAC")
+            return True
+        if stage == "presence":
+            self._shift_alone(read_checkpoint(self.options.init))
             return True
         return self._train(stage)
 
@@ -409,11 +435,13 @@ class Road:
             set_quantisers(network, quantising=True, observing=False)
             with torch.no_grad():  # gives the rounded weights their scales
                 network(torch.zeros(1, 3, self.spec.input.height, self.spec.input.width, device=self.device))
+        shift = shift_presence(network, training.images, self._for_presence())
         metadata = {
             "format": "splite-checkpoint",
             "model": self.spec.name,
             "recipe": json.dumps({"stage": stage, "shares": SHARES, **asdict(training.recipe)}),
             "accuracy": json.dumps({key: round(value, 4) for key, value in self.report(training).items()}),
+            SHIFT: f"{shift:.4f}",
             **{key: value for key, value in (init.metadata if init else {}).items() if key == HEADER},
         }
         tensors = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
@@ -425,6 +453,22 @@ class Road:
         weights = {name: tensor for name, tensor in tensors.items() if name in training.names}
         save_atomically(self.checkpoint(stage), lambda path: save_file(weights, path, metadata))
         self.progress.console.print(f"{self.checkpoint(stage)} is done")
+
+    def _for_presence(self) -> Iterator[Batch]:
+        """Crops as those of training, and none of them."""
+        batches = Batches(self.crops(), 32, PASSING_SEED)
+        return (batches[step] for step in range(PASSING_BATCHES))
+
+    def _shift_alone(self, init: Checkpoint) -> None:
+        """Writes a checkpoint with another bias of its presence, and everything else as it was."""
+        training = Training(self.spec, dict(self.host.arch_args), STAGES["dense"].recipe, self.device, init)
+        shift = shift_presence(training.model, training.images, self._for_presence())
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in training.model.state_dict().items()}
+        target = self.checkpoint("presence")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {**init.metadata, SHIFT: f"{shift:.4f}"}
+        save_atomically(target, lambda path: save_file(tensors, path, metadata))
+        self.progress.console.print(f"{target} is done: the presence is shifted by {shift:.2f}")
 
     def _collect_logs(self) -> None:
         """Writes ``OUT/training-log.jsonl``, the logs of all stages one behind the other."""
@@ -440,7 +484,7 @@ class Road:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("all", *ALL))
+    parser.add_argument("stage", choices=("all", *ALL, "presence"))
     parser.add_argument("--digits", type=Path, help="folder of hand-digits")
     parser.add_argument("--varied", type=Path, help="folder of hands-varied")
     parser.add_argument("--teachers", type=Path, help="folder of what hand2_teachers.py wrote: FOLDER'S NAME.npz")
@@ -458,8 +502,10 @@ def parse_arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if (options.digits or options.varied) and options.teachers is None:
         parser.error("photographs need --teachers")
-    if options.init and options.stage not in STAGES:
-        parser.error(f"--init is for one of the stages {', '.join(STAGES)}")
+    if options.init and options.stage not in (*STAGES, "presence"):
+        parser.error(f"--init is for one of the stages {', '.join(STAGES)}, presence")
+    if options.stage == "presence" and options.init is None:
+        parser.error("presence needs --init")
     if options.hold_out and options.varied is None:
         parser.error("--hold-out names a source of --varied")
     return options

@@ -525,6 +525,33 @@ def test_the_whole_road_goes_on_where_it_was_cut(tmp_path: Path, small: Path) ->
     recipe = json.loads(read_checkpoint(first).metadata["recipe"])
     assert recipe["init_sha256"] == read_checkpoint(second).sha256
 
+    shifted = run_main(train.main, *typed("presence", tmp_path / "cut", small, "--init", second))
+    assert shifted.returncode == 0 and "the presence is shifted by" in shifted.stdout, shifted.stderr
+    before, after = read_checkpoint(second), read_checkpoint(tmp_path / "cut" / "presence" / train.NAME)
+    moved = {name: float((after.tensors[name] - values).abs().max()) for name, values in before.tensors.items()}
+    assert moved.pop("presence.bias") < 1e-3, "the stage has done it already"
+    assert set(moved.values()) == {0.0}
+    assert after.metadata["recipe"] == before.metadata["recipe"]
+
+
+def test_the_presence_is_shifted_until_nearly_all_hands_pass(crops: hand2_data.Crops) -> None:
+    torch.manual_seed(0)
+    network = hand2_arch.build(channels=(8, 8, 8), blocks=(1, 0, 0), head=(8, 8)).eval()
+    batches = [hand2_data.Batches(crops, 32, 0)[step] for step in range(4)]
+
+    def images(pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.permute(0, 3, 1, 2) / 255
+
+    def chances() -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([network(images(one.image))["presence"].sigmoid()[one.present > 0] for one in batches])
+
+    before = chances()
+    shift = train.shift_presence(network, images, iter(batches))
+    passing = float((chances() > 0.5).float().mean())
+    assert passing == pytest.approx(train.PASSING, abs=1 / len(before))
+    assert torch.logit(chances()) - torch.logit(before) == pytest.approx(shift, abs=1e-4)
+
 
 def test_tiles_come_first(tmp_path: Path) -> None:
     refused = run_main(train.main, *typed("dense", tmp_path, HAND2 / "model.toml"))
@@ -546,7 +573,12 @@ def test_photographs_need_their_teachers(tmp_path: Path) -> None:
 
 def test_only_a_stage_starts_from_a_checkpoint(tmp_path: Path) -> None:
     refused = run_main(train.main, *typed("all", tmp_path, HAND2 / "model.toml", "--init", tmp_path))
-    assert refused.returncode == 2 and "--init is for one of the stages dense, sparse, tuned, int8" in refused.stderr
+    assert (
+        refused.returncode == 2
+        and "--init is for one of the stages dense, sparse, tuned, int8, presence" in refused.stderr
+    )
+    refused = run_main(train.main, *typed("presence", tmp_path, HAND2 / "model.toml"))
+    assert refused.returncode == 2 and "presence needs --init" in refused.stderr
 
 
 # --- evaluation -----------------------------------------------------------------------------------
