@@ -221,6 +221,14 @@ def main() -> None:
     parser.add_argument("--hand", type=Path, metavar="HAND.splite", help="what this network then finds in the boxes")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     options = parser.parse_args()
+    try:
+        answer(options)
+    except SpliteError as err:
+        sys.exit(f"error: {err}")
+
+
+def answer(options: argparse.Namespace) -> None:
+    """Does what the command line asks for."""
     if options.thresholds and options.bundle is not None:
         pictures = {"held out": held_out(options.data)}
         for least in THRESHOLDS:
@@ -235,20 +243,16 @@ def main() -> None:
     if options.bundle is None:
         return
     if options.hand:
-        backend, precision = options.backend, options.precision
         parts = [
-            PoseEstimator.open(path, backend, precision, threads=1, color="rgb")
+            PoseEstimator.open(path, options.backend, options.precision, threads=1, color="rgb")
             for path in (options.bundle, options.hand)
         ]
         with TopDown(parts[0], parts[1], Tracker(MOST_HANDS)) as follow:
-            print(delivered(follow, sets["hands-varied val"]))
-        return
-    if options.digits:
-        sets["hand-digits val"] = digits(options.digits)
-    try:
+            figures = {name: delivered(follow, pictures) for name, pictures in sets.items()}
+    else:
+        if options.digits:
+            sets["hand-digits val"] = digits(options.digits)
         figures = figures_of(options.bundle, options.backend, options.precision, sets)
-    except SpliteError as err:
-        sys.exit(f"error: {err}")
     if options.json:
         print(json.dumps(figures))
         return

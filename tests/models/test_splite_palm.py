@@ -301,7 +301,7 @@ def test_it_is_exported_with_its_decoding_inside(varied: Path, tmp_path: Path) -
         "--hand",
         packaged.packaged(packaged.HAND),
     )
-    assert both.startswith("{'hands': 6, 'found': ") and "'false_hands': " in both
+    assert both.startswith("hands-varied val: hands 6, found ") and ", false_hands " in both
     with PoseEstimator.open(tmp_path / "palm.splite", color="rgb") as opened:
         (told,) = opened.session.outputs
         assert (told.role, told.shape[1:]) == ("candidates", (CELLS, 11))
