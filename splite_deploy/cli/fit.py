@@ -199,9 +199,9 @@ def fit(
     spec, host = load_model_toml(spec_file)
     if labels is not None:
         evaluation_labels(labels, spec.keypoint_count)  # what is wrong with them is told before hours of work
-    for pictures in dict.fromkeys((images, calibration)):
+    for option, pictures in (("--images", images), ("--calibration", calibration)):
         if pictures is not None and pictures.suffix != ".npz":
-            divide(pictures)
+            divide(pictures, option=option)
     places = _places(on, devices_file, threads, frames)
     training = None if train is None else TrainingCommand.parse(train)
     images = images or labels

@@ -72,7 +72,7 @@ def make_crops(
     return crops_from_renderer(host, count, spec, cache=cache_folder(), progress=progress)
 
 
-def divide(source: Path, turn: Turn | None = None) -> tuple[list[File], list[File], str]:
+def divide(source: Path, turn: Turn | None = None, option: str = "--calibration") -> tuple[list[File], list[File], str]:
     """Images to calibrate on, the rest to compare on, and what the rest is in words.
 
     A labels file that has the splits ``train`` and ``val`` is divided so; of any other source every `HELD_OUT`-th
@@ -81,11 +81,12 @@ def divide(source: Path, turn: Turn | None = None) -> tuple[list[File], list[Fil
     Args:
         source: A folder of images or labels.
         turn: For a network whose crops are turned; see `boxed_images`.
+        option: Of the command line, that names the source.
 
     Raises:
         UsageError: There are no images, or the labels are malformed.
     """
-    check_source(source)
+    check_source(source, option)
     if source.suffix == ".json" or is_file(source / "labels.json"):
         samples, has_train = prefer_split(read_boxes, source, "train")
         compared, has_val = prefer_split(read_boxes, source, "val")
@@ -94,7 +95,7 @@ def divide(source: Path, turn: Turn | None = None) -> tuple[list[File], list[Fil
             return _files(samples, turn), _files(compared, turn), "split 'val'"
         files = _files(samples, turn)
     else:
-        files, _ = boxed_images(source)
+        files, _ = boxed_images(source, option=option)
     images = list(dict.fromkeys(file for file, _ in files))
     if len(images) < 2 * HELD_OUT:
         return files, [], ""
