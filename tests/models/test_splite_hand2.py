@@ -610,7 +610,7 @@ def test_figures_are_those_of_what_was_found() -> None:
     assert found.mean_pct == pytest.approx(100 * np.mean(np.where(lost, 0.2, 0.02)), rel=1e-4)
     assert found.pck_05 == 1 - np.mean(lost)
     assert found.pa_mm == pytest.approx(0, abs=1e-3)
-    assert found.right == 1 and found.presence == pytest.approx(0.9)
+    assert found.right == 1 and found.presence == pytest.approx(0.9) and found.there == 1
 
 
 def test_the_torch_network_runs_as_the_runtime_runs_it(spec: ModelSpec) -> None:
