@@ -47,10 +47,11 @@ class Tracker:
                 print(pose.id, pose.box)
 
     A pose has the id of the nearest one of the frame before: the mean distance of their keypoints (of the corners of
-    their boxes, where a network gives no keypoints), as a share of the size, has to be below ``reach``. The nearest
-    pairs are taken first (greedily, as in CenterTrack, Zhou et al. 2020, arXiv 2004.01177), which never gives up the
-    surest pair for the sum of all: between two frames what is the same lies much closer than what is not. An id is
-    never given to another one later.
+    their boxes, where a network gives no keypoints), as a share of the larger one's size, has to be below ``reach``.
+    The larger one's, since the keypoints of a hand that is being lost may have fallen together. The nearest pairs are
+    taken first (greedily, as in CenterTrack, Zhou et al. 2020, arXiv 2004.01177), which never gives up the surest pair
+    for the sum of all: between two frames what is the same lies much closer than what is not. An id is never given to
+    another one later.
 
     One serves one thread: a call while one of another thread runs is a `BackendError`. It sees no frames: where their
     size changes, `reset` makes it forget who was where.
@@ -58,7 +59,7 @@ class Tracker:
     Args:
         max_people: At most so many are followed, those that are followed already before new ones; None is any number.
         reach: How far somebody may have moved since last seen, in sizes: the longer side of what just holds the
-            keypoints, or of the box that the network found.
+            keypoints, or of the box that the network found, then or now.
         remember: For so many frames a hand or person that is gone is known: one that comes back within reach has its id
             again.
         smoothing: How much keypoints are smoothed, for example ``OneEuro()``; None leaves them as they are. Boxes
@@ -225,15 +226,15 @@ def nearest(apart: DoubleArray, reach: float) -> Iterator[tuple[int, int]]:
 
 
 def distances(first: Sequence[Pose], second: Sequence[Pose]) -> DoubleArray:
-    """(P, Q) mean distances of the keypoints of poses of one network, in sizes of the first ones; see `Tracker`."""
+    """(P, Q) mean distances of the keypoints of poses of one network, in sizes of the larger one; see `Tracker`."""
     if not first or not second:
         return np.zeros((len(first), len(second)))
     one, other = (np.stack([_points(pose) for pose in poses]) for poses in (first, second))
-    sizes = [max(size_px(pose), _LEAST_SIDE_PX) for pose in first]
+    sizes, others = (np.array([max(size_px(pose), _LEAST_SIDE_PX) for pose in poses]) for poses in (first, second))
     rows = max(1, _AT_ONCE // max(other.size, 1))
     blocks = (one[start : start + rows, None] - other for start in range(0, len(one), rows))
     apart_px = np.concatenate([np.linalg.norm(block, axis=-1).mean(axis=-1) for block in blocks])
-    shares: DoubleArray = apart_px / np.array(sizes)[:, None]
+    shares: DoubleArray = apart_px / np.maximum(sizes[:, None], others)
     return shares
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,21 @@ def test_distances_are_in_sizes() -> None:
     np.testing.assert_array_equal(whole[7:8], distances(crowd[7:8], crowd), "in blocks as at once")
     point = Pose(np.full((4, 2), 7, np.float32), np.ones(4, np.float32), np.zeros(4, np.float32))
     assert distances([point], [point])[0, 0] == 0 and np.isfinite(distances([point], [body(0)])).all()
+
+
+def shrunk(x: float) -> Pose:
+    """Keypoints that have fallen together, of a network that finds no boxes."""
+    pose = body(x)
+    middle = pose.keypoints.mean(axis=0)
+    return replace(pose, keypoints=middle + (pose.keypoints - middle) / 8, box_score=None)
+
+
+def test_whose_keypoints_fell_together_in_between_is_known_again() -> None:
+    np.testing.assert_allclose(distances([shrunk(50)], [shrunk(60)]), [[2]], atol=1e-5)
+    apart = [distances([one], [other])[0, 0] for one, other in ((shrunk(50), body(70)), (body(70), shrunk(50)))]
+    assert apart[0] == apart[1] < 1
+    tracker = Tracker()
+    assert [ids(tracker([one])) for one in (body(40), shrunk(50), body(70))] == [{40: 1}, {50: 1}, {70: 1}]
 
 
 def test_boxes_without_keypoints_have_ids_too() -> None:
