@@ -125,6 +125,28 @@ def comparison(records: list[Record]) -> str:
     )
 
 
+def pipeline(records: list[Record]) -> str:
+    """From whole pictures to hands that are followed, beside MediaPipe's solution."""
+    record, lite = records[-1], "solutions.hands, lite"
+    found, latency = record["found"], record["latency"]
+    ours = [name for name in found if not name.startswith("solutions")]
+
+    def span(values: list[float], form: str) -> str:
+        return f"{min(values):{form}} to {max(values):{form}}"
+
+    def of(names: list[str], key: str) -> list[float]:
+        return [kind[key] for name in names for kind in found[name].values()]
+
+    switches = sum(kind["switches"] for name in ours for clips, kind in found[name].items() if clips != "crossing")
+    faster = [latency[lite][kind]["p50_ms"] / latency[name][kind]["p50_ms"] for name in ours for kind in found[name]]
+    return (
+        f"{span(of(ours, 'found_pct'), '.0f')} % of the hands in {sum(record['clips'].values())} composed clips, at "
+        f"{span(of(ours, 'error_box_pct'), '.1f')} % of the box; `mediapipe.solutions.hands`, lite: "
+        f"{span(of([lite], 'found_pct'), '.0f')} %, at {span(of([lite], 'error_box_pct'), '.1f')} %, in "
+        f"{span(faster, '.1f')} times as long; {switches} ids change where hands do not cross"
+    )
+
+
 CLAIMS: Mapping[str, tuple[str, Claim, str]] = {
     "Exports keep keypoints where torch finds them": (
         "precisions", conversion, "python benchmarks/precisions.py --data HAND_DIGITS --out FILE"),
@@ -141,6 +163,9 @@ CLAIMS: Mapping[str, tuple[str, Claim, str]] = {
     "So is its loop": (
         "mediapipe-solution", tracking,
         "python benchmarks/mediapipe_solution.py --bundle hand.splite --data HAND_DIGITS --out FILE"),
+    "It finds and follows several hands in whole pictures": (
+        "pipeline", pipeline,
+        "python benchmarks/pipeline.py --bundle hand.splite --detector palm.splite --data HANDS_VARIED --out FILE"),
     "Compaction need not cost accuracy": (
         "trade-off", compaction,
         "python benchmarks/tradeoff.py dense.safetensors thin.safetensors --data HAND_DIGITS --out FILE"),
