@@ -34,6 +34,8 @@ CHECKPOINTS = {
 }
 """What the packaged bundles are made of."""
 GOLDEN_CROPS = 3
+MAX_SHIFT_PX = {HAND: None, PALM: 1.92}
+"""How far int8 may move keypoints; those of the detector, which say where to look, by a percent of the picture."""
 
 
 def make_bundle(name: str, checkpoint: Path, folder: Path, console: Console) -> None:
@@ -42,6 +44,7 @@ def make_bundle(name: str, checkpoint: Path, folder: Path, console: Console) -> 
         precisions=("fp32", "int8"),
         golden_crops=GOLDEN_CROPS,
         reduce_range=True,
+        max_shift_px=MAX_SHIFT_PX[name],
         dynamic_batch=name == HAND,  # all hands of a picture are one inference
         all_or_nothing=True,
     )
