@@ -30,19 +30,20 @@ _WEIGHTS_FIRST = "its weights come first, which no int8 kernel takes"
 _AROUND = "it is part of a softmax or norm in float"
 _BETWEEN = "it lies between operators in float"
 EXCLUDED = "excluded from quantisation"
+FOR_HEADS = "crops with hands or people alone do not show the range of what says whether there are any"
 
 
-def float_operators(network: Network, excluded: Collection[str]) -> dict[str, str]:
+def float_operators(network: Network, excluded: Collection[str], for_heads: Collection[str] = ()) -> dict[str, str]:
     """The operators that stay float in full-integer files, by name, with the reason.
 
     Args:
         network: A simplified one.
         excluded: Names of operators that the caller excludes.
+        for_heads: Names of those that give heads, such as ``presence``.
     """
     makers, readers = network.makers(), network.readers()
-    found = {
-        network.result(operator): EXCLUDED for operator in network.operators if network.result(operator) in excluded
-    }
+    names = [network.result(operator) for operator in network.operators]
+    found = {name: EXCLUDED if name in excluded else FOR_HEADS for name in names if name in {*excluded, *for_heads}}
 
     def neighbours(operator: Operator) -> Iterator[Operator]:
         for tensor in network.activations(operator):
@@ -86,6 +87,27 @@ def float_operators(network: Network, excluded: Collection[str]) -> dict[str, st
         if not any(network.result(other) not in found for other in border):
             found.update({network.result(member): _BETWEEN for member in group if computes(network, member)})
     return found
+
+
+def serving_alone(network: Network, outputs: Collection[str]) -> set[str]:
+    """Names of the operators whose results go into some of the network's outputs and nowhere else.
+
+    Args:
+        network: A simplified one.
+        outputs: Names of these outputs' tensors.
+    """
+    readers, found, names = network.readers(), set[int](), set[str]()
+
+    def alone(tensor: int) -> bool:
+        given = tensor not in network.outputs or network.name(tensor) in outputs
+        return given and all(id(reader) in found for reader in readers.get(tensor, ()))
+
+    for operator in reversed(network.operators):
+        read = any(tensor in network.outputs or readers.get(tensor) for tensor in operator.outputs)
+        if read and all(map(alone, operator.outputs)):
+            found.add(id(operator))
+            names.add(network.result(operator))
+    return names
 
 
 def computes(network: Network, operator: Operator) -> bool:

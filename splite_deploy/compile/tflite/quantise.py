@@ -11,8 +11,8 @@ and rewrites the float32 file so that no operator does without need:
 * Tensors that are joined share one range, so that a concatenation only copies.
 
 Softmax, norms and what else has no int8 kernel worth its error stay float with the arithmetic around them. These
-islands are named in the report. So do the last layers of heads, such as ``presence``: calibration crops show hands or
-people alone, and a range of what is said of those has no room for the opposite.
+islands are named in the report. So does what serves heads alone, such as ``presence``, and the layer that gives them:
+calibration crops show hands or people alone, and a range of what is said of those has no room for the opposite.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ import re
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 
 import numpy as np
 
 from splite_deploy.arrays import FloatArray
 from splite_deploy.compile.precision import Int8Recipe
 from splite_deploy.compile.tflite.network import MOVERS, WEIGHTED, Network, Operator, Range
-from splite_deploy.compile.tflite.plan import EXCLUDED, SCALING, bounds, computes, float_operators
+from splite_deploy.compile.tflite.plan import EXCLUDED, SCALING, bounds, computes, float_operators, serving_alone
 from splite_deploy.compile.tflite.ranges import find_ranges
 from splite_deploy.compile.tflite.simplify import simplified
 from splite_deploy.decoders import HEADS
@@ -72,7 +73,7 @@ class QuantisationReport:
     Attributes:
         int8: Names of the operators in int8, by their first results.
         islands: Operators in float that nobody excluded.
-        excluded: Operators in float because the caller says so, and the last ones of heads.
+        excluded: Operators in float because the caller says so.
     """
 
     int8: tuple[str, ...]
@@ -127,9 +128,11 @@ class Int8Quantiser:
         self._groups = _groups(self._network)
         heads = {tensor for role, tensor in self._network.signed().items() if role in HEADS}
         self._ranges |= dict.fromkeys(heads, (0.0, 1.0))  # for integer outputs: probabilities
-        last = (name for name, results in self._groups.items() if not heads.isdisjoint(results))
-        self._last_of_heads = frozenset(last if recipe == "full-integer" else ())
-        self.layers = tuple(Layer(name, kinds[name]) for name in self._groups if name not in self._last_of_heads)
+        last = [results for results in self._groups.values() if not heads.isdisjoint(results)]
+        self._for_heads = frozenset(chain(serving_alone(self._network, heads), *last))
+        if recipe == "dynamic-range":
+            self._for_heads = frozenset()
+        self.layers = tuple(Layer(name, kinds[name]) for name in self._groups if name not in self._for_heads)
 
     def quantise(self, exclude: Collection[str] = ()) -> tuple[bytes, QuantisationReport]:
         """The int8 file, and what it computes in.
@@ -146,17 +149,19 @@ class Int8Quantiser:
             raise UsageError(
                 f"The network has no layer {', '.join(unknown[:5])}.", hint=f"It has: {', '.join(self._groups)}."
             )
-        chosen = {name for layer in self._last_of_heads.union(exclude) for name in self._groups[layer]}
+        chosen = {name for layer in exclude for name in self._groups[layer]}
         network = self._network.copy()
         if self._recipe == "dynamic-range":
             floats = dict.fromkeys(chosen, EXCLUDED)
         else:
-            floats = float_operators(network, chosen)
+            floats = float_operators(network, chosen, self._for_heads)
         report = _report(network, floats, weights_only=self._recipe == "dynamic-range")
         if not report.int8:
             raise CompileError(
                 "int8 was requested, but no convolution remains to quantise.",
-                hint="Allow a larger deviation, or export fp16.",
+                hint="Allow a larger deviation, or export fp16. What gives presence or handedness always stays float."
+                if self._for_heads
+                else "Allow a larger deviation, or export fp16.",
             )
         if self._recipe == "dynamic-range":
             return self._run(network, floats, {}), report

@@ -17,6 +17,7 @@ import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
 from splite_deploy.arrays import FloatArray
+from splite_deploy.decoders import HEADS
 from splite_deploy.errors import BackendError, ExportError, first_line
 from splite_deploy.export.log_output import quiet
 from splite_deploy.files import whole_file, work_folder, writing
@@ -132,7 +133,10 @@ def readers(value: ir.Value) -> list[ir.Node]:
 
 
 def head(graph: ir.Graph) -> frozenset[str]:
-    """Names of the nodes from the last weighted ones to the graph's outputs, found by walking back from these.
+    """Names of the nodes from the last weighted ones to the graph's outputs, and of all that serve heads alone.
+
+    Heads, such as ``presence``, say of crops without a hand or person what they said of no calibration crop: a range of
+    any value on the way to them may have no room for it.
 
     A weighted node that takes the mean of coordinates under a softmax is no layer of its own: the head begins with the
     layer in front of that softmax.
@@ -146,7 +150,14 @@ def head(graph: ir.Graph) -> frozenset[str]:
         found[name_of(node)] = node
         if node.op_type not in WEIGHTED or _reads_softmax(node):
             pending += node.predecessors()
-    return frozenset(found)
+    alone: set[ir.Node] = set()
+    for node in reversed(graph):
+        given = [value for value in node.outputs if value.is_graph_output() or value.uses()]
+        if given and all(
+            alone.issuperset(readers(value)) and (not value.is_graph_output() or value.name in HEADS) for value in given
+        ):
+            alone.add(node)
+    return frozenset(found).union(map(name_of, alone))
 
 
 def _reads_softmax(node: ir.Node | None) -> bool:
