@@ -230,8 +230,8 @@ class Training(Resumable[Batch]):
         self.recipe: Recipe = recipe
 
     def images(self, pixels: Tensor) -> Tensor:
-        """(B, h, w, 3) uint8 as the network takes them, in the memory format of the pixels."""
-        return (pixels.permute(0, 3, 1, 2).float() - self._mean) / self._std
+        """(B, h, w, 3) uint8 as the network takes them, where it is, in the memory format of the pixels."""
+        return (pixels.to(self._mean.device).permute(0, 3, 1, 2).float() - self._mean) / self._std
 
     def begin_step(self) -> None:
         """Sets what changes from step to step."""
@@ -335,6 +335,9 @@ class Road:
         if stage == "tiles":
             self._cut_tiles()
             return True
+        if stage == "presence":
+            self._shift_alone(read_checkpoint(self.options.init))
+            return True
         target = self.checkpoint(stage)
         if target.exists():
             return True
@@ -344,9 +347,6 @@ class Road:
                 self.checkpoint("sparse"), target, COMPACTION, model=self.options.model, latency=False
             )
             self.progress.console.print(f"compact: {found.macs_before / 1e6:.1f} to {found.macs_after / 1e6:.1f} MMAC")
-            return True
-        if stage == "presence":
-            self._shift_alone(read_checkpoint(self.options.init))
             return True
         return self._train(stage)
 
@@ -466,7 +466,8 @@ class Road:
         tensors = {name: tensor.contiguous().cpu() for name, tensor in training.model.state_dict().items()}
         target = self.checkpoint("presence")
         target.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {**init.metadata, SHIFT: f"{shift:.4f}"}
+        all_told = float(init.metadata.get(SHIFT, 0.0)) + shift
+        metadata = {**init.metadata, SHIFT: f"{all_told:.4f}"}
         save_atomically(target, lambda path: save_file(tensors, path, metadata))
         self.progress.console.print(f"{target} is done: the presence is shifted by {shift:.2f}")
 

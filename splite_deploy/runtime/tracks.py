@@ -17,6 +17,8 @@ from splite_deploy.runtime.pose import Pose, size_px
 from splite_deploy.runtime.smoothing import OneEuro, Smoother, check_smoothing
 
 _LEAST_SIDE_PX = 1.0
+_SHRINKS = 0.95
+"""Of a hand that is being lost the keypoints may fall together, within a few frames: it is still as large."""
 _AT_ONCE = 1 << 16
 """So many coordinates are subtracted at once: of hundreds of people all would take memory, and more time."""
 
@@ -28,11 +30,13 @@ class _Track:
     Attributes:
         pose: As it was found when it was last seen, not smoothed.
         smoother: What smooths it; None where nothing does.
+        size_px: Its size, which shrinks by no more than `_SHRINKS` in a frame.
         missed: Frames since it was seen.
     """
 
     pose: Pose
     smoother: Smoother | None
+    size_px: float
     missed: int = 0
 
 
@@ -47,11 +51,10 @@ class Tracker:
                 print(pose.id, pose.box)
 
     A pose has the id of the nearest one of the frame before: the mean distance of their keypoints (of the corners of
-    their boxes, where a network gives no keypoints), as a share of the larger one's size, has to be below ``reach``.
-    The larger one's, since the keypoints of a hand that is being lost may have fallen together. The nearest pairs are
-    taken first (greedily, as in CenterTrack, Zhou et al. 2020, arXiv 2004.01177), which never gives up the surest pair
-    for the sum of all: between two frames what is the same lies much closer than what is not. An id is never given to
-    another one later.
+    their boxes, where a network gives no keypoints), as a share of the size that it had, has to be below ``reach``. The
+    nearest pairs are taken first (greedily, as in CenterTrack, Zhou et al. 2020, arXiv 2004.01177), which never gives
+    up the surest pair for the sum of all: between two frames what is the same lies much closer than what is not. An id
+    is never given to another one later.
 
     One serves one thread: a call while one of another thread runs is a `BackendError`. It sees no frames: where their
     size changes, `reset` makes it forget who was where.
@@ -59,7 +62,7 @@ class Tracker:
     Args:
         max_people: At most so many are followed, those that are followed already before new ones; None is any number.
         reach: How far somebody may have moved since last seen, in sizes: the longer side of what just holds the
-            keypoints, or of the box that the network found, then or now.
+            keypoints, or of the box that the network found. From frame to frame it shrinks by no more than a twentieth.
         remember: For so many frames a hand or person that is gone is known: one that comes back within reach has its id
             again.
         smoothing: How much keypoints are smoothed, for example ``OneEuro()``; None leaves them as they are. Boxes
@@ -114,14 +117,15 @@ class Tracker:
             self._check(poses, ids)
             found = self._named(poses, ids or [None] * len(poses))
             tracks = {
-                number: _Track(track.pose, None, track.missed + 1)
+                number: _Track(track.pose, None, track.size_px, track.missed + 1)
                 for number, track in self._tracks.items()
                 if number not in found and track.missed < self._remember
             }
             shown = []
             for number, pose in sorted(found.items()):
-                smoother = self._smoother(number)
-                tracks[number] = _Track(pose, smoother)
+                smoother, before = self._smoother(number), self._tracks.get(number)
+                least_px = _LEAST_SIDE_PX if before is None else _SHRINKS * before.size_px
+                tracks[number] = _Track(pose, smoother, max(size_px(pose), least_px))
                 shown.append(replace(pose if smoother is None else smoother(pose, time_s), id=number))
             self._tracks = tracks
             return shown
@@ -171,7 +175,8 @@ class Tracker:
         found = {number: pose for pose, number in zip(poses, ids, strict=True) if number is not None}
         fresh = [pose for pose, number in zip(poses, ids, strict=True) if number is None]
         open_ids = [number for number in self._tracks if number not in found]
-        apart = distances([self._tracks[number].pose for number in open_ids], fresh)
+        tracks = [self._tracks[number] for number in open_ids]
+        apart = distances([one.pose for one in tracks], fresh, [one.size_px for one in tracks])
         again = {new: open_ids[old] for old, new in nearest(apart, self._reach)}
         found |= {number: fresh[new] for new, number in again.items()}
         for index, pose in enumerate(fresh):
@@ -225,16 +230,22 @@ def nearest(apart: DoubleArray, reach: float) -> Iterator[tuple[int, int]]:
             yield row, column
 
 
-def distances(first: Sequence[Pose], second: Sequence[Pose]) -> DoubleArray:
-    """(P, Q) mean distances of the keypoints of poses of one network, in sizes of the larger one; see `Tracker`."""
+def distances(first: Sequence[Pose], second: Sequence[Pose], sizes_px: Sequence[float] | None = None) -> DoubleArray:
+    """(P, Q) mean distances of the keypoints of poses of one network, in sizes of the first ones; see `Tracker`.
+
+    Args:
+        first: P poses.
+        second: Q poses.
+        sizes_px: Sizes of the first ones, where it is not what they have now.
+    """
     if not first or not second:
         return np.zeros((len(first), len(second)))
     one, other = (np.stack([_points(pose) for pose in poses]) for poses in (first, second))
-    sizes, others = (np.array([max(size_px(pose), _LEAST_SIDE_PX) for pose in poses]) for poses in (first, second))
+    sizes = [max(size_px(pose), _LEAST_SIDE_PX) for pose in first] if sizes_px is None else sizes_px
     rows = max(1, _AT_ONCE // max(other.size, 1))
     blocks = (one[start : start + rows, None] - other for start in range(0, len(one), rows))
     apart_px = np.concatenate([np.linalg.norm(block, axis=-1).mean(axis=-1) for block in blocks])
-    shares: DoubleArray = apart_px / np.maximum(sizes[:, None], others)
+    shares: DoubleArray = apart_px / np.array(sizes)[:, None]
     return shares
 
 

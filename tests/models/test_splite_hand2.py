@@ -532,6 +532,7 @@ def test_the_whole_road_goes_on_where_it_was_cut(tmp_path: Path, small: Path) ->
     assert moved.pop("presence.bias") < 1e-3, "the stage has done it already"
     assert set(moved.values()) == {0.0}
     assert after.metadata["recipe"] == before.metadata["recipe"]
+    assert float(after.metadata[train.SHIFT]) == pytest.approx(float(before.metadata[train.SHIFT]), abs=1e-3)
 
 
 def test_the_presence_is_shifted_until_nearly_all_hands_pass(crops: hand2_data.Crops) -> None:
