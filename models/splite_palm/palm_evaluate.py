@@ -2,7 +2,8 @@
 
     python models/splite_palm/palm_evaluate.py palm.splite --data HANDS_VARIED [--digits HAND_DIGITS] [-b ort -p int8]
     python models/splite_palm/palm_evaluate.py palm.splite --data HANDS_VARIED --thresholds   # to choose min_score by
-    python models/splite_palm/palm_evaluate.py palm.splite --data HANDS_VARIED --hand hand.splite  # and a hand network
+    python models/splite_palm/palm_evaluate.py palm.splite --data HANDS_VARIED --hand hand.splite  # and a hand network;
+                                                                       # with --thresholds, too, on held-out pictures
     python models/splite_palm/palm_evaluate.py --data HANDS_VARIED --write FOLDER    # bench palm.splite --eval FOLDER
 
 Boxes of hands-varied are those around the keypoints that its teacher saw, MediaPipe: the figures say how closely a
@@ -43,7 +44,7 @@ from palm_data import MIDDLE_MCP, WRIST, Hand, divided, load_scenes, without_han
 
 EMPTY, EMPTY_SEED = 100, 1
 MOST_HANDS = 20
-THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
+THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
 HAND_LEFT_IN = frozenset({0, 26, 65})
 """Numbers of parts that show a hand, or a piece of one, which the teacher did not see; found by eye."""
 
@@ -209,6 +210,30 @@ def write_labels(folder: Path, pictures: Sequence[Picture]) -> Path:
     return file
 
 
+def measured(
+    options: argparse.Namespace, sets: Mapping[str, Sequence[Picture]], min_score: float | None = None
+) -> dict[str, dict[str, float]]:
+    """What is found of each set with this threshold of the detector, or its own: by it, or by a hand network behind."""
+    if not options.hand:
+        return figures_of(options.bundle, options.backend, options.precision, sets, min_score)
+    detector, hand = (
+        PoseEstimator.open(path, options.backend, options.precision, threads=1, color="rgb")
+        for path in (options.bundle, options.hand)
+    )
+    if min_score is not None:
+        decoder = detector.spec.decoder
+        assert isinstance(decoder, PeopleDecoder)
+        spec = replace(detector.spec, decoder=replace(decoder, min_score=min_score))
+        detector = PoseEstimator(spec, detector.session, "rgb")
+    with TopDown(detector, hand, Tracker(MOST_HANDS)) as follow:
+        return {name: delivered(follow, pictures) for name, pictures in sets.items()}
+
+
+def told(figures: Mapping[str, float]) -> str:
+    """Figures in a line."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, nargs="?", help="NAME.splite")
@@ -232,32 +257,21 @@ def answer(options: argparse.Namespace) -> None:
     if options.thresholds and options.bundle is not None:
         pictures = {"held out": held_out(options.data)}
         for least in THRESHOLDS:
-            (its,) = figures_of(options.bundle, options.backend, options.precision, pictures, least).values()
-            print(
-                f"{least:g}: found {its['recall_30']:.3f}, false alarms {its['false_alarms']:.3f} in a picture without"
-            )
+            print(f"{least:g}: {told(measured(options, pictures, least)['held out'])}")
         return
     sets = {"hands-varied val": varied(options.data) + empty(options.data)}
     if options.write:
         print(write_labels(options.write, sets["hands-varied val"]))
     if options.bundle is None:
         return
-    if options.hand:
-        parts = [
-            PoseEstimator.open(path, options.backend, options.precision, threads=1, color="rgb")
-            for path in (options.bundle, options.hand)
-        ]
-        with TopDown(parts[0], parts[1], Tracker(MOST_HANDS)) as follow:
-            figures = {name: delivered(follow, pictures) for name, pictures in sets.items()}
-    else:
-        if options.digits:
-            sets["hand-digits val"] = digits(options.digits)
-        figures = figures_of(options.bundle, options.backend, options.precision, sets)
+    if options.digits and not options.hand:
+        sets["hand-digits val"] = digits(options.digits)
+    figures = measured(options, sets)
     if options.json:
         print(json.dumps(figures))
         return
     for name, its in figures.items():
-        print(f"{name}: {', '.join(f'{key} {value:.4g}' for key, value in its.items())}")
+        print(f"{name}: {told(its)}")
 
 
 if __name__ == "__main__":

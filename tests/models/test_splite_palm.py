@@ -282,17 +282,9 @@ def test_it_is_exported_with_its_decoding_inside(varied: Path, tmp_path: Path) -
     options = ExportOptions(images=varied / "images" / "subhih_hands", crops=8, fuse_decode=True, dynamic_batch=True)
     export_bundle(tmp_path / "palm.safetensors", tmp_path / "palm.splite", model=PALM / "model.toml", options=options)
     said = run(PALM / "palm_evaluate.py", tmp_path / "palm.splite", "--data", varied, "--thresholds")
-    assert [line.split(":")[0] for line in said.splitlines()] == [
-        "0.2",
-        "0.25",
-        "0.3",
-        "0.35",
-        "0.4",
-        "0.45",
-        "0.5",
-        "0.6",
-    ]
-    assert "false alarms" in said
+    thresholds = [0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6]
+    assert [float(line.split(":")[0]) for line in said.splitlines()] == thresholds
+    assert all("recall_30 " in line and "false_alarms " in line for line in said.splitlines())
     both = run(
         PALM / "palm_evaluate.py",
         tmp_path / "palm.splite",
@@ -302,6 +294,9 @@ def test_it_is_exported_with_its_decoding_inside(varied: Path, tmp_path: Path) -
         packaged.packaged(packaged.HAND),
     )
     assert both.startswith("hands-varied val: hands 6, found ") and ", false_hands " in both
+    hand = ("--hand", packaged.packaged(packaged.HAND), "--thresholds")
+    each = run(PALM / "palm_evaluate.py", tmp_path / "palm.splite", "--data", varied, *hand).splitlines()
+    assert len(each) == len(thresholds) and all(": hands " in line and ", false_hands " in line for line in each)
     with PoseEstimator.open(tmp_path / "palm.splite", color="rgb") as opened:
         (told,) = opened.session.outputs
         assert (told.role, told.shape[1:]) == ("candidates", (CELLS, 11))
