@@ -27,6 +27,7 @@ from splite_deploy.errors import SpliteError
 from splite_deploy.metrics.accuracy import keypoint_error, pa_mpjpe, pck
 from splite_deploy.metrics.labels import LabelledImage, read_labels
 from splite_deploy.runtime import PoseEstimator
+from splite_deploy.runtime.any_angle import THERE
 from splite_deploy.runtime.io.images import read_image
 from splite_deploy.runtime.pose import Pose
 from splite_deploy.runtime.preprocess import Image
@@ -40,8 +41,8 @@ Look = Callable[[Image, LabelledImage], Pose]
 """From an RGB image and a hand's label, of which it may use the box, to what is found there."""
 LOST = 0.15
 """A hand whose mean error is a larger share of its box is lost."""
-PASSING, THERE = 0.98, 0.5
-"""Share of hands that the presence has to let pass, and the threshold of trackers."""
+PASSING = 0.98
+"""Share of hands that the presence has to let pass."""
 NEGATIVE_CROPS, NEGATIVE_SEED, NEGATIVES_EACH = 500, 1, 6
 PADDING = 1.25
 FOUND = "found angles"

@@ -17,7 +17,7 @@ only reports.
     tuned      the compacted network, by labels and parent: what is shipped
     int8       the same, trained as float and as int8 at once
 
-Each ends with a shift of the presence, see `PASSING`; ``presence`` with ``--init CHECKPOINT`` does that alone.
+Each ends with a shift of the presence, see `PASSING_BATCHES`; ``presence`` with ``--init CHECKPOINT`` does that alone.
 
 ``--init CHECKPOINT`` with a stage trains from these weights, as a further cycle of ``tuned`` from what the first gave.
 ``--hold-out SOURCE`` trains without a source of the training photographs and reports on that, to try things out on.
@@ -60,7 +60,7 @@ sys.path.insert(0, str(HERE.parent / "common"))
 from hand2_arch import build
 from hand2_data import Batch, Batches, Crops
 from hand2_equalise import equalise
-from hand2_evaluate import Photograph, figures, photographs, ways
+from hand2_evaluate import PASSING, Photograph, figures, photographs, ways
 from hand2_int8 import quantise, round_weights, set_quantisers
 from hand2_losses import HEADS, WEIGHTS, Distillation, Int8Deviation, LabelLoss
 from hand2_tiles import NEGATIVES, RENDERS, Tile, Tiles, negatives, renders, write_tiles
@@ -86,10 +86,10 @@ RENDER_SEED, NEGATIVE_SEED, NEGATIVES_EACH = 7, 0, 4
 OBSERVED_SHARE, OBSERVED_BATCHES = 0.5, 4
 """Share of the steps in which int8 training follows the ranges of activations, and the batches that give the first."""
 SHIFT = "presence_shift"
-PASSING, PASSING_BATCHES, PASSING_SEED = 0.98, 128, 4
-"""So many of the hands in crops as those of training are to have a presence over 0.5, the threshold of trackers. There
-are nine hands for each crop without one, and most of these are easy to tell: by the loss alone an arm beside a hand
-gets 0.9."""
+PASSING_BATCHES, PASSING_SEED = 128, 4
+"""Of crops as those of training, of whose hands `PASSING` are to have a presence over 0.5, the threshold of trackers.
+There are nine hands for each crop without one, and most of these are easy to tell: by the loss alone an arm beside a
+hand gets 0.9."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class Training(Resumable[Batch]):
         self.names = frozenset(model.state_dict())
         self.teacher = network(teacher).eval() if teacher is not None else None
         if recipe.qat:
-            images = self.images(torch.cat([batch.image for batch in observed or ()]).to(device))
+            images = self.images(torch.cat([batch.image for batch in observed or ()]))
             equalise(model.eval(), images)  # type: ignore[arg-type]
             quantise(model).to(device)
             set_quantisers(model, quantising=True, observing=True)

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -153,10 +154,15 @@ def figures_of(
     with PoseEstimator.open(bundle, backend, precision, threads=1, color="rgb") as opened:
         decoder = opened.spec.decoder
         assert isinstance(decoder, PeopleDecoder)
-        unsure = replace(opened.spec, decoder=replace(decoder, min_score=LEAST_SCORE, max_people=MOST_BOXES))
-        detector = PoseEstimator(unsure, opened.session, "rgb")
+        detector = with_decoder(opened, min_score=LEAST_SCORE, max_people=MOST_BOXES)
         least = decoder.min_score if min_score is None else min_score
         return {name: measure(detector, pictures, least) for name, pictures in sets.items()}
+
+
+def with_decoder(detector: PoseEstimator, **changes: Any) -> PoseEstimator:
+    """The same session with other values of its decoder."""
+    spec = detector.spec
+    return PoseEstimator(replace(spec, decoder=replace(spec.decoder, **changes)), detector.session, detector.color)
 
 
 def delivered(follow: TopDown, pictures: Sequence[Picture]) -> dict[str, float]:
@@ -221,10 +227,7 @@ def measured(
         for path in (options.bundle, options.hand)
     )
     if min_score is not None:
-        decoder = detector.spec.decoder
-        assert isinstance(decoder, PeopleDecoder)
-        spec = replace(detector.spec, decoder=replace(decoder, min_score=min_score))
-        detector = PoseEstimator(spec, detector.session, "rgb")
+        detector = with_decoder(detector, min_score=min_score)
     with TopDown(detector, hand, Tracker(MOST_HANDS)) as follow:
         return {name: delivered(follow, pictures) for name, pictures in sets.items()}
 

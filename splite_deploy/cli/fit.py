@@ -199,7 +199,7 @@ def fit(
     spec, host = load_model_toml(spec_file)
     if labels is not None:
         evaluation_labels(labels, spec.keypoint_count)  # what is wrong with them is told before hours of work
-    for option, pictures in (("--images", images), ("--calibration", calibration)):
+    for pictures, option in {images: "--images", calibration: "--calibration"}.items():
         if pictures is not None and pictures.suffix != ".npz":
             divide(pictures, option=option)
     places = _places(on, devices_file, threads, frames)

@@ -96,10 +96,13 @@ def test_what_cannot_be_is_refused_before_anything_is_done(
         ("--labels", "labels.json", "labels.json"),
         ("--images", "none", "none holds no image."),
         ("--images", "absent", "for example with --images"),
+        ("--calibration", "absent", "absent is not a folder of images, a labels.json or an .npz."),
         ("--calibration", "absent", "for example with --calibration"),
     ):
         refused = splite(*line(tiny_checkpoint, tiny_model, tmp_path / "out", option, str(tmp_path / named)))
-        assert refused.exit_code == 1 and said in " ".join(refused.stderr.split()) and "hint:" in refused.stderr
+        assert refused.exit_code == 1 and said in " ".join(refused.stderr.split()) and "hint:" in refused.stderr, (
+            refused.output
+        )
         assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "cache").mkdir()  # as browsers and build tools have one

@@ -17,6 +17,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray, read_model_from_bytearray
 from numpy.typing import NDArray
 
+from splite_deploy.compile.tflite.network import indices
 from splite_deploy.compile.tflite.rewrite import tensor_maps
 
 _BUILTIN, _TYPE = schema.BuiltinOperator, schema.TensorType
@@ -33,7 +34,7 @@ def network_alone(content: bytes, outputs: Mapping[str, str]) -> bytes:
     """
     whole = read_model_from_bytearray(content)
     (graph,), (signature,) = whole.subgraphs, whole.signatureDefs
-    held = _indices(signature.outputs)
+    held = indices(signature.outputs)
     made = copy.copy(whole)
     made.subgraphs, made.buffers = [copy.copy(graph)], [schema.BufferT()]
     made.metadata = made.metadataBuffer = None  # which tell of buffers by their number
@@ -42,7 +43,7 @@ def network_alone(content: bytes, outputs: Mapping[str, str]) -> bytes:
     for index in graph.inputs:
         _copy_tensor(whole, int(index), made, known)
     _copy_operators(whole, _needed(graph, [held[name] for name in outputs.values()], ()), made, known)
-    inputs = {name: known[index] for name, index in _indices(signature.inputs).items()}
+    inputs = {name: known[index] for name, index in indices(signature.inputs).items()}
     _sign(made, inputs, {name: known[held[before]] for name, before in outputs.items()})
     return bytes(convert_object_to_bytearray(made))
 
@@ -58,14 +59,14 @@ def with_decoder(content: bytes, whole: bytes, joints: Mapping[str, str], output
     """
     made, source = read_model_from_bytearray(content), read_model_from_bytearray(whole)
     (graph,), (signature,) = made.subgraphs, made.signatureDefs
-    given, held = _indices(signature.outputs), _indices(source.signatureDefs[0].outputs)
+    given, held = indices(signature.outputs), indices(source.signatureDefs[0].outputs)
     known = {held[name]: given[own] for name, own in joints.items()}
     for name, index in zip(joints, known.values(), strict=True):
         graph.tensors[index].name = name  # its own may be that of a new output
     wanted = [held[name] for name in outputs]
     _copy_operators(source, _needed(source.subgraphs[0], wanted, known), made, known)
     placed = [_copy_tensor(source, index, made, known) for index in wanted]  # one may be a constant
-    _sign(made, _indices(signature.inputs), dict(zip(outputs, placed, strict=True)))
+    _sign(made, indices(signature.inputs), dict(zip(outputs, placed, strict=True)))
     return bytes(convert_object_to_bytearray(made))
 
 
@@ -85,7 +86,7 @@ def with_normalisation(content: bytes, mean: Sequence[float], std: Sequence[floa
     """
     model = read_model_from_bytearray(content)
     (graph,), (signature,) = model.subgraphs, model.signatureDefs
-    (normalised,) = _indices(signature.inputs).values()
+    (normalised,) = indices(signature.inputs).values()
     held = [int(size) for size in graph.tensors[normalised].shape]
     shape = [held[axis] for axis in (0, 2, 3, 1)] if planes_first else held
     graph.tensors[normalised].name = "normalised"
@@ -124,7 +125,7 @@ def with_normalisation(content: bytes, mean: Sequence[float], std: Sequence[floa
         order = _add_tensor(model, "normalise/order", (4,), np.array((0, 3, 1, 2), np.int32))
         apply("TRANSPOSE", schema.TransposeOptionsT(), [value, order], normalised)
     graph.operators = [*operators, *graph.operators]
-    _sign(model, {_IMAGE: crop}, _indices(signature.outputs))
+    _sign(model, {_IMAGE: crop}, indices(signature.outputs))
     return bytes(convert_object_to_bytearray(model))
 
 
@@ -195,11 +196,6 @@ def _add_buffer(model: Any, data: Any) -> int:
     buffer.data = data
     model.buffers.append(buffer)
     return len(model.buffers) - 1
-
-
-def _indices(entries: Iterable[Any]) -> dict[str, int]:
-    """The tensors of one side of a signature by name."""
-    return {entry.name.decode(): int(entry.tensorIndex) for entry in entries}
 
 
 def _sign(model: Any, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> None:

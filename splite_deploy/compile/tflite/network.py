@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from struct import Struct
 from typing import Any
@@ -34,6 +34,11 @@ MOVERS = frozenset(
 """Operators whose results have the scale of what they read."""
 Range = tuple[float, float]
 """The smallest and the largest value that the integers of a tensor stand for; it holds zero."""
+
+
+def indices(entries: Iterable[Any]) -> dict[str, int]:
+    """The tensors of one side of a signature by name."""
+    return {entry.name.decode(): int(entry.tensorIndex) for entry in entries}
 
 
 class Operator:
@@ -116,11 +121,8 @@ class Network:
 
     def signed(self) -> dict[str, str]:
         """The names of the outputs' tensors by the names that the signature has for them."""
-        return {
-            entry.name.decode("utf-8"): self.name(int(entry.tensorIndex))
-            for signature in self.model.signatureDefs or ()
-            for entry in signature.outputs
-        }
+        signatures = self.model.signatureDefs or ()
+        return {role: self.name(tensor) for one in signatures for role, tensor in indices(one.outputs).items()}
 
     def result(self, operator: Operator) -> str:
         """The name of the first tensor that an operator makes, by which operators are named."""

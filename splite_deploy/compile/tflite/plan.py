@@ -96,16 +96,15 @@ def serving_alone(network: Network, outputs: Collection[str]) -> set[str]:
         network: A simplified one.
         outputs: Names of these outputs' tensors.
     """
-    readers, found, names = network.readers(), set[int](), set[str]()
+    readers, names = network.readers(), set[str]()
 
     def alone(tensor: int) -> bool:
         given = tensor not in network.outputs or network.name(tensor) in outputs
-        return given and all(id(reader) in found for reader in readers.get(tensor, ()))
+        return given and names.issuperset(map(network.result, readers.get(tensor, ())))
 
     for operator in reversed(network.operators):
         read = any(tensor in network.outputs or readers.get(tensor) for tensor in operator.outputs)
         if read and all(map(alone, operator.outputs)):
-            found.add(id(operator))
             names.add(network.result(operator))
     return names
 

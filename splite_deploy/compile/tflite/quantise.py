@@ -129,9 +129,8 @@ class Int8Quantiser:
         heads = {tensor for role, tensor in self._network.signed().items() if role in HEADS}
         self._ranges |= dict.fromkeys(heads, (0.0, 1.0))  # for integer outputs: probabilities
         last = [results for results in self._groups.values() if not heads.isdisjoint(results)]
-        self._for_heads = frozenset(chain(serving_alone(self._network, heads), *last))
-        if recipe == "dynamic-range":
-            self._for_heads = frozenset()
+        for_heads = chain(serving_alone(self._network, heads), *last)
+        self._for_heads = frozenset(for_heads if recipe == "full-integer" else ())
         self.layers = tuple(Layer(name, kinds[name]) for name in self._groups if name not in self._for_heads)
 
     def quantise(self, exclude: Collection[str] = ()) -> tuple[bytes, QuantisationReport]:
