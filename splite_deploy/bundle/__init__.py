@@ -1,6 +1,6 @@
 """The bundle, a folder ``NAME.splite/``: the interface between the stages, and all that a runtime needs."""
 
-from splite_deploy.bundle.golden import GOLDEN, Golden, GoldenImage, write_golden
+from splite_deploy.bundle.golden import GOLDEN, Golden, GoldenImage, Nobody, write_golden
 from splite_deploy.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -30,6 +30,7 @@ __all__ = [
     "GoldenImage",
     "Graph",
     "Manifest",
+    "Nobody",
     "Parity",
     "Percentiles",
     "Report",

@@ -29,6 +29,7 @@ _LONGEST_BOX_PX = 1e6
 _AGAIN = "Copy the bundle again, or export it again."
 _OUTPUT = "output."
 _PEOPLE = "people."
+_NOBODY = "nobody."
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,19 @@ class GoldenImage:
 
 
 @dataclass(frozen=True)
+class Nobody:
+    """Crops that show nobody, and how sure the reference is of the contrary.
+
+    Attributes:
+        crops: (M, h, w, C) uint8, channels in the order of the input spec; tensor ``nobody.crops``.
+        presence: (M,) float32 in [0, 1]; tensor ``nobody.presence``, (M, 1).
+    """
+
+    crops: NDArray[np.uint8]
+    presence: FloatArray
+
+
+@dataclass(frozen=True)
 class Golden:
     """Reference inputs and outputs of N crops.
 
@@ -68,6 +82,7 @@ class Golden:
             as ``presence``, is a tensor (N, 1) by its name.
         image: An image for the comparison of preprocessing.
         reference: What computed the outputs: ``torch``, or ``onnx`` or ``tflite`` where a file was the source.
+        nobody: Only of models with ``presence``, and not in bundles of earlier versions.
     """
 
     crops: NDArray[np.uint8]
@@ -75,6 +90,7 @@ class Golden:
     decoded: Decoded
     image: GoldenImage
     reference: str = "torch"
+    nobody: Nobody | None = None
 
 
 def write_golden(path: Path, golden: Golden) -> GoldenFile:
@@ -86,6 +102,7 @@ def write_golden(path: Path, golden: Golden) -> GoldenFile:
         **{_OUTPUT + role: values for role, values in golden.outputs.items()},
         **golden.decoded.by_role(),
         **{_PEOPLE + name: values.astype(np.float32) for name, values in found.items()},
+        **({} if golden.nobody is None else _of_nobody(golden.nobody)),
         "image": golden.image.pixels,
         "image.crop": golden.image.crop,
         "image.keypoints": golden.image.keypoints,
@@ -151,6 +168,7 @@ def read_golden(content: bytes, file: GoldenFile, model: ModelSpec) -> Golden:
             opencv=file.image.opencv,
         ),
         reference=file.reference,
+        nobody=_nobody(tensor) if f"{_NOBODY}presence" in file.tensors and "presence" in model.heads else None,
     )
     _check(golden, model)
     return golden
@@ -175,6 +193,12 @@ def _check(golden: Golden, model: ModelSpec) -> None:
         _fits("depth", decoded.depth, "float32", (found, points))
     for head, values in (decoded.heads or {}).items():
         _fits(head, values, "float32", (count,))
+    if (nobody := golden.nobody) is not None:
+        empty = len(nobody.presence)
+        if empty == 0:
+            raise BundleError("The golden tensor 'nobody.presence' holds nothing.", hint=_AGAIN)
+        _fits("nobody.crops", nobody.crops, "uint8", (empty, *planes))
+        _fits("nobody.presence", nobody.presence, "float32", (empty,))
     if people is not None:
         _fits("people.boxes", people.boxes, "float32", (found, 4))
         _fits("people.scores", people.scores, "float32", (found,))
@@ -216,6 +240,15 @@ def _head(name: str, values: NDArray[Any]) -> FloatArray:
     if values.ndim != 2 or values.shape[1] != 1:
         raise BundleError(f"The golden tensor '{name}' is {values.shape}, not one number for each crop.", hint=_AGAIN)
     return values[:, 0]
+
+
+def _of_nobody(nobody: Nobody) -> dict[str, NDArray[Any]]:
+    return {f"{_NOBODY}crops": nobody.crops, f"{_NOBODY}presence": nobody.presence[:, None]}
+
+
+def _nobody(tensor: Callable[[str], NDArray[Any]]) -> Nobody:
+    name = f"{_NOBODY}presence"
+    return Nobody(tensor(f"{_NOBODY}crops"), _head(name, tensor(name)))
 
 
 def _people(tensor: Callable[[str], NDArray[Any]]) -> People:

@@ -16,6 +16,7 @@ from pathlib import Path
 from string import ascii_lowercase
 
 import numpy as np
+from numpy.typing import NDArray
 
 from splite_deploy import __version__
 from splite_deploy.bench.profile import profile_file
@@ -28,6 +29,7 @@ from splite_deploy.bundle import (
     Artifact,
     Bundle,
     Manifest,
+    Nobody,
     Report,
     Source,
     TensorSpec,
@@ -46,6 +48,7 @@ from splite_deploy.runtime.backends import find_backend
 from splite_deploy.runtime.backends.base import Backend
 from splite_deploy.runtime.crops import Crops, crops_from_images, crops_without_images
 from splite_deploy.runtime.network_file import NetworkFile
+from splite_deploy.runtime.nobody import nobody_by
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.scores import COMPARED, check_candidates, check_scores
 from splite_deploy.runtime.session import backend_of, open_bytes, open_model_file
@@ -146,8 +149,8 @@ def _fill(
     image = prepare_image(crops.example, spec.input)
 
     progress(f"running the reference, {reference.path.name}")
-    golden, outputs = _reference_outputs(reference, crops, image)
-    compared = Reference(reference.facts.format, spec, crops.pixels, outputs, crops.origin)
+    golden, outputs, nobody = _reference_outputs(reference, crops, image)
+    compared = Reference(reference.facts.format, spec, crops.pixels, outputs, crops.origin, nobody)
     compared.check_finite(reference.path.name, outputs, "Check mean and std in model.toml, and the view of its ends.")
     check_scores(outputs, spec, COMPARED, ExportError)
     check_candidates(outputs, spec, ExportError)
@@ -161,7 +164,7 @@ def _fill(
                 hint = _hint(file, reference)
                 session = stack.enter_context(open_bytes(content.data, artifact, threads=1, model=spec))
                 parity = compared.compare(artifact.label, compared.run(session), artifact.limits, hint).parity
-                compared.check_batch(artifact.label, session, artifact.limits)
+                compared.check_session(artifact.label, session, artifact.limits)
                 artifact = with_room_on_golden(artifact, session, compared)
                 (folder / artifact.file).write_bytes(content.data)
                 made.append((artifact, parity, profile_file(backend, content, spec, crops.pixels[:1], runs=1)))
@@ -256,8 +259,10 @@ def _crops(
     return crops_without_images(min(options.crops, _RANDOM), spec)
 
 
-def _reference_outputs(reference: NetworkFile, crops: Crops, image: PreparedImage) -> tuple[Outputs, Outputs]:
-    """What the reference makes of the crop of the golden image, and of the others, by plain kernels where it has them.
+def _reference_outputs(
+    reference: NetworkFile, crops: Crops, image: PreparedImage
+) -> tuple[Outputs, Outputs, Nobody | None]:
+    """What the reference makes of the golden image's crop, of the others, and of nobody, by plain kernels if any.
 
     Raises:
         UsageError: See `Session`.
@@ -266,10 +271,14 @@ def _reference_outputs(reference: NetworkFile, crops: Crops, image: PreparedImag
     backend = backend_of(reference.path)
     with reference.open(backend, reference=bool(backend.reference)) as session:
         preprocessor = Preprocessor(reference.spec.input, reference.spec.input.picture_color)
-        pixels = np.concatenate([crops.pixels, image.crop[None]])
-        outputs = run_each(session, preprocessor.feed(pixels, session.inputs[0]), reference.spec)
+
+        def run(pixels: NDArray[np.uint8]) -> Outputs:
+            return run_each(session, preprocessor.feed(pixels, session.inputs[0]), reference.spec)
+
+        outputs = run(np.concatenate([crops.pixels, image.crop[None]]))
+        nobody = nobody_by(run, reference.spec)
     last = {role: values[-1:] for role, values in outputs.items()}
-    return last, {role: values[:-1] for role, values in outputs.items()}
+    return last, {role: values[:-1] for role, values in outputs.items()}, nobody
 
 
 def _artifact(file: NetworkFile, data: bytes, backend: Backend) -> Artifact:

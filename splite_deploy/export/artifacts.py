@@ -271,7 +271,7 @@ def measure_graph(
         _check_fused(artifact.label, outputs, run.outputs, reference.spec)
         after = reference.compare(artifact.label, run.outputs, limits, hint)
         deviation = Deviation(after.parity, before.peak_switches)  # of the heatmaps that it may no longer show
-    reference.check_batch(artifact.label, run.session, limits)
+    reference.check_session(artifact.label, run.session, limits)
     return Measured(artifact, run.session, deviation, run.layers, len(file.content))
 
 
@@ -308,7 +308,7 @@ def compare_graph(
     """
     with _opened(model, reference.spec, as_written=True) as session:
         parity = reference.compare(stage, reference.run(session), limits, hint, explain).parity
-        reference.check_batch(stage, session, limits)
+        reference.check_session(stage, session, limits)
     return parity
 
 
@@ -373,7 +373,7 @@ def measure_tflite(
     deviation = reference.compare(artifact.label, run.outputs, artifact.limits, hint, explain)
     if before is not None:
         deviation = Deviation(deviation.parity, switches)  # of the heatmaps that it may no longer show
-    reference.check_batch(artifact.label, run.session, artifact.limits)
+    reference.check_session(artifact.label, run.session, artifact.limits)
     if content is not alone:
         write_file(file, content)
     return Measured(artifact, run.session, deviation, run.layers, len(content))

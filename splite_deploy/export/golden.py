@@ -136,6 +136,7 @@ def make_golden(reference: Reference, image: PreparedImage, outputs: Outputs, mo
             opencv=cv2.__version__,
         ),
         reference=reference.name,
+        nobody=reference.nobody,
     )
 
 

@@ -96,6 +96,7 @@ from splite_deploy.files import writing
 from splite_deploy.metrics.labels import SceneBoxes
 from splite_deploy.metrics.parity import Outputs, limits_of
 from splite_deploy.runtime.backends import find_backend
+from splite_deploy.runtime.nobody import nobody_by
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.scores import COMPARED, check_candidates, check_scores
 from splite_deploy.runtime.verify import run_each
@@ -217,11 +218,13 @@ def export_bundle(
             progress=progress,
         )
         image = prepare_image(crops.example, spec.input)
-        tensors = Preprocessor(spec.input, spec.input.color).normalise(np.concatenate([crops.pixels, image.crop[None]]))
+        normalise = Preprocessor(spec.input, spec.input.color).normalise
+        tensors = normalise(np.concatenate([crops.pixels, image.crop[None]]))
         outputs: Outputs = source.run(tensors)
         check_scores(outputs, spec, COMPARED, ExportError)
         check_candidates(_without_last(outputs), spec, ExportError)
-        reference = Reference(source.name, spec, crops.pixels, _without_last(outputs), crops.origin)
+        nobody = nobody_by(lambda pixels: source.run(normalise(pixels)), spec)
+        reference = Reference(source.name, spec, crops.pixels, _without_last(outputs), crops.origin, nobody)
 
         with writing(output):
             basis = _Basis(_convert(source, reference, options, stack, progress), reference, _last(outputs))
@@ -396,7 +399,9 @@ def _of_trained(
     quantised, reference = basis.fp32, basis.reference
     trained = split_quantisation(quantised.file.model)
     floats = _float_outputs(source, trained.floating, tensors)
-    of_floats = replace(reference, outputs=_without_last(floats))
+    normalise = Preprocessor(source.spec.input, source.spec.input.color).normalise
+    nobody = nobody_by(lambda pixels: _float_outputs(source, trained.floating, normalise(pixels)), source.spec)
+    of_floats = replace(reference, outputs=_without_last(floats), nobody=nobody)
     file = GraphFile.of(FP32, trained.floating, source.spec.decoder)
     limits = limits_of("fp32", source.spec)
     stages = quantised.stages
@@ -476,7 +481,7 @@ def _checked(
     """A float32 graph, compared with the reference as the last stage of its conversion."""
     run = TracedRun(file.content, file.artifact("fp32", limits), reference, stack)
     parity = reference.compare(stage, run.outputs, limits, _STAGE_HINT, explain).parity
-    reference.check_batch(stage, run.session, limits)
+    reference.check_session(stage, run.session, limits)
     return _Converted(file, opset, run, (*stages, parity))
 
 

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splite_deploy.arrays import Feed, FloatArray
+from splite_deploy.bundle import Nobody
 from splite_deploy.errors import BackendError, ParityError
 from splite_deploy.metrics.parity import Deviation, Outputs, measure_deviation, violations
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Session
-from splite_deploy.runtime.verify import batch_violations, run_each
+from splite_deploy.runtime.verify import batch_violations, presence_violations, run_each
 from splite_deploy.spec import LimitSpec, ModelSpec
 
 Explain = Callable[[FloatArray], str]
@@ -43,6 +44,7 @@ class Reference:
         pixels: (N, h, w, C) uint8 crops.
         outputs: Outputs of the original network on them, by role.
         crops_from: Where the inputs come from, as text.
+        nobody: What it makes of crops that show nobody; only of models with ``presence``.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Reference:
     pixels: NDArray[np.uint8]
     outputs: Outputs
     crops_from: str
+    nobody: Nobody | None = None
 
     @cached_property
     def tensors(self) -> FloatArray:
@@ -128,8 +131,8 @@ class Reference:
         said = explain(self.tensors[crop : crop + 1])
         return f" {said}" if said else ""
 
-    def check_batch(self, stage: str, session: Session, limits: LimitSpec) -> None:
-        """Compares several crops at once with one at a time, where the batch of a session is open.
+    def check_session(self, stage: str, session: Session, limits: LimitSpec) -> None:
+        """Checks what the crops one by one do not show: several at once, and those that show nobody.
 
         Args:
             stage: What the session runs, for the message.
@@ -137,9 +140,15 @@ class Reference:
             limits: How far the keypoints may lie.
 
         Raises:
-            ParityError: They lie beyond the limits: the crops of a batch mix.
+            ParityError: They lie beyond the limits: the crops of a batch mix; or ``presence`` does where nobody is.
             BackendError: Several crops at once cannot be run.
         """
+        if broken := presence_violations(session, self.nobody, self.spec, limits):
+            raise ParityError(
+                f"{self.name} -> {stage} is right where somebody is and wrong elsewhere: {'; '.join(broken)}.",
+                hint="In int8 the layers before 'presence' have to give what calibration did not show: add pictures "
+                "without anybody to those of --calibration, or leave that precision out.",
+            )
         try:
             broken = batch_violations(session, self.pixels, self.spec, limits)
         except BackendError as err:

@@ -15,16 +15,26 @@ import cv2
 import numpy as np
 
 from splite_deploy.arrays import Feed, FloatArray
-from splite_deploy.bundle import Artifact, Bundle, Golden, GoldenImage, Parity, Percentiles
+from splite_deploy.bundle import Artifact, Bundle, Golden, GoldenImage, Nobody, Parity, Percentiles
 from splite_deploy.decoders import Decoded, PeopleDecoder, decode
 from splite_deploy.decoders.people import CORNERS, evened, joined
 from splite_deploy.device.int8 import read_int8_instructions
 from splite_deploy.errors import ParityError, UsageError
-from splite_deploy.metrics.parity import NOBODY_FACTOR, candidates_of, compare, limits_of, percentiles, violations
+from splite_deploy.metrics.parity import (
+    MAX_FACTOR,
+    NOBODY_FACTOR,
+    candidates_of,
+    compare,
+    head_limit,
+    limits_of,
+    percentiles,
+    violations,
+)
 from splite_deploy.metrics.people import nearest_person, same_person
 from splite_deploy.runtime.backends.base import ModelFile
 from splite_deploy.runtime.backends.placement import Placement
 from splite_deploy.runtime.first_load import first_load
+from splite_deploy.runtime.nobody import presence_of
 from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, scale_of, transform_points
 from splite_deploy.runtime.selection import Absent, pick_artifacts
 from splite_deploy.runtime.session import OptionSet, Placed, Session, check_content, open_artifact
@@ -80,6 +90,31 @@ def batch_violations(
         role = wrong[0]
         return [f"the output '{role}' has shape {together[role].shape} instead of {single[role].shape}"]
     return violations(compare("batch", single, together, spec, ""), limits, spec)
+
+
+def presence_violations(session: Session, nobody: Nobody | None, spec: ModelSpec, limits: LimitSpec) -> list[str]:
+    """Whether a session moves `presence` where nobody is, as a phrase; empty if not.
+
+    A network is unsure of some of these crops, so that the largest deviation alone has a limit.
+
+    Args:
+        session: Of an artifact.
+        nobody: What the reference makes of such crops; None compares nothing.
+        spec: The model; nothing is compared where it has no `presence`.
+        limits: Of the artifact.
+    """
+    if nobody is None or "presence" not in spec.heads:
+        return []
+    feed = Preprocessor(spec.input, spec.input.color).feed(nobody.crops, session.inputs[0])
+    found = presence_of(run_each(session, feed, spec), spec)
+    moved = np.abs(found.astype(np.float64) - nobody.presence)
+    worst, limit = int(moved.argmax()), MAX_FACTOR * head_limit(limits)
+    if moved[worst] <= limit:
+        return []
+    return [
+        f"presence where nobody is moves by {moved[worst]:.4g} (limit {limit:.4g}), to {found[worst]:.4g} from "
+        f"{nobody.presence[worst]:.4g}"
+    ]
 
 
 def largest_batch(artifact: Artifact) -> int:
@@ -231,6 +266,7 @@ def verify(
         with open_artifact(bundle, artifact, runs_it, threads=threads, options=options) as session:
             outputs = run_each(session, preprocessor.feed(inputs, session.inputs[0]), spec)
             mixed = batch_violations(session, golden.crops, spec, artifact.limits, largest_batch(artifact))
+            present = presence_violations(session, golden.nobody, spec, artifact.limits)
             placements = session.placements() if isinstance(session, Placed) else ()
         on_crops = {role: values[:-2] for role, values in outputs.items()}
         on_image = {role: values[-2:] for role, values in outputs.items()}
@@ -246,7 +282,7 @@ def verify(
         deviation = _on_image(on_image, golden.image, matrix, spec, artifact, by_rounding=by_rounding)
         warnings: list[str] = []
         broken = violations(parity, artifact.limits, spec) + recorded
-        broken += [f"several crops at once: {one}" for one in mixed]
+        broken += [f"several crops at once: {one}" for one in mixed] + present
         moved_px = deviation.recorded_px.max if artifact.precision == "fp32" else deviation.recorded_px.p50
         if not broken and not moved_px <= deviation.recorded_limit_px:  # else the artifact is off, not the record
             broken.append(

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from splite_deploy.bundle import Parity
 from splite_deploy.decoders import decode
@@ -17,10 +21,11 @@ from splite_deploy.metrics.parity import Outputs, compare, limits_of, violations
 from splite_deploy.runtime.backends.base import Backend
 from splite_deploy.runtime.crops import Crops, crops_from_images, crops_without_images
 from splite_deploy.runtime.network_file import NetworkFile
+from splite_deploy.runtime.nobody import nobody_by
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.scores import COMPARED, check_candidates, check_scores
 from splite_deploy.runtime.session import OptionSet, Session, backend_of
-from splite_deploy.runtime.verify import batch_violations, run_each
+from splite_deploy.runtime.verify import batch_violations, presence_violations, run_each
 from splite_deploy.spec import PRECISIONS, LimitSpec, ModelSpec, Precision
 
 CROPS = 24
@@ -96,26 +101,30 @@ def verify_file(
         _check_comparable(file, reference, images)
     progress("cropping images")
     crops = compared_crops(images, spec)
+    expected, nobody, lowest = None, None, facts.precision
+    if reference is not None:
+        progress(f"running {reference.path.name}")
+        with _opened_reference(reference, backend_of(reference.path)) as session:
+            expected = _run(reference, session, crops)
+            nobody = nobody_by(partial(_outputs, reference, session), reference.spec)
+        lowest = max(facts.precision, reference.facts.precision, key=PRECISIONS.index)
     progress(f"running {file.path.name}")
     with file.open(chosen, threads=threads, options=options) as session:
         found = _run(file, session, crops)
         mixed = batch_violations(session, crops.pixels, spec, limits_of(facts.precision, spec))
+        present = presence_violations(session, nobody, spec, limits_of(lowest, spec))
     results = []
     if chosen.reference:
         progress(f"running {file.path.name} by {chosen.reference}")
         with file.open(chosen, reference=True, options=options) as session:
             plain = _run(file, session, crops)
-        results.append(_compared(file, chosen, chosen.reference, plain, found, crops, facts.precision, mixed))
-    if reference is not None:
-        progress(f"running {reference.path.name}")
-        other = backend_of(reference.path)
-        with _opened_reference(reference, other) as session:
-            expected = _run(reference, session, crops)
+        together = [f"several crops at once: {one}" for one in mixed]
+        results.append(_compared(file, chosen, chosen.reference, plain, found, crops, facts.precision, together))
+    if reference is not None and expected is not None:
         before, after = expected, found
         if reference.spec.decoder != spec.decoder:  # one of them decodes by itself, for example
             before, after = decode(expected, reference.spec).by_role(), decode(found, spec).by_role()
-        lowest = max(facts.precision, reference.facts.precision, key=PRECISIONS.index)
-        results.append(_compared(file, chosen, reference.path.name, before, after, crops, lowest, ()))
+        results.append(_compared(file, chosen, reference.path.name, before, after, crops, lowest, present))
     return results
 
 
@@ -125,11 +134,15 @@ def _run(file: NetworkFile, session: Session, crops: Crops) -> Outputs:
     Raises:
         BackendError: It cannot be run, its scores are none, or it gives no candidates.
     """
-    preprocessor = Preprocessor(file.spec.input, file.spec.input.picture_color)
-    outputs = run_each(session, preprocessor.feed(crops.pixels, session.inputs[0]), file.spec)
+    outputs = _outputs(file, session, crops.pixels)
     check_scores(outputs, file.spec, COMPARED, BackendError)
     check_candidates(outputs, file.spec, BackendError)
     return outputs
+
+
+def _outputs(file: NetworkFile, session: Session, pixels: NDArray[np.uint8]) -> Outputs:
+    preprocessor = Preprocessor(file.spec.input, file.spec.input.picture_color)
+    return run_each(session, preprocessor.feed(pixels, session.inputs[0]), file.spec)
 
 
 def _check_comparable(file: NetworkFile, reference: NetworkFile, images: Path | None) -> None:
@@ -176,14 +189,14 @@ def _compared(
     found: Outputs,
     crops: Crops,
     precision: Precision,
-    mixed: Sequence[str],
+    more: Sequence[str],
 ) -> FileComparison:
     limits = limits_of(precision, file.spec)
     stage = f"{backend.name} {file.facts.precision}"
     parity = compare(stage, reference, found, file.spec, crops.origin, reference_name=name)
-    broken = [*violations(parity, limits, file.spec), *(f"several crops at once: {one}" for one in mixed)]
+    broken = (*violations(parity, limits, file.spec), *more)
     facts = file.facts
-    return FileComparison(file.path.name, backend.name, facts.precision, facts.numbers, parity, limits, tuple(broken))
+    return FileComparison(file.path.name, backend.name, facts.precision, facts.numbers, parity, limits, broken)
 
 
 def check_file(results: Sequence[FileComparison]) -> None:

@@ -96,7 +96,7 @@ def test_what_fails_on_several_crops_is_told(tiny_bundle: Path) -> None:
             return {one.name: golden.outputs[one.role][:1] for one in self.outputs}
 
     with pytest.raises(BackendError) as caught:
-        reference.check_batch("tflite fp32", Failing(), LimitSpec())  # type: ignore[arg-type]
+        reference.check_session("tflite fp32", Failing(), LimitSpec())  # type: ignore[arg-type]
     said = "torch -> tflite fp32 runs one crop and fails on several at once: LiteRT failed: reshape."
     assert caught.value.message == said
     assert "or leave out --dynamic-batch." in caught.value.hint

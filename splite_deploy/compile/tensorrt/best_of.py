@@ -14,7 +14,7 @@ from splite_deploy.errors import ParityError
 from splite_deploy.metrics.parity import compare, violations
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Session
-from splite_deploy.runtime.verify import batch_violations, largest_batch, run_each
+from splite_deploy.runtime.verify import batch_violations, largest_batch, presence_violations, run_each
 
 FRAMES = 200
 
@@ -76,4 +76,5 @@ def _trial(p50_ms: float, session: Session, tensors: Feed, bundle: Bundle, artif
     golden, spec, limits = bundle.golden(), bundle.model, artifact.limits
     parity = compare("", golden.outputs, run_each(session, tensors, spec), spec, "")
     mixed = batch_violations(session, golden.crops, spec, limits, largest_batch(artifact))
-    return Trial(p50_ms, parity.deviation_px.p95, (*violations(parity, limits, spec), *mixed))
+    present = presence_violations(session, golden.nobody, spec, limits)
+    return Trial(p50_ms, parity.deviation_px.p95, (*violations(parity, limits, spec), *mixed, *present))
