@@ -65,6 +65,7 @@ def forged(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
         scale_weights: float = 1.0,
         edit: Callable[[dict[str, Any]], None] | None = None,
         crop: Callable[[NDArray[np.uint8]], NDArray[Any]] | None = None,
+        **limits: float,
     ) -> Path:
         path = tmp_path / "forged.splite"
         shutil.copytree(tiny_bundle, path)
@@ -87,6 +88,7 @@ def forged(tiny_bundle: Path, tmp_path: Path) -> Callable[..., Path]:
             )
             described = write_golden(path / GOLDEN, dataclasses.replace(golden, image=image))
         artifact = dataclasses.replace(bundle.find(), sha256=sha256_of(path / "model.onnx"))
+        artifact = dataclasses.replace(artifact, limits=dataclasses.replace(artifact.limits, **limits))
         manifest = dataclasses.replace(bundle.manifest, artifacts=(artifact,), golden=described)
         (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         Bundle.open(path)
@@ -250,6 +252,38 @@ def test_rounding_may_move_keypoints_further_than_anything_else(
     assert 2 < image_px[0] < 4 and image_px[0] == pytest.approx(
         image_px[1]
     )  # pixels of the image per pixel of the crop
+
+
+def edges(crop: NDArray[np.uint8], levels: int) -> NDArray[np.uint8]:
+    """The crop with a tenth of its values off by so many levels, as where another OpenCV interpolates along edges."""
+    marked = np.arange(crop.size).reshape(crop.shape) % 10 == 0
+    return np.where(marked, np.where(crop > 127, crop - levels, crop + levels), crop).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("levels", "precision"), [(4, "int8"), (5, "fp16")])
+def test_versions_of_opencv_differ_by_some_levels(
+    forged: Callable[..., Path], tiny_bundle: Path, levels: int, precision: Precision
+) -> None:
+    (result,) = verify(Bundle.open(forged(crop=lambda crop: edges(crop, levels))))
+    assert result.crop.max_levels == levels and result.crop.is_rounding == (precision == "int8")
+    limit = limits_of(precision, Bundle.open(tiny_bundle).model)
+    ratio = result.image.crop_max_limit_px / result.image.crop_p95_limit_px
+    assert ratio == pytest.approx(limit.shift_max_px / limit.shift_p95_px)
+    assert 2 < result.image.crop_p95_limit_px / limit.shift_p95_px < 4
+
+
+def test_rounding_may_do_what_the_artifact_itself_may(forged: Callable[..., Path], tiny_bundle: Path) -> None:
+    """int8 with a wider budget answers a changed level with as wide a step."""
+    wide = {"shift_p95_px": 5.0, "shift_max_px": 20.0}
+    path = forged(crop=lambda crop: edges(crop, 4), **wide)
+    (result,) = verify(Bundle.open(path))
+    assert result.image.crop_max_limit_px == pytest.approx(4 * result.image.crop_p95_limit_px)
+    image_px = result.image.crop_p95_limit_px / 5.0
+    assert 2 < image_px < 4
+    shutil.rmtree(path)
+    (other,) = verify(Bundle.open(forged(crop=lambda crop: edges(crop, 5), **wide)))
+    limit = limits_of("fp16", Bundle.open(tiny_bundle).model)
+    assert other.image.crop_p95_limit_px == pytest.approx(limit.shift_p95_px * image_px)
 
 
 def test_two_keypoints_have_no_percentile() -> None:
