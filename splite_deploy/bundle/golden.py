@@ -199,6 +199,8 @@ def _check(golden: Golden, model: ModelSpec) -> None:
             raise BundleError("The golden tensor 'nobody.presence' holds nothing.", hint=_AGAIN)
         _fits("nobody.crops", nobody.crops, "uint8", (empty, *planes))
         _fits("nobody.presence", nobody.presence, "float32", (empty,))
+        if not 0 <= nobody.presence.min() <= nobody.presence.max() <= 1:
+            raise BundleError("The golden tensor 'nobody.presence' is not in 0 to 1.", hint=_AGAIN)
     if people is not None:
         _fits("people.boxes", people.boxes, "float32", (found, 4))
         _fits("people.scores", people.scores, "float32", (found,))

@@ -427,6 +427,7 @@ def measure_ncnn(
     artifact = Artifact("ncnn", backend, precision, name, digest, fp32.inputs, fp32.outputs, limits, {})
     run = TracedRun(content, artifact, reference, stack)
     deviation = reference.compare(label, run.outputs, limits, hint)
+    reference.check_session(label, run.session, limits)
     write_file(folder / name, content)
     return Measured(artifact, run.session, deviation, run.layers, len(content))
 

@@ -146,8 +146,9 @@ class Reference:
         if broken := presence_violations(session, self.nobody, self.spec, limits):
             raise ParityError(
                 f"{self.name} -> {stage} is right where somebody is and wrong elsewhere: {'; '.join(broken)}.",
-                hint="In int8 the layers before 'presence' have to give what calibration did not show: add pictures "
-                "without anybody to those of --calibration, or leave that precision out.",
+                hint="In int8 calibrate on pictures without anybody, too: a layer before 'presence' cannot give what "
+                "none of them showed. If the deviation is acceptable, raise head_p95 in [limits] of model.toml; "
+                "otherwise leave that precision out.",
             )
         try:
             broken = batch_violations(session, self.pixels, self.spec, limits)

@@ -34,7 +34,7 @@ from splite_deploy.metrics.people import nearest_person, same_person
 from splite_deploy.runtime.backends.base import ModelFile
 from splite_deploy.runtime.backends.placement import Placement
 from splite_deploy.runtime.first_load import first_load
-from splite_deploy.runtime.nobody import presence_of
+from splite_deploy.runtime.nobody import finite_crops, presence_of
 from splite_deploy.runtime.preprocess import Image, Matrix, Preprocessor, invert, scale_of, transform_points
 from splite_deploy.runtime.selection import Absent, pick_artifacts
 from splite_deploy.runtime.session import OptionSet, Placed, Session, check_content, open_artifact
@@ -48,6 +48,7 @@ ROUNDING_LEVELS, ROUNDING_MEAN_LEVELS = 4, 1.0
 """Crops of OpenCV 5 and 4.11 differ by no more: in 162 of photographs, turned and not, by 4 levels at most, by 2 in
 half of them, and by 0.12 on average; of noise by 0.4 on average. That moves keypoints of small networks by 0.2 px in
 fp32, and in int8, where values change their step, by as much as int8 does. A crop of another place differs by more."""
+WHERE_NOBODY_IS = "where nobody is"
 _DIGITS = 6
 _RECORDED_SCORE = 1e-3
 """How far the scores of this version may lie from recorded ones, decoded from the same numbers: as float32 rounds."""
@@ -107,13 +108,16 @@ def presence_violations(session: Session, nobody: Nobody | None, spec: ModelSpec
     if nobody is None or "presence" not in spec.heads:
         return []
     feed = Preprocessor(spec.input, spec.input.color).feed(nobody.crops, session.inputs[0])
-    found = presence_of(run_each(session, feed, spec), spec)
+    outputs = run_each(session, feed, spec)
+    if wrong := [role for role, values in outputs.items() if not finite_crops(values).all()]:
+        return [f"{WHERE_NOBODY_IS} '{wrong[0]}' is NaN or infinity"]
+    found = presence_of(outputs, spec)
     moved = np.abs(found.astype(np.float64) - nobody.presence)
     worst, limit = int(moved.argmax()), MAX_FACTOR * head_limit(limits)
     if moved[worst] <= limit:
         return []
     return [
-        f"presence where nobody is moves by {moved[worst]:.4g} (limit {limit:.4g}), to {found[worst]:.4g} from "
+        f"{WHERE_NOBODY_IS} presence moves by {moved[worst]:.4g} (limit {limit:.4g}), to {found[worst]:.4g} from "
         f"{nobody.presence[worst]:.4g}"
     ]
 

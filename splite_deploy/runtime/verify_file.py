@@ -25,7 +25,7 @@ from splite_deploy.runtime.nobody import nobody_by
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.scores import COMPARED, check_candidates, check_scores
 from splite_deploy.runtime.session import OptionSet, Session, backend_of
-from splite_deploy.runtime.verify import batch_violations, presence_violations, run_each
+from splite_deploy.runtime.verify import WHERE_NOBODY_IS, batch_violations, presence_violations, run_each
 from splite_deploy.spec import PRECISIONS, LimitSpec, ModelSpec, Precision
 
 CROPS = 24
@@ -203,15 +203,25 @@ def check_file(results: Sequence[FileComparison]) -> None:
     """Raises `ParityError` if a comparison broke its limits."""
     for result in results:
         if result.violations:
+            where = "" if _is_elsewhere(result) else f" on {result.parity.crops_from}"
             raise ParityError(
-                f"{result.file} differs from {result.parity.reference} on {result.parity.crops_from}: "
-                f"{'; '.join(result.violations)}.",
+                f"{result.file} differs from {result.parity.reference}{where}: {'; '.join(result.violations)}.",
                 hint=_hint(result),
             )
 
 
+def _is_elsewhere(result: FileComparison) -> bool:
+    """Whether what is wrong shows on none of the crops that were compared."""
+    return all(WHERE_NOBODY_IS in one for one in result.violations)
+
+
 def _hint(result: FileComparison) -> str:
     """What to do about a comparison that broke its limits."""
+    if _is_elsewhere(result):
+        return (
+            "Quantise it again with pictures that show nobody among those of its calibration; if the deviation is "
+            "acceptable, raise head_p95 in [limits] of model.toml."
+        )
     if "random" in result.parity.crops_from:
         return "Compare on photographs of what it is made for, with --images; random pictures may show it nothing."
     return (
