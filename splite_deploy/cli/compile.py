@@ -11,9 +11,10 @@ import click
 
 from splite_deploy.cli.app import FilePath, device_options, json_option, main
 from splite_deploy.cli.console import STDOUT, bar_console, put_json, say, show
+from splite_deploy.cli.inputs import store_around
 from splite_deploy.compile.tensorrt.typing_mode import CALIBRATORS
 from splite_deploy.errors import OptionError, UsageError
-from splite_deploy.files import check_writable, writing
+from splite_deploy.files import check_writable, real_path, writing
 from splite_deploy.spec import PRECISIONS, Precision
 from splite_deploy.text import command, shown
 
@@ -137,6 +138,11 @@ def compile_command(
         return
     if results is not None:
         raise OptionError("--results is for --device, which is not given.", hint="Give both, or neither.")
+    if (store := store_around(real_path(bundle))) is not None:
+        raise UsageError(
+            f"Engines of {bundle} would be written into the store {store}.",
+            hint="Build them in a bundle of its own, and install that; into a store only 'install' writes.",
+        )
     opened = Bundle.open(bundle, rebuilding=[f"{backend} {precision}" for precision in precisions])
     check_timing_file(timing_cache)
     with writing(bundle):

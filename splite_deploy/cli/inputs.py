@@ -64,6 +64,16 @@ def bundle_at(path: Path) -> Path:
     return Store(path).current()
 
 
+def store_around(place: Path, made: Path | None = None) -> Path | None:
+    """The store that a real path lies in, or is.
+
+    Args:
+        place: Of a file or folder.
+        made: What becomes a store.
+    """
+    return next((folder for folder in (place, *place.parents) if folder == made or is_store(folder)), None)
+
+
 def check_places(outputs: Sequence[Named], bundle_made: Path | None, store_made: Path | None) -> None:
     """Refuses to write into a bundle or a store, whichever: their files have to be those that they themselves name.
 
@@ -87,12 +97,11 @@ def check_places(outputs: Sequence[Named], bundle_made: Path | None, store_made:
                     f"{name} {path} would write into the bundle {folder}.",
                     hint=f"Name another place with {name}.",
                 )
-        for folder in (place, *place.parents):
-            if folder == store or is_store(folder):
-                raise UsageError(
-                    f"{name} {path} would write into the store {folder}.",
-                    hint=f"Name another place with {name}; into a store only 'install' writes.",
-                )
+        if (around := store_around(place, store)) is not None:
+            raise UsageError(
+                f"{name} {path} would write into the store {around}.",
+                hint=f"Name another place with {name}; into a store only 'install' writes.",
+            )
 
 
 def read_along(inputs: Sequence[Named], outputs: Sequence[Named], *, made: str = "") -> list[Named]:

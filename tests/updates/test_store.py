@@ -319,6 +319,20 @@ def test_no_result_goes_into_a_store(
     assert names(tmp_path / "empty") == []
 
 
+@pytest.mark.parametrize("named", ["store", "store/1.splite", "link", "link/1.splite"])
+def test_engines_are_not_built_in_a_store(
+    splite: Callable[..., Result], tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    install(Store(Path("store")), tiny_bundle)
+    Path("link").symlink_to("store")
+    before = names(tmp_path / "store/1.splite")
+    refused = splite("compile", named, "-p", "fp16")
+    assert refused.exit_code == 1 and f"would be written into the store {tmp_path / 'store'}." in refused.stderr
+    assert "Build them in a bundle of its own, and install that" in refused.stderr
+    assert names(tmp_path / "store/1.splite") == before
+
+
 def test_two_do_not_install_at_once(tiny_bundle: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     with store.adding(), pytest.raises(OutputError, match=r"is being written by process \d+"):
