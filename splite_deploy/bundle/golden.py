@@ -97,12 +97,15 @@ def write_golden(path: Path, golden: Golden) -> GoldenFile:
     """Writes the golden file, and says what the manifest has to say of it."""
     people = golden.decoded.people
     found = {} if people is None else {"crops": people.crops, "boxes": people.boxes, "scores": people.scores}
+    nobody = golden.nobody
+    empty: dict[str, NDArray[Any]]
+    empty = {} if nobody is None else {"crops": nobody.crops, "presence": nobody.presence[:, None]}
     tensors: dict[str, NDArray[Any]] = {
         "crops": golden.crops,
         **{_OUTPUT + role: values for role, values in golden.outputs.items()},
         **golden.decoded.by_role(),
         **{_PEOPLE + name: values.astype(np.float32) for name, values in found.items()},
-        **({} if golden.nobody is None else _of_nobody(golden.nobody)),
+        **{_NOBODY + name: values for name, values in empty.items()},
         "image": golden.image.pixels,
         "image.crop": golden.image.crop,
         "image.keypoints": golden.image.keypoints,
@@ -242,10 +245,6 @@ def _head(name: str, values: NDArray[Any]) -> FloatArray:
     if values.ndim != 2 or values.shape[1] != 1:
         raise BundleError(f"The golden tensor '{name}' is {values.shape}, not one number for each crop.", hint=_AGAIN)
     return values[:, 0]
-
-
-def _of_nobody(nobody: Nobody) -> dict[str, NDArray[Any]]:
-    return {f"{_NOBODY}crops": nobody.crops, f"{_NOBODY}presence": nobody.presence[:, None]}
 
 
 def _nobody(tensor: Callable[[str], NDArray[Any]]) -> Nobody:

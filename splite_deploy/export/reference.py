@@ -13,6 +13,7 @@ from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Nobody
 from splite_deploy.errors import BackendError, ParityError
 from splite_deploy.metrics.parity import Deviation, Outputs, measure_deviation, violations
+from splite_deploy.runtime.nobody import finite_crops
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Session
 from splite_deploy.runtime.verify import batch_violations, presence_violations, run_each
@@ -83,7 +84,7 @@ class Reference:
             ParityError: They do.
         """
         for role, values in outputs.items():
-            finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+            finite = finite_crops(values)
             if not finite.all():
                 raise ParityError(
                     f"{stage} gives NaN or infinity in '{role}' on {int((~finite).sum())} of {len(finite)} crops."

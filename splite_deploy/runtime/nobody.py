@@ -49,7 +49,7 @@ def nobody_by(run: Callable[[NDArray[np.uint8]], Mapping[str, FloatArray]], spec
 
 def finite_crops(values: FloatArray) -> NDArray[np.bool_]:
     """(N,) whether all that an output gives of a crop is finite."""
-    finite: NDArray[np.bool_] = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    finite: NDArray[np.bool_] = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     return finite
 
 

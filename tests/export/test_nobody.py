@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper  # noqa: TID253
 from torch import Tensor, nn  # noqa: TID253
 
 from splite_deploy.bundle import MANIFEST, Bundle
+from splite_deploy.bundle.manifest import GoldenTensor
 from splite_deploy.compile.tensorrt.best_of import try_builds
 from splite_deploy.errors import BundleError, ParityError
 from splite_deploy.export import ExportOptions, export_bundle
@@ -111,13 +112,19 @@ def with_floor(bundle: Bundle, floor: float) -> bytes:
 def replaced(bundle: Bundle, content: bytes, folder: Path) -> Bundle:
     """A copy of a bundle with another graph."""
     (artifact,) = bundle.manifest.artifacts
-    for file in bundle.path.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
     (folder / artifact.file).write_bytes(content)
     changed = replace(artifact, sha256=hashlib.sha256(content).hexdigest())
     manifest = replace(bundle.manifest, artifacts=(changed,))
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return Bundle.open(folder)
+
+
+def described(made: Bundle, tensors: dict[str, GoldenTensor]) -> Bundle:
+    """The bundle, which says of its golden data what is given."""
+    golden = replace(made.manifest.golden, tensors=tensors)
+    (made.path / MANIFEST).write_text(replace(made.manifest, golden=golden).to_json(), encoding="utf-8")
+    return Bundle.open(made.path)
 
 
 def test_the_golden_data_hold_them(fp32: Bundle) -> None:
@@ -138,11 +145,8 @@ def test_verify_tells_of_a_presence_that_cannot_fall(fp32: Bundle, tmp_path: Pat
 
 def test_a_bundle_of_an_earlier_version_holds_none(fp32: Bundle, tmp_path: Path) -> None:
     made = replaced(fp32, with_floor(fp32, 0.5), tmp_path)
-    golden = made.manifest.golden
-    tensors = {name: one for name, one in golden.tensors.items() if not name.startswith("nobody.")}
-    manifest = replace(made.manifest, golden=replace(golden, tensors=tensors))
-    (tmp_path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    old = Bundle.open(tmp_path)
+    held = made.manifest.golden.tensors
+    old = described(made, {name: one for name, one in held.items() if not name.startswith("nobody.")})
     assert old.golden().nobody is None and verify(old)[0].violations == ()
 
 
@@ -187,15 +191,6 @@ def test_several_builds_of_an_engine_are_compared_there(fp32: Bundle, tmp_path: 
     assert right.violations == () and wrong.violations[0].startswith("where nobody is presence moves by 0.49")
 
 
-def other_tensor(made: Bundle, name: str, **changes: Any) -> Bundle:
-    """The bundle with a golden tensor described otherwise."""
-    golden = made.manifest.golden
-    tensors = {**golden.tensors, name: replace(golden.tensors[name], **changes)}
-    manifest = replace(made.manifest, golden=replace(golden, tensors=tensors))
-    (made.path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    return Bundle.open(made.path)
-
-
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -214,19 +209,18 @@ def other_tensor(made: Bundle, name: str, **changes: Any) -> Bundle:
 def test_what_is_no_such_data_is_refused(
     fp32: Bundle, tmp_path: Path, name: str, changes: dict[str, Any], message: str
 ) -> None:
+    made = replaced(fp32, with_floor(fp32, 0.0), tmp_path)
+    held = made.manifest.golden.tensors
     with pytest.raises(BundleError, match=message) as caught:
-        other_tensor(replaced(fp32, with_floor(fp32, 0.0), tmp_path), name, **changes).golden()
+        described(made, {**held, name: replace(held[name], **changes)}).golden()
     assert caught.value.hint == "Copy the bundle again, or export it again."
 
 
 def test_crops_of_nobody_need_their_presence(fp32: Bundle, tmp_path: Path) -> None:
     made = replaced(fp32, with_floor(fp32, 0.0), tmp_path)
-    golden = made.manifest.golden
-    tensors = {name: one for name, one in golden.tensors.items() if name != "nobody.crops"}
-    manifest = replace(made.manifest, golden=replace(golden, tensors=tensors))
-    (tmp_path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    tensors = {name: one for name, one in made.manifest.golden.tensors.items() if name != "nobody.crops"}
     with pytest.raises(BundleError, match=r"The golden file has no tensor 'nobody\.crops'"):
-        Bundle.open(tmp_path).golden()
+        described(made, tensors).golden()
 
 
 def test_a_file_beside_another(fp32: Bundle, network: Path, people: Path, tmp_path: Path) -> None:
@@ -295,10 +289,7 @@ def test_so_is_tflite(network: Path, people: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_calibration_with_a_picture_of_nobody_is_enough(network: Path, people: Path, tmp_path: Path) -> None:
-    mixed = tmp_path / "mixed"
-    mixed.mkdir()
-    for file in people.iterdir():
-        (mixed / file.name).write_bytes(file.read_bytes())
+    mixed = shutil.copytree(people, tmp_path / "mixed")
     cv2.imwrite(str(mixed / "00.png"), np.zeros((64, 64, 3), np.uint8))
     options = ExportOptions(trust=True, crops=8, images=people, calibration=mixed, precisions=("fp32", "int8"))
     bundle = export_bundle(network, tmp_path / "net.splite", options=options)
