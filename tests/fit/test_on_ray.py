@@ -91,7 +91,9 @@ def test_a_killed_machine_loses_no_trial_and_no_result_comes_twice(
     for steps, result in given.items():
         assert isinstance(result, Result)
         assert store.content(result.files[CHECKPOINT]) == weights(steps)
-    assert len(list(begun.iterdir())) == 7 + len(driver.failed)
+    began = [path.name.partition("-")[0] for path in begun.iterdir()]
+    assert set(began) == set("1234567")
+    assert len(began) <= 7 + len(driver.failed)  # fewer where a machine was killed before its process had begun
     assert driver.failed and all(one.again and "went away" in one.error for one in driver.failed)
 
 
