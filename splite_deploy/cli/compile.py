@@ -46,7 +46,11 @@ if TYPE_CHECKING:
 )
 @click.option("--workspace-mib", type=click.IntRange(1), help="Memory for kernels beside the weights, MiB.")
 @click.option("--low-memory", is_flag=True, help="Build with as little memory as possible; takes longer.")
-@click.option("--optimization-level", type=click.IntRange(0, 5), help="0 builds fast, 5 builds a fast engine.")
+@click.option(
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    help="0 builds fast, 5 builds a fast engine. TensorRT 8.5 has only 0.",
+)
 @click.option("--batch", metavar="MIN,OPT,MAX", help="Crops in one inference, for a bundle with a dynamic batch.")
 @click.option(
     "--timing-cache",

@@ -1,4 +1,5 @@
-"""INT8 by TensorRT's own calibrator: what it is given, what becomes of what goes wrong, and what the manifest says.
+"""INT8 by TensorRT's own calibrator: what it is given, what becomes of what goes wrong, and what the manifest says;
+other options of the build.
 
 The builder is a stand-in, which calls the calibrator by the rules of the real one; CUDA is numpy.
 """
@@ -11,7 +12,9 @@ import importlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,7 @@ from click.testing import Result
 from numpy.typing import NDArray
 from numpy_cuda import NumpyCuda
 from trt_graphs import needs_rtx, with_graphs
-from weak_trt import XAVIER, BuilderFlag, DataType, IBuilderConfig, TacticSource, WeakTensorRt, written
+from weak_trt import XAVIER, BuilderFlag, DataType, IBuilderConfig, PreviewFeature, TacticSource, WeakTensorRt, written
 
 from splite_deploy.bundle import MANIFEST, Artifact, Bundle
 from splite_deploy.compile.tensorrt import build as trt_build
@@ -167,6 +170,50 @@ def test_a_dynamic_batch_is_calibrated_in_the_largest(fused_bundle: Path, photos
 def test_no_batch_is_larger_than_the_images(fused_bundle: Path, photos: Path, trt: WeakTensorRt) -> None:
     compiled_copy(fused_bundle, photos.parent, calibration=photos, batch=(1, 1, 64))
     assert [batch.shape[0] for batch in trt.batches] == [IMAGES]
+
+
+# --- options of the build ---
+
+
+def test_with_low_memory_no_other_library_is_loaded(bundle: Bundle, trt: WeakTensorRt) -> None:
+    (engine,) = compile_trt(bundle, ["fp16"], EngineOptions(low_memory=True))
+    (config,) = trt.configs
+    assert config.tactics == 0 and config.limits == {"workspace": 128 << 20}
+    assert config.previews == {PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805}
+    assert engine.target["low_memory"] == "yes"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that TensorRT offers for a layer with one input and one output."""
+
+    types: tuple[str, str]
+
+    def get_algorithm_io_info(self, index: int) -> Any:
+        return SimpleNamespace(dtype=SimpleNamespace(name=self.types[index]))
+
+
+def test_level_0_times_few_kernels_of_a_layer_and_the_fastest_types(bundle: Bundle, trt: WeakTensorRt) -> None:
+    (engine,) = compile_trt(bundle, ["fp16"], EngineOptions(optimization_level=0))
+    selector = trt.configs[0].algorithm_selector
+    layer = SimpleNamespace(num_inputs=1, num_outputs=1)
+    floats, halves, mixed = Kernel(("FLOAT", "FLOAT")), Kernel(("HALF", "HALF")), Kernel(("HALF", "FLOAT"))
+    assert selector.made and engine.target["optimization_level"] == "0"
+    assert selector.select_algorithms(layer, [floats, mixed, *[halves] * 9, floats]) == [2, 3, 4, 5]
+    assert selector.select_algorithms(layer, [floats, mixed]) == [1]
+    assert selector.select_algorithms(layer, []) == []
+
+
+def test_version_8_5_has_no_other_level(bundle: Bundle, trt: WeakTensorRt) -> None:
+    message = r"TensorRT 8\.5\.2\.2 has no optimization level 3; 8\.6 and later have 0 to 5\."
+    with pytest.raises(UsageError, match=message) as caught:
+        compile_trt(bundle, ["fp16"], EngineOptions(optimization_level=3))
+    assert caught.value.hint == "Leave --optimization-level out, or give 0 to build fast."
+
+
+def test_all_kernels_are_timed_without_a_level(bundle: Bundle, trt: WeakTensorRt) -> None:
+    compile_trt(bundle, ["fp16"])
+    assert trt.configs[0].algorithm_selector is None
 
 
 # --- what is built ---
@@ -420,4 +467,5 @@ def test_the_stand_in_has_no_names_of_its_own(version: str) -> None:
     assert {"int8_calibrator", "set_calibration_profile"} <= set(names["IBuilderConfig"])
     assert set(BuilderFlag.__members__) <= set(names["BuilderFlag"])
     assert set(TacticSource.__members__) <= set(names["TacticSource"])
+    assert {"algorithm_selector", "set_preview_feature", "set_tactic_sources"} <= set(names["IBuilderConfig"])
     assert hasattr(IBuilderConfig, "int8_calibrator") and hasattr(IBuilderConfig, "set_calibration_profile")

@@ -20,7 +20,7 @@ from trt_graphs import needs_rtx
 from splite_deploy.compile.tensorrt.typing_mode import TypingMode, typing_mode_of
 
 NAMES = json.loads((Path(__file__).parent / "trt_names.json").read_text(encoding="utf-8"))
-CLASSES = ("BuilderFlag", "NetworkDefinitionCreationFlag", "IBuilderConfig", "TacticSource")
+CLASSES = ("BuilderFlag", "NetworkDefinitionCreationFlag", "IBuilderConfig", "TacticSource", "PreviewFeature")
 
 
 def module_of(version: str) -> Any:
@@ -51,6 +51,8 @@ def test_the_typing_mode(
     found = mode_of_version(version)
     assert (found.typing, found.network_flags) == (typing, network_flags)
     assert (found.optimization_levels, found.progress, found.timing_cache) == (levels, progress, timings)
+    assert found.algorithm_selector == (typing == "weak")
+    assert bool(found.internal_tactics) == version.startswith("8.")
 
 
 @pytest.mark.parametrize("version", list(NAMES))
@@ -100,11 +102,12 @@ def test_the_names_of_rtx_are_its_own() -> None:
 VERSIONS = [version for version in NAMES if "RTX" not in version]
 _SINCE_8_6 = {"builder_optimization_level", "max_aux_streams"}
 _SINCE_10 = {"IProgressMonitor", "progress_monitor", "STRONGLY_TYPED", "node_name", "node_operator"}
-_UNTIL_8_6 = {"FULLY_CONNECTED"}
+_UNTIL_8_6 = {"FULLY_CONNECTED", "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"}
 _UNTIL_10 = {
     *("EXPLICIT_BATCH", "FP16", "PREFER_PRECISION_CONSTRAINTS", "CUBLAS", "CUBLAS_LT", "CUDNN"),
     *("IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator", "int8_calibrator", "set_calibration_profile"),
     *("platform_has_fast_fp16", "platform_has_fast_int8", "precision"),
+    *("IAlgorithmSelector", "algorithm_selector", "get_algorithm_io_info"),
 }
 LACKING = {"8.5": _SINCE_8_6 | _SINCE_10, "8.6": _SINCE_10, "11.4": _UNTIL_8_6 | _UNTIL_10}
 """Names that code uses which a version has not: each is asked for first, or belongs to the mode of other versions."""

@@ -34,6 +34,9 @@ BuilderFlag = IntEnum(
 )
 NetworkFlag = IntEnum("NetworkFlag", ["EXPLICIT_BATCH"], start=0)
 TacticSource = IntEnum("TacticSource", ["CUBLAS", "CUBLAS_LT", "CUDNN"], start=0)
+PreviewFeature = IntEnum(
+    "PreviewFeature", ["FASTER_DYNAMIC_SHAPES_0805", "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"]
+)
 DataType = Enum("DataType", ["FLOAT", "HALF", "INT8", "INT32", "BOOL", "UINT8"])
 
 
@@ -131,12 +134,16 @@ class IBuilderConfig:
     """Everything that a build is told."""
 
     int8_calibrator: Any = None
+    algorithm_selector: Any = None
     profiling_verbosity: Any = None
     default_device_type: Any = None
     DLA_core = -1
 
     def __init__(self, module: WeakTensorRt) -> None:
         self.flags = {BuilderFlag.TF32}
+        self.tactics = sum(1 << source for source in TacticSource)
+        self.previews: set[Any] = set()
+        self.limits: dict[Any, int] = {}
         self.profile: Profile | None = None
         self.calibration_profile: Profile | None = None
         self._module = module
@@ -146,6 +153,20 @@ class IBuilderConfig:
 
     def clear_flag(self, flag: Any) -> None:
         self.flags.discard(flag)
+
+    def get_tactic_sources(self) -> int:
+        return self.tactics
+
+    def set_tactic_sources(self, bits: int) -> bool:
+        self.tactics = bits
+        return True
+
+    def set_memory_pool_limit(self, pool: Any, size_bytes: int) -> None:
+        self.limits[pool] = size_bytes
+
+    def set_preview_feature(self, feature: Any, on: bool) -> None:
+        assert on
+        self.previews.add(feature)
 
     def add_optimization_profile(self, profile: Profile) -> int:
         self.profile = profile
@@ -162,6 +183,13 @@ class ILogger:
 
 class Calibrator:
     """What calibrators derive from; a class that does not call its constructor gives no valid object."""
+
+    def __init__(self) -> None:
+        self.made = True
+
+
+class IAlgorithmSelector:
+    """What chooses among kernels derives from; likewise."""
 
     def __init__(self) -> None:
         self.made = True
@@ -192,9 +220,12 @@ class WeakTensorRt:
             "BuilderFlag": BuilderFlag,
             "NetworkDefinitionCreationFlag": NetworkFlag,
             "TacticSource": TacticSource,
+            "PreviewFeature": PreviewFeature,
+            "MemoryPoolType": SimpleNamespace(WORKSPACE="workspace"),
             "DataType": DataType,
             "IBuilderConfig": IBuilderConfig,
             "ILogger": ILogger,
+            "IAlgorithmSelector": IAlgorithmSelector,
             "OnnxParser": OnnxParser,
             "Builder": lambda logger: _Builder(self),
             "Runtime": lambda logger: SimpleNamespace(deserialize_cuda_engine=_Engine),

@@ -12,6 +12,7 @@ from typing import Any
 
 from splite_deploy.compile.tensorrt.calibrator import batch_profile, calibrated, check_calibrator, keep_interface_float
 from splite_deploy.compile.tensorrt.errors import build_error, load_error, parser_error
+from splite_deploy.compile.tensorrt.few_kernels import few_kernels
 from splite_deploy.compile.tensorrt.job import ENGINE, INSPECTED, Built, Job, RequestedType
 from splite_deploy.compile.tensorrt.progress import progress_monitor
 from splite_deploy.compile.tensorrt.target import facts_of
@@ -189,16 +190,26 @@ def _configure(trt: Any, builder: Any, config: Any, job: Job, mode: TypingMode, 
                 setattr(owner, name, least)
         if mode.external_tactics:
             config.set_tactic_sources(config.get_tactic_sources() & ~_bits(trt.TacticSource, mode.external_tactics))
+        if mode.internal_tactics:
+            config.set_preview_feature(getattr(trt.PreviewFeature, mode.internal_tactics), True)
     if job.optimization_level is not None:
-        if not mode.optimization_levels:
-            raise UsageError(
-                f"{label} has no optimization levels; 8.6 and later have.", hint="Leave --optimization-level out."
-            )
-        config.builder_optimization_level = job.optimization_level
+        _set_level(trt, config, job.optimization_level, mode, label)
     if job.dla is not None:
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = job.dla
     return flags
+
+
+def _set_level(trt: Any, config: Any, level: int, mode: TypingMode, label: str) -> None:
+    if mode.optimization_levels:
+        config.builder_optimization_level = level
+    elif level == 0 and mode.algorithm_selector:
+        config.algorithm_selector = few_kernels(trt)
+    else:
+        raise UsageError(
+            f"{label} has no optimization level {level}; 8.6 and later have 0 to 5.",
+            hint="Leave --optimization-level out" + (", or give 0 to build fast." if mode.algorithm_selector else "."),
+        )
 
 
 def _set_batch(builder: Any, network: Any, config: Any, job: Job) -> str:
