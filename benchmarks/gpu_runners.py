@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from splite_deploy.bench.interleaved import Run
 from splite_deploy.bundle import Bundle
+from splite_deploy.compile.tensorrt.engines import EngineOptions, compile_trt
 from splite_deploy.errors import SpliteError
 from splite_deploy.runtime.backends.trt import TrtOptions
+from splite_deploy.runtime.backends.trt.module import FLAVOURS
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import open_session
 from splite_deploy.runtime.verify import verify
@@ -63,19 +65,16 @@ def batches_of(bundle: Bundle, batch: int) -> list[NDArray[np.uint8]]:
 
 
 def tensorrt_runners(
-    bundle: Bundle, network: str, batch: int, low_memory: bool, work: Path, stack: ExitStack
+    bundle: Bundle, network: str, batch: int, options: EngineOptions, work: Path, stack: ExitStack
 ) -> Iterator[Runner]:
     """Engines for exactly this batch, built in ``work``, verified and opened.
 
     Raises:
         SpliteError: An engine cannot be built, moves keypoints too far, or does not run.
     """
-    from splite_deploy.compile.tensorrt.engines import EngineOptions, compile_trt
-    from splite_deploy.runtime.backends.trt.module import FLAVOURS
-
     path = work / f"{network}-{batch}.splite"
     shutil.copytree(bundle.path, path)
-    compile_trt(Bundle.open(path), PRECISIONS, EngineOptions(batch=(batch, batch, batch), low_memory=low_memory))
+    compile_trt(Bundle.open(path), PRECISIONS, replace(options, batch=(batch, batch, batch)))
     built = Bundle.open(path)
     crops = batches_of(built, batch)
     for precision in PRECISIONS:

@@ -30,6 +30,7 @@ from splite_deploy.bench.bootstrap import Samples, ratio_of_medians
 from splite_deploy.bench.interleaved import interleave
 from splite_deploy.bench.stats import LatencyStats
 from splite_deploy.bundle import Bundle
+from splite_deploy.compile.tensorrt.engines import EngineOptions
 from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import SpliteError, UsageError
 from splite_deploy.runtime.backends.trt.module import load_tensorrt
@@ -67,7 +68,7 @@ def machine() -> dict[str, Any]:
 def runners_of(
     bundles: Mapping[str, Bundle],
     batch: int,
-    low_memory: bool,
+    options: EngineOptions,
     work: Path,
     stack: ExitStack,
     missing: dict[str, str],
@@ -77,8 +78,11 @@ def runners_of(
     runners: list[Runner] = []
     for network, bundle in bundles.items():
         say(f"batch {batch}: engines of the {network} network")
-        runners += tensorrt_runners(bundle, network, batch, low_memory, work, stack)
         for name, make in (
+            (
+                f"TensorRT, {network}",
+                lambda b=bundle, n=network: list(tensorrt_runners(b, n, batch, options, work, stack)),
+            ),
             ("torch", lambda b=bundle, n=network: list(torch_runners(b, n, batch))),
             ("onnxruntime CUDA", lambda b=bundle, n=network: [onnxruntime_runner(b, n, batch)]),
         ):
@@ -120,7 +124,9 @@ def records_of(
     return records
 
 
-def measure(folder: Path, batches: Sequence[int], frames: int, low_memory: bool, say: Say) -> list[dict[str, Any]]:
+def measure(
+    folder: Path, batches: Sequence[int], frames: int, options: EngineOptions, say: Say
+) -> list[dict[str, Any]]:
     """One record for each network, way and batch.
 
     Raises:
@@ -134,7 +140,7 @@ def measure(folder: Path, batches: Sequence[int], frames: int, low_memory: bool,
     with tempfile.TemporaryDirectory() as work:
         for batch in batches:
             with ExitStack() as stack:
-                runners = runners_of(bundles, batch, low_memory, Path(work), stack, missing, say)
+                runners = runners_of(bundles, batch, options, Path(work), stack, missing, say)
                 say(f"batch {batch}: timing {len(runners)} in turn")
                 samples = interleave({runner.label: runner.run for runner in runners}, frames)
                 common = {"date_utc": date_utc, "missing": dict(missing), **here}
@@ -176,6 +182,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--frames", type=int, default=1000, help="timed inferences of each (default: 1000)")
     parser.add_argument("--low-memory", action="store_true", help="build engines without cuBLAS and cuDNN")
+    parser.add_argument("--optimization-level", type=int, help="of engines, 0 to 5; 0 builds them in the least time")
     parser.add_argument("--out", type=Path, help="JSON lines file to append to")
     options = parser.parse_args()
     log = Console(stderr=True)
@@ -188,7 +195,8 @@ def main() -> None:
             records = [record for record in records if record["date_utc"] == records[-1]["date_utc"]]
         else:
             with log.status("reading") as status:
-                records = measure(options.bundles, options.batches, options.frames, options.low_memory, status.update)
+                engines = EngineOptions(low_memory=options.low_memory, optimization_level=options.optimization_level)
+                records = measure(options.bundles, options.batches, options.frames, engines, status.update)
             for record in records if options.out is not None else ():
                 append_record(options.out, record)
     except SpliteError as err:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import LOW_MEMORY
+from engines import LEVEL, LOW_MEMORY
 
 from splite_deploy.bundle import Bundle
 from splite_deploy.device.cuda_driver import gpu
@@ -87,7 +87,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
         if key not in made:
             path = tmp_path_factory.mktemp("engines") / f"{name}.splite"
             shutil.copytree(Path(os.environ["SPLITE_GPU_BUNDLES"]) / path.name, path)
-            compile_trt(Bundle.open(path), precisions, EngineOptions(batch=batch, low_memory=LOW_MEMORY))
+            options = EngineOptions(batch=batch, low_memory=LOW_MEMORY, optimization_level=LEVEL)
+            compile_trt(Bundle.open(path), precisions, options)
             made[key] = Bundle.open(path)
         return made[key]
 

@@ -5,7 +5,8 @@
 #
 # BUNDLES is the folder that benchmarks/gpu_bundles.py has made, on any machine. PYTHON names an interpreter that has
 # TensorRT (8.5 to 11) or TensorRT-RTX, cuda-python or pycuda, numpy, OpenCV, click, rich and pytest; python3 without it.
-# SPLITE_GPU_LOW_MEMORY=1 builds engines without cuBLAS and cuDNN; SPLITE_GPU_TABLE has more options of gpu_table.py.
+# SPLITE_GPU_LOW_MEMORY=1 builds engines without cuBLAS and cuDNN, SPLITE_GPU_LEVEL=0 in the least time;
+# SPLITE_GPU_TESTS names other tests, SPLITE_GPU_TABLE has more options of gpu_table.py.
 # OUT gets environment.json, tests.jsonl with the outcome and the figures of every test, tests.log, and table.jsonl.
 set -u
 out=${1:?"usage: tests/gpu/run.sh OUT BUNDLES"}
@@ -23,10 +24,11 @@ rm -f "$SPLITE_GPU_REPORT"
 
 environment=$("$python" benchmarks/gpu_table.py --environment) || exit 1
 printf '%s\n' "$environment" >"$out/environment.json"
-"$python" -m pytest -q -p no:cacheprovider -W default tests/gpu tests/runtime/test_session_contract.py >"$out/tests.log" 2>&1
+"$python" -m pytest -q -p no:cacheprovider -W default \
+  ${SPLITE_GPU_TESTS:-tests/gpu tests/runtime/test_session_contract.py} >"$out/tests.log" 2>&1
 tests=$?
 tail -n 25 "$out/tests.log"
 "$python" benchmarks/gpu_table.py --bundles "$bundles" --out "$out/table.jsonl" ${SPLITE_GPU_LOW_MEMORY:+--low-memory} \
-  ${SPLITE_GPU_TABLE:-}
+  ${SPLITE_GPU_LEVEL:+--optimization-level "$SPLITE_GPU_LEVEL"} ${SPLITE_GPU_TABLE:-}
 table=$?
 [ "$tests" -eq 0 ] && [ "$table" -eq 0 ]

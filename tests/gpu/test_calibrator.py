@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from engines import LOW_MEMORY
+from engines import LEVEL, LOW_MEMORY
 
 from splite_deploy.bench import golden_inputs
 from splite_deploy.bundle import Bundle
@@ -46,7 +46,9 @@ def test_an_engine_that_tensorrt_calibrates(
     path = Path(shutil.copytree(Path(os.environ["SPLITE_GPU_BUNDLES"]) / f"{name}.splite", tmp_path / f"{name}.splite"))
     bundle = Bundle.open(path)
     photos = as_photos(bundle, tmp_path / "photos")
-    options = EngineOptions(batch=(1, 1, 8), calibration=photos, calibrator=calibrator, low_memory=LOW_MEMORY)
+    options = EngineOptions(
+        batch=(1, 1, 8), calibration=photos, calibrator=calibrator, low_memory=LOW_MEMORY, optimization_level=LEVEL
+    )
     (engine,) = compile_trt(bundle, ["int8"], options)
     made = Bundle.open(path)
     (result,) = results = verify(made, "trt", "int8")

@@ -20,6 +20,8 @@ from splite_deploy.runtime.session import Session
 
 LOW_MEMORY = bool(os.environ.get("SPLITE_GPU_LOW_MEMORY"))
 """Whether engines on a GPU are built without cuBLAS and cuDNN, for machines where these are missing."""
+LEVEL = int(os.environ["SPLITE_GPU_LEVEL"]) if os.environ.get("SPLITE_GPU_LEVEL") else None
+"""Optimization level of engines on a GPU; 0 builds them in the least time."""
 NO_ENGINE = b"vtrt" + bytes(range(256))
 """Begins like an engine; for what is refused before anybody looks further."""
 
