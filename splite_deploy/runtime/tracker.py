@@ -10,10 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 from splite_deploy.arrays import is_number
 from splite_deploy.errors import UsageError
 from splite_deploy.metrics.labels import tight_box
-from splite_deploy.metrics.turned_boxes import Turn, box_around
+from splite_deploy.metrics.turned_boxes import Turn, box_around, box_at
+from splite_deploy.runtime.any_angle import QUARTERS_DEG, usable_box
 from splite_deploy.runtime.estimator import Estimator
 from splite_deploy.runtime.pose import Pose
-from splite_deploy.runtime.preprocess import AnyImage, check_image
+from splite_deploy.runtime.preprocess import AnyImage, check_box, check_image
 
 MIN_SIDE_PX = 8.0
 """Keypoints closer together than this are no hand or person."""
@@ -115,7 +116,8 @@ class BoxTracker:
         estimator: Of the model.
         start: xyxy box in pixels in which to look at first, and again whenever it is lost; None is the whole frame. It
             may have an angle where crops are turned; without one it is found by two to six looks at a frame, see
-            `PoseEstimator.at_any_angle`: six wherever nobody is there.
+            `PoseEstimator.at_any_angle`. Where these find nobody, one look a frame follows, at each quarter in turn,
+            until one finds somebody; then it is found by several looks again.
         margin: See `next_box`; the model's own padding of boxes comes on top.
         min_score: See `next_box`. Scores are no probabilities and differ between models: look at those of frames with
             and without a hand or person.
@@ -146,6 +148,7 @@ class BoxTracker:
         self.found = False
         self._start = start
         self._size: tuple[int, ...] | None = None
+        self._nobody_frames = 0  # that were looked into at all angles, or at one quarter
         self._limits = {"margin": margin, "min_score": min_score, "min_presence": min_presence}
 
     def __call__(self, frame: AnyImage, **options: Any) -> Pose:
@@ -155,13 +158,33 @@ class BoxTracker:
             UsageError: The frame, the start box or an option cannot be used.
             BackendError: The backend failed.
         """
-        height, width = size = check_image(frame).shape[:2]
-        box = self.box if self._size in (None, size) else self._start
-        knows_angle = box is not None and np.size(box) > _CORNERS
-        estimate = self.estimator if knows_angle else self.estimator.at_any_angle
-        pose = estimate(frame, box, **options)
-        followed = next_box(pose, height, width, **self._limits, turn=self.estimator.spec.input.turn)
+        size = check_image(frame).shape[:2]
+        known = self._size in (None, size)
+        box, nobody_frames = (self.box, self._nobody_frames) if known else (self._start, 0)
+        at_angle = box is not None and np.size(box) > _CORNERS
+        pose, followed = self._look(frame, box, at_angle, nobody_frames, options)
         self._size = size
+        self._nobody_frames = nobody_frames + 1 if followed is None and not at_angle else 0
         self.found = followed is not None
         self.box = self._start if followed is None else followed
         return pose
+
+    def _look(
+        self, frame: AnyImage, box: ArrayLike | None, at_angle: bool, nobody_frames: int, options: dict[str, Any]
+    ) -> tuple[Pose, NDArray[np.float64] | None]:
+        """What is in the box, and where to look in the next frame; by as few looks as who was there before allows."""
+        height, width = check_image(frame).shape[:2]
+        turn = self.estimator.spec.input.turn
+
+        def looked(pose: Pose) -> tuple[Pose, NDArray[np.float64] | None]:
+            return pose, next_box(pose, height, width, **self._limits, turn=turn)
+
+        if at_angle:
+            return looked(self.estimator(frame, box, **options))
+        if turn is not None and nobody_frames > 0:
+            start = check_box(box, height, width)
+            quarter = usable_box(box_at(start, QUARTERS_DEG[(nobody_frames - 1) % len(QUARTERS_DEG)]), height, width)
+            pose, followed = looked(self.estimator(frame, start if quarter is None else quarter, **options))
+            if followed is None:
+                return pose, None
+        return looked(self.estimator.at_any_angle(frame, box, **options))

@@ -164,7 +164,8 @@ def test_turned_crops_at_any_angle_and_followed(answers: Answers) -> None:
 
 def test_a_person_is_followed_and_lost(answers: Answers) -> None:
     whole = picture()
-    frames = [whole, np.ascontiguousarray(np.roll(whole, 5, axis=0)), np.zeros_like(whole), whole]
+    nobody = [np.zeros_like(whole)] * 4  # lost, sought at all angles, and at two quarters
+    frames = [whole, np.ascontiguousarray(np.roll(whole, 5, axis=0)), *nobody, whole]
     facts = {"bundle": str(packaged(HAND)), "precision": "fp32", "color": "bgr", "box": HAND_BOX}
     (tracked,) = answers([{"do": "track", **facts, "frames": frames}])
     with PoseEstimator.open(packaged(HAND), "ort", "fp32", threads=1) as estimate:

@@ -281,6 +281,30 @@ def test_a_hand_is_followed_all_the_way_round(finder: PoseEstimator) -> None:
     assert np.linalg.norm(np.diff(middles, axis=0), axis=1).max() < 4  # no jump at 180
 
 
+def test_nobody_costs_one_look_a_frame_at_each_quarter_in_turn(finder: PoseEstimator) -> None:
+    session, track = finder.session, BoxTracker(finder, (100, 80, 200, 180))
+    assert isinstance(session, Finder)
+    nobody, looks, angles = np.zeros((260, 300, 3), np.uint8), [], []
+    for frame in range(6):
+        before = len(session.crops)
+        angles.append(track(nobody).angle_deg)
+        looks.append(len(session.crops) - before)
+        assert not track.found and track.box == (100, 80, 200, 180), frame
+    assert looks[0] >= 4 and looks[1:] == [1] * 5 and angles[1:] == [0, 90, 180, -90, 0]
+    keypoints = hand(150)
+    pose = track(picture(keypoints))
+    assert track.found and len(session.crops) - sum(looks) > 2, "who is there is looked at as often as in a first frame"
+    np.testing.assert_allclose(pose.keypoints, keypoints, rtol=0, atol=0.35)
+    before = len(session.crops)
+    track(picture(keypoints))
+    assert len(session.crops) - before == 1
+    track(nobody)
+    assert not track.found
+    before = len(session.crops)
+    track(nobody)
+    assert len(session.crops) - before == looks[0], "who was just lost is looked for at all angles"
+
+
 def test_the_angle_stays_where_keypoints_do_not_tell_it(finder: PoseEstimator) -> None:
     pose = finder(picture(hand(40)), box_around(hand(40), TURN))
     fallen = np.array([[150, 130], [150, 130], [120, 110]], np.float32)

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
+#include <iterator>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -45,7 +47,9 @@ inline std::optional<Box> next_box(const Pose& pose, int height, int width, cons
 /// Follows one hand or person through the frames of a camera. Where their size changes it begins anew.
 class BoxTracker {
  public:
-  /// `start` is the box in which to look at first, and again whenever it is lost; none is the whole frame.
+  /// `start` is the box in which to look at first, and again whenever it is lost; none is the whole frame. Where crops
+  /// are turned and it has no angle, that is found by two to six looks. Where these find nobody, one look a frame
+  /// follows, at each quarter in turn, until one finds somebody.
   explicit BoxTracker(Estimator& estimator, std::optional<Box> start = {}, const FollowOptions& options = {})
       : estimator_(estimator), start_(start), box_(start), options_(options) {
     if (estimator.model().keypoint_count() == 0) {
@@ -58,10 +62,13 @@ class BoxTracker {
   /// Finds the keypoints in the next frame.
   Pose operator()(const Image& frame, const std::optional<Camera>& camera = {}) {
     const std::pair<int, int> size{frame.height, frame.width};
-    const std::optional<Box> box = !size_ || *size_ == size ? box_ : start_;
-    Pose pose = box && box->angle_deg ? estimator_(frame, box, camera) : estimator_.at_any_angle(frame, box, camera);
-    const std::optional<Box> followed = next_box(pose, frame.height, frame.width, options_, estimator_.model().input.rotate_by);
+    const bool known = !size_ || *size_ == size;
+    const std::optional<Box> box = known ? box_ : start_;
+    const std::size_t nobody_frames = known ? nobody_frames_ : 0;
+    const bool at_angle = box && box->angle_deg;
+    auto [pose, followed] = look(frame, box, at_angle, nobody_frames, camera);
     size_ = size;
+    nobody_frames_ = !followed && !at_angle ? nobody_frames + 1 : 0;
     found_ = followed.has_value();
     box_ = followed ? followed : start_;
     return pose;
@@ -73,10 +80,36 @@ class BoxTracker {
   const std::optional<Box>& box() const { return box_; }
 
  private:
+  using Looked = std::pair<Pose, std::optional<Box>>;
+
+  /// What is in the box, and where to look in the next frame; by as few looks as who was there before allows.
+  Looked look(const Image& frame, const std::optional<Box>& box, bool at_angle, std::size_t nobody_frames, const std::optional<Camera>& camera) {
+    const auto& turn = estimator_.model().input.rotate_by;
+    const auto looked = [&](Pose pose) {
+      auto followed = next_box(pose, frame.height, frame.width, options_, turn);
+      return Looked{std::move(pose), followed};
+    };
+    if (at_angle) return looked(estimator_(frame, box, camera));
+    if (turn && nobody_frames > 0) {
+      constexpr double kQuartersDeg[] = {0.0, 90.0, 180.0, -90.0};
+      const Box start = check_box(box, frame.height, frame.width);
+      Box quarter = box_at(start, kQuartersDeg[(nobody_frames - 1) % std::size(kQuartersDeg)]);
+      try {
+        check_box(quarter, frame.height, frame.width);
+      } catch (const UsageError&) {
+        quarter = start;  // nothing that could be looked into
+      }
+      Looked found = looked(estimator_(frame, quarter, camera));
+      if (!found.second) return found;
+    }
+    return looked(estimator_.at_any_angle(frame, box, camera));
+  }
+
   Estimator& estimator_;
   std::optional<Box> start_, box_;
   FollowOptions options_;
   bool found_ = false;
+  std::size_t nobody_frames_ = 0;  // that were looked into at all angles, or at one quarter
   std::optional<std::pair<int, int>> size_;
 };
 
