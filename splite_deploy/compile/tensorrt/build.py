@@ -80,7 +80,8 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
             "lists them: compile another precision, or export with a larger --max-shift-px.",
         )
     config = builder.create_builder_config()
-    flags = _configure(trt, builder, config, job, mode, tensorrt.label)
+    flags = _configure(trt, builder, config, job, mode)
+    selector = _set_level(trt, config, job.optimization_level, mode, tensorrt.label)
     batch = _set_batch(builder, network, config, job)
     if job.calibration is not None:
         keep_interface_float(trt, network, requested)
@@ -93,6 +94,7 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
         tell("building the engine", -1)
     logger.errors.clear()
     plan, calibration = _plan(trt, builder, network, config, job, folder)
+    del selector  # until here it had to live: not all bindings keep it
     if plan is None:
         raise build_error(graph.name, logger.errors, logger.skipped)
     engine = bytes(plan)
@@ -173,8 +175,8 @@ def _requested(network: Any, job: Job, mode: TypingMode) -> dict[str, RequestedT
     return {}
 
 
-def _configure(trt: Any, builder: Any, config: Any, job: Job, mode: TypingMode, label: str) -> tuple[str, ...]:
-    """Sets all options; returns the names of the builder flags that are set."""
+def _configure(trt: Any, builder: Any, config: Any, job: Job, mode: TypingMode) -> tuple[str, ...]:
+    """Sets all options but the optimization level; returns the names of the builder flags that are set."""
     flags = mode.builder_flags(job.precision, job.dla is not None, job.calibration is not None)
     for name in flags:
         config.set_flag(getattr(trt.BuilderFlag, name))
@@ -192,24 +194,26 @@ def _configure(trt: Any, builder: Any, config: Any, job: Job, mode: TypingMode, 
             config.set_tactic_sources(config.get_tactic_sources() & ~_bits(trt.TacticSource, mode.external_tactics))
         if mode.internal_tactics:
             config.set_preview_feature(getattr(trt.PreviewFeature, mode.internal_tactics), True)
-    if job.optimization_level is not None:
-        _set_level(trt, config, job.optimization_level, mode, label)
     if job.dla is not None:
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = job.dla
     return flags
 
 
-def _set_level(trt: Any, config: Any, level: int, mode: TypingMode, label: str) -> None:
+def _set_level(trt: Any, config: Any, level: int | None, mode: TypingMode, label: str) -> Any:
+    """Sets the optimization level; returns what has to live as long as the build."""
+    if level is None:
+        return None
     if mode.optimization_levels:
         config.builder_optimization_level = level
-    elif level == 0 and mode.algorithm_selector:
-        config.algorithm_selector = few_kernels(trt)
-    else:
-        raise UsageError(
-            f"{label} has no optimization level {level}; 8.6 and later have 0 to 5.",
-            hint="Leave --optimization-level out" + (", or give 0 to build fast." if mode.algorithm_selector else "."),
-        )
+        return None
+    if level == 0 and mode.algorithm_selector:
+        config.algorithm_selector = selector = few_kernels(trt)
+        return selector
+    raise UsageError(
+        f"{label} has no optimization level {level}; 8.6 and later have 0 to 5.",
+        hint="Leave --optimization-level out" + (", or give 0 to build fast." if mode.algorithm_selector else "."),
+    )
 
 
 def _set_batch(builder: Any, network: Any, config: Any, job: Job) -> str:

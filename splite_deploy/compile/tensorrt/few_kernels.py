@@ -29,7 +29,8 @@ def few_kernels(trt: Any) -> Any:
         def select_algorithms(self, context: Any, choices: Sequence[Any]) -> list[int]:
             tensors = range(context.num_inputs + context.num_outputs)
             sizes = [sum(_size(choice.get_algorithm_io_info(index)) for index in tensors) for choice in choices]
-            return [index for index, size in enumerate(sizes) if size == min(sizes)][:TRIED]
+            least = min(sizes, default=0)
+            return [index for index, size in enumerate(sizes) if size == least][:TRIED]
 
         def report_algorithms(self, contexts: Sequence[Any], choices: Sequence[Any]) -> None:
             """TensorRT asks for it; the inspector tells what was chosen."""
