@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -126,9 +126,7 @@ class AdaptiveEstimator(DelegatingEstimator):
         on_switch: Callable[[Switch], object] = lambda switch: None,
     ) -> None:
         _check_limits(budget_ms, window, rest_s, max_loaded)
-        self.variants, self._bundles = _expanded(
-            [variants] if isinstance(variants, (Variant, str, PathLike)) else variants
-        )
+        self.variants, self._bundles = _expanded(variants)
         self.switches: deque[Switch] = deque(maxlen=_KEPT)
         self.failed: dict[int, Exception] = {}
         _check_same_task({fspath(path): bundle.model for path, bundle in self._bundles.items()})
@@ -262,12 +260,18 @@ def _check_limits(budget_ms: float, window: int, rest_s: float, max_loaded: int)
 
 
 def _expanded(
-    variants: Iterable[Variant | str | PathLike[str]],
+    variants: Iterable[Variant | str | PathLike[str]] | Variant | str | PathLike[str],
 ) -> tuple[list[Variant], dict[str | PathLike[str], Bundle]]:
     """Every artifact of a bundle in the place of its path; and the bundles by their paths, each opened once."""
     made: list[Variant] = []
     bundles: dict[str | PathLike[str], Bundle] = {}
-    for one in variants:
+    several = isinstance(variants, Iterable) and not isinstance(variants, (Variant, str, PathLike))
+    for one in cast("Iterable[Variant | str | PathLike[str]]", variants if several else [variants]):
+        if not isinstance(one, (Variant, str, PathLike)):
+            raise UsageError(
+                f"A variant is of type {type(one).__name__}, and neither a Variant nor the path of a bundle.",
+                hint="Name bundles, the most accurate first; variants_of(PATH) lists those of one.",
+            )
         path = one.path if isinstance(one, Variant) else one
         if path not in bundles:
             bundles[path] = Bundle.open(path)

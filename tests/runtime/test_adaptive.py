@@ -273,6 +273,8 @@ def test_after_its_end_it_finds_nothing(picture: NDArray[np.uint8]) -> None:
         ({"max_loaded": 1}, "max_loaded is 1."),
         ({"rest_s": "1"}, "rest_s is '1'."),
         ({"variants": []}, "There is no variant to choose from."),
+        ({"variants": None}, "A variant is of type NoneType, and neither a Variant nor the path of a bundle."),
+        ({"variants": [3]}, "A variant is of type int, and neither a Variant nor the path of a bundle."),
         ({"variants": [BUNDLE, PACKAGED / PALM]}, "find different things"),
     ],
 )
