@@ -26,8 +26,10 @@ from splite_deploy.runtime.backends.trt.module import FLAVOURS
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import open_session
 from splite_deploy.runtime.verify import verify
-from splite_deploy.spec import PRECISIONS, Precision
+from splite_deploy.spec import Precision
 
+ENGINE = "engine_sha256"
+"""Among the facts of a runner with TensorRT."""
 TIMED_FRAMES = 300
 """Inferences whose time on the device is taken, beside those that are timed in turn."""
 
@@ -64,43 +66,48 @@ def batches_of(bundle: Bundle, batch: int) -> list[NDArray[np.uint8]]:
     return [np.stack([crops[(first + k) % len(crops)] for k in range(batch)]) for first in range(len(crops))]
 
 
-def tensorrt_runners(
-    bundle: Bundle, network: str, batch: int, options: EngineOptions, work: Path, stack: ExitStack
-) -> Iterator[Runner]:
-    """Engines for exactly this batch, built in ``work``, verified and opened.
+def tensorrt_runner(
+    bundle: Bundle,
+    network: str,
+    precision: Precision,
+    batch: int,
+    options: EngineOptions,
+    work: Path,
+    stack: ExitStack,
+) -> Runner:
+    """An engine for exactly this batch, built in ``work``, verified and opened.
 
     Raises:
-        SpliteError: An engine cannot be built, moves keypoints too far, or does not run.
+        SpliteError: It cannot be built, moves keypoints too far, or does not run.
     """
-    path = work / f"{network}-{batch}.splite"
+    path = work / f"{network}-{precision}-{batch}.splite"
     shutil.copytree(bundle.path, path)
-    compile_trt(Bundle.open(path), PRECISIONS, replace(options, batch=(batch, batch, batch)))
+    compile_trt(Bundle.open(path), [precision], replace(options, batch=(batch, batch, batch)))
     built = Bundle.open(path)
     crops = batches_of(built, batch)
-    for precision in PRECISIONS:
-        artifact = built.find("trt", precision)
-        session = stack.enter_context(open_session(built, "trt", precision))
-        name = session.inputs[0].name
-        facts = {"engine_sha256": artifact.sha256, "target": dict(artifact.target)}
-        if batch == 1:  # golden crops are verified one by one
-            (result,) = verify(built, "trt", precision)
-            facts["shift_p95_px"] = result.parity.deviation_px.p95
-            facts["violations"] = list(result.violations)
+    artifact = built.find("trt", precision)
+    facts = {ENGINE: artifact.sha256, "target": dict(artifact.target)}
+    if batch == 1:  # golden crops are verified one by one
+        (result,) = verify(built, "trt", precision)
+        facts["shift_p95_px"] = result.parity.deviation_px.p95
+        facts["violations"] = list(result.violations)
+    session = stack.enter_context(open_session(built, "trt", precision))
+    name = session.inputs[0].name
 
-        def run(index: int, session: Any = session, name: str = name) -> object:
-            return session.run({name: crops[index % len(crops)]})
+    def run(index: int) -> object:
+        return session.run({name: crops[index % len(crops)]})
 
-        def compute_ms(precision: Precision = precision, name: str = name) -> list[float]:
-            timed: Any = open_session(built, "trt", precision, options=TrtOptions(stage_timing=True))
-            samples = []
-            with timed:
-                for index in range(50 + TIMED_FRAMES):
-                    timed.run({name: crops[index % len(crops)]})
-                    samples.append(timed.stage_ms()["compute"])
-            return samples[50:]
+    def compute_ms() -> list[float]:
+        timed: Any = open_session(built, "trt", precision, options=TrtOptions(stage_timing=True))
+        samples = []
+        with timed:
+            for index in range(50 + TIMED_FRAMES):
+                timed.run({name: crops[index % len(crops)]})
+                samples.append(timed.stage_ms()["compute"])
+        return samples[50:]
 
-        flavour = FLAVOURS[artifact.target["flavour"]]
-        yield Runner(network, f"{flavour} {artifact.target['tensorrt']}", precision, run, compute_ms, facts)
+    flavour = FLAVOURS[artifact.target["flavour"]]
+    return Runner(network, f"{flavour} {artifact.target['tensorrt']}", precision, run, compute_ms, facts)
 
 
 def torch_runners(bundle: Bundle, network: str, batch: int) -> Iterator[Runner]:

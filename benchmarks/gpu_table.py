@@ -4,8 +4,9 @@ r"""Dense against compacted on the GPU, by batch and precision, beside torch and
     python benchmarks/gpu_table.py --bundles BUNDLES --out benchmarks/results/gpu-MACHINE.jsonl
     python benchmarks/gpu_table.py --show benchmarks/results/gpu-MACHINE.jsonl
 
-All that are timed with one batch are timed in turn, a block of each. What is not installed is left out, and the record
-says why. TensorRT-RTX is another product than TensorRT: its lines are named so, and say nothing about TensorRT.
+All that are timed with one batch are timed in turn, a block of each. What is not installed or cannot be built is left
+out, and the record says why; without any engine the command fails. TensorRT-RTX is another product than TensorRT: its
+lines are named so, and say nothing about TensorRT.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from gpu_runners import Runner, onnxruntime_runner, tensorrt_runners, torch_runners
+from gpu_runners import ENGINE, Runner, onnxruntime_runner, tensorrt_runner, torch_runners
 from rich.console import Console
 from rich.table import Table
 
@@ -35,6 +36,7 @@ from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import SpliteError, UsageError
 from splite_deploy.runtime.backends.trt.module import load_tensorrt
 from splite_deploy.runtime.cuda.memory import open_cuda
+from splite_deploy.spec import PRECISIONS
 from splite_deploy.spec.plain import to_plain
 
 KIND = "gpu"
@@ -78,11 +80,15 @@ def runners_of(
     runners: list[Runner] = []
     for network, bundle in bundles.items():
         say(f"batch {batch}: engines of the {network} network")
-        for name, make in (
+        engines = [
             (
-                f"TensorRT, {network}",
-                lambda b=bundle, n=network: list(tensorrt_runners(b, n, batch, options, work, stack)),
-            ),
+                f"TensorRT {precision}, {network}",
+                lambda b=bundle, n=network, p=precision: [tensorrt_runner(b, n, p, batch, options, work, stack)],
+            )
+            for precision in PRECISIONS
+        ]
+        for name, make in (
+            *engines,
             ("torch", lambda b=bundle, n=network: list(torch_runners(b, n, batch))),
             ("onnxruntime CUDA", lambda b=bundle, n=network: [onnxruntime_runner(b, n, batch)]),
         ):
@@ -130,7 +136,7 @@ def measure(
     """One record for each network, way and batch.
 
     Raises:
-        SpliteError: There is no GPU, a bundle is missing, or TensorRT failed.
+        SpliteError: There is no GPU, a bundle is missing, or nothing of it could be run.
     """
     here = machine()
     bundles = {network: Bundle.open(folder / f"{network}-fused.splite") for network in NETWORKS}
@@ -142,10 +148,19 @@ def measure(
             with ExitStack() as stack:
                 runners = runners_of(bundles, batch, options, Path(work), stack, missing, say)
                 say(f"batch {batch}: timing {len(runners)} in turn")
+                if not runners:
+                    continue
                 samples = interleave({runner.label: runner.run for runner in runners}, frames)
                 common = {"date_utc": date_utc, "missing": dict(missing), **here}
                 records += records_of(runners, samples, batch, common)
+    if not records:
+        raise SpliteError(f"Nothing ran: {left_out(missing)}", hint="Install what is missing.")
     return records
+
+
+def left_out(missing: Mapping[str, str]) -> str:
+    """What was not timed and why, as text."""
+    return "; ".join(f"{name} ({why})" for name, why in missing.items())
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> Table:
@@ -169,7 +184,11 @@ def table(records: Sequence[Mapping[str, Any]]) -> Table:
             "" if record["speed_up"] is None else f"{record['speed_up']['value']:.2f}",
             "" if shift is None else f"{shift:.4f}",
         )
-    grid.caption = "; ".join(f"left out: {name} ({why})" for name, why in records[-1]["missing"].items())
+    levels = {record["facts"].get("target", {}).get("optimization_level") for record in records} - {None}
+    facts = [f"engines of optimization level {level}" for level in sorted(levels)]
+    if missing := records[-1]["missing"]:
+        facts.append(f"left out: {left_out(missing)}")
+    grid.caption = "; ".join(facts)
     return grid
 
 
@@ -202,6 +221,8 @@ def main() -> None:
     except SpliteError as err:
         sys.exit(f"error: {err}")
     Console(width=WIDTH).print(table(records))
+    if options.show is None and not any(ENGINE in record["facts"] for record in records):
+        sys.exit(f"error: No engine ran: {left_out(records[-1]['missing'])}")
 
 
 if __name__ == "__main__":

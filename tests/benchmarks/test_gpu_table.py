@@ -6,18 +6,21 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gpu_runners import Runner, batches_of
-from gpu_table import REFERENCE, machine, records_of, table
+from gpu_table import REFERENCE, left_out, machine, records_of, runners_of, table
 from rich.console import Console
 
 from splite_deploy.bench.interleaved import interleave
 from splite_deploy.bundle import Bundle
+from splite_deploy.compile.tensorrt.engines import EngineOptions
 from splite_deploy.device.cuda_driver import gpu
 from splite_deploy.errors import UsageError
+from splite_deploy.spec import PRECISIONS
 
 
 def script(root: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -42,9 +45,10 @@ def test_records_and_their_table(root: Path, tmp_path: Path) -> None:
     def sleeper(seconds: float) -> Any:
         return lambda index: time.sleep(seconds)
 
+    facts = {"shift_p95_px": 0.0123, "target": {"optimization_level": "0"}}
     runners = [
         Runner("dense", "torch eager", "fp32", sleeper(0.004), lambda: [3.0, 3.5], {}),
-        Runner("compacted", "TensorRT-RTX 1.7.1", "fp16", sleeper(0.001), None, {"shift_p95_px": 0.0123}),
+        Runner("compacted", "TensorRT-RTX 1.7.1", "fp16", sleeper(0.001), None, facts),
     ]
     assert runners[0].label == REFERENCE
     samples = interleave({runner.label: runner.run for runner in runners}, 20, warmup_frames=1)
@@ -60,13 +64,31 @@ def test_records_and_their_table(root: Path, tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(record) + "\n" for record in (older, *records)), encoding="utf-8")
     done = script(root, "--show", file)
     assert done.returncode == 0, done.stderr
-    for text in ("TensorRT-RTX 1.7.1", "torch eager", "0.0123", "onnxruntime CUDA (No provider.)", "a GPU: crops"):
+    for text in (
+        "TensorRT-RTX 1.7.1",
+        "torch eager",
+        "0.0123",
+        "onnxruntime CUDA (No provider.)",
+        "a GPU: crops",
+        "level 0",
+    ):
         assert text in done.stdout
     assert "an older run" not in done.stdout
 
     console = Console(record=True, width=130)
     console.print(table(records[1:]))
     assert "dense" not in console.export_text()
+
+
+def test_what_cannot_run_is_left_out_with_its_reason(tiny_bundle: Path, tmp_path: Path) -> None:
+    without_a_gpu()
+    missing = {"torch": "It was told before."}
+    with ExitStack() as stack:
+        given = {"dense": Bundle.open(tiny_bundle)}
+        assert runners_of(given, 1, EngineOptions(), tmp_path, stack, missing, lambda step: None) == []
+    assert list(missing) == ["torch", *(f"TensorRT {p}, dense" for p in PRECISIONS), "onnxruntime CUDA"]
+    assert missing["torch"] == "It was told before." and "no graph for fp16 engines" in missing["TensorRT fp16, dense"]
+    assert left_out({"a": "b", "c": "d"}) == "a (b); c (d)"
 
 
 def test_without_a_gpu_nothing_is_measured(root: Path, tmp_path: Path) -> None:
