@@ -188,6 +188,7 @@ class Kernel:
     """A kernel that TensorRT offers for a layer with one input and one output."""
 
     types: tuple[str, str]
+    workspace_size: int = 0
 
     def get_algorithm_io_info(self, index: int) -> Any:
         return SimpleNamespace(dtype=SimpleNamespace(name=self.types[index]))
@@ -200,6 +201,8 @@ def test_level_0_times_few_kernels_of_a_layer_and_the_fastest_types(bundle: Bund
     floats, halves, mixed = Kernel(("FLOAT", "FLOAT")), Kernel(("HALF", "HALF")), Kernel(("HALF", "FLOAT"))
     assert selector.made and engine.target["optimization_level"] == "0"
     assert selector.select_algorithms(layer, [floats, mixed, *[halves] * 9, floats]) == [2, 3, 4, 5]
+    hungry = Kernel(("HALF", "HALF"), 1 << 30)
+    assert selector.select_algorithms(layer, [hungry, hungry, *[halves] * 3]) == [2, 3, 4, 0]
     assert selector.select_algorithms(layer, [floats, mixed]) == [1]
     assert selector.select_algorithms(layer, []) == []
 
@@ -209,6 +212,20 @@ def test_version_8_5_has_no_other_level(bundle: Bundle, trt: WeakTensorRt) -> No
     with pytest.raises(UsageError, match=message) as caught:
         compile_trt(bundle, ["fp16"], EngineOptions(optimization_level=3))
     assert caught.value.hint == "Leave --optimization-level out, or give 0 to build fast."
+
+
+def test_timings_of_few_kernels_are_kept_for_nobody(
+    bundle: Bundle, trt: WeakTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(config: Any, content: bytes) -> None:
+        raise AssertionError("timings are asked for")
+
+    monkeypatch.setattr(IBuilderConfig, "create_timing_cache", asked, raising=False)
+    compile_trt(bundle, ["fp16"], EngineOptions(optimization_level=0))
+    message = r"TensorRT 8\.5\.2\.2 has no use for --timing-cache at level 0: it times few kernels of each layer\."
+    with pytest.raises(UsageError, match=message):
+        compile_trt(bundle, ["fp16"], EngineOptions(optimization_level=0, timing_cache=str(tmp_path / "timings")))
+    assert not (tmp_path / "timings").exists()
 
 
 def test_all_kernels_are_timed_without_a_level(bundle: Bundle, trt: WeakTensorRt) -> None:

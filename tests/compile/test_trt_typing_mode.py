@@ -107,7 +107,7 @@ _UNTIL_10 = {
     *("EXPLICIT_BATCH", "FP16", "PREFER_PRECISION_CONSTRAINTS", "CUBLAS", "CUBLAS_LT", "CUDNN"),
     *("IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator", "int8_calibrator", "set_calibration_profile"),
     *("platform_has_fast_fp16", "platform_has_fast_int8", "precision"),
-    *("IAlgorithmSelector", "algorithm_selector", "get_algorithm_io_info"),
+    *("IAlgorithmSelector", "algorithm_selector", "get_algorithm_io_info", "workspace_size"),
 }
 LACKING = {"8.5": _SINCE_8_6 | _SINCE_10, "8.6": _SINCE_10, "11.4": _UNTIL_8_6 | _UNTIL_10}
 """Names that code uses which a version has not: each is asked for first, or belongs to the mode of other versions."""

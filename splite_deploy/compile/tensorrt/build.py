@@ -85,7 +85,12 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
     batch = _set_batch(builder, network, config, job)
     if job.calibration is not None:
         keep_interface_float(trt, network, requested)
-    timings = timing_file(job.timing_cache, facts) if mode.timing_cache else None
+    if selector is not None and job.timing_cache not in (None, "off"):
+        raise UsageError(
+            f"{tensorrt.label} has no use for --timing-cache at level 0: it times few kernels of each layer.",
+            hint="Leave it out.",
+        )
+    timings = timing_file(job.timing_cache, facts) if mode.timing_cache and selector is None else None
     if timings is not None:
         use_timings(config, timings, named=job.timing_cache is not None)
     if mode.progress:

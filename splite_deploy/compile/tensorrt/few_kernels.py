@@ -9,7 +9,7 @@ SELECTOR = "IAlgorithmSelector"
 """Name of the class that TensorRT 8.5 to 10 asks which kernels to time."""
 TRIED = 4
 """Kernels of a layer that are timed; of a convolution TensorRT has dozens, hundreds on a new GPU."""
-_BYTES = {"INT8": 1, "BOOL": 1, "HALF": 2}
+_BYTES = {"INT8": 1, "UINT8": 1, "BOOL": 1, "HALF": 2}
 
 
 def few_kernels(trt: Any) -> Any:
@@ -21,7 +21,7 @@ def few_kernels(trt: Any) -> Any:
     base: Any = getattr(trt, SELECTOR)
 
     class FewKernels(base):  # type: ignore[misc]
-        """Offers TensorRT the first kernels of each layer that read and write the fewest bytes."""
+        """Offers TensorRT those kernels of each layer that read and write the fewest bytes, in the least memory."""
 
         def __init__(self) -> None:
             base.__init__(self)
@@ -30,7 +30,8 @@ def few_kernels(trt: Any) -> Any:
             tensors = range(context.num_inputs + context.num_outputs)
             sizes = [sum(_size(choice.get_algorithm_io_info(index)) for index in tensors) for choice in choices]
             least = min(sizes, default=0)
-            return [index for index, size in enumerate(sizes) if size == least][:TRIED]
+            smallest = [index for index, size in enumerate(sizes) if size == least]
+            return sorted(smallest, key=lambda index: choices[index].workspace_size)[:TRIED]
 
         def report_algorithms(self, contexts: Sequence[Any], choices: Sequence[Any]) -> None:
             """TensorRT asks for it; the inspector tells what was chosen."""
