@@ -116,8 +116,8 @@ class BoxTracker:
         estimator: Of the model.
         start: xyxy box in pixels in which to look at first, and again whenever it is lost; None is the whole frame. It
             may have an angle where crops are turned; without one it is found by two to six looks at a frame, see
-            `PoseEstimator.at_any_angle`. Where these find nobody, one look a frame follows, at each quarter in turn,
-            until one finds somebody; then it is found by several looks again.
+            `PoseEstimator.at_any_angle`. Where these find nobody, two looks a frame follow until somebody is found: at
+            each quarter in turn, and around the keypoints that this gives.
         margin: See `next_box`; the model's own padding of boxes comes on top.
         min_score: See `next_box`. Scores are no probabilities and differ between models: look at those of frames with
             and without a hand or person.
@@ -148,7 +148,7 @@ class BoxTracker:
         self.found = False
         self._start = start
         self._size: tuple[int, ...] | None = None
-        self._nobody_frames = 0  # that were looked into at all angles, or at one quarter
+        self._nobody_frames = 0  # in which `_start` was looked into at all angles, or at one quarter
         self._limits = {"margin": margin, "min_score": min_score, "min_presence": min_presence}
 
     def __call__(self, frame: AnyImage, **options: Any) -> Pose:
@@ -158,33 +158,29 @@ class BoxTracker:
             UsageError: The frame, the start box or an option cannot be used.
             BackendError: The backend failed.
         """
-        size = check_image(frame).shape[:2]
+        height, width = size = check_image(frame).shape[:2]
         known = self._size in (None, size)
-        box, nobody_frames = (self.box, self._nobody_frames) if known else (self._start, 0)
+        box = self.box if known else self._start
+        nobody_frames = self._nobody_frames if known and box is self._start else 0
         at_angle = box is not None and np.size(box) > _CORNERS
-        pose, followed = self._look(frame, box, at_angle, nobody_frames, options)
+        if at_angle:
+            pose = self.estimator(frame, box, **options)
+        elif nobody_frames == 0 or self.estimator.spec.input.turn is None:
+            pose = self.estimator.at_any_angle(frame, box, **options)
+        else:
+            pose = self._at_quarter(frame, box, nobody_frames - 1, options)
+        followed = next_box(pose, height, width, **self._limits, turn=self.estimator.spec.input.turn)
         self._size = size
         self._nobody_frames = nobody_frames + 1 if followed is None and not at_angle else 0
         self.found = followed is not None
         self.box = self._start if followed is None else followed
         return pose
 
-    def _look(
-        self, frame: AnyImage, box: ArrayLike | None, at_angle: bool, nobody_frames: int, options: dict[str, Any]
-    ) -> tuple[Pose, NDArray[np.float64] | None]:
-        """What is in the box, and where to look in the next frame; by as few looks as who was there before allows."""
+    def _at_quarter(self, frame: AnyImage, box: ArrayLike | None, number: int, options: dict[str, Any]) -> Pose:
+        """Looks at one quarter, and around what keypoints there are: a wide crop of somebody may look like nobody's."""
         height, width = check_image(frame).shape[:2]
+        start = check_box(box, height, width)
+        pose = self.estimator(frame, box_at(start, QUARTERS_DEG[number % len(QUARTERS_DEG)]), **options)
         turn = self.estimator.spec.input.turn
-
-        def looked(pose: Pose) -> tuple[Pose, NDArray[np.float64] | None]:
-            return pose, next_box(pose, height, width, **self._limits, turn=turn)
-
-        if at_angle:
-            return looked(self.estimator(frame, box, **options))
-        if turn is not None and nobody_frames > 0:
-            start = check_box(box, height, width)
-            quarter = usable_box(box_at(start, QUARTERS_DEG[(nobody_frames - 1) % len(QUARTERS_DEG)]), height, width)
-            pose, followed = looked(self.estimator(frame, start if quarter is None else quarter, **options))
-            if followed is None:
-                return pose, None
-        return looked(self.estimator.at_any_angle(frame, box, **options))
+        around = None if turn is None else usable_box(box_around(pose.keypoints, turn), height, width)
+        return pose if around is None else self.estimator(frame, around, **options)

@@ -281,28 +281,63 @@ def test_a_hand_is_followed_all_the_way_round(finder: PoseEstimator) -> None:
     assert np.linalg.norm(np.diff(middles, axis=0), axis=1).max() < 4  # no jump at 180
 
 
-def test_nobody_costs_one_look_a_frame_at_each_quarter_in_turn(finder: PoseEstimator) -> None:
-    session, track = finder.session, BoxTracker(finder, (100, 80, 200, 180))
-    assert isinstance(session, Finder)
-    nobody, looks, angles = np.zeros((260, 300, 3), np.uint8), [], []
-    for frame in range(6):
-        before = len(session.crops)
-        angles.append(track(nobody).angle_deg)
-        looks.append(len(session.crops) - before)
-        assert not track.found and track.box == (100, 80, 200, 180), frame
-    assert looks[0] >= 4 and looks[1:] == [1] * 5 and angles[1:] == [0, 90, 180, -90, 0]
-    keypoints = hand(150)
-    pose = track(picture(keypoints))
-    assert track.found and len(session.crops) - sum(looks) > 2, "who is there is looked at as often as in a first frame"
-    np.testing.assert_allclose(pose.keypoints, keypoints, rtol=0, atol=0.35)
-    before = len(session.crops)
-    track(picture(keypoints))
-    assert len(session.crops) - before == 1
+class OfTightBoxes(PoseEstimator):
+    """Says that nobody is there unless the keypoints fill its box; counts and tells its looks."""
+
+    def __call__(self, image: Any, box: Any = None, **options: Any) -> Pose:
+        pose = super().__call__(image, box, **options)
+        filled = float(np.ptp(pose.keypoints, axis=0).max()) / float((pose.box[2:] - pose.box[:2]).max())
+        self.angles.append(pose.angle_deg)
+        return dataclasses.replace(pose, presence=0.9 if filled > 0.6 else 0.1)
+
+    def looks(self) -> list[float | None]:
+        """The angles of the looks since the last call."""
+        found, self.angles = self.angles, []
+        return found
+
+    angles: list[float | None]
+
+
+def test_nobody_costs_two_looks_a_frame_until_somebody_is_there() -> None:
+    estimator = OfTightBoxes(SPEC, Finder(), "rgb")
+    estimator.angles = []
+    keypoints, nobody = hand(150), np.zeros((260, 300, 3), np.uint8)
+    for empty_frames in (1, 2, 5):
+        track, quarters = BoxTracker(estimator), []
+        track(nobody)
+        assert len(estimator.looks()) >= 4 and not track.found
+        for _ in range(empty_frames):
+            track(nobody)
+            first, *others = estimator.looks()
+            quarters.append(first)
+            assert len(others) <= 1 and not track.found and track.box is None
+        assert quarters == [0, 90, 180, -90, 0][:empty_frames]
+        pose = track(picture(keypoints))
+        assert track.found and len(estimator.looks()) == 2, "presence is that of the tight box"
+        np.testing.assert_allclose(pose.keypoints, keypoints, rtol=0, atol=0.35)
+        track(picture(keypoints))
+        assert len(estimator.looks()) == 1
+
+
+def test_who_is_lost_and_a_box_that_somebody_sets_are_looked_for_at_all_angles() -> None:
+    estimator = OfTightBoxes(SPEC, Finder(), "rgb")
+    estimator.angles = []
+    nobody, track = np.zeros((260, 300, 3), np.uint8), BoxTracker(estimator, (60, 40, 240, 220))
+    track(picture(hand(0)))
     track(nobody)
+    estimator.looks()
     assert not track.found
-    before = len(session.crops)
     track(nobody)
-    assert len(session.crops) - before == looks[0], "who was just lost is looked for at all angles"
+    assert len(estimator.looks()) >= 4
+    track(nobody)
+    assert len(estimator.looks()) <= 2
+    track.box = (90.0, 70, 210, 190)
+    track(nobody)
+    assert len(estimator.looks()) >= 4
+    track(nobody)
+    estimator.looks()
+    track(np.zeros((200, 300, 3), np.uint8))
+    assert len(estimator.looks()) >= 4, "a frame of another size begins anew"
 
 
 def test_the_angle_stays_where_keypoints_do_not_tell_it(finder: PoseEstimator) -> None:

@@ -48,8 +48,8 @@ inline std::optional<Box> next_box(const Pose& pose, int height, int width, cons
 class BoxTracker {
  public:
   /// `start` is the box in which to look at first, and again whenever it is lost; none is the whole frame. Where crops
-  /// are turned and it has no angle, that is found by two to six looks. Where these find nobody, one look a frame
-  /// follows, at each quarter in turn, until one finds somebody.
+  /// are turned and it has no angle, that is found by two to six looks. Where these find nobody, two looks a frame
+  /// follow until somebody is found: at each quarter in turn, and around the keypoints that this gives.
   explicit BoxTracker(Estimator& estimator, std::optional<Box> start = {}, const FollowOptions& options = {})
       : estimator_(estimator), start_(start), box_(start), options_(options) {
     if (estimator.model().keypoint_count() == 0) {
@@ -66,7 +66,11 @@ class BoxTracker {
     const std::optional<Box> box = known ? box_ : start_;
     const std::size_t nobody_frames = known ? nobody_frames_ : 0;
     const bool at_angle = box && box->angle_deg;
-    auto [pose, followed] = look(frame, box, at_angle, nobody_frames, camera);
+    const auto& turn = estimator_.model().input.rotate_by;
+    Pose pose = at_angle                       ? estimator_(frame, box, camera)
+                : !turn || nobody_frames == 0 ? estimator_.at_any_angle(frame, box, camera)
+                                              : at_quarter(frame, box, nobody_frames - 1, *turn, camera);
+    const std::optional<Box> followed = next_box(pose, frame.height, frame.width, options_, turn);
     size_ = size;
     nobody_frames_ = !followed && !at_angle ? nobody_frames + 1 : 0;
     found_ = followed.has_value();
@@ -80,36 +84,25 @@ class BoxTracker {
   const std::optional<Box>& box() const { return box_; }
 
  private:
-  using Looked = std::pair<Pose, std::optional<Box>>;
-
-  /// What is in the box, and where to look in the next frame; by as few looks as who was there before allows.
-  Looked look(const Image& frame, const std::optional<Box>& box, bool at_angle, std::size_t nobody_frames, const std::optional<Camera>& camera) {
-    const auto& turn = estimator_.model().input.rotate_by;
-    const auto looked = [&](Pose pose) {
-      auto followed = next_box(pose, frame.height, frame.width, options_, turn);
-      return Looked{std::move(pose), followed};
-    };
-    if (at_angle) return looked(estimator_(frame, box, camera));
-    if (turn && nobody_frames > 0) {
-      constexpr double kQuartersDeg[] = {0.0, 90.0, 180.0, -90.0};
-      const Box start = check_box(box, frame.height, frame.width);
-      Box quarter = box_at(start, kQuartersDeg[(nobody_frames - 1) % std::size(kQuartersDeg)]);
-      try {
-        check_box(quarter, frame.height, frame.width);
-      } catch (const UsageError&) {
-        quarter = start;  // nothing that could be looked into
-      }
-      Looked found = looked(estimator_(frame, quarter, camera));
-      if (!found.second) return found;
+  /// Looks at one quarter, and around what keypoints there are: a wide crop of somebody may look like nobody's.
+  Pose at_quarter(const Image& frame, const std::optional<Box>& box, std::size_t number, std::pair<int, int> turn, const std::optional<Camera>& camera) {
+    constexpr double kQuartersDeg[] = {0.0, 90.0, 180.0, -90.0};
+    const Box start = check_box(box, frame.height, frame.width);
+    Pose pose = estimator_(frame, box_at(start, kQuartersDeg[number % std::size(kQuartersDeg)]), camera);
+    const Box around = box_around(pose, turn);
+    try {
+      check_box(around, frame.height, frame.width);
+    } catch (const UsageError&) {
+      return pose;  // nothing that could be looked into
     }
-    return looked(estimator_.at_any_angle(frame, box, camera));
+    return estimator_(frame, around, camera);
   }
 
   Estimator& estimator_;
   std::optional<Box> start_, box_;
   FollowOptions options_;
   bool found_ = false;
-  std::size_t nobody_frames_ = 0;  // that were looked into at all angles, or at one quarter
+  std::size_t nobody_frames_ = 0;  // in which `start_` was looked into at all angles, or at one quarter
   std::optional<std::pair<int, int>> size_;
 };
 
