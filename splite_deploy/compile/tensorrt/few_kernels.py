@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-SELECTOR = "IAlgorithmSelector"
-"""Name of the class that TensorRT 8.5 to 10 asks which kernels to time."""
+from splite_deploy.compile.tensorrt.typing_mode import SELECTOR
+
 TRIED = 4
 """Kernels of a layer that are timed; of a convolution TensorRT has dozens, hundreds on a new GPU."""
 _BYTES = {"INT8": 1, "UINT8": 1, "BOOL": 1, "HALF": 2}

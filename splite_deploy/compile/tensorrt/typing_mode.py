@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from splite_deploy.bundle import Typing
-from splite_deploy.compile.tensorrt.few_kernels import SELECTOR
 from splite_deploy.compile.tensorrt.job import Calibrator
 from splite_deploy.runtime.backends.trt.module import Flavour
 from splite_deploy.spec import Precision
@@ -20,6 +19,8 @@ from splite_deploy.spec import Precision
 _PRECISION_FLAGS: Mapping[Precision, tuple[str, ...]] = {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}
 CALIBRATORS: Mapping[Calibrator, str] = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
 """Names of the classes that TensorRT calls to calibrate."""
+SELECTOR = "IAlgorithmSelector"
+"""Name of the class that TensorRT 8.5 to 10 asks which kernels to time."""
 _EXTERNAL_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")  # libraries that use hundreds of MB
 
 _INTERNAL_TACTICS = "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"
