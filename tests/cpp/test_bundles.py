@@ -53,7 +53,8 @@ def assert_poses(found: dict[str, Any], poses: Sequence[Pose], *, px: float = SA
             if value is None or isinstance(value, str):
                 assert one[name] == value, name
             else:
-                atol = {"keypoints": px, "box": px, "angle_deg": 0.05}.get(name, max(2e-3, px / 50))
+                wide = {"keypoints": px, "box": px, "angle_deg": 0.05, "scores": max(2e-3, px / 50)}
+                atol = wide.get(name, max(2e-3, px / 100))
                 np.testing.assert_allclose(
                     one[name], value, rtol=2e-3 if pose.origin == "camera" else 0, atol=atol, err_msg=name
                 )
