@@ -163,24 +163,21 @@ class BoxTracker:
         box = self.box if known else self._start
         nobody_frames = self._nobody_frames if known and box is self._start else 0
         at_angle = box is not None and np.size(box) > _CORNERS
+        turn = self.estimator.spec.input.turn
         if at_angle:
             pose = self.estimator(frame, box, **options)
-        elif nobody_frames == 0 or self.estimator.spec.input.turn is None:
+        elif nobody_frames == 0 or turn is None:
             pose = self.estimator.at_any_angle(frame, box, **options)
         else:
-            pose = self._at_quarter(frame, box, nobody_frames - 1, options)
-        followed = next_box(pose, height, width, **self._limits, turn=self.estimator.spec.input.turn)
+            start = check_box(box, height, width)
+            quarter_deg = QUARTERS_DEG[(nobody_frames - 1) % len(QUARTERS_DEG)]
+            pose = self.estimator(frame, box_at(start, quarter_deg), **options)
+            around = usable_box(box_around(pose.keypoints, turn), height, width)
+            if around is not None:  # a wide crop of somebody may look like nobody's
+                pose = self.estimator(frame, around, **options)
+        followed = next_box(pose, height, width, **self._limits, turn=turn)
         self._size = size
         self._nobody_frames = nobody_frames + 1 if followed is None and not at_angle else 0
         self.found = followed is not None
         self.box = self._start if followed is None else followed
         return pose
-
-    def _at_quarter(self, frame: AnyImage, box: ArrayLike | None, number: int, options: dict[str, Any]) -> Pose:
-        """Looks at one quarter, and around what keypoints there are: a wide crop of somebody may look like nobody's."""
-        height, width = check_image(frame).shape[:2]
-        start = check_box(box, height, width)
-        pose = self.estimator(frame, box_at(start, QUARTERS_DEG[number % len(QUARTERS_DEG)]), **options)
-        turn = self.estimator.spec.input.turn
-        around = None if turn is None else usable_box(box_around(pose.keypoints, turn), height, width)
-        return pose if around is None else self.estimator(frame, around, **options)

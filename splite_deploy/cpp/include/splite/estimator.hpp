@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -75,6 +76,19 @@ inline Box box_around(const Pose& pose, std::pair<int, int> turn, double otherwi
   return {cx - w, cy - h, cx + w, cy + h, wrapped(angle_deg)};
 }
 
+/// Where one looks for somebody at any angle, from the angle of the crop.
+inline constexpr double kQuartersDeg[] = {0.0, 90.0, 180.0, -90.0};
+
+/// Whether one can look into a box.
+inline bool is_usable(const Box& box, int height, int width) {
+  try {
+    check_box(box, height, width);
+  } catch (const UsageError&) {
+    return false;
+  }
+  return true;
+}
+
 /// Finds keypoints in boxes of images. One serves one thread.
 class Estimator {
  public:
@@ -116,15 +130,10 @@ class Estimator {
     if (!model_.input.rotate_by || where.angle_deg) return seen.front();
     const std::pair<int, int> turn = *model_.input.rotate_by;
     const auto look = [&](const Box& turned, std::vector<Pose>& found) {
-      try {
-        check_box(turned, image.height, image.width);
-      } catch (const UsageError&) {
-        return;  // nothing that could be looked into
-      }
-      found.push_back((*this)(image, turned, camera));
+      if (is_usable(turned, image.height, image.width)) found.push_back((*this)(image, turned, camera));
     };
     if (seen.front().presence.value_or(1.0F) < kThere || std::abs(angle_of(seen.front(), turn).value_or(180.0)) > kUprightDeg) {
-      for (const double angle_deg : {90.0, 180.0, -90.0}) look(box_at(where, angle_deg), seen);
+      for (std::size_t i = 1; i < std::size(kQuartersDeg); ++i) look(box_at(where, kQuartersDeg[i]), seen);
     }
     Pose first = seen.front();
     const auto by_sureness = [](const Pose& one, const Pose& other) { return sureness(one) > sureness(other); };  // there, scores, presence

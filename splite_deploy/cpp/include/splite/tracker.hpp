@@ -86,16 +86,10 @@ class BoxTracker {
  private:
   /// Looks at one quarter, and around what keypoints there are: a wide crop of somebody may look like nobody's.
   Pose at_quarter(const Image& frame, const std::optional<Box>& box, std::size_t number, std::pair<int, int> turn, const std::optional<Camera>& camera) {
-    constexpr double kQuartersDeg[] = {0.0, 90.0, 180.0, -90.0};
     const Box start = check_box(box, frame.height, frame.width);
     Pose pose = estimator_(frame, box_at(start, kQuartersDeg[number % std::size(kQuartersDeg)]), camera);
     const Box around = box_around(pose, turn);
-    try {
-      check_box(around, frame.height, frame.width);
-    } catch (const UsageError&) {
-      return pose;  // nothing that could be looked into
-    }
-    return estimator_(frame, around, camera);
+    return is_usable(around, frame.height, frame.width) ? estimator_(frame, around, camera) : pose;
   }
 
   Estimator& estimator_;
