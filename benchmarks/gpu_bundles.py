@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 HAND = ROOT / "models" / "splite_hand"
 CHECKPOINTS = {"compacted": HAND / "splite_hand.safetensors", "dense": HAND / "splite_hand_dense.safetensors"}
-BUNDLES = {"compacted": False, "compacted-fused": True, "dense-fused": True}
+BUNDLES = {"compacted": False, "compacted-fused": True, "dense": False, "dense-fused": True}
 """Name and whether normalisation and decoding are in the graph; the name begins with that of the checkpoint."""
 CROPS = 32
 

@@ -1,7 +1,7 @@
 """The same crops through the same network by TensorRT, torch and ONNX Runtime, each on the GPU.
 
-Every run begins with uint8 crops on the host and ends with its results there. TensorRT's engines normalise and decode;
-torch normalises on the GPU and copies the maps back; ONNX Runtime takes the fp32 graph of the bundle.
+Every run begins with crops on the host and ends with its results there. TensorRT's engines normalise and decode where
+their bundle is fused; torch normalises on the GPU and copies the maps back; ONNX Runtime takes the bundle's fp32 graph.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gpu_bundles import CHECKPOINTS, HAND
 from numpy.typing import NDArray
 
 from splite_deploy.bench.interleaved import Run
-from splite_deploy.bundle import Bundle
+from splite_deploy.bundle import Bundle, TensorSpec
 from splite_deploy.compile.tensorrt.engines import EngineOptions, compile_trt
 from splite_deploy.errors import SpliteError
 from splite_deploy.runtime.backends.trt import TrtOptions
@@ -66,6 +66,13 @@ def batches_of(bundle: Bundle, batch: int) -> list[NDArray[np.uint8]]:
     return [np.stack([crops[(first + k) % len(crops)] for k in range(batch)]) for first in range(len(crops))]
 
 
+def feeds_of(bundle: Bundle, image: TensorSpec, batch: int) -> list[NDArray[Any]]:
+    """The same batches as this input takes them: as they are where a graph normalises, else as normalised planes."""
+    spec = bundle.model.input
+    preprocessor = Preprocessor(spec, spec.color)
+    return [preprocessor.feed(crops, image) for crops in batches_of(bundle, batch)]
+
+
 def tensorrt_runner(
     bundle: Bundle,
     network: str,
@@ -84,7 +91,6 @@ def tensorrt_runner(
     shutil.copytree(bundle.path, path)
     compile_trt(Bundle.open(path), [precision], replace(options, batch=(batch, batch, batch)))
     built = Bundle.open(path)
-    crops = batches_of(built, batch)
     artifact = built.find("trt", precision)
     facts = {ENGINE: artifact.sha256, "target": dict(artifact.target)}
     if batch == 1:  # golden crops are verified one by one
@@ -93,16 +99,17 @@ def tensorrt_runner(
         facts["violations"] = list(result.violations)
     session = stack.enter_context(open_session(built, "trt", precision))
     name = session.inputs[0].name
+    feeds = feeds_of(built, session.inputs[0], batch)
 
     def run(index: int) -> object:
-        return session.run({name: crops[index % len(crops)]})
+        return session.run({name: feeds[index % len(feeds)]})
 
     def compute_ms() -> list[float]:
         timed: Any = open_session(built, "trt", precision, options=TrtOptions(stage_timing=True))
         samples = []
         with timed:
             for index in range(50 + TIMED_FRAMES):
-                timed.run({name: crops[index % len(crops)]})
+                timed.run({name: feeds[index % len(feeds)]})
                 samples.append(timed.stage_ms()["compute"])
         return samples[50:]
 
@@ -179,9 +186,7 @@ def onnxruntime_runner(bundle: Bundle, network: str, batch: int) -> Runner:
         session = ort.InferenceSession(str(graph), providers=[provider])
         if provider in session.get_providers():  # otherwise it has gone to the CPU without a word
             image = bundle.find("ort", "fp32").inputs[0]
-            spec = bundle.model.input
-            preprocessor = Preprocessor(spec, spec.color)
-            feeds = [preprocessor.feed(crops, image) for crops in batches_of(bundle, batch)]
+            feeds = feeds_of(bundle, image, batch)
 
             def run(index: int) -> object:
                 return session.run(None, {image.name: feeds[index % len(feeds)]})

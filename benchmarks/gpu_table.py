@@ -131,7 +131,7 @@ def records_of(
 
 
 def measure(
-    folder: Path, batches: Sequence[int], frames: int, options: EngineOptions, say: Say
+    folder: Path, batches: Sequence[int], frames: int, options: EngineOptions, say: Say, *, fused: bool = True
 ) -> list[dict[str, Any]]:
     """One record for each network, way and batch.
 
@@ -139,7 +139,8 @@ def measure(
         SpliteError: There is no GPU, a bundle is missing, or nothing of it could be run.
     """
     here = machine()
-    bundles = {network: Bundle.open(folder / f"{network}-fused.splite") for network in NETWORKS}
+    end = "-fused.splite" if fused else ".splite"
+    bundles = {network: Bundle.open(folder / f"{network}{end}") for network in NETWORKS}
     missing: dict[str, str] = {}
     date_utc = datetime.now(timezone.utc).isoformat(timespec="seconds")
     records: list[dict[str, Any]] = []
@@ -151,7 +152,7 @@ def measure(
                 if not runners:
                     continue
                 samples = interleave({runner.label: runner.run for runner in runners}, frames)
-                common = {"date_utc": date_utc, "missing": dict(missing), **here}
+                common = {"date_utc": date_utc, "missing": dict(missing), "fused": fused, **here}
                 records += records_of(runners, samples, batch, common)
     if not records:
         raise SpliteError(f"Nothing ran: {left_out(missing)}", hint="Install what is missing.")
@@ -165,7 +166,8 @@ def left_out(missing: Mapping[str, str]) -> str:
 
 def table(records: Sequence[Mapping[str, Any]]) -> Table:
     """The records for people."""
-    grid = Table(title=f"{records[0]['gpu']['name']}: crops on the host to results on the host")
+    ends = "crops on the host to results on the host" if records[0].get("fused", True) else "tensors to heatmaps"
+    grid = Table(title=f"{records[0]['gpu']['name']}: {ends}")
     for header in ("Batch", "Network", "By", "Precision"):
         grid.add_column(header, no_wrap=True)
     for header in ("p50 ms", "p99 ms", "GPU ms", "crops/s", "speed-up", "shift p95, px"):
@@ -202,6 +204,9 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=1000, help="timed inferences of each (default: 1000)")
     parser.add_argument("--low-memory", action="store_true", help="build engines without cuBLAS and cuDNN")
     parser.add_argument("--optimization-level", type=int, help="of engines, 0 to 5; 0 builds them in the least time")
+    parser.add_argument(
+        "--unfused", action="store_true", help="time networks without pre- and postprocessing in the graph"
+    )
     parser.add_argument("--out", type=Path, help="JSON lines file to append to")
     options = parser.parse_args()
     log = Console(stderr=True)
@@ -215,7 +220,8 @@ def main() -> None:
         else:
             with log.status("reading") as status:
                 engines = EngineOptions(low_memory=options.low_memory, optimization_level=options.optimization_level)
-                records = measure(options.bundles, options.batches, options.frames, engines, status.update)
+                fused = not options.unfused
+                records = measure(options.bundles, options.batches, options.frames, engines, status.update, fused=fused)
             for record in records if options.out is not None else ():
                 append_record(options.out, record)
     except SpliteError as err:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--optimization-level",
     type=click.IntRange(0, 5),
-    help="0 builds fast, 5 builds a fast engine. TensorRT 8.5 has only 0.",
+    help="0 builds fast, 5 builds a fast engine. From TensorRT 8.6 on.",
 )
 @click.option("--batch", metavar="MIN,OPT,MAX", help="Crops in one inference, for a bundle with a dynamic batch.")
 @click.option(

@@ -10,8 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from gpu_runners import Runner, batches_of
+from gpu_runners import Runner, batches_of, feeds_of
 from gpu_table import REFERENCE, left_out, machine, records_of, runners_of, table
 from rich.console import Console
 
@@ -39,6 +40,18 @@ def test_batches_are_crops_in_turn(tiny_bundle: Path) -> None:
     batches = batches_of(bundle, 3)
     assert len(batches) == len(crops) and {batch.shape for batch in batches} == {(3, *crops.shape[1:])}
     assert (batches[-1][1] == crops[0]).all() and (batches[1][0] == crops[1]).all()
+
+
+def test_a_network_without_preprocessing_is_fed_with_planes(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    image = bundle.find("ort", "fp32").inputs[0]
+    feeds = feeds_of(bundle, image, 3)
+    spec = bundle.model.input
+    assert {(feed.shape, feed.dtype.name) for feed in feeds} == {((3, 3, spec.height, spec.width), "float32")}
+    planes = (batches_of(bundle, 3)[0].transpose(0, 3, 1, 2) - np.reshape(spec.mean, (3, 1, 1))) / np.reshape(
+        spec.std, (3, 1, 1)
+    )
+    np.testing.assert_allclose(feeds[0], planes, rtol=1e-5, atol=1e-6)
 
 
 def test_records_and_their_table(root: Path, tmp_path: Path) -> None:
@@ -74,6 +87,8 @@ def test_records_and_their_table(root: Path, tmp_path: Path) -> None:
     ):
         assert text in done.stdout
     assert "an older run" not in done.stdout
+    file.write_text("".join(json.dumps({**record, "fused": False}) + "\n" for record in records), encoding="utf-8")
+    assert "a GPU: tensors to heatmaps" in script(root, "--show", file).stdout
 
     console = Console(record=True, width=130)
     console.print(table(records[1:]))

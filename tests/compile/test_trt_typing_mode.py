@@ -51,7 +51,6 @@ def test_the_typing_mode(
     found = mode_of_version(version)
     assert (found.typing, found.network_flags) == (typing, network_flags)
     assert (found.optimization_levels, found.progress, found.timing_cache) == (levels, progress, timings)
-    assert found.algorithm_selector == (typing == "weak")
     assert bool(found.internal_tactics) == version.startswith("8.")
 
 
@@ -107,7 +106,6 @@ _UNTIL_10 = {
     *("EXPLICIT_BATCH", "FP16", "PREFER_PRECISION_CONSTRAINTS", "CUBLAS", "CUBLAS_LT", "CUDNN"),
     *("IInt8EntropyCalibrator2", "IInt8MinMaxCalibrator", "int8_calibrator", "set_calibration_profile"),
     *("platform_has_fast_fp16", "platform_has_fast_int8", "precision"),
-    *("IAlgorithmSelector", "algorithm_selector", "get_algorithm_io_info", "workspace_size"),
 }
 LACKING = {"8.5": _SINCE_8_6 | _SINCE_10, "8.6": _SINCE_10, "11.4": _UNTIL_8_6 | _UNTIL_10}
 """Names that code uses which a version has not: each is asked for first, or belongs to the mode of other versions."""

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import cv2
 import pytest
-from engines import LEVEL, LOW_MEMORY
+from engines import build_on_gpu
 
 from splite_deploy.bench import golden_inputs
 from splite_deploy.bundle import Bundle
-from splite_deploy.compile.tensorrt.engines import EngineOptions, compile_trt
 from splite_deploy.compile.tensorrt.job import Calibrator
 from splite_deploy.compile.tensorrt.typing_mode import typing_mode_of
 from splite_deploy.runtime.backends.trt.module import load_tensorrt
@@ -46,10 +45,7 @@ def test_an_engine_that_tensorrt_calibrates(
     path = Path(shutil.copytree(Path(os.environ["SPLITE_GPU_BUNDLES"]) / f"{name}.splite", tmp_path / f"{name}.splite"))
     bundle = Bundle.open(path)
     photos = as_photos(bundle, tmp_path / "photos")
-    options = EngineOptions(
-        batch=(1, 1, 8), calibration=photos, calibrator=calibrator, low_memory=LOW_MEMORY, optimization_level=LEVEL
-    )
-    (engine,) = compile_trt(bundle, ["int8"], options)
+    (engine,) = build_on_gpu(bundle, ["int8"], batch=(1, 1, 8), calibration=photos, calibrator=calibrator)
     made = Bundle.open(path)
     (result,) = results = verify(made, "trt", "int8")
     shift = result.parity.deviation_px

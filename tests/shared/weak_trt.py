@@ -134,7 +134,6 @@ class IBuilderConfig:
     """Everything that a build is told."""
 
     int8_calibrator: Any = None
-    algorithm_selector: Any = None
     profiling_verbosity: Any = None
     default_device_type: Any = None
     DLA_core = -1
@@ -188,13 +187,6 @@ class Calibrator:
         self.made = True
 
 
-class IAlgorithmSelector:
-    """What chooses among kernels derives from; likewise."""
-
-    def __init__(self) -> None:
-        self.made = True
-
-
 class WeakTensorRt:
     """A module of TensorRT 8.5 on this device.
 
@@ -225,7 +217,6 @@ class WeakTensorRt:
             "DataType": DataType,
             "IBuilderConfig": IBuilderConfig,
             "ILogger": ILogger,
-            "IAlgorithmSelector": IAlgorithmSelector,
             "OnnxParser": OnnxParser,
             "Builder": lambda logger: _Builder(self),
             "Runtime": lambda logger: SimpleNamespace(deserialize_cuda_engine=_Engine),

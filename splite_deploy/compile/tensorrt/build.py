@@ -12,7 +12,6 @@ from typing import Any
 
 from splite_deploy.compile.tensorrt.calibrator import batch_profile, calibrated, check_calibrator, keep_interface_float
 from splite_deploy.compile.tensorrt.errors import build_error, load_error, parser_error
-from splite_deploy.compile.tensorrt.few_kernels import few_kernels
 from splite_deploy.compile.tensorrt.job import ENGINE, INSPECTED, Built, Job, RequestedType
 from splite_deploy.compile.tensorrt.progress import progress_monitor
 from splite_deploy.compile.tensorrt.target import facts_of
@@ -80,17 +79,11 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
             "lists them: compile another precision, or export with a larger --max-shift-px.",
         )
     config = builder.create_builder_config()
-    flags = _configure(trt, builder, config, job, mode)
-    selector = _set_level(trt, config, job.optimization_level, mode, tensorrt.label)
+    flags = _configure(trt, builder, config, job, mode, tensorrt.label)
     batch = _set_batch(builder, network, config, job)
     if job.calibration is not None:
         keep_interface_float(trt, network, requested)
-    if selector is not None and job.timing_cache not in (None, "off"):
-        raise UsageError(
-            f"{tensorrt.label} has no use for --timing-cache at level 0: it times few kernels of each layer.",
-            hint="Leave it out.",
-        )
-    timings = timing_file(job.timing_cache, facts) if mode.timing_cache and selector is None else None
+    timings = timing_file(job.timing_cache, facts) if mode.timing_cache else None
     if timings is not None:
         use_timings(config, timings, named=job.timing_cache is not None)
     if mode.progress:
@@ -99,7 +92,6 @@ def build(job: Job, folder: Path, tell: Tell) -> Built:
         tell("building the engine", -1)
     logger.errors.clear()
     plan, calibration = _plan(trt, builder, network, config, job, folder)
-    del selector  # until here it had to live: not all bindings keep it
     if plan is None:
         raise build_error(graph.name, logger.errors, logger.skipped)
     engine = bytes(plan)
@@ -180,8 +172,8 @@ def _requested(network: Any, job: Job, mode: TypingMode) -> dict[str, RequestedT
     return {}
 
 
-def _configure(trt: Any, builder: Any, config: Any, job: Job, mode: TypingMode) -> tuple[str, ...]:
-    """Sets all options but the optimization level; returns the names of the builder flags that are set."""
+def _configure(trt: Any, builder: Any, config: Any, job: Job, mode: TypingMode, label: str) -> tuple[str, ...]:
+    """Sets all options; returns the names of the builder flags that are set."""
     flags = mode.builder_flags(job.precision, job.dla is not None, job.calibration is not None)
     for name in flags:
         config.set_flag(getattr(trt.BuilderFlag, name))
@@ -199,26 +191,17 @@ def _configure(trt: Any, builder: Any, config: Any, job: Job, mode: TypingMode) 
             config.set_tactic_sources(config.get_tactic_sources() & ~_bits(trt.TacticSource, mode.external_tactics))
         if mode.internal_tactics:
             config.set_preview_feature(getattr(trt.PreviewFeature, mode.internal_tactics), True)
+    if job.optimization_level is not None:
+        if not mode.optimization_levels:
+            raise UsageError(
+                f"{label} has no optimization levels; 8.6 and later have.",
+                hint="Leave --optimization-level out; kept timings (--timing-cache) make the next build shorter.",
+            )
+        config.builder_optimization_level = job.optimization_level
     if job.dla is not None:
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = job.dla
     return flags
-
-
-def _set_level(trt: Any, config: Any, level: int | None, mode: TypingMode, label: str) -> Any:
-    """Sets the optimization level; returns what has to live as long as the build."""
-    if level is None:
-        return None
-    if mode.optimization_levels:
-        config.builder_optimization_level = level
-        return None
-    if level == 0 and mode.algorithm_selector:
-        config.algorithm_selector = selector = few_kernels(trt)
-        return selector
-    raise UsageError(
-        f"{label} has no optimization level {level}; 8.6 and later have 0 to 5.",
-        hint="Leave --optimization-level out" + (", or give 0 to build fast." if mode.algorithm_selector else "."),
-    )
 
 
 def _set_batch(builder: Any, network: Any, config: Any, job: Job) -> str:

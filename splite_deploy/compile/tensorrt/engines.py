@@ -38,7 +38,7 @@ class EngineOptions:
     Attributes:
         workspace_mib: Memory for kernels beside weights and activations, MiB; None leaves it to TensorRT.
         low_memory: Builds with as little memory as possible, which takes longer and may find slower kernels.
-        optimization_level: 0 (fast build) to 5 (fast engine); None leaves it to TensorRT. 8.5 has only 0.
+        optimization_level: 0 (fast build) to 5 (fast engine); None leaves it to TensorRT. From 8.6 on.
         batch: (min, opt, max), for a graph with a dynamic batch.
         timing_cache: File that stores timings, ``off``, or None for one in the user's cache folder.
         best_of: Number of engines to build; the fastest within its limits is kept. No build reuses timings.

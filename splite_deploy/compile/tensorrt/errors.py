@@ -79,8 +79,8 @@ def build_error(graph: str, logged: Sequence[str], skipped: Sequence[str] = ()) 
     if library is not None:
         return CompileError(
             f"TensorRT built no engine of {graph} since cuBLAS or cuDNN does not work here: {_meaning(library)}.",
-            hint="Install cuBLAS and cuDNN of the versions that this TensorRT was made for, or try --low-memory, which "
-            "uses them less.",
+            hint="Install cuBLAS and cuDNN of the versions that this TensorRT was made for. Without them --low-memory "
+            "builds graphs that were exported without --fuse-decode.",
         )
     if match := _NO_KERNEL.search(text):
         which = f" for {match[1].strip('.')}" if match[1].strip(".") else ""

@@ -19,8 +19,6 @@ from splite_deploy.spec import Precision
 _PRECISION_FLAGS: Mapping[Precision, tuple[str, ...]] = {"fp32": (), "fp16": ("FP16",), "int8": ("FP16", "INT8")}
 CALIBRATORS: Mapping[Calibrator, str] = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
 """Names of the classes that TensorRT calls to calibrate."""
-SELECTOR = "IAlgorithmSelector"
-"""Name of the class that TensorRT 8.5 to 10 asks which kernels to time."""
 _EXTERNAL_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")  # libraries that use hundreds of MB
 
 _INTERNAL_TACTICS = "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"
@@ -34,10 +32,9 @@ class TypingMode:
         typing: ``weak`` or ``strong``.
         network_flags: Names of the flags that its network needs.
         external_tactics: Names of the external libraries that its builder tries by default.
-        internal_tactics: Name of the preview feature with which its core loads none of them, even for products of
-            matrices (8.5 and 8.6); empty without.
+        internal_tactics: Name of the preview feature with which its core loads none of them (8.5 and 8.6); empty
+            without. What it fuses beyond convolutions, as a decode in the graph, needs cuBLAS all the same.
         optimization_levels: Whether the builder has them (8.6 and later).
-        algorithm_selector: Whether the builder lets its caller choose among kernels (8.5 to 10).
         progress: Whether it reports progress (10.0 and later).
         timing_cache: Whether a build can reuse the timings of another.
         calibrators: The calibrators it has (8.5 to 10).
@@ -48,7 +45,6 @@ class TypingMode:
     external_tactics: tuple[str, ...]
     internal_tactics: str
     optimization_levels: bool
-    algorithm_selector: bool
     progress: bool
     timing_cache: bool
     calibrators: tuple[Calibrator, ...]
@@ -78,7 +74,6 @@ def typing_mode_of(trt: Any, flavour: Flavour) -> TypingMode:
         external_tactics=tuple(name for name in _EXTERNAL_TACTICS if hasattr(tactics, name)),
         internal_tactics=_INTERNAL_TACTICS if hasattr(previews, _INTERNAL_TACTICS) else "",
         optimization_levels=hasattr(trt.IBuilderConfig, "builder_optimization_level"),
-        algorithm_selector=hasattr(trt, SELECTOR) and hasattr(trt.IBuilderConfig, "algorithm_selector"),
         progress=hasattr(trt, "IProgressMonitor") and hasattr(trt.IBuilderConfig, "progress_monitor"),
         timing_cache=flavour == "tensorrt" and hasattr(trt.IBuilderConfig, "create_timing_cache"),
         calibrators=tuple(name for name, kind in CALIBRATORS.items() if weak and hasattr(trt, kind)),
