@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,10 @@ _X86 = ("amx_int8", "avx512_vnni", "avx_vnni", "avx_vnni_int8")
 _ARM = ("i8mm", "asimddp")
 INT8_INSTRUCTIONS = (*_X86, *_ARM)
 """Those that add products of 8 bits in 32 bits at once, as Linux names them: VNNI, AMX, dot products of ARM."""
+_MISCOUNTING = ((1, 21), (1, 25))
+"""Versions of ONNX Runtime, from the first to before the second, whose kernel for AMX is wrong. Its repair is in
+github.com/microsoft/onnxruntime/pull/27671; versions found by trying them."""
+RIGHT_ONNXRUNTIME = "pip install 'onnxruntime>=1.25' (on Python 3.10: onnxruntime==1.20.*)"
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,23 @@ class Int8Instructions:
         saturate. See "When and why do I need to try U8U8?" in ONNX Runtime's documentation of quantisation.
         """
         return self.known and self.x86 and not self.names
+
+    def miscounts(self, onnxruntime: str) -> bool:
+        """Whether this version of ONNX Runtime computes some int8 layers wrongly; see `miscounted`."""
+        version = re.match(r"(\d+)\.(\d+)", onnxruntime)
+        if version is None or "amx_int8" not in self.names:
+            return False
+        first, repaired = _MISCOUNTING
+        return first <= (int(version[1]), int(version[2])) < repaired
+
+
+def miscounted(widths: Iterable[int]) -> list[int]:
+    """Those numbers of output channels that ONNX Runtime's kernel gets wrong where it `Int8Instructions.miscounts`.
+
+    Tried with 1 x 1 and 3 x 3 convolutions of 3 to 96 input and 4 to 100 output channels: wrong were some with 17 to 31
+    output channels, or as many more than a multiple of 32, in up to one value of a hundred by up to the whole range.
+    """
+    return sorted({width for width in widths if width % 32 > 16})
 
 
 def read_int8_instructions(root: Path = Path("/")) -> Int8Instructions:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from splite_deploy.doctor.checks import Check, Probe, check_package, import_in_child, run_self_test
+from splite_deploy.doctor.checks import Check, Probe, check_package, import_in_child, run_self_test, version_of
 from splite_deploy.doctor.converter import check_converter
 from splite_deploy.doctor.machine import check_emulator, check_int8, check_temporary_folder, check_threads
 from splite_deploy.doctor.nvidia import check_nvidia
@@ -132,7 +132,7 @@ def diagnose(*, probe: Probe | None = None, exporting: bool = True) -> Diagnosis
             check_temporary_folder(Path(tempfile.gettempdir())),
             check_emulator(),
             check_threads(os.environ),
-            check_int8(),
+            check_int8(onnxruntime=version_of("onnxruntime", "onnxruntime") if find_spec("onnxruntime") else ""),
         ),
         nvidia=nvidia,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from splite_deploy.device.cgroup import cpu_quota_cores
 from splite_deploy.device.emulator import read_emulator
-from splite_deploy.device.int8 import read_int8_instructions
+from splite_deploy.device.int8 import RIGHT_ONNXRUNTIME, read_int8_instructions
 from splite_deploy.doctor.checks import Check
 
 FREE_SPACE_MIB = 500
@@ -70,11 +70,12 @@ def check_emulator(root: Path = Path("/"), machine: str | None = None) -> Check:
     return Check(name, "warning", detail, "Time on a device; here 'verify' and 'run' say what it computes.")
 
 
-def check_int8(root: Path = Path("/")) -> Check:
+def check_int8(root: Path = Path("/"), onnxruntime: str = "") -> Check:
     """Whether int8 graphs of ONNX Runtime compute here what they compute elsewhere, and whether they can be fast.
 
     Args:
         root: Where ``proc/cpuinfo`` is.
+        onnxruntime: Its version; empty where it is not installed.
     """
     found = read_int8_instructions(root)
     if not found.known:
@@ -82,6 +83,9 @@ def check_int8(root: Path = Path("/")) -> Check:
     if found.saturates:
         detail = "neither VNNI nor AMX: ONNX Runtime adds int8 products in 16 bits, which can saturate"
         return Check("int8", "warning", detail, "Export int8 for this CPU with --reduce-range: weights of 7 bits.")
+    if found.miscounts(onnxruntime):
+        detail = f"amx_int8: ONNX Runtime {onnxruntime} computes int8 layers of 17 to 31 channels wrongly on such CPUs"
+        return Check("int8", "warning", detail, RIGHT_ONNXRUNTIME)
     if not found.names:
         return Check(
             "int8", "ok", "no dot product (asimddp): int8 in ONNX Runtime is exact, but hardly faster than fp32"

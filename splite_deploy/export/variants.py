@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import onnx_ir as ir
+import onnxruntime
 
 from splite_deploy.bundle import Typing
 from splite_deploy.bundle.report import LayerSearch
-from splite_deploy.device.int8 import Int8Instructions
+from splite_deploy.device.int8 import RIGHT_ONNXRUNTIME, Int8Instructions, miscounted
 from splite_deploy.errors import ExportError, OutputError, SpliteError, UsageError
 from splite_deploy.export.graph.fuse import fuse
 from splite_deploy.export.graph.opset import lower_opset
@@ -133,6 +134,8 @@ def make_variants(
         progress("int8 graph" if consumer == "ort" else "int8 graph for TensorRT")
         with made.making(*_int8_files(consumer)):
             floats: tuple[str, ...] = ()
+            if consumer == "ort" and cpu.miscounts(onnxruntime.__version__):
+                _refuse_wrong_sums(OnnxCandidates(fp32, ranges, consumer).widths)
             if trained is not None:
                 made.graphs[INT8[consumer]], int8 = _trained_int8(trained, goal.reference, ranges, consumer)
             else:
@@ -155,6 +158,26 @@ def make_variants(
                     else:
                         made.graphs[INT8_FP16] = _int8_fp16(fp32, ranges, goal, floats, made)
     return made
+
+
+def _refuse_wrong_sums(widths: Sequence[int]) -> None:
+    """Refuses to compare an int8 graph by an ONNX Runtime that computes some of its layers wrongly on this CPU.
+
+    The search would blame layers that are right, and keep them in float.
+
+    Args:
+        widths: Output channels of the layers in int8.
+
+    Raises:
+        ExportError: There are such layers.
+    """
+    wrong = miscounted(widths)
+    if wrong:
+        raise ExportError(
+            f"ONNX Runtime {onnxruntime.__version__} computes int8 layers of {', '.join(map(str, wrong))} channels "
+            "wrongly on this CPU, which has AMX: its results prove nothing.",
+            hint=f"{RIGHT_ONNXRUNTIME}, and export again.",
+        )
 
 
 def _trained_int8(

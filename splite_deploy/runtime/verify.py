@@ -18,7 +18,8 @@ from splite_deploy.arrays import Feed, FloatArray
 from splite_deploy.bundle import Artifact, Bundle, Golden, GoldenImage, Nobody, Parity, Percentiles
 from splite_deploy.decoders import Decoded, PeopleDecoder, decode
 from splite_deploy.decoders.people import CORNERS, evened, joined
-from splite_deploy.device.int8 import read_int8_instructions
+from splite_deploy.device.environment import installed_versions
+from splite_deploy.device.int8 import RIGHT_ONNXRUNTIME, read_int8_instructions
 from splite_deploy.errors import ParityError, UsageError
 from splite_deploy.metrics.parity import (
     MAX_FACTOR,
@@ -31,6 +32,7 @@ from splite_deploy.metrics.parity import (
     violations,
 )
 from splite_deploy.metrics.people import nearest_person, same_person
+from splite_deploy.runtime.backends import distributions
 from splite_deploy.runtime.backends.base import ModelFile
 from splite_deploy.runtime.backends.placement import Placement
 from splite_deploy.runtime.first_load import first_load
@@ -411,6 +413,19 @@ def _on_image(
     )
 
 
+def _of_this_cpu(hint: str) -> str:
+    """What to do about int8 in ONNX Runtime where it may be this CPU that makes the difference."""
+    cpu, version = read_int8_instructions(), installed_versions(distributions()).get("onnxruntime", "")
+    if cpu.miscounts(version):
+        return f"ONNX Runtime {version} computes some int8 layers wrongly on CPUs with AMX: {RIGHT_ONNXRUNTIME}."
+    if cpu.saturates:
+        hint += (
+            " Or sums of int8 saturate: this CPU has neither VNNI nor AMX. Then export again with --reduce-range, or "
+            "run fp32 here."
+        )
+    return hint
+
+
 def check(results: list[Verification]) -> None:
     """Raises `ParityError` if an artifact broke its limits."""
     if not results:
@@ -421,11 +436,8 @@ def check(results: list[Verification]) -> None:
                 "Do not ship it from here: compare the backend's version, which 'splite-deploy doctor' tells, with "
                 "that in the bundle's report.json."
             )
-            if result.label == "ort int8" and read_int8_instructions().saturates:
-                hint += (
-                    " Or sums of int8 saturate: this CPU has neither VNNI nor AMX. Then export again with "
-                    "--reduce-range, or run fp32 here."
-                )
+            if result.label == "ort int8":
+                hint = _of_this_cpu(hint)
             if any("recorded" in one and "crop" not in one for one in result.violations):
                 hint = _TAMPERED
             if not result.image.within_limits:

@@ -187,6 +187,17 @@ def test_int8_instructions(tmp_path: Path, line: str | None, status: str, said: 
     assert ("--reduce-range" in found.fix) == (status == "warning") and found.works
 
 
+def test_a_cpu_on_which_onnxruntime_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text("flags\t\t: fpu avx512_vnni amx_int8\n")
+    found = check_int8(tmp_path, "1.23.0")
+    assert found.status == "warning" and found.detail == (
+        "amx_int8: ONNX Runtime 1.23.0 computes int8 layers of 17 to 31 channels wrongly on such CPUs"
+    )
+    assert found.fix == "pip install 'onnxruntime>=1.25' (on Python 3.10: onnxruntime==1.20.*)"
+    assert check_int8(tmp_path, "1.25.1").status == "ok"
+
+
 def test_an_emulated_processor_is_told(tmp_path: Path) -> None:
     assert check_emulator(tmp_path, "aarch64") == Check("processor", "ok", "aarch64")
     (tmp_path / "proc/thread-self").mkdir(parents=True)

@@ -16,7 +16,7 @@ from int8_cpu import EXACT_INT8
 
 pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 from converters import use_any_converter
 
@@ -80,6 +80,21 @@ def hostile(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             values[:, 0] /= 1000
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     path = tmp_path_factory.mktemp("hostile") / "hostile.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def wide(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny network with 24 instead of 8 channels, of which it uses 8; its heads have 5."""
+    model = onnx.load(str(tiny_bundle / "model.onnx"))
+    del model.graph.value_info[:]
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        wider = [24 if size == 8 else size for size in values.shape]
+        padded = np.pad(values, [(0, new - old) for new, old in zip(wider, values.shape, strict=True)])
+        tensor.CopyFrom(onnx.numpy_helper.from_array(padded, tensor.name))
+    path = tmp_path_factory.mktemp("wide") / "wide.onnx"
     onnx.save(model, str(path))
     return path
 
@@ -270,6 +285,25 @@ def test_weights_get_7_bits_where_sums_of_8_saturate_too_much(
         notes = Bundle.open(output).report().notes
         assert any("weights of 7 bits" in note for note in notes) == (not names)
         assert bits() == expected
+
+
+def test_an_onnxruntime_that_is_wrong_on_this_cpu_proves_nothing(
+    export: Run, wide: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amx = Int8Instructions(True, True, ("amx_int8",))
+    monkeypatch.setattr(pipeline, "read_int8_instructions", lambda: amx)
+    monkeypatch.setattr(onnxruntime, "__version__", "1.23.0")
+    result = export("-p", "fp32", "-p", "int8", graph=wide)
+    told = " ".join(result.stderr.split())
+    assert result.exit_code == 3 and [one.label for one in Bundle.open(output).manifest.artifacts] == ["ort fp32"]
+    assert (
+        "ort int8 failed: ONNX Runtime 1.23.0 computes int8 layers of 24 channels wrongly on this CPU, which has AMX: "
+        "its results prove nothing." in told
+    )
+    assert "pip install 'onnxruntime>=1.25' (on Python 3.10: onnxruntime==1.20.*), and export again." in told
+    assert export("-p", "int8", "--overwrite").exit_code == 0  # 8 channels are right
+    monkeypatch.setattr(onnxruntime, "__version__", "1.25.0")
+    assert export("-p", "int8", "--overwrite", graph=wide).exit_code == 0
 
 
 @EXACT_INT8

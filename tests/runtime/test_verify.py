@@ -20,9 +20,11 @@ from tiny_tflite import VECTORS, tflite_artifact
 from splite_deploy.bundle import GOLDEN, MANIFEST, Artifact, Bundle, Percentiles, write_golden
 from splite_deploy.bundle.manifest import REEXPORT
 from splite_deploy.bundle.packaged import PALM, packaged
+from splite_deploy.device.int8 import Int8Instructions
 from splite_deploy.errors import BundleError, ParityError, UsageError
 from splite_deploy.files import sha256_of
 from splite_deploy.metrics.parity import compare, limits_of, violations
+from splite_deploy.runtime import verify as verify_module
 from splite_deploy.runtime.backends.base import ModelFile
 from splite_deploy.runtime.preprocess import Preprocessor
 from splite_deploy.runtime.session import Session, check_content, open_session
@@ -139,6 +141,26 @@ def test_another_graph_fails(splite: Callable[..., Result], forged: Callable[...
     assert "over the limit" in result.stdout
     result = splite("verify", path, "--json", "-")
     assert result.exit_code == 1 and len(json.loads(result.stdout)[0]["violations"]) == 3
+
+
+def test_int8_on_a_cpu_where_onnxruntime_is_wrong(forged: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    (result,) = verify(Bundle.open(forged(scale_weights=1.05)))
+    as_int8 = dataclasses.replace(result, artifact=dataclasses.replace(result.artifact, precision="int8"))
+
+    def hint(cpu: Int8Instructions, version: str) -> str:
+        monkeypatch.setattr(verify_module, "read_int8_instructions", lambda: cpu)
+        monkeypatch.setattr(verify_module, "installed_versions", lambda packages: {"onnxruntime": version})
+        with pytest.raises(ParityError, match="ort int8 differs on this machine") as caught:
+            check([as_int8])
+        return caught.value.hint
+
+    amx, old = Int8Instructions(True, True, ("amx_int8",)), Int8Instructions(True, True, ())
+    assert hint(amx, "1.23.0") == (
+        "ONNX Runtime 1.23.0 computes some int8 layers wrongly on CPUs with AMX: pip install 'onnxruntime>=1.25' (on "
+        "Python 3.10: onnxruntime==1.20.*)."
+    )
+    assert "compare the backend's version" in hint(amx, "1.25.0") and "--reduce-range" not in hint(amx, "1.25.0")
+    assert "Or sums of int8 saturate: this CPU has neither VNNI nor AMX." in hint(old, "1.23.0")
 
 
 def test_the_same_graph_under_new_hashes_passes(forged: Callable[..., Path]) -> None:

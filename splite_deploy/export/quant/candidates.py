@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from splite_deploy.export.graph.walk import WEIGHTED, layers, make_session, named_nodes, run_session
 from splite_deploy.export.quant.precision import Int8Report, excluded_nodes, quantise
-from splite_deploy.export.quant.qdq import Consumer, insert_qdq, prepare, quantised_nodes
+from splite_deploy.export.quant.qdq import Consumer, insert_qdq, output_channels, prepare, quantised_nodes
 from splite_deploy.export.quant.ranges import Ranges
 from splite_deploy.export.quant.search import Network
 
@@ -48,6 +48,12 @@ class OnnxCandidates:
         nodes = named_nodes(self._prepared.graph)
         int8 = quantised_nodes(self._prepared.graph, self._ranges, self._consumer, self._head)
         return {name: nodes[name].op_type for name in int8 if nodes[name].op_type in WEIGHTED}
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """The output channels of these layers, of one group each."""
+        nodes = named_nodes(self._prepared.graph)
+        return [output_channels(nodes[name]) for name in self.layers]
 
     @cached_property
     def _nodes_of(self) -> Mapping[str, list[str]]:

@@ -653,6 +653,15 @@ def _expected(error: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray
     return shift
 
 
+def output_channels(node: ir.Node) -> int:
+    """Of a node with weights, those of one group; 0 where its weights are not known."""
+    weight, group = constant(node.inputs[1]), int(attributes(node).get("group", 1))
+    if weight is None:
+        return 0
+    axis = 1 if node.op_type == "ConvTranspose" else _channel_axis(node, weight)
+    return int(weight.shape[-1 if axis is None else axis]) // (group if node.op_type == "Conv" else 1)
+
+
 def _channel_axis(node: ir.Node, weight: NDArray[Any]) -> int | None:
     """The axis of the output channels.
 
