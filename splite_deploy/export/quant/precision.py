@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import shape_inference
+from onnx import GraphProto, NodeProto, shape_inference
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
@@ -157,10 +157,21 @@ def float16_form(model: ir.Model, float_nodes: Collection[str]) -> ir.Model:
     converted = convert_float_to_float16(
         to_proto(typed), keep_io_types=True, disable_shape_infer=True, node_block_list=list(float_nodes)
     )
+    _drop_repeated(converted.graph)
     OnnxModel(converted).topological_sort()  # the converter appends its casts at the end
     made = from_proto(converted)
     _drop_float16_between(made.graph)
     return made
+
+
+def _drop_repeated(graph: GraphProto) -> None:
+    """Keeps the first of casts of the same value: from ONNX Runtime 1.25 on every reader has one, all of one name."""
+    once: dict[tuple[str, ...], NodeProto] = {}
+    for node in graph.node:
+        once.setdefault(tuple(node.output), node)
+    kept = list(once.values())
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _with_types(model: ir.Model) -> ir.Model:
