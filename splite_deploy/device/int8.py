@@ -14,7 +14,7 @@ INT8_INSTRUCTIONS = (*_X86, *_ARM)
 _MISCOUNTING = ((1, 21), (1, 25))
 """Versions of ONNX Runtime, from the first to before the second, whose kernel for AMX is wrong. Its repair is in
 github.com/microsoft/onnxruntime/pull/27671; versions found by trying them."""
-RIGHT_ONNXRUNTIME = "pip install 'onnxruntime>=1.25' (on Python 3.10: onnxruntime==1.20.*)"
+RIGHT_ONNXRUNTIME = "pip install 'onnxruntime>=1.25' (on Python 3.10, which has none, take fp32)"
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Int8Instructions:
 def miscounted(widths: Iterable[int]) -> list[int]:
     """Those numbers of output channels that ONNX Runtime's kernel gets wrong where it `Int8Instructions.miscounts`.
 
-    Tried with 1 x 1 and 3 x 3 convolutions of 3 to 96 input and 4 to 100 output channels: wrong were some with 17 to 31
-    output channels, or as many more than a multiple of 32, in up to one value of a hundred by up to the whole range.
+    Tried with products of 1 to 256 rows and 1 to 100 columns, and with convolutions: wrong are 17 to 31 columns, or as
+    many more than a multiple of 32, in one row of 32; fewer rows, which are positions times batch, are right.
     """
     return sorted({width for width in widths if width % 32 > 16})
 

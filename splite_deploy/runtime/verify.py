@@ -417,7 +417,7 @@ def _of_this_cpu(hint: str) -> str:
     """What to do about int8 in ONNX Runtime where it may be this CPU that makes the difference."""
     cpu, version = read_int8_instructions(), installed_versions(distributions()).get("onnxruntime", "")
     if cpu.miscounts(version):
-        return f"ONNX Runtime {version} computes some int8 layers wrongly on CPUs with AMX: {RIGHT_ONNXRUNTIME}."
+        return f"ONNX Runtime {version} computes some int8 layers wrongly on CPUs with AMX: {RIGHT_ONNXRUNTIME}. {hint}"
     if cpu.saturates:
         hint += (
             " Or sums of int8 saturate: this CPU has neither VNNI nor AMX. Then export again with --reduce-range, or "

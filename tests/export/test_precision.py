@@ -33,7 +33,7 @@ from splite_deploy.export.graph.walk import (
 )
 from splite_deploy.export.quant.engine_graphs import rounding_to_nearest, to_int8_fp16
 from splite_deploy.export.quant.precision import to_fp16, to_int8
-from splite_deploy.export.quant.qdq import prepare
+from splite_deploy.export.quant.qdq import output_channels, prepare
 from splite_deploy.export.quant.ranges import METHODS, calibrate
 
 torch = pytest.importorskip("torch")
@@ -565,6 +565,12 @@ def test_tensorrt_takes_the_graph(graph_of: GraphOf, tmp_path: Path, name: str) 
         [sys.executable, "-c", code, tmp_path / "q.onnx"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(25, 25), (None, 0)])
+def test_the_columns_of_a_product_of_two_activations(columns: int | None, expected: int) -> None:
+    given = [ir.Value(name=name, shape=ir.Shape(shape)) for name, shape in (("a", [100, 32]), ("b", [32, columns]))]
+    assert output_channels(ir.node("MatMul", given)) == expected
 
 
 def _is_installed(module: str) -> bool:

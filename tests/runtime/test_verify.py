@@ -155,9 +155,9 @@ def test_int8_on_a_cpu_where_onnxruntime_is_wrong(forged: Callable[..., Path], m
         return caught.value.hint
 
     amx, old = Int8Instructions(True, True, ("amx_int8",)), Int8Instructions(True, True, ())
-    assert hint(amx, "1.23.0") == (
+    assert hint(amx, "1.23.0").startswith(
         "ONNX Runtime 1.23.0 computes some int8 layers wrongly on CPUs with AMX: pip install 'onnxruntime>=1.25' (on "
-        "Python 3.10: onnxruntime==1.20.*)."
+        "Python 3.10, which has none, take fp32). Do not ship it from here: "
     )
     assert "compare the backend's version" in hint(amx, "1.25.0") and "--reduce-range" not in hint(amx, "1.25.0")
     assert "Or sums of int8 saturate: this CPU has neither VNNI nor AMX." in hint(old, "1.23.0")

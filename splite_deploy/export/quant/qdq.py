@@ -654,10 +654,12 @@ def _expected(error: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray
 
 
 def output_channels(node: ir.Node) -> int:
-    """Of a node with weights, those of one group; 0 where its weights are not known."""
-    weight, group = constant(node.inputs[1]), int(attributes(node).get("group", 1))
+    """Of a node with weights, or a product of two activations, those of one group; 0 where nobody knows."""
+    second, group = node.inputs[1], int(attributes(node).get("group", 1))
+    weight = constant(second)
     if weight is None:
-        return 0
+        shape = () if second is None else sizes(second)
+        return int((shape and shape[-1]) or 0)
     axis = 1 if node.op_type == "ConvTranspose" else _channel_axis(node, weight)
     return int(weight.shape[-1 if axis is None else axis]) // (group if node.op_type == "Conv" else 1)
 
