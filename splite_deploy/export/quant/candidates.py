@@ -7,17 +7,8 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 
 import onnx_ir as ir
-from onnx import shape_inference
 
-from splite_deploy.export.graph.walk import (
-    WEIGHTED,
-    from_proto,
-    layers,
-    make_session,
-    named_nodes,
-    run_session,
-    to_proto,
-)
+from splite_deploy.export.graph.walk import WEIGHTED, layers, make_session, named_nodes, run_session, with_shapes
 from splite_deploy.export.quant.precision import Int8Report, excluded_nodes, quantise
 from splite_deploy.export.quant.qdq import Consumer, insert_qdq, output_channels, prepare, quantised_nodes
 from splite_deploy.export.quant.ranges import Ranges
@@ -61,7 +52,7 @@ class OnnxCandidates:
     @cached_property
     def widths(self) -> list[int]:
         """The output channels of these layers, of one group each."""
-        nodes = named_nodes(from_proto(shape_inference.infer_shapes(to_proto(self._prepared))).graph)
+        nodes = named_nodes(with_shapes(self._prepared).graph)
         return [output_channels(nodes[name]) for name in self.layers]
 
     @cached_property
